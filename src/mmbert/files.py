@@ -1,0 +1,127 @@
+"""Files that are whole or absent: written beside their place, flushed to disk, then renamed into it."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from mmbert.errors import MMBertError
+
+PARTIAL = ".partial"
+"""Suffix of anything not finished; whatever carries it may be deleted at any time."""
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Open ``path`` for binary writing; it appears, complete, only when the block ends without an error."""
+    partial = path.with_name(path.name + PARTIAL)
+    with _disk_errors(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+            sync_folder(path.parent)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder to fill; it becomes ``path`` when the block ends without an error.
+
+    A folder already at ``path`` is replaced, and is there until the new one is complete.
+    """
+    partial = path.with_name(path.name + PARTIAL)
+    with _disk_errors(path):
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            partial.mkdir(parents=True)
+            yield partial
+            for file in partial.rglob("*"):
+                if file.is_file():
+                    sync_file(file)
+            sync_folder(partial)
+            if path.exists():
+                old = path.with_name(path.name + ".old" + PARTIAL)
+                shutil.rmtree(old, ignore_errors=True)
+                path.rename(old)
+                partial.rename(path)
+                shutil.rmtree(old)
+            else:
+                partial.rename(path)
+            sync_folder(path.parent)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Say in one line what a full disk or a missing permission means for the user."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise MMBertError(
+                f"no space left on the disk of {path}: nothing there was changed; make room and run the same command again"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS):
+            raise MMBertError(f"cannot write {path}: {error.strerror}; choose another folder") from error
+        raise
+
+
+def sync_file(path: Path) -> None:
+    """Force a file's content to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(path: Path) -> None:
+    """Force a folder's entries (renames in it) to disk."""
+    sync_file(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON, atomically, readable by people."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with atomic_file(path) as file:
+        file.write(text.encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; raises MMBertError naming the file if it is absent or not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise MMBertError(f"no such file: {path}") from error
+    except ValueError as error:
+        raise MMBertError(f"{path} is not valid JSON ({error}): delete it or restore it") from error
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def environment(name: str) -> str | None:
+    """An environment variable. The only other readers are ``log`` and ``training.distributed``."""
+    return os.environ.get(name)

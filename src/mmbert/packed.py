@@ -1,0 +1,86 @@
+"""The one layout of text inside the model: sequences laid end to end, never padded.
+
+A batch of three sequences of 4, 2 and 3 tokens is one row of 9 ids and the offsets ``[0, 4, 6, 9]``.
+Training, evaluation and serving all speak this type. The arrays are NumPy when a batch is made (making one
+needs no torch) and torch tensors after :meth:`Packed.to`.
+
+Shapes: ``T`` tokens in all, ``S`` sequences, ``N`` labelled tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """Sequences end to end.
+
+    ids       (T,)    int64, token ids
+    offsets   (S + 1,) int32, where each sequence begins; the last entry is T
+    longest   length of the longest sequence
+    targets   (N,)    int64, indices into ``ids`` of the tokens that carry a label, ascending; None without labels
+    labels    (N,)    int64, the ids to predict there
+    """
+
+    ids: Any
+    offsets: Any
+    longest: int
+    targets: Any = None
+    labels: Any = None
+
+    @classmethod
+    def from_lists(cls, sequences: Sequence[Sequence[int] | np.ndarray]) -> Packed:
+        """Pack token lists as they come. Raises ValueError if there is none or one is empty."""
+        if not sequences:
+            raise ValueError("cannot pack zero sequences")
+        lengths = np.fromiter((len(s) for s in sequences), dtype=np.int64, count=len(sequences))
+        if lengths.min() == 0:
+            raise ValueError(f"sequence {int(lengths.argmin())} is empty")
+        offsets = np.zeros(len(sequences) + 1, dtype=np.int32)
+        np.cumsum(lengths, out=offsets[1:])
+        ids = np.concatenate([np.asarray(s, dtype=np.int64) for s in sequences])
+        return cls(ids, offsets, int(lengths.max()))
+
+    @property
+    def tokens(self) -> int:
+        """T."""
+        return int(self.ids.shape[0])
+
+    @property
+    def sequences(self) -> int:
+        """S."""
+        return int(self.offsets.shape[0]) - 1
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Length of each sequence, as plain numbers (kept on the host: attention plans with them)."""
+        offsets = self.offsets.tolist()
+        return [end - start for start, end in zip(offsets, offsets[1:], strict=False)]
+
+    def to(self, device: torch.device | str = "cpu") -> Packed:
+        """The same batch as torch tensors on ``device``."""
+        import torch
+
+        def move(array: Any) -> Any:
+            if array is None:
+                return None
+            tensor = torch.from_numpy(array) if isinstance(array, np.ndarray) else array
+            return tensor.to(device, non_blocking=True)
+
+        moved = Packed(move(self.ids), move(self.offsets), self.longest, move(self.targets), move(self.labels))
+        moved.__dict__["lengths"] = self.lengths  # already on the host: do not fetch them back from a device
+        return moved
+
+    def unpack(self, rows: Any) -> list[Any]:
+        """Cut per-token rows (T, ...) back into one array per sequence."""
+        offsets = self.offsets.tolist()
+        return [rows[start:end] for start, end in zip(offsets, offsets[1:], strict=False)]

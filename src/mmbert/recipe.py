@@ -1,0 +1,392 @@
+"""Every option of every run, on one page.
+
+A recipe is one YAML 1.2 file. It says where text comes from, which tokenizer and model, the phases as a tree (each
+``follows`` another), how their ends are merged and how the result is judged. Reading it here, strictly, is the only
+way an option enters the program:
+
+    recipe = Recipe.load("recipes/nano.yaml", ["phases.extend.mask_rate=0.2"])
+
+``extends: other.yaml`` starts from another recipe; maps are merged key by key, ``key: null`` removes a key.
+Everything in a schedule is counted in tokens (``3B``, ``2.3T``, ``1_048_576``), never in steps.
+Sources: mmBERT (arXiv 2509.06888) and its published configurations; see the comments in ``recipes/``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from mmbert.errors import ConfigError
+from mmbert.recipe_file import explain, parse_count, read_languages, read_recipe, write_recipe
+
+Tokens = Annotated[int, BeforeValidator(parse_count), Field(ge=0)]
+"""A count of tokens: 4096, 1_000, 500k, 3B, 2.3T."""
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Spec(BaseModel):
+    """A part of a recipe: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Source(Spec):
+    """Where raw text of one kind comes from."""
+
+    kind: Literal["jsonl", "text", "parquet", "hub", "catalogs"]
+    """``jsonl``: one object a line (.jsonl, .gz, .zst); ``text``: a document between blank lines; ``parquet``: rows;
+    ``hub``: a dataset of the Hugging Face hub, streamed; ``catalogs``: translations inside installed packages."""
+    path: str | None = None
+    """A file, a folder (searched through) or a glob; for ``hub`` the dataset's name; unused for ``catalogs``."""
+    heldout: str | None = None
+    """Text of the same form that is kept apart for evaluation; without it ``cleaning.holdout`` takes a part of ``path``."""
+    language: str | None = None
+    """The language of all of it. Without it: ``language_field``, else the file's name (``fao_Latn.jsonl.gz``),
+    for ``hub`` the name of the configuration."""
+    language_field: str | None = None
+    """The field that names each document's language."""
+    text_field: str = "text"
+    """The field that holds the text."""
+    id_field: str | None = "id"
+    """The field that names the document; without it documents are numbered by file and line."""
+    configs: tuple[str, ...] = ()
+    """``hub`` only: the configurations to read, usually one a language; empty: all of them."""
+    revision: str | None = None
+    """``hub`` only: the commit to read."""
+    packages: tuple[str, ...] = ("django", "babel", "pycountry")
+    """``catalogs`` only: the packages whose translations are read."""
+
+    @model_validator(mode="after")
+    def _needs_path(self) -> Self:
+        if self.kind != "catalogs" and self.path is None:
+            raise ValueError(f"a source of kind {self.kind} needs a path")
+        return self
+
+
+class Cleaning(Spec):
+    """Which documents are kept, and which of them are never trained on."""
+
+    min_characters: int = Field(16, ge=1)
+    """Shorter documents are dropped."""
+    max_repetition: Share = 0.5
+    """Dropped if a larger part of its lines (or, for one line, of its words) are copies of others in it."""
+    max_symbols: Share = 0.5
+    """Dropped if a larger part of its visible characters are neither letters, marks nor digits."""
+    deduplicate: bool = True
+    """Drop exact copies (of the text with white space folded), across all languages of a source."""
+    holdout: Share = 0.02
+    """Share of documents held out, chosen by a hash of their id, in sources that bring no ``heldout`` text."""
+    holdout_characters: int = Field(100_000, ge=0)
+    """At most this many held-out characters a language; further chosen documents are neither trained on nor kept."""
+
+
+class TokenizerTraining(Spec):
+    """Train a byte-fallback BPE on a sample of the prepared text."""
+
+    vocab_size: int = Field(8192, ge=512, le=262_144)
+    """Tokens in all, specials and bytes included."""
+    temperature: Share = 0.3
+    """Languages enter the sample in proportion to characters ** temperature."""
+    sample_characters: Tokens = 20_000_000
+    """Size of the sample."""
+    max_token_length: int = Field(24, ge=1)
+    """Longest token in characters."""
+    prefix_space: bool = False
+    """True: Metaspace with a space put before the text, merges inside words (as the released tokenizer.json);
+    False: Gemma 2's own form, no prefix."""
+
+
+class ModelSpec(Spec):
+    """Shape of the encoder (ModernBERT's architecture; mmBERT table 8)."""
+
+    hidden_size: int = Field(ge=8)
+    """Width of the residual stream."""
+    intermediate_size: int = Field(ge=8)
+    """Width of each of the two GeGLU branches."""
+    num_layers: int = Field(ge=1)
+    """Blocks; layer 0 and every ``global_every``-th attend globally."""
+    num_heads: int = Field(ge=1)
+    """Attention heads; the head dimension is hidden_size / num_heads."""
+    vocab_size: int | None = Field(None, ge=1)
+    """Null: the tokenizer's."""
+    global_every: int = Field(3, ge=1)
+    """Distance between layers of global attention."""
+    window: int = Field(128, ge=2)
+    """Local layers: token i sees j iff \\|i - j\\| <= window / 2."""
+    norm_eps: float = Field(1e-5, gt=0)
+    embed_dropout: Share = 0.0
+    attention_dropout: Share = 0.0
+    """On the attention weights. Only 0 is supported: no fused kernel drops weights exactly, and mmBERT does not."""
+    attention_out_dropout: Share = 0.0
+    """On the output of attention's last matrix, in training only (mmBERT: 0.1)."""
+    mlp_dropout: Share = 0.0
+    initializer_range: float = Field(0.02, gt=0)
+    """Standard deviation of inner matrices; output matrices get this / sqrt(2 num_layers)."""
+    initializer_cutoff: float = Field(2.0, gt=0)
+    """Normal draws are cut at this many standard deviations."""
+
+    @model_validator(mode="after")
+    def _shapes(self) -> Self:
+        if self.hidden_size % self.num_heads or (self.hidden_size // self.num_heads) % 2:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} must be an even multiple of num_heads {self.num_heads}: RoPE turns pairs"
+            )
+        if self.attention_dropout:
+            raise ValueError("attention_dropout must be 0: use attention_out_dropout")
+        return self
+
+
+class Optimizer(Spec):
+    """StableAdamW (arXiv 2304.13013): AdamW whose step is shortened when the second moment lags behind."""
+
+    name: Literal["stable_adamw"] = "stable_adamw"
+    beta1: Share = 0.9
+    beta2: Share = 0.95
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.1, ge=0)
+    """Times the learning rate, each step: 0.1 at 8e-4 is the published "8e-5". Matrices only."""
+
+
+class Counts(Spec):
+    """Sizes known without data: tokens per language of an already sampled set. For ``--dry-run`` only."""
+
+    file: str
+    """A tab-separated table with a column ``language``; relative to the recipe."""
+    column: str
+    """The column of token counts."""
+    drawn_at: float = Field(1.0, gt=0, le=1.0)
+    """The exponent at which that set was sampled: the natural size is count ** (1 / drawn_at), up to a factor."""
+
+
+class Budget(Spec):
+    """One source's part in a phase."""
+
+    tokens: Tokens
+    """Weight of the source: its tokens in the published phase. Only the proportion between sources matters."""
+    temperature: Share | None = None
+    """Exponent over the languages of this source; null: the phase's."""
+    counts: Counts | None = None
+    """Sizes for a dry run."""
+
+
+class PhaseData(Spec):
+    """What a phase draws from the shards, in which proportion."""
+
+    languages: Literal["all"] | int | tuple[str, ...] = "all"
+    """``all``; a number (that many largest languages); a list of codes; or in YAML the path of a list, one code a line,
+    or of a table as ``languages.tsv#tier=pretrain,mid``. ``fra`` admits every script, ``fra_Latn`` one."""
+    temperature: Share
+    """The exponent of annealed language learning: share = tokens ** temperature. 1: natural; 0: all languages alike."""
+    mixture: dict[str, Budget] | None = None
+    """Fixed budgets per source. Null: all sources are one pool and the temperature applies to each language's total."""
+    max_epochs: float | None = Field(5.0, gt=0)
+    """No language is repeated more often in this phase; what it cannot give goes to the others."""
+
+
+class Decay(Spec):
+    """How the learning rate falls at the end of a phase."""
+
+    shape: Literal["one_minus_sqrt", "linear"] = "one_minus_sqrt"
+    tokens: Tokens | None = None
+    """Length of the fall; null: the whole phase."""
+    floor: Share = 0.02
+    """The last learning rate, relative to the peak."""
+
+
+class Phase(Spec):
+    """A stretch of training with constant data, context and mask rate."""
+
+    follows: str | None = None
+    """The phase whose end this one starts from; null for the root."""
+    tokens: Tokens
+    """Length."""
+    data: PhaseData
+    context: int = Field(ge=16)
+    """Longest sequence, in tokens, with <bos> and <eos>."""
+    rope_theta: float = Field(10_000.0, gt=0)
+    """Base of the rotary angles of global layers."""
+    local_rope_theta: float | None = Field(None, gt=0)
+    """Base of the rotary angles of local layers; null: rope_theta, as in mmBERT."""
+    mask_rate: Annotated[float, Field(gt=0.0, lt=1.0)]
+    """Part of the tokens to predict (80 % <mask>, 10 % a random token, 10 % unchanged)."""
+    batch: Tokens
+    """Tokens per optimiser step."""
+    batch_start: Tokens | None = None
+    """Tokens per step at the beginning; grows by ``micro_batch`` x an equal number of steps to ``batch``."""
+    batch_warmup: Tokens = 0
+    """Length of that growth."""
+    micro_batch: Tokens
+    """Tokens per forward pass of one device."""
+    peak_lr: float = Field(gt=0)
+    warmup: Tokens = 0
+    """Linear warm-up of the learning rate from 0."""
+    decay: Decay | None = None
+
+    @model_validator(mode="after")
+    def _combinations(self) -> Self:
+        if self.batch % self.micro_batch or (self.batch_start or self.batch) % self.micro_batch:
+            raise ValueError(
+                f"batch {self.batch} and batch_start {self.batch_start} must be multiples of micro_batch {self.micro_batch}"
+            )
+        if self.batch_start is not None and self.batch_start > self.batch:
+            raise ValueError(f"batch_start {self.batch_start} exceeds batch {self.batch}")
+        if (self.batch_warmup > 0) != (self.batch_start is not None):
+            raise ValueError("batch_start and batch_warmup go together: set both or neither")
+        if self.context > self.micro_batch:
+            raise ValueError(f"context {self.context} exceeds micro_batch {self.micro_batch}: raise micro_batch")
+        if self.warmup + self.decay_tokens > self.tokens:
+            raise ValueError(f"warmup and decay are longer than the phase ({self.tokens} tokens): shorten them")
+        return self
+
+    @property
+    def decay_tokens(self) -> int:
+        """Tokens over which the learning rate falls; 0 without a decay."""
+        if self.decay is None:
+            return 0
+        return self.tokens - self.warmup if self.decay.tokens is None else self.decay.tokens
+
+
+class Merge(Spec):
+    """How the ends of several phases (or several checkpoints of one) become one model."""
+
+    method: Literal["ties", "average"] = "ties"
+    phases: dict[str, float]
+    """Phase -> weight."""
+    base: str | None = None
+    """``ties``: the phase all of them started from."""
+    density: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
+    """``ties``: part of each difference that is kept, the largest."""
+    scale: float = 1.0
+    """``ties``: factor on the merged difference (lambda)."""
+    trim: Literal["model", "tensor"] = "model"
+    """``ties``: whether ``density`` holds over the whole model (the paper) or in each tensor (mergekit)."""
+    checkpoints: int = Field(1, ge=1)
+    """``average``: the last so many checkpoints of each phase."""
+    fading: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """``average``: weight of each older checkpoint relative to the next."""
+
+    @model_validator(mode="after")
+    def _base(self) -> Self:
+        if self.method == "ties" and self.base is None:
+            raise ValueError("ties needs base: the phase that the merged phases follow")
+        return self
+
+
+class Evaluation(Spec):
+    """What is measured on held-out text after each phase and for the merge."""
+
+    mask_rate: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.15
+    """Part of the held-out tokens predicted, the same ones for every model."""
+    context: int = Field(256, ge=16)
+    """Longest sequence in tokens."""
+    tokens_per_language: Tokens = 4096
+    """At most this much held-out text a language."""
+    batch: Tokens = 16_384
+    """Tokens per forward pass."""
+    parallel: str | None = None
+    """Folder ``<language>/test.jsonl[.gz]`` of ``{text, english}`` for retrieval; null: what ``prepare`` held out."""
+    pairs_per_language: int = Field(200, ge=0)
+    """At most so many pairs a language; 0: no retrieval."""
+
+
+class Runtime(Spec):
+    """How a run uses the machine. Nothing here changes the sequence of samples."""
+
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """How several processes share the work."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of matrix products; weights and the residual stream stay fp32."""
+    compile: bool = False
+    """torch.compile of the element-wise parts."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads; null: torch's choice."""
+    gradient_checkpointing: bool = False
+    """Recompute each layer in the backward pass: less memory, a third more work."""
+    checkpoint_every: Tokens = 10_000_000_000
+    """Tokens between checkpoints."""
+    keep: int = Field(2, ge=1)
+    """Checkpoints kept per phase, beside its last (``merge.checkpoints`` raises it where needed)."""
+    log_every: int = Field(10, ge=1)
+    """Steps between lines of metrics."""
+
+
+class Recipe(Spec):
+    """A whole run, from raw text to an evaluated model."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: int = Field(0, ge=0)
+    """Of weights, data order, masks and dropout."""
+    start: str | None = None
+    """Folder or hub name of a model to continue from; null: fresh weights."""
+    sources: dict[str, Source] = {}
+    """Where raw text comes from, by name."""
+    cleaning: Cleaning = Cleaning()
+    shards: str | None = None
+    """Folder of prepared shards, to share them between recipes; null: ``data`` in the run's folder."""
+    tokenizer: str | TokenizerTraining
+    """Folder or hub name of a tokenizer, or how to train one."""
+    model: ModelSpec
+    optimizer: Optimizer = Optimizer()
+    phases: dict[str, Phase]
+    merge: Merge | None = None
+    evaluation: Evaluation = Evaluation()
+    runtime: Runtime = Runtime()
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
+        """Read a recipe with ``key.path=value`` overrides. Raises ConfigError with the dotted path of what is wrong."""
+        path = Path(path)
+        values = read_recipe(path, list(overrides))
+        for phase in _maps(values.get("phases")):
+            for data in _maps({"data": phase.get("data")}):
+                if isinstance(data.get("languages"), str) and data["languages"] != "all":
+                    data["languages"] = read_languages(path.parent, data["languages"])
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError(explain(error, cls, path)) from error
+
+    def save(self, path: Path) -> None:
+        """Write the resolved recipe, every default included."""
+        write_recipe(path, self.model_dump(mode="json"))
+
+    def order(self) -> list[str]:
+        """Names of the phases, each after the one it follows."""
+        return [name for name in self._depths()]
+
+    def _depths(self) -> dict[str, int]:
+        depths: dict[str, int] = {}
+        waiting = dict(self.phases)
+        while waiting:
+            ready = [name for name, phase in waiting.items() if phase.follows is None or phase.follows in depths]
+            if not ready:
+                raise ValueError(f"phases {', '.join(waiting)} follow one another in a circle")
+            for name in ready:
+                follows = waiting.pop(name).follows
+                depths[name] = 0 if follows is None else depths[follows] + 1
+        return depths
+
+    @model_validator(mode="after")
+    def _references(self) -> Self:
+        for name, phase in self.phases.items():
+            if phase.follows is not None and phase.follows not in self.phases:
+                raise ValueError(f"phases.{name}.follows names no phase: {phase.follows}")
+            for source in phase.data.mixture or {}:
+                if source not in self.sources:
+                    raise ValueError(f"phases.{name}.data.mixture names no source: {source}")
+        if not self.phases:
+            raise ValueError("phases is empty: a recipe needs at least one")
+        self._depths()
+        if self.merge is not None:
+            for name in [*self.merge.phases, *([self.merge.base] if self.merge.base else [])]:
+                if name not in self.phases:
+                    raise ValueError(f"merge names no phase: {name}")
+        return self
+
+
+def _maps(value: Any) -> list[dict[str, Any]]:
+    return [v for v in value.values() if isinstance(v, dict)] if isinstance(value, dict) else []
