@@ -1,0 +1,67 @@
+"""mmbert: train, merge, evaluate and use multilingual encoders by the mmBERT recipe.
+
+The names below are the public interface; each is imported on first use, so ``import mmbert`` loads no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mmbert.data.prepare import prepare_data
+    from mmbert.errors import MMBertError
+    from mmbert.model.config import ModelConfig
+    from mmbert.model.encoder import Encoder
+    from mmbert.model.heads import MaskedLM
+    from mmbert.packed import Packed
+    from mmbert.recipe import Recipe
+    from mmbert.run import run
+    from mmbert.surgery.merge import merge
+    from mmbert.tokenizer.tokenizer import Tokenizer
+    from mmbert.tokenizer.train import train_tokenizer
+    from mmbert.training.pretrain import pretrain
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Encoder": "mmbert.model.encoder",
+    "MMBertError": "mmbert.errors",
+    "MaskedLM": "mmbert.model.heads",
+    "ModelConfig": "mmbert.model.config",
+    "Packed": "mmbert.packed",
+    "Recipe": "mmbert.recipe",
+    "Tokenizer": "mmbert.tokenizer.tokenizer",
+    "merge": "mmbert.surgery.merge",
+    "prepare_data": "mmbert.data.prepare",
+    "pretrain": "mmbert.training.pretrain",
+    "run": "mmbert.run",
+    "train_tokenizer": "mmbert.tokenizer.train",
+}
+
+__all__ = [
+    "Encoder",
+    "MMBertError",
+    "MaskedLM",
+    "ModelConfig",
+    "Packed",
+    "Recipe",
+    "Tokenizer",
+    "merge",
+    "prepare_data",
+    "pretrain",
+    "run",
+    "train_tokenizer",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mmbert' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value  # a sub-module of the same name (mmbert.run) must not shadow the function
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

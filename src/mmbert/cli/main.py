@@ -1,0 +1,91 @@
+"""The command line: parse, call, print. Heavy imports stand inside the commands, so that ``--help`` is instant."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmbert import __version__
+from mmbert.errors import MMBertError
+from mmbert.log import setup
+
+app = typer.Typer(
+    name="mmbert",
+    help="Multilingual encoders by the mmBERT recipe: from raw text to a merged, evaluated model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mmbert {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    setup(verbose=verbose)
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(help="A recipe, such as recipes/nano.yaml.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Changes: phases.extend.mask_rate=0.2 ...")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/NAME.")] = None,
+) -> None:
+    """A whole recipe: prepare, tokenizer, phases, merge, evaluation, report. Stopped, it goes on where it was."""
+    from mmbert.recipe import Recipe
+    from mmbert.run import run as run_recipe
+
+    result = run_recipe(Recipe.load(recipe, overrides or []), out=out)
+    typer.echo(f"model   {result.model}")
+    typer.echo(f"report  {result.report}")
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, such as runs/nano.")],
+) -> None:
+    """Write RUN/report.html again from the files of each run."""
+    from mmbert.reporting.page import write_report
+
+    for folder in runs:
+        typer.echo(write_report(folder, folder / "report.html"))
+
+
+def _add_commands() -> None:
+    from mmbert.cli import data, tokenizer, tools, train
+
+    app.add_typer(data.app, name="data", help="Prepare text, look at shards, plan the mixture.")
+    app.add_typer(tokenizer.app, name="tokenizer", help="Train a tokenizer, measure one.")
+    app.command()(train.pretrain)
+    app.command()(train.merge)
+    app.command()(tools.doctor)
+
+
+_add_commands()
+
+
+def main() -> None:
+    """Entry point. An error of the package prints one line and exits 2; a bug shows its traceback."""
+    try:
+        app()
+    except MMBertError as error:
+        sys.stderr.write(f"mmbert: {error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("mmbert: interrupted; the same command goes on from the last checkpoint\n")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""The house: imports only go down, and each room keeps to what it may import (docs/architecture.md)."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import mmbert
+
+PACKAGE = Path(mmbert.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+FLOORS = {
+    "errors": 0, "log": 0, "files": 0, "fetch": 0,
+    "recipe_file": 1, "recipe": 1, "languages": 1, "packed": 1,
+    "model": 2, "tokenizer": 2, "data": 2,
+    "training": 3, "surgery": 3, "inference": 3, "planning": 3,
+    "finetuning": 4, "serving": 4,
+    "evaluation": 5, "reporting": 5,
+    "run": 6,
+    "cli": 7, "__main__": 8,
+}  # fmt: skip
+"""The floor of each module or sub-package of ``mmbert``."""
+
+SEPARATE = [{"training", "surgery", "inference"}, {"finetuning", "serving"}, {"model", "tokenizer"}, {"model", "data"}]
+"""Rooms of one floor that never see each other."""
+
+HEAVY = {"transformers", "sentence_transformers", "datasets", "mteb"}
+
+
+def _room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").as_posix()
+
+
+def _imports(path: Path, *, typing_too: bool = False) -> Iterator[tuple[str, bool]]:
+    """(module, at module level?) of every import; those under ``if TYPE_CHECKING`` do not run and do not count."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    parents = {child: parent for parent in ast.walk(tree) for child in ast.iter_child_nodes(parent)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            modules = [node.module or ""]
+        else:
+            continue
+        above, chain = node, []
+        while (above := parents.get(above)) is not None:  # type: ignore[assignment]
+            chain.append(above)
+        if not typing_too and any(isinstance(p, ast.If) and "TYPE_CHECKING" in ast.unparse(p.test) for p in chain):
+            continue
+        inside = any(isinstance(p, ast.FunctionDef | ast.AsyncFunctionDef) for p in chain)
+        for module in modules:
+            yield module, not inside
+
+
+def test_every_room_has_a_floor() -> None:
+    assert {_room(path) for path in FILES} - {"__init__"} <= set(FLOORS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_imports_go_down(path: Path) -> None:
+    room = _room(path)
+    if room == "__init__":
+        return  # the public names, resolved on first use
+    for module, _ in _imports(path):
+        parts = module.split(".")
+        if parts[0] != "mmbert" or len(parts) == 1 or parts[1] == room:
+            continue
+        target = parts[1]
+        assert FLOORS[target] <= FLOORS[room], f"{_name(path)} imports {module}, which is above it"
+        for group in SEPARATE:
+            assert not {room, target} <= group, f"{_name(path)} imports {module}: these rooms never see each other"
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_forbidden_imports(path: Path) -> None:
+    name, room = _name(path), _room(path)
+    roots = {module.split(".")[0] for module, _ in _imports(path)}
+    inner = {module for module, _ in _imports(path) if module.startswith("mmbert")}
+    if (room in ("tokenizer", "planning", "recipe", "recipe_file", "surgery_count") or room == "data" or name in ("model/config", "model/count")) and name != "data/loader":
+        assert "torch" not in roots, f"{name} must not import torch"
+    if room not in ("finetuning", "evaluation"):
+        assert not roots & HEAVY, f"{name} imports {roots & HEAVY}"
+    if room == "model":
+        assert not roots & {"yaml", "ruamel", "transformers"}
+    if room == "surgery":
+        assert not any(module.startswith("torch.distributed") for module, _ in _imports(path))
+    if room in ("inference", "serving"):
+        assert not any(m.split(".")[1:2] in (["training"], ["data"], ["finetuning"], ["evaluation"]) for m in inner)
+    if room == "training":
+        assert not any(m.split(".")[1:2] in (["finetuning"], ["evaluation"], ["inference"]) for m in inner)
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_environment_is_read_in_few_places(path: Path) -> None:
+    if _name(path) not in ("log", "files", "training/distributed"):
+        text = path.read_text(encoding="utf-8")
+        assert "os.environ" not in text and "getenv" not in text, f"{_name(path)} has a hidden input"
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.name == "__init__.py" and p.parent != PACKAGE], ids=_name)
+def test_sub_packages_are_empty(path: Path) -> None:
+    assert path.read_text() == ""
+
+
+def test_public_names() -> None:
+    assert sorted(mmbert.__all__) == mmbert.__all__ or set(mmbert.__all__) == set(mmbert._HOMES)
+    for name in mmbert.__all__:
+        assert getattr(mmbert, name).__name__ == name
+
+
+def _python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_import_loads_no_torch() -> None:
+    code = "import sys, mmbert, mmbert.recipe, mmbert.cli.main; print([m for m in ('torch', 'transformers', 'numpy.random') if m in sys.modules])"
+    assert "torch" not in _python(code)
+    assert _python("import sys, mmbert; print('torch' in sys.modules)").strip() == "False"
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_files_fit_in_a_head(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") <= 450, f"{_name(path)} is two rooms"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno <= 70, f"{_name(path)}:{node.lineno} {node.name}"  # type: ignore[operator]
