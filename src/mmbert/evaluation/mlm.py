@@ -1,0 +1,136 @@
+"""Masked-language-model loss per language, in bits per byte, on masks that are the same for every model.
+
+A loss per token cannot be compared across languages: a vocabulary that knows English cuts Tamil into bytes, and a byte
+is easy to guess. So nats are summed over the masked tokens and divided by the UTF-8 bytes that those tokens stand for
+(after karpathy/nanochat: nanochat/loss_eval.py).
+
+Held-out text of one language is short (a few thousand tokens), and there are up to 1,833 languages, so the batches
+of several languages go through the model together, and only labelled rows through the head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from mmbert.evaluation.results import LanguageLoss
+from mmbert.log import progress
+from mmbert.model.heads import MaskedLM
+from mmbert.packed import Packed
+
+Precision = Literal["fp32", "bf16"]
+
+_LOGITS_AT_ONCE = 2**26
+"""Logits held at a time (256 MiB in fp32), so that memory does not grow with the batch times the vocabulary."""
+
+
+@dataclass(frozen=True)
+class _Joined:
+    """Batches of several languages as one; ``languages`` (N,) int64 says whose each label is."""
+
+    packed: Packed
+    languages: np.ndarray
+
+
+def evaluate_mlm(
+    model: MaskedLM,
+    batches: Mapping[str, Sequence[Packed]],
+    token_bytes: np.ndarray,
+    *,
+    batch: int = 16_384,
+    precision: Precision = "fp32",
+) -> dict[str, LanguageLoss]:
+    """Loss of each language on its masked tokens.
+
+    batches      language -> held-out text with targets and labels (NumPy), see ``mmbert.data.heldout``
+    token_bytes  (V,) bytes of text that each token stands for
+    batch        tokens per forward pass; a larger single batch goes through alone
+
+    Languages without a labelled token, or whose labelled tokens stand for no byte, are left out.
+    The model is put into evaluation mode and back.
+    """
+    names = list(batches)
+    nats = np.zeros(len(names))
+    hits = np.zeros(len(names))
+    tokens = np.zeros(len(names), dtype=np.int64)
+    num_bytes = np.zeros(len(names), dtype=np.int64)
+    device = next(model.parameters()).device
+    total = sum(packed.tokens for language in names for packed in batches[language])
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode(), progress(total=total, desc="held-out loss", unit="tok") as bar:
+            for joined in join([(i, p) for i, name in enumerate(names) for p in batches[name]], batch):
+                loss, hit = losses(model, joined.packed.to(device), precision)
+                size = len(names)
+                nats += np.bincount(joined.languages, weights=loss, minlength=size)
+                hits += np.bincount(joined.languages, weights=hit, minlength=size)
+                tokens += np.bincount(joined.languages, minlength=size)
+                label_bytes = token_bytes[joined.packed.labels].astype(np.float64)
+                num_bytes += np.bincount(joined.languages, weights=label_bytes, minlength=size).astype(np.int64)
+                bar.update(joined.packed.tokens)
+    finally:
+        model.train(training)
+    return {
+        name: LanguageLoss.of(nats=float(nats[i]), tokens=int(tokens[i]), num_bytes=int(num_bytes[i]), hits=float(hits[i]))
+        for i, name in enumerate(names)
+        if num_bytes[i]
+    }
+
+
+def losses(model: MaskedLM, packed: Packed, precision: Precision) -> tuple[np.ndarray, np.ndarray]:
+    """Loss in nats and whether the best guess was right, for each label: two (N,) float64 arrays.
+
+    The last product and the softmax are fp32 in any precision: over 256k tokens bf16 logits would blur the figure.
+    """
+    with autocast(packed.ids.device, precision):
+        rows_ND = model.features(packed)
+    weight = model.decoder.weight.float()
+    bias = None if model.decoder.bias is None else model.decoder.bias.float()
+    chunk = max(1, _LOGITS_AT_ONCE // weight.shape[0])
+    nats, hits = [], []
+    for rows, labels in zip(rows_ND.split(chunk), packed.labels.split(chunk), strict=True):
+        logits = F.linear(rows.float(), weight, bias)
+        nats.append(F.cross_entropy(logits, labels, reduction="none"))
+        hits.append(logits.argmax(dim=1) == labels)
+    return torch.cat(nats).double().cpu().numpy(), torch.cat(hits).double().cpu().numpy()
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """The context in which the model runs at a precision."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def join(parts: Sequence[tuple[int, Packed]], batch: int) -> Iterator[_Joined]:
+    """Lay batches end to end, in order, up to ``batch`` tokens; those without a label are skipped."""
+    waiting: list[tuple[int, Packed]] = []
+    for number, packed in parts:
+        if packed.labels is None or len(packed.labels) == 0:
+            continue
+        if waiting and sum(p.tokens for _, p in waiting) + packed.tokens > batch:
+            yield _joined(waiting)
+            waiting = []
+        waiting.append((number, packed))
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(parts: list[tuple[int, Packed]]) -> _Joined:
+    batches = [packed for _, packed in parts]
+    starts = np.cumsum([0, *(packed.tokens for packed in batches[:-1])])
+    offsets = [packed.offsets[:-1] + start for packed, start in zip(batches, starts, strict=True)]
+    total = sum(packed.tokens for packed in batches)
+    packed = Packed(
+        ids=np.concatenate([p.ids for p in batches]),
+        offsets=np.concatenate([*offsets, [total]]).astype(np.int32),
+        longest=max(p.longest for p in batches),
+        targets=np.concatenate([p.targets + start for p, start in zip(batches, starts, strict=True)]),
+        labels=np.concatenate([p.labels for p in batches]),
+    )
+    return _Joined(packed, np.repeat([number for number, _ in parts], [len(p.labels) for p in batches]))

@@ -1,0 +1,82 @@
+"""Languages by the phase that first draws them, and means of losses over such tiers.
+
+A tier is a claim about the recipe: its first languages were seen in every phase, those of the last tier only while
+the learning rate fell. So a model is judged by tier, always beside the unigram model of the same languages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from mmbert.evaluation.results import LanguageLoss, Result
+
+UNSEEN = "unseen"
+"""Tier of languages with held-out text that no phase draws."""
+
+
+class TierSummary(Result):
+    """A model on the languages of one tier, beside their unigram models.
+
+    bits_per_byte, unigram, accuracy   means over languages, each counting the same
+    below           1 - bits_per_byte / unigram: how far the model is below the baseline
+    below_weighted  the same with every masked token counting the same: 1 - sum of nats / sum of the baseline's nats
+    beaten          number of languages in which the model is below the baseline
+    """
+
+    tier: str
+    languages: int
+    bits_per_byte: float
+    unigram: float
+    accuracy: float
+    below: float
+    below_weighted: float
+    beaten: int
+
+
+def tiers(phases: Sequence[tuple[str, Collection[str]]], languages: Iterable[str]) -> dict[str, str]:
+    """The tier of each language: the first phase that draws it, in the order given (root first), else ``unseen``."""
+    drawn = [(name, frozenset(codes)) for name, codes in phases]
+    return {language: next((name for name, codes in drawn if language in codes), UNSEEN) for language in languages}
+
+
+def below(loss: LanguageLoss, baseline: LanguageLoss) -> float:
+    """How far a model is below the baseline on the same tokens: 0.25 is a quarter fewer bits; negative is worse."""
+    return 1.0 - loss.nats / baseline.nats
+
+
+def summarise(
+    losses: Mapping[str, LanguageLoss], baseline: Mapping[str, LanguageLoss], tier_of: Mapping[str, str]
+) -> list[TierSummary]:
+    """One summary per tier, in the order in which ``tier_of`` first names them, ``unseen`` last.
+
+    Languages without a baseline are left out of model and baseline alike.
+    """
+    groups: dict[str, list[str]] = {}
+    for language, tier in tier_of.items():
+        members = groups.setdefault(tier, [])
+        if language in losses and language in baseline:
+            members.append(language)
+    if UNSEEN in groups:
+        groups[UNSEEN] = groups.pop(UNSEEN)
+    return [_summary(tier, members, losses, baseline) for tier, members in groups.items() if members]
+
+
+def _summary(
+    tier: str, members: list[str], losses: Mapping[str, LanguageLoss], baseline: Mapping[str, LanguageLoss]
+) -> TierSummary:
+    def mean(values: Iterable[float]) -> float:
+        return sum(values) / len(members)
+
+    bits = mean(losses[language].bits_per_byte for language in members)
+    unigram = mean(baseline[language].bits_per_byte for language in members)
+    nats = sum(losses[language].nats for language in members)
+    return TierSummary(
+        tier=tier,
+        languages=len(members),
+        bits_per_byte=bits,
+        unigram=unigram,
+        accuracy=mean(losses[language].accuracy for language in members),
+        below=1.0 - bits / unigram,
+        below_weighted=1.0 - nats / sum(baseline[language].nats for language in members),
+        beaten=sum(losses[language].nats < baseline[language].nats for language in members),
+    )
