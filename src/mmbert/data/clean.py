@@ -1,0 +1,75 @@
+"""Keep a document, or drop it and say why. Reasons are counted per language in ``text/report.json``.
+
+The rules are few and know no language: whatever needs a word list or a model of a language does worst where text is
+rarest. Thresholds are those of ``Cleaning`` in the recipe.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmbert.data.document import Document
+from mmbert.recipe import Cleaning
+
+INVALID = "invalid unicode"
+SHORT = "too short"
+SYMBOLS = "mostly symbols"
+REPETITION = "mostly repetition"
+
+_WORD_RUN = 64
+"""One line's words are compared within runs of so many: in natural text the share of repeated words grows with length
+(a novel on one line repeats 90 %), in a run of 64 it stays below a half in every language."""
+_MIN_UNITS = 4
+"""Fewer lines or words than this are not judged for repetition."""
+
+
+def check(document: Document, cleaning: Cleaning) -> str | None:
+    """The reason to drop ``document``, or None to keep it."""
+    text = document.text
+    if len(text.strip()) < cleaning.min_characters:
+        return SHORT
+    try:
+        encoded = text.encode("utf-32-le")
+    except UnicodeEncodeError:  # a lone surrogate: half a character, which no UTF-8 file can hold
+        return INVALID
+    visible, letters = _count(encoded)
+    if visible - letters > cleaning.max_symbols * visible:
+        return SYMBOLS
+    if repetition(text) > cleaning.max_repetition:
+        return REPETITION
+    return None
+
+
+def repetition(text: str) -> float:
+    """Share of lines, or for one line of words within runs of 64, that are copies of earlier ones."""
+    lines = [stripped for line in text.split("\n") if (stripped := line.strip())]
+    if len(lines) > 1:
+        return 1 - len(set(lines)) / len(lines) if len(lines) >= _MIN_UNITS else 0.0
+    words = text.split()
+    if len(words) < _MIN_UNITS:
+        return 0.0
+    distinct = sum(len(set(words[start : start + _WORD_RUN])) for start in range(0, len(words), _WORD_RUN))
+    return 1 - distinct / len(words)
+
+
+def _count(encoded: bytes) -> tuple[int, int]:
+    """Visible characters, and how many of them are letters, marks or digits."""
+    kinds = np.bincount(_kinds()[np.frombuffer(encoded, dtype="<u4")], minlength=3)
+    return int(kinds[1] + kinds[2]), int(kinds[2])
+
+
+@cache
+def _kinds() -> NDArray[np.uint8]:
+    """By code point: 0 space, control or format character; 1 symbol; 2 letter, mark or digit."""
+    table = np.ones(0x110000, dtype=np.uint8)
+    for point in range(0x110000):
+        category = unicodedata.category(chr(point))
+        if category[0] in "LMN":
+            table[point] = 2
+        elif category[0] == "Z" or category in ("Cc", "Cf"):
+            table[point] = 0
+    return table

@@ -1,0 +1,18 @@
+"""One raw text and where it is from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One raw text: a page, a chapter, a run of messages."""
+
+    text: str
+    id: str
+    """Names the document inside its source, the same on every machine: the hold-out is chosen by it."""
+    language: str
+    """House code, as ``fra_Latn``."""
+    source: str
+    """Name of the source in the recipe."""

@@ -1,0 +1,109 @@
+"""``shards/manifest.json``: what the shards of a folder hold, and which tokenizer made them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mmbert.data.shard import Shard
+from mmbert.errors import DataError, TokenizerError
+from mmbert.files import read_json, write_json
+from mmbert.log import progress
+
+FILE = "manifest.json"
+VERSION = 1
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ShardInfo(_Record):
+    """One shard."""
+
+    file: str
+    """The ``.tokens`` file, relative to the manifest's folder."""
+    tokens: int
+    documents: int
+    sha256: str
+
+
+class StreamInfo(_Record):
+    """One language of one source. ``characters`` and ``bytes`` (UTF-8) are those of the text."""
+
+    source: str
+    language: str
+    tokens: int
+    documents: int
+    characters: int
+    bytes: int
+    shards: tuple[ShardInfo, ...]
+
+
+class Manifest(_Record):
+    """All streams of a folder, sorted by source (in the recipe's order) and language."""
+
+    version: Literal[1] = VERSION
+    tokenizer: str
+    """Fingerprint of the tokenizer."""
+    streams: tuple[StreamInfo, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in all."""
+        return sum(stream.tokens for stream in self.streams)
+
+    def sizes(self) -> dict[tuple[str, str], int]:
+        """(source, language) -> tokens."""
+        return {(stream.source, stream.language): stream.tokens for stream in self.streams}
+
+    def save(self, folder: Path) -> None:
+        """Write ``folder/manifest.json``, atomically."""
+        write_json(folder / FILE, self.model_dump(mode="json"))
+
+    @classmethod
+    def load(cls, folder: Path, verify: bool = False) -> Self:
+        """Read ``folder/manifest.json``; every shard's length is compared, with ``verify`` its contents too.
+
+        Raises DataError naming the file that is missing, cut short, damaged or of another version, and the cure.
+        """
+        path = folder / FILE
+        if not path.is_file():
+            raise DataError(f"no such file: {path}: run `mmbert data prepare` first")
+        values = read_json(path)
+        version = values.get("version") if isinstance(values, dict) else None
+        if version != VERSION:
+            raise DataError(f"{path} has version {version}, and only {VERSION} can be read: update mmbert or prepare again")
+        try:
+            manifest = cls.model_validate(values)
+        except ValidationError as error:
+            place = ".".join(map(str, error.errors()[0]["loc"]))
+            raise DataError(f"{path} is damaged at {place}: delete it and run `mmbert data prepare` again") from error
+        manifest.check_shards(folder, verify=verify)
+        return manifest
+
+    def check_shards(self, folder: Path, *, verify: bool) -> None:
+        """Compare every shard with the manifest: its counts and length, with ``verify`` its contents."""
+        shards = [shard for stream in self.streams for shard in stream.shards]
+        with progress(total=sum(shard.tokens for shard in shards), desc="checking shards", unit="tok") as bar:
+            for expected in shards:
+                shard = Shard.open(folder / expected.file)
+                for key in ("tokens", "documents", "sha256"):
+                    if shard.info[key] != getattr(expected, key):
+                        raise DataError(
+                            f"{shard.path} is not the shard of {folder / FILE} ({key} differs): "
+                            "delete the manifest and run `mmbert data prepare` again"
+                        )
+                if verify:
+                    shard.verify()
+                bar.update(expected.tokens)
+
+    def check_tokenizer(self, fingerprint: str, where: str = "these shards") -> None:
+        """Raises TokenizerError naming both tokenizers if the shards were made by another one."""
+        if fingerprint != self.tokenizer:
+            raise TokenizerError(
+                f"{where} were made with tokenizer {self.tokenizer}, this run's is {fingerprint}: "
+                "use that tokenizer, or prepare into another folder"
+            )
