@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from mmbert.errors import WeightsError
 
@@ -39,6 +39,16 @@ class ModelConfig(BaseModel):
     unk_id: int = 3
     mask_id: int = 4
 
+    @model_validator(mode="after")
+    def _shapes(self) -> Self:
+        if self.hidden_size % self.num_heads or self.head_dim % 2:
+            raise ValueError(f"hidden_size {self.hidden_size} is not an even multiple of {self.num_heads} heads: RoPE turns pairs")
+        if self.window < 2 or self.global_every < 1:
+            raise ValueError("window must be at least 2 and global_every at least 1")
+        if self.pad_id >= self.vocab_size:
+            raise ValueError(f"pad_id {self.pad_id} is outside a vocabulary of {self.vocab_size}")
+        return self
+
     @property
     def head_dim(self) -> int:
         return self.hidden_size // self.num_heads
@@ -63,3 +73,142 @@ PRESETS: dict[str, dict[str, Any]] = {
     "nano": dict(vocab_size=8192, hidden_size=192, intermediate_size=384, num_layers=4, num_heads=6,
                  rope_theta=10_000.0, local_rope_theta=10_000.0, max_context=1024),
 }  # fmt: skip
+
+FIXED: dict[str, Any] = {
+    "model_type": "modernbert",
+    "hidden_activation": "gelu",
+    "classifier_activation": "gelu",
+    "attention_bias": False,
+    "mlp_bias": False,
+    "norm_bias": False,
+    "classifier_bias": False,
+    "decoder_bias": True,
+    "tie_word_embeddings": True,
+}
+"""What every mmBERT has and this package computes no other way; ``config.json`` may leave them out."""
+
+IDS = {
+    "pad_token_id": "pad_id",
+    "eos_token_id": "eos_id",
+    "bos_token_id": "bos_id",
+    "unk_token_id": "unk_id",
+    "mask_token_id": "mask_id",
+}
+
+
+def config_from_hf(values: dict[str, Any], where: str = "config.json") -> ModelConfig:
+    """Read a ModernBERT ``config.json``, old form (``global_rope_theta`` ...) or new (``rope_parameters``, ``layer_types``).
+
+    Defaults are those of ``transformers``. Raises WeightsError naming what this package would compute differently.
+    """
+    for key, value in FIXED.items():
+        if values.get(key, value) != value:
+            raise WeightsError(f"{where}: {key} is {values[key]!r}, only {value!r} is supported: this is not an mmBERT")
+    if "model_type" not in values:
+        raise WeightsError(f"{where}: no model_type: not the config.json of a model")
+    for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
+        if not isinstance(values.get(key), int):
+            raise WeightsError(f"{where}: {key} is missing or not a whole number")
+    thetas = _thetas(values, where)
+    try:
+        return ModelConfig(
+            vocab_size=values["vocab_size"],
+            hidden_size=values["hidden_size"],
+            intermediate_size=values["intermediate_size"],
+            num_layers=values["num_hidden_layers"],
+            num_heads=values["num_attention_heads"],
+            global_every=_global_every(values, where),
+            window=values.get("local_attention", 128),
+            rope_theta=thetas[0],
+            local_rope_theta=thetas[1],
+            max_context=values.get("max_position_embeddings", 8192),
+            norm_eps=values.get("norm_eps", 1e-5),
+            embed_dropout=values.get("embedding_dropout", 0.0),
+            attention_out_dropout=values.get("attention_out_dropout", 0.0),
+            mlp_dropout=values.get("mlp_dropout", 0.0),
+            initializer_range=values.get("initializer_range", 0.02),
+            initializer_cutoff=values.get("initializer_cutoff_factor", 2.0),
+            **{ours: values[theirs] for theirs, ours in IDS.items() if isinstance(values.get(theirs), int)},
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise WeightsError(f"{where}: {'.'.join(map(str, first['loc'])) or 'config'}: {first['msg']}") from error
+
+
+def _thetas(values: dict[str, Any], where: str) -> tuple[float, float]:
+    """RoPE bases of global and local layers, new form first, as transformers 5 reads them."""
+    parameters = values.get("rope_parameters") or {}
+    found = []
+    kinds = (("full_attention", "global_rope_theta", 160_000.0), ("sliding_attention", "local_rope_theta", 10_000.0))
+    for kind, old, default in kinds:
+        rope = parameters.get(kind) or {}
+        if rope.get("rope_type", "default") != "default" or values.get("rope_scaling"):
+            raise WeightsError(f"{where}: scaled RoPE ({rope or values['rope_scaling']}) is not supported")
+        found.append(float(rope.get("rope_theta", values.get(old, default))))
+    return found[0], found[1]
+
+
+def _global_every(values: dict[str, Any], where: str) -> int:
+    """Distance between global layers, from the list of layer types or the older single number."""
+    types = values.get("layer_types")
+    if types is None:
+        return int(values.get("global_attn_every_n_layers", 3))
+    wholes = [i for i, kind in enumerate(types) if kind == "full_attention"]
+    every = wholes[1] if len(wholes) > 1 else max(len(types), 1)
+    if types != _layer_types(len(types), every) or len(types) != values["num_hidden_layers"]:
+        raise WeightsError(f"{where}: layer_types is not full_attention in every n-th layer from the first on")
+    return every
+
+
+def _layer_types(layers: int, every: int) -> list[str]:
+    return ["sliding_attention" if i % every else "full_attention" for i in range(layers)]
+
+
+def config_to_hf(config: ModelConfig, architecture: str = "ModernBertForMaskedLM", dtype: str = "float32") -> dict[str, Any]:
+    """``config.json`` in both dialects: transformers 5 reads ``rope_parameters``, ``layer_types`` and ``dtype``; transformers 4
+    and text-embeddings-inference read the rest, and without it they fail or silently turn local layers by 10,000.
+
+    ``cls_token_id`` is <bos>, which is what stands first in a sequence (the released file says <eos>; nothing reads it).
+    """
+    rope = {"full_attention": config.rope_theta, "sliding_attention": config.local_rope_theta}
+    return {
+        "architectures": [architecture],
+        **FIXED,
+        "attention_dropout": 0.0,
+        "attention_out_dropout": config.attention_out_dropout,
+        "bos_token_id": config.bos_id,
+        "classifier_dropout": 0.0,
+        "classifier_pooling": "mean",
+        "cls_token_id": config.bos_id,
+        "deterministic_flash_attn": False,
+        "dtype": dtype,
+        "embedding_dropout": config.embed_dropout,
+        "eos_token_id": config.eos_id,
+        "global_attn_every_n_layers": config.global_every,
+        "global_rope_theta": config.rope_theta,
+        "gradient_checkpointing": False,
+        "hidden_size": config.hidden_size,
+        "initializer_cutoff_factor": config.initializer_cutoff,
+        "initializer_range": config.initializer_range,
+        "intermediate_size": config.intermediate_size,
+        "layer_norm_eps": config.norm_eps,
+        "layer_types": _layer_types(config.num_layers, config.global_every),
+        "local_attention": config.window,
+        "local_rope_theta": config.local_rope_theta,
+        "mask_token_id": config.mask_id,
+        "max_position_embeddings": config.max_context,
+        "mlp_dropout": config.mlp_dropout,
+        "norm_eps": config.norm_eps,
+        "num_attention_heads": config.num_heads,
+        "num_hidden_layers": config.num_layers,
+        "pad_token_id": config.pad_id,
+        "position_embedding_type": "sans_pos",
+        "repad_logits_with_grad": False,
+        "rope_parameters": {kind: {"rope_type": "default", "rope_theta": theta} for kind, theta in rope.items()},
+        "sep_token_id": config.eos_id,
+        "sparse_pred_ignore_index": -100,
+        "sparse_prediction": False,
+        "torch_dtype": dtype,
+        "unk_token_id": config.unk_id,
+        "vocab_size": config.vocab_size,
+    }

@@ -1,0 +1,87 @@
+"""The encoder: embeddings, pre-norm layers, final norm, over packed documents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mmbert.model.attention import AttentionPlan, plan_attention
+from mmbert.model.config import ModelConfig
+from mmbert.model.init import init_weights, materialise
+from mmbert.model.layers import Embeddings, Layer, layer_norm
+from mmbert.model.rope import angles
+from mmbert.packed import Packed
+
+
+class Encoder(nn.Module):
+    """ModernBERT without a head. Fresh weights are drawn from torch's global generator.
+
+    ``gradient_checkpointing``: keep only each layer's input for backward and compute the layer again.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.gradient_checkpointing = False
+        with torch.device("meta"):  # weights are drawn once, by our rule, not first by torch's
+            self.embeddings = Embeddings(config)
+            self.layers = nn.ModuleList(Layer(config, index) for index in range(config.num_layers))
+            self.final_norm = layer_norm(config)
+        materialise(self)
+        init_weights(self, config)
+
+    @classmethod
+    def load(cls, name: str | Path, *, revision: str | None = None) -> Encoder:
+        """The encoder of a folder or hub model, with or without a head. Raises WeightsError in one line."""
+        from mmbert.model.weights import load_encoder
+
+        return load_encoder(name, revision=revision)
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``config.json`` and ``model.safetensors`` as ``transformers`` 4 and 5 and servers read a ``ModernBertModel``."""
+        from mmbert.model.weights import save_model
+
+        save_model(self, Path(folder))
+
+    def forward(self, packed: Packed) -> Tensor:
+        """Final hidden states (T, h) of a batch of torch tensors, in the order of ``packed.ids``."""
+        x, plan = self.run(packed)
+        return x if plan.inverse is None else x.index_select(0, plan.inverse)
+
+    def run(self, packed: Packed) -> tuple[Tensor, AttentionPlan]:
+        """Final hidden states in the plan's order, and the plan: for who needs a few rows only."""
+        config = self.config
+        plan = plan_attention(packed, config.window, config.num_heads, config.head_dim, self.compute_dtype(packed))
+        global_turns = angles(plan.positions, config.head_dim, config.rope_theta)
+        same = config.local_rope_theta == config.rope_theta
+        local_turns = global_turns if same else angles(plan.positions, config.head_dim, config.local_rope_theta)
+        x = self.embeddings(packed.ids if plan.order is None else packed.ids.index_select(0, plan.order))
+        for layer in self.layers:
+            turns = local_turns if layer.local else global_turns
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(layer, x, plan, turns, use_reentrant=False)
+            else:
+                x = layer(x, plan, turns)
+        return self.final_norm(x), plan
+
+    def compute_dtype(self, packed: Packed) -> torch.dtype:
+        """The type linear layers answer in: autocast's, or the weights'."""
+        device = packed.ids.device.type
+        if torch.is_autocast_enabled(device):
+            return torch.get_autocast_dtype(device)
+        return self.embeddings.tok_embeddings.weight.dtype
+
+
+def compile_model(model: nn.Module) -> None:
+    """Compile embedding + norm, each layer's norm + MLP, and the head, for any number of tokens; attention stays as it is.
+
+    In place; names of weights do not change.
+    """
+    for module in model.modules():
+        if isinstance(module, Embeddings) or getattr(module, "compiles_whole", False):
+            module.compile(dynamic=True)
+        elif isinstance(module, Layer):
+            object.__setattr__(module, "feed_forward", torch.compile(module.feed_forward, dynamic=True))

@@ -1,0 +1,92 @@
+"""The masked language model: encoder, prediction head, and a decoder tied to the token embedding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmbert.model.config import ModelConfig
+from mmbert.model.encoder import Encoder
+from mmbert.model.init import init_weights, materialise
+from mmbert.model.layers import layer_norm
+from mmbert.packed import Packed
+
+
+class PredictionHead(nn.Module):
+    """norm(gelu(dense(x))), no biases."""
+
+    compiles_whole = True
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.norm = layer_norm(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, h) -> (N, h)."""
+        out: Tensor = self.norm(F.gelu(self.dense(x)))
+        return out
+
+
+class MaskedLM(nn.Module):
+    """logits = head(encoder(ids)) E^T + b. Only the rows asked for reach the head.
+
+    Names of weights are those of Hugging Face's ``ModernBertForMaskedLM``. Fresh weights come from torch's global
+    generator (``init_weights`` draws them from one of yours).
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        with torch.device("meta"):
+            self.model = Encoder(config)
+            self.head = PredictionHead(config)
+            self.decoder = nn.Linear(config.hidden_size, config.vocab_size, bias=True)
+        materialise(self)
+        self.tie()
+        init_weights(self, config)
+
+    def tie(self) -> None:
+        """Make the decoder's matrix the token embedding (again: moving off the meta device parts them)."""
+        self.decoder.weight = self.model.embeddings.tok_embeddings.weight
+
+    @classmethod
+    def load(cls, name: str | Path, *, revision: str | None = None) -> MaskedLM:
+        """A model from a folder or the hub, fp32, on the CPU. Raises WeightsError in one line."""
+        from mmbert.model.weights import load_masked_lm
+
+        return load_masked_lm(name, revision=revision)
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``config.json`` and ``model.safetensors`` as ``transformers`` 4 and 5 and servers read them."""
+        from mmbert.model.weights import save_model
+
+        save_model(self, Path(folder))
+
+    def forward(self, packed: Packed) -> Tensor:
+        """Same as :meth:`logits`."""
+        return self.logits(packed)
+
+    def encode(self, packed: Packed) -> Tensor:
+        """Final hidden states (T, h)."""
+        x: Tensor = self.model(packed)
+        return x
+
+    def features(self, packed: Packed) -> Tensor:
+        """Head output (N, h) at ``packed.targets``, or at all T tokens if the batch has no targets."""
+        x, plan = self.model.run(packed)
+        rows = packed.targets
+        if plan.inverse is not None:
+            rows = plan.inverse if rows is None else plan.inverse.index_select(0, rows)
+        if rows is not None:
+            x = x.index_select(0, rows)
+        out: Tensor = self.head(x)
+        return out
+
+    def logits(self, packed: Packed) -> Tensor:
+        """Scores over the vocabulary (N, V) at ``packed.targets``, or (T, V). Training computes them in chunks instead."""
+        out: Tensor = self.decoder(self.features(packed))
+        return out

@@ -1,0 +1,45 @@
+"""Fresh weights, ``full_megatron`` of ModernBERT's trainer (Shoeybi et al. 1909.08053, with every matrix truncated)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from mmbert.model.config import ModelConfig
+
+OUTPUT_MATRICES = (".attn.Wo.weight", ".mlp.Wo.weight")
+"""What is added to the residual stream: drawn smaller, so that the stream does not grow with depth."""
+
+
+def materialise(module: nn.Module) -> None:
+    """Give real, uninitialised memory to a module built on the meta device (unless meta is the default device)."""
+    if torch.get_default_device().type != "meta":
+        module.to_empty(device=torch.get_default_device())
+
+
+@torch.no_grad()
+def init_weights(model: nn.Module, config: ModelConfig, generator: torch.Generator | None = None) -> None:
+    """Draw all weights of an encoder or masked language model anew, in the order of their names in the model.
+
+    ============================================  =========================================================
+    Wqkv, Wi, head.dense, token embedding         normal(0, r), cut at +-c r (r, c: initializer_range, _cutoff)
+    attn.Wo, mlp.Wo                               normal(0, r / sqrt(2 layers)), cut at +-c of that
+    decoder.bias                                  uniform(-1 / sqrt(hidden), 1 / sqrt(hidden)): the trainer leaves
+                                                  torch's own default there
+    LayerNorm weights                             1
+    decoder.weight                                is the token embedding
+    ============================================  =========================================================
+    """
+    out_std = config.initializer_range / math.sqrt(2 * config.num_layers)
+    bound = 1 / math.sqrt(config.hidden_size)
+    for name, parameter in model.named_parameters():
+        if name.endswith("norm.weight"):
+            parameter.fill_(1.0)
+        elif name == "decoder.bias":
+            parameter.uniform_(-bound, bound, generator=generator)
+        else:
+            std = out_std if name.endswith(OUTPUT_MATRICES) else config.initializer_range
+            cut = config.initializer_cutoff * std
+            nn.init.trunc_normal_(parameter, 0.0, std, -cut, cut, generator=generator)

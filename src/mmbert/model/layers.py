@@ -1,0 +1,96 @@
+"""The parts of one ModernBERT block: embeddings, attention, GeGLU, and their pre-norm sum (RECIPE: RoPE, no biases).
+
+The residual stream and all LayerNorms are fp32 also under bf16 autocast: a Linear answers in bf16, adding it to the
+fp32 stream gives fp32. It costs nothing and keeps the embeddings' relative error near 5e-4 instead of 3e-2.
+
+Shapes: ``T`` tokens, ``h`` hidden size, ``H`` heads, ``D`` head dimension.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmbert.model.attention import AttentionPlan, attend
+from mmbert.model.config import ModelConfig
+from mmbert.model.rope import Angles, rotate
+
+
+def layer_norm(config: ModelConfig) -> nn.LayerNorm:
+    """Mean, variance and weight, no bias."""
+    return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=False)
+
+
+class Embeddings(nn.Module):
+    """Token embeddings and their norm; positions enter through attention only."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.tok_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_id)
+        self.norm = layer_norm(config)
+        self.dropout = config.embed_dropout
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(T,) -> (T, h)."""
+        x: Tensor = self.norm(self.tok_embeddings(ids))
+        return F.dropout(x, self.dropout, self.training) if self.dropout else x
+
+
+class Attention(nn.Module):
+    """Bidirectional self-attention within each document, whole or within the window."""
+
+    def __init__(self, config: ModelConfig, *, local: bool) -> None:
+        super().__init__()
+        self.Wqkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
+        self.Wo = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.head_dim = config.head_dim
+        self.dropout = config.attention_out_dropout
+        self.local = local
+
+    def forward(self, x: Tensor, plan: AttentionPlan, turns: Angles) -> Tensor:
+        """(T, h) -> (T, h)."""
+        qkv = self.Wqkv(x).view(x.shape[0], 3, -1, self.head_dim)
+        q, k, v = rotate(qkv, turns, plan.dtype)
+        out: Tensor = self.Wo(attend(q, k, v, plan, local=self.local).flatten(1))
+        return F.dropout(out, self.dropout, self.training) if self.dropout else out
+
+
+class GeGLU(nn.Module):
+    """Two branches of the intermediate size: the first goes through GELU (exact), the second gates it."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.Wi = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
+        self.Wo = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.dropout = config.mlp_dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(T, h) -> (T, h)."""
+        activated, gate = self.Wi(x).chunk(2, dim=-1)
+        inner = F.gelu(activated) * gate
+        if self.dropout:
+            inner = F.dropout(inner, self.dropout, self.training)
+        out: Tensor = self.Wo(inner)
+        return out
+
+
+class Layer(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)). The first layer has no attention norm: the embeddings' was just before."""
+
+    def __init__(self, config: ModelConfig, index: int) -> None:
+        super().__init__()
+        self.local = not config.is_global(index)
+        self.attn_norm = layer_norm(config) if index else nn.Identity()
+        self.attn = Attention(config, local=self.local)
+        self.mlp_norm = layer_norm(config)
+        self.mlp = GeGLU(config)
+
+    def forward(self, x: Tensor, plan: AttentionPlan, turns: Angles) -> Tensor:
+        """(T, h) -> (T, h), fp32."""
+        x = x + self.attn(self.attn_norm(x), plan, turns)
+        return x + self.feed_forward(x)
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """Norm and MLP, the part ``compile_model`` compiles."""
+        out: Tensor = self.mlp(self.mlp_norm(x))
+        return out

@@ -1,0 +1,200 @@
+"""Folders of weights, in Hugging Face's form, in and out.
+
+Read: ``model.safetensors``, a sharded ``model.safetensors.index.json``, or an old ``pytorch_model.bin`` (tensors only,
+nothing is unpickled); models with the language-model head or without, with the tied decoder stored or not; a folder or a
+name on the hub. Names and shapes must match exactly.
+Written: ``config.json`` in both dialects and ``model.safetensors`` without a second copy of the tied matrix.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from mmbert.errors import MMBertError, WeightsError
+from mmbert.files import atomic_file, read_json, write_json
+from mmbert.model.config import ModelConfig
+from mmbert.model.config import config_from_hf as config_from_hf
+from mmbert.model.config import config_to_hf as config_to_hf
+from mmbert.model.encoder import Encoder
+from mmbert.model.heads import MaskedLM
+
+log = logging.getLogger(__name__)
+
+WEIGHTS = "model.safetensors"
+TIED = "decoder.weight"
+EMBEDDING = "model.embeddings.tok_embeddings.weight"
+DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64",
+               torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
+               torch.bool: "BOOL"}  # fmt: skip
+
+
+def model_folder(name: str | Path, *, revision: str | None = None) -> Path:
+    """A local folder for ``name``: itself, or the hub model's files, downloaded once.
+
+    Only JSON and safetensors are fetched (weights as a ``.bin`` only where there are no others).
+    Raises WeightsError in one line, offline too.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    if folder.exists() or len(folder.parts) != 2 or str(name).startswith((".", "/", "~")):
+        raise WeightsError(f"no such model folder: {name} (a hub name looks like jhu-clsp/mmBERT-base)")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    patterns = ["*.json", "*.safetensors"]
+    try:
+        found = Path(snapshot_download(str(name), revision=revision, allow_patterns=patterns))
+        if not any(found.glob("*.safetensors")):
+            found = Path(snapshot_download(str(name), revision=revision, allow_patterns=["*.json", "pytorch_model.bin"]))
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise WeightsError(f"no folder {name} here, and the hub did not give it ({type(error).__name__}: {reason})") from error
+    return found
+
+
+def load_config(folder: str | Path) -> ModelConfig:
+    """The shape of the model in a folder."""
+    path = Path(folder) / "config.json"
+    try:
+        values = read_json(path)
+    except MMBertError as error:
+        raise WeightsError(f"{error}: not a model folder") from error
+    if not isinstance(values, dict):
+        raise WeightsError(f"{path}: not a JSON object")
+    if values.get("attention_dropout"):
+        log.warning("%s: attention_dropout %s is ignored (it acts in training only)", path, values["attention_dropout"])
+    return config_from_hf(values, str(path))
+
+
+def load_state(folder: str | Path) -> dict[str, Tensor]:
+    """All tensors of a folder by name, as stored. Raises WeightsError if a file is missing, cut short or not what it says."""
+    folder = Path(folder)
+    index = folder / f"{WEIGHTS}.index.json"
+    if (folder / WEIGHTS).is_file():
+        return _read_safetensors(folder / WEIGHTS)
+    if index.is_file():
+        try:
+            files = sorted(set(read_json(index)["weight_map"].values()))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise WeightsError(f"{index}: no weight_map in it: download the model again") from error
+        state: dict[str, Tensor] = {}
+        for file in files:
+            if not (folder / file).is_file():
+                raise WeightsError(f"{folder / file} is missing, {index.name} names it: download the model again")
+            state.update(_read_safetensors(folder / file))
+        return state
+    if (folder / "pytorch_model.bin").is_file():
+        return _read_bin(folder / "pytorch_model.bin")
+    raise WeightsError(f"no {WEIGHTS} in {folder}: not a model folder, or its download is incomplete")
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path} cannot be read ({error}): copy or download it again") from error
+
+
+def _read_bin(path: Path) -> dict[str, Tensor]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # unpickling can raise anything
+        reason = str(error).strip().splitlines()[0]
+        raise WeightsError(f"{path} cannot be read as plain tensors ({reason}): convert it to safetensors") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsError(f"{path} does not hold a table of tensors")
+    return state
+
+
+def load_masked_lm(name: str | Path, *, revision: str | None = None) -> MaskedLM:
+    """See :meth:`MaskedLM.load`."""
+    folder = model_folder(name, revision=revision)
+    config, state = load_config(folder), load_state(folder)
+    if not any(key.startswith(("head.", "decoder.")) for key in state):
+        raise WeightsError(f"{folder} holds an encoder without a language-model head: use Encoder.load, or the masked model")
+    stored = state.pop(TIED, None)
+    if stored is not None and EMBEDDING in state and not torch.equal(stored, state[EMBEDDING]):
+        raise WeightsError(f"{folder}: {TIED} differs from the token embedding; untied decoders are not supported")
+    if stored is not None:
+        state.setdefault(EMBEDDING, stored)
+    with torch.device("meta"):
+        model = MaskedLM(config)
+    _fill(model, state, str(folder), skip={TIED})
+    model.tie()
+    return model
+
+
+def load_encoder(name: str | Path, *, revision: str | None = None) -> Encoder:
+    """See :meth:`Encoder.load`. What is not the encoder (heads of any task) is left aside."""
+    folder = model_folder(name, revision=revision)
+    config, state = load_config(folder), load_state(folder)
+    if any(key.startswith("model.") for key in state):
+        state = {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
+    with torch.device("meta"):
+        model = Encoder(config)
+    _fill(model, state, str(folder), skip=set())
+    return model
+
+
+def _fill(model: nn.Module, state: Mapping[str, Tensor], where: str, skip: set[str]) -> None:
+    """Give a model built on the meta device its weights, as fp32 copies of its own. Names and shapes must match exactly."""
+    wanted = {name: value.shape for name, value in model.state_dict().items() if name not in skip}
+    problems = []
+    for label, names in (("missing", wanted.keys() - state.keys()), ("unexpected", state.keys() - wanted.keys())):
+        if names:
+            listed = sorted(names)
+            problems.append(f"{len(listed)} {label}: {', '.join(listed[:3])}{', ...' if len(listed) > 3 else ''}")
+    for name in sorted(wanted.keys() & state.keys()):
+        if state[name].shape != wanted[name]:
+            problems.append(f"{name} is {tuple(state[name].shape)}, config.json says {tuple(wanted[name])}")
+    if problems:
+        raise WeightsError(f"weights of {where} do not fit its config.json: {'; '.join(problems[:5])}")
+    for name in wanted:
+        module_name, _, leaf = name.rpartition(".")
+        copy = state[name].to(torch.float32, copy=True)
+        setattr(model.get_submodule(module_name), leaf, nn.Parameter(copy))
+
+
+def save_model(model: MaskedLM | Encoder, folder: Path) -> None:
+    """Write ``config.json`` and ``model.safetensors`` (as the weights' type says), each file whole or not at all.
+
+    The weights come first: a folder with a config is complete.
+    """
+    state = {name: value for name, value in model.state_dict().items() if name != TIED}
+    architecture = "ModernBertForMaskedLM" if isinstance(model, MaskedLM) else "ModernBertModel"
+    dtype = str(next(iter(state.values())).dtype).removeprefix("torch.")
+    folder.mkdir(parents=True, exist_ok=True)
+    save_state(state, folder / WEIGHTS)
+    write_json(folder / "config.json", config_to_hf(model.config, architecture, dtype))
+
+
+def save_state(state: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors as one safetensors file, atomically, one tensor in memory at a time.
+
+    The format is written here because the library's own writer leaves the file unreadable for others (mode 0600)
+    and cannot write into an open file.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in sorted(state):
+        tensor = state[name]
+        start, end = end, end + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": DTYPE_NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin on a multiple of 8, as readers that map the file expect
+    with atomic_file(path) as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name in sorted(state):
+            flat = state[name].detach().cpu().contiguous().reshape(-1)
+            file.write(memoryview(flat.view(torch.uint8).numpy()))
