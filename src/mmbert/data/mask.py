@@ -1,0 +1,153 @@
+"""Which tokens are hidden, and how: masked language modelling by 80/10/10.
+
+Every token but <bos> and <eos> is chosen with the same probability. Of the chosen, 80 % become <mask>, 10 % a random
+token and 10 % stay; the model predicts all of them. The choice is drawn from a counter-based generator keyed by the
+place of the batch in the run, so it depends neither on ranks nor on threads, and the next epoch of a text gets other
+masks. Draws are whole numbers compared with thresholds, the same on every machine and version.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmbert.data.permute import digest_of
+from mmbert.errors import DataError
+
+_RANGE = 1 << 32
+
+
+class HasVocabulary(Protocol):
+    """What masking asks of a tokenizer."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def pad_id(self) -> int: ...
+    @property
+    def eos_id(self) -> int: ...
+    @property
+    def bos_id(self) -> int: ...
+    @property
+    def unk_id(self) -> int: ...
+    @property
+    def mask_id(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The ids that batches are made with."""
+
+    size: int
+    pad: int
+    eos: int
+    bos: int
+    unk: int
+    mask: int
+
+    @classmethod
+    def of(cls, tokenizer: HasVocabulary) -> Vocabulary:
+        """Of a tokenizer."""
+        t = tokenizer
+        return cls(t.vocab_size, t.pad_id, t.eos_id, t.bos_id, t.unk_id, t.mask_id)
+
+    @cached_property
+    def is_special(self) -> NDArray[np.bool_]:
+        """(size,) True for the five ids that stand for no text."""
+        table = np.zeros(self.size, dtype=np.bool_)
+        table[[self.pad, self.eos, self.bos, self.unk, self.mask]] = True
+        return table
+
+    @cached_property
+    def regular(self) -> NDArray[np.int64]:
+        """The ids that may replace a token."""
+        return np.flatnonzero(~self.is_special)
+
+
+def generator(*key: str | int) -> np.random.Philox:
+    """The source of random bits that belongs to a key, such as (seed, phase, draw, offset, bin)."""
+    return np.random.Philox(key=int.from_bytes(digest_of("mask", *key), "little"))
+
+
+def draw(offsets: NDArray[np.int32], bits: np.random.Philox) -> NDArray[np.uint32]:
+    """(T,) one uniform 32-bit number a token; the highest for <bos> and <eos>, which no rate below 1 chooses.
+
+    Needs the lengths of the sequences only: so each rank counts the labels of all others without their text.
+    """
+    numbers = _uniform(int(offsets[-1]), bits)
+    numbers[offsets[:-1]] = _RANGE - 1
+    numbers[offsets[1:] - 1] = _RANGE - 1
+    return numbers
+
+
+def threshold(rate: float) -> int:
+    """Tokens whose number is below this are chosen."""
+    return min(round(rate * _RANGE), _RANGE - 1)
+
+
+def count_labels(offsets: NDArray[np.int32], rate: float, bits: np.random.Philox) -> int:
+    """How many tokens ``mask`` chooses with the same arguments."""
+    return int(np.count_nonzero(draw(offsets, bits) < threshold(rate)))
+
+
+def mask(
+    ids: NDArray[np.int64], offsets: NDArray[np.int32], rate: float, bits: np.random.Philox, vocabulary: Vocabulary
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Corrupt a packed batch: (ids to show, targets, labels); targets may be empty at a small rate.
+
+    ids      (T,) sequences <bos> text <eos> end to end, left as they are
+    offsets  (S + 1,) where they begin
+    targets  (N,) ascending positions of the chosen tokens; labels (N,) their ids
+    Raises DataError if a special token stands inside a text.
+    """
+    numbers = draw(offsets, bits)
+    targets = np.flatnonzero(numbers < threshold(rate))
+    labels = ids[targets]
+    _check(labels, vocabulary)
+    shown = ids.copy()
+    # The number itself says what becomes of a token: the lowest 80 % of those chosen are hidden, the next 10 % replaced.
+    chosen = numbers[targets]
+    shown[targets[chosen < threshold(0.8 * rate)]] = vocabulary.mask
+    replaced = targets[(chosen >= threshold(0.8 * rate)) & (chosen < threshold(0.9 * rate))]
+    which = (_uniform(len(replaced), bits).astype(np.uint64) * np.uint64(len(vocabulary.regular))) >> np.uint64(32)
+    shown[replaced] = vocabulary.regular[which.astype(np.int64)]
+    return shown, targets, labels
+
+
+def hide(
+    ids: NDArray[np.int64], offsets: NDArray[np.int32], rate: float, bits: np.random.Philox, vocabulary: Vocabulary
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """As ``mask``, for measuring: every chosen token becomes <mask>, and at least one is chosen where there is text."""
+    numbers = draw(offsets, bits)
+    lowest = int(numbers.min(initial=_RANGE - 1))
+    limit = max(threshold(rate), lowest + 1 if lowest < _RANGE - 1 else 0)
+    targets = np.flatnonzero(numbers < limit)
+    labels = ids[targets]
+    _check(labels, vocabulary)
+    shown = ids.copy()
+    shown[targets] = vocabulary.mask
+    return shown, targets, labels
+
+
+def _check(labels: NDArray[np.int64], vocabulary: Vocabulary) -> None:
+    """Text must be free of special ids: ranks count one another's labels from lengths alone."""
+    if not len(labels):
+        return
+    if int(labels.max()) >= vocabulary.size:
+        raise DataError(f"token {int(labels.max())} in the shards is beyond the vocabulary of {vocabulary.size}: prepare again")
+    special = labels[vocabulary.is_special[labels]]
+    if len(special):
+        raise DataError(
+            f"special token {int(special[0])} stands inside a text of the shards: "
+            "the tokenizer needs byte fallback; prepare again with one that has it"
+        )
+
+
+def _uniform(count: int, bits: np.random.Philox) -> NDArray[np.uint32]:
+    """(count,) uniform 32-bit numbers."""
+    raw = bits.random_raw(-(-count // 2))
+    return np.asarray(raw, dtype="<u8").view("<u4")[:count].astype(np.uint32, copy=False)

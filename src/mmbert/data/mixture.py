@@ -1,0 +1,216 @@
+"""The share of every (source, language) in a phase: annealed language learning.
+
+A language with n tokens gets a share in proportion to n ** temperature (1: as it is found; towards 0: all languages
+alike). The phases of a recipe lower the temperature while they add languages. A phase is either
+
+- one pool: the temperature applies to a language's total over all sources, which is then divided by size; or
+- a mixture of sources with fixed budgets (English, code, books, ...), and the temperature applies inside a source.
+
+No language is to be repeated more than ``max_epochs`` times: what it cannot give is spread over the others, in
+proportion, first inside its source. Sizes are tokens of text; the <bos> and <eos> of training sequences come on top,
+so real epochs are a little fewer than those computed here.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mmbert import languages
+from mmbert.errors import ConfigError, DataError
+from mmbert.recipe import Budget, Counts, Phase, Recipe
+
+log = logging.getLogger(__name__)
+
+Sizes = Mapping[tuple[str, str], float]
+"""(source, language) -> tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamShare:
+    """What a phase draws from one stream."""
+
+    source: str
+    language: str
+    tokens: int | None
+    """Tokens there are; None if only relative sizes are known."""
+    share: float
+    """Part of the phase's tokens."""
+    epochs: float | None
+    """How often the stream is gone through; None if its size is not known."""
+    capped: bool
+    """Whether it would have been repeated more often than ``max_epochs``."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The shares of a phase; they add up to 1. Sorted by source and language."""
+
+    streams: tuple[StreamShare, ...]
+    tokens: int
+    """Tokens of the phase."""
+
+    def language_shares(self) -> dict[str, float]:
+        """Share of each language over all sources."""
+        shares: dict[str, float] = defaultdict(float)
+        for stream in self.streams:
+            shares[stream.language] += stream.share
+        return dict(shares)
+
+    @property
+    def capped(self) -> tuple[StreamShare, ...]:
+        """The streams that ``max_epochs`` holds back."""
+        return tuple(stream for stream in self.streams if stream.capped)
+
+
+def mixture(phase: Phase, sizes: Sizes, *, relative: Collection[str] = ()) -> Mixture:
+    """The shares of ``phase`` over streams of the given sizes.
+
+    relative  sources whose sizes are known up to a factor only: they have no epochs and no cap
+    Raises ConfigError if the phase names languages or sources without text, or asks for more than max_epochs allows.
+    """
+    sizes = {stream: size for stream, size in sizes.items() if size > 0}
+    budgets = phase.data.mixture
+    if budgets is not None:
+        sizes = {stream: size for stream, size in sizes.items() if stream[0] in budgets}
+    chosen = choose_languages(phase.data.languages, _by_language(sizes))
+    sizes = {stream: sizes[stream] for stream in sorted(sizes) if stream[1] in chosen}
+    if not sizes:
+        raise DataError("no text for any language of the phase: prepare data for them or change data.languages")
+    most = math.inf if phase.data.max_epochs is None else phase.data.max_epochs
+    per_token = most / phase.tokens if phase.tokens else math.inf  # the largest share a token of text may take
+    if budgets is None:
+        shares, capped = _pool(sizes, phase.data.temperature, math.inf if relative else per_token)
+    else:
+        shares, capped = _budgets(sizes, budgets, phase.data.temperature, per_token, relative)
+    streams = []
+    for (source, language), size in sizes.items():
+        share, known = shares[source, language], source not in relative
+        epochs = share * phase.tokens / size if known else None
+        held = (source, language) in capped
+        streams.append(StreamShare(source, language, int(size) if known else None, share, epochs, held))
+    return Mixture(tuple(streams), phase.tokens)
+
+
+def annealed(sizes: ArrayLike, temperature: float) -> NDArray[np.float64]:
+    """Shares in proportion to size ** temperature (sizes > 0), which add up to 1."""
+    logs = np.log(np.asarray(sizes, dtype=np.float64)) * temperature
+    weights = np.exp(logs - logs.max())
+    return np.asarray(weights / weights.sum())
+
+
+def fill(weights: NDArray[np.float64], limits: NDArray[np.float64], total: float) -> NDArray[np.float64]:
+    """Divide ``total`` in proportion to ``weights`` with no part above its limit.
+
+    Whatever passes its limit is held there and the surplus goes to the rest in proportion, until nothing passes.
+    Raises ValueError if the limits do not hold the total.
+    """
+    if limits.sum() < total * (1 - 1e-12):
+        raise ValueError("the limits hold less than the total")
+    parts = np.zeros_like(weights)
+    free = weights > 0
+    while free.any():
+        rest = total - parts[~free].sum()
+        parts[free] = rest * weights[free] / weights[free].sum()
+        over = free & (parts > limits)
+        if not over.any():
+            break
+        parts[over] = limits[over]
+        free &= ~over
+    return parts
+
+
+def _pool(
+    sizes: Sizes, temperature: float, per_token: float
+) -> tuple[dict[tuple[str, str], float], set[tuple[str, str]]]:
+    """Shares and capped streams when all sources are one pool."""
+    totals = _by_language(sizes)
+    tokens = np.array(list(totals.values()), dtype=np.float64)
+    if tokens.sum() * per_token < 1 - 1e-9:
+        raise _too_long("all data", 1 / per_token, tokens.sum())
+    weights = annealed(tokens, temperature)
+    parts = dict(zip(totals, fill(weights, tokens * per_token, 1.0).tolist(), strict=True))
+    held = {code for code, size in totals.items() if _is_held(parts[code], size * per_token)}
+    shares = {stream: parts[stream[1]] * size / totals[stream[1]] for stream, size in sizes.items()}
+    return shares, {stream for stream in sizes if stream[1] in held}
+
+
+def _budgets(
+    sizes: Sizes, budgets: Mapping[str, Budget], temperature: float, per_token: float, relative: Collection[str]
+) -> tuple[dict[tuple[str, str], float], set[tuple[str, str]]]:
+    """Shares and capped streams when every source has a budget: first over the sources, then inside each."""
+    members: dict[str, list[tuple[str, str]]] = {source: [] for source, budget in budgets.items() if budget.tokens}
+    for stream in sizes:
+        if stream[0] in members:
+            members[stream[0]].append(stream)
+    for source, streams in members.items():
+        if not streams:
+            raise ConfigError(
+                f"data.mixture.{source}: no text in the languages of the phase; remove it or change data.languages"
+            )
+    if not members:
+        raise ConfigError("data.mixture gives every source 0 tokens")
+    limit = {
+        stream: math.inf if stream[0] in relative else sizes[stream] * per_token
+        for streams in members.values() for stream in streams
+    }  # fmt: skip
+    limits = np.array([sum(limit[stream] for stream in streams) for streams in members.values()])
+    if limits.sum() < 1 - 1e-9:
+        raise _too_long("all data of its sources", 1 / per_token, limits.sum() / per_token)
+    budget_tokens = np.array([budgets[source].tokens for source in members], dtype=np.float64)
+    parts = fill(budget_tokens / budget_tokens.sum(), limits, 1.0)
+    shares = dict.fromkeys(sizes, 0.0)
+    for (source, streams), part in zip(members.items(), parts.tolist(), strict=True):
+        own = budgets[source].temperature
+        weights = annealed([sizes[stream] for stream in streams], temperature if own is None else own)
+        filled = fill(weights, np.array([limit[stream] for stream in streams]), part)
+        shares.update(zip(streams, filled.tolist(), strict=True))
+    return shares, {stream for stream in limit if _is_held(shares[stream], limit[stream])}
+
+
+def _is_held(share: float, limit: float) -> bool:
+    return share >= limit * (1 - 1e-9)
+
+
+def _too_long(what: str, allowed: float, tokens: float) -> ConfigError:
+    """The error for a phase that cannot be filled. ``allowed``: tokens of phase per epoch-cap; ``tokens``: there are."""
+    return ConfigError(
+        f"the phase's tokens exceed data.max_epochs times {what}: there are {tokens:,.0f} tokens of text and the phase "
+        f"needs {allowed:,.0f} at that cap; lower the phase's tokens, raise data.max_epochs (null: no cap) or add text"
+    )
+
+
+def _by_language(sizes: Sizes) -> dict[str, float]:
+    totals: dict[str, float] = defaultdict(float)
+    for (_, language), size in sizes.items():
+        totals[language] += size
+    return dict(totals)
+
+
+def choose_languages(wanted: str | int | Sequence[str], totals: Mapping[str, float]) -> set[str]:
+    """The languages of ``totals`` (language -> tokens) that a phase admits.
+
+    ``all``, the so many largest, or codes (``fra`` admits ``fra_Latn``). Raises ConfigError for a code that is no
+    language; languages without text are named in a warning.
+    """
+    if wanted == "all":
+        return set(totals)
+    if isinstance(wanted, int):
+        if wanted < 1:
+            raise ConfigError(f"data.languages is {wanted}: it must admit at least one language")
+        return set(sorted(totals, key=lambda code: (-totals[code], code))[:wanted])
+    codes = [languages.normalise(code) for code in ([wanted] if isinstance(wanted, str) else wanted)]
+    chosen = {code for code in totals if languages.matches(code, codes)}
+    missing = [code for code in codes if not any(languages.matches(have, [code]) for have in chosen)]
+    if missing:
+        some = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
+        log.warning("%d of %d languages of the phase have no text: %s", len(missing), len(codes), some)
+    return chosen

@@ -1,0 +1,136 @@
+"""Filling a step exactly: pieces in the order of the plan, into micro-batches of a fixed number of tokens.
+
+A step has so many bins, one a micro-batch, of the same capacity. Each piece costs its length and 2 (<bos>, <eos>) and
+goes into the bin with the least space that still holds it (best fit). One that fits nowhere is cut: its beginning
+fills the emptiest bin, the rest goes on as a piece of its own. When no bin has room for another part, the step is
+full, and what is left of the last piece begins the next step. So pieces are used up strictly in their order, a
+cursor of two numbers says where a step begins, no token is lost or repeated, and the content of a step depends on
+nothing but the plan and the cursor: rank r of R takes bins r, r + R, ... of the same step.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmbert.data.corpus import Piece
+from mmbert.data.plan import Plan
+
+SMALLEST = 8
+"""No cut makes a part shorter than this, so at most 2 * SMALLEST tokens of a bin stay empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Where a step begins; with the recipe it determines everything that follows. A checkpoint keeps it."""
+
+    draw: int = 0
+    """Position in the plan."""
+    offset: int = 0
+    """Tokens of that draw already used."""
+    step: int = 0
+    """Steps of the phase before this one."""
+    tokens: int = 0
+    """Tokens of the phase before this one, empty places counted: the clock of the schedules."""
+
+    def to_json(self) -> dict[str, int]:
+        """As plain values, for ``Cursor(**values)``."""
+        return asdict(self)
+
+
+Bin = list[Piece]
+"""The pieces of one micro-batch."""
+
+
+class Blocks(Protocol):
+    """What is packed: a Corpus, or anything that gives the pieces of a block."""
+
+    def pieces(self, stream: int, block: int) -> list[Piece]: ...
+
+
+def compose(plan: Plan, corpus: Blocks, cursor: Cursor, bins: int, capacity: int) -> tuple[list[Bin], Cursor]:
+    """The pieces of one step of ``bins`` micro-batches of ``capacity`` tokens, and where the next step begins."""
+    step = _Step(bins, capacity)
+    draw, offset = cursor.draw, cursor.offset
+    for draw, pieces in _drawn(plan, corpus, cursor):
+        used = offset if draw == cursor.draw else 0
+        for piece in pieces:
+            placed = step.place(piece)
+            used += placed
+            if placed < piece.length:
+                return step.bins, Cursor(draw, used, cursor.step + 1, cursor.tokens + bins * capacity)
+    raise AssertionError("a plan has no end")
+
+
+def _drawn(plan: Plan, corpus: Blocks, cursor: Cursor) -> Iterator[tuple[int, list[Piece]]]:
+    """(position, pieces) of each draw from the cursor on; of the first one, what is not used yet."""
+    skip, position = cursor.offset, cursor.draw
+    while True:
+        count = plan.window - position % plan.window
+        streams, blocks, _ = plan.draws(position, count)
+        for stream, block in zip(streams.tolist(), blocks.tolist(), strict=True):
+            pieces = corpus.pieces(stream, block)
+            yield position, _after(pieces, skip) if skip else pieces
+            position, skip = position + 1, 0
+
+
+def _after(pieces: list[Piece], skip: int) -> list[Piece]:
+    """The pieces without their first ``skip`` tokens."""
+    rest: list[Piece] = []
+    for tokens, start, end in pieces:
+        if skip < end - start:
+            rest.append(Piece(tokens, start + skip, end))
+        skip = max(0, skip - (end - start))
+    return rest
+
+
+class _Step:
+    """The bins of a step while they fill."""
+
+    def __init__(self, bins: int, capacity: int) -> None:
+        self.bins: list[Bin] = [[] for _ in range(bins)]
+        self._space = [(capacity, number) for number in range(bins)]  # ascending; best fit is a bisection
+
+    def place(self, piece: Piece) -> int:
+        """Put a piece into the bins, cut if it must be; returns how many of its tokens found room."""
+        tokens, start, end = piece
+        while start < end:
+            fit = bisect_left(self._space, (end - start + 2, -1))
+            if fit < len(self._space):
+                length = end - start
+            else:
+                fit = len(self._space) - 1
+                length = min(self._space[fit][0] - 2, end - start - SMALLEST)
+                if length < SMALLEST:
+                    break
+            space, number = self._space.pop(fit)
+            insort(self._space, (space - length - 2, number))
+            self.bins[number].append(Piece(tokens, start, start + length))
+            start += length
+        return start - piece.start
+
+
+def assemble(pieces: Bin, bos: int, eos: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """(ids, offsets) of the sequences <bos> piece <eos>, end to end: the arrays of a Packed."""
+    offsets = offsets_of(pieces)
+    ids = np.empty(int(offsets[-1]), dtype=np.int64)
+    ids[offsets[:-1]] = bos
+    ids[offsets[1:] - 1] = eos
+    place = 1
+    for tokens, start, end in pieces:
+        stop = place + end - start
+        ids[place:stop] = tokens[start:end]
+        place = stop + 2
+    return ids, offsets
+
+
+def offsets_of(pieces: Bin) -> NDArray[np.int32]:
+    """Where each sequence of a bin begins; the last entry is the number of its tokens."""
+    offsets = np.zeros(len(pieces) + 1, dtype=np.int32)
+    np.cumsum([end - start + 2 for _, start, end in pieces], out=offsets[1:])
+    return offsets
