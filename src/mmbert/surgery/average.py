@@ -1,0 +1,29 @@
+"""The weighted mean of models: of the last checkpoints of a phase, older ones with fading weight.
+
+mmBERT-small is such a mean of the last checkpoints of its Decay-All phase ("exponentially weighted", arXiv 2509.06888).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def fading_weights(count: int, fading: float) -> list[float]:
+    """Weights of ``count`` checkpoints, oldest first, newest heaviest; each is ``fading`` times the next; sum 1."""
+    raw = [fading**age for age in range(count - 1, -1, -1)]
+    return [weight / sum(raw) for weight in raw]
+
+
+def average(variants: Sequence[Tensor], weights: Sequence[float] | None = None) -> Tensor:
+    """Weighted mean of tensors of one shape, in the type of the first.
+
+    Summed in float64, so that the mean of equal tensors is that tensor, bit for bit.
+    """
+    factors = list(weights) if weights is not None else [1.0] * len(variants)
+    total = torch.zeros_like(variants[0], dtype=torch.float64)
+    for variant, factor in zip(variants, factors, strict=True):
+        total += variant.double() * factor
+    return (total / sum(factors)).to(variants[0].dtype)

@@ -1,0 +1,114 @@
+"""Safetensors files read and written in pieces, so that memory does not grow with the model.
+
+The library maps a whole file into memory and writes only what is in memory as a whole. Here it checks the file
+(header, offsets, length); the bytes are then read and written piece by piece with plain file calls.
+Layout: 8 bytes little-endian length of the header, the header (JSON), then the tensors without gaps.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from mmbert.errors import WeightsError
+from mmbert.files import atomic_file
+from mmbert.model.weights import DTYPE_NAMES, WEIGHTS
+
+_DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor of a file: where it lies and what it is."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    offset: int
+    """First byte, from the beginning of the file."""
+
+    @property
+    def numel(self) -> int:
+        return prod(self.shape)
+
+
+class TensorFile:
+    """``folder/model.safetensors``, open for reading in pieces. Raises WeightsError if it is missing or damaged."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        path = folder / WEIGHTS
+        if not path.is_file():
+            raise WeightsError(f"no {WEIGHTS} in {folder}: give the folder of a saved model")
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise WeightsError(f"{path} is not a whole safetensors file ({error}): save the model again") from error
+        self._file = path.open("rb")
+        length = int.from_bytes(self._file.read(8), "little")
+        header = json.loads(self._file.read(length))
+        header.pop("__metadata__", None)
+        unknown = [f"{name} ({entry['dtype']})" for name, entry in header.items() if entry["dtype"] not in _DTYPES]
+        if unknown:
+            raise WeightsError(f"{path}: cannot merge tensors of this type: {unknown[0]}")
+        self.tensors = {
+            name: TensorInfo(name, _DTYPES[e["dtype"]], tuple(e["shape"]), 8 + length + e["data_offsets"][0])
+            for name, e in header.items()
+        }
+
+    def read(self, name: str, start: int, stop: int) -> Tensor:
+        """Entries ``start`` to ``stop`` of the flattened tensor, a copy of its own, in the file's type."""
+        info = self.tensors[name]
+        size = info.dtype.itemsize
+        if stop <= start:
+            return torch.empty(0, dtype=info.dtype)
+        self._file.seek(info.offset + start * size)
+        piece = bytearray((stop - start) * size)
+        if self._file.readinto(piece) != len(piece):
+            raise WeightsError(f"{self.folder / WEIGHTS} ends inside {name}: it was changed while being read")
+        return torch.frombuffer(piece, dtype=info.dtype)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> TensorFile:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+@contextmanager
+def tensor_writer(path: Path, tensors: Sequence[TensorInfo]) -> Iterator[Callable[[Tensor], None]]:
+    """Write a safetensors file whose ``tensors`` come in this order, flattened, in pieces of any size; atomic.
+
+    Wider types must come before narrower ones, so that every tensor is aligned. The file gets the mode of any new
+    file (the library's own writer gives 0600, which no other user could read).
+    """
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for info in tensors:
+        start, end = end, end + info.numel * info.dtype.itemsize
+        header[info.name] = {"dtype": DTYPE_NAMES[info.dtype], "shape": list(info.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    written = 0
+
+    def write(piece: Tensor) -> None:
+        nonlocal written
+        if piece.numel():
+            written += file.write(piece.contiguous().view(torch.uint8).numpy().data)
+
+    with atomic_file(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        yield write
+        assert written == end, f"{written} bytes written of {end}"
