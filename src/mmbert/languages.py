@@ -1,0 +1,175 @@
+"""Codes of languages: one house form, their names and scripts.
+
+The house form is FineWeb2's: ISO 639-3, with the ISO 15924 script where it is known (``fra`` or ``fra_Latn``), and
+``code`` for program code. :func:`normalise` brings other spellings to it: ``fr``, ``pt-BR``, ``sr@latin``,
+``zh_TW`` (-> ``cmn_Hant``). Three-letter codes stay as they are, retired ones too, except codes of macrolanguages
+which that corpus never uses: ``est`` -> ``ekk`` (``languages.tsv``). Names come from langcodes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from mmbert.errors import ConfigError
+
+_COVERS = {"Hani": ("Hans", "Hant"), "Jpan": ("Hira", "Kana", "Hani"), "Kore": ("Hang",)}
+"""Scripts that include others."""
+
+_PLAIN = {"Hans": "Hani", "Hant": "Hani", "Kore": "Hang"}
+"""What FineWeb2 calls the script of a language that langcodes describes more closely."""
+
+_MODIFIERS = {"latin": "Latn", "cyrillic": "Cyrl", "devanagari": "Deva", "arabic": "Arab"}
+"""Scripts as gettext names them: ``sr@latin``."""
+
+
+def normalise(code: str) -> str:
+    """House form of a code. Raises ConfigError, naming the nearest known one, if language or script is unknown."""
+    return _normalise(code)
+
+
+def name(code: str) -> str:
+    """English name of the language; with the script where it is not the usual one: ``Serbian (Latin)``."""
+    code = normalise(code)
+    language, _, writing = code.partition("_")
+    known = _table().get(language, ("", ""))[1]
+    if not known:
+        known = _language(language).language_name().removesuffix(" (individual language)")
+        if known.startswith("Unknown language"):
+            known = language
+    from langcodes.data_dicts import LIKELY_SUBTAGS
+
+    usual_known = _letters()[1].get(language, language) in LIKELY_SUBTAGS
+    if not writing or not usual_known or _same_script(writing, script(language)):
+        return known
+    return f"{known} ({_language(f'und-{writing}').script_name()})"
+
+
+def script(code: str) -> str:
+    """ISO 15924 script of a code: the one it names, else the usual one, which for rare languages is a guess: Latn."""
+    language, _, writing = normalise(code).partition("_")
+    if writing:
+        return writing
+    if language == "code":
+        return "Zyyy"
+    usual = _language(language).maximize().script or "Zyyy"
+    return _PLAIN.get(usual, usual)
+
+
+def matches(code: str, wanted: Collection[str]) -> bool:
+    """Whether ``wanted`` admits ``code``: ``fra`` admits every script, ``cmn_Hani`` also ``cmn_Hans``."""
+    language, _, writing = normalise(code).partition("_")
+    for other in map(normalise, wanted):
+        other_language, _, other_writing = other.partition("_")
+        if other_language == language and (
+            not other_writing or other_writing == writing or writing in _COVERS.get(other_writing, ())
+        ):
+            return True
+    return False
+
+
+@cache
+def _normalise(code: str) -> str:
+    if code.lower() == "code":
+        return "code"
+    spelled, _, modifier = code.partition("@")
+    spelled = spelled.partition(".")[0].replace("_", "-")  # fr_FR.UTF-8
+    if not re.fullmatch(r"[A-Za-z]{2,3}(-([A-Za-z]{2}|[0-9]{3}|[A-Za-z]{4}|[0-9][A-Za-z0-9]{3}|[A-Za-z0-9]{5,8}))*", spelled):
+        raise _unknown(code)
+    language, *rest = spelled.split("-")
+    modern = _language(language.lower(), normalise=True)  # sh is sr-Latn
+    writing = next((part.title() for part in rest if re.fullmatch(r"[A-Za-z]{4}", part)), _MODIFIERS.get(modifier) or modern.script)
+    from langcodes.data_dicts import ALL_SCRIPTS
+
+    if writing is not None and writing not in ALL_SCRIPTS:
+        near = difflib.get_close_matches(writing, sorted(ALL_SCRIPTS), n=1, cutoff=0.5)
+        raise ConfigError(f"unknown script {writing!r} in language code {code!r}" + (f": did you mean {near[0]}?" if near else ""))
+    territory = next((part.upper() for part in rest if re.fullmatch(r"[A-Za-z]{2}|[0-9]{3}", part)), None)
+    alpha3 = _alpha3(language.lower())
+    if alpha3 is None:
+        raise _unknown(code)
+    if writing is None and territory is not None:  # a territory may tell the script: zh-TW, pa-PK, sr-ME
+        here = _language(f"{language}-{territory}").maximize().script
+        writing = here if here != _language(language).maximize().script or language.lower() == "zh" else None
+    house = _table().get(alpha3, ("", ""))[0] or alpha3
+    return house if writing is None else f"{house}_{writing}"
+
+
+def _alpha3(language: str) -> str | None:
+    """ISO 639-3 code of a two- or three-letter one; None if there is no such language."""
+    to_alpha3, _, bibliographic = _letters()
+    if language in _table() or language in to_alpha3.values():
+        return language
+    if language in bibliographic:
+        return to_alpha3[bibliographic[language]]
+    if len(language) == 3:
+        return language if _language(language).is_valid() else None
+    try:
+        modern: str = _language(language, normalise=True).to_alpha3()  # iw -> heb
+    except LookupError:
+        return None
+    return modern
+
+
+def _unknown(code: str) -> ConfigError:
+    """The error for an unknown language, with the nearest code, or the code of a language of that name."""
+    import langcodes
+
+    word = re.split(r"[_\-@]", code)[0].lower()
+    hint = ""
+    if len(word) > 3:
+        try:
+            found = _normalise(langcodes.find(word).language or "")
+            hint = f": did you mean {found} ({name(found)})?"
+        except LookupError:
+            pass
+    for known in [] if hint or len(word) < 2 else _known():
+        near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+        if near:
+            hint = f": did you mean {near[0]} ({name(near[0])})?"
+            break
+    return ConfigError(f"unknown language code {code!r}{hint or '; write ISO 639-3 with a script, such as fra_Latn'}")
+
+
+@cache
+def _known() -> tuple[list[str], list[str]]:
+    """Codes to suggest: the languages that also have two letters, then the others that langcodes can place."""
+    from langcodes.data_dicts import LIKELY_SUBTAGS
+
+    common = sorted({_normalise(code) for code in _letters()[1]})
+    return common, sorted(code for code in LIKELY_SUBTAGS if len(code) == 3 and code != "und")
+
+
+@cache
+def _letters() -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
+    """Two letters -> three, three -> two, and the librarians' three (``ger``) -> two."""
+    from langcodes.data_dicts import LANGUAGE_ALPHA3, LANGUAGE_ALPHA3_BIBLIOGRAPHIC
+
+    return (
+        LANGUAGE_ALPHA3,
+        {three: two for two, three in LANGUAGE_ALPHA3.items()},
+        {three: two for two, three in LANGUAGE_ALPHA3_BIBLIOGRAPHIC.items()},
+    )
+
+
+def _language(code: str, *, normalise: bool = False) -> Any:
+    """langcodes' object. Not normalised by default: that would turn Tagalog into Filipino and Dari into Persian."""
+    import langcodes
+
+    return langcodes.Language.get(_letters()[1].get(code, code), normalize=normalise)
+
+
+@cache
+def _table() -> dict[str, tuple[str, str]]:
+    """Code -> (house form, English name or "") from ``languages.tsv``."""
+    lines = files("mmbert").joinpath("languages.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    rows = [line.split("\t") for line in lines if line and not line.startswith("#")]
+    return {code: (house, english) for code, house, english in rows}
+
+
+def _same_script(one: str, other: str) -> bool:
+    return one == other or _PLAIN.get(one, one) == _PLAIN.get(other, other) or one in _COVERS.get(other, ()) or other in _COVERS.get(one, ())
