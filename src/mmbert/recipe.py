@@ -168,6 +168,8 @@ class Budget(Spec):
     """Weight of the source: its tokens in the published phase. Only the proportion between sources matters."""
     temperature: Share | None = None
     """Exponent over the languages of this source; null: the phase's."""
+    without: tuple[str, ...] = ()
+    """Languages not drawn from this source, since another source of the phase has them (better)."""
     counts: Counts | None = None
     """Sizes for a dry run."""
 

@@ -13,22 +13,23 @@ so real epochs are a little fewer than those computed here.
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mmbert import languages
 from mmbert.errors import ConfigError, DataError
-from mmbert.recipe import Budget, Counts, Phase, Recipe
+from mmbert.recipe import Budget, Phase
 
 log = logging.getLogger(__name__)
+
+CODE = "code"
+"""Program code: a stream like those of languages, but not counted as a language."""
 
 Sizes = Mapping[tuple[str, str], float]
 """(source, language) -> tokens."""
@@ -80,7 +81,11 @@ def mixture(phase: Phase, sizes: Sizes, *, relative: Collection[str] = ()) -> Mi
     sizes = {stream: size for stream, size in sizes.items() if size > 0}
     budgets = phase.data.mixture
     if budgets is not None:
-        sizes = {stream: size for stream, size in sizes.items() if stream[0] in budgets}
+        sizes = {
+            (source, language): size
+            for (source, language), size in sizes.items()
+            if source in budgets and not languages.matches(language, budgets[source].without)
+        }
     chosen = choose_languages(phase.data.languages, _by_language(sizes))
     sizes = {stream: sizes[stream] for stream in sorted(sizes) if stream[1] in chosen}
     if not sizes:
@@ -198,19 +203,28 @@ def _by_language(sizes: Sizes) -> dict[str, float]:
 def choose_languages(wanted: str | int | Sequence[str], totals: Mapping[str, float]) -> set[str]:
     """The languages of ``totals`` (language -> tokens) that a phase admits.
 
-    ``all``, the so many largest, or codes (``fra`` admits ``fra_Latn``). Raises ConfigError for a code that is no
-    language; languages without text are named in a warning.
+    ``all``; the so many largest, with program code on top; or codes (``fra`` admits ``fra_Latn``). Raises ConfigError
+    for a code that is no language; languages without text are named in a warning.
     """
     if wanted == "all":
         return set(totals)
     if isinstance(wanted, int):
         if wanted < 1:
             raise ConfigError(f"data.languages is {wanted}: it must admit at least one language")
-        return set(sorted(totals, key=lambda code: (-totals[code], code))[:wanted])
-    codes = [languages.normalise(code) for code in ([wanted] if isinstance(wanted, str) else wanted)]
-    chosen = {code for code in totals if languages.matches(code, codes)}
-    missing = [code for code in codes if not any(languages.matches(have, [code]) for have in chosen)]
+        by_size = sorted(set(totals) - {CODE}, key=lambda code: (-totals[code], code))
+        return {*by_size[:wanted], *({CODE} & set(totals))}
+    codes: dict[str, list[str]] = defaultdict(list)  # by language without script: lists are long
+    for code in [wanted] if isinstance(wanted, str) else wanted:
+        normal = languages.normalise(code)
+        codes[normal.partition("_")[0]].append(normal)
+    chosen, found = set(), set()
+    for have in totals:
+        admitting = [code for code in codes[languages.normalise(have).partition("_")[0]] if languages.matches(have, [code])]
+        found.update(admitting)
+        if admitting:
+            chosen.add(have)
+    missing = [code for group in codes.values() for code in group if code not in found]
     if missing:
         some = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
-        log.warning("%d of %d languages of the phase have no text: %s", len(missing), len(codes), some)
+        log.warning("%d of the phase's languages have no text: %s", len(missing), some)
     return chosen
