@@ -1,0 +1,72 @@
+"""Sizes of streams that are known without their data, from published tables: for dry runs and for showing a mixture."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from mmbert import languages
+from mmbert.errors import ConfigError
+from mmbert.recipe import Counts, Phase, Source
+
+
+class KnownSizes(NamedTuple):
+    """Sizes as ``mixture`` takes them."""
+
+    sizes: dict[tuple[str, str], float]
+    """(source, language) -> tokens."""
+    relative: frozenset[str]
+    """Sources whose sizes are known up to a factor only."""
+
+
+def counts_sizes(phase: Phase, sources: Mapping[str, Source], folder: Path) -> KnownSizes:
+    """Sizes for the sources of a phase's mixture, from the ``counts`` of its budgets; a source of one language needs none.
+
+    folder  the recipe's, to which the tables' paths are relative
+    Raises ConfigError if a source has neither, or its table cannot be read.
+    """
+    if phase.data.mixture is None:
+        raise ConfigError("sizes are not known without data: the phase has no data.mixture with counts; prepare data first")
+    sizes: dict[tuple[str, str], float] = {}
+    relative = set()
+    for name, budget in phase.data.mixture.items():
+        if budget.counts is not None:
+            table = read_counts(folder, budget.counts)
+            held = [languages.normalise(config) for config in sources[name].configs]  # a source may have fewer than the table
+            for language, size in table.items():
+                if not held or any(languages.matches(config, [language]) for config in held):
+                    sizes[name, language] = size
+            if budget.counts.drawn_at != 1:
+                relative.add(name)
+        elif (language := sources[name].language) is not None:
+            sizes[name, language] = max(budget.tokens, 1)
+            relative.add(name)
+        else:
+            raise ConfigError(f"data.mixture.{name}: sizes are not known without data; give counts, or prepare data first")
+    return KnownSizes(sizes, frozenset(relative))
+
+
+def read_counts(folder: Path, counts: Counts) -> dict[str, float]:
+    """Language -> natural size, from a table of tokens drawn at an exponent; languages with 0 are left out."""
+    path = folder / counts.file
+    if not path.is_file():
+        raise ConfigError(f"no such table of counts: {path}")
+    sizes: dict[str, float] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader((line for line in file if not line.startswith("#")), delimiter="\t")
+        columns = rows.fieldnames or []
+        if "language" not in columns or counts.column not in columns:
+            raise ConfigError(f"{path} has no columns language and {counts.column}; it has {', '.join(columns)}")
+        for number, row in enumerate(rows, start=2):
+            try:
+                count = float(row[counts.column] or 0)
+            except (TypeError, ValueError) as error:
+                raise ConfigError(f"{path}, row {number}: {row[counts.column]!r} is not a count") from error
+            if not math.isfinite(count) or count < 0:
+                raise ConfigError(f"{path}, row {number}: {row[counts.column]!r} is not a count")
+            if count:
+                sizes[row["language"]] = count ** (1 / counts.drawn_at)
+    return sizes
