@@ -4,23 +4,24 @@ On CUDA torch's variable-length flash kernel does everything, window included (`
 
 Elsewhere the encoder lays the documents out from short to long (``AttentionPlan.order``), and then
 
-* **groups**: neighbours of nearly the same length are one call of ``scaled_dot_product_attention``. A document joins a
-  group when padding it costs less than a call of its own; groups of equal lengths are views, nothing is copied.
-  Global layers do this for all documents, local layers for the short ones (with a band in the mask if they need one).
-* **band**: in local layers the long documents are cut into blocks of queries, and each block sees its own keys and half
-  a window on either side: time and memory are O(tokens x window), forward and backward. A mask keeps documents apart.
+* **groups**: documents of one length are one call of ``scaled_dot_product_attention`` over views: nothing is padded,
+  nothing is copied. Global layers do this for all documents. (Padding neighbours of similar length into fewer calls
+  was slower at every degree of padding tried, even for documents of 4 to 60 tokens.)
+* **band**: in local layers documents longer than a block and its window are cut into blocks of queries, each of which
+  sees its own keys and half a window on either side: time and memory are O(tokens x window), forward and backward.
+  A mask keeps documents apart. Shorter documents stay in their groups, with the window in a mask if they need one.
 
 Masks and index tensors are made once per batch and shared by all layers. Attention runs in fp32 on a CPU even under
-bf16 autocast: torch's CPU kernel is slower in bf16 (measured: docs/decisions).
+bf16 autocast, because torch's CPU kernel is slower in bf16.
 
-Shapes: ``T`` tokens, ``H`` heads, ``D`` head dimension, ``n`` documents of a group, ``L`` its padded length,
-``w`` half a window (token i sees j iff |i - j| <= w), ``b`` queries in a block.
+Shapes: ``T`` tokens, ``H`` heads, ``D`` head dimension, ``w`` half a window (token i sees j iff |i - j| <= w).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -30,37 +31,27 @@ from torch import Tensor
 from mmbert.packed import Packed
 
 BLOCK = 64
-"""Queries per block of the band; 64 and 32 are equal in training on the CPUs tried, 128 is slower."""
-LONG = 192
-"""Documents longer than this many tokens take the band in local layers (at least ``window`` + ``BLOCK``)."""
-CALL_COST = 150_000
-"""What one call costs, forward and backward, as padded L x L x H x D: 60 microseconds at the speed of attention."""
+"""Queries per block of the band. 32 and 64 are equal in training, 128 is slower (fp32, H = 6, D = 32 and 64)."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Neighbouring documents attended in one call.
-
-    ``rows`` (n * L,) reads the padded layout from the group's tokens, ``back`` (tokens,) reads it back and ``pads``
-    are the padded positions; None when all lengths are equal. Masks are added to the scores; None when nothing is hidden.
-    """
+    """Neighbouring documents of one length; ``mask`` (1, 1, length, length) is the window, None if it hides nothing."""
 
     documents: int
     length: int
-    tokens: int
-    rows: Tensor | None
-    back: Tensor | None
-    pads: Tensor | None
-    global_mask: Tensor | None
-    local_mask: Tensor | None
+    mask: Tensor | None
+
+    @property
+    def tokens(self) -> int:
+        return self.documents * self.length
 
 
 @dataclass(frozen=True)
 class Band:
-    """The long documents of a local layer: blocks of ``block`` queries, ``mask`` (blocks, 1, block, block + 2 w)."""
+    """The long documents of a local layer, last in the batch; ``mask`` is (blocks, 1, BLOCK, BLOCK + 2 w)."""
 
     tokens: int
-    block: int
     half: int
     mask: Tensor
 
@@ -71,9 +62,11 @@ class AttentionPlan:
 
     order      (T,) the encoder gathers its tokens by it before the first layer; None: as they come
     inverse    (T,) where each token of the batch went; None with ``order``
-    positions  (T,) position of each token (in the plan's order) in its document
+    positions  (T,) position of each token, in the plan's order, in its document
     dtype      of queries, keys and values
-    offsets    (S + 1,) int32 document borders for the CUDA kernel, None elsewhere
+    offsets    (S + 1,) int32, borders of documents for the CUDA kernel; None elsewhere, and then:
+    whole      the groups of a global layer
+    short      the groups of a local layer, and behind them its ``band``
     """
 
     order: Tensor | None
@@ -82,157 +75,106 @@ class AttentionPlan:
     dtype: torch.dtype
     half: int
     longest: int
-    offsets: Tensor | None
-    groups: tuple[Group, ...]
-    short_groups: int
-    band: Band | None
+    offsets: Tensor | None = None
+    whole: tuple[Group, ...] = ()
+    short: tuple[Group, ...] = ()
+    band: Band | None = None
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, *, local: bool) -> Tensor:
-    """Each document attends to itself, whole or (``local``) within half a window: (T, H, D) three times -> (T, H, D)."""
+    """Each document attends to itself, whole or (``local``) within half a window. All (T, H, D), in ``plan.dtype``."""
     if plan.offsets is not None:
-        return _varlen(q, k, v, plan, local=local)
+        return _varlen(q, k, v, plan, plan.offsets, local=local)
     with torch.autocast(q.device.type, enabled=False):  # autocast would send SDPA to the slow bf16 kernel
-        return _grouped(q, k, v, plan, local=local)
+        return _blocked(q, k, v, plan, local=local)
 
 
-def _varlen(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, *, local: bool) -> Tensor:
-    from torch.nn.attention.varlen import varlen_attn  # does not exist on every build of torch
+def _varlen(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, offsets: Tensor, *, local: bool) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn  # compiles nothing, but is absent from some builds
 
     window = (plan.half, plan.half) if local else (-1, -1)
-    out = varlen_attn(q, k, v, plan.offsets, plan.offsets, plan.longest, plan.longest, window_size=window)
-    assert isinstance(out, Tensor)
+    out = varlen_attn(q, k, v, offsets, offsets, plan.longest, plan.longest, window_size=window)
+    assert isinstance(out, Tensor)  # a pair only where the log-sum-exp is asked for
     return out
 
 
-def _grouped(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, *, local: bool) -> Tensor:
-    banded = local and plan.band is not None
-    groups = plan.groups[: plan.short_groups] if banded else plan.groups
-    sizes = [group.tokens for group in groups]
-    if banded and plan.band is not None:
-        sizes.append(plan.band.tokens)
-    if len(sizes) == 1:
-        pieces = [(q, k, v)]
-    else:  # the gradient of split is one cat; that of a slice would be a whole stream of zeros
-        pieces = list(zip(q.split(sizes), k.split(sizes), v.split(sizes), strict=True))
-    outputs = [_attend_group(*piece, group, local=local) for piece, group in zip(pieces, groups, strict=False)]
-    if banded and plan.band is not None:
-        outputs.append(_attend_band(*pieces[-1], plan.band))
+def _blocked(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, *, local: bool) -> Tensor:
+    groups, band = (plan.short, plan.band) if local else (plan.whole, None)
+    sizes = [group.tokens for group in groups] + ([band.tokens] if band else [])
+    # the gradient of a split is one cat; that of as many slices would be as many whole batches of zeros
+    queries, keys, values = (torch.split(x, sizes) for x in (q, k, v))
+    pieces = zip(groups, queries, keys, values, strict=False)
+    outputs = [_attend_group(query, key, value, group) for group, query, key, value in pieces]
+    if band:
+        outputs.append(_attend_band(queries[-1], keys[-1], values[-1], band))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
-def _attend_group(q: Tensor, k: Tensor, v: Tensor, group: Group, *, local: bool) -> Tensor:
-    """(tokens, H, D) -> (tokens, H, D) for the documents of one group."""
-    padded = [x if group.rows is None else _Pad.apply(x, group.rows, group.back) for x in (q, k, v)]  # type: ignore[no-untyped-call]
-    query, key, value = [x.view(group.documents, group.length, *x.shape[1:]).transpose(1, 2) for x in padded]
-    mask = group.local_mask if local else group.global_mask
-    out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    out = out.transpose(1, 2).flatten(0, 1)
-    if group.rows is None:
-        return out
-    unpadded: Tensor = _Unpad.apply(out, group.rows, group.back, group.pads)  # type: ignore[no-untyped-call]
-    return unpadded
+def _attend_group(q: Tensor, k: Tensor, v: Tensor, group: Group) -> Tensor:
+    """(tokens, H, D) -> (tokens, H, D)."""
+    shape = (group.documents, group.length, *q.shape[1:])
+    query, key, value = (x.view(shape).transpose(1, 2) for x in (q, k, v))
+    out = F.scaled_dot_product_attention(query, key, value, attn_mask=group.mask)
+    return out.transpose(1, 2).flatten(0, 1)
 
 
 def _attend_band(q: Tensor, k: Tensor, v: Tensor, band: Band) -> Tensor:
-    """(tokens, H, D) -> (tokens, H, D), each token seeing its own document within half a window."""
-    tokens, heads, width = q.shape
+    """(tokens, H, D) -> (tokens, H, D)."""
     blocks = band.mask.shape[0]
-    query = F.pad(q, (0, 0, 0, 0, 0, blocks * band.block - tokens)) if blocks * band.block > tokens else q
-    query = query.reshape(blocks, band.block, heads, width).transpose(1, 2)
-    key, value = [_Windows.apply(x, blocks, band.block, band.half).transpose(1, 2) for x in (k, v)]  # type: ignore[no-untyped-call]
+    spare = blocks * BLOCK - band.tokens
+    query = F.pad(q, (0, 0, 0, 0, 0, spare)) if spare else q
+    query = query.view(blocks, BLOCK, *q.shape[1:]).transpose(1, 2)
+    key, value = (_Windows.apply(x, blocks, band.half).transpose(1, 2) for x in (k, v))  # type: ignore[no-untyped-call]
     out = F.scaled_dot_product_attention(query, key, value, attn_mask=band.mask)
-    return out.transpose(1, 2).flatten(0, 1)[:tokens]
-
-
-class _Pad(torch.autograd.Function):
-    """Gather rows into the padded layout. Backward gathers too: padding receives no gradient, so nothing need be summed."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, rows: Tensor, back: Tensor) -> Tensor:
-        ctx.save_for_backward(back)
-        return x.index_select(0, rows)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (back,) = ctx.saved_tensors
-        return grad.index_select(0, back), None, None
-
-
-class _Unpad(torch.autograd.Function):
-    """Gather the real rows out of the padded layout; the gradient of padding is zero."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, rows: Tensor, back: Tensor, pads: Tensor) -> Tensor:
-        ctx.save_for_backward(rows, pads)
-        return x.index_select(0, back)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        rows, pads = ctx.saved_tensors
-        return grad.index_select(0, rows).index_fill_(0, pads, 0.0), None, None, None
+    return out.transpose(1, 2).flatten(0, 1)[: band.tokens]
 
 
 class _Windows(torch.autograd.Function):
-    """(tokens, H, D) -> (blocks, b + 2 w, H, D): each block's rows and w rows on either side, zeros beyond the ends.
+    """(tokens, H, D) -> (blocks, BLOCK + 2 w, H, D): each block's rows and w on either side, zeros beyond the ends.
 
-    Forward is one padded copy seen through overlapping strides; backward adds the overlaps slice by slice.
+    Forward is one padded copy seen through overlapping strides; backward adds the overlaps up slice by slice
+    (autograd's own, through as_strided or an index, adds element by element).
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, blocks: int, block: int, half: int) -> Tensor:
-        ctx.shape = (x.shape[0], blocks, block, half)
-        padded = x.new_zeros(blocks * block + 2 * half, *x.shape[1:])
+    def forward(ctx: Any, x: Tensor, blocks: int, half: int) -> Tensor:
+        ctx.tokens, ctx.half = x.shape[0], half
+        padded = x.new_zeros(blocks * BLOCK + 2 * half, *x.shape[1:])
         padded[half : half + x.shape[0]] = x
-        row, head, one = padded.stride()
-        return padded.as_strided((blocks, block + 2 * half, *x.shape[1:]), (block * row, row, head, one))
+        row, *inner = padded.stride()
+        return padded.as_strided((blocks, BLOCK + 2 * half, *x.shape[1:]), (BLOCK * row, row, *inner))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        tokens, blocks, block, half = ctx.shape
-        span = block + 2 * half
-        total = grad.new_zeros((blocks + -(-span // block) - 1) * block, *grad.shape[2:])
-        for start in range(0, span, block):
-            part = grad[:, start : start + block]
-            total[start : start + blocks * block].view(blocks, block, *grad.shape[2:])[:, : part.shape[1]] += part
-        return total[half : half + tokens], None, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        blocks, span = grad.shape[:2]
+        total = grad.new_zeros(blocks + -(-span // BLOCK) - 1, BLOCK, *grad.shape[2:])
+        for shift, start in enumerate(range(0, span, BLOCK)):
+            part = grad[:, start : start + BLOCK]
+            total[shift : shift + blocks, : part.shape[1]] += part
+        return total.flatten(0, 1)[ctx.half : ctx.half + ctx.tokens], None, None
 
 
-def plan_attention(packed: Packed, window: int, heads: int, head_dim: int, dtype: torch.dtype | None = None) -> AttentionPlan:
-    """Plan one batch (torch tensors; the plan lives on their device). ``dtype`` is that of the projections."""
-    device = packed.ids.device
-    lengths = packed.lengths
-    half = window // 2
+def plan_attention(packed: Packed, window: int, dtype: torch.dtype) -> AttentionPlan:
+    """Plan one batch of torch tensors, on their device. ``dtype`` is the one linear layers answer in."""
+    device, lengths, half = packed.ids.device, packed.lengths, window // 2
     if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16):
-        positions = _positions(lengths).to(device)
+        positions = _positions(lengths).to(device, non_blocking=True)
         offsets = packed.offsets.to(torch.int32)
-        return AttentionPlan(None, None, positions, dtype, half, packed.longest, offsets, (), 0, None)
-    ranked = sorted(range(len(lengths)), key=lambda i: lengths[i])
-    order = inverse = None
-    if any(lengths[i] > lengths[i + 1] for i in range(len(lengths) - 1)):
-        starts = packed.offsets.tolist()
-        order = torch.cat([torch.arange(starts[i], starts[i + 1]) for i in ranked])
-        inverse = torch.empty_like(order)
-        inverse[order] = torch.arange(len(order))
-        order, inverse = order.to(device), inverse.to(device)
-    arranged = [lengths[i] for i in ranked]
-    limit = max(LONG, window + BLOCK)
-    short = sum(length <= limit for length in arranged)
-    budget = CALL_COST // (heads * head_dim)
-    short_groups = [_group(part, half, device) for part in _partition(arranged[:short], budget)]
-    long_groups = [_group(part, None, device) for part in _partition(arranged[short:], budget)]
-    band = _band(arranged[short:], half, device) if short < len(arranged) else None
+        return AttentionPlan(None, None, positions, dtype, half, packed.longest, offsets)
+    order, inverse = _by_length(packed, lengths)
+    lengths = sorted(lengths)
+    short = [length for length in lengths if length <= BLOCK + 2 * half]  # a band would show them as many keys, or more
+    long = lengths[len(short) :]
     return AttentionPlan(
         order=order,
         inverse=inverse,
-        positions=_positions(arranged).to(device),
-        dtype=torch.float32 if device.type == "cpu" or dtype is None else dtype,
+        positions=_positions(lengths).to(device),
+        dtype=torch.float32 if device.type == "cpu" else dtype,
         half=half,
         longest=packed.longest,
-        offsets=None,
-        groups=(*short_groups, *long_groups),
-        short_groups=len(short_groups),
-        band=band,
+        whole=tuple(Group(len(list(equal)), length, None) for length, equal in groupby(lengths)),
+        short=tuple(Group(len(list(equal)), length, _window(length, half, device)) for length, equal in groupby(short)),
+        band=_band(long, half, device) if long else None,
     )
 
 
@@ -243,45 +185,29 @@ def _positions(lengths: Sequence[int]) -> Tensor:
     return torch.arange(int(counts.sum())) - starts
 
 
-def _partition(lengths: Sequence[int], budget: int) -> list[Sequence[int]]:
-    """Cut ascending ``lengths`` into groups: a document is padded to L while that costs less than a call, L^2 - l^2 <= budget."""
-    groups: list[Sequence[int]] = []
-    end = len(lengths)
-    while end:
-        longest = lengths[end - 1]
-        start = end - 1
-        while start and longest**2 - lengths[start - 1] ** 2 <= budget:
-            start -= 1
-        groups.append(lengths[start:end])
-        end = start
-    return groups[::-1]
+def _by_length(packed: Packed, lengths: Sequence[int]) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """The permutation of tokens that puts documents in ascending length, and its inverse; None if they are so."""
+    counts = torch.tensor(lengths)
+    ranked, documents = counts.sort(stable=True)
+    if torch.equal(ranked, counts):
+        return None, None
+    starts = torch.repeat_interleave((counts.cumsum(0) - counts)[documents], ranked)
+    order = starts + _positions(ranked.tolist())
+    inverse = torch.empty_like(order)
+    inverse[order] = torch.arange(len(order))
+    return order.to(packed.ids.device), inverse.to(packed.ids.device)
 
 
-def _group(lengths: Sequence[int], half: int | None, device: torch.device) -> Group:
-    """The index tensors and masks of one group; ``half`` None: local layers do not use it."""
-    longest, documents = lengths[-1], len(lengths)
-    where = torch.arange(longest)
-    rows = back = pads = global_mask = local_mask = None
-    seen = torch.ones(1, 1, 1, longest, dtype=torch.bool)
-    if lengths[0] < longest:
-        counts = torch.tensor(lengths)[:, None]
-        real = where < counts
-        starts = torch.cumsum(counts, 0) - counts
-        rows = (starts + torch.minimum(where, counts - 1)).flatten().to(device)
-        back = real.flatten().nonzero().squeeze(1).to(device)
-        pads = (~real).flatten().nonzero().squeeze(1).to(device)
-        seen = real[:, None, None, :]
-        global_mask = _hide(~seen).to(device)
-    local_mask = global_mask
-    if half is not None and longest > half + 1:
-        distance = (where[:, None] - where).abs()
-        # padding sees itself: a query that sees nothing would be NaN
-        local_mask = _hide(~((seen & (distance <= half)) | (distance == 0))).to(device)
-    return Group(documents, longest, sum(lengths), rows, back, pads, global_mask, local_mask)
+def _window(length: int, half: int, device: torch.device) -> Tensor | None:
+    """The mask of a local layer over one short document: (1, 1, length, length)."""
+    if length <= half + 1:
+        return None
+    where = torch.arange(length)
+    return _hide((where[:, None] - where).abs() > half)[None, None].to(device)
 
 
 def _band(lengths: Sequence[int], half: int, device: torch.device) -> Band:
-    """The mask of the band over long documents laid end to end."""
+    """The mask of the band over documents laid end to end."""
     tokens = sum(lengths)
     blocks = -(-tokens // BLOCK)
     document = torch.full((blocks * BLOCK + 2 * half,), -1)
@@ -289,11 +215,10 @@ def _band(lengths: Sequence[int], half: int, device: torch.device) -> Band:
     of_query = document[half : half + blocks * BLOCK].view(blocks, BLOCK, 1)
     of_key = document.unfold(0, BLOCK + 2 * half, BLOCK).unsqueeze(1)
     distance = (torch.arange(BLOCK)[:, None] + half - torch.arange(BLOCK + 2 * half)).abs()
-    # rows beyond the end carry document -1 and see each other, so that no query sees nothing
-    mask = _hide((of_query != of_key) | (distance > half))
-    return Band(tokens, BLOCK, half, mask.unsqueeze(1).to(device))
+    # rows beyond the end are all of document -1 and see each other: a query that sees nothing would be NaN
+    return Band(tokens, half, _hide((of_query != of_key) | (distance > half)).unsqueeze(1).to(device))
 
 
 def _hide(hidden: Tensor) -> Tensor:
-    """0 where seen, minus infinity where hidden: made once, or SDPA would turn a boolean mask into this at every call."""
+    """0 where seen, minus infinity where hidden: what SDPA would make of a boolean mask, at every call."""
     return torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))

@@ -10,7 +10,7 @@ from mmbert.errors import WeightsError
 
 
 class ModelConfig(BaseModel):
-    """Everything that fixes the encoder's function and shape (mmBERT table 8; names of the field where ours differ below).
+    """Everything that fixes the encoder's function and shape (mmBERT table 8).
 
     ``window`` is Hugging Face's ``local_attention``: token i sees j iff |i - j| <= window / 2.
     """
@@ -42,7 +42,9 @@ class ModelConfig(BaseModel):
     @model_validator(mode="after")
     def _shapes(self) -> Self:
         if self.hidden_size % self.num_heads or self.head_dim % 2:
-            raise ValueError(f"hidden_size {self.hidden_size} is not an even multiple of {self.num_heads} heads: RoPE turns pairs")
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not an even multiple of {self.num_heads} heads: RoPE turns pairs"
+            )
         if self.window < 2 or self.global_every < 1:
             raise ValueError("window must be at least 2 and global_every at least 1")
         if self.pad_id >= self.vocab_size:
@@ -66,13 +68,35 @@ class ModelConfig(BaseModel):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "base": dict(vocab_size=256_000, hidden_size=768, intermediate_size=1152, num_layers=22, num_heads=12,
-                 rope_theta=160_000.0, local_rope_theta=160_000.0, attention_out_dropout=0.1),
-    "small": dict(vocab_size=256_000, hidden_size=384, intermediate_size=1152, num_layers=22, num_heads=6,
-                  rope_theta=160_000.0, local_rope_theta=160_000.0, attention_out_dropout=0.1),
-    "nano": dict(vocab_size=8192, hidden_size=192, intermediate_size=384, num_layers=4, num_heads=6,
-                 rope_theta=10_000.0, local_rope_theta=10_000.0, max_context=1024),
-}  # fmt: skip
+    "base": {
+        "vocab_size": 256_000,
+        "hidden_size": 768,
+        "intermediate_size": 1152,
+        "num_layers": 22,
+        "num_heads": 12,
+        "rope_theta": 160_000.0,
+        "local_rope_theta": 160_000.0,
+        "attention_out_dropout": 0.1,
+    },
+    "small": {
+        "vocab_size": 256_000,
+        "hidden_size": 384,
+        "intermediate_size": 1152,
+        "num_layers": 22,
+        "num_heads": 6,
+        "rope_theta": 160_000.0,
+        "local_rope_theta": 160_000.0,
+        "attention_out_dropout": 0.1,
+    },
+    "nano": {
+        "vocab_size": 8192,
+        "hidden_size": 192,
+        "intermediate_size": 384,
+        "num_layers": 4,
+        "num_heads": 6,
+        "max_context": 1024,
+    },
+}
 
 FIXED: dict[str, Any] = {
     "model_type": "modernbert",
@@ -97,7 +121,7 @@ IDS = {
 
 
 def config_from_hf(values: dict[str, Any], where: str = "config.json") -> ModelConfig:
-    """Read a ModernBERT ``config.json``, old form (``global_rope_theta`` ...) or new (``rope_parameters``, ``layer_types``).
+    """Read ModernBERT's ``config.json``, old form (``global_rope_theta``) or new (``rope_parameters``).
 
     Defaults are those of ``transformers``. Raises WeightsError naming what this package would compute differently.
     """
@@ -164,11 +188,14 @@ def _layer_types(layers: int, every: int) -> list[str]:
     return ["sliding_attention" if i % every else "full_attention" for i in range(layers)]
 
 
-def config_to_hf(config: ModelConfig, architecture: str = "ModernBertForMaskedLM", dtype: str = "float32") -> dict[str, Any]:
-    """``config.json`` in both dialects: transformers 5 reads ``rope_parameters``, ``layer_types`` and ``dtype``; transformers 4
-    and text-embeddings-inference read the rest, and without it they fail or silently turn local layers by 10,000.
+def config_to_hf(
+    config: ModelConfig, architecture: str = "ModernBertForMaskedLM", dtype: str = "float32"
+) -> dict[str, Any]:
+    """``config.json`` in both dialects.
 
-    ``cls_token_id`` is <bos>, which is what stands first in a sequence (the released file says <eos>; nothing reads it).
+    transformers 5 reads ``rope_parameters``, ``layer_types`` and ``dtype``; transformers 4 and text-embeddings-inference
+    read the rest, and without it they fail, or silently take 10,000 for the theta of local layers.
+    ``cls_token_id`` is <bos>, which stands first in a sequence (the released file says <eos>; nothing reads it).
     """
     rope = {"full_attention": config.rope_theta, "sliding_attention": config.local_rope_theta}
     return {

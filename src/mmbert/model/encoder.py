@@ -41,7 +41,7 @@ class Encoder(nn.Module):
         return load_encoder(name, revision=revision)
 
     def save(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``model.safetensors`` as ``transformers`` 4 and 5 and servers read a ``ModernBertModel``."""
+        """Write ``config.json`` and ``model.safetensors`` as others read a ``ModernBertModel``."""
         from mmbert.model.weights import save_model
 
         save_model(self, Path(folder))
@@ -54,7 +54,7 @@ class Encoder(nn.Module):
     def run(self, packed: Packed) -> tuple[Tensor, AttentionPlan]:
         """Final hidden states in the plan's order, and the plan: for who needs a few rows only."""
         config = self.config
-        plan = plan_attention(packed, config.window, config.num_heads, config.head_dim, self.compute_dtype(packed))
+        plan = plan_attention(packed, config.window, self.compute_dtype(packed))
         global_turns = angles(plan.positions, config.head_dim, config.rope_theta)
         same = config.local_rope_theta == config.rope_theta
         local_turns = global_turns if same else angles(plan.positions, config.head_dim, config.local_rope_theta)
@@ -76,9 +76,9 @@ class Encoder(nn.Module):
 
 
 def compile_model(model: nn.Module) -> None:
-    """Compile embedding + norm, each layer's norm + MLP, and the head, for any number of tokens; attention stays as it is.
+    """Compile embedding + norm, each layer's norm + MLP, and the head, for any number of tokens.
 
-    In place; names of weights do not change.
+    In place; names of weights do not change, attention stays as it is.
     """
     for module in model.modules():
         if isinstance(module, Embeddings) or getattr(module, "compiles_whole", False):

@@ -87,6 +87,6 @@ class MaskedLM(nn.Module):
         return out
 
     def logits(self, packed: Packed) -> Tensor:
-        """Scores over the vocabulary (N, V) at ``packed.targets``, or (T, V). Training computes them in chunks instead."""
+        """Scores over the vocabulary (N, V) at ``packed.targets``, or (T, V). Training computes them in chunks."""
         out: Tensor = self.decoder(self.features(packed))
         return out

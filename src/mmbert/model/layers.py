@@ -75,7 +75,7 @@ class GeGLU(nn.Module):
 
 
 class Layer(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)). The first layer has no attention norm: the embeddings' was just before."""
+    """x + attention(norm(x)), then x + mlp(norm(x)). Layer 0 has no attention norm: the embeddings' was just before."""
 
     def __init__(self, config: ModelConfig, index: int) -> None:
         super().__init__()

@@ -61,7 +61,10 @@ class _Rotate(torch.autograd.Function):
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
     """Write x turned by the angles into ``out``; both (T, H, D)."""
+    turned = out if out.dtype == torch.float32 else torch.empty_like(out, dtype=torch.float32)
     first, second = x.float().chunk(2, dim=-1)
-    half = first.shape[-1]
-    out[..., :half].copy_(torch.addcmul(first * cos, second, sin, value=-1))
-    out[..., half:].copy_(torch.addcmul(second * cos, first, sin))
+    left, right = turned.chunk(2, dim=-1)
+    torch.mul(first, cos, out=left).addcmul_(second, sin, value=-1)
+    torch.mul(second, cos, out=right).addcmul_(first, sin)
+    if turned is not out:
+        out.copy_(turned)

@@ -1,8 +1,8 @@
 """Folders of weights, in Hugging Face's form, in and out.
 
 Read: ``model.safetensors``, a sharded ``model.safetensors.index.json``, or an old ``pytorch_model.bin`` (tensors only,
-nothing is unpickled); models with the language-model head or without, with the tied decoder stored or not; a folder or a
-name on the hub. Names and shapes must match exactly.
+no other object is unpickled); models with the language-model head or without, with the tied decoder stored or not; a
+folder or a name on the hub. Names and shapes must match exactly.
 Written: ``config.json`` in both dialects and ``model.safetensors`` without a second copy of the tied matrix.
 """
 
@@ -49,16 +49,20 @@ def model_folder(name: str | Path, *, revision: str | None = None) -> Path:
     if folder.exists() or len(folder.parts) != 2 or str(name).startswith((".", "/", "~")):
         raise WeightsError(f"no such model folder: {name} (a hub name looks like jhu-clsp/mmBERT-base)")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     patterns = ["*.json", "*.safetensors"]
     try:
         found = Path(snapshot_download(str(name), revision=revision, allow_patterns=patterns))
         if not any(found.glob("*.safetensors")):
-            found = Path(snapshot_download(str(name), revision=revision, allow_patterns=["*.json", "pytorch_model.bin"]))
+            found = Path(
+                snapshot_download(str(name), revision=revision, allow_patterns=["*.json", "pytorch_model.bin"])
+            )
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, HFValidationError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise WeightsError(f"no folder {name} here, and the hub did not give it ({type(error).__name__}: {reason})") from error
+        raise WeightsError(
+            f"no folder {name} here, and the hub did not give it ({type(error).__name__}: {reason})"
+        ) from error
     return found
 
 
@@ -77,7 +81,7 @@ def load_config(folder: str | Path) -> ModelConfig:
 
 
 def load_state(folder: str | Path) -> dict[str, Tensor]:
-    """All tensors of a folder by name, as stored. Raises WeightsError if a file is missing, cut short or not what it says."""
+    """All tensors of a folder by name, as stored. Raises WeightsError if a file is missing, cut short or corrupt."""
     folder = Path(folder)
     index = folder / f"{WEIGHTS}.index.json"
     if (folder / WEIGHTS).is_file():
@@ -122,7 +126,7 @@ def load_masked_lm(name: str | Path, *, revision: str | None = None) -> MaskedLM
     folder = model_folder(name, revision=revision)
     config, state = load_config(folder), load_state(folder)
     if not any(key.startswith(("head.", "decoder.")) for key in state):
-        raise WeightsError(f"{folder} holds an encoder without a language-model head: use Encoder.load, or the masked model")
+        raise WeightsError(f"{folder} holds an encoder without a language-model head: use Encoder.load")
     stored = state.pop(TIED, None)
     if stored is not None and EMBEDDING in state and not torch.equal(stored, state[EMBEDDING]):
         raise WeightsError(f"{folder}: {TIED} differs from the token embedding; untied decoders are not supported")
@@ -148,16 +152,18 @@ def load_encoder(name: str | Path, *, revision: str | None = None) -> Encoder:
 
 
 def _fill(model: nn.Module, state: Mapping[str, Tensor], where: str, skip: set[str]) -> None:
-    """Give a model built on the meta device its weights, as fp32 copies of its own. Names and shapes must match exactly."""
+    """Give a model built on the meta device its weights, as fp32 copies. Names and shapes must match exactly."""
     wanted = {name: value.shape for name, value in model.state_dict().items() if name not in skip}
     problems = []
     for label, names in (("missing", wanted.keys() - state.keys()), ("unexpected", state.keys() - wanted.keys())):
         if names:
             listed = sorted(names)
             problems.append(f"{len(listed)} {label}: {', '.join(listed[:3])}{', ...' if len(listed) > 3 else ''}")
-    for name in sorted(wanted.keys() & state.keys()):
-        if state[name].shape != wanted[name]:
-            problems.append(f"{name} is {tuple(state[name].shape)}, config.json says {tuple(wanted[name])}")
+    problems += [
+        f"{name} is {tuple(state[name].shape)}, config.json says {tuple(wanted[name])}"
+        for name in sorted(wanted.keys() & state.keys())
+        if state[name].shape != wanted[name]
+    ]
     if problems:
         raise WeightsError(f"weights of {where} do not fit its config.json: {'; '.join(problems[:5])}")
     for name in wanted:
@@ -197,4 +203,4 @@ def save_state(state: Mapping[str, Tensor], path: Path) -> None:
         file.write(struct.pack("<Q", len(text)) + text)
         for name in sorted(state):
             flat = state[name].detach().cpu().contiguous().reshape(-1)
-            file.write(memoryview(flat.view(torch.uint8).numpy()))
+            file.write(flat.view(torch.uint8).numpy().data)

@@ -1,0 +1,131 @@
+"""How large a model is and what a token costs, by arithmetic alone (no torch).
+
+Letters: h hidden size, I intermediate size, V vocabulary, N layers, H heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mmbert.model.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Numbers of weights. mmBERT base: 306,939,648, 110,331,648 and 307,786,240 in the order below."""
+
+    encoder: int
+    """Embedding, layers and norms."""
+    without_embeddings: int
+    """The encoder but for its V x h token embedding."""
+    masked_lm: int
+    """The encoder with head and decoder bias; the decoder's matrix is the embedding."""
+
+
+def parameters(config: ModelConfig) -> Parameters:
+    """Count the weights of a shape."""
+    h = config.hidden_size
+    norms = (
+        1 + (config.num_layers - 1) + config.num_layers + 1
+    ) * h  # embedding, attention but for layer 0, MLP, final
+    inner = config.num_layers * layer_matrices(config) + norms
+    encoder = inner + config.vocab_size * h
+    return Parameters(encoder, inner, encoder + h * h + h + config.vocab_size)
+
+
+def layer_matrices(config: ModelConfig) -> int:
+    """Weights of one layer's four matrices: Wqkv 3 h^2, Wo h^2, Wi 2 I h, Wo I h."""
+    h = config.hidden_size
+    return 4 * h * h + 3 * config.intermediate_size * h
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Floating-point operations per token; a multiplication with its addition is two."""
+
+    forward: float
+    training: float
+
+
+def flops_per_token(
+    config: ModelConfig, length: float, *, mask_rate: float = 0.0, checkpointing: bool = False
+) -> Flops:
+    """Matrix products and exact attention for documents of ``length`` tokens.
+
+    ``mask_rate`` is the part of tokens that reach head and decoder; 0 is the encoder alone. Training is three forwards,
+    and with checkpointing the layers are computed once more. Where lengths vary, global attention grows with their
+    mean square: pass sum(length^2) / sum(length).
+    """
+    h = config.hidden_size
+    keys = sum(
+        length if config.is_global(i) else seen_in_window(length, config.window) for i in range(config.num_layers)
+    )
+    layers = 2.0 * config.num_layers * layer_matrices(config) + 4.0 * h * keys
+    head = mask_rate * 2.0 * (h * h + h * config.vocab_size)
+    return Flops(layers + head, 3 * (layers + head) + (layers if checkpointing else 0.0))
+
+
+def seen_in_window(length: float, window: int) -> float:
+    """Tokens that a token of a local layer sees, on average over a document: window + 1 less what the ends cut off."""
+    half = window // 2
+    if length - 1 <= half:
+        return length
+    one_side = half * (half + 1) / 2 + (length - 1 - half) * half  # sum of min(i, half) over i < length
+    return 1 + 2 * one_side / length
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes on one device that holds the whole model."""
+
+    weights: int
+    gradients: int
+    moments: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.moments + self.activations
+
+
+def training_memory(
+    config: ModelConfig,
+    *,
+    tokens: int,
+    mask_rate: float,
+    precision: Literal["bf16", "fp32"] = "bf16",
+    checkpointing: bool = False,
+    device: Literal["cuda", "cpu"] = "cuda",
+    loss_rows: int = 1024,
+) -> TrainingMemory:
+    """Estimate for a micro-batch of ``tokens``: fp32 weights, gradients and two moments, and what backward needs.
+
+    ``loss_rows`` is how many rows of logits exist at a time. Allocator slack and the framework itself are not counted.
+    """
+    number = parameters(config).masked_lm
+    linear = 2 if precision == "bf16" else 4
+    copies = config.num_layers * layer_matrices(config) * linear if precision == "bf16" else 0
+    h = config.hidden_size
+    per_layer = activation_bytes(config, precision=precision, device=device)
+    layers = (config.num_layers * 4 * h + per_layer) if checkpointing else config.num_layers * per_layer
+    ends = 8 * h + 4 * h  # ids and embedding norm, final norm
+    head = mask_rate * h * (4 + 3 * linear + 4)
+    loss = 2 * min(loss_rows, tokens) * config.vocab_size * 4
+    return TrainingMemory(
+        weights=4 * number + copies,
+        gradients=4 * number,
+        moments=8 * number,
+        activations=int(tokens * (layers + ends + head)) + loss,
+    )
+
+
+def activation_bytes(config: ModelConfig, *, precision: Literal["bf16", "fp32"], device: Literal["cuda", "cpu"]) -> int:
+    """Bytes one layer keeps per token for backward."""
+    h, linear = config.hidden_size, 2 if precision == "bf16" else 4
+    attention = 4 if device == "cpu" else linear
+    norms = 2 * (4 * h + linear * h + 8)  # input in fp32, output as the next matrix takes it, mean and deviation
+    heads = 4 * attention * h + 4 * config.num_heads + linear * h  # q, k, v, output, log-sum-exp; output as Wo takes it
+    mlp = 4 * linear * config.intermediate_size  # both branches, gelu of the first, their product
+    dropout = h if config.attention_out_dropout else 0
+    return norms + heads + mlp + dropout
