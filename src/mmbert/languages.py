@@ -78,16 +78,22 @@ def _normalise(code: str) -> str:
         return "code"
     spelled, _, modifier = code.partition("@")
     spelled = spelled.partition(".")[0].replace("_", "-")  # fr_FR.UTF-8
-    if not re.fullmatch(r"[A-Za-z]{2,3}(-([A-Za-z]{2}|[0-9]{3}|[A-Za-z]{4}|[0-9][A-Za-z0-9]{3}|[A-Za-z0-9]{5,8}))*", spelled):
+    if not re.fullmatch(
+        r"[A-Za-z]{2,3}(-([A-Za-z]{2}|[0-9]{3}|[A-Za-z]{4}|[0-9][A-Za-z0-9]{3}|[A-Za-z0-9]{5,8}))*", spelled
+    ):
         raise _unknown(code)
     language, *rest = spelled.split("-")
-    modern = _language(language.lower(), normalise=True)  # sh is sr-Latn
-    writing = next((part.title() for part in rest if re.fullmatch(r"[A-Za-z]{4}", part)), _MODIFIERS.get(modifier) or modern.script)
+    implied = _language(language.lower(), normalise=True).script if len(language) == 2 else None  # sh is sr-Latn
+    writing = next(
+        (part.title() for part in rest if re.fullmatch(r"[A-Za-z]{4}", part)), _MODIFIERS.get(modifier, implied)
+    )
     from langcodes.data_dicts import ALL_SCRIPTS
 
     if writing is not None and writing not in ALL_SCRIPTS:
         near = difflib.get_close_matches(writing, sorted(ALL_SCRIPTS), n=1, cutoff=0.5)
-        raise ConfigError(f"unknown script {writing!r} in language code {code!r}" + (f": did you mean {near[0]}?" if near else ""))
+        raise ConfigError(
+            f"unknown script {writing!r} in language code {code!r}" + (f": did you mean {near[0]}?" if near else "")
+        )
     territory = next((part.upper() for part in rest if re.fullmatch(r"[A-Za-z]{2}|[0-9]{3}", part)), None)
     alpha3 = _alpha3(language.lower())
     if alpha3 is None:
@@ -172,4 +178,9 @@ def _table() -> dict[str, tuple[str, str]]:
 
 
 def _same_script(one: str, other: str) -> bool:
-    return one == other or _PLAIN.get(one, one) == _PLAIN.get(other, other) or one in _COVERS.get(other, ()) or other in _COVERS.get(one, ())
+    return (
+        one == other
+        or _PLAIN.get(one, one) == _PLAIN.get(other, other)
+        or one in _COVERS.get(other, ())
+        or other in _COVERS.get(one, ())
+    )

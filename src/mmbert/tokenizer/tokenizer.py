@@ -1,0 +1,319 @@
+"""Text to tokens and back, by a ``tokenizer.json`` of any make.
+
+A tokenizer knows three forms of text:
+
+- :meth:`Tokenizer.encode_batch`, bare: what shards hold. ``<mask>`` in a corpus is six characters, not a mask;
+- :meth:`Tokenizer.encode` and :meth:`Tokenizer.pack`: ``<bos> text <eos>``, what the model reads;
+- with ``specials=True``, the same where special strings in the text are special tokens: ``"Paris is <mask>."``.
+
+What is lossless. Tokenizers trained here keep the space as a space, so that ``decode(encode(text)) == text`` for all
+of Unicode. Gemma 2's own form and the Metaspace form of the released mmBERT write a space as U+2581 and therefore
+read a U+2581 of the text as a space; Metaspace also puts a space before the text, which decoding takes away together
+with a space that was there. This is in their files and stays as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tokenizers
+from tokenizers.processors import TemplateProcessing
+
+from mmbert.errors import TokenizerError
+from mmbert.files import write_json, write_text
+from mmbert.packed import Packed
+
+SPACE = "\u2581"
+"""How SentencePiece writes a space."""
+
+BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+"""How byte fallback writes a byte."""
+
+SPECIALS = {"pad": "<pad>", "eos": "<eos>", "bos": "<bos>", "unk": "<unk>", "mask": "<mask>"}
+"""Role -> content. ``<bos>`` also stands for CLS and ``<eos>`` for SEP."""
+
+_CHUNK = 2048
+"""Texts handed to Rust at once: enough for all threads, little memory for what it returns."""
+
+
+class _Ids(NamedTuple):
+    pad: int
+    eos: int
+    bos: int
+    unk: int
+    mask: int
+
+
+class Tokenizer:
+    """A tokenizer with ``<pad> <eos> <bos> <unk> <mask>``. Made by :meth:`load` or ``train_tokenizer``."""
+
+    def __init__(self, content: str, origin: str) -> None:
+        """Read the text of a ``tokenizer.json``. ``origin`` names it in errors. Raises TokenizerError."""
+        self.origin = origin
+        try:
+            self._values: dict[str, Any] = json.loads(content)
+            self._marked = tokenizers.Tokenizer.from_str(content)
+        except Exception as error:  # the Rust library raises bare Exception for whatever it cannot read
+            raise TokenizerError(f"{origin} is not a tokenizer.json: {_line(error)}") from error
+        ids = {role: self._marked.token_to_id(token) for role, token in SPECIALS.items()}
+        missing = [SPECIALS[role] for role, index in ids.items() if index is None]
+        if missing:
+            raise TokenizerError(f"{origin} has no {', '.join(missing)}: mmBERT needs {' '.join(SPECIALS.values())}")
+        self._ids = _Ids(**ids)
+        self._marked.no_truncation()
+        self._marked.no_padding()
+        self._marked.post_processor = TemplateProcessing(
+            single="<bos> $A <eos>",
+            pair="<bos> $A <eos> $B <eos>",
+            special_tokens=[("<bos>", self._ids.bos), ("<eos>", self._ids.eos)],
+        )
+
+    @classmethod
+    def load(cls, name: str | Path, revision: str | None = None) -> Tokenizer:
+        """A folder with a ``tokenizer.json``, such a file, or a repository of the hub at ``revision``.
+
+        Raises TokenizerError if there is none, it cannot be read, or it lacks a special token.
+        """
+        path = Path(name)
+        if path.is_dir():
+            path = path / "tokenizer.json"
+        if not path.is_file():
+            path = _download(str(name), revision)
+        try:
+            content = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise TokenizerError(f"cannot read {path}: {_line(error)}") from error
+        return cls(content, str(path))
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, added tokens included: one more than the largest."""
+        return self._vocab_size
+
+    @cached_property
+    def _vocab_size(self) -> int:
+        return max(self._marked.get_vocab(with_added_tokens=True).values()) + 1
+
+    @property
+    def pad_id(self) -> int:
+        return self._ids.pad
+
+    @property
+    def eos_id(self) -> int:
+        return self._ids.eos
+
+    @property
+    def bos_id(self) -> int:
+        return self._ids.bos
+
+    @property
+    def unk_id(self) -> int:
+        return self._ids.unk
+
+    @property
+    def mask_id(self) -> int:
+        return self._ids.mask
+
+    @cached_property
+    def special_ids(self) -> tuple[int, ...]:
+        """Ids that stand for no text: the five, and what else the file marks as special. Ascending."""
+        return tuple(sorted({*self._ids, *(t["id"] for t in self._values.get("added_tokens", ()) if t.get("special"))}))
+
+    @cached_property
+    def byte_ids(self) -> tuple[int, ...]:
+        """Ids of the tokens <0x00> .. <0xFF>, in this order; empty without byte fallback."""
+        ids = [self._marked.token_to_id(f"<0x{byte:02X}>") for byte in range(256)]
+        return () if None in ids else tuple(index for index in ids if index is not None)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with anything that changes ids: model, normaliser, splitting, added tokens.
+
+        False and null count as absent, so that the same tokenizer written by a newer library keeps its fingerprint.
+        """
+        values = json.loads(self._marked.to_str())
+        parts = {key: _bare(values.get(key)) for key in ("model", "normalizer", "pre_tokenizer", "added_tokens")}
+        text = json.dumps(parts, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @cached_property
+    def _plain(self) -> Any:
+        """The same tokenizer, blind to special strings in text (Gemma's file does not mark <mask> as special)."""
+        values = dict(self._values, truncation=None, padding=None, post_processor=None)
+        values["added_tokens"] = [
+            dict(token, special=token.get("special") or token["content"] in SPECIALS.values())
+            for token in values.get("added_tokens", ())
+        ]
+        plain = tokenizers.Tokenizer.from_str(json.dumps(values))
+        plain.encode_special_tokens = True
+        return plain
+
+    def encode_batch(self, texts: Sequence[str], *, specials: bool = False) -> list[np.ndarray]:
+        """Ids of each text, uint32, without <bos> and <eos>. All cores work; Python's lock is free meanwhile.
+
+        specials  read special strings in the text as special tokens
+
+        Raises TokenizerError, naming the place in the list, for what is not text or holds a lone surrogate.
+        """
+        rust = self._marked if specials else self._plain
+        rows: list[np.ndarray] = []
+        for start in range(0, len(texts), _CHUNK):
+            chunk = list(texts[start : start + _CHUNK])
+            try:
+                encodings = rust.encode_batch_fast(chunk, add_special_tokens=False)
+            except Exception as error:
+                raise _unreadable(chunk, start, error) from error
+            rows.extend(np.array(encoding.ids, dtype=np.uint32) for encoding in encodings)
+        return rows
+
+    def encode(self, text: str, *, specials: bool = False) -> list[int]:
+        """``<bos> text <eos>``. Raises TokenizerError as :meth:`encode_batch` does."""
+        return [self.bos_id, *self.encode_batch([text], specials=specials)[0].tolist(), self.eos_id]
+
+    def pack(self, texts: Sequence[str], max_tokens: int | None = None, *, specials: bool = False) -> Packed:
+        """The texts as one batch, each ``<bos> text <eos>``.
+
+        max_tokens  longest sequence, ends included; longer texts are cut
+        Raises TokenizerError for no texts, or as :meth:`encode_batch` does.
+        """
+        if isinstance(texts, str) or not texts:
+            raise TokenizerError("pack needs a list of at least one text")
+        if max_tokens is not None and max_tokens < 2:
+            raise TokenizerError(f"max_tokens is {max_tokens}: <bos> and <eos> alone are 2")
+        rows = self.encode_batch(texts, specials=specials)
+        longest = None if max_tokens is None else max_tokens - 2
+        bos, eos = np.array([self.bos_id], np.uint32), np.array([self.eos_id], np.uint32)
+        return Packed.from_lists([np.concatenate([bos, row[:longest], eos]) for row in rows])
+
+    def decode(self, ids: Iterable[int], *, specials: bool = False) -> str:
+        """Text of ids; ``specials`` keeps special tokens in it. Broken characters become U+FFFD.
+
+        Raises TokenizerError for an id that is not in the vocabulary.
+        """
+        numbers = [int(index) for index in ids]
+        wrong = next((index for index in numbers if not 0 <= index < self.vocab_size), None)
+        if wrong is not None:
+            raise TokenizerError(f"id {wrong} is not in the vocabulary of {self.origin} (0 to {self.vocab_size - 1})")
+        if not specials:
+            hidden = set(self._ids)
+            numbers = [index for index in numbers if index not in hidden]
+        text: str = self._marked.decode(numbers, skip_special_tokens=not specials)
+        return text
+
+    def id_to_token(self, index: int) -> str | None:
+        """The token as the file writes it (``▁Paris``, ``<0xE2>``); None for an id without one."""
+        token: str | None = self._marked.id_to_token(int(index))
+        return token
+
+    def token_bytes(self) -> np.ndarray:
+        """(V,) int64: UTF-8 bytes of the text each token stands for: a byte token 1, a special token 0.
+
+        Summed over a text's tokens this is the text's length in bytes; one more where the file puts a space before it.
+        """
+        counts = np.zeros(self.vocab_size, dtype=np.int64)
+        byte_level = "ByteLevel" in json.dumps([self._values.get("pre_tokenizer"), self._values.get("normalizer")])
+        specials, byte_ids = set(self.special_ids), set(self.byte_ids)
+        added = {token["id"] for token in self._values.get("added_tokens", ())}
+        for token, index in self._marked.get_vocab(with_added_tokens=True).items():
+            if index in specials:
+                continue
+            if index in byte_ids or (byte_level and index not in added):
+                counts[index] = 1 if index in byte_ids else len(token)  # byte level: a character is a byte
+            else:
+                counts[index] = len((token.replace(SPACE, " ") if self._marks_spaces else token).encode())
+        return counts
+
+    @cached_property
+    def _marks_spaces(self) -> bool:
+        """Whether U+2581 in a token is a space."""
+        parts = [self._values.get("normalizer"), self._values.get("pre_tokenizer")]
+        return SPACE in json.dumps(parts, ensure_ascii=False)
+
+    def save(self, folder: Path, *, max_tokens: int = 8192) -> None:
+        """Write ``tokenizer.json``, ``tokenizer_config.json`` and ``special_tokens_map.json`` for Hugging Face readers.
+
+        The class is named PreTrainedTokenizerFast, which transformers 4 and 5 both know, and loads the same ids as
+        :meth:`encode` gives. ``max_tokens``: the model's longest sequence.
+        """
+        folder = Path(folder)
+        write_text(folder / "tokenizer.json", self._marked.to_str(pretty=True) + "\n")
+        roles = {f"{role}_token": token for role, token in SPECIALS.items()}
+        roles |= {"cls_token": SPECIALS["bos"], "sep_token": SPECIALS["eos"]}
+        flags = {token["content"]: token for token in self._values.get("added_tokens", ())}
+        config: dict[str, Any] = {
+            "added_tokens_decoder": {
+                str(self._marked.token_to_id(token)): {
+                    "content": token,
+                    **{
+                        flag: bool(flags.get(token, {}).get(flag))
+                        for flag in ("lstrip", "normalized", "rstrip", "single_word")
+                    },
+                    "special": True,
+                }
+                for token in SPECIALS.values()
+            },
+            **roles,
+            "clean_up_tokenization_spaces": False,
+            "model_input_names": ["input_ids", "attention_mask"],
+            "model_max_length": max_tokens,
+            "padding_side": "right",
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "truncation_side": "right",
+        }
+        write_json(folder / "tokenizer_config.json", config)
+        write_json(folder / "special_tokens_map.json", roles)
+
+
+def _download(name: str, revision: str | None) -> Path:
+    """``tokenizer.json`` of a hub repository. Raises TokenizerError."""
+    here = Path(name)
+    if (
+        not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name)
+        or name.startswith(".")
+        or (here.exists() or here.parent.name)
+        and here.parent.is_dir()
+    ):
+        raise TokenizerError(
+            f"no tokenizer at {name}: expected a folder with tokenizer.json, such a file, or a hub name"
+        )
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(name, "tokenizer.json", revision=revision))
+    except (OSError, ValueError) as error:  # the hub's own errors are OSErrors, those of names ValueErrors
+        raise TokenizerError(f"no tokenizer at {name}: not a folder here, and the hub says: {_line(error)}") from error
+
+
+def _bare(value: Any) -> Any:
+    """A value without what is false or null, at any depth."""
+    if isinstance(value, dict):
+        return {key: _bare(inner) for key, inner in value.items() if inner is not None and inner is not False}
+    if isinstance(value, list):
+        return [_bare(inner) for inner in value]
+    return value
+
+
+def _unreadable(texts: Sequence[Any], start: int, error: Exception) -> TokenizerError:
+    """What is wrong with the first text that cannot be encoded."""
+    for number, text in enumerate(texts, start):
+        if not isinstance(text, str):
+            return TokenizerError(f"text {number} is {type(text).__name__}, not str")
+        try:
+            text.encode()
+        except UnicodeEncodeError as fault:
+            return TokenizerError(
+                f"text {number} holds a lone surrogate at character {fault.start}: decode it as UTF-8 first"
+            )
+    return TokenizerError(f"cannot encode: {_line(error)}")
+
+
+def _line(error: Exception) -> str:
+    """An error in one line, without advice that spans more."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
