@@ -22,7 +22,7 @@ PARTIAL = ".partial"
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Open ``path`` for binary writing; it appears, complete, only when the block ends without an error."""
     partial = path.with_name(path.name + PARTIAL)
-    with _disk_errors(path):
+    with disk_errors(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as file:
@@ -43,7 +43,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     A folder already at ``path`` is replaced, and is there until the new one is complete.
     """
     partial = path.with_name(path.name + PARTIAL)
-    with _disk_errors(path):
+    with disk_errors(path):
         shutil.rmtree(partial, ignore_errors=True)
         try:
             partial.mkdir(parents=True)
@@ -67,7 +67,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
     """Say in one line what a full disk or a missing permission means for the user."""
     try:
         yield
