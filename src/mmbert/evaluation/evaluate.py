@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from mmbert.data.heldout import heldout_batches
+from mmbert.data.mask import Vocabulary
 from mmbert.data.prepare import heldout_texts
 from mmbert.errors import ConfigError, DataError
 from mmbert.evaluation.fill_mask import MaskedSentence, choose_sentences, fill
@@ -40,7 +41,7 @@ class Exam:
     """What every model of a run is asked; ``fingerprint`` changes with any part of it."""
 
     tokenizer: Tokenizer
-    batches: Mapping[str, Sequence[Packed]]
+    batches: Mapping[str, Packed]
     pairs: Mapping[str, Sequence[Pair]]
     sentences: Sequence[MaskedSentence]
     options: Evaluation
@@ -55,11 +56,15 @@ def set_exam(recipe: Recipe, data: Path, tokenizer: Tokenizer) -> Exam:
     options = recipe.evaluation
     texts = heldout_texts(data)
     if not texts:
-        raise DataError(f"{data} holds no held-out text: raise cleaning.holdout, or give sources a heldout path, and prepare again")
+        raise DataError(
+            f"{data} holds no held-out text: raise cleaning.holdout, or give sources a heldout path, and prepare again"
+        )
     batches = heldout_batches(tokenizer, texts, options, recipe.seed)
     pairs = _pairs(options, data)
     sentences = choose_sentences(texts, tokenizer, seed=recipe.seed)
-    return Exam(tokenizer, batches, pairs, sentences, options, _fingerprint(tokenizer, batches, pairs, sentences, options))
+    return Exam(
+        tokenizer, batches, pairs, sentences, options, _fingerprint(tokenizer, batches, pairs, sentences, options)
+    )
 
 
 def evaluate_baseline(exam: Exam, shards: Path, out: Path) -> Baseline:
@@ -68,7 +73,8 @@ def evaluate_baseline(exam: Exam, shards: Path, out: Path) -> Baseline:
     training_text = sha256(shards / "manifest.json")[:16]
     found = read_current(Baseline, path, exam=exam.fingerprint, training_text=training_text)
     if found is None:
-        losses = evaluate_unigram(shards, exam.batches, exam.tokenizer.token_bytes(), regular_tokens(exam.tokenizer))
+        regular = ~Vocabulary.of(exam.tokenizer).is_special
+        losses = evaluate_unigram(shards, exam.batches, exam.tokenizer.token_bytes(), regular)
         found = Baseline(exam=exam.fingerprint, training_text=training_text, losses=losses)
         save(found, path)
     return found
@@ -108,11 +114,6 @@ def evaluate_model(
     return result
 
 
-def regular_tokens(tokenizer: Tokenizer) -> np.ndarray:
-    """(V,) bool: tokens that stand for text and so can be masked."""
-    return tokenizer.token_bytes() > 0
-
-
 def _pairs(options: Evaluation, data: Path) -> dict[str, list[Pair]]:
     if options.pairs_per_language == 0:
         return {}
@@ -124,17 +125,16 @@ def _pairs(options: Evaluation, data: Path) -> dict[str, list[Pair]]:
 
 def _fingerprint(
     tokenizer: Tokenizer,
-    batches: Mapping[str, Sequence[Packed]],
+    batches: Mapping[str, Packed],
     pairs: Mapping[str, Sequence[Pair]],
     sentences: Sequence[MaskedSentence],
     options: Evaluation,
 ) -> str:
     digest = hashlib.sha256(f"1 {tokenizer.fingerprint} {options.context}".encode())
-    for language, packs in batches.items():
+    for language, packed in batches.items():
         digest.update(language.encode())
-        for packed in packs:
-            for array in (packed.ids, packed.offsets, packed.targets, packed.labels):
-                digest.update(np.ascontiguousarray(array).tobytes())
+        for array in (packed.ids, packed.offsets, packed.targets, packed.labels):
+            digest.update(np.ascontiguousarray(array).tobytes())
     digest.update(repr([(language, list(listed)) for language, listed in pairs.items()]).encode())
     digest.update(repr(list(sentences)).encode())
     return digest.hexdigest()[:16]

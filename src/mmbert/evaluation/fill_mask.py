@@ -21,7 +21,7 @@ from mmbert.packed import Packed
 from mmbert.tokenizer.tokenizer import Tokenizer
 
 SPACE = "▁"
-"""How a token shows that a space precedes it."""
+"""How a result shows that a token begins with a space, however its tokenizer writes that."""
 
 _MIN_CHARACTERS, _MAX_CHARACTERS = 30, 140
 _SENTENCE = re.compile(r"[^.!?。！？।॥።؟\n]+[.!?。！？।॥።؟]*")
@@ -62,7 +62,12 @@ def choose_sentences(
 
 
 def fill(
-    model: MaskedLM, tokenizer: Tokenizer, sentences: Sequence[MaskedSentence], *, top: int = 5, precision: Precision = "fp32"
+    model: MaskedLM,
+    tokenizer: Tokenizer,
+    sentences: Sequence[MaskedSentence],
+    *,
+    top: int = 5,
+    precision: Precision = "fp32",
 ) -> list[FilledMask]:
     """The ``top`` guesses for each hidden token, the most probable first; ▁ in a token is a space."""
     if not sentences:
@@ -83,8 +88,8 @@ def fill(
     filled = []
     for sentence, row, chances in zip(sentences, tokens.tolist(), probabilities.tolist(), strict=True):
         before, after = _around(tokenizer, sentence)
-        truth = tokenizer.id_to_token(sentence.ids[sentence.position])
-        guesses = [Guess(token=tokenizer.id_to_token(i), probability=p) for i, p in zip(row, chances, strict=True)]
+        truth = _spelled(tokenizer, sentence.ids[sentence.position])
+        guesses = [Guess(token=_spelled(tokenizer, i), probability=p) for i, p in zip(row, chances, strict=True)]
         filled.append(FilledMask(language=sentence.language, before=before, after=after, truth=truth, guesses=guesses))
     return filled
 
@@ -95,10 +100,14 @@ def _choose(language: str, documents: Sequence[str], tokenizer: Tokenizer, seed:
     fitting = [s for s in sentences if _MIN_CHARACTERS <= len(s) <= _MAX_CHARACTERS]
     for place in rng.permutation(len(fitting))[:20]:
         ids = tokenizer.encode(fitting[place])
-        readable = [i for i in range(2, len(ids) - 1) if _is_word(tokenizer.id_to_token(ids[i]))]
+        readable = [i for i in range(2, len(ids) - 1) if _is_word(_spelled(tokenizer, ids[i]))]
         if readable:
             return MaskedSentence(language, tuple(ids), int(rng.choice(readable)))
     return None
+
+
+def _spelled(tokenizer: Tokenizer, token: int) -> str:
+    return (tokenizer.id_to_token(token) or "").replace(" ", SPACE)
 
 
 def _is_word(token: str) -> bool:
@@ -113,6 +122,6 @@ def _around(tokenizer: Tokenizer, sentence: MaskedSentence) -> tuple[str, str]:
     hidden, end = sentence.position, len(sentence.ids) - 1
     before = tokenizer.decode(list(sentence.ids[1:hidden])).rstrip()
     after = tokenizer.decode(list(sentence.ids[hidden + 1 : end])).lstrip()
-    follows = hidden + 1 < end and tokenizer.id_to_token(sentence.ids[hidden + 1]).startswith(SPACE)
-    precedes = hidden > 1 and tokenizer.id_to_token(sentence.ids[hidden]).startswith(SPACE)
+    follows = hidden + 1 < end and _spelled(tokenizer, sentence.ids[hidden + 1]).startswith(SPACE)
+    precedes = hidden > 1 and _spelled(tokenizer, sentence.ids[hidden]).startswith(SPACE)
     return before + " " * precedes, " " * follows + after

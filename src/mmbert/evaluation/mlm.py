@@ -10,7 +10,7 @@ of several languages go through the model together, and only labelled rows throu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
@@ -40,7 +40,7 @@ class _Joined:
 
 def evaluate_mlm(
     model: MaskedLM,
-    batches: Mapping[str, Sequence[Packed]],
+    batches: Mapping[str, Packed],
     token_bytes: np.ndarray,
     *,
     batch: int = 16_384,
@@ -50,7 +50,7 @@ def evaluate_mlm(
 
     batches      language -> held-out text with targets and labels (NumPy), see ``mmbert.data.heldout``
     token_bytes  (V,) bytes of text that each token stands for
-    batch        tokens per forward pass; a larger single batch goes through alone
+    batch        tokens per forward pass; a single longer sequence goes through alone
 
     Languages without a labelled token, or whose labelled tokens stand for no byte, are left out.
     The model is put into evaluation mode and back.
@@ -61,12 +61,12 @@ def evaluate_mlm(
     tokens = np.zeros(len(names), dtype=np.int64)
     num_bytes = np.zeros(len(names), dtype=np.int64)
     device = next(model.parameters()).device
-    total = sum(packed.tokens for language in names for packed in batches[language])
+    total = sum(packed.tokens for packed in batches.values())
     training = model.training
     model.eval()
     try:
-        with torch.inference_mode(), progress(total=total, desc="held-out loss", unit="tok") as bar:
-            for joined in join([(i, p) for i, name in enumerate(names) for p in batches[name]], batch):
+        with torch.inference_mode(), progress[None](total=total, desc="held-out loss", unit="tok") as bar:
+            for joined in join(batches.values(), batch):
                 loss, hit = losses(model, joined.packed.to(device), precision)
                 size = len(names)
                 nats += np.bincount(joined.languages, weights=loss, minlength=size)
@@ -78,7 +78,9 @@ def evaluate_mlm(
     finally:
         model.train(training)
     return {
-        name: LanguageLoss.of(nats=float(nats[i]), tokens=int(tokens[i]), num_bytes=int(num_bytes[i]), hits=float(hits[i]))
+        name: LanguageLoss.of(
+            nats=float(nats[i]), tokens=int(tokens[i]), num_bytes=int(num_bytes[i]), hits=float(hits[i])
+        )
         for i, name in enumerate(names)
         if num_bytes[i]
     }
@@ -95,8 +97,9 @@ def losses(model: MaskedLM, packed: Packed, precision: Precision) -> tuple[np.nd
     bias = None if model.decoder.bias is None else model.decoder.bias.float()
     chunk = max(1, _LOGITS_AT_ONCE // weight.shape[0])
     nats, hits = [], []
-    for rows, labels in zip(rows_ND.split(chunk), packed.labels.split(chunk), strict=True):
-        logits = F.linear(rows.float(), weight, bias)
+    for start in range(0, rows_ND.shape[0], chunk):
+        logits = F.linear(rows_ND[start : start + chunk].float(), weight, bias)
+        labels = packed.labels[start : start + chunk]
         nats.append(F.cross_entropy(logits, labels, reduction="none"))
         hits.append(logits.argmax(dim=1) == labels)
     return torch.cat(nats).double().cpu().numpy(), torch.cat(hits).double().cpu().numpy()
@@ -107,30 +110,50 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
-def join(parts: Sequence[tuple[int, Packed]], batch: int) -> Iterator[_Joined]:
-    """Lay batches end to end, in order, up to ``batch`` tokens; those without a label are skipped."""
+def join(batches: Iterable[Packed], batch: int) -> Iterator[_Joined]:
+    """Lay the sequences of all batches end to end, in order, and cut them into batches of at most ``batch`` tokens."""
     waiting: list[tuple[int, Packed]] = []
-    for number, packed in parts:
-        if packed.labels is None or len(packed.labels) == 0:
-            continue
-        if waiting and sum(p.tokens for _, p in waiting) + packed.tokens > batch:
-            yield _joined(waiting)
-            waiting = []
-        waiting.append((number, packed))
+    size = 0
+    for number, whole in enumerate(batches):
+        for packed in cut(whole, batch):
+            if waiting and size + packed.tokens > batch:
+                yield _joined(waiting)
+                waiting, size = [], 0
+            waiting.append((number, packed))
+            size += packed.tokens
     if waiting:
         yield _joined(waiting)
 
 
+def cut(packed: Packed, batch: int) -> Iterator[Packed]:
+    """The same sequences in batches of at most ``batch`` tokens, or of one longer sequence."""
+    offsets = packed.offsets
+    first = 0
+    while first < packed.sequences:
+        last = max(first + 1, int(np.searchsorted(offsets, offsets[first] + batch, side="right")) - 1)
+        start, end = int(offsets[first]), int(offsets[last])
+        low, high = np.searchsorted(packed.targets, [start, end])
+        part = offsets[first : last + 1] - start
+        yield Packed(
+            ids=packed.ids[start:end],
+            offsets=part,
+            longest=int(np.diff(part).max()),
+            targets=packed.targets[low:high] - start,
+            labels=packed.labels[low:high],
+        )
+        first = last
+
+
 def _joined(parts: list[tuple[int, Packed]]) -> _Joined:
     batches = [packed for _, packed in parts]
-    starts = np.cumsum([0, *(packed.tokens for packed in batches[:-1])])
-    offsets = [packed.offsets[:-1] + start for packed, start in zip(batches, starts, strict=True)]
-    total = sum(packed.tokens for packed in batches)
+    starts = np.cumsum([0, *(packed.tokens for packed in batches)])
     packed = Packed(
         ids=np.concatenate([p.ids for p in batches]),
-        offsets=np.concatenate([*offsets, [total]]).astype(np.int32),
+        offsets=np.concatenate(
+            [*(p.offsets[:-1] + s for p, s in zip(batches, starts, strict=False)), starts[-1:]]
+        ).astype(np.int32),
         longest=max(p.longest for p in batches),
-        targets=np.concatenate([p.targets + start for p, start in zip(batches, starts, strict=True)]),
+        targets=np.concatenate([p.targets + s for p, s in zip(batches, starts, strict=False)]),
         labels=np.concatenate([p.labels for p in batches]),
     )
     return _Joined(packed, np.repeat([number for number, _ in parts], [len(p.labels) for p in batches]))

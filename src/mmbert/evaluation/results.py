@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -109,6 +110,44 @@ class LanguageRetrieval(Result):
         return (self.surface_to_english + self.surface_from_english) / 2
 
 
+class RetrievalSummary(Result):
+    """All languages together, each counting the same.
+
+    error  standard error of ``accuracy`` if the vectors meant nothing and each query were right with probability 1/N,
+           counted for one direction, since both directions look at the same similarities
+    z      (accuracy - chance) / error
+    """
+
+    languages: int
+    pairs: int
+    accuracy: float
+    centred: float
+    surface: float
+    chance: float
+    error: float
+    z: float
+
+
+def summarise_retrieval(results: Sequence[LanguageRetrieval]) -> RetrievalSummary | None:
+    """The mean over languages and how surely it is above chance; None without a language."""
+    if not results:
+        return None
+    number = len(results)
+    accuracy = sum(r.accuracy for r in results) / number
+    chance = sum(r.chance for r in results) / number
+    error = math.sqrt(sum(r.chance * (1 - r.chance) / r.pairs for r in results)) / number
+    return RetrievalSummary(
+        languages=number,
+        pairs=sum(r.pairs for r in results),
+        accuracy=accuracy,
+        centred=sum(r.centred for r in results) / number,
+        surface=sum(r.surface for r in results) / number,
+        chance=chance,
+        error=error,
+        z=(accuracy - chance) / error,
+    )
+
+
 class Guess(Result):
     """A token proposed for a mask."""
 
@@ -157,7 +196,9 @@ def read(kind: type[R], path: Path) -> R:
     except ValidationError as error:
         fault = error.errors()[0]
         place = ".".join(map(str, fault["loc"]))
-        raise MMBertError(f"{path} is not a result of this version ({place}: {fault['msg']}): delete it and evaluate again") from error
+        raise MMBertError(
+            f"{path} is not a result of this version ({place}: {fault['msg']}): delete it and evaluate again"
+        ) from error
 
 
 def read_current(kind: type[R], path: Path, **hashes: str) -> R | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import math
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,25 +40,6 @@ class Pair:
 
     text: str
     english: str
-
-
-@dataclass(frozen=True)
-class RetrievalSummary:
-    """All languages together, each counting the same.
-
-    error  standard error of ``accuracy`` if the vectors meant nothing: each query is right with probability 1/N.
-           Counted for one direction, since both directions look at the same similarities
-    z      (accuracy - chance) / error
-    """
-
-    languages: int
-    pairs: int
-    accuracy: float
-    centred: float
-    surface: float
-    chance: float
-    error: float
-    z: float
 
 
 def read_pairs(folder: Path, limit: int, *, exclude: str = "eng_Latn") -> dict[str, list[Pair]]:
@@ -115,26 +96,6 @@ def evaluate_retrieval(
     return results
 
 
-def summarise_retrieval(results: Sequence[LanguageRetrieval]) -> RetrievalSummary | None:
-    """The mean over languages and how surely it is above chance; None without a language."""
-    if not results:
-        return None
-    number = len(results)
-    accuracy = sum(r.accuracy for r in results) / number
-    chance = sum(r.chance for r in results) / number
-    error = math.sqrt(sum(r.chance * (1 - r.chance) / r.pairs for r in results)) / number
-    return RetrievalSummary(
-        languages=number,
-        pairs=sum(r.pairs for r in results),
-        accuracy=accuracy,
-        centred=sum(r.centred for r in results) / number,
-        surface=sum(r.surface for r in results) / number,
-        chance=chance,
-        error=error,
-        z=(accuracy - chance) / error,
-    )
-
-
 def embed(
     model: MaskedLM, tokenizer: Tokenizer, texts: Sequence[str], *, batch: int, context: int, precision: Precision
 ) -> np.ndarray:
@@ -148,7 +109,7 @@ def embed(
     training = model.training
     model.eval()
     try:
-        with torch.inference_mode(), progress(total=len(ids), desc="retrieval", unit="text") as bar:
+        with torch.inference_mode(), progress[None](total=len(ids), desc="retrieval", unit="text") as bar:
             for rows in _by_length([len(sequence) for sequence in ids], batch):
                 packed = Packed.from_lists([ids[row] for row in rows]).to(device)
                 with autocast(device, precision):
@@ -238,13 +199,16 @@ def _read(path: Path) -> Iterator[Pair]:
     number = 0
     try:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
+            for line in lines:
+                number += 1
                 values = json.loads(line)
                 yield Pair(text=str(values["text"]), english=str(values["english"]))
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is damaged after line {number} ({error}): fetch or write it again") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 after line {number}: convert it") from error
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}:{number}: expected a JSON object with text and english ({error!r})") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is damaged after line {number} ({error}): fetch or write it again") from error
 
 
 def _distinct(pairs: Iterator[Pair]) -> Iterator[Pair]:

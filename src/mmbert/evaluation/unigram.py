@@ -31,7 +31,7 @@ _CHUNK = 2**22
 
 def evaluate_unigram(
     shards: Path,
-    batches: Mapping[str, Sequence[Packed]],
+    batches: Mapping[str, Packed],
     token_bytes: np.ndarray,
     regular: np.ndarray,
 ) -> dict[str, UnigramLoss]:
@@ -47,8 +47,7 @@ def evaluate_unigram(
     found: dict[str, UnigramLoss] = {}
     files = _files(shards)
     for language in progress(list(batches), desc="unigram baseline", unit="lang"):
-        labels = [p.labels for p in batches[language] if p.labels is not None]
-        wanted = np.bincount(np.concatenate(labels), minlength=len(regular)) if labels else np.zeros(len(regular), np.int64)
+        wanted = np.bincount(batches[language].labels, minlength=len(regular))
         if (token_bytes @ wanted) == 0:
             continue
         found[language] = loss(count(files.get(language, []), len(regular)), wanted, token_bytes, regular)

@@ -1,0 +1,135 @@
+"""The model card: what a model is, what it learned and how to use it, as the hub reads it (README.md)."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterable
+
+import langcodes
+from langcodes.data_dicts import LANGUAGE_ALPHA3
+
+from mmbert import __version__
+from mmbert.evaluation.tiers import UNSEEN
+from mmbert.reporting.findings import findings, headline, size_line
+from mmbert.reporting.record import Record
+from mmbert.reporting.tables import count, language_name, phase_table, tier_table
+
+LICENCE = "apache-2.0"
+
+_TWO_LETTERS = {three: two for two, three in LANGUAGE_ALPHA3.items() if langcodes.standardize_tag(two) == two}
+"""Without the retired ones, such as iw for Hebrew."""
+
+
+def model_card(record: Record) -> str:
+    """README.md of the run's final model: front matter for the hub, figures, use, training, languages, limits."""
+    parts = [
+        _front_matter(record),
+        f"# {record.recipe.name}\n\nA multilingual encoder trained with [mmbert](https://pypi.org/project/mmbert/) "
+        f"{__version__} by the mmBERT recipe: {size_line(record)}.",
+        f"**{headline(record)}**",
+        _figures(record),
+        _use(record),
+        _training(record),
+        _languages(record),
+        _limits(record),
+    ]
+    return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
+
+
+def iso_codes(languages: Iterable[str]) -> list[str]:
+    """Codes as people search for them on the hub, sorted, each once: ``fra_Latn`` -> fr, ``cmn_Hani`` -> zh, ``quy`` -> qu."""
+    found = set()
+    for code in languages:
+        language = (
+            langcodes.Language.get(code.partition("_")[0], normalize=False).prefer_macrolanguage().language or code
+        )
+        found.add(_TWO_LETTERS.get(language, language))
+    return sorted(found)
+
+
+def _front_matter(record: Record) -> str:
+    # quoted, for readers of YAML 1.1 take the Norwegian code no for false
+    codes = "".join(f"- {json.dumps(code)}\n" for code in iso_codes(_drawn(record)))
+    tags = ["modernbert", "mmbert", "multilingual", "encoder", *(["merge"] if record.recipe.merge else [])]
+    start = record.recipe.start
+    return (
+        "---\n"
+        + (f"language:\n{codes}" if codes else "")
+        + f"license: {LICENCE}\nlibrary_name: transformers\npipeline_tag: fill-mask\n"
+        + (f"base_model: {json.dumps(start)}\n" if start and not start.startswith((".", "/")) else "")
+        + f"tags:\n{''.join(f'- {tag}{chr(10)}' for tag in tags)}---"
+    )
+
+
+def _figures(record: Record) -> str:
+    found = findings(record)
+    if not found:
+        return ""
+    lines = "\n".join(f"- {finding.text}" for finding in found)
+    return f"""## Figures
+
+Bits per byte on held-out text, the same masked tokens for every model, beside a unigram model fitted to each language's
+own training text (which is told the language). Tiers: the languages that a phase is the first to draw. Less is better.
+
+{tier_table(record).markdown()}
+{lines}"""
+
+
+def _use(record: Record) -> str:
+    name = record.recipe.name
+    return textwrap.dedent(f"""\
+        ## Use
+
+        ```python
+        from transformers import pipeline
+
+        fill = pipeline("fill-mask", model="{name}")          # this folder
+        fill("All human beings are <mask> free and equal.")
+        ```
+
+        ```python
+        from sentence_transformers import SentenceTransformer
+
+        vectors = SentenceTransformer("{name}").encode(["Good morning", "Habari ya asubuhi"])
+        ```""")
+
+
+def _training(record: Record) -> str:
+    model = record.recipe.model
+    merge = record.recipe.merge
+    lines = [
+        "## Training",
+        f"ModernBERT architecture: {model.num_layers} layers of {model.hidden_size}, {model.num_heads} heads, "
+        f"GeGLU {model.intermediate_size}. Masked language modelling; each phase adds languages, lowers the exponent "
+        "on their sizes and the mask rate (annealed language learning).",
+        phase_table(record).markdown(),
+    ]
+    if merge is not None:
+        weights = ", ".join(f"{name} ({weight:g})" for name, weight in merge.phases.items())
+        lines.append(f"Merged by {merge.method} from {weights}" + (f" on {merge.base}." if merge.base else "."))
+    return "\n\n".join(line.strip() for line in lines)
+
+
+def _languages(record: Record) -> str:
+    by_tier: dict[str, list[str]] = {}
+    if not record.tier_of:
+        return ""
+    for code, tier in record.tier_of.items():
+        by_tier.setdefault(tier, []).append(f"{language_name(code)} (`{code}`)")
+    listed = "\n".join(
+        f"- **{tier}** ({count(len(names))}): {', '.join(names)}" for tier, names in by_tier.items() if tier != UNSEEN
+    )
+    return f"## Languages\n\nBy the phase that first draws them.\n\n<details><summary>All</summary>\n\n{listed}\n\n</details>"
+
+
+def _limits(record: Record) -> str:
+    return f"""## Limits
+
+The model reads up to {max(phase.context for phase in record.recipe.phases.values()):,} tokens. It has learned what its
+training text says, errors and prejudice included, and from little text in the languages of the last tier. It is made to
+be fine-tuned; its vectors are not trained for similarity."""
+
+
+def _drawn(record: Record) -> list[str]:
+    return sorted({share.language for drawn in record.mixture.values() for share in drawn if share.share > 0})

@@ -1,0 +1,130 @@
+"""What a run showed, in sentences made from its figures. The page, the Markdown and the model card say the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmbert.evaluation.results import MERGED, RetrievalSummary, summarise_retrieval
+from mmbert.evaluation.tiers import TierSummary
+from mmbert.reporting.record import Record
+from mmbert.reporting.tables import count, percent
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim that the recipe makes, whether this run bears it out, and by which figures."""
+
+    holds: bool
+    text: str
+
+
+def headline(record: Record) -> str:
+    """One sentence: how far the final model is below the unigram baseline in each tier."""
+    if record.final is None or not record.summaries:
+        return "Not evaluated yet."
+    name = "Merged model" if record.final.model == MERGED else f"Model after {record.final.model}"
+    parts = [f"{_change(s.below)} in tier {s.tier}" for s in record.summaries[record.final.model]]
+    return f"{name}, bits per byte against the unigram model of each language: {_listed(parts)}."
+
+
+def findings(record: Record) -> list[Finding]:
+    """The claims that can be judged from what the run holds."""
+    found = []
+    if record.final is not None and record.summaries:
+        found.append(_below_baseline(record.final.model, record.summaries[record.final.model]))
+        found += _annealing(record)
+        found += _merging(record)
+    retrieval = summarise_retrieval(record.final.retrieval) if record.final else None
+    if retrieval is not None:
+        found.append(_retrieval(retrieval))
+    return found
+
+
+def _below_baseline(name: str, summaries: list[TierSummary]) -> Finding:
+    beaten, languages = sum(s.beaten for s in summaries), sum(s.languages for s in summaries)
+    holds = all(s.below > 0 for s in summaries)
+    where = "every tier" if holds else _listed([s.tier for s in summaries if s.below > 0]) or "no tier"
+    return Finding(
+        holds,
+        f"The {name} model is below the unigram baseline in {where}, and in {beaten:,} of {languages:,} languages "
+        "one by one.",
+    )
+
+
+def _annealing(record: Record) -> list[Finding]:
+    """Languages that come in last must gain from the phase that brings them in."""
+    last = next(reversed(record.summaries.values()))[-1].tier
+    follows = record.recipe.phases[last].follows if last in record.recipe.phases else None
+    if follows is None or not {last, follows} <= set(record.summaries):
+        return []
+    rivals = [
+        n for n in record.phases if n != last and record.recipe.phases[n].follows == follows and n in record.summaries
+    ]
+    now, before = _bits(record, last, last), _bits(record, follows, last)
+    found = [
+        Finding(
+            now < before,
+            f"{last} takes the languages of the last tier from {before:.3f} to {now:.3f} bits per byte "
+            f"({_change(1 - now / before)}).",
+        )
+    ]
+    if rivals:
+        values = {name: _bits(record, name, last) for name in rivals}
+        found.append(
+            Finding(
+                all(now < value for value in values.values()),
+                f"In the last tier {last} ({now:.3f}) "
+                + ("is better than " if now < min(values.values()) else "is not better than each of ")
+                + _listed([f"{name} ({value:.3f})" for name, value in values.items()])
+                + ".",
+            )
+        )
+    return found
+
+
+def _merging(record: Record) -> list[Finding]:
+    parts = [name for name in (record.recipe.merge.phases if record.recipe.merge else []) if name in record.summaries]
+    if MERGED not in record.summaries or not parts:
+        return []
+    merged = {s.tier: s.bits_per_byte for s in record.summaries[MERGED]}
+    best = {tier: min((_bits(record, name, tier), name) for name in parts) for tier in merged}
+    texts = [f"{_change(1 - merged[tier] / value)} {name} in tier {tier}" for tier, (value, name) in best.items()]
+    mean = {name: sum(_bits(record, name, tier) for tier in merged) for name in parts}
+    holds = sum(merged.values()) <= min(mean.values())
+    return [Finding(holds, f"The merge, beside the best decay of each tier, is {_listed(texts)}.")]
+
+
+def _retrieval(summary: RetrievalSummary) -> Finding:
+    return Finding(
+        summary.z > 5,
+        f"Without any training for it, translations are found in {percent(summary.accuracy)} of the cases "
+        f"({percent(summary.centred)} with language means removed) over {summary.languages} languages, where chance is "
+        f"{percent(summary.chance)}: {summary.z:,.0f} standard errors. "
+        f"Spelling alone reaches {percent(summary.surface)}.",
+    )
+
+
+def size_line(record: Record) -> str:
+    """What was trained on what, in one line."""
+    languages = {share.language for drawn in record.mixture.values() for share in drawn if share.share > 0}
+    times = [seconds for phase in record.phases if (seconds := record.seconds(phase)) is not None]
+    parts = [
+        f"{count(record.parameters)} parameters" if record.parameters else "",
+        f"{count(record.tokens_seen())} tokens" if record.tokens_seen() else "",
+        f"{len(languages)} languages" if languages else "",
+        f"{len(record.phases)} phases",
+        f"{sum(times) / 60:,.1f} minutes of training" if times else "",
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def _bits(record: Record, model: str, tier: str) -> float:
+    return next((s.bits_per_byte for s in record.summaries[model] if s.tier == tier), float("inf"))
+
+
+def _change(part_below: float) -> str:
+    return f"{abs(100 * part_below):.1f}% {'below' if part_below >= 0 else 'above'}"
+
+
+def _listed(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}" if parts else ""

@@ -1,0 +1,164 @@
+"""``report.html``: everything about a run in one file that needs nothing else.
+
+The Vega libraries are put into the page once, with all plots as data; the page's own policy forbids it to fetch
+anything. It reads in light and dark, on a phone and on paper.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from mmbert import __version__, languages
+from mmbert.errors import MissingExtra
+from mmbert.evaluation.results import FilledMask, summarise_retrieval
+from mmbert.files import write_text
+from mmbert.reporting import plots, tables
+from mmbert.reporting.findings import findings, headline, size_line
+from mmbert.reporting.record import Record, read_record
+
+_RIGHT_TO_LEFT = frozenset({"Arab", "Hebr", "Syrc", "Thaa", "Nkoo", "Adlm", "Rohg", "Samr", "Mand"})
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A figure at the top of the page."""
+
+    value: str
+    label: str
+
+
+def write_report(run_folder: Path, out: Path) -> Path:
+    """Write the report of a run, read from its files alone (see ``mmbert.reporting.record``); returns ``out``.
+
+    Raises MissingExtra without altair, jinja2 and vl-convert, MMBertError if the folder is not a run's.
+    """
+    record = read_record(run_folder)
+    write_text(out, render(record))
+    return out
+
+
+def render(record: Record) -> str:
+    """The page as text."""
+    try:
+        import jinja2
+        import vl_convert
+    except ImportError as error:
+        raise MissingExtra(error.name or "jinja2", "report") from error
+    specs = plots.all_plots(record)
+    environment = jinja2.Environment(
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        loader=jinja2.BaseLoader(),
+    )
+    template = environment.from_string(resources.files("mmbert.reporting").joinpath("page.html.j2").read_text("utf-8"))
+    return template.render(
+        record=record,
+        version=__version__,
+        headline=headline(record),
+        findings=findings(record),
+        size_line=size_line(record),
+        tiles=_tiles(record),
+        specs={name: _script(spec) for name, spec in specs.items()},
+        curve_names=[name for name, *_ in plots.CURVES if name in specs],
+        colours=plots.colours(record),
+        phase_table=tables.phase_table(record),
+        tier_table=tables.tier_table(record),
+        language_table=tables.language_table(record),
+        retrieval_table=tables.retrieval_table(record),
+        retrieval=summarise_retrieval(record.final.retrieval) if record.final else None,
+        merge_table=tables.merge_table(record),
+        run_table=tables.facts_table(_run_facts(record)),
+        machine_table=tables.facts_table({k: v for k, v in record.environment.items() if k != "commands"}),
+        commands=record.environment.get("commands", []),
+        filled=[_shown(sample) for sample in record.final.filled] if record.final else [],
+        over_cap=_over_cap(record),
+        recipe_text=(record.folder / "recipe.yaml").read_text(encoding="utf-8"),
+        vega=str(vl_convert.javascript_bundle(None)).replace("</script", "<\\/script"),
+        percent=tables.percent,
+    )
+
+
+def _script(spec: plots.Spec) -> str:
+    """JSON that is safe inside a script element."""
+    return json.dumps(spec, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _tiles(record: Record) -> list[Tile]:
+    if record.final is None:
+        return []
+    tiles = [
+        Tile(tables.signed(s.below), f"bits per byte against unigram, tier {s.tier} ({s.languages} languages)")
+        for s in record.summaries.get(record.final.model, [])
+    ]
+    retrieval = summarise_retrieval(record.final.retrieval)
+    if retrieval is not None:
+        among = f"translations found at rank 1 in {retrieval.languages} languages"
+        tiles.append(Tile(tables.percent(retrieval.accuracy), f"{among}; chance {tables.percent(retrieval.chance)}"))
+    return tiles
+
+
+def _run_facts(record: Record) -> dict[str, Any]:
+    model, recipe = record.recipe.model, record.recipe
+    tokenizer = recipe.tokenizer
+    trained = None if isinstance(tokenizer, str) else f"trained here: BPE of {tokenizer.vocab_size:,}"
+    drawn = {share.language: share.tokens or 0 for shares in record.mixture.values() for share in shares}
+    return {
+        "recipe": recipe.name,
+        "model": f"{model.num_layers} layers of {model.hidden_size}, {model.num_heads} heads, GeGLU "
+        f"{model.intermediate_size}, global attention every {model.global_every} layers, else within {model.window}",
+        "parameters": f"{record.parameters:,}" if record.parameters else None,
+        "tokenizer": trained or tokenizer,
+        "started_from": recipe.start,
+        "sources": {name: source.kind for name, source in recipe.sources.items()},
+        "languages": len(drawn) or None,
+        "training_text": f"{tables.count(_train_tokens(record))} tokens" if _train_tokens(record) else None,
+        "tokens_trained_on": tables.count(record.tokens_seen()) if record.tokens_seen() else None,
+        "held-out_text": _heldout_line(record),
+        "seed": recipe.seed,
+    }
+
+
+def _train_tokens(record: Record) -> int:
+    streams = {(s.source, s.language): s.tokens or 0 for shares in record.mixture.values() for s in shares}
+    return sum(streams.values())
+
+
+def _heldout_line(record: Record) -> str | None:
+    if record.baseline is None:
+        return None
+    masked = sum(loss.tokens for loss in record.baseline.losses.values())
+    return f"{tables.count(masked)} masked tokens in {len(record.baseline.losses)} languages, the same for every model"
+
+
+def _over_cap(record: Record) -> dict[str, int]:
+    """Per phase, how many languages the cap of epochs held back."""
+    capped = {phase: sum(share.capped for share in drawn) for phase, drawn in record.languages_per_phase.items()}
+    return {phase: number for phase, number in capped.items() if number}
+
+
+def _shown(sample: FilledMask) -> dict[str, Any]:
+    return {
+        "language": languages.name(sample.language),
+        "code": sample.language,
+        "direction": "rtl" if sample.language.partition("_")[2] in _RIGHT_TO_LEFT else "ltr",
+        "before": sample.before,
+        "after": sample.after,
+        "truth": sample.truth.replace("▁", " ").strip(),
+        "guesses": [
+            {
+                "token": guess.token.replace("▁", "␣")
+                if guess.token.strip("▁") == ""
+                else guess.token.replace("▁", ""),
+                "inside": not guess.token.startswith("▁"),
+                "part": guess.probability,
+                "right": guess.token == sample.truth,
+            }
+            for guess in sample.guesses
+        ],
+    }
