@@ -184,8 +184,18 @@ class PhaseData(Spec):
     """The exponent of annealed language learning: share = tokens ** temperature. 1: natural; 0: all languages alike."""
     mixture: dict[str, Budget] | None = None
     """Fixed budgets per source. Null: all sources are one pool and the temperature applies to each language's total."""
+    fixed: dict[str, Share] = {}
+    """Languages of the pool with a share of their own, outside the temperature (in mmBERT: English)."""
     max_epochs: float | None = Field(5.0, gt=0)
     """No language is repeated more often in this phase; what it cannot give goes to the others."""
+
+    @model_validator(mode="after")
+    def _one_way_to_fix(self) -> Self:
+        if self.fixed and self.mixture is not None:
+            raise ValueError("fixed and mixture exclude each other: give the language a source with its own budget")
+        if sum(self.fixed.values()) >= 1:
+            raise ValueError(f"fixed shares add up to {sum(self.fixed.values()):g}: they must leave something to the others")
+        return self
 
 
 class Decay(Spec):

@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mmbert import languages
 from mmbert.errors import ConfigError, DataError
-from mmbert.recipe import Budget, Phase
+from mmbert.recipe import Budget, Phase, PhaseData
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def mixture(phase: Phase, sizes: Sizes, *, relative: Collection[str] = ()) -> Mi
     most = math.inf if phase.data.max_epochs is None else phase.data.max_epochs
     per_token = most / phase.tokens if phase.tokens else math.inf  # the largest share a token of text may take
     if budgets is None:
-        shares, capped = _pool(sizes, phase.data.temperature, math.inf if relative else per_token)
+        shares, capped = _pool(sizes, phase.data, math.inf if relative else per_token)
     else:
         shares, capped = _budgets(sizes, budgets, phase.data.temperature, per_token, relative)
     streams = []
@@ -134,18 +134,33 @@ def fill(weights: NDArray[np.float64], limits: NDArray[np.float64], total: float
 
 
 def _pool(
-    sizes: Sizes, temperature: float, per_token: float
+    sizes: Sizes, data: PhaseData, per_token: float
 ) -> tuple[dict[tuple[str, str], float], set[tuple[str, str]]]:
     """Shares and capped streams when all sources are one pool."""
     totals = _by_language(sizes)
     tokens = np.array(list(totals.values()), dtype=np.float64)
     if tokens.sum() * per_token < 1 - 1e-9:
         raise _too_long("all data", 1 / per_token, tokens.sum())
-    weights = annealed(tokens, temperature)
+    weights = _with_fixed(list(totals), annealed(tokens, data.temperature), data.fixed)
     parts = dict(zip(totals, fill(weights, tokens * per_token, 1.0).tolist(), strict=True))
     held = {code for code, size in totals.items() if _is_held(parts[code], size * per_token)}
     shares = {stream: parts[stream[1]] * size / totals[stream[1]] for stream, size in sizes.items()}
     return shares, {stream for stream in sizes if stream[1] in held}
+
+
+def _with_fixed(codes: Sequence[str], weights: NDArray[np.float64], fixed: Mapping[str, float]) -> NDArray[np.float64]:
+    """Weights that add up to 1, in which the ``fixed`` languages have their own share and the rest keeps its proportions."""
+    weights = weights.copy()
+    free = np.ones(len(codes), dtype=bool)
+    for code, share in fixed.items():
+        own = np.array([languages.matches(language, (code,)) for language in codes])
+        if not own.any():
+            raise ConfigError(f"data.fixed.{code}: no text in this language in the phase; remove it or change data.languages")
+        weights[own] *= share / weights[own].sum()
+        free &= ~own
+    if free.any():
+        weights[free] *= (1.0 - sum(fixed.values())) / weights[free].sum()
+    return weights
 
 
 def _budgets(
@@ -186,7 +201,7 @@ def _is_held(share: float, limit: float) -> bool:
 
 
 def _too_long(what: str, allowed: float, tokens: float) -> ConfigError:
-    """The error for a phase that cannot be filled. ``allowed``: tokens of phase per epoch-cap; ``tokens``: there are."""
+    """The error for a phase that cannot be filled. ``allowed``: the tokens it needs; ``tokens``: those there are."""
     return ConfigError(
         f"the phase's tokens exceed data.max_epochs times {what}: there are {tokens:,.0f} tokens of text and the phase "
         f"needs {allowed:,.0f} at that cap; lower the phase's tokens, raise data.max_epochs (null: no cap) or add text"
@@ -219,7 +234,8 @@ def choose_languages(wanted: str | int | Sequence[str], totals: Mapping[str, flo
         codes[normal.partition("_")[0]].append(normal)
     chosen, found = set(), set()
     for have in totals:
-        admitting = [code for code in codes[languages.normalise(have).partition("_")[0]] if languages.matches(have, [code])]
+        group = codes.get(languages.normalise(have).partition("_")[0], [])
+        admitting = [code for code in group if languages.matches(have, [code])]
         found.update(admitting)
         if admitting:
             chosen.add(have)
