@@ -81,7 +81,8 @@ zsm 6.2999 3.7797
 def phase(tokens: float = 1000, **data: object) -> Phase:
     values = {"temperature": 0.5, "max_epochs": None, **data}
     return Phase.model_validate(
-        {"tokens": int(tokens), "data": values, "context": 64, "mask_rate": 0.3, "batch": 256, "micro_batch": 256, "peak_lr": 1e-3}
+        {"tokens": int(tokens), "data": values, "context": 64, "mask_rate": 0.3, "batch": 256, "micro_batch": 256,
+         "peak_lr": 1e-3}
     )  # fmt: skip
 
 
@@ -123,7 +124,8 @@ def test_one_pool_anneals_the_language_and_divides_it_by_size() -> None:
 
 
 def test_budgets_are_fixed_and_the_temperature_acts_inside() -> None:
-    sizes = {("crawl", "fra"): 100, ("crawl", "deu"): 400, ("books", "fra"): 7, ("books", "eng"): 63, ("other", "fra"): 9}
+    crawl = {("crawl", "fra"): 100, ("crawl", "deu"): 400}
+    sizes = {**crawl, ("books", "fra"): 7, ("books", "eng"): 63, ("other", "fra"): 9}
     budgets = {"crawl": {"tokens": 300}, "books": {"tokens": 100, "temperature": 1}}
     got = shares(mixture(phase(temperature=0.5, mixture=budgets), sizes))
     assert got == pytest.approx({"crawl/fra": 0.25, "crawl/deu": 0.5, "books/fra": 0.025, "books/eng": 0.225})
@@ -152,7 +154,7 @@ def test_surplus_stays_inside_a_source_while_it_can() -> None:
     budgets = {source: {"tokens": 100} for source in ("crawl", "books", "code")}
     mixed = mixture(phase(tokens=600, temperature=0, max_epochs=1, mixture=budgets), sizes)
     got = {name: share * 600 for name, share in shares(mixed).items()}
-    # code has 20 of its 200; the 180 go to the two others, half each; French gives 10 and German the rest of its source.
+    # code has 20 of its 200; the 180 go to the others, half each; French gives 10 and German the rest of its source.
     assert got == pytest.approx({"code/code": 20, "books/eng": 290, "crawl/fra": 10, "crawl/deu": 280})
     assert {stream.language for stream in mixed.capped} == {"code", "fra"}
 
@@ -175,7 +177,8 @@ def test_a_phase_longer_than_the_cap_allows_is_refused(budgets: dict[str, object
     st.booleans(),
 )
 def test_no_language_passes_the_cap(sizes: list[int], temperature: float, part: float, pool: bool) -> None:
-    streams = {("ab"[number % 2], f"q{chr(97 + number % 20)}{chr(97 + number // 20)}"): size for number, size in enumerate(sizes)}
+    names = [f"q{chr(97 + number % 20)}{chr(97 + number // 20)}" for number in range(len(sizes))]
+    streams = {("ab"[number % 2], names[number]): size for number, size in enumerate(sizes)}
     budgets = None if pool else {source: {"tokens": 50} for source in {stream[0] for stream in streams}}
     tokens = max(1, int(sum(sizes) * part))
     mixed = mixture(phase(tokens=tokens, temperature=temperature, max_epochs=4, mixture=budgets), streams)

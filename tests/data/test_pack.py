@@ -23,7 +23,8 @@ class Shelf:
         self.context = context
         bases = np.cumsum([0, *(ends[-1] for ends in self.ends)])
         self.tokens = [
-            np.arange(base + 10, base + 10 + ends[-1], dtype=np.uint32) for base, ends in zip(bases, self.ends, strict=False)
+            np.arange(base + 10, base + 10 + ends[-1], dtype=np.uint32)
+            for base, ends in zip(bases, self.ends, strict=False)
         ]
 
     def blocks(self) -> list[int]:

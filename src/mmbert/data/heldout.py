@@ -66,7 +66,7 @@ def _sequences(tokenizer: Encodes, texts: Sequence[str], evaluation: Evaluation,
 
 
 def _pieces(tokenizer: Encodes, texts: Sequence[str], longest: int, key: int) -> Iterator[NDArray[np.uint32]]:
-    """The first part of every text, then the second of those that have one, ...; no more is encoded than is asked for."""
+    """The first part of every text, then the second of those that have one, ...; texts are encoded when asked for."""
     documents: list[NDArray[np.uint32]] = []
     order = permute(np.arange(len(texts)), len(texts), key).tolist()
     for begin in range(0, len(order), _ENCODED):

@@ -109,7 +109,7 @@ def mask(
     labels = ids[targets]
     _check(labels, vocabulary)
     shown = ids.copy()
-    # The number itself says what becomes of a token: the lowest 80 % of those chosen are hidden, the next 10 % replaced.
+    # The number itself says what becomes of a token: of those chosen the lowest 80 % are hidden, the next 10 % replaced.
     chosen = numbers[targets]
     shown[targets[chosen < threshold(0.8 * rate)]] = vocabulary.mask
     replaced = targets[(chosen >= threshold(0.8 * rate)) & (chosen < threshold(0.9 * rate))]
@@ -138,7 +138,9 @@ def _check(labels: NDArray[np.int64], vocabulary: Vocabulary) -> None:
     if not len(labels):
         return
     if int(labels.max()) >= vocabulary.size:
-        raise DataError(f"token {int(labels.max())} in the shards is beyond the vocabulary of {vocabulary.size}: prepare again")
+        raise DataError(
+            f"token {int(labels.max())} in the shards is beyond the vocabulary of {vocabulary.size}: prepare again"
+        )
     special = labels[vocabulary.is_special[labels]]
     if len(special):
         raise DataError(

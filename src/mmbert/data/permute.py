@@ -69,4 +69,4 @@ def _feistel(values: NDArray[np.uint64], bits: NDArray[np.uint64], key: NDArray[
         scrambled = mix((right + constant) ^ key)
         left, right = right, left ^ (scrambled & left_mask)
         left_mask, right_mask = right_mask, left_mask
-    return (left << low) | right
+    return np.asarray((left << low) | right)

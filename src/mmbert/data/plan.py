@@ -72,7 +72,7 @@ class Plan:
         tokens = [stream.tokens for stream in self.mixture.streams]
         if all(count is not None for count in tokens):
             shares = shares * self.blocks_per_stream / np.array(tokens, dtype=np.float64)
-        return shares / shares.sum()
+        return np.asarray(shares / shares.sum())
 
     def draw(self, position: int) -> tuple[int, int]:
         """(stream, block) of one draw."""
@@ -139,7 +139,7 @@ def _odd(value: float) -> int:
 
 
 def _floor_sum(n: int, a: int, m: int, b: NDArray[np.int64]) -> NDArray[np.int64]:
-    """sum over i < n of floor((a * i + b) / m), for each b >= 0, in O(log m) steps (Euclid on the lattice below a line)."""
+    """For each b >= 0 the sum over i < n of floor((a * i + b) / m), in O(log m) steps: Euclid on the points below a line."""
     count = np.full(b.shape, n, dtype=np.int64)
     total = np.zeros(b.shape, dtype=np.int64)
     while count.any():
