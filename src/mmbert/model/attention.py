@@ -162,6 +162,7 @@ def plan_attention(packed: Packed, window: int, dtype: torch.dtype) -> Attention
         offsets = packed.offsets.to(torch.int32)
         return AttentionPlan(None, None, positions, dtype, half, packed.longest, offsets)
     order, inverse = _by_length(packed, lengths)
+    like = torch.empty(0, dtype=torch.float32 if device.type == "cpu" else dtype, device=device)
     lengths = sorted(lengths)
     short = [length for length in lengths if length <= BLOCK + 2 * half]  # a band would show them as many keys, or more
     long = lengths[len(short) :]
@@ -169,12 +170,12 @@ def plan_attention(packed: Packed, window: int, dtype: torch.dtype) -> Attention
         order=order,
         inverse=inverse,
         positions=_positions(lengths).to(device),
-        dtype=torch.float32 if device.type == "cpu" else dtype,
+        dtype=like.dtype,
         half=half,
         longest=packed.longest,
         whole=tuple(Group(len(list(equal)), length, None) for length, equal in groupby(lengths)),
-        short=tuple(Group(len(list(equal)), length, _window(length, half, device)) for length, equal in groupby(short)),
-        band=_band(long, half, device) if long else None,
+        short=tuple(Group(len(list(equal)), length, _window(length, half, like)) for length, equal in groupby(short)),
+        band=_band(long, half, like) if long else None,
     )
 
 
@@ -198,15 +199,15 @@ def _by_length(packed: Packed, lengths: Sequence[int]) -> tuple[Tensor, Tensor] 
     return order.to(packed.ids.device), inverse.to(packed.ids.device)
 
 
-def _window(length: int, half: int, device: torch.device) -> Tensor | None:
+def _window(length: int, half: int, like: Tensor) -> Tensor | None:
     """The mask of a local layer over one short document: (1, 1, length, length)."""
     if length <= half + 1:
         return None
     where = torch.arange(length)
-    return _hide((where[:, None] - where).abs() > half)[None, None].to(device)
+    return _hide((where[:, None] - where).abs() > half, like)[None, None]
 
 
-def _band(lengths: Sequence[int], half: int, device: torch.device) -> Band:
+def _band(lengths: Sequence[int], half: int, like: Tensor) -> Band:
     """The mask of the band over documents laid end to end."""
     tokens = sum(lengths)
     blocks = -(-tokens // BLOCK)
@@ -216,9 +217,9 @@ def _band(lengths: Sequence[int], half: int, device: torch.device) -> Band:
     of_key = document.unfold(0, BLOCK + 2 * half, BLOCK).unsqueeze(1)
     distance = (torch.arange(BLOCK)[:, None] + half - torch.arange(BLOCK + 2 * half)).abs()
     # rows beyond the end are all of document -1 and see each other: a query that sees nothing would be NaN
-    return Band(tokens, half, _hide((of_query != of_key) | (distance > half)).unsqueeze(1).to(device))
+    return Band(tokens, half, _hide((of_query != of_key) | (distance > half), like).unsqueeze(1))
 
 
-def _hide(hidden: Tensor) -> Tensor:
+def _hide(hidden: Tensor, like: Tensor) -> Tensor:
     """0 where seen, minus infinity where hidden: what SDPA would make of a boolean mask, at every call."""
-    return torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
+    return like.new_zeros(hidden.shape).masked_fill_(hidden.to(like.device), float("-inf"))

@@ -193,8 +193,8 @@ def config_to_hf(
 ) -> dict[str, Any]:
     """``config.json`` in both dialects.
 
-    transformers 5 reads ``rope_parameters``, ``layer_types`` and ``dtype``; transformers 4 and text-embeddings-inference
-    read the rest, and without it they fail, or silently take 10,000 for the theta of local layers.
+    transformers 5 reads ``rope_parameters``, ``layer_types`` and ``dtype``; transformers 4 and servers read the rest,
+    and without it they fail, or silently take 10,000 for the theta of local layers.
     ``cls_token_id`` is <bos>, which stands first in a sequence (the released file says <eos>; nothing reads it).
     """
     rope = {"full_attention": config.rope_theta, "sliding_attention": config.local_rope_theta}

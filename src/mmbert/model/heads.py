@@ -5,30 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmbert.model.config import ModelConfig
 from mmbert.model.encoder import Encoder
 from mmbert.model.init import init_weights, materialise
-from mmbert.model.layers import layer_norm
+from mmbert.model.layers import PredictionHead
 from mmbert.packed import Packed
-
-
-class PredictionHead(nn.Module):
-    """norm(gelu(dense(x))), no biases."""
-
-    compiles_whole = True
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.norm = layer_norm(config)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, h) -> (N, h)."""
-        out: Tensor = self.norm(F.gelu(self.dense(x)))
-        return out
 
 
 class MaskedLM(nn.Module):

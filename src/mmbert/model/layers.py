@@ -8,6 +8,7 @@ Shapes: ``T`` tokens, ``h`` hidden size, ``H`` heads, ``D`` head dimension.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -51,7 +52,7 @@ class Attention(nn.Module):
         """(T, h) -> (T, h)."""
         qkv = self.Wqkv(x).view(x.shape[0], 3, -1, self.head_dim)
         q, k, v = rotate(qkv, turns, plan.dtype)
-        out: Tensor = self.Wo(attend(q, k, v, plan, local=self.local).flatten(1))
+        out: Tensor = self.Wo(attend(q, k, v, plan, local=self.local).flatten(1).to(qkv.dtype))
         return F.dropout(out, self.dropout, self.training) if self.dropout else out
 
 
@@ -93,4 +94,22 @@ class Layer(nn.Module):
     def feed_forward(self, x: Tensor) -> Tensor:
         """Norm and MLP, the part ``compile_model`` compiles."""
         out: Tensor = self.mlp(self.mlp_norm(x))
+        return out
+
+    def compile_feed_forward(self, backend: str) -> None:
+        """Replace ``feed_forward`` of this layer by its compiled form."""
+        self.feed_forward = torch.compile(self.feed_forward, dynamic=True, backend=backend)  # type: ignore[method-assign]
+
+
+class PredictionHead(nn.Module):
+    """What stands between encoder and decoder of the masked language model: norm(gelu(dense(x))), no biases."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.norm = layer_norm(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, h) -> (N, h)."""
+        out: Tensor = self.norm(F.gelu(self.dense(x)))
         return out
