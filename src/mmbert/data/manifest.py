@@ -45,7 +45,7 @@ class StreamInfo(_Record):
 class Manifest(_Record):
     """All streams of a folder, sorted by source (in the recipe's order) and language."""
 
-    version: Literal[1] = VERSION
+    version: Literal[1] = 1
     tokenizer: str
     """Fingerprint of the tokenizer."""
     streams: tuple[StreamInfo, ...]
@@ -69,36 +69,39 @@ class Manifest(_Record):
 
         Raises DataError naming the file that is missing, cut short, damaged or of another version, and the cure.
         """
+        manifest = cls.read(folder)
+        manifest.check_shards(folder, verify=verify)
+        return manifest
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read ``folder/manifest.json`` without a look at the shards."""
         path = folder / FILE
         if not path.is_file():
             raise DataError(f"no such file: {path}: run `mmbert data prepare` first")
         values = read_json(path)
         version = values.get("version") if isinstance(values, dict) else None
         if version != VERSION:
-            raise DataError(f"{path} has version {version}, and only {VERSION} can be read: update mmbert or prepare again")
+            raise DataError(f"{path} has version {version}, only {VERSION} can be read: update mmbert or prepare again")
         try:
-            manifest = cls.model_validate(values)
+            return cls.model_validate(values)
         except ValidationError as error:
             place = ".".join(map(str, error.errors()[0]["loc"]))
             raise DataError(f"{path} is damaged at {place}: delete it and run `mmbert data prepare` again") from error
-        manifest.check_shards(folder, verify=verify)
-        return manifest
 
     def check_shards(self, folder: Path, *, verify: bool) -> None:
         """Compare every shard with the manifest: its counts and length, with ``verify`` its contents."""
         shards = [shard for stream in self.streams for shard in stream.shards]
-        with progress(total=sum(shard.tokens for shard in shards), desc="checking shards", unit="tok") as bar:
-            for expected in shards:
-                shard = Shard.open(folder / expected.file)
-                for key in ("tokens", "documents", "sha256"):
-                    if shard.info[key] != getattr(expected, key):
-                        raise DataError(
-                            f"{shard.path} is not the shard of {folder / FILE} ({key} differs): "
-                            "delete the manifest and run `mmbert data prepare` again"
-                        )
-                if verify:
-                    shard.verify()
-                bar.update(expected.tokens)
+        for expected in progress(shards, desc="checking shards", unit="shard") if verify else shards:
+            shard = Shard.open(folder / expected.file)
+            for key in ("tokens", "documents", "sha256"):
+                if shard.info[key] != getattr(expected, key):
+                    raise DataError(
+                        f"{shard.path} is not the shard of {folder / FILE} ({key} differs): "
+                        "delete the manifest and run `mmbert data prepare` again"
+                    )
+            if verify:
+                shard.verify()
 
     def check_tokenizer(self, fingerprint: str, where: str = "these shards") -> None:
         """Raises TokenizerError naming both tokenizers if the shards were made by another one."""

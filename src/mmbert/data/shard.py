@@ -1,7 +1,7 @@
 """Token ids on disk: flat, memory-mapped, with document ends and checksums.
 
     00003.tokens   uint32, little-endian, documents end to end, without <bos> and <eos>
-    00003.index    a line naming form and version, a line of JSON, the document ends as int64, a SHA-256 of all before it
+    00003.index    a line naming form and version, a line of JSON, the document ends as int64, SHA-256 of all before
 
 The index is written last: a shard without an index is not finished. Lengths are compared whenever a shard is opened,
 contents by ``verify``.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -34,7 +34,7 @@ _ALIGN = 64
 class Shard:
     """One finished shard, mapped into memory, not read.
 
-    ``tokens``: (num_tokens,) uint32; ``ends``: (num_documents,) int64, where each document stops; ``info``: the JSON line.
+    ``tokens``: (num_tokens,) uint32; ``ends``: (num_documents,) int64, where each document stops; ``info``: the JSON.
     """
 
     def __init__(self, path: Path, tokens: NDArray[np.uint32], ends: NDArray[np.int64], info: dict[str, Any]) -> None:
@@ -91,7 +91,7 @@ def write_shard(path: Path, documents: Sequence[NDArray[np.uint32]], info: dict[
 
 
 def read_index(path: Path) -> tuple[dict[str, Any], int]:
-    """The JSON of a shard's index, and where in it the document ends start. Raises DataError if the index is not whole."""
+    """The JSON of a shard's index, and where in it the document ends start. Raises DataError if it is not whole."""
     index = _index(path)
     try:
         with index.open("rb") as file:
@@ -120,18 +120,15 @@ def read_index(path: Path) -> tuple[dict[str, Any], int]:
 class ShardWriter:
     """Append documents; a shard is written whenever the next document would make it longer than ``max_tokens``.
 
-    A document is never divided between shards, so one longer than ``max_tokens`` makes a longer shard. The tokens of the
-    shard at hand are held in memory. ``first`` and ``documents_before`` let a stopped stream go on with its next shard.
+    A document is never divided between shards, so one longer than ``max_tokens`` makes a longer shard. The tokens of
+    the shard at hand are held in memory. ``first`` lets a stopped stream go on with its next shard.
     """
 
-    def __init__(
-        self, folder: Path, info: dict[str, Any], *, max_tokens: int = MAX_TOKENS, first: int = 0, documents_before: int = 0
-    ) -> None:
+    def __init__(self, folder: Path, info: dict[str, Any], *, max_tokens: int = MAX_TOKENS, first: int = 0) -> None:
         self.folder = folder
         self._info = info
         self._max_tokens = max_tokens
         self._number = first
-        self._before = documents_before
         self._clear()
 
     def add(self, tokens: NDArray[np.uint32], characters: int, size: int) -> None:
@@ -145,11 +142,6 @@ class ShardWriter:
         self._characters += characters
         self._bytes += size
 
-    def extend(self, documents: Iterable[tuple[NDArray[np.uint32], int, int]]) -> None:
-        """``add`` for each."""
-        for tokens, characters, size in documents:
-            self.add(tokens, characters, size)
-
     def close(self) -> None:
         """Write the last shard, which marks the stream as complete."""
         self._write(last=True)
@@ -157,10 +149,9 @@ class ShardWriter:
     def _write(self, *, last: bool) -> None:
         if not self._documents:
             raise ValueError("a stream without documents")
-        info = {**self._info, "characters": self._characters, "bytes": self._bytes, "before": self._before, "last": last}
+        info = {**self._info, "characters": self._characters, "bytes": self._bytes, "last": last}
         write_shard(self.folder / f"{self._number:05d}.tokens", self._documents, info)
         self._number += 1
-        self._before += len(self._documents)
         self._clear()
 
     def _clear(self) -> None:

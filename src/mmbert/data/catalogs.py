@@ -1,0 +1,224 @@
+"""Real text in more than 300 languages on any machine, without a download: translations inside installed packages.
+
+    django     messages of a web framework: whole sentences in about 90 languages            (BSD licence)
+    babel      Unicode CLDR: names, amounts, dates, lists in about 300 languages             (Unicode licence)
+    pycountry  ISO names of countries, languages, currencies, scripts in about 150 languages (LGPL)
+
+Every message has an English source. A message is held out by a hash of its English text, so in all languages together:
+what is left aside is unseen in every language and serves as a parallel test. Messages are put in an order that hashes
+give, one after the other into documents of some 800 to 1200 characters, a message a line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cache
+from hashlib import blake2b
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import langcodes
+
+from mmbert import languages
+from mmbert.data.cldr import Locale, locales
+from mmbert.data.document import Document
+from mmbert.data.gettext import catalog_files, read_messages
+from mmbert.errors import ConfigError, MissingExtra
+from mmbert.log import progress
+
+PACKAGES = ("django", "babel", "pycountry")
+ENGLISH = "eng_Latn"
+
+_DOCUMENT = 800
+"""A document is closed when it has so many characters; a rest of less than half of it joins the one before."""
+_NOT_ENGLISH = "pycountry/iso3166-2/"
+"""Names of provinces, whose sources are not English: no English text, no pairs."""
+_SCRIPTS = {"latin": "Latn", "iqtelif": "Latn", "cyrillic": "Cyrl", "devanagari": "Deva"}
+"""Modifiers of gettext locales (``sr@latin``) that name a script; locales with another modifier are not read."""
+_GROUPS = ("ber", "bh", "nah")
+"""Locales of a group of languages, where nothing tells which one is meant."""
+
+
+class Message(NamedTuple):
+    """One translated message."""
+
+    key: str
+    """Package, catalog and message, the same in every language."""
+    english: str
+    """Its source; empty if that is not English."""
+    text: str
+
+
+class Pair(NamedTuple):
+    """A held-out message and its English source."""
+
+    id: str
+    text: str
+    english: str
+
+
+Catalogs = dict[str, list[Message]]
+"""Language -> its messages, in hashed order, no text twice."""
+
+
+def read_catalogs(source_name: str, packages: Iterable[str] = PACKAGES) -> Iterator[Document]:
+    """All documents, nothing held out. Raises MissingExtra if a package is not installed."""
+    for language, messages in load_catalogs(packages).items():
+        yield from documents(source_name, language, messages)
+
+
+def package_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Installed version of each. Raises ConfigError for an unknown name, MissingExtra if one is not installed."""
+    for package in packages:
+        if package not in PACKAGES:
+            raise ConfigError(f"no catalogs are known in the package {package}: choose from {', '.join(PACKAGES)}")
+        if find_spec(package) is None:
+            raise MissingExtra(package, "catalogs")
+    return {package: version(package) for package in packages}
+
+
+def load_catalogs(packages: Iterable[str] = PACKAGES) -> Catalogs:
+    """Messages of every language, sorted by language; takes about ten seconds and 300 MB."""
+    names = tuple(packages)
+    package_versions(names)
+    found: dict[str, dict[str, Message]] = {}
+    for package in names:
+        for language, message in _babel() if package == "babel" else _gettext(package):
+            # The first to give a message keeps it: a language's own locale comes before those of its countries.
+            found.setdefault(language, {}).setdefault(message.key, message)
+    keys = {key for messages in found.values() for key in messages}
+    order = {key: number for number, key in enumerate(sorted(keys, key=lambda key: (_hash(key), key)))}
+    return {language: _arrange(language, found[language], order) for language in sorted(found)}
+
+
+def split(catalogs: Catalogs, holdout: float) -> tuple[Catalogs, Catalogs]:
+    """(kept, held out) by a hash of the English text; what is held out occurs in no kept message of the language."""
+    kept: Catalogs = {}
+    heldout: Catalogs = {}
+    for language, messages in catalogs.items():
+        aside = [message for message in messages if _chosen(message, holdout)]
+        texts = {message.text.casefold() for message in aside}
+        kept[language] = [message for message in messages if message.text.casefold() not in texts]
+        if aside:
+            heldout[language] = aside
+    return kept, heldout
+
+
+def documents(source_name: str, language: str, messages: list[Message]) -> Iterator[Document]:
+    """Messages of one package after another, joined by newlines; named by package and number."""
+    for package in PACKAGES:
+        parts: list[str] = []
+        gathered: list[str] = []
+        size = 0
+        for message in messages:
+            if message.key.startswith(package + "/"):
+                gathered.append(message.text)
+                size += len(message.text)
+                if size >= _DOCUMENT:
+                    parts.append("\n".join(gathered))
+                    gathered, size = [], 0
+        if parts and size < _DOCUMENT // 2:
+            gathered.insert(0, parts.pop())
+        if gathered:
+            parts.append("\n".join(gathered))
+        for number, part in enumerate(parts):
+            yield Document(part, f"{package}/{language}/{number:05d}", language, source_name)
+
+
+def pairs(messages: list[Message]) -> list[Pair]:
+    """Messages with their English sources; none where both are alike or shorter than 3 characters, none twice."""
+    found = []
+    texts: set[str] = set()
+    sources: set[str] = set()
+    for message in messages:
+        text, english = message.text, message.english
+        if min(len(text), len(english)) < 3 or text.casefold() == english.casefold():
+            continue
+        if text.casefold() not in texts and english.casefold() not in sources:
+            found.append(Pair(_identity(message.key), text, english))
+            texts.add(text.casefold())
+            sources.add(english.casefold())
+    return found
+
+
+def _arrange(language: str, found: dict[str, Message], order: dict[str, int]) -> list[Message]:
+    """By ``order``, without what is no text, what was left in English, and second copies."""
+    texts: set[str] = set()
+    kept = []
+    for key in sorted(found, key=order.__getitem__):
+        message = found[key]
+        folded = message.text.casefold()
+        translated = language == ENGLISH or folded != message.english.casefold()
+        if len(folded) > 1 and translated and folded not in texts and any(map(str.isalpha, folded)):
+            texts.add(folded)
+            kept.append(message)
+    return kept
+
+
+def _gettext(package: str) -> Iterator[tuple[str, Message]]:
+    """(language, message) of Django or pycountry; the English ones are the sources of all."""
+    spec = find_spec(package)
+    assert spec is not None, "the package is installed"
+    assert spec.origin is not None, "it has files"
+    files = []
+    for locale, name, path in catalog_files(Path(spec.origin).parent):
+        if (language := _language(locale)) is not None:
+            files.append((len(locale), locale, name, path, language))  # short names first: es before es_AR
+    sources: dict[str, Message] = {}  # one object for all languages: half a million messages have few sources
+    for _, _, name, path, language in progress(sorted(files), desc=f"reading {package}", unit="file"):
+        prefix = f"{package}/{name}/"
+        for source, text in read_messages(path):
+            key = prefix + source
+            if key.startswith(_NOT_ENGLISH):
+                if text != source:
+                    yield language, Message(key, "", text)
+                continue
+            english = sources.setdefault(key, Message(key, source, source))
+            yield language, english._replace(text=text)
+    for english in sources.values():
+        yield ENGLISH, english
+
+
+def _babel() -> Iterator[tuple[str, Message]]:
+    """(language, message) of CLDR."""
+    english = Locale("en").texts()
+    for name in progress(sorted(locales(), key=lambda name: (len(name), name)), desc="reading babel", unit="locale"):
+        language = _language(name)
+        if language is None:
+            continue
+        for key, text in Locale(name).texts().items():
+            source = english.get(key) or english.get(key.replace("/stand-alone/", "/format/"), "")
+            yield language, Message(f"babel/{key}", source, text)
+
+
+@cache
+def _language(locale: str) -> str | None:
+    """House code of a locale with its script, ``cmn_Hant`` for ``zh_TW``; None if it names no single language."""
+    base, _, modifier = locale.partition("@")
+    tag = langcodes.Language.get(base.replace("_", "-"), normalize=False)
+    if tag.language in _GROUPS or (modifier and modifier not in _SCRIPTS):
+        return None
+    script = _SCRIPTS.get(modifier) or tag.maximize().script
+    if script == "Kore":  # FineWeb2 writes kor_Hang
+        script = "Hang"
+    try:
+        return languages.normalise(f"{tag.language}-{script}" if script else str(tag.language))
+    except ConfigError:
+        return None
+
+
+def _chosen(message: Message, holdout: float) -> bool:
+    text = " ".join((message.english or message.key).casefold().split())
+    return _hash(text) < int(holdout * 2**64)
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest())
+
+
+def _identity(key: str) -> str:
+    """Package, catalog and 12 hexadecimal digits."""
+    *place, _ = key.split("/", 2)
+    return "/".join((*place, blake2b(key.encode(), digest_size=6).hexdigest()))

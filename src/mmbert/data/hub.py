@@ -1,0 +1,164 @@
+"""Datasets of the Hugging Face hub, streamed file by file with huggingface-hub alone.
+
+A configuration is a folder (``data/fra_Latn/train/000_00000.parquet`` is of ``fra_Latn``) or, for files in no folder, a
+file's name. Files of other splits than ``train`` are left out; ``heldout: test`` in the recipe names the split that is
+kept for evaluation.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import PurePosixPath
+from typing import BinaryIO, NamedTuple, cast
+
+from mmbert import languages
+from mmbert.data.inputs import SUFFIXES, Input, house_code
+from mmbert.errors import ConfigError, DataError
+from mmbert.recipe import Source
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "training", "test", "testing", "validation", "valid", "val", "dev", "eval", "heldout")
+"""Names of splits, as a folder (``test/``) or at the beginning of a file's name (``test-00000-of-00003.parquet``)."""
+
+
+class HubFile(NamedTuple):
+    """A file in a repository."""
+
+    path: str
+    size: int
+    stamp: str
+
+
+def hub_inputs(source_name: str, source: Source, *, heldout: bool = False) -> list[Input]:
+    """Files of a dataset, at one commit, sorted by language and name. Raises DataError if the hub cannot give them."""
+    from huggingface_hub import HfApi, HfFileSystem
+    from huggingface_hub.hf_api import RepoFile
+
+    assert source.path is not None, "a source on the hub has a path"
+    with hub_errors(source):
+        api = HfApi()
+        commit = api.dataset_info(source.path, revision=source.revision).sha
+        tree = api.list_repo_tree(source.path, recursive=True, revision=commit, repo_type="dataset")
+        files = [HubFile(entry.path, entry.size, entry.blob_id) for entry in tree if isinstance(entry, RepoFile)]
+    filesystem = HfFileSystem()
+
+    def open_file(path: str) -> BinaryIO:
+        with hub_errors(source):
+            return cast(BinaryIO, filesystem.open(f"datasets/{source.path}@{commit}/{path}", "rb"))
+
+    return remote_inputs(source_name, source, files, open_file, heldout=heldout)
+
+
+def remote_inputs(
+    source_name: str,
+    source: Source,
+    files: Iterable[HubFile],
+    open_file: Callable[[str], BinaryIO],
+    *,
+    heldout: bool = False,
+) -> list[Input]:
+    """The files of ``source.configs`` and of one split, out of a listing of a repository."""
+    known = {file.path: file for file in files}
+    chosen = select(list(known), source.configs, source.heldout if heldout and source.heldout else "train")
+    if not source.configs and source.language is None and source.language_field is None:
+        chosen = _named_languages(source_name, source, chosen)
+    if not any(chosen.values()):
+        raise DataError(f"{source.path} on the hub has no parquet, jsonl or txt file for sources.{source_name}")
+    inputs = []
+    for config, paths in chosen.items():
+        language = _language(source_name, source, config)
+        for path in paths:
+            place = f"{source.path}/{path}"
+            file = known[path]
+            inputs.append(Input(path, place, _form(path), language, file.size, file.stamp, partial(open_file, path)))
+    return sorted(inputs, key=lambda input: (input.language or "", input.name))
+
+
+def select(paths: list[str], configs: tuple[str, ...], split: str) -> dict[str, list[str]]:
+    """Configuration -> its files of ``split``, sorted; all configurations if none is named.
+
+    Raises DataError for a name that is not there, with the nearest one.
+    """
+    found: dict[str, list[str]] = {}
+    for path in sorted(path for path in paths if path.endswith(tuple(s for form in SUFFIXES.values() for s in form))):
+        if split_of(path) in (split, None if split == "train" else split):
+            found.setdefault(config_of(path), []).append(path)
+    if not configs:
+        return found
+    for config in configs:
+        if config not in found:
+            near = difflib.get_close_matches(config, found, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(list(found)[:10]) or 'none'}"
+            raise DataError(f"the dataset has no configuration {config} with files of the split {split}: {hint}")
+    return {config: found[config] for config in configs}
+
+
+def split_of(path: str) -> str | None:
+    """The split that a file's folders or the beginning of its name tell."""
+    *folders, file = PurePosixPath(path).parts
+    names = [*folders, re.split(r"[-_.]", file)[0]]
+    return next((name for name in reversed(names) if name in SPLITS), None)
+
+
+def config_of(path: str) -> str:
+    """The last folder that is not a split; for a file in no such folder, its name up to the first dot."""
+    *folders, file = PurePosixPath(path).parts
+    return next((folder for folder in reversed(folders) if folder not in SPLITS), file.split(".")[0])
+
+
+def _named_languages(source_name: str, source: Source, chosen: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Without any option, the configurations that are named as a language; others are left out, and it is said."""
+    kept = {}
+    for config, paths in chosen.items():
+        try:
+            languages.normalise(config)
+        except ConfigError:
+            continue
+        kept[config] = paths
+    left = [config for config in chosen if config not in kept]
+    if left:
+        names = ", ".join(left[:10])
+        logger.info("%s: left out %d configurations that name no language: %s", source.path, len(left), names)
+    if not kept:
+        raise DataError(
+            f"no configuration of {source.path} is named as a language ({', '.join(left[:5])}): "
+            f"set sources.{source_name}.language or .language_field"
+        )
+    return kept
+
+
+def _language(source_name: str, source: Source, config: str) -> str | None:
+    if source.language is not None:
+        return house_code(source.language, f"sources.{source_name}.language")
+    if source.language_field is not None:
+        return None
+    return house_code(config, f"configuration {config} of {source.path} (set sources.{source_name}.language)")
+
+
+def _form(path: str) -> str:
+    return next(form for form, suffixes in SUFFIXES.items() if path.endswith(suffixes))
+
+
+@contextmanager
+def hub_errors(source: Source) -> Iterator[None]:
+    """Say in one line why the hub gives nothing."""
+    from huggingface_hub import errors
+
+    # The library's HTTP errors have one root, which has changed with the client it stands on (requests, httpx).
+    network: type[Exception] = errors.HfHubHTTPError.__mro__[1]
+    try:
+        yield
+    except (OSError, network, errors.HFValidationError) as error:
+        text = str(error).strip().splitlines()
+        reason = text[0] if text else type(error).__name__
+        revision = f" at {source.revision}" if source.revision else ""
+        raise DataError(
+            f"cannot read the dataset {source.path}{revision} from the hub: {reason} (check the name, the network, and "
+            "`hf auth login` if it is gated)"
+        ) from error

@@ -1,0 +1,132 @@
+"""The files of a source, in an order that is the same on every machine, and the language each of them is in."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from mmbert import languages
+from mmbert.errors import ConfigError, DataError
+from mmbert.recipe import Source
+
+SUFFIXES = {
+    "jsonl": (".jsonl", ".ndjson", ".jsonl.gz", ".jsonl.zst", ".ndjson.gz", ".ndjson.zst", ".json.gz", ".json.zst"),
+    "text": (".txt", ".txt.gz", ".txt.zst"),
+    "parquet": (".parquet",),
+}
+"""What is read from a folder; a file or a glob may be named anything."""
+
+_WILD = "*?["
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One file of a source."""
+
+    name: str
+    """Relative to the source's folder, with ``/``: it names documents that bring no id."""
+    path: str
+    """For messages."""
+    form: str
+    """A key of ``SUFFIXES``."""
+    language: str | None
+    """House code; None where each document names its own."""
+    size: int
+    """In bytes."""
+    stamp: str
+    """Changes when the content does."""
+    open: Callable[[], BinaryIO]
+
+
+def local_inputs(source_name: str, source: Source, *, heldout: bool = False) -> list[Input]:
+    """Files of ``source.path`` (or ``source.heldout``) on this machine, sorted by language and name.
+
+    Raises DataError if there is none, or if a name gives no language.
+    """
+    place = source.heldout if heldout else source.path
+    assert place is not None, "a source on disk has a path"
+    option = f"sources.{source_name}.{'heldout' if heldout else 'path'}"
+    root, paths = _find(place, SUFFIXES[source.kind], option)
+    inputs = []
+    for path in paths:
+        name = path.relative_to(root).as_posix()
+        stat = path.stat()
+        language = input_language(source_name, source, name, str(path))
+        stamp = str(stat.st_mtime_ns)
+        inputs.append(Input(name, str(path), source.kind, language, stat.st_size, stamp, _opener(path)))
+    return sorted(inputs, key=lambda input: (input.language or "", input.name))
+
+
+def input_language(source_name: str, source: Source, name: str, path: str) -> str | None:
+    """The language of a file by the source's options or its name; None where ``language_field`` tells it.
+
+    ``fao_Latn.jsonl.gz`` by its name; else by the last folder that names a script, ``data/fao_Latn/train/0.parquet``.
+    """
+    if source.language is not None:
+        return house_code(source.language, f"sources.{source_name}.language")
+    if source.language_field is not None:
+        return None
+    *folders, file = PurePosixPath(name).parts
+    stem = file.split(".")[0]
+    faults = []
+    for candidate in (stem, *(folder for folder in reversed(folders) if "_" in folder or "-" in folder)):
+        try:
+            return _normalise(candidate)
+        except ConfigError as error:
+            faults.append(str(error))
+    raise DataError(
+        f"{path}: the file's name gives no language ({faults[0]}): name it as fao_Latn{file[len(stem) :]}, "
+        f"or set sources.{source_name}.language or .language_field"
+    )
+
+
+def house_code(code: str, where: str) -> str:
+    """``languages.normalise`` with the place of a wrong code in the message. Raises DataError."""
+    try:
+        return _normalise(code)
+    except ConfigError as error:
+        raise DataError(f"{where}: {error}") from error
+
+
+@cache
+def _normalise(code: str) -> str:
+    return languages.normalise(code)
+
+
+def _find(place: str, suffixes: tuple[str, ...], option: str) -> tuple[Path, list[Path]]:
+    """The folder that names are relative to, and the files."""
+    path = Path(place)
+    if path.is_file():
+        return path.parent, [path]
+    if path.is_dir():
+        files = [file for file in path.rglob("*") if file.name.lower().endswith(suffixes) and file.is_file()]
+        if not files:
+            raise DataError(f"{path} holds no file ending in {', '.join(suffixes)} ({option})")
+        return path, files
+    if any(character in place for character in _WILD):
+        root = Path(*_before_wild(path))
+        files = [Path(file) for file in glob.glob(place, recursive=True) if Path(file).is_file()]
+        if not files:
+            raise DataError(f"no file matches {place} ({option})")
+        return root, files
+    raise DataError(f"no such file or folder: {path.absolute()} ({option})")
+
+
+def _before_wild(path: Path) -> list[str]:
+    parts = list(path.parts[:-1])
+    first = next((i for i, part in enumerate(parts) if any(character in part for character in _WILD)), len(parts))
+    return parts[:first]
+
+
+def _opener(path: Path) -> Callable[[], BinaryIO]:
+    def open_file() -> BinaryIO:
+        try:
+            return path.open("rb")
+        except OSError as error:
+            raise DataError(f"cannot read {path}: {error.strerror}") from error
+
+    return open_file
