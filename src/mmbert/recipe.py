@@ -14,14 +14,19 @@ Sources: mmBERT (arXiv 2509.06888) and its published configurations; see the com
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
 from mmbert.errors import ConfigError
-from mmbert.recipe_file import explain, parse_count, read_languages, read_recipe, write_recipe
+from mmbert.recipe_file import COUNT, explain, parse_count, read_recipe, write_recipe
 
-Tokens = Annotated[int, BeforeValidator(parse_count), Field(ge=0)]
+Tokens = Annotated[
+    int,
+    BeforeValidator(parse_count),
+    Field(ge=0),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": COUNT}]}),
+]
 """A count of tokens: 4096, 1_000, 500k, 3B, 2.3T."""
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -353,10 +358,6 @@ class Recipe(Spec):
         """Read a recipe with ``key.path=value`` overrides. Raises ConfigError with the dotted path of what is wrong."""
         path = Path(path)
         values = read_recipe(path, list(overrides))
-        for phase in _maps(values.get("phases")):
-            for data in _maps({"data": phase.get("data")}):
-                if isinstance(data.get("languages"), str) and data["languages"] != "all":
-                    data["languages"] = read_languages(path.parent, data["languages"])
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -398,7 +399,3 @@ class Recipe(Spec):
                 if name not in self.phases:
                     raise ValueError(f"merge names no phase: {name}")
         return self
-
-
-def _maps(value: Any) -> list[dict[str, Any]]:
-    return [v for v in value.values() if isinstance(v, dict)] if isinstance(value, dict) else []

@@ -6,8 +6,10 @@ import csv
 import difflib
 import io
 import re
+from decimal import Decimal
 from pathlib import Path
-from typing import Any, get_args
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
@@ -18,25 +20,32 @@ from mmbert.files import write_text
 
 _SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
 
+COUNT = r"^\s*([0-9][0-9_]*(?:\.[0-9]+)?)\s*([kmbgtKMBGT]?)\s*$"
+"""A count of tokens as text."""
+
 
 def parse_count(value: Any) -> Any:
     """``2.3T``, ``500k``, ``4_718_592`` -> int; anything else is left for pydantic to refuse."""
     if not isinstance(value, str):
         return value
-    match = re.fullmatch(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?)\s*([kmbgtKMBGT]?)\s*", value)
+    match = re.match(COUNT, value)
     if match is None:
         raise ValueError(f"not a count: {value!r} (write 4096, 500k, 3B or 2.3T)")
-    return round(float(match[1].replace("_", "")) * _SUFFIXES[match[2].lower()])
+    count = Decimal(match[1].replace("_", "")) * _SUFFIXES[match[2].lower()]
+    if count != int(count):
+        raise ValueError(f"not a whole count: {value!r} is {count} tokens")
+    return int(count)
 
 
 def read_recipe(path: Path, overrides: list[str]) -> dict[str, Any]:
-    """The file's values with ``extends`` resolved and ``a.b=c`` overrides applied."""
+    """The file's values with ``extends``, ``a.b=c`` overrides and the lists of languages it names resolved."""
     values = _read_extended(path, seen=())
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise ConfigError(f"override {override!r} is not of the form key.path=value")
         _assign(values, key.split("."), _yaml(text, f"override {override!r}"))
+    _read_lists(values, path.parent)  # those named by overrides
     return values
 
 
@@ -51,7 +60,8 @@ def read_languages(folder: Path, reference: str) -> list[str]:
         column, _, wanted = condition.partition("=")
         rows = list(csv.DictReader(io.StringIO(text), delimiter="\t"))
         if not rows or column not in rows[0] or not wanted:
-            raise ConfigError(f"{reference}: expected table.tsv#column=value with one of the columns {list(rows[0]) if rows else []}")
+            columns = ", ".join(rows[0]) if rows else "(none: it is empty)"
+            raise ConfigError(f"{reference}: expected table.tsv#column=value with one of the columns {columns}")
         codes = [row.get("code") or row.get("language") or "" for row in rows if row[column] in wanted.split(",")]
     else:
         codes = [word for line in text.splitlines() for word in line.split("#")[0].split()]
@@ -72,52 +82,151 @@ def write_recipe(path: Path, values: dict[str, Any]) -> None:
 
 
 def explain(error: ValidationError, model: type[BaseModel], path: Path) -> str:
-    """The first fault in one line: file, dotted path, what is wrong, and the nearest valid name."""
-    fault = error.errors()[0]
-    place = ".".join(str(part) for part in fault["loc"] if not _is_branch(part))
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    """The first fault in one line: file, dotted path, what is wrong, and the nearest valid name.
+
+    Where a value may have several forms (a tokenizer: text or a map), pydantic reports every form's complaint. Told is
+    the one that got furthest into the value: it is the form that was meant.
+    """
+    faults = [(*_walk(model, fault["loc"]), fault) for fault in error.errors()]
+    places = [place for place, _, _ in faults]
+    faults = [entry for entry in faults if not any(_inside(other, entry[0]) for other in places)]
+    faults.sort(key=lambda entry: entry[2]["type"] != "extra_forbidden")  # a misspelt key also leaves another missing
+    place, parent, fault = faults[0]
+    others = len({entry[0] for entry in faults} - {place})
+    more = f" (and {others} more)" if others else ""
+    dotted = ".".join(place)
     if fault["type"] == "extra_forbidden":
-        known = _fields_at(model, [str(part) for part in fault["loc"][:-1]])
-        name = str(fault["loc"][-1])
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
-        return f"{path}: unknown key {place}: {hint}{more}"
+        return f"{path}: unknown key {dotted}: {_nearest(place[-1], list(parent.model_fields))}{more}"
     if fault["type"] == "missing":
-        return f"{path}: {place} is missing{more}"
-    message = fault["msg"].removeprefix("Value error, ")
+        return f"{path}: {dotted} is missing{more}"
+    said = _joined([entry[2]["msg"] for entry in faults if entry[0] == place])
     given = "" if isinstance(fault["input"], dict) else f" (given: {str(fault['input'])[:60]})"
-    return f"{path}: {place + ': ' if place else ''}{message[0].lower() + message[1:]}{given}{more}"
+    return f"{path}: {dotted + ': ' if dotted else ''}{said}{given}{more}"
 
 
-def _is_branch(part: int | str) -> bool:
-    """Names that pydantic adds to a path for the branch of a union, not keys of the file."""
-    return isinstance(part, str) and (part[:1].isupper() or "[" in part or part in ("str", "int"))
+def editor_schema(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The JSON schema of a recipe *file*, for editors, from that of the model.
+
+    A file may name a list of languages where the model holds codes, and one that ``extends`` another may leave out what
+    is required and write null to remove something.
+    """
+    definitions = recipe.pop("$defs")
+    definitions["Recipe"] = {key: value for key, value in recipe.items() if key != "title"}
+    definitions["PhaseData"]["properties"]["languages"]["anyOf"].append({"type": "string"})
+    for name, definition in list(definitions.items()):
+        definitions[f"{name}Change"] = _as_change(definition)
+    extends = {"type": "string", "description": "The path of a recipe to start from, relative to this one."}
+    definitions["RecipeChange"]["properties"]["extends"] = extends
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "mmbert recipe",
+        "if": {"type": "object", "required": ["extends"]},
+        "then": {"$ref": "#/$defs/RecipeChange"},
+        "else": {"$ref": "#/$defs/Recipe"},
+        "$defs": definitions,
+    }
 
 
-def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
-    """Names of the fields of the model found by walking ``path`` from ``model``."""
-    models: list[type[BaseModel]] = [model]
-    for part in path:
-        if _is_branch(part):
-            models = [m for m in models if m.__name__ == part] or models
+def _as_change(schema: Any) -> Any:
+    """The schema of a part of something: nothing is required, everything may be null."""
+    if isinstance(schema, list):
+        return [_as_change(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    changed = {key: _as_change(value) for key, value in schema.items() if key not in ("required", "default")}
+    if "$ref" in changed:
+        changed["$ref"] += "Change"
+    if isinstance(changed.get("properties"), dict):
+        changed["properties"] = {name: _or_null(value) for name, value in changed["properties"].items()}
+    if isinstance(changed.get("additionalProperties"), dict):
+        changed["additionalProperties"] = _or_null(changed["additionalProperties"])
+    return changed
+
+
+def _or_null(schema: Any) -> dict[str, Any]:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+_PLAIN_WORDS = {
+    "a valid tuple": "a list",
+    "a valid dictionary": "a map",
+    "a valid string": "text",
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+}
+
+
+def _joined(messages: list[str]) -> str:
+    """One sentence from the complaints about one value, in a user's words."""
+    said = list(dict.fromkeys(message.removeprefix("Value error, ") for message in messages))
+    if said[0].startswith("Input should be "):
+        noise = r"^Input should be |, (unable|got) .*| or instance of \w+"
+        text = "should be " + " or ".join(re.sub(noise, "", message) for message in said)
+        for formal, plain in _PLAIN_WORDS.items():
+            text = text.replace(formal, plain)
+        return text
+    return said[0][0].lower() + said[0][1:]
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+
+
+def _inside(place: tuple[str, ...], outer: tuple[str, ...]) -> bool:
+    return len(place) > len(outer) and place[: len(outer)] == outer
+
+
+def _walk(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[tuple[str, ...], type[BaseModel]]:
+    """The keys of the file in pydantic's location, without the names it adds, and the model that holds the last one.
+
+    Added are the form of a value with several forms (``TokenizerTraining``, ``int``) and ``[key]``.
+    """
+    annotation: Any = model
+    parent, place = model, []
+    for part in loc:
+        forms = _forms(annotation)
+        if len(forms) > 1:
+            annotation = next((form for form in forms if str(part).startswith(_form_name(form))), None)
             continue
-        found = [m for parent in models if part in parent.model_fields for m in _models_in(parent.model_fields[part].annotation)]
-        models = found or models  # a key of a dict[str, Model] stays at that model
-    return [name for m in models for name in m.model_fields]
+        annotation = forms[0] if forms else annotation
+        if part == "[key]":
+            continue
+        place.append(str(part))
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            parent = annotation
+            field = annotation.model_fields.get(str(part))
+            annotation = field.annotation if field is not None else None
+        else:  # dict[str, X], tuple[X, ...]
+            arguments = [argument for argument in get_args(annotation) if argument is not Ellipsis]
+            annotation = arguments[-1] if arguments else None
+    return tuple(place), parent
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for argument in get_args(annotation) for model in _models_in(argument)]
+def _forms(annotation: Any) -> list[Any]:
+    """The members of a union, without None; of anything else itself."""
+    if get_origin(annotation) is Annotated:
+        return _forms(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [form for form in get_args(annotation) if form is not type(None)]
+    return [annotation]
+
+
+def _form_name(form: Any) -> str:
+    """How pydantic's name of a form begins: ``TokenizerTraining``, ``int``, ``tuple[str, ...]``, ``literal['all']``."""
+    origin = get_origin(form)
+    return "literal" if origin is Literal else str(getattr(origin or form, "__name__", form))
 
 
 def _read_extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    path = path.resolve() if seen else path
+    """A file's values on top of those of the file it extends; lists and tables it names belong to its own folder."""
     if path.resolve() in seen:
-        raise ConfigError(f"{path} extends itself, through {' -> '.join(map(str, seen))}")
+        chain = " -> ".join(each.name for each in (*seen, path))
+        raise ConfigError(f"{path} extends itself: {chain}")
     if not path.is_file():
-        raise ConfigError(f"no such recipe: {path}")
+        raise ConfigError(f"no such recipe: {path}" + (f" (extended by {seen[-1]})" if seen else ""))
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -125,10 +234,41 @@ def _read_extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     values = _yaml(text, str(path))
     if not isinstance(values, dict):
         raise ConfigError(f"{path} is not a map of options")
+    _read_lists(values, path.parent)
     parent = values.pop("extends", None)
     if parent is None:
         return values
-    return _merge(_read_extended(path.parent / parent, (*seen, path.resolve())), values)
+    if not isinstance(parent, str):
+        raise ConfigError(f"{path}: extends should be the path of one recipe (given: {parent})")
+    inherited = _read_extended(path.parent / parent, (*seen, path.resolve()))
+    _move_tables(inherited, (path.parent / parent).parent, path.parent)
+    return _merge(inherited, values)
+
+
+def _read_lists(values: dict[str, Any], folder: Path) -> None:
+    """Put the codes where a phase names a list of languages."""
+    for phase in _maps(values.get("phases")):
+        data = phase.get("data")
+        if isinstance(data, dict) and isinstance(data.get("languages"), str) and data["languages"] != "all":
+            data["languages"] = read_languages(folder, data["languages"])
+
+
+def _move_tables(values: dict[str, Any], old: Path, new: Path) -> None:
+    """Tables of counts are relative to the recipe that is loaded: rewrite those of an extended one elsewhere."""
+    if old.resolve() == new.resolve():
+        return
+    tables = set()  # YAML aliases make several phases share one map
+    for phase in _maps(values.get("phases")):
+        data = phase.get("data")
+        for budget in _maps(data.get("mixture") if isinstance(data, dict) else None):
+            counts = budget.get("counts")
+            if isinstance(counts, dict) and isinstance(counts.get("file"), str) and id(counts) not in tables:
+                tables.add(id(counts))
+                counts["file"] = str((old / counts["file"]).resolve())
+
+
+def _maps(value: Any) -> list[dict[str, Any]]:
+    return [each for each in value.values() if isinstance(each, dict)] if isinstance(value, dict) else []
 
 
 def _yaml(text: str, where: str) -> Any:
