@@ -232,3 +232,19 @@ def test_faults_in_the_choice_are_named() -> None:
         mixture(phase(), {("a", "fra"): 0})
     with pytest.raises(ConfigError, match=r"mixture\.b: no text"):
         mixture(phase(languages=["fra"], mixture={"a": {"tokens": 1}, "b": {"tokens": 1}}), sizes)
+
+
+def test_fixed_languages_of_the_pool_keep_their_share() -> None:
+    sizes = {("a", "eng_Latn"): 100, ("a", "fra"): 100, ("a", "deu"): 400}
+    mixed = mixture(phase(temperature=0.5, fixed={"eng": 0.4}), sizes)
+    assert mixed.language_shares() == pytest.approx({"eng_Latn": 0.4, "fra": 0.2, "deu": 0.4})
+    with pytest.raises(ConfigError, match=r"data\.fixed\.xho: no text"):
+        mixture(phase(fixed={"xho": 0.1}), sizes)
+
+
+def test_a_budget_may_leave_languages_to_another_source() -> None:
+    sizes = {("crawl", "fra_Latn"): 100, ("crawl", "deu_Latn"): 100, ("filtered", "fra_Latn"): 10}
+    budgets = {"crawl": {"tokens": 1, "without": ["fra"]}, "filtered": {"tokens": 1}}
+    assert shares(mixture(phase(mixture=budgets), sizes)) == pytest.approx(
+        {"crawl/deu_Latn": 0.5, "filtered/fra_Latn": 0.5}
+    )

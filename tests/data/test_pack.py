@@ -40,7 +40,7 @@ class Shelf:
     def pieces(self, stream: int, block: int) -> list[Piece]:
         begin = block * self.context
         found = pieces_between(self.ends[stream], begin, begin + self.context, self.context - 2)
-        return [Piece(self.tokens[stream], int(start), int(end)) for start, end in zip(*found, strict=True)]
+        return [Piece(self.tokens[stream], start, end) for start, end in found]
 
 
 documents = st.lists(

@@ -35,7 +35,8 @@ def many_languages(seed: int = 0) -> tuple[Mixture, list[int]]:
 
 def few(shares: list[float], blocks: list[int], seed: int = 0, name: str = "phase", window: int = 64) -> Plan:
     streams = [
-        StreamShare("text", f"l{number}", 1000 * blocks[number], share, None, False) for number, share in enumerate(shares)
+        StreamShare("text", f"l{number}", 1000 * count, share, None, False)
+        for number, (share, count) in enumerate(zip(shares, blocks, strict=True))
     ]
     return Plan(Mixture(tuple(streams), 1), blocks, seed, name, window)
 

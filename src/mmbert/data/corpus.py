@@ -61,8 +61,8 @@ class Corpus:
         number = bisect_right(first_blocks, block) - 1
         shard = self._open(self._shards[stream][number])
         begin = (block - first_blocks[number]) * self._context
-        starts, ends = pieces_between(shard.ends, begin, begin + self._context, self._context - 2)
-        return [Piece(shard.tokens, start, end) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+        tokens, found = shard.tokens, pieces_between(shard.ends, begin, begin + self._context, self._context - 2)
+        return [Piece(tokens, start, end) for start, end in found]
 
     def _open(self, info: ShardInfo) -> Shard:
         """The shard, from the most recently used ones or mapped anew."""
@@ -87,25 +87,21 @@ def _first_blocks(shards: Sequence[ShardInfo], context: int) -> list[int]:
     return first
 
 
-def pieces_between(
-    ends: NDArray[np.int64], begin: int, end: int, longest: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(starts, ends) of the pieces of at most ``longest`` tokens that begin in tokens ``begin`` to ``end - 1``.
+def pieces_between(ends: NDArray[np.int64], begin: int, end: int, longest: int) -> list[tuple[int, int]]:
+    """(start, end) of the pieces of at most ``longest`` tokens that begin in tokens ``begin`` to ``end - 1``.
 
     ends  (documents,) where each document of a shard stops
     """
-    end = min(end, int(ends[-1]))
-    first = int(np.searchsorted(ends, begin, side="right"))  # the document that holds token ``begin``
-    last = first + int(np.searchsorted(ends[first:], end - 1, side="right"))
-    document_ends = np.array(ends[first : last + 1])
-    document_starts = np.empty_like(document_ends)
-    document_starts[0] = ends[first - 1] if first else 0
-    document_starts[1:] = document_ends[:-1]
-    # Pieces number skipped to stop - 1 of each document begin in the range; only the first document began before it.
-    skipped = np.maximum(begin - document_starts + longest - 1, 0) // longest
-    stop = (np.minimum(document_ends, end) - document_starts + longest - 1) // longest
-    counts = np.maximum(stop - skipped, 0)
-    document = np.repeat(np.arange(len(counts)), counts)
-    number = np.arange(len(document)) - np.repeat(np.cumsum(counts) - counts, counts) + skipped[document]
-    starts = document_starts[document] + number * longest
-    return starts, np.minimum(starts + longest, document_ends[document])
+    first = int(ends.searchsorted(begin, "right"))  # the document that holds token ``begin``
+    last = int(ends.searchsorted(end - 1, "right"))  # the one that holds the last token, or one past all
+    start = int(ends[first - 1]) if first else 0
+    # The first document may have begun before the block; its pieces that did belong to an earlier block.
+    place = start + max(0, -(-(begin - start) // longest)) * longest
+    pieces: list[tuple[int, int]] = []
+    for stop in ends[first : last + 1].tolist():
+        bound = min(stop, end)
+        while place < bound:
+            pieces.append((place, min(place + longest, stop)))
+            place += longest
+        place = stop
+    return pieces

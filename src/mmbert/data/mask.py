@@ -109,7 +109,7 @@ def mask(
     labels = ids[targets]
     _check(labels, vocabulary)
     shown = ids.copy()
-    # The number itself says what becomes of a token: of those chosen the lowest 80 % are hidden, the next 10 % replaced.
+    # The number itself says what becomes of a token: the lowest 80 % of the chosen are hidden, the next 10 % replaced.
     chosen = numbers[targets]
     shown[targets[chosen < threshold(0.8 * rate)]] = vocabulary.mask
     replaced = targets[(chosen >= threshold(0.8 * rate)) & (chosen < threshold(0.9 * rate))]

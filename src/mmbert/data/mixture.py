@@ -149,13 +149,15 @@ def _pool(
 
 
 def _with_fixed(codes: Sequence[str], weights: NDArray[np.float64], fixed: Mapping[str, float]) -> NDArray[np.float64]:
-    """Weights that add up to 1, in which the ``fixed`` languages have their own share and the rest keeps its proportions."""
+    """Weights that add up to 1: the ``fixed`` languages have their share, the others keep their proportions."""
     weights = weights.copy()
     free = np.ones(len(codes), dtype=bool)
     for code, share in fixed.items():
         own = np.array([languages.matches(language, (code,)) for language in codes])
         if not own.any():
-            raise ConfigError(f"data.fixed.{code}: no text in this language in the phase; remove it or change data.languages")
+            raise ConfigError(
+                f"data.fixed.{code}: no text in this language in the phase; remove it or change data.languages"
+            )
         weights[own] *= share / weights[own].sum()
         free &= ~own
     if free.any():

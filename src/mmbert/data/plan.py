@@ -139,7 +139,7 @@ def _odd(value: float) -> int:
 
 
 def _floor_sum(n: int, a: int, m: int, b: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each b >= 0 the sum over i < n of floor((a * i + b) / m), in O(log m) steps: Euclid on the points below a line."""
+    """Sum over i < n of floor((a * i + b) / m) for each b >= 0, in O(log m) steps: Euclid on points below a line."""
     count = np.full(b.shape, n, dtype=np.int64)
     total = np.zeros(b.shape, dtype=np.int64)
     while count.any():
