@@ -4,7 +4,8 @@
 one file a language (form: ``store``). The work is cut into tasks: runs of languages of some 32 MiB of input, or the
 whole source where languages are mixed in its files. A task is finished when its file in ``done/`` is there; what a
 killed one left is written anew. If the options of a source, its files or the cleaning rules have changed, the source
-is prepared again, and it is said.
+is prepared again, and it is said. A finished dataset of the hub is not looked up again, and raw text that is gone by
+now is not missed.
 (2) ``prepare_shards`` tokenises the text into shards, ``shards/<source>/<language>/00000.tokens``. A finished shard is
 never written again; a stream goes on with its next one.
 
@@ -58,14 +59,16 @@ BEYOND = "held out beyond the limit"
 
 _FORM = 1
 """Raised when the same input would give other text: what was prepared before is then prepared again."""
+_COMPLETE = "complete.json"
 _TASK = 32 << 20
 """Bytes of input, as stored, of the languages that are finished together."""
 
 
-def prepare_data(recipe: Recipe, folder: Path, tokenizer: Tokenizer | None = None) -> Manifest:
-    """Text, tokenizer (unless given) and shards, below ``folder``. What is finished is not done again."""
+def prepare_data(recipe: Recipe, folder: Path) -> tuple[Manifest, Tokenizer]:
+    """Text, tokenizer and shards, below ``folder``. What is finished is not done again."""
     prepare_text(recipe, folder)
-    return prepare_shards(recipe, folder, tokenizer or prepare_tokenizer(recipe, folder))
+    tokenizer = prepare_tokenizer(recipe, folder)
+    return prepare_shards(recipe, folder, tokenizer), tokenizer
 
 
 def prepare_text(recipe: Recipe, folder: Path) -> None:
@@ -87,17 +90,21 @@ def prepare_text(recipe: Recipe, folder: Path) -> None:
 
 
 def prepare_tokenizer(recipe: Recipe, folder: Path) -> Tokenizer:
-    """The recipe's tokenizer: loaded, or trained on the prepared text into ``folder/tokenizer`` unless it is there."""
-    if not isinstance(recipe.tokenizer, TokenizerTraining):
-        return Tokenizer.load(recipe.tokenizer)
-    home, record = folder / "tokenizer", folder / "tokenizer" / "training.json"
-    sources = {name: source.fingerprint for name, source in Report.load(folder).sources.items()}
-    wanted = {"training": recipe.tokenizer.model_dump(mode="json"), "text": sources}
+    """The recipe's tokenizer in ``folder/tokenizer``: copied there or trained on the prepared text, once."""
+    home, record = folder / "tokenizer", folder / "tokenizer" / "made-from.json"
+    wanted: dict[str, Any] = {"tokenizer": recipe.tokenizer}
+    if isinstance(recipe.tokenizer, TokenizerTraining):
+        sources = {name: source.fingerprint for name, source in Report.load(folder).sources.items()}
+        wanted = {"training": recipe.tokenizer.model_dump(mode="json"), "text": sources}
     if record.is_file() and read_json(record) == wanted:
         return Tokenizer.load(home)
+    if isinstance(recipe.tokenizer, TokenizerTraining):
+        texts = ((language, text) for _, language, text in iterate_text(folder))
+        bar = progress(texts, desc="reading text for the tokenizer", unit="doc")
+        tokenizer = train_tokenizer(bar, recipe.tokenizer)
+    else:
+        tokenizer = Tokenizer.load(recipe.tokenizer)
     record.unlink(missing_ok=True)
-    texts = ((language, text) for _, language, text in iterate_text(folder))
-    tokenizer = train_tokenizer(progress(texts, desc="reading text for the tokenizer", unit="doc"), recipe.tokenizer)
     tokenizer.save(home)
     write_json(record, wanted)
     return tokenizer
@@ -176,13 +183,26 @@ class _Preparation:
             report.merge(SourceReport.model_validate(read_json(self._done(task))["report"]))
         report.sort()
         self._refuse_empty(report)
+        self._mark_complete(tasks)
         return report
 
     def _plan(self) -> tuple[list[_Task], str]:
         """The tasks in order, held-out text first, and the fingerprint of everything they depend on."""
+        if self.source.kind == "hub" and (complete := self._complete()) is not None:
+            return complete
+        try:
+            return self._plan_afresh()
+        except DataError as error:
+            if (complete := self._complete()) is None:
+                raise
+            logger.warning("%s; going on with what was prepared from it before", error)
+            return complete
+
+    def _plan_afresh(self) -> tuple[list[_Task], str]:
         source = self.source
-        options = source.model_dump(mode="json", exclude={"path", "heldout"})
-        wanted: dict[str, Any] = {"form": _FORM, "source": options, "cleaning": self.cleaning.model_dump(mode="json")}
+        wanted = self._options()
+        # A source may move, and a recipe be told so: what counts are the files found.
+        wanted["source"] = {key: value for key, value in wanted["source"].items() if key not in ("path", "heldout")}
         if source.kind == "catalogs":
             wanted["packages"] = catalogs.package_versions(source.packages)
             tasks = self._catalog_tasks()
@@ -229,6 +249,25 @@ class _Preparation:
             lines = [json.dumps(pair._asdict(), ensure_ascii=False) for pair in catalogs.pairs(found)]
             if lines:
                 write_text(folder / f"{language}.jsonl", "\n".join(lines) + "\n")
+
+    def _options(self) -> dict[str, Any]:
+        """What the text depends on, beside the files."""
+        source, cleaning = (options.model_dump(mode="json") for options in (self.source, self.cleaning))
+        return {"form": _FORM, "source": source, "cleaning": cleaning}
+
+    def _mark_complete(self, tasks: list[_Task]) -> None:
+        values = {"fingerprint": self.fingerprint, "tasks": [task.name for task in tasks], "options": self._options()}
+        path = self.text / "done" / _COMPLETE
+        if not path.is_file() or read_json(path) != values:
+            write_json(path, values)
+
+    def _complete(self) -> tuple[list[_Task], str] | None:
+        """The finished plan of a source with these very options, which may be out of reach by now."""
+        path = self.text / "done" / _COMPLETE
+        values = read_json(path) if path.is_file() else {}
+        if values.get("options") != self._options():
+            return None
+        return [_Task(name, lambda advance: iter(()), 0) for name in values["tasks"]], values["fingerprint"]
 
     def _start_again_if_changed(self) -> None:
         """Remove what was prepared from other input or by other rules."""

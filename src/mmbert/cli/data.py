@@ -1,0 +1,95 @@
+"""``mmbert data``: prepare text and shards, look at what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.command()
+def prepare(
+    recipe: Annotated[Path, typer.Argument(help="A recipe, such as recipes/nano.yaml.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Changes: cleaning.min_characters=32 ...")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The data folder. Default: the recipe's `shards`, else runs/NAME/data.")
+    ] = None,
+) -> None:
+    """Read and clean text, train or load the tokenizer, write shards. Stopped, it goes on where it was."""
+    from mmbert.data.prepare import prepare_data
+    from mmbert.recipe import Recipe
+
+    wanted = Recipe.load(recipe, overrides or [])
+    folder = out or (Path(wanted.shards) if wanted.shards else Path("runs") / wanted.name / "data")
+    manifest, tokenizer = prepare_data(wanted, folder)
+    languages = {stream.language for stream in manifest.streams}
+    typer.echo(f"shards     {folder / 'shards'}: {manifest.tokens:,} tokens in {len(languages)} languages")
+    typer.echo(f"tokenizer  {folder / 'tokenizer'}: {tokenizer.vocab_size:,} tokens, {tokenizer.fingerprint}")
+
+
+@app.command()
+def show(
+    folder: Annotated[Path, typer.Argument(help="A data folder, such as runs/nano/data.")],
+    verify: Annotated[bool, typer.Option("--verify", help="Read every shard and compare checksums.")] = False,
+) -> None:
+    """The streams of a folder, largest first: tokens, documents, and what was dropped and why."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = ("source", "language", "name", "tokens", "documents", "characters", "bytes/token", "held out", "dropped")
+    rows = sorted(_rows(folder, verify=verify), key=lambda row: (-(row[0] or 0), -row[1], row[2]))
+    console = Console()
+    if not console.is_terminal:  # for other programs: tab-separated, nothing cut
+        typer.echo("\t".join(columns))
+        for row in rows:
+            typer.echo("\t".join(row[2]))
+        return
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in columns:
+        words = column in ("source", "language", "name", "dropped")
+        table.add_column(column, justify="left" if words else "right", no_wrap=column != "dropped")
+    for row in rows:
+        table.add_row(*row[2])
+    console.print(table)
+
+
+def _rows(folder: Path, *, verify: bool) -> Iterator[tuple[int | None, int, list[str]]]:
+    """(tokens, characters, cells) of every stream; tokens are None before it is tokenised."""
+    from mmbert import languages
+    from mmbert.data.manifest import FILE, Manifest
+    from mmbert.data.store import Report, report_path
+    from mmbert.errors import DataError
+
+    shards = folder / "shards"
+    has_shards, has_report = (shards / FILE).is_file(), report_path(folder).is_file()
+    if not has_shards and not has_report:
+        raise DataError(f"{folder} holds neither prepared text nor shards: run `mmbert data prepare` first")
+    streams = Manifest.load(shards, verify=verify).streams if has_shards else ()
+    tokenised = {(stream.source, stream.language): stream for stream in streams}
+    sources = Report.load(folder).sources if has_report else {}
+    counted = {(name, code): counts for name, source in sources.items() for code, counts in source.languages.items()}
+    for source, language in sorted({*tokenised, *counted}):
+        stream, counts = tokenised.get((source, language)), counted.get((source, language))
+        documents = counts.documents if counts else stream.documents if stream else 0
+        characters = counts.characters if counts else stream.characters if stream else 0
+        dropped = ", ".join(f"{number} {reason}" for reason, number in counts.dropped.items()) if counts else ""
+        yield (
+            stream.tokens if stream else None,
+            characters,
+            [
+                source,
+                language,
+                languages.name(language),
+                f"{stream.tokens}" if stream else "",
+                f"{documents}",
+                f"{characters}",
+                f"{stream.bytes / stream.tokens:.2f}" if stream else "",
+                f"{counts.heldout_documents}" if counts else "",
+                dropped,
+            ],
+        )
