@@ -17,8 +17,13 @@ from mmbert.reporting.tables import count, language_name, phase_table, tier_tabl
 
 LICENCE = "apache-2.0"
 
-_TWO_LETTERS = {three: two for two, three in LANGUAGE_ALPHA3.items() if langcodes.standardize_tag(two) == two}
-"""Without the retired ones, such as iw for Hebrew."""
+
+def _is_current(code: str) -> bool:
+    """Two letters that are not retired for two others, as iw was for he."""
+    return len(code) == 2 and (langcodes.standardize_tag(code) == code or len(langcodes.standardize_tag(code)) > 2)
+
+
+_TWO_LETTERS = {three: two for two, three in LANGUAGE_ALPHA3.items() if _is_current(two)}
 
 
 def model_card(record: Record) -> str:
@@ -38,14 +43,16 @@ def model_card(record: Record) -> str:
 
 
 def iso_codes(languages: Iterable[str]) -> list[str]:
-    """Codes as people search for them on the hub, sorted, each once: ``fra_Latn`` -> fr, ``cmn_Hani`` -> zh, ``quy`` -> qu."""
-    found = set()
-    for code in languages:
-        language = (
-            langcodes.Language.get(code.partition("_")[0], normalize=False).prefer_macrolanguage().language or code
-        )
-        found.add(_TWO_LETTERS.get(language, language))
-    return sorted(found)
+    """Codes to look for on the hub, sorted, each once: ``fra_Latn`` -> fr, ``cmn_Hani`` -> zh, ``fao`` -> fo."""
+    return sorted({_iso_code(code.partition("_")[0]) for code in languages})
+
+
+def _iso_code(code: str) -> str:
+    """Two letters if the language or its macrolanguage has them, else three."""
+    if code in _TWO_LETTERS:
+        return _TWO_LETTERS[code]
+    wider = langcodes.Language.get(code, normalize=False).prefer_macrolanguage().language or code
+    return wider.partition("-")[0]
 
 
 def _front_matter(record: Record) -> str:
@@ -120,7 +127,8 @@ def _languages(record: Record) -> str:
     listed = "\n".join(
         f"- **{tier}** ({count(len(names))}): {', '.join(names)}" for tier, names in by_tier.items() if tier != UNSEEN
     )
-    return f"## Languages\n\nBy the phase that first draws them.\n\n<details><summary>All</summary>\n\n{listed}\n\n</details>"
+    folded = f"<details><summary>All</summary>\n\n{listed}\n\n</details>"
+    return f"## Languages\n\nBy the phase that first draws them.\n\n{folded}"
 
 
 def _limits(record: Record) -> str:

@@ -79,7 +79,7 @@ def render(record: Record) -> str:
         filled=[_shown(sample) for sample in record.final.filled] if record.final else [],
         over_cap=_over_cap(record),
         recipe_text=(record.folder / "recipe.yaml").read_text(encoding="utf-8"),
-        vega=str(vl_convert.javascript_bundle(None)).replace("</script", "<\\/script"),
+        vega=vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed").replace("</script", "<\\/script"),
         percent=tables.percent,
     )
 

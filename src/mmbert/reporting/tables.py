@@ -61,10 +61,10 @@ def _cell(column: Column, value: Any) -> Cell:
 
 
 def count(value: float) -> str:
-    """950 -> 950, 12_345 -> 12.3k, 4_000_000 -> 4.00M: three digits are enough."""
-    for size, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e4, "k")):
-        if value >= size * 0.9995:
-            scaled = value / (1e3 if suffix == "k" else size)
+    """4096 -> 4,096, 12_345 -> 12.3k, 4_000_000 -> 4.00M: three digits are enough."""
+    for size, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= max(size * 0.9995, 1e4):
+            scaled = value / size
             return f"{scaled:.{max(0, 3 - len(str(int(scaled + 1e-9))))}f}{suffix}"
     return f"{value:,.0f}"
 

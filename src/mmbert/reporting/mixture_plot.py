@@ -1,0 +1,130 @@
+"""The picture of annealed language learning: every language's share in every phase, and how often it is repeated.
+
+Languages stand in the order of their size, largest first. As the temperature falls from phase to phase the lines turn
+flatter, and languages that a phase adds lengthen them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmbert.data.outlook import AIM, LanguageOutlook
+from mmbert.errors import ConfigError, MissingExtra
+from mmbert.files import atomic_file
+
+_COLOURS = ("#56b4e9", "#1f77c0", "#0aa57a", "#e69500", "#d07bb0", "#8a63c9", "#a0a000", "#5b8a8a")
+_NAMED = 70
+"""With more languages than this their names do not fit under the axis; they are in the tooltips of the HTML."""
+_NAMED_WIDTH = 14
+_WIDTH = 900
+_ROWS = "rows"
+
+
+def draw_mixture(rows: Sequence[LanguageOutlook], phases: Sequence[str], path: Path, *, title: str) -> None:
+    """Draw the outlook of ``phases`` into ``path``: .html (in itself, with tooltips), .svg or .png.
+
+    Raises ConfigError for another ending, MissingExtra without altair and vl-convert.
+    """
+    if path.suffix not in (".html", ".svg", ".png"):
+        raise ConfigError(f"cannot draw into {path.name}: choose a name that ends in .html, .svg or .png")
+    specification = mixture_specification(rows, phases, title=title)
+    try:
+        import vl_convert
+    except ImportError as error:
+        raise MissingExtra("vl-convert-python", "report") from error
+    if path.suffix == ".png":
+        data: bytes = vl_convert.vegalite_to_png(specification, scale=2)
+    elif path.suffix == ".svg":
+        data = vl_convert.vegalite_to_svg(specification).encode()
+    else:
+        data = vl_convert.vegalite_to_html(specification, bundle=True).encode()
+    with atomic_file(path) as file:
+        file.write(data)
+
+
+def mixture_specification(rows: Sequence[LanguageOutlook], phases: Sequence[str], *, title: str) -> dict[str, Any]:
+    """The picture as a Vega-Lite specification: shares, and below them epochs where sizes are known."""
+    try:
+        import altair as alt
+    except ImportError as error:
+        raise MissingExtra("altair", "report") from error
+    values = _values(rows, phases)
+    base = alt.Chart(alt.NamedData(_ROWS)).encode(x=_languages(alt, rows), color=_phases(alt, phases))
+    shares = base.encode(
+        y=alt.Y("share:Q", title="share of the phase", scale=alt.Scale(type="log"), axis=alt.Axis(format="~%", tickCount=6)),
+        tooltip=_tooltip(alt),
+    )
+    chart: Any = _panel(alt, shares, rows, 320)
+    if any(value["epochs"] is not None for value in values):
+        epochs = base.transform_filter("datum.epochs !== null").encode(
+            y=alt.Y("epochs:Q", title="epochs", scale=alt.Scale(type="log"), axis=alt.Axis(format="~g", tickCount=5)),
+            shape=alt.Shape(
+                "held:N",
+                title="held at the cap",
+                scale=alt.Scale(domain=["no", "yes"], range=["circle", "triangle-up"]),
+            ),
+            tooltip=_tooltip(alt),
+        )
+        rule = alt.Chart(alt.Data(values=[{"aim": AIM}])).mark_rule(strokeDash=[4, 3], color="#c0392b").encode(y="aim:Q")
+        chart = alt.vconcat(chart, alt.layer(_panel(alt, epochs, rows, 180, line=False), rule))
+    chart = chart.properties(title=title).configure(background="white", font="DejaVu Sans, sans-serif")
+    chart = chart.configure_view(stroke=None).configure_axis(gridColor="#e4e6ea", labelFontSize=10, titleFontWeight="normal")
+    specification: dict[str, Any] = chart.configure_title(anchor="start").to_dict()
+    # Put in last: altair would check every value against its schema.
+    return {**specification, "datasets": {**specification.get("datasets", {}), _ROWS: values}}
+
+
+def _values(rows: Sequence[LanguageOutlook], phases: Sequence[str]) -> list[dict[str, Any]]:
+    """One record for each language of each phase."""
+    return [
+        {"rank": rank, "language": row.name, "code": row.language, "phase": phase, "share": part.share, "drawn": part.drawn,
+         "epochs": part.epochs, "held": "yes" if part.capped else "no", "tokens": row.tokens}
+        for rank, row in enumerate(rows, start=1)
+        for phase in phases
+        if (part := row.phases.get(phase)) is not None and part.share > 0
+    ]  # fmt: skip
+
+
+def _languages(alt: Any, rows: Sequence[LanguageOutlook]) -> Any:
+    """The axis of languages: their names, or only their ranks if there are many."""
+    if len(rows) > _NAMED:
+        return alt.X(
+            "rank:Q", title="languages, largest first", scale=alt.Scale(domain=[1, len(rows)], nice=False, zero=False)
+        )
+    order = [row.language for row in rows]
+    names = alt.Axis(labelAngle=-60, labelExpr=f"{_names(rows)}[datum.value]", labelLimit=120, labelOverlap=False)
+    return alt.X("code:N", title=None, sort=order, axis=names, scale=alt.Scale(domain=order))
+
+
+def _names(rows: Sequence[LanguageOutlook]) -> str:
+    """A Vega expression: an object from code to name."""
+    import json
+
+    return json.dumps({row.language: row.name for row in rows}, ensure_ascii=False)
+
+
+def _phases(alt: Any, phases: Sequence[str]) -> Any:
+    colours = [_COLOURS[number % len(_COLOURS)] for number in range(len(phases))]
+    return alt.Color("phase:N", title="phase", sort=list(phases), scale=alt.Scale(domain=list(phases), range=colours))
+
+
+def _tooltip(alt: Any) -> list[Any]:
+    return [
+        "language:N",
+        "code:N",
+        "phase:N",
+        alt.Tooltip("share:Q", format=".3~%"),
+        alt.Tooltip("drawn:Q", title="tokens drawn", format=".3s"),
+        alt.Tooltip("tokens:Q", title="tokens there are", format=".3s"),
+        alt.Tooltip("epochs:Q", format=".2~f"),
+    ]
+
+
+def _panel(alt: Any, base: Any, rows: Sequence[LanguageOutlook], height: int, *, line: bool = True) -> Any:
+    """Points, joined by lines of a phase."""
+    width = _WIDTH if len(rows) > _NAMED else max(300, _NAMED_WIDTH * len(rows))
+    points = base.mark_point(filled=True, size=30 if len(rows) <= _NAMED else 8, opacity=0.9)
+    lines = base.mark_line(strokeWidth=1.3, opacity=0.7)
+    return alt.layer(*([lines] if line else []), points).properties(width=width, height=height)
