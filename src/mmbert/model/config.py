@@ -174,14 +174,17 @@ def _thetas(values: dict[str, Any], where: str) -> tuple[float, float]:
 
 def _global_every(values: dict[str, Any], where: str) -> int:
     """Distance between global layers, from the list of layer types or the older single number."""
-    types = values.get("layer_types")
+    layers, types, stated = (
+        values["num_hidden_layers"],
+        values.get("layer_types"),
+        values.get("global_attn_every_n_layers", 3),
+    )
     if types is None:
-        return int(values.get("global_attn_every_n_layers", 3))
-    wholes = [i for i, kind in enumerate(types) if kind == "full_attention"]
-    every = wholes[1] if len(wholes) > 1 else max(len(types), 1)
-    if types != _layer_types(len(types), every) or len(types) != values["num_hidden_layers"]:
-        raise WeightsError(f"{where}: layer_types is not full_attention in every n-th layer from the first on")
-    return every
+        return int(stated)
+    for every in (stated, *range(1, layers + 1)):  # the stated number first: one global layer fits several
+        if types == _layer_types(layers, every):
+            return int(every)
+    raise WeightsError(f"{where}: layer_types is not full_attention in every n-th layer from the first on")
 
 
 def _layer_types(layers: int, every: int) -> list[str]:

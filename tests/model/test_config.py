@@ -1,0 +1,109 @@
+"""config.json in both dialects, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from mmbert.errors import WeightsError
+from mmbert.model.config import ModelConfig, config_from_hf, config_to_hf
+
+RELEASED = json.loads("""
+{"_name_or_path":"mmBERT-base","architectures":["ModernBertForMaskedLM"],"attention_bias":false,
+"attention_dropout":0.0,"bos_token_id":2,"classifier_activation":"gelu","classifier_bias":false,
+"classifier_dropout":0.0,"classifier_pooling":"mean","cls_token_id":1,"decoder_bias":true,
+"deterministic_flash_attn":false,"embedding_dropout":0.0,"eos_token_id":1,"global_attn_every_n_layers":3,
+"global_rope_theta":160000,"gradient_checkpointing":false,"hidden_activation":"gelu","hidden_size":384,
+"initializer_cutoff_factor":2.0,"initializer_range":0.02,"intermediate_size":1152,"layer_norm_eps":1e-05,
+"local_attention":128,"local_rope_theta":160000,"max_position_embeddings":8192,"mlp_bias":false,
+"mlp_dropout":0.0,"model_type":"modernbert","norm_bias":false,"norm_eps":1e-05,"num_attention_heads":6,
+"num_hidden_layers":22,"pad_token_id":0,"position_embedding_type":"sans_pos","sep_token_id":1,
+"tie_word_embeddings":true,"torch_dtype":"float32","transformers_version":"4.47.0.dev0","vocab_size":256000}
+""")
+"""As released for mmBERT-small, in the old form."""
+
+
+def test_released_config_is_the_preset() -> None:
+    assert config_from_hf(RELEASED) == ModelConfig.preset("small", attention_out_dropout=0.0)
+
+
+def test_thetas_come_from_either_form_and_default_as_in_transformers() -> None:
+    old = {**RELEASED, "global_rope_theta": 1000, "local_rope_theta": 2000}
+    new = {
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 3000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 4000.0},
+        }
+    }
+    bare = {key: value for key, value in RELEASED.items() if "theta" not in key}
+    found = [config_from_hf(values) for values in (old, {**bare, **new}, {**old, **new}, bare)]
+    assert [(c.rope_theta, c.local_rope_theta) for c in found] == [
+        (1000, 2000),
+        (3000, 4000),
+        (3000, 4000),
+        (160_000, 10_000),
+    ]
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 5])
+@pytest.mark.parametrize("layers", [1, 2, 7])
+def test_round_trip_in_each_dialect(every: int, layers: int) -> None:
+    config = ModelConfig.preset(
+        "nano", num_layers=layers, global_every=every, rope_theta=5.0, window=64, embed_dropout=0.1, mlp_dropout=0.2,
+        attention_out_dropout=0.3, norm_eps=1e-6, pad_id=9, eos_id=8, bos_id=7, unk_id=6, mask_id=5,
+        initializer_range=0.03, initializer_cutoff=3.0,
+    )  # fmt: skip
+    written = json.loads(json.dumps(config_to_hf(config)))
+    assert config_from_hf(written) == config
+    old_only = {k: v for k, v in written.items() if k not in ("rope_parameters", "layer_types", "dtype")}
+    assert config_from_hf(old_only) == config
+    read = config_from_hf({k: v for k, v in written.items() if "theta" not in k and k != "global_attn_every_n_layers"})
+    assert [read.is_global(i) for i in range(layers)] == [config.is_global(i) for i in range(layers)]
+    assert (read.rope_theta, read.local_rope_theta) == (5.0, 10_000.0)
+
+
+def test_written_config_holds_the_keys_of_both_dialects() -> None:
+    written = config_to_hf(ModelConfig.preset("base"))
+    assert RELEASED.keys() - written.keys() == {"_name_or_path", "transformers_version"}
+    assert {"rope_parameters", "layer_types", "dtype", "mask_token_id"} <= written.keys()
+    assert written["architectures"] == ["ModernBertForMaskedLM"]
+    assert written["layer_types"].count("full_attention") == 8
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"attention_bias": True}, "attention_bias"),
+        ({"mlp_bias": True}, "mlp_bias"),
+        ({"norm_bias": True}, "norm_bias"),
+        ({"classifier_bias": True}, "classifier_bias"),
+        ({"decoder_bias": False}, "decoder_bias"),
+        ({"hidden_activation": "silu"}, "hidden_activation is 'silu'"),
+        ({"classifier_activation": "relu"}, "classifier_activation"),
+        ({"tie_word_embeddings": False}, "tie_word_embeddings"),
+        ({"model_type": "bert"}, "model_type is 'bert'"),
+        ({"hidden_size": "many"}, "hidden_size"),
+        ({"num_attention_heads": 7}, "7 heads"),
+        ({"norm_eps": "small"}, "norm_eps"),
+        ({"layer_types": ["full_attention"] * 2 + ["sliding_attention"] * 20}, "layer_types"),
+        ({"layer_types": ["full_attention"]}, "layer_types"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "yarn"),
+        ({"rope_scaling": {"type": "linear"}}, "linear"),
+    ],
+)
+def test_what_would_be_computed_otherwise_is_refused_by_name(change: dict[str, Any], named: str) -> None:
+    with pytest.raises(WeightsError) as error:
+        config_from_hf({**RELEASED, **change}, "some/config.json")
+    assert named in str(error.value)
+    assert str(error.value).startswith("some/config.json: ")
+    assert "\n" not in str(error.value)
+
+
+def test_a_config_without_its_shape_is_refused() -> None:
+    for key in ("model_type", "hidden_size", "vocab_size", "num_hidden_layers"):
+        with pytest.raises(WeightsError, match=key):
+            config_from_hf({k: v for k, v in RELEASED.items() if k != key})
+    with pytest.raises(WeightsError, match="no preset giant: choose one of base, small, nano"):
+        ModelConfig.preset("giant")

@@ -1,0 +1,54 @@
+"""Fresh weights: the distributions of full_megatron."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from mmbert.model.config import ModelConfig
+from mmbert.model.heads import MaskedLM
+from mmbert.model.init import init_weights
+
+CONFIG = ModelConfig(vocab_size=4000, hidden_size=64, intermediate_size=96, num_layers=8, num_heads=4)
+TRUNCATED = 0.8796  # standard deviation of a unit normal cut at two deviations
+
+
+def test_every_weight_has_its_distribution() -> None:
+    torch.manual_seed(0)
+    model = MaskedLM(CONFIG)
+    assert model.decoder.weight is model.model.embeddings.tok_embeddings.weight
+    for name, weight in model.state_dict().items():
+        if name.endswith("norm.weight"):
+            assert torch.equal(weight, torch.ones_like(weight)), name
+        elif name == "decoder.bias":
+            bound = 1 / math.sqrt(64)
+            assert bound * 0.99 < float(weight.abs().max()) <= bound
+            assert abs(float(weight.std()) / (bound / math.sqrt(3)) - 1) < 0.05
+        else:
+            out = name.endswith(("attn.Wo.weight", "mlp.Wo.weight"))
+            std = 0.02 / math.sqrt(2 * 8) if out else 0.02
+            assert abs(float(weight.std()) / (std * TRUNCATED) - 1) < 0.05, name
+            assert float(weight.abs().max()) <= 2 * std, name
+            assert abs(float(weight.mean())) < 0.1 * std, name
+    padding = model.model.embeddings.tok_embeddings.weight[0]
+    assert float(padding.detach().std()) > 0.01  # not zeroed, as in the trainer
+
+
+def test_a_generator_decides_the_weights_alone() -> None:
+    model = MaskedLM(CONFIG)
+
+    def draw(seed: int) -> torch.Tensor:
+        init_weights(model, CONFIG, torch.Generator().manual_seed(seed))
+        return torch.cat([p.detach().flatten().clone() for p in model.parameters()])
+
+    first, other, again = draw(1), draw(2), draw(1)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_a_model_can_be_built_without_memory() -> None:
+    with torch.device("meta"):
+        model = MaskedLM(ModelConfig.preset("base"))
+    assert {p.device.type for p in model.parameters()} == {"meta"}
+    assert sum(p.numel() for p in model.parameters()) == 307_786_240
