@@ -151,8 +151,11 @@ def load_encoder(name: str | Path, *, revision: str | None = None) -> Encoder:
     return model
 
 
-def _fill(model: nn.Module, state: Mapping[str, Tensor], where: str, skip: set[str]) -> None:
-    """Give a model built on the meta device its weights, as fp32 copies. Names and shapes must match exactly."""
+def _fill(model: nn.Module, state: dict[str, Tensor], where: str, skip: set[str]) -> None:
+    """Give a model built on the meta device its weights, as fp32 copies. Names and shapes must match exactly.
+
+    Empties ``state`` on the way, so that no second copy of the whole model is held.
+    """
     wanted = {name: value.shape for name, value in model.state_dict().items() if name not in skip}
     problems = []
     for label, names in (("missing", wanted.keys() - state.keys()), ("unexpected", state.keys() - wanted.keys())):
@@ -168,7 +171,7 @@ def _fill(model: nn.Module, state: Mapping[str, Tensor], where: str, skip: set[s
         raise WeightsError(f"weights of {where} do not fit its config.json: {'; '.join(problems[:5])}")
     for name in wanted:
         module_name, _, leaf = name.rpartition(".")
-        copy = state[name].to(torch.float32, copy=True)
+        copy = state.pop(name).to(torch.float32, copy=True)  # its own: the file may be a memory map
         setattr(model.get_submodule(module_name), leaf, nn.Parameter(copy))
 
 
