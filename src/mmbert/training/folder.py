@@ -1,0 +1,143 @@
+"""The folder of a run: what is run (``recipe.yaml``) and on what (``environment.json``), written before the first step.
+
+A run goes on only with the recipe it began with; ``runtime``, which changes no sample, is free.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import mmbert
+from mmbert.errors import TrainingError
+from mmbert.files import read_json, write_json
+from mmbert.recipe import Recipe, Runtime
+from mmbert.training.distributed import Mesh
+
+log = logging.getLogger(__name__)
+
+RECIPE = "recipe.yaml"
+ENVIRONMENT = "environment.json"
+_LIBRARIES = ("torch", "numpy", "tokenizers", "safetensors")
+_BF16_WIDTH = 64
+"""Narrower products gain nothing from bf16 (AVX-512: 32 wide 1.2x, 64 wide 1.8x, 128 wide 2.3x)."""
+
+
+def open_run(recipe: Recipe, folder: Path) -> None:
+    """Write ``folder/recipe.yaml``, or compare it with the recipe.
+
+    Raises TrainingError naming the keys that have changed since the run began.
+    """
+    path = folder / RECIPE
+    if not path.is_file():
+        recipe.save(path)
+        return
+    changes = _differences(_fixed(Recipe.load(path)), _fixed(recipe))
+    if changes:
+        more = f" (and {len(changes) - 3} more)" if len(changes) > 3 else ""
+        listed = "; ".join(changes[:3]) + more
+        raise TrainingError(f"{folder} was begun with another recipe: {listed}: put it back, or give another --out")
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """16 hexadecimal digits of all that a run may not change."""
+    text = json.dumps(_fixed(recipe), sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Of mmbert, Python and the libraries that numbers depend on."""
+    found = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    return {"mmbert": mmbert.__version__, "python": platform.python_version(), **found}
+
+
+def settle_environment(runtime: Runtime, width: int, mesh: Mesh, folder: Path) -> str:
+    """Write ``folder/environment.json`` and return the precision of this run, ``fp32`` or ``bf16``.
+
+    With ``precision: auto`` a run keeps the one it began with, so that going on gives the same numbers. Entries that
+    are there already stay.
+    """
+    path = folder / ENVIRONMENT
+    known: dict[str, Any] = read_json(path) if path.is_file() else {}
+    before = known.get("precision")
+    precision = runtime.precision if runtime.precision != "auto" else before or choose_precision(mesh.device, width)
+    if before not in (None, precision):
+        log.warning("%s began in %s and goes on in %s, as runtime.precision says", folder, before, precision)
+    if "versions" in known and known["versions"] != versions():
+        log.warning(
+            "%s began with other versions (%s): results may differ in the last digits", folder, known["versions"]
+        )
+    if mesh.main:
+        write_json(path, {**_environment(mesh), **known, "precision": precision})
+    return precision
+
+
+def choose_precision(device: torch.device, width: int) -> str:
+    """bf16 where matrix products of this width are faster in it: on CUDA, and on CPUs with such instructions.
+
+    A rule, not a stop watch: the same machine always gives the same answer. ``width`` is the hidden size.
+    """
+    if device.type == "cuda":
+        return "bf16"
+    has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if has_bf16 and width >= _BF16_WIDTH else "fp32"
+
+
+def _environment(mesh: Mesh) -> dict[str, Any]:
+    device = torch.cuda.get_device_name(mesh.device) if mesh.device.type == "cuda" else _cpu_name()
+    return {
+        "versions": versions(),
+        "platform": platform.platform(),
+        "device": device,
+        "processes": mesh.world,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "commit": _commit(),
+        "commands": [" ".join([Path(sys.argv[0]).name, *sys.argv[1:]])],
+    }
+
+
+def _cpu_name() -> str:
+    """The processor's own name where the system tells it."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """The commit of the source tree, ``-dirty`` if it was changed; None for an installed package."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None
+
+
+def _fixed(recipe: Recipe) -> dict[str, Any]:
+    return recipe.model_dump(mode="json", exclude={"runtime"})
+
+
+def _differences(before: Any, now: Any, place: str = "") -> list[str]:
+    """Dotted keys that differ, with both values."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = [*before, *(key for key in now if key not in before)]
+        inner = (_differences(before.get(key), now.get(key), f"{place}.{key}".lstrip(".")) for key in keys)
+        return [change for changes in inner for change in changes]
+    return [] if before == now else [f"{place} is {_short(now)}, was {_short(before)}"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else text[:37] + "..."

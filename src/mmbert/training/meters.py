@@ -1,0 +1,152 @@
+"""What a run tells while it trains: a progress bar, a line of metrics every few steps, TensorBoard's files.
+
+A line of ``metrics.jsonl`` covers the steps since the line before. What is summed up for the next line goes into
+the checkpoint, and lines after a checkpoint are dropped when training goes on from it: a run that was killed leaves
+the same lines as one that was not, times apart.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from mmbert.data.loader import Step
+from mmbert.files import write_text
+from mmbert.log import progress
+from mmbert.recipe import Phase
+
+log = logging.getLogger(__name__)
+
+METRICS = "metrics.jsonl"
+
+
+@dataclass
+class Sums:
+    """Over the steps since the last line; ``seconds`` over the whole phase."""
+
+    loss: float = 0.0
+    labels: int = 0
+    tokens: int = 0
+    span: float = 0.0
+    """Seconds since the last line."""
+    seconds: float = 0.0
+
+    def to_json(self) -> dict[str, float]:
+        """As plain values, for ``Sums(**values)``."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+class Meters:
+    """Those of one phase, from after step ``step`` and ``tokens`` on; ``sums`` as the checkpoint has them.
+
+    Of several processes only the one that is ``main`` writes and talks.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        phase: Phase,
+        *,
+        every: int,
+        step: int = 0,
+        tokens: int = 0,
+        sums: dict[str, Any] | None = None,
+        main: bool = True,
+    ) -> None:
+        self.sums = Sums(**(sums or {}))
+        self._path = folder / METRICS
+        self._phase, self._every, self._main = phase, every, main
+        self._clock = time.perf_counter()
+        if main:
+            _keep_lines(self._path, step)
+            self._file = self._path.open("a", encoding="utf-8")
+            self._board = _tensorboard(folder / "tensorboard", step)
+            self._bar: progress[None] = progress(total=phase.tokens, desc=name, unit="tok", initial=tokens)
+
+    def record(self, step: Step, loss: float, grad_norm: float, learning_rate: float, *, last: bool = False) -> None:
+        """Take in a finished step; ``loss`` is its mean over labels. Writes a line when one is due."""
+        now = time.perf_counter()
+        sums, elapsed = self.sums, now - self._clock
+        self._clock = now
+        sums.loss += loss * step.labels
+        sums.labels += step.labels
+        sums.tokens += step.tokens
+        sums.span += elapsed
+        sums.seconds += elapsed
+        if not self._main:
+            return
+        speed = sums.tokens / max(sums.span, 1e-9)
+        mean = sums.loss / max(1, sums.labels)
+        mask_rate = sums.labels / max(1, sums.tokens)
+        self._bar.note(loss=f"{mean:.3f}", lr=f"{learning_rate:.1e}", mask=f"{mask_rate:.2f}", tok_s=f"{speed:,.0f}")
+        self._bar.update(step.tokens)
+        if last or step.cursor_after.step % self._every == 0:
+            self._write(
+                {
+                    "step": step.cursor_after.step,
+                    "tokens": step.cursor_after.tokens,
+                    "loss": mean,
+                    "learning_rate": learning_rate,
+                    "grad_norm": grad_norm,
+                    "mask_rate": mask_rate,
+                    "labels": sums.labels,
+                    "batch": step.batch,
+                    "tokens_per_second": round(speed, 1),
+                    "seconds": round(sums.seconds, 3),
+                    "time": round(time.time(), 3),
+                }
+            )
+            self.sums = Sums(seconds=sums.seconds)
+
+    def close(self) -> None:
+        """Finish the files and the bar."""
+        if self._main:
+            self._bar.close()
+            self._file.close()
+            if self._board is not None:
+                self._board.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name in ("loss", "learning_rate", "grad_norm", "mask_rate", "tokens_per_second", "batch"):
+                self._board.add_scalar(name, line[name], line["step"])
+
+
+def _keep_lines(path: Path, step: int) -> None:
+    """Drop the lines of steps after ``step``, and one that a killed process left unfinished."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            break
+    write_text(path, "".join(kept))
+
+
+def _tensorboard(folder: Path, step: int) -> Any:
+    """A writer of TensorBoard's files, None if it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        log.info("no TensorBoard files: pip install 'mmbert[train]' to have them")
+        return None
+    return SummaryWriter(str(folder), purge_step=step + 1)
