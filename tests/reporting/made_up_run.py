@@ -77,12 +77,13 @@ def write_run(folder: Path, *, seed: int = 0) -> Path:
     _write_metrics(folder, rng)
     _write_results(folder, sizes, rng)
     _write_merge(folder)
+    (folder / "pretrain" / "final").mkdir()
+    (folder / "pretrain" / "final" / "config.json").write_text('{"vocab_size": 8192}')
     environment = {
         "date": "2026-01-31",
         "commit": "0123abc",
         "machine": "x86_64, 2 cores, 16 GB",
         "versions": {"python": "3.11.2", "torch": "2.13.0", "numpy": "2.4.0"},
-        "parameters": 2_918_400,
         "commands": ["mmbert run recipes/made-up.yaml"],
     }
     (folder / "environment.json").write_text(json.dumps(environment))
@@ -115,8 +116,9 @@ def _write_metrics(folder: Path, rng: np.random.Generator) -> None:
             lines.append(
                 {"step": step, "tokens": seen,
                  "loss": 4.2 + (start - 4.2) * math.exp(-4 * part) + float(rng.normal(0, 0.05)), "mask_rate": mask,
-                 "lr": 3e-3 * min(1.0, seen / 100_000 if phase == "pretrain" else 1.0) * falling,
-                 "batch": 16384, "tokens_per_second": 15_000 + float(rng.normal(0, 400)), "seconds": seen / 15_000}
+                 "learning_rate": 3e-3 * min(1.0, seen / 100_000 if phase == "pretrain" else 1.0) * falling,
+                 "batch": 16384, "tokens_per_second": 15_000 + float(rng.normal(0, 400)), "seconds": seen / 15_000,
+                 "grad_norm": 1.0}
             )  # fmt: skip
         (folder / phase).mkdir(exist_ok=True)
         (folder / phase / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -153,7 +155,8 @@ def _retrieval(rng: np.random.Generator) -> list[LanguageRetrieval]:
         found.append(
             LanguageRetrieval(
                 language=language, pairs=200, to_english=model, from_english=model * 0.9,
-                centred_to_english=model * 1.4, centred_from_english=model * 1.3, surface_to_english=surface, surface_from_english=surface,
+                centred_to_english=model * 1.4, centred_from_english=model * 1.3, surface_to_english=surface,
+                surface_from_english=surface,
             )
         )  # fmt: skip
     return found

@@ -25,6 +25,14 @@ def test_tokens_are_counted_along_the_tree(record: Record) -> None:
     assert record.tokens_seen() == sum(n // 16384 * 16384 for n in (2_000_000, 1_000_000, 500_000, 500_000, 500_000))
 
 
+def test_parameters_are_counted_with_the_vocabulary_that_came_out(record: Record) -> None:
+    assert record.parameters is not None
+    layer = 4 * 192 * 192 + 3 * 384 * 192
+    encoder = 8192 * 192 + 4 * layer + 9 * 192
+    assert record.parameters.encoder == encoder
+    assert record.parameters.masked_lm == encoder + 192 * 192 + 192 + 8192
+
+
 def test_shares_of_all_sources_are_added(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     streams = [
@@ -45,6 +53,7 @@ def test_a_run_that_has_only_begun_can_be_read(tmp_path: Path) -> None:
     record = read_record(tmp_path)
     assert record.final is None
     assert record.summaries == {}
+    assert record.parameters is None
     assert record.tokens_seen() == 0
 
 

@@ -109,7 +109,7 @@ def size_line(record: Record) -> str:
     languages = {share.language for drawn in record.mixture.values() for share in drawn if share.share > 0}
     times = [seconds for phase in record.phases if (seconds := record.seconds(phase)) is not None]
     parts = [
-        f"{count(record.parameters)} parameters" if record.parameters else "",
+        f"{count(record.parameters.masked_lm)} parameters" if record.parameters else "",
         f"{count(record.tokens_seen())} tokens" if record.tokens_seen() else "",
         f"{len(languages)} languages" if languages else "",
         f"{len(record.phases)} phases",

@@ -104,7 +104,7 @@ def _tiles(record: Record) -> list[Tile]:
 
 
 def _run_facts(record: Record) -> dict[str, Any]:
-    model, recipe = record.recipe.model, record.recipe
+    model, recipe, size = record.recipe.model, record.recipe, record.parameters
     tokenizer = recipe.tokenizer
     trained = None if isinstance(tokenizer, str) else f"trained here: BPE of {tokenizer.vocab_size:,}"
     drawn = {share.language: share.tokens or 0 for shares in record.mixture.values() for share in shares}
@@ -112,7 +112,10 @@ def _run_facts(record: Record) -> dict[str, Any]:
         "recipe": recipe.name,
         "model": f"{model.num_layers} layers of {model.hidden_size}, {model.num_heads} heads, GeGLU "
         f"{model.intermediate_size}, global attention every {model.global_every} layers, else within {model.window}",
-        "parameters": f"{record.parameters:,}" if record.parameters else None,
+        "parameters": f"{size.masked_lm:,} with the prediction head, {size.encoder:,} in the encoder, "
+        f"{size.without_embeddings:,} of them not token embeddings"
+        if size
+        else None,
         "tokenizer": trained or tokenizer,
         "started_from": recipe.start,
         "sources": {name: source.kind for name, source in recipe.sources.items()},

@@ -31,10 +31,11 @@ CURVE_POINTS = 300
 
 CURVES = (
     ("loss", "Loss (nats per masked token)", "~s"),
-    ("lr", "Learning rate", "~g"),
+    ("learning_rate", "Learning rate", "~g"),
     ("batch", "Tokens per step", "~s"),
     ("mask_rate", "Mask rate", "~%"),
     ("tokens_per_second", "Tokens per second", "~s"),
+    ("grad_norm", "Norm of the gradient", "~g"),
 )
 """What metrics hold, its title, and how numbers on its axis read."""
 

@@ -3,10 +3,12 @@
     runs/<name>/
       recipe.yaml              the resolved recipe
       environment.json         {"python": ..., "versions": {...}, ...}: any names; maps are shown as one line.
-                               "parameters": int and "commands": [what to type to get the same] are shown apart
+                               "commands": [what to type to get the same] are shown apart
       mixture.json             {phase: [{"source", "language", "share", "tokens", "epochs", "capped"}, ...]}
       <phase>/metrics.jsonl    a line per logged step: "tokens" (of the phase, so far), "loss", and where known
-                               "lr", "mask_rate", "batch", "tokens_per_second", "seconds" (of the phase, so far)
+                               "learning_rate", "mask_rate", "batch", "tokens_per_second", "grad_norm" and
+                               "seconds" (of the phase, so far); written by mmbert.training.meters
+      <phase>/final/config.json    only "vocab_size"
       evaluation/unigram.json, evaluation/<model>.json      see mmbert.evaluation.results
       merge/report.json        see mmbert.surgery.report
 
@@ -27,6 +29,8 @@ from mmbert.errors import MMBertError
 from mmbert.evaluation.results import BASELINE, MERGED, Baseline, ModelResult, read, read_models
 from mmbert.evaluation.tiers import TierSummary, summarise, tiers
 from mmbert.files import read_json
+from mmbert.model.config import ModelConfig
+from mmbert.model.count import Parameters, parameters
 from mmbert.recipe import Recipe
 
 
@@ -70,6 +74,7 @@ class Record:
     results: dict[str, ModelResult]
     """In the order of the phases, the merge last."""
     merge: dict[str, Any] | None
+    vocab_size: int | None
 
     @property
     def phases(self) -> list[str]:
@@ -113,10 +118,19 @@ class Record:
         return 0 if before is None else self.start_of(before) + self.recipe.phases[before].tokens
 
     @property
-    def parameters(self) -> int | None:
-        """Of the whole masked language model, if the environment file notes them."""
-        value = self.environment.get("parameters")
-        return None if value is None else int(value)
+    def parameters(self) -> Parameters | None:
+        """Of the model, once a phase has ended: only then is the size of the vocabulary known for sure."""
+        if self.vocab_size is None:
+            return None
+        shape = self.recipe.model
+        config = ModelConfig(
+            vocab_size=self.vocab_size,
+            hidden_size=shape.hidden_size,
+            intermediate_size=shape.intermediate_size,
+            num_layers=shape.num_layers,
+            num_heads=shape.num_heads,
+        )
+        return parameters(config)
 
     def tokens_seen(self) -> int:
         """Tokens trained on, all phases together, as far as the run has come."""
@@ -150,7 +164,15 @@ def read_record(folder: Path) -> Record:
         else None,
         results={name: models[name] for name in order if name in models},
         merge=_optional(folder / "merge" / "report.json"),
+        vocab_size=_vocab_size(folder, recipe),
     )
+
+
+def _vocab_size(folder: Path, recipe: Recipe) -> int | None:
+    """From the first finished phase's model."""
+    configs = (folder / phase / "final" / "config.json" for phase in recipe.order())
+    found = next((path for path in configs if path.is_file()), None)
+    return int(read_json(found)["vocab_size"]) if found else None
 
 
 def _optional(path: Path) -> Any:
