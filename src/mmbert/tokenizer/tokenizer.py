@@ -58,15 +58,17 @@ class Tokenizer:
         """Read the text of a ``tokenizer.json``. ``origin`` names it in errors. Raises TokenizerError."""
         self.origin = origin
         try:
-            self._values: dict[str, Any] = json.loads(content)
             self._marked = tokenizers.Tokenizer.from_str(content)
         except Exception as error:  # the Rust library raises bare Exception for whatever it cannot read
             raise TokenizerError(f"{origin} is not a tokenizer.json: {_line(error)}") from error
+        values: dict[str, Any] = json.loads(content)
+        self._added: list[dict[str, Any]] = values.get("added_tokens") or []
+        self._spacing = json.dumps([values.get("normalizer"), values.get("pre_tokenizer")], ensure_ascii=False)
         ids = {role: self._marked.token_to_id(token) for role, token in SPECIALS.items()}
         missing = [SPECIALS[role] for role, index in ids.items() if index is None]
         if missing:
             raise TokenizerError(f"{origin} has no {', '.join(missing)}: mmBERT needs {' '.join(SPECIALS.values())}")
-        self._ids = _Ids(**ids)
+        self._ids = _Ids(**{role: int(index) for role, index in ids.items() if index is not None})
         self._marked.no_truncation()
         self._marked.no_padding()
         self._marked.post_processor = TemplateProcessing(
@@ -124,7 +126,7 @@ class Tokenizer:
     @cached_property
     def special_ids(self) -> tuple[int, ...]:
         """Ids that stand for no text: the five, and what else the file marks as special. Ascending."""
-        return tuple(sorted({*self._ids, *(t["id"] for t in self._values.get("added_tokens", ()) if t.get("special"))}))
+        return tuple(sorted({*self._ids, *(t["id"] for t in self._added if t.get("special"))}))
 
     @cached_property
     def byte_ids(self) -> tuple[int, ...]:
@@ -146,11 +148,9 @@ class Tokenizer:
     @cached_property
     def _plain(self) -> Any:
         """The same tokenizer, blind to special strings in text (Gemma's file does not mark <mask> as special)."""
-        values = dict(self._values, truncation=None, padding=None, post_processor=None)
-        values["added_tokens"] = [
-            dict(token, special=token.get("special") or token["content"] in SPECIALS.values())
-            for token in values.get("added_tokens", ())
-        ]
+        values = json.loads(self._marked.to_str())
+        for token in values["added_tokens"]:
+            token["special"] = token["special"] or token["content"] in SPECIALS.values()
         plain = tokenizers.Tokenizer.from_str(json.dumps(values))
         plain.encode_special_tokens = True
         return plain
@@ -218,23 +218,18 @@ class Tokenizer:
         Summed over a text's tokens this is the text's length in bytes; one more where the file puts a space before it.
         """
         counts = np.zeros(self.vocab_size, dtype=np.int64)
-        byte_level = "ByteLevel" in json.dumps([self._values.get("pre_tokenizer"), self._values.get("normalizer")])
-        specials, byte_ids = set(self.special_ids), set(self.byte_ids)
-        added = {token["id"] for token in self._values.get("added_tokens", ())}
+        spaced, byte_level = SPACE in self._spacing, "ByteLevel" in self._spacing
+        specials, byte_ids, added = set(self.special_ids), set(self.byte_ids), {token["id"] for token in self._added}
         for token, index in self._marked.get_vocab(with_added_tokens=True).items():
             if index in specials:
                 continue
-            if index in byte_ids or (byte_level and index not in added):
-                counts[index] = 1 if index in byte_ids else len(token)  # byte level: a character is a byte
+            if index in byte_ids:
+                counts[index] = 1
+            elif byte_level and index not in added:
+                counts[index] = len(token)  # there each character stands for a byte
             else:
-                counts[index] = len((token.replace(SPACE, " ") if self._marks_spaces else token).encode())
+                counts[index] = len((token.replace(SPACE, " ") if spaced else token).encode())
         return counts
-
-    @cached_property
-    def _marks_spaces(self) -> bool:
-        """Whether U+2581 in a token is a space."""
-        parts = [self._values.get("normalizer"), self._values.get("pre_tokenizer")]
-        return SPACE in json.dumps(parts, ensure_ascii=False)
 
     def save(self, folder: Path, *, max_tokens: int = 8192) -> None:
         """Write ``tokenizer.json``, ``tokenizer_config.json`` and ``special_tokens_map.json`` for Hugging Face readers.
@@ -246,18 +241,9 @@ class Tokenizer:
         write_text(folder / "tokenizer.json", self._marked.to_str(pretty=True) + "\n")
         roles = {f"{role}_token": token for role, token in SPECIALS.items()}
         roles |= {"cls_token": SPECIALS["bos"], "sep_token": SPECIALS["eos"]}
-        flags = {token["content"]: token for token in self._values.get("added_tokens", ())}
         config: dict[str, Any] = {
             "added_tokens_decoder": {
-                str(self._marked.token_to_id(token)): {
-                    "content": token,
-                    **{
-                        flag: bool(flags.get(token, {}).get(flag))
-                        for flag in ("lstrip", "normalized", "rstrip", "single_word")
-                    },
-                    "special": True,
-                }
-                for token in SPECIALS.values()
+                str(index): self._flags(token) for token, index in zip(SPECIALS.values(), self._ids, strict=True)
             },
             **roles,
             "clean_up_tokenization_spaces": False,
@@ -270,6 +256,12 @@ class Tokenizer:
         write_json(folder / "tokenizer_config.json", config)
         write_json(folder / "special_tokens_map.json", roles)
 
+    def _flags(self, special: str) -> dict[str, Any]:
+        """How a special token is found in text: transformers takes this from the config, not from the tokenizer."""
+        known = next((token for token in self._added if token["content"] == special), {})
+        flags = {flag: bool(known.get(flag)) for flag in ("lstrip", "normalized", "rstrip", "single_word")}
+        return {"content": special, **flags, "special": True}
+
 
 def _download(name: str, revision: str | None) -> Path:
     """``tokenizer.json`` of a hub repository. Raises TokenizerError."""
@@ -277,8 +269,8 @@ def _download(name: str, revision: str | None) -> Path:
     if (
         not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name)
         or name.startswith(".")
-        or (here.exists() or here.parent.name)
-        and here.parent.is_dir()
+        or here.exists()
+        or (here.parent.name and here.parent.is_dir())
     ):
         raise TokenizerError(
             f"no tokenizer at {name}: expected a folder with tokenizer.json, such a file, or a hub name"

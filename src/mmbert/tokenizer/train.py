@@ -59,7 +59,7 @@ def train_tokenizer(texts: Iterable[tuple[str, str]], spec: TokenizerTraining) -
         min_frequency=2,
         special_tokens=[],
         initial_alphabet=sorted(alphabet),
-        max_token_length=spec.max_token_length,
+        max_token_length=spec.max_token_length + 1,  # the trainer keeps tokens shorter than this
         show_progress=False,
     )
     rare = re.compile("[^" + "".join(map(re.escape, sorted(alphabet))) + "]+")

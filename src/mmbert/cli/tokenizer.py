@@ -1,0 +1,156 @@
+"""``mmbert tokenizer``: train a tokenizer, measure one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from mmbert.recipe import TokenizerTraining
+    from mmbert.tokenizer.measure import Fertility
+
+app = typer.Typer(no_args_is_help=True)
+
+_Language = Annotated[str | None, typer.Option(help="The language of all files. Default: by name, fao_Latn.jsonl.gz.")]
+_LanguageField = Annotated[str | None, typer.Option(help="The field that names each text's language.")]
+_TextField = Annotated[str, typer.Option(help="The field that holds the text.")]
+
+
+@app.command()
+def train(
+    texts: Annotated[
+        list[str], typer.Argument(metavar="RECIPE_OR_TEXT...", help="A recipe, or files and folders of text.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    vocab_size: Annotated[int | None, typer.Option(min=512, max=262_144, help="Tokens in all.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, max=1, help="1: as the text; 0: languages alike.")] = None,
+    sample_characters: Annotated[int | None, typer.Option(min=1, help="Characters to learn from.")] = None,
+    prefix_space: Annotated[bool | None, typer.Option(help="Put a space before every text.")] = None,
+    language: _Language = None,
+    language_field: _LanguageField = None,
+    text_field: _TextField = "text",
+) -> None:
+    """Train a byte-fallback BPE on JSONL, text or Parquet, or on the cleaned sources of a recipe."""
+    from mmbert.errors import ConfigError
+    from mmbert.log import progress
+    from mmbert.recipe import TokenizerTraining
+    from mmbert.tokenizer.train import train_tokenizer
+
+    spec = TokenizerTraining()
+    pairs: Iterator[tuple[str, str]]
+    recipes = [text for text in texts if Path(text).suffix in (".yaml", ".yml")]
+    if recipes and len(texts) > 1:
+        raise ConfigError(f"train on one recipe or on files, not on {' and '.join(texts)}")
+    if recipes:
+        pairs, spec = _recipe_texts(recipes[0], spec)
+    else:
+        pairs = _file_texts(texts, language, language_field, text_field)
+    given: dict[str, Any] = {
+        "vocab_size": vocab_size,
+        "temperature": temperature,
+        "sample_characters": sample_characters,
+        "prefix_space": prefix_space,
+    }
+    spec = spec.model_copy(update={key: value for key, value in given.items() if value is not None})
+    tokenizer = train_tokenizer(progress(pairs, desc="reading text", unit="doc"), spec)
+    tokenizer.save(out)
+    typer.echo(f"tokenizer    {out}")
+    typer.echo(f"tokens       {tokenizer.vocab_size}")
+    typer.echo(f"fingerprint  {tokenizer.fingerprint}")
+
+
+@app.command()
+def measure(
+    tokenizer: Annotated[str, typer.Argument(help="A folder, a tokenizer.json, or a name of the hub.")],
+    files: Annotated[list[str], typer.Argument(help="Files and folders of text.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    max_characters: Annotated[int, typer.Option(min=1, help="At most so many of each language.")] = 200_000,
+    language: _Language = None,
+    language_field: _LanguageField = None,
+    text_field: _TextField = "text",
+) -> None:
+    """Bytes per token, tokens per word and byte fallback of each language, worst first."""
+    from dataclasses import asdict
+
+    from mmbert.errors import DataError
+    from mmbert.log import progress
+    from mmbert.tokenizer.measure import measure as measure_texts
+    from mmbert.tokenizer.tokenizer import Tokenizer
+
+    loaded = Tokenizer.load(tokenizer)
+    pairs = _file_texts(files, language, language_field, text_field)
+    found = measure_texts(loaded, progress(pairs, desc="measuring", unit="doc"), max_characters=max_characters)
+    if not found:
+        raise DataError(f"no text in {', '.join(files)}")
+    if as_json:
+        for fertility in found:
+            typer.echo(json.dumps(asdict(fertility), ensure_ascii=False))
+    else:
+        _print_table(found)
+
+
+def _file_texts(
+    paths: list[str], language: str | None, language_field: str | None, text_field: str
+) -> Iterator[tuple[str, str]]:
+    """(language, text) of files and folders; the form is told by the name."""
+    from mmbert.data.read import read
+    from mmbert.recipe import Source
+
+    for path in paths:
+        name = path.lower().removesuffix(".gz").removesuffix(".zst")
+        form = {".txt": "text", ".parquet": "parquet"}.get(Path(name).suffix, "jsonl")
+        source = Source.model_validate(
+            {
+                "kind": form,
+                "path": path,
+                "language": language,
+                "language_field": language_field,
+                "text_field": text_field,
+                "id_field": None,
+            }
+        )
+        for document in read(path, source):
+            yield document.language, document.text
+
+
+def _recipe_texts(path: str, default: TokenizerTraining) -> tuple[Iterator[tuple[str, str]], TokenizerTraining]:
+    """The text of a recipe's sources, cleaned and without what is held out, where ``mmbert run`` looks for it too."""
+    from mmbert.data.prepare import iterate_text, prepare_text
+    from mmbert.recipe import Recipe
+
+    recipe = Recipe.load(path)
+    folder = Path(recipe.shards) if recipe.shards else Path("runs") / recipe.name / "data"
+    prepare_text(recipe, folder)
+    spec = default if isinstance(recipe.tokenizer, str) else recipe.tokenizer
+    return ((language, text) for _, language, text in iterate_text(folder)), spec
+
+
+def _print_table(found: list[Fertility]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from mmbert.languages import name
+
+    table = Table(caption=f"{len(found)} languages, fewest bytes per token first", box=None)
+    table.add_column("language")
+    table.add_column("name")
+    for column in ("bytes/token", "characters/token", "tokens/word", "byte fallback", "tokens"):
+        table.add_column(column, justify="right")
+    for row in found:
+        table.add_row(
+            row.language,
+            name(row.language),
+            f"{row.bytes_per_token:.2f}",
+            f"{row.characters_per_token:.2f}",
+            f"{row.tokens_per_word:.2f}",
+            f"{row.byte_fallback_rate:.1%}",
+            f"{row.tokens:,}",
+        )
+    console = Console()
+    if not console.is_terminal:
+        console.width = 120  # a pipe has no width: do not fold rows at 80
+    console.print(table)
