@@ -1,36 +1,36 @@
 """A whole recipe, from raw text to an evaluated model. Every stage leaves files and is skipped when they are there.
 
     runs/<name>/
-      recipe.yaml environment.json            what is run, and on what
+      recipe.yaml environment.json                     what is run, and on what
       data/{text,heldout,parallel,tokenizer,shards}    1. prepare: documents, tokenizer, shards
-      mixture.json                            what each phase draws
-      <phase>/{metrics.jsonl,step-...,final}  2. phases, in the order of their tree
-      evaluation/<model>.json                 3. after each phase: loss per language, retrieval
-      merge/report.json                       4. the ends of phases become one
-      final/                                  the model, in Hugging Face form, with its card
-      report.html                             5. all of it on one page
+      mixture.json                                     what each phase draws
+      <phase>/{metrics.jsonl,step-...,final}           2. phases, in the order of their tree
+      evaluation/<model>.json                          3. after each phase: loss per language, retrieval
+      merge/report.json, final/                        4. the ends of phases become one, in Hugging Face form
+      report.html, final/README.md                     5. all of it on one page, and the model card
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+
 from mmbert.data.manifest import Manifest
 from mmbert.data.mixture import mixture
 from mmbert.data.prepare import prepare_data
-from mmbert.evaluation.evaluate import evaluate_baseline, evaluate_model, set_exam
-from mmbert.evaluation.results import MERGED, ModelResult
-from mmbert.files import atomic_folder, write_json, write_text
-from mmbert.recipe import Recipe
+from mmbert.evaluation.evaluate import Exam, evaluate_baseline, evaluate_model, set_exam
+from mmbert.evaluation.results import MERGED, ModelResult, hash_model
+from mmbert.files import atomic_folder, read_json, write_json, write_text
+from mmbert.recipe import Merge, Recipe
 from mmbert.reporting.card import model_card
 from mmbert.reporting.page import write_report
 from mmbert.reporting.record import read_record
 from mmbert.surgery.merge import merge
-from mmbert.tokenizer.tokenizer import Tokenizer
+from mmbert.training.folder import open_run
 from mmbert.training.pretrain import checkpoints_of, pretrain
 
 log = logging.getLogger(__name__)
@@ -49,27 +49,66 @@ class RunResult:
 
 
 def run(recipe: Recipe, *, out: Path | None = None) -> RunResult:
-    """Run a recipe, or what is left of it, in ``out`` (default ``runs/<name>``)."""
+    """Run a recipe, or what is left of it, in ``out`` (default ``runs/<name>``).
+
+    Raises the MMBertError of the stage that cannot go on; the same call resumes there.
+    """
     folder = out or Path("runs") / recipe.name
     data = Path(recipe.shards) if recipe.shards else folder / "data"
+    open_run(recipe, folder)  # before anything is prepared: a recipe that changed since is refused here
     manifest, tokenizer = prepare_data(recipe, data)
     write_mixture(recipe, manifest, folder / "mixture.json")
     exam = set_exam(recipe, data, tokenizer)
     evaluate_baseline(exam, data / "shards", folder / "evaluation")
-
-    def evaluate(name: str, model: Path) -> ModelResult:
-        return evaluate_model(name, model, exam, folder / "evaluation")
-
-    ends = pretrain(recipe, folder, data, after_phase=lambda phase, model: evaluate(phase, model))
+    ends = pretrain(recipe, folder, data, after_phase=lambda name, model: _evaluate(recipe, name, model, exam, folder))
     model = folder / "final"
-    if recipe.merge is None:
+    if recipe.merge is not None:
+        merge_phases(recipe, folder, ends, model)
+        result = _evaluate(recipe, MERGED, model, exam, folder)
+    else:
         last = recipe.order()[-1]
-        result = evaluate(last, ends[last])
+        result = _evaluate(recipe, last, ends[last], exam, folder)
         with atomic_folder(model) as partial:
             shutil.copytree(ends[last], partial, dirs_exist_ok=True)
-    else:
-        merge_phases(recipe, folder, ends, model)
-        result = evaluate(MERGED, model)
     report = write_report(folder, folder / "report.html")
     write_text(model / "README.md", model_card(read_record(folder)))
     return RunResult(folder, model, report, result)
+
+
+def write_mixture(recipe: Recipe, manifest: Manifest, path: Path) -> None:
+    """What each phase draws from the shards: phase -> streams with share, tokens and epochs."""
+    sizes = manifest.sizes()
+    drawn = {name: [asdict(stream) for stream in mixture(phase, sizes).streams] for name, phase in recipe.phases.items()}
+    write_json(path, drawn)
+
+
+def merge_phases(recipe: Recipe, folder: Path, ends: dict[str, Path], out: Path) -> None:
+    """Merge the ends of phases as the recipe says, unless ``out`` is already the merge of just these weights."""
+    spec = recipe.merge
+    assert spec is not None, "the caller looks"
+    models = {name: _models(spec, folder, name) for name in spec.phases}
+    base = ends[spec.base] if spec.base is not None else None
+    inputs = {
+        "merge": spec.model_dump(mode="json"),
+        "models": {name: [hash_model(path) for path in paths] for name, paths in models.items()},
+        "base": hash_model(base) if base is not None else None,
+    }
+    record = folder / "merge" / "inputs.json"
+    if out.is_dir() and record.is_file() and read_json(record) == inputs:
+        log.info("the phases are merged: %s", out)
+        return
+    record.unlink(missing_ok=True)
+    report = merge(spec, models, base, out)
+    report.save(folder / "merge" / "report.json")
+    write_json(record, inputs)
+
+
+def _models(spec: Merge, folder: Path, phase: str) -> list[Path]:
+    """The last checkpoints of a phase that the merge takes, oldest first; only the end for TIES."""
+    return checkpoints_of(folder / phase)[-spec.checkpoints :]
+
+
+def _evaluate(recipe: Recipe, name: str, model: Path, exam: Exam, folder: Path) -> ModelResult:
+    on_gpu = recipe.runtime.device != "cpu" and torch.cuda.is_available()
+    device, precision = ("cuda", "bf16") if on_gpu else ("cpu", "fp32")
+    return evaluate_model(name, model, exam, folder / "evaluation", device=device, precision=precision)
