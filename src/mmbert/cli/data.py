@@ -58,6 +58,39 @@ def show(
     console.print(table)
 
 
+@app.command()
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="A recipe, such as recipes/nano.yaml.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Changes: phases.extend.tokens=3M ...")] = None,
+    phase: Annotated[list[str] | None, typer.Option(help="Only this phase; may be given again. Default: all.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="The data folder. Default: the recipe's `shards`, else runs/NAME/data.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Draw the shares too: a file .html, .svg or .png.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
+) -> None:
+    """What each phase draws of every language: share, tokens, epochs. Without shards, from the recipe's counts."""
+    import json
+
+    from mmbert.data import outlook
+    from mmbert.recipe import Recipe
+
+    wanted = Recipe.load(recipe, overrides or [])
+    folder = data or (Path(wanted.shards) if wanted.shards else Path("runs") / wanted.name / "data")
+    drawn = outlook.mixtures(wanted, recipe.parent, folder / "shards", phase or ())
+    rows = outlook.outlook(drawn)
+    if out is not None:
+        from mmbert.reporting.mixture_plot import draw_mixture
+
+        draw_mixture(rows, list(drawn), out, title=wanted.name)
+    if as_json:
+        typer.echo(json.dumps(outlook.as_json(wanted, drawn, rows), ensure_ascii=False, indent=1))
+    else:
+        typer.echo(outlook.table(wanted, drawn, rows))
+    if out is not None:
+        typer.echo(f"picture  {out}", err=True)
+
+
 def _rows(folder: Path, *, verify: bool) -> Iterator[tuple[int | None, int, list[str]]]:
     """(tokens, characters, cells) of every stream; tokens are None before it is tokenised."""
     from mmbert import languages

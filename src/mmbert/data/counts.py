@@ -23,29 +23,30 @@ class KnownSizes(NamedTuple):
 
 
 def counts_sizes(phase: Phase, sources: Mapping[str, Source], folder: Path) -> KnownSizes:
-    """Sizes for the sources of a phase's mixture, from the ``counts`` of its budgets; a source of one language needs none.
+    """Sizes for the sources of a phase's mixture, from its budgets' ``counts``; a source of one language needs none.
 
     folder  the recipe's, to which the tables' paths are relative
     Raises ConfigError if a source has neither, or its table cannot be read.
     """
     if phase.data.mixture is None:
-        raise ConfigError("sizes are not known without data: the phase has no data.mixture with counts; prepare data first")
+        raise ConfigError("sizes are not known: the phase has no data.mixture with counts; prepare data first")
     sizes: dict[tuple[str, str], float] = {}
     relative = set()
     for name, budget in phase.data.mixture.items():
         if budget.counts is not None:
             table = read_counts(folder, budget.counts)
-            held = [languages.normalise(config) for config in sources[name].configs]  # a source may have fewer than the table
-            for language, size in table.items():
-                if not held or any(languages.matches(config, [language]) for config in held):
-                    sizes[name, language] = size
+            # A source that names its configurations holds those languages only, whatever else the table lists.
+            held = [languages.normalise(config) for config in sources[name].configs]
+            for counted, size in table.items():
+                if not held or any(languages.matches(config, [counted]) for config in held):
+                    sizes[name, counted] = size
             if budget.counts.drawn_at != 1:
                 relative.add(name)
         elif (language := sources[name].language) is not None:
             sizes[name, language] = max(budget.tokens, 1)
             relative.add(name)
         else:
-            raise ConfigError(f"data.mixture.{name}: sizes are not known without data; give counts, or prepare data first")
+            raise ConfigError(f"data.mixture.{name}: sizes are not known; give counts, or prepare data first")
     return KnownSizes(sizes, frozenset(relative))
 
 

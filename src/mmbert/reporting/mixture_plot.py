@@ -20,6 +20,9 @@ _NAMED = 70
 _NAMED_WIDTH = 14
 _WIDTH = 900
 _ROWS = "rows"
+_DASHES = ([1, 0], [1, 0], [1, 0], [7, 5], [3, 9], [1, 7])
+_STEPS = [float(f"{digit}e{power}") for power in range(-12, 6) for digit in (1, 2, 5)]
+"""Where logarithmic axes may carry a number."""
 
 
 def draw_mixture(rows: Sequence[LanguageOutlook], phases: Sequence[str], path: Path, *, title: str) -> None:
@@ -51,15 +54,14 @@ def mixture_specification(rows: Sequence[LanguageOutlook], phases: Sequence[str]
     except ImportError as error:
         raise MissingExtra("altair", "report") from error
     values = _values(rows, phases)
-    base = alt.Chart(alt.NamedData(_ROWS)).encode(x=_languages(alt, rows), color=_phases(alt, phases))
-    shares = base.encode(
-        y=alt.Y("share:Q", title="share of the phase", scale=alt.Scale(type="log"), axis=alt.Axis(format="~%", tickCount=6)),
-        tooltip=_tooltip(alt),
+    base = alt.Chart(alt.NamedData(_ROWS)).encode(
+        x=_languages(alt, rows), color=_phases(alt, phases), order=alt.Order("rank:Q")
     )
-    chart: Any = _panel(alt, shares, rows, 320)
+    shares = base.encode(y=_height(alt, "share", "share of the phase", "~%", values), tooltip=_tooltip(alt))
+    chart: Any = _panel(alt, shares, rows, phases, 320)
     if any(value["epochs"] is not None for value in values):
         epochs = base.transform_filter("datum.epochs !== null").encode(
-            y=alt.Y("epochs:Q", title="epochs", scale=alt.Scale(type="log"), axis=alt.Axis(format="~g", tickCount=5)),
+            y=_height(alt, "epochs", "epochs", "~g", [*values, {"epochs": AIM}]),
             shape=alt.Shape(
                 "held:N",
                 title="held at the cap",
@@ -67,11 +69,13 @@ def mixture_specification(rows: Sequence[LanguageOutlook], phases: Sequence[str]
             ),
             tooltip=_tooltip(alt),
         )
-        rule = alt.Chart(alt.Data(values=[{"aim": AIM}])).mark_rule(strokeDash=[4, 3], color="#c0392b").encode(y="aim:Q")
-        chart = alt.vconcat(chart, alt.layer(_panel(alt, epochs, rows, 180, line=False), rule))
+        aim = alt.Chart(alt.InlineData(values=[{"aim": AIM}]))
+        rule = aim.mark_rule(strokeDash=[4, 3], color="#c0392b").encode(y="aim:Q")
+        chart = alt.vconcat(chart, alt.layer(_panel(alt, epochs, rows, phases, 180, line=False), rule))
     chart = chart.properties(title=title).configure(background="white", font="DejaVu Sans, sans-serif")
-    chart = chart.configure_view(stroke=None).configure_axis(gridColor="#e4e6ea", labelFontSize=10, titleFontWeight="normal")
-    specification: dict[str, Any] = chart.configure_title(anchor="start").to_dict()
+    chart = chart.configure_view(stroke=None).configure_title(anchor="start")
+    chart = chart.configure_axis(gridColor="#e4e6ea", labelFontSize=10, titleFontWeight="normal")
+    specification: dict[str, Any] = chart.to_dict()
     # Put in last: altair would check every value against its schema.
     return {**specification, "datasets": {**specification.get("datasets", {}), _ROWS: values}}
 
@@ -79,8 +83,8 @@ def mixture_specification(rows: Sequence[LanguageOutlook], phases: Sequence[str]
 def _values(rows: Sequence[LanguageOutlook], phases: Sequence[str]) -> list[dict[str, Any]]:
     """One record for each language of each phase."""
     return [
-        {"rank": rank, "language": row.name, "code": row.language, "phase": phase, "share": part.share, "drawn": part.drawn,
-         "epochs": part.epochs, "held": "yes" if part.capped else "no", "tokens": row.tokens}
+        {"rank": rank, "language": row.name, "code": row.language, "phase": phase, "share": part.share,
+         "drawn": part.drawn, "epochs": part.epochs, "held": "yes" if part.capped else "no", "tokens": row.tokens}
         for rank, row in enumerate(rows, start=1)
         for phase in phases
         if (part := row.phases.get(phase)) is not None and part.share > 0
@@ -91,7 +95,8 @@ def _languages(alt: Any, rows: Sequence[LanguageOutlook]) -> Any:
     """The axis of languages: their names, or only their ranks if there are many."""
     if len(rows) > _NAMED:
         return alt.X(
-            "rank:Q", title="languages, largest first", scale=alt.Scale(domain=[1, len(rows)], nice=False, zero=False)
+            "rank:Q", title="languages, largest first", scale=alt.Scale(type="log", domain=[1, len(rows)], nice=False),
+            axis=alt.Axis(values=[n for n in _STEPS if 1 <= n <= len(rows)], format="~f"),
         )
     order = [row.language for row in rows]
     names = alt.Axis(labelAngle=-60, labelExpr=f"{_names(rows)}[datum.value]", labelLimit=120, labelOverlap=False)
@@ -122,9 +127,27 @@ def _tooltip(alt: Any) -> list[Any]:
     ]
 
 
-def _panel(alt: Any, base: Any, rows: Sequence[LanguageOutlook], height: int, *, line: bool = True) -> Any:
-    """Points, joined by lines of a phase."""
-    width = _WIDTH if len(rows) > _NAMED else max(300, _NAMED_WIDTH * len(rows))
-    points = base.mark_point(filled=True, size=30 if len(rows) <= _NAMED else 8, opacity=0.9)
-    lines = base.mark_line(strokeWidth=1.3, opacity=0.7)
-    return alt.layer(*([lines] if line else []), points).properties(width=width, height=height)
+def _height(alt: Any, field: str, title: str, numbers: str, values: Sequence[dict[str, Any]]) -> Any:
+    """A logarithmic axis that fits its values, marked at 1, 2, 5, 10, ... or, over many decades, at powers of ten."""
+    found = [value[field] for value in values if value[field]]
+    low, high = min(found, default=0.1) * 0.8, max(found, default=1.0) * 1.25
+    inside = [step for step in _STEPS if low <= step <= high]
+    marked = inside if len(inside) <= 12 else [step for step in inside if f"{step:e}".startswith("1.")]
+    scale = alt.Scale(type="log", domain=[low, high], nice=False)
+    return alt.Y(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(format=numbers, values=marked))
+
+
+def _panel(
+    alt: Any, base: Any, rows: Sequence[LanguageOutlook], phases: Sequence[str], height: int, *, line: bool = True
+) -> Any:
+    """Points, joined by a line for each phase; later ones are dashed, so that equal phases do not hide one another."""
+    named = len(rows) <= _NAMED
+    width = max(300, _NAMED_WIDTH * len(rows)) if named else _WIDTH
+    points = base.mark_point(filled=True, size=22 if named else 5, opacity=0.75)
+    if not line:
+        return points.properties(width=width, height=height)
+    dashes = alt.Scale(domain=list(phases), range=[_DASHES[min(n, len(_DASHES) - 1)] for n in range(len(phases))])
+    lines = base.mark_line(strokeWidth=1.6).encode(
+        strokeDash=alt.StrokeDash("phase:N", title="phase", sort=list(phases), scale=dashes)
+    )
+    return alt.layer(lines, points).properties(width=width, height=height)
