@@ -66,7 +66,7 @@ def test_yaml_is_1_2(path: Path) -> None:
 
 
 def test_overrides(path: Path) -> None:
-    changes = ["phases.second.mask_rate=0.05", "phases.first.tokens=2.3T", "merge={method: average, phases: {second: 1}}"]
+    changes = ["phases.second.mask_rate=0.05", "phases.first.tokens=2.3T", "merge={phases: {second: 1}, base: first}"]
     recipe = Recipe.load(path, [*changes, "tokenizer=some/folder", "evaluation.context=128"])
     assert recipe.phases["second"].mask_rate == 0.05
     assert recipe.phases["first"].tokens == 2_300_000_000_000

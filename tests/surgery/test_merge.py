@@ -59,7 +59,7 @@ def spec(of: dict[str, list[Path]], **options: Any) -> Merge:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("piece", [7, 1 << 18])
+@pytest.mark.parametrize("piece", [97, 1 << 18])
 @pytest.mark.parametrize("trim", ["tensor", "model"])
 def test_ties_equals_the_formula(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, piece: int, trim: str
@@ -115,7 +115,8 @@ def test_report(tmp_path: Path) -> None:
     assert report.total.parameters == count
     assert report.total.unchanged == pytest.approx(1 - 4 / count)
     assert report.total.conflict == pytest.approx(1 / 3)
-    saved = json.loads((tmp_path / "out" / "report.json").read_text())
+    report.save(tmp_path / "report.json")
+    saved = json.loads((tmp_path / "report.json").read_text())
     assert saved["tensors"]["decoder.bias"]["kept"] == [4 / 64, 3 / 64]
     assert saved["method"] == "ties"
 
@@ -150,9 +151,8 @@ def test_the_folder_is_complete_and_readable_by_others(tmp_path: Path) -> None:
     finally:
         os.umask(mask)
     out = tmp_path / "out"
-    assert {file.name for file in out.iterdir()} == {
-        "config.json", "model.safetensors", "report.json", "tokenizer.json", "tokenizer_config.json",
-    }  # fmt: skip
+    names = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    assert {file.name for file in out.iterdir()} == names
     assert (out / "model.safetensors").stat().st_mode & 0o777 == 0o644
     assert (out / "config.json").read_bytes() == (tmp_path / "v1" / "config.json").read_bytes()
 
@@ -253,12 +253,12 @@ print(run("large") - small)
 
 
 def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
-    """Three models of 32 MB with one tensor of 24 MB cost no more than three of 4 MB."""
-    for size, rows in (("small", 64), ("large", 512)):
+    """Three models of 17 MB with one tensor of 13 MB cost no more than three of 2 MB."""
+    for size, rows in (("small", 32), ("large", 256)):
         for k, name in enumerate(("base", "a", "b")):
             generator = torch.Generator().manual_seed(k)
             big = torch.randn(rows * 12, 1024, generator=generator)
             others = {f"model.layers.{i}.w": torch.randn(rows, 1024, generator=generator) for i in range(4)}
             save_model(tmp_path / f"{size}-{name}", {"model.embeddings.tok_embeddings.weight": big, **others})
     done = subprocess.run([sys.executable, "-c", PEAK, tmp_path], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 10, f"{done.stdout} MB more for the larger models"
+    assert int(done.stdout) < 6, f"{done.stdout} MB more for the larger models"

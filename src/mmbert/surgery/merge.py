@@ -39,8 +39,6 @@ from mmbert.surgery.ties import disjoint_mean, elect, entries_kept
 PIECE = 1 << 18
 """Entries of a tensor in memory at once, per model (1 MiB in float32)."""
 
-REPORT = "report.json"
-
 _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model",
 )  # fmt: skip
@@ -64,7 +62,7 @@ def merge(spec: Merge, phases: dict[str, list[Path]], base: Path | None, out: Pa
     ``phases`` gives each phase of ``spec.phases`` its saved models, oldest first: ``ties`` takes the last, ``average``
     the last ``spec.checkpoints``. ``base`` is the model that all variants of ``ties`` started from; for ``average`` it
     is optional and only serves the report. The configuration and tokenizer are those of the first variant, weights
-    keep its types and are computed in float32 (``average``: float64). The report is also ``out/report.json``.
+    keep its types and are computed in float32 (``average``: float64).
 
     Raises ConfigError if ``spec`` and the folders do not fit, WeightsError naming the tensor if the models do not.
     """
@@ -81,7 +79,6 @@ def merge(spec: Merge, phases: dict[str, list[Path]], base: Path | None, out: Pa
             job = _Job(spec, variants, files, reference, tensors, write)
             report = job.ties() if spec.method == "ties" else job.average()
             _copy_side_files(variants[0].folder, folder)
-            report.save(folder / REPORT)
     logger.info("merged %d models by %s into %s", len(variants), spec.method, out)
     return report
 

@@ -1,0 +1,47 @@
+"""``mmbert doctor`` and ``mmbert pretrain --dry-run`` as typed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from mmbert.cli.main import app
+from mmbert.errors import ConfigError
+
+BASE = Path(__file__).parents[2] / "recipes" / "mmbert-base.yaml"
+
+
+def mmbert(*arguments: str) -> str:
+    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_doctor_names_versions_and_choices() -> None:
+    found = dict(line.split(maxsplit=1) for line in mmbert("doctor").splitlines())
+    assert found["torch"] == torch.__version__
+    assert found["device"].startswith("cuda" if torch.cuda.is_available() else "cpu")
+    assert found["precision"].startswith(("bf16:", "fp32:"))
+    assert {"mmbert", "python", "attention", "extras"} <= set(found)
+
+
+def test_doctor_writes_the_schema(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.schema.json"
+    assert mmbert("doctor", "--schema", str(file)) == ""
+    schema = json.loads(file.read_text())
+    assert "mask_rate" in schema["$defs"]["Phase"]["properties"]
+    assert schema["$defs"]["Phase"]["properties"]["mask_rate"]["description"]
+    assert json.loads(mmbert("doctor", "--schema", "-")) == schema
+
+
+def test_dry_run_takes_hardware_and_overrides() -> None:
+    text = mmbert("pretrain", str(BASE), "phases.pretrain.tokens=1T", "--dry-run", "--devices", "64", "--mfu", "0.3")
+    assert "64 x 990 TFLOP/s at MFU 30%" in text
+    assert "306,939,648" in text
+    assert "1.7T" in text
+    with pytest.raises(ConfigError, match="mfu in"):
+        mmbert("pretrain", str(BASE), "--dry-run", "--mfu", "2")
