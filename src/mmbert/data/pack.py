@@ -25,6 +25,10 @@ SMALLEST = 8
 """No cut makes a part shorter than this, so at most 2 * SMALLEST tokens of a bin stay empty."""
 
 
+_DRAWN = 1024
+"""Draws asked of the plan at a time."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cursor:
     """Where a step begins; with the recipe it determines everything that follows. A checkpoint keeps it."""
@@ -71,8 +75,7 @@ def _drawn(plan: Plan, corpus: Blocks, cursor: Cursor) -> Iterator[tuple[int, li
     """(position, pieces) of each draw from the cursor on; of the first one, what is not used yet."""
     skip, position = cursor.offset, cursor.draw
     while True:
-        count = plan.window - position % plan.window
-        streams, blocks, _ = plan.draws(position, count)
+        streams, blocks, _ = plan.draws(position, _DRAWN - position % _DRAWN)
         for stream, block in zip(streams.tolist(), blocks.tolist(), strict=True):
             pieces = corpus.pieces(stream, block)
             yield position, _after(pieces, skip) if skip else pieces

@@ -27,7 +27,10 @@ from mmbert.data.permute import child_keys, key_of, permute
 from mmbert.recipe import Phase
 
 _LINE = 1 << 40
-_KEPT = 8  # windows remembered: neighbours in a sequential pass
+_CHUNK = 1024
+"""Draws computed at once."""
+_KEPT = 8
+"""Chunks remembered: neighbours in a sequential pass."""
 
 
 class Draws(NamedTuple):
@@ -49,11 +52,12 @@ class Plan:
     window   draws within which every share holds to one block; a power of two
     """
 
-    def __init__(self, mixture: Mixture, blocks: Sequence[int], seed: int, phase: str, window: int = 1024) -> None:
+    def __init__(self, mixture: Mixture, blocks: Sequence[int], seed: int, phase: str, window: int = 64) -> None:
         if window < 1 or window & (window - 1):
             raise ValueError(f"window must be a power of two, not {window}")
         self.mixture = mixture
         self.window = window
+        self._size = max(window, _CHUNK)
         self.blocks_per_stream = np.asarray(blocks, dtype=np.int64)
         if len(self.blocks_per_stream) != len(mixture.streams) or self.blocks_per_stream.min(initial=1) < 1:
             raise ValueError("every stream of the mixture needs at least one block")
@@ -76,41 +80,50 @@ class Plan:
 
     def draw(self, position: int) -> tuple[int, int]:
         """(stream, block) of one draw."""
-        draws = self._window(position // self.window)
-        return int(draws.streams[position % self.window]), int(draws.blocks[position % self.window])
+        chunk, place = self._chunk(position // self._size), position % self._size
+        return int(chunk.streams[place]), int(chunk.blocks[place])
 
     def draws(self, start: int, count: int) -> Draws:
         """Draws ``start`` to ``start + count - 1``."""
-        first, last = start // self.window, (start + max(count, 1) - 1) // self.window
-        windows = [self._window(number) for number in range(first, last + 1)]
-        part = slice(start - first * self.window, start - first * self.window + count)
-        return Draws(*(np.concatenate(columns)[part] for columns in zip(*windows, strict=True)))
+        first, last = start // self._size, (start + max(count, 1) - 1) // self._size
+        chunks = [self._chunk(number) for number in range(first, last + 1)]
+        part = slice(start - first * self._size, start - first * self._size + count)
+        return Draws(*(np.concatenate(columns)[part] for columns in zip(*chunks, strict=True)))
 
-    def _window(self, number: int) -> Draws:
+    def _chunk(self, number: int) -> Draws:
         if number not in self._cache:
             if len(self._cache) >= _KEPT:
                 self._cache.clear()
-            self._cache[number] = self._make_window(number)
+            self._cache[number] = self._make_chunk(number)
         return self._cache[number]
 
-    def _make_window(self, number: int) -> Draws:
-        places = np.arange(self.window, dtype=np.int64)
-        points = places * self._spacing + (self._start + number * self._turn) % self._spacing
-        ascending = np.searchsorted(self._bounds, points, side="right")
-        key = child_keys(np.array([self._window_key], dtype=np.uint64), number)
-        streams = ascending[permute(places, self.window, key)]
+    def _make_chunk(self, number: int) -> Draws:
+        """The draws of several windows at once."""
+        windows = np.arange(self._size // self.window, dtype=np.int64) + number * (self._size // self.window)
+        places = np.tile(np.arange(self.window, dtype=np.int64), len(windows))
+        window = np.repeat(windows, self.window)
+        key = child_keys(np.array([self._window_key], dtype=np.uint64), window)
+        points = permute(places, self.window, key) * self._spacing + self._phase(window)
+        streams = np.searchsorted(self._bounds, points, side="right")
         # Number the draws of a stream in the order in which they come.
         by_stream = np.argsort(streams, kind="stable")
-        occurrence = np.empty(self.window, dtype=np.int64)
-        occurrence[by_stream] = places - np.searchsorted(ascending, ascending, side="left")
-        below = np.concatenate([[0], self._points_below(number)])
+        ascending = streams[by_stream]
+        occurrence = np.empty(self._size, dtype=np.int64)
+        occurrence[by_stream] = np.arange(self._size) - np.searchsorted(ascending, ascending, side="left")
+        below = np.concatenate([[0], self._points_below(int(windows[0]))])
         occurrence += (below[1:] - below[:-1])[streams]
         sizes = self.blocks_per_stream[streams]
         epochs, index = np.divmod(occurrence, sizes)
         return Draws(streams, permute(index, sizes, child_keys(self._keys[streams], epochs)), epochs)
 
+    def _phase(self, windows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The first point of each window."""
+        return (self._start + windows * self._turn) % self._spacing
+
     def _points_below(self, windows: int) -> NDArray[np.int64]:
         """(S,) how many points of the first ``windows`` windows lie below the end of each stream's part of the line."""
+        if windows * self._turn >= 1 << 62:  # 2 ** 34 draws in windows of 64: 17 trillion tokens in blocks of 1,024
+            raise ValueError(f"a plan with windows of {self.window} draws ends before draw {windows * self.window}")
         whole, rest = np.divmod(self._bounds, self._spacing)
         # In window w the points below a bound are ``whole``, and one more if the phase of w is below ``rest``. With
         # x = start + w * turn:  x mod M < r  <=>  floor(x / M) - floor((x + M - r) / M) + 1 is 1.
