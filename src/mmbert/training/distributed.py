@@ -34,6 +34,11 @@ class Mesh:
         """Whether this process writes files and talks."""
         return self.rank == 0
 
+    def check(self, parallel: str) -> None:
+        """Raises ConfigError for a way of sharing the work (``runtime.parallel``) that is not available."""
+        if self.world > 1 and parallel != "ddp":
+            raise ConfigError(f"runtime.parallel {parallel} is not available for {self.world} processes: use ddp")
+
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """Sum over all ranks, in place."""
         if self.world > 1:

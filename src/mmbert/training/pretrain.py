@@ -64,8 +64,7 @@ def pretrain(
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
     with connect(runtime.device) as mesh:
-        if mesh.world > 1 and runtime.parallel != "ddp":
-            raise ConfigError(f"runtime.parallel {runtime.parallel} is not available for several processes: use ddp")
+        mesh.check(runtime.parallel)
         if mesh.main:
             open_run(recipe, folder)
         mesh.barrier()

@@ -1,0 +1,117 @@
+"""A run that is killed at any moment and started again ends in the same bits as one that was not."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Trained
+from small_run import write_recipe
+
+from mmbert.model.weights import load_state
+from mmbert.training import checkpoint
+
+LIMIT = 60.0
+"""Seconds until a process that does not get anywhere fails the test."""
+
+
+class Run:
+    """``mmbert pretrain`` in processes of its own, on the corpus of the finished run."""
+
+    def __init__(self, trained: Trained, folder: Path, changes: Sequence[str] = ()) -> None:
+        _, path = write_recipe(trained.home)
+        self.folder = folder
+        where = ["--out", str(folder), "--data", str(trained.data)]
+        self.command = [sys.executable, "-m", "mmbert", "pretrain", str(path), *changes, *where]
+
+    def start(self) -> subprocess.Popen[str]:
+        quiet = {**os.environ, "MMBERT_QUIET": "1", "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=quiet)
+
+    def finish(self) -> str:
+        """Run to the end; returns stdout."""
+        process = self.start()
+        out, err = process.communicate(timeout=LIMIT)
+        assert process.returncode == 0, err
+        return out
+
+    def stop(self, how: signal.Signals, when: Callable[[], bool], delay: float = 0.0) -> tuple[int, str]:
+        """Start, send a signal ``delay`` seconds after ``when`` holds; returns the exit code and stderr."""
+        process = self.start()
+        end = time.monotonic() + LIMIT
+        while not when():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < end, "nothing happened"
+            time.sleep(0.001)
+        time.sleep(delay)
+        process.send_signal(how)
+        _, err = process.communicate(timeout=LIMIT)
+        return process.returncode, err
+
+    def lines(self) -> int:
+        """Of metrics, written so far."""
+        return sum(path.read_bytes().count(b"\n") for path in self.folder.glob("*/metrics.jsonl"))
+
+
+def numbers(phase: Path) -> list[dict[str, float]]:
+    lines = (phase / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [{key: json.loads(line)[key] for key in ("step", "tokens", "loss", "grad_norm", "labels")} for line in lines]
+
+
+@pytest.mark.slow
+def test_killed_at_several_moments(trained: Trained, tmp_path: Path) -> None:
+    draw = random.Random(int(os.environ.get("MMBERT_TEST_SEED", "1")))
+    run = Run(trained, tmp_path / "run")
+    second = run.folder / "second"
+    moments: list[Callable[[], bool]] = [
+        lambda: (run.folder / "recipe.yaml").is_file(),  # before the first step
+        lambda: run.lines() >= draw.randint(2, 8),  # somewhere in the first phase
+        lambda: any(run.folder.glob("*/step-*.partial")),  # while a checkpoint is being written
+        lambda: second.is_dir() and any(second.glob("step-*")),  # in the second phase
+    ]
+    for moment in moments:
+        code, err = run.stop(signal.SIGKILL, moment, draw.uniform(0, 0.02))
+        assert code == -signal.SIGKILL, err
+    assert not (second / "final").exists()
+    printed = run.finish()
+    assert printed == f"first\t{run.folder / 'first' / 'final'}\nsecond\t{second / 'final'}\n"
+    for name in ("first", "second"):
+        mine, theirs = load_state(run.folder / name / "final"), load_state(trained.folder / name / "final")
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
+        assert numbers(run.folder / name) == numbers(trained.folder / name)
+        assert not list((run.folder / name).glob("*.partial"))
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_ends_without_an_error(trained: Trained, tmp_path: Path) -> None:
+    run = Run(trained, tmp_path / "run", ["runtime.checkpoint_every=1B"])
+    code, err = run.stop(signal.SIGTERM, lambda: run.lines() >= 2)
+    assert code == 0, err
+    newest = checkpoint.latest(run.folder / "first")
+    assert newest is not None
+    assert f"first stopped after step {checkpoint.read_state(newest).cursor.step}" in err
+    assert not checkpoint.read_state(newest).finished
+    run.finish()
+    mine, theirs = (load_state(folder / "second" / "final") for folder in (run.folder, trained.folder))
+    assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
+
+
+@pytest.mark.slow
+def test_a_changed_recipe_is_one_line_and_exit_2(trained: Trained) -> None:
+    run = Run(trained, trained.folder, ["phases.first.mask_rate=0.31"])
+    process = run.start()
+    out, err = process.communicate(timeout=LIMIT)
+    assert (process.returncode, out) == (2, "")
+    assert err.startswith("mmbert: ")
+    assert "phases.first.mask_rate is 0.31, was 0.3:" in err
+    assert err.count("\n") == 1

@@ -1,0 +1,72 @@
+"""What a run's folder fixes: the recipe and the precision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmbert.errors import TrainingError
+from mmbert.files import read_json, write_json
+from mmbert.recipe import Recipe, Runtime
+from mmbert.training.distributed import Mesh
+from mmbert.training.folder import choose_precision, open_run, recipe_hash, settle_environment
+
+
+def make_recipe(**values: object) -> Recipe:
+    phase = {
+        "tokens": 1000, "data": {"temperature": 0.5, "languages": ["fra", "eng"]}, "context": 16, "mask_rate": 0.3,
+        "batch": 100, "micro_batch": 100, "peak_lr": 1e-3, **values,
+    }  # fmt: skip
+    model = {"hidden_size": 8, "intermediate_size": 8, "num_layers": 1, "num_heads": 1}
+    return Recipe.model_validate({"name": "r", "tokenizer": "none", "phases": {"p": phase}, "model": model})
+
+
+def test_the_recipe_is_written_first_and_compared_later(tmp_path: Path) -> None:
+    open_run(make_recipe(), tmp_path)
+    assert Recipe.load(tmp_path / "recipe.yaml") == make_recipe()
+    open_run(make_recipe(), tmp_path)
+    for change, message in (
+        ({"batch": 200}, "phases.p.batch is 200, was 100"),
+        ({"warmup": 10}, "phases.p.warmup is 10, was 0"),
+        ({"decay": {}}, "phases.p.decay is {"),
+        (
+            {"data": {"temperature": 0.5, "languages": ["fra"]}},
+            'phases.p.data.languages is ["fra"], was ["fra", "eng"]',
+        ),
+    ):
+        with pytest.raises(TrainingError) as caught:
+            open_run(make_recipe(**change), tmp_path)
+        assert message in str(caught.value)
+        assert "put it back, or give another --out" in str(caught.value)
+    many = {"batch": 200, "warmup": 10, "mask_rate": 0.1, "peak_lr": 1.0, "context": 20}
+    with pytest.raises(TrainingError, match="and 2 more"):
+        open_run(make_recipe(**many), tmp_path)
+
+
+def test_hash_is_of_all_but_runtime() -> None:
+    recipe = make_recipe()
+    assert recipe_hash(recipe) == recipe_hash(recipe.model_copy(update={"runtime": Runtime(threads=1)}))
+    assert recipe_hash(recipe) != recipe_hash(make_recipe(mask_rate=0.31))
+
+
+def test_precision_follows_a_rule() -> None:
+    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    assert choose_precision(torch.device("cuda"), 8) == "bf16"
+    assert choose_precision(torch.device("cpu"), 32) == "fp32"
+    assert choose_precision(torch.device("cpu"), 768) == ("bf16" if fast else "fp32")
+
+
+def test_environment_is_kept_and_the_precision_with_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert settle_environment(Runtime(precision="bf16"), 8, Mesh(), tmp_path) == "bf16"
+    first = read_json(tmp_path / "environment.json")
+    assert {"versions", "platform", "device", "threads", "commit", "commands", "precision"} <= first.keys()
+    assert settle_environment(Runtime(), 8, Mesh(), tmp_path) == "bf16"
+    assert read_json(tmp_path / "environment.json") == first
+    assert not caplog.records
+    assert settle_environment(Runtime(precision="fp32"), 8, Mesh(), tmp_path) == "fp32"
+    assert "began in bf16 and goes on in fp32" in caplog.text
+    write_json(tmp_path / "environment.json", {**first, "versions": {"torch": "1.0"}})
+    settle_environment(Runtime(), 8, Mesh(), tmp_path)
+    assert "began with other versions" in caplog.text
