@@ -87,11 +87,17 @@ def _merging(record: Record) -> list[Finding]:
     if MERGED not in record.summaries or not parts:
         return []
     merged = {s.tier: s.bits_per_byte for s in record.summaries[MERGED]}
-    best = {tier: min((_bits(record, name, tier), name) for name in parts) for tier in merged}
-    texts = [f"{_change(1 - merged[tier] / value)} {name} in tier {tier}" for tier, (value, name) in best.items()]
-    mean = {name: sum(_bits(record, name, tier) for tier in merged) for name in parts}
-    holds = sum(merged.values()) <= min(mean.values())
-    return [Finding(holds, f"The merge, beside the best decay of each tier, is {_listed(texts)}.")]
+    total = sum(merged.values())
+    best, name = min((sum(_bits(record, part, tier) for tier in merged), part) for part in parts)
+    by_tier = {tier: min((_bits(record, part, tier), part) for part in parts) for tier in merged}
+    texts = [f"{_change(1 - merged[tier] / bits)} {part} in tier {tier}" for tier, (bits, part) in by_tier.items()]
+    return [
+        Finding(
+            total <= best,
+            f"On the mean of the tiers the merge is {_change(1 - total / best)} the best decay, {name}. "
+            f"Beside the best of each tier it is {_listed(texts)}.",
+        )
+    ]
 
 
 def _retrieval(summary: RetrievalSummary) -> Finding:
