@@ -45,6 +45,12 @@ def test_too_little_text_gives_fewer_tokens_and_says_so(caplog: pytest.LogCaptur
     assert tokenizer.decode(tokenizer.encode("to be, or not?")) == "to be, or not?"
 
 
+def test_text_without_any_repetition_gives_bytes() -> None:
+    tokenizer = train_tokenizer([("eng_Latn", "abc")], TokenizerTraining(vocab_size=512))
+    assert tokenizer.vocab_size == 261
+    assert tokenizer.decode(tokenizer.encode("a ж")) == "a ж"
+
+
 @pytest.mark.parametrize("texts", [[], [("eng_Latn", "")]])
 def test_no_text_is_an_error(texts: list[tuple[str, str]]) -> None:
     with pytest.raises(TokenizerError, match="no text"):

@@ -62,8 +62,8 @@ def train_tokenizer(texts: Iterable[tuple[str, str]], spec: TokenizerTraining) -
         max_token_length=spec.max_token_length + 1,  # the trainer keeps tokens shorter than this
         show_progress=False,
     )
-    rare = re.compile("[^" + "".join(map(re.escape, sorted(alphabet))) + "]+")
-    trained.train_from_iterator((part for text in drawn for part in rare.split(text) if part), trainer)
+    known = re.compile("[" + "".join(map(re.escape, sorted(alphabet))) + "]+") if alphabet else None
+    trained.train_from_iterator((part for text in drawn for part in (known.findall(text) if known else ())), trainer)
     tokenizer = _assemble(json.loads(trained.to_str())["model"], spec)
     logger.info(
         "tokenizer: %d tokens (%d characters) from %.1f M characters of %d languages",
