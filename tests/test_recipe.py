@@ -135,6 +135,13 @@ def test_extends_merges_maps_and_null_removes(path: Path) -> None:
     assert (Recipe.load(grandchild).seed, Recipe.load(grandchild).name) == (9, "child")
 
 
+def test_null_is_a_value_where_there_is_no_map(path: Path) -> None:
+    assert Recipe.load(path).phases["first"].data.max_epochs == 5.0
+    assert Recipe.load(path, ["phases.first.data.max_epochs=null"]).phases["first"].data.max_epochs is None
+    child = write(path.parent, "child.yaml", "extends: tiny.yaml\nphases: {first: {data: {max_epochs: null}}}\n")
+    assert Recipe.load(child).phases["first"].data.max_epochs is None
+
+
 def test_lists_and_tables_belong_to_the_recipe_that_names_them(path: Path) -> None:
     write(path.parent, "lists/two.txt", "# a comment\nfra_Latn\nno   # not false\n")
     counts = "mixture: {web: {tokens: 1B, counts: {file: lists/counts.tsv, column: n}}}"

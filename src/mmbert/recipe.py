@@ -6,7 +6,8 @@ way an option enters the program:
 
     recipe = Recipe.load("recipes/nano.yaml", ["phases.extend.mask_rate=0.2"])
 
-``extends: other.yaml`` starts from another recipe; maps are merged key by key, ``key: null`` removes a key.
+``extends: other.yaml`` starts from another recipe; maps are merged key by key. Null in the place of a map (a phase, the
+merge) removes it; elsewhere it is the value null.
 Everything in a schedule is counted in tokens (``3B``, ``2.3T``, ``1_048_576``), never in steps.
 Sources: mmBERT (arXiv 2509.06888) and its published configurations; see the comments in ``recipes/``.
 """
@@ -100,8 +101,7 @@ class TokenizerTraining(Spec):
     max_token_length: int = Field(24, ge=1)
     """Longest token in characters."""
     prefix_space: bool = False
-    """True: Metaspace with a space put before the text, merges inside words (as the released tokenizer.json);
-    False: Gemma 2's own form, no prefix."""
+    """True: a space is put before every text, as the released tokenizer.json does; False: the text as it is (Gemma 2)."""
 
 
 class ModelSpec(Spec):
@@ -232,7 +232,7 @@ class Phase(Spec):
     batch: Tokens
     """Tokens per optimiser step."""
     batch_start: Tokens | None = None
-    """Tokens per step at the beginning; grows by ``micro_batch`` x an equal number of steps to ``batch``."""
+    """Tokens per step at the beginning. Grows to ``batch`` by the largest size that divides both, equally many steps each."""
     batch_warmup: Tokens = 0
     """Length of that growth."""
     micro_batch: Tokens

@@ -97,7 +97,7 @@ def explain(error: ValidationError, model: type[BaseModel], path: Path) -> str:
     dotted = ".".join(place)
     if fault["type"] == "extra_forbidden":
         return f"{path}: unknown key {dotted}: {_nearest(place[-1], list(parent.model_fields))}{more}"
-    if fault["type"] == "missing":
+    if fault["type"] == "missing" or (fault["input"] is None and fault["type"] != "value_error"):
         return f"{path}: {dotted} is missing{more}"
     said = _joined([entry[2]["msg"] for entry in faults if entry[0] == place])
     given = "" if isinstance(fault["input"], dict) else f" (given: {str(fault['input'])[:60]})"
@@ -281,7 +281,7 @@ def _yaml(text: str, where: str) -> Any:
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
-        if value is None and key in base:
+        if value is None and isinstance(base.get(key), dict):
             del merged[key]
         elif isinstance(value, dict) and isinstance(base.get(key), dict):
             merged[key] = _merge(base[key], value)
@@ -296,7 +296,7 @@ def _assign(values: dict[str, Any], keys: list[str], value: Any) -> None:
         if not isinstance(inner, dict):
             inner = values[key] = {}
         values = inner
-    if value is None:
-        values.pop(keys[-1], None)
+    if value is None and isinstance(values.get(keys[-1]), dict):
+        del values[keys[-1]]
     else:
         values[keys[-1]] = value
