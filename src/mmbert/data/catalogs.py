@@ -83,22 +83,25 @@ def load_catalogs(packages: Iterable[str] = PACKAGES) -> Catalogs:
     """Messages of every language, sorted by language; takes about ten seconds and 300 MB."""
     names = tuple(packages)
     package_versions(names)
-    found: dict[str, dict[str, Message]] = {}
+    found: dict[str, dict[str, str]] = {}
+    english: dict[str, str] = {}
     for package in names:
-        for language, message in _babel() if package == "babel" else _gettext(package):
+        for language, texts in _babel(english) if package == "babel" else _gettext(package, english):
             # The first to give a message keeps it: a language's own locale comes before those of its countries.
-            found.setdefault(language, {}).setdefault(message.key, message)
-    keys = {key for messages in found.values() for key in messages}
-    order = {key: number for number, key in enumerate(sorted(keys, key=lambda key: (_hash(key), key)))}
-    return {language: _arrange(language, found[language], order) for language in sorted(found)}
+            found[language] = texts | found.get(language, {})
+    order = {key: number for number, key in enumerate(sorted(english, key=lambda key: (_hash(key), key)))}
+    arranged = {language: _arrange(language, found[language], english, order) for language in sorted(found)}
+    return {language: messages for language, messages in arranged.items() if messages}
 
 
 def split(catalogs: Catalogs, holdout: float) -> tuple[Catalogs, Catalogs]:
     """(kept, held out) by a hash of the English text; what is held out occurs in no kept message of the language."""
     kept: Catalogs = {}
     heldout: Catalogs = {}
+    sources = {message.english or message.key for messages in catalogs.values() for message in messages}
+    chosen = {source for source in sources if _hash(" ".join(source.casefold().split())) < int(holdout * 2**64)}
     for language, messages in catalogs.items():
-        aside = [message for message in messages if _chosen(message, holdout)]
+        aside = [message for message in messages if (message.english or message.key) in chosen]
         texts = {message.text.casefold() for message in aside}
         kept[language] = [message for message in messages if message.text.casefold() not in texts]
         if aside:
@@ -143,22 +146,25 @@ def pairs(messages: list[Message]) -> list[Pair]:
     return found
 
 
-def _arrange(language: str, found: dict[str, Message], order: dict[str, int]) -> list[Message]:
+def _arrange(language: str, found: dict[str, str], english: dict[str, str], order: dict[str, int]) -> list[Message]:
     """By ``order``, without what is no text, what was left in English, and second copies."""
     texts: set[str] = set()
     kept = []
     for key in sorted(found, key=order.__getitem__):
-        message = found[key]
-        folded = message.text.casefold()
-        translated = language == ENGLISH or folded != message.english.casefold()
+        text, source = found[key], english[key]
+        folded = text.casefold()
+        translated = language == ENGLISH or folded != source.casefold()
         if len(folded) > 1 and translated and folded not in texts and any(map(str.isalpha, folded)):
             texts.add(folded)
-            kept.append(message)
+            kept.append(Message(key, source, text))
     return kept
 
 
-def _gettext(package: str) -> Iterator[tuple[str, Message]]:
-    """(language, message) of Django or pycountry; the English ones are the sources of all."""
+def _gettext(package: str, english: dict[str, str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """(language, key -> text) of every catalog of Django or pycountry; the English ones are the sources of all.
+
+    Notes the sources in ``english``.
+    """
     spec = find_spec(package)
     assert spec is not None, "the package is installed"
     assert spec.origin is not None, "it has files"
@@ -166,31 +172,44 @@ def _gettext(package: str) -> Iterator[tuple[str, Message]]:
     for locale, name, path in catalog_files(Path(spec.origin).parent):
         if (language := _language(locale)) is not None:
             files.append((len(locale), locale, name, path, language))  # short names first: es before es_AR
-    sources: dict[str, Message] = {}  # one object for all languages: half a million messages have few sources
+    sources: dict[str, str] = {}
     for _, _, name, path, language in progress(sorted(files), desc=f"reading {package}", unit="file"):
         prefix = f"{package}/{name}/"
+        foreign = prefix.startswith(_NOT_ENGLISH)
+        texts: dict[str, str] = {}
         for source, text in read_messages(path):
-            key = prefix + source
-            if key.startswith(_NOT_ENGLISH):
-                if text != source:
-                    yield language, Message(key, "", text)
+            if foreign and text == source:
                 continue
-            english = sources.setdefault(key, Message(key, source, source))
-            yield language, english._replace(text=text)
-    for english in sources.values():
-        yield ENGLISH, english
+            key = prefix + source
+            texts.setdefault(key, text)
+            if foreign:
+                english[key] = ""
+            else:
+                sources[key] = source
+        yield language, texts
+    english.update(sources)
+    yield ENGLISH, sources
 
 
-def _babel() -> Iterator[tuple[str, Message]]:
-    """(language, message) of CLDR."""
-    english = Locale("en").texts()
+def _babel(english: dict[str, str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """(language, key -> text) of every locale of CLDR; notes the English texts in ``english``."""
+    sources = Locale("en").texts()
     for name in progress(sorted(locales(), key=lambda name: (len(name), name)), desc="reading babel", unit="locale"):
         language = _language(name)
         if language is None:
             continue
-        for key, text in Locale(name).texts().items():
-            source = english.get(key) or english.get(key.replace("/stand-alone/", "/format/"), "")
-            yield language, Message(f"babel/{key}", source, text)
+        texts = {f"babel/{key}": text for key, text in Locale(name).texts().items()}
+        for key in texts:
+            if key not in english:
+                english[key] = _english(key.removeprefix("babel/"), sources)
+        yield language, texts
+
+
+def _english(key: str, sources: dict[str, str]) -> str:
+    """What CLDR's English says by itself, or by a rule; empty if nothing."""
+    if key not in sources and key.startswith("cities/"):  # named by their time zone: America/New_York
+        return key.rpartition("/")[2].replace("_", " ")
+    return sources.get(key) or sources.get(key.replace("/stand-alone/", "/format/"), "")
 
 
 @cache
@@ -207,11 +226,6 @@ def _language(locale: str) -> str | None:
         return languages.normalise(f"{tag.language}-{script}" if script else str(tag.language))
     except ConfigError:
         return None
-
-
-def _chosen(message: Message, holdout: float) -> bool:
-    text = " ".join((message.english or message.key).casefold().split())
-    return _hash(text) < int(holdout * 2**64)
 
 
 def _hash(text: str) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 from mmbert.errors import DataError
 
 _PLACEHOLDER = re.compile(
-    r"%%|%\([A-Za-z_]+\)[-+ 0#]*\d*(?:\.\d+)?[a-zA-Z]"  # %(name)s
+    r"%%|%\(\w+\)[-+ 0#]*\d*(?:\.\d+)?[a-zA-Z]"  # %(name)s
     r"|%[-+ 0#]*\d*(?:\.\d+)?[sdifr]"  # %d
     r"|\{[A-Za-z_0-9.]*\}"  # {name}
 )
@@ -77,6 +77,8 @@ def _entries(path: Path) -> Iterator[tuple[str, str]]:
         target_table = struct.unpack_from(f"{order}{2 * count}I", data, targets)
         for i in range(0, 2 * count, 2):
             (length, start), (target_length, target_start) = source_table[i : i + 2], target_table[i : i + 2]
+            if max(start + length, target_start + target_length) > len(data):
+                raise ValueError("cut short")
             yield data[start : start + length].decode(), data[target_start : target_start + target_length].decode()
     except (ValueError, struct.error) as error:
         raise DataError(f"{path} is not a gettext catalog ({error}): install the package again") from error

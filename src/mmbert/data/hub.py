@@ -16,8 +16,7 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import BinaryIO, NamedTuple, cast
 
-from mmbert import languages
-from mmbert.data.inputs import SUFFIXES, Input, house_code
+from mmbert.data.inputs import SUFFIXES, Input, house_code, named_language
 from mmbert.errors import ConfigError, DataError
 from mmbert.recipe import Source
 
@@ -117,7 +116,7 @@ def _named_languages(source_name: str, source: Source, chosen: dict[str, list[st
     kept = {}
     for config, paths in chosen.items():
         try:
-            languages.normalise(config)
+            named_language(config)
         except ConfigError:
             continue
         kept[config] = paths

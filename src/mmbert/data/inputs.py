@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +22,7 @@ SUFFIXES = {
 """What is read from a folder; a file or a glob may be named anything."""
 
 _WILD = "*?["
+_NAME = re.compile(r"[A-Za-z]{2,4}([-_][A-Za-z]{4})?([-_]([A-Za-z]{2}|[0-9]{3}))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +77,21 @@ def input_language(source_name: str, source: Source, name: str, path: str) -> st
     faults = []
     for candidate in (stem, *(folder for folder in reversed(folders) if "_" in folder or "-" in folder)):
         try:
-            return _normalise(candidate)
+            return named_language(candidate)
         except ConfigError as error:
             faults.append(str(error))
     raise DataError(
         f"{path}: the file's name gives no language ({faults[0]}): name it as fao_Latn{file[len(stem) :]}, "
         f"or set sources.{source_name}.language or .language_field"
     )
+
+
+def named_language(name: str) -> str:
+    """House code of a file or folder that is named as a language. Raises ConfigError; also for ``fra_Latn_removed``."""
+    language = _normalise(name)
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"{name!r} says more than a language, its script and its country")
+    return language
 
 
 def house_code(code: str, where: str) -> str:
