@@ -81,6 +81,11 @@ def test_a_model_is_examined_once(
     assert evaluate_baseline(exam, data / "shards", tmp_path / "out") == baseline
     monkeypatch.undo()
 
+    without = evaluate_model("extend", tmp_path / "model", exam, tmp_path / "out", retrieval=False)
+    assert without.retrieval == []
+    assert without.losses == first.losses
+    assert evaluate_model("extend", tmp_path / "model", exam, tmp_path / "out").retrieval == first.retrieval
+
     torch.nn.init.ones_(model.decoder.bias)
     with torch.no_grad():
         model.decoder.bias[10] += 3

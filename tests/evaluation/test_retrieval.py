@@ -12,7 +12,16 @@ import torch
 from mmbert.errors import DataError
 from mmbert.evaluation import retrieval
 from mmbert.evaluation.results import LanguageRetrieval, summarise_retrieval
-from mmbert.evaluation.retrieval import Pair, accuracy_both_ways, embed, evaluate_retrieval, read_pairs, trigrams, unit
+from mmbert.evaluation.retrieval import (
+    Pair,
+    accuracy_both_ways,
+    embed,
+    evaluate_retrieval,
+    evaluate_surface,
+    read_pairs,
+    trigrams,
+    unit,
+)
 from mmbert.model.heads import MaskedLM
 from mmbert.tokenizer.tokenizer import Tokenizer
 
@@ -116,7 +125,8 @@ def test_a_language_that_is_english_is_found_and_noise_is_not(model: MaskedLM, t
     words = [f"{a} {b}" for a in ("born", "free", "equal", "human") for b in ("rights", "reason", "dignity", "beings")]
     same = [Pair(word, word) for word in words]
     shifted = [Pair(word, other) for word, other in zip(words, [*words[1:], words[0]], strict=True)]
-    found = {r.language: r for r in evaluate_retrieval(model, tokenizer, {"aaa": same, "bbb": shifted}, context=64)}
+    pairs = {"aaa": same, "bbb": shifted}
+    found = {r.language: r for r in evaluate_retrieval(model, tokenizer, pairs, evaluate_surface(pairs), context=64)}
     assert found["aaa"].accuracy == found["aaa"].centred == found["aaa"].surface == 1.0
     assert found["bbb"].accuracy == found["bbb"].surface == 0.0
     assert found["aaa"].chance == 1 / 16

@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from mmbert.errors import ConfigError, DataError
 from mmbert.evaluation.fill_mask import MaskedSentence, choose_sentences, fill
 from mmbert.evaluation.mlm import Precision, evaluate_mlm
 from mmbert.evaluation.results import BASELINE, Baseline, ModelResult, hash_model, read_current, save
-from mmbert.evaluation.retrieval import Pair, evaluate_retrieval, read_pairs
+from mmbert.evaluation.retrieval import Pair, evaluate_retrieval, evaluate_surface, read_pairs
 from mmbert.evaluation.unigram import evaluate_unigram
 from mmbert.files import sha256
 from mmbert.model.heads import MaskedLM
@@ -47,6 +48,11 @@ class Exam:
     options: Evaluation
     fingerprint: str
 
+    @cached_property
+    def surface(self) -> dict[str, tuple[float, float]]:
+        """What spelling alone finds of the pairs; no model is asked."""
+        return evaluate_surface(self.pairs)
+
 
 def set_exam(recipe: Recipe, data: Path, tokenizer: Tokenizer) -> Exam:
     """Held-out text of ``data`` (as ``prepare`` left it), masked and packed as the recipe says.
@@ -60,7 +66,7 @@ def set_exam(recipe: Recipe, data: Path, tokenizer: Tokenizer) -> Exam:
             f"{data} holds no held-out text: raise cleaning.holdout, or give sources a heldout path, and prepare again"
         )
     batches = heldout_batches(tokenizer, texts, options, recipe.seed)
-    pairs = _pairs(options, data)
+    pairs = {language: pairs for language, pairs in _pairs(options, data).items() if language in batches}
     sentences = choose_sentences(texts, tokenizer, seed=recipe.seed)
     return Exam(
         tokenizer, batches, pairs, sentences, options, _fingerprint(tokenizer, batches, pairs, sentences, options)
@@ -81,23 +87,42 @@ def evaluate_baseline(exam: Exam, shards: Path, out: Path) -> Baseline:
 
 
 def evaluate_model(
-    name: str, folder: Path, exam: Exam, out: Path, *, device: str = "cpu", precision: Precision = "fp32"
+    name: str,
+    folder: Path,
+    exam: Exam,
+    out: Path,
+    *,
+    retrieval: bool = True,
+    device: str = "cpu",
+    precision: Precision = "fp32",
 ) -> ModelResult:
-    """Loss per language, retrieval and filled masks of the model in ``folder``: ``out/<name>.json``."""
+    """Loss per language, retrieval and filled masks of the model in ``folder``: ``out/<name>.json``.
+
+    retrieval  whether to embed the pairs, which often takes longer than the loss
+
+    Raises ConfigError if the name is the baseline's, MMBertError if the folder holds no model.
+    """
     if name == BASELINE:
         raise ConfigError(f"a phase cannot be called {BASELINE}: its results would replace the baseline's; rename it")
     path = out / f"{name}.json"
     weights = hash_model(folder)
     found = read_current(ModelResult, path, weights=weights, exam=exam.fingerprint)
-    if found is not None:
+    if found is not None and (found.retrieval or not retrieval or not exam.pairs):
         log.info("%s is evaluated: %s", name, path)
         return found
     started = time.monotonic()
     model = MaskedLM.load(folder).to(device)
     tokenizer, batch = exam.tokenizer, exam.options.batch
     losses = evaluate_mlm(model, exam.batches, tokenizer.token_bytes(), batch=batch, precision=precision)
-    retrieval = evaluate_retrieval(
-        model, tokenizer, exam.pairs, batch=batch, context=exam.options.context, precision=precision
+    pairs = exam.pairs if retrieval else {}
+    found_pairs = evaluate_retrieval(
+        model,
+        tokenizer,
+        pairs,
+        exam.surface if pairs else {},
+        batch=batch,
+        context=exam.options.context,
+        precision=precision,
     )
     filled = fill(model, tokenizer, exam.sentences, precision=precision)
     result = ModelResult(
@@ -105,7 +130,7 @@ def evaluate_model(
         weights=weights,
         exam=exam.fingerprint,
         losses=losses,
-        retrieval=retrieval,
+        retrieval=found_pairs,
         filled=filled,
         seconds=round(time.monotonic() - started, 1),
     )
