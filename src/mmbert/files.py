@@ -74,7 +74,8 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise MMBertError(
-                f"no space left on the disk of {path}: nothing there was changed; make room and run the same command again"
+                f"no space left on the disk of {path}: nothing there was changed; "
+                "make room and run the same command again"
             ) from error
         if error.errno in (errno.EACCES, errno.EROFS):
             raise MMBertError(f"cannot write {path}: {error.strerror}; choose another folder") from error

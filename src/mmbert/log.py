@@ -39,7 +39,13 @@ class progress(Generic[T]):  # noqa: N801  (reads as the built-in it stands for:
     """
 
     def __init__(
-        self, iterable: Iterable[T] = (), *, total: float | None = None, desc: str = "", unit: str = "it", initial: float = 0
+        self,
+        iterable: Iterable[T] = (),
+        *,
+        total: float | None = None,
+        desc: str = "",
+        unit: str = "it",
+        initial: float = 0,
     ) -> None:
         interactive = sys.stderr.isatty()
         self._items = iterable
@@ -58,7 +64,9 @@ class progress(Generic[T]):  # noqa: N801  (reads as the built-in it stands for:
             ascii=None if interactive else True,
             leave=interactive,
             disable=os.environ.get("MMBERT_QUIET") == "1",
-            bar_format=None if interactive else "{desc}: {percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]\n",
+            bar_format=None
+            if interactive
+            else "{desc}: {percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]\n",
         )
 
     def update(self, n: float = 1) -> None:

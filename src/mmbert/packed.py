@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,7 +65,7 @@ class Packed:
     def lengths(self) -> list[int]:
         """Length of each sequence, as plain numbers (kept on the host: attention plans with them)."""
         offsets = self.offsets.tolist()
-        return [end - start for start, end in zip(offsets, offsets[1:], strict=False)]
+        return [end - start for start, end in pairwise(offsets)]
 
     def to(self, device: torch.device | str = "cpu") -> Packed:
         """The same batch as torch tensors on ``device``."""
@@ -83,4 +84,4 @@ class Packed:
     def unpack(self, rows: Any) -> list[Any]:
         """Cut per-token rows (T, ...) back into one array per sequence."""
         offsets = self.offsets.tolist()
-        return [rows[start:end] for start, end in zip(offsets, offsets[1:], strict=False)]
+        return [rows[start:end] for start, end in pairwise(offsets)]

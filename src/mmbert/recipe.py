@@ -48,7 +48,7 @@ class Source(Spec):
     path: str | None = None
     """A file, a folder (searched through) or a glob; for ``hub`` the dataset's name; unused for ``catalogs``."""
     heldout: str | None = None
-    """Text of the same form that is kept apart for evaluation; without it ``cleaning.holdout`` takes a part of ``path``."""
+    """Text of the same form, kept apart for evaluation. Without it ``cleaning.holdout`` takes a part of ``path``."""
     language: str | None = None
     """The language of all of it. Without it: ``language_field``, else the file's name (``fao_Latn.jsonl.gz``),
     for ``hub`` the name of the configuration."""
@@ -101,7 +101,7 @@ class TokenizerTraining(Spec):
     max_token_length: int = Field(24, ge=1)
     """Longest token in characters."""
     prefix_space: bool = False
-    """True: a space is put before every text, as the released tokenizer.json does; False: the text as it is (Gemma 2)."""
+    """True: a space is put before every text, as the released tokenizer does; False: text as it is (Gemma 2)."""
 
 
 class ModelSpec(Spec):
@@ -137,7 +137,8 @@ class ModelSpec(Spec):
     def _shapes(self) -> Self:
         if self.hidden_size % self.num_heads or (self.hidden_size // self.num_heads) % 2:
             raise ValueError(
-                f"hidden_size {self.hidden_size} must be an even multiple of num_heads {self.num_heads}: RoPE turns pairs"
+                f"hidden_size {self.hidden_size} must be an even multiple of num_heads {self.num_heads}: "
+                "RoPE turns pairs"
             )
         if self.attention_dropout:
             raise ValueError("attention_dropout must be 0: use attention_out_dropout")
@@ -199,7 +200,9 @@ class PhaseData(Spec):
         if self.fixed and self.mixture is not None:
             raise ValueError("fixed and mixture exclude each other: give the language a source with its own budget")
         if sum(self.fixed.values()) >= 1:
-            raise ValueError(f"fixed shares add up to {sum(self.fixed.values()):g}: they must leave something to the others")
+            raise ValueError(
+                f"fixed shares add up to {sum(self.fixed.values()):g}: they must leave something to the others"
+            )
         return self
 
 
@@ -232,7 +235,8 @@ class Phase(Spec):
     batch: Tokens
     """Tokens per optimiser step."""
     batch_start: Tokens | None = None
-    """Tokens per step at the beginning. Grows to ``batch`` by the largest size that divides both, equally many steps each."""
+    """Tokens per step at the beginning. It grows to ``batch`` by the largest size that divides both, with equally many
+    steps at each size."""
     batch_warmup: Tokens = 0
     """Length of that growth."""
     micro_batch: Tokens
@@ -246,7 +250,8 @@ class Phase(Spec):
     def _combinations(self) -> Self:
         if self.batch % self.micro_batch or (self.batch_start or self.batch) % self.micro_batch:
             raise ValueError(
-                f"batch {self.batch} and batch_start {self.batch_start} must be multiples of micro_batch {self.micro_batch}"
+                f"batch {self.batch} and batch_start {self.batch_start} "
+                f"must be multiples of micro_batch {self.micro_batch}"
             )
         if self.batch_start is not None and self.batch_start > self.batch:
             raise ValueError(f"batch_start {self.batch_start} exceeds batch {self.batch}")
@@ -369,7 +374,7 @@ class Recipe(Spec):
 
     def order(self) -> list[str]:
         """Names of the phases, each after the one it follows."""
-        return [name for name in self._depths()]
+        return list(self._depths())
 
     def _depths(self) -> dict[str, int]:
         depths: dict[str, int] = {}

@@ -1,13 +1,13 @@
 """A whole recipe, from raw text to an evaluated model. Every stage leaves files and is skipped when they are there.
 
-    runs/<name>/
-      recipe.yaml environment.json                     what is run, and on what
-      data/{text,heldout,parallel,tokenizer,shards}    1. prepare: documents, tokenizer, shards
-      mixture.json                                     what each phase draws
-      <phase>/{metrics.jsonl,step-...,final}           2. phases, in the order of their tree
-      evaluation/<model>.json                          3. after each phase: loss per language, retrieval
-      merge/report.json, final/                        4. the ends of phases become one, in Hugging Face form
-      report.html, final/README.md                     5. all of it on one page, and the model card
+runs/<name>/
+  recipe.yaml environment.json                     what is run, and on what
+  data/{text,heldout,parallel,tokenizer,shards}    1. prepare: documents, tokenizer, shards
+  mixture.json                                     what each phase draws
+  <phase>/{metrics.jsonl,step-...,final}           2. phases, in the order of their tree
+  evaluation/<model>.json                          3. after each phase: loss per language, retrieval
+  merge/report.json, final/                        4. the ends of phases become one, in Hugging Face form
+  report.html, final/README.md                     5. all of it on one page, and the model card
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ def run(recipe: Recipe, *, out: Path | None = None) -> RunResult:
 def write_mixture(recipe: Recipe, manifest: Manifest, path: Path) -> None:
     """What each phase draws from the shards: phase -> streams with share, tokens and epochs."""
     sizes = manifest.sizes()
-    drawn = {name: [asdict(stream) for stream in mixture(phase, sizes).streams] for name, phase in recipe.phases.items()}
+    drawn = {
+        name: [asdict(stream) for stream in mixture(phase, sizes).streams] for name, phase in recipe.phases.items()
+    }
     write_json(path, drawn)
 
 

@@ -87,7 +87,11 @@ def test_forbidden_imports(path: Path) -> None:
     name, room = _name(path), _room(path)
     roots = {module.split(".")[0] for module, _ in _imports(path)}
     inner = {module for module, _ in _imports(path) if module.startswith("mmbert")}
-    if (room in ("tokenizer", "planning", "recipe", "recipe_file", "surgery_count") or room == "data" or name in ("model/config", "model/count")) and name != "data/loader":
+    if (
+        room in ("tokenizer", "planning", "recipe", "recipe_file", "surgery_count")
+        or room == "data"
+        or name in ("model/config", "model/count")
+    ) and name != "data/loader":
         assert "torch" not in roots, f"{name} must not import torch"
     if room not in ("finetuning", "evaluation"):
         assert not roots & HEAVY, f"{name} imports {roots & HEAVY}"
@@ -105,7 +109,7 @@ def test_forbidden_imports(path: Path) -> None:
 def test_environment_is_read_in_few_places(path: Path) -> None:
     if _name(path) not in ("log", "files", "training/distributed"):
         text = path.read_text(encoding="utf-8")
-        assert "os.environ" not in text and "getenv" not in text, f"{_name(path)} has a hidden input"
+        assert not any(name in text for name in ("os.environ", "getenv")), f"{_name(path)} has a hidden input"
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if p.name == "__init__.py" and p.parent != PACKAGE], ids=_name)
@@ -124,9 +128,8 @@ def _python(code: str) -> str:
 
 
 def test_import_loads_no_torch() -> None:
-    code = "import sys, mmbert, mmbert.recipe, mmbert.cli.main; print([m for m in ('torch', 'transformers', 'numpy.random') if m in sys.modules])"
-    assert "torch" not in _python(code)
-    assert _python("import sys, mmbert; print('torch' in sys.modules)").strip() == "False"
+    code = "import sys, mmbert, mmbert.recipe, mmbert.cli.main; print('torch' in sys.modules)"
+    assert _python(code).strip() == "False"
 
 
 @pytest.mark.parametrize("path", FILES, ids=_name)
@@ -136,3 +139,11 @@ def test_files_fit_in_a_head(path: Path) -> None:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno - node.lineno <= 70, f"{_name(path)}:{node.lineno} {node.name}"  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.name not in ("__init__.py", "__main__.py")], ids=_name)
+def test_every_file_is_on_the_map(path: Path) -> None:
+    page = PACKAGE.parents[1] / "docs" / "architecture.md"
+    assert f"`{path.relative_to(PACKAGE).as_posix()}`" in page.read_text(encoding="utf-8"), (
+        f"{page} lacks {_name(path)}"
+    )

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from mmbert.errors import MMBertError
+from mmbert.files import PARTIAL, atomic_file, atomic_folder, read_json, sha256, write_json, write_text
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "file.txt"
+    write_text(path, "one")
+    with pytest.raises(RuntimeError), atomic_file(path) as file:
+        file.write(b"two, cut sh")
+        raise RuntimeError
+    assert path.read_text() == "one"
+    assert os.listdir(path.parent) == ["file.txt"]
+    assert stat.S_IMODE(path.stat().st_mode) & 0o044, "others may read it, as the umask says"
+
+
+def test_a_folder_is_whole_or_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    for number in range(2):
+        with atomic_folder(path) as partial:
+            assert not any(partial.iterdir())
+            (partial / f"{number}.txt").write_text("x")
+        assert os.listdir(path) == [f"{number}.txt"]
+    with pytest.raises(RuntimeError), atomic_folder(path) as partial:
+        (partial / "2.txt").write_text("x")
+        raise RuntimeError
+    assert os.listdir(path) == ["1.txt"]
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_what_a_killed_process_left_is_overwritten(tmp_path: Path) -> None:
+    left = tmp_path / ("folder" + PARTIAL)
+    left.mkdir()
+    (left / "half").write_text("x")
+    with atomic_folder(tmp_path / "folder") as partial:
+        (partial / "whole").write_text("x")
+    assert os.listdir(tmp_path / "folder") == ["whole"]
+
+
+@pytest.mark.parametrize(("code", "says"), [(errno.ENOSPC, "make room"), (errno.EROFS, "choose another folder")])
+def test_a_full_or_closed_disk_is_one_line(tmp_path: Path, code: int, says: str) -> None:
+    path = tmp_path / "file"
+    write_text(path, "old")
+    with pytest.raises(MMBertError, match=says), atomic_file(path):
+        raise OSError(code, os.strerror(code))
+    assert path.read_text() == "old"
+
+
+def test_json(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"ሰላም": [1, 2.5, None]})
+    assert read_json(path) == {"ሰላም": [1, 2.5, None]}
+    assert sha256(path) == sha256(path)
+    path.write_text("{")
+    with pytest.raises(MMBertError, match="not valid JSON"):
+        read_json(path)
+    with pytest.raises(MMBertError, match="no such file"):
+        read_json(tmp_path / "b.json")
