@@ -137,12 +137,13 @@ class TextWriter:
         """Bring everything to disk and give the files their names; returns their languages, sorted."""
         if not self._lines:
             return []
-        for language in sorted(self._lines):
-            self._flush(language)
-            partial = self._partial(language)
-            sync_file(partial)
-            partial.replace(self.folder / f"{language}{SUFFIX}")
-        sync_folder(self.folder)
+        with disk_errors(self.folder):
+            for language in sorted(self._lines):
+                self._flush(language)
+                partial = self._partial(language)
+                sync_file(partial)
+                partial.replace(self.folder / f"{language}{SUFFIX}")
+            sync_folder(self.folder)
         return sorted(self._lines)
 
     def _flush(self, language: str) -> None:
