@@ -35,6 +35,15 @@ def test_the_hidden_token_can_be_read_and_the_rest_is_as_it_was(model: MaskedLM,
         assert 0 < sum(probabilities) <= 1
 
 
+def test_whole_words_are_hidden_first(tokenizer: Tokenizer) -> None:
+    text = "born xq xqzk zkx vvqx kkzw qqzx wwvk zzkq"  # only the first word is a token of its own
+    words = [f"{text} {text[5:]}. {i}" for i in range(5)]
+    for seed in range(10):
+        (sentence,) = choose_sentences({"eng_Latn": [f"free {word}" for word in words]}, tokenizer, seed=seed)
+        hidden = tokenizer.decode([sentence.ids[sentence.position]]).strip()
+        assert hidden == "born"
+
+
 def test_the_model_does_not_see_the_hidden_token(model: MaskedLM, tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode(TEXTS["eng_Latn"])
     other = [*ids[:5], ids[9], *ids[6:]]

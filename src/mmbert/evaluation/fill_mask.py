@@ -42,7 +42,7 @@ def choose_sentences(
     """A sentence of as many scripts as there are, then more languages, up to ``limit``.
 
     texts  language (``fra_Latn``) -> held-out documents. Within a script, languages with more text come first.
-    The hidden token is a run of at least two letters, so that it can be read.
+    The hidden token can be read: it is made of letters, and is a whole word where the sentence has such a token.
     """
     by_size = sorted(texts, key=lambda language: (-sum(map(len, texts[language])), language))
     turn: dict[str, int] = {}  # how many languages of its script stand before it
@@ -100,9 +100,12 @@ def _choose(language: str, documents: Sequence[str], tokenizer: Tokenizer, seed:
     fitting = [s for s in sentences if _MIN_CHARACTERS <= len(s) <= _MAX_CHARACTERS]
     for place in rng.permutation(len(fitting))[:20]:
         ids = tokenizer.encode(fitting[place])
-        readable = [i for i in range(2, len(ids) - 1) if _is_word(_spelled(tokenizer, ids[i]))]
-        if readable:
-            return MaskedSentence(language, tuple(ids), int(rng.choice(readable)))
+        tokens = [_spelled(tokenizer, token) for token in ids]
+        readable = [i for i in range(2, len(ids) - 1) if _is_word(tokens[i])]
+        starts = [i for i in readable if tokens[i].startswith(SPACE)]
+        whole = [i for i in starts if not _is_word(tokens[i + 1]) or tokens[i + 1].startswith(SPACE)]
+        if choice := whole or starts or readable:
+            return MaskedSentence(language, tuple(ids), int(rng.choice(choice)))
     return None
 
 

@@ -29,6 +29,7 @@ class Tile:
 
     value: str
     label: str
+    good: bool
 
 
 def write_report(run_folder: Path, out: Path) -> Path:
@@ -93,13 +94,23 @@ def _tiles(record: Record) -> list[Tile]:
     if record.final is None:
         return []
     tiles = [
-        Tile(tables.signed(s.below), f"bits per byte against unigram, tier {s.tier} ({s.languages} languages)")
+        Tile(
+            tables.signed(s.below),
+            f"bits per byte against unigram, tier {s.tier} ({s.languages} languages)",
+            s.below > 0,
+        )
         for s in record.summaries.get(record.final.model, [])
     ]
     retrieval = summarise_retrieval(record.final.retrieval)
     if retrieval is not None:
         among = f"translations found at rank 1 in {retrieval.languages} languages"
-        tiles.append(Tile(tables.percent(retrieval.accuracy), f"{among}; chance {tables.percent(retrieval.chance)}"))
+        tiles.append(
+            Tile(
+                tables.percent(retrieval.accuracy),
+                f"{among}; chance {tables.percent(retrieval.chance)}",
+                retrieval.z > 5,
+            )
+        )
     return tiles
 
 
@@ -155,9 +166,7 @@ def _shown(sample: FilledMask) -> dict[str, Any]:
         "truth": sample.truth.replace("▁", " ").strip(),
         "guesses": [
             {
-                "token": guess.token.replace("▁", "␣")
-                if guess.token.strip("▁") == ""
-                else guess.token.replace("▁", ""),
+                "token": _visible(guess.token),
                 "inside": not guess.token.startswith("▁"),
                 "part": guess.probability,
                 "right": guess.token == sample.truth,
@@ -165,3 +174,9 @@ def _shown(sample: FilledMask) -> dict[str, Any]:
             for guess in sample.guesses
         ],
     }
+
+
+def _visible(token: str) -> str:
+    """A token without the sign of the space before it; what would not show gets a sign."""
+    bare = token.removeprefix("▁") or "␣"
+    return bare.replace("▁", "␣").replace("\n", "↵").replace("\t", "⇥")

@@ -75,7 +75,7 @@ def curves(record: Record) -> dict[str, Spec]:
             continue
         chart = (
             alt.Chart(alt.NamedData(ROWS))
-            .mark_line(strokeWidth=1.8, interpolate="linear")
+            .mark_line(strokeWidth=1.8, point={"size": 14} if len(values) < 60 else False)
             .encode(
                 x=alt.X("tokens:Q", title="tokens seen", axis=alt.Axis(format="~s", tickCount=6)),
                 y=alt.Y(
@@ -155,7 +155,7 @@ def language_points(record: Record) -> Spec | None:
         alt.Chart(alt.NamedData(ROWS))
         .mark_circle(size=42, opacity=0.85)
         .encode(
-            x=alt.X("tokens:Q", scale=alt.Scale(type="log"), title="training tokens", axis=_log_axis(alt)),
+            x=alt.X("tokens:Q", scale=_log_scale(alt), title="training tokens", axis=_log_axis(alt)),
             y=alt.Y("change:Q", title=f"{final.model} against unigram", axis=alt.Axis(format="+.0%")),
             color=_colour(alt, record, "tier", tiers, title="first drawn in"),
             tooltip=[
@@ -252,9 +252,17 @@ def share_lines(record: Record) -> Spec | None:
         return None
     alt = _altair()
     base = alt.Chart(alt.NamedData(ROWS)).encode(
-        x=alt.X("rank:Q", scale=alt.Scale(type="log"), title="languages, the most drawn first", axis=_log_axis(alt)),
+        x=alt.X(
+            "rank:Q",
+            scale=_log_scale(alt),
+            title="languages, the most drawn first",
+            axis=_log_axis(alt),
+        ),
         y=alt.Y(
-            "share:Q", scale=alt.Scale(type="log"), title="share of the phase", axis=alt.Axis(format="~%", tickCount=6)
+            "share:Q",
+            scale=_log_scale(alt),
+            title="share of the phase",
+            axis=alt.Axis(format="~%", tickCount=6),
         ),
         color=_colour(alt, record, "phase", list(record.languages_per_phase), title="phase"),
     )
@@ -289,7 +297,10 @@ def share_dots(record: Record, most: int = 24) -> Spec | None:
     base = alt.Chart(alt.NamedData(ROWS)).encode(
         y=alt.Y("language:N", sort=list(names.values()), title=None),
         x=alt.X(
-            "share:Q", title="share of the phase", axis=alt.Axis(format="~%", tickCount=6), scale=alt.Scale(type="log")
+            "share:Q",
+            title="share of the phase",
+            axis=alt.Axis(format="~%", tickCount=6),
+            scale=_log_scale(alt),
         ),
     )
     points = base.mark_point(filled=True, size=60, opacity=0.9).encode(
@@ -335,6 +346,10 @@ def _colour(
     # symbols lie in one row over the plot: a legend at the side would take the width of a phone's screen
     box = alt.Legend(orient="top", title=title, titleOrient="left", symbolType="circle", columns=3) if legend else None
     return alt.Color(f"{name}:N", scale=scale, legend=box)
+
+
+def _log_scale(alt: Any) -> Any:
+    return alt.Scale(type="log", nice=False, padding=8)
 
 
 def _log_axis(alt: Any) -> Any:
