@@ -29,5 +29,5 @@ def test_to_torch_keeps_everything() -> None:
 
 @pytest.mark.parametrize("sequences", [[], [[1], []]])
 def test_nothing_to_pack(sequences: list[list[int]]) -> None:
-    with pytest.raises(ValueError, match="zero sequences|sequence 1 is empty"):
+    with pytest.raises(ValueError, match=r"zero sequences|sequence 1 is empty"):
         Packed.from_lists(sequences)

@@ -332,6 +332,8 @@ class Runtime(Spec):
     """Tokens between checkpoints."""
     keep: int = Field(2, ge=1)
     """Checkpoints kept per phase, beside its last (``merge.checkpoints`` raises it where needed)."""
+    verify: bool = True
+    """Read all shards once before training and compare their checksums."""
     log_every: int = Field(10, ge=1)
     """Steps between lines of metrics."""
 

@@ -68,13 +68,17 @@ def train_phase(job: Job, model: MaskedLM, optimizer: StableAdamW, state: State)
     SystemExit(0) raised: the same command goes on.
     """
     mesh, runtime, cursor = job.mesh, job.recipe.runtime, state.cursor
-    meters = Meters(
-        job.folder, job.name, job.phase, every=runtime.log_every, step=cursor.step, tokens=cursor.tokens,
-        sums=state.meters, main=mesh.main,
-    )  # fmt: skip
-    loader = Loader(job.recipe, job.name, job.shards, job.tokenizer, cursor, rank=mesh.rank, world=mesh.world)
     model.train()
-    with meters, loader, _sigterm() as stop, _own_random_numbers(mesh), _garbage_by_hand():
+    with (
+        Loader(job.recipe, job.name, job.shards, job.tokenizer, cursor, rank=mesh.rank, world=mesh.world) as loader,
+        Meters(
+            job.folder, job.name, job.phase, every=runtime.log_every, step=cursor.step, tokens=cursor.tokens,
+            sums=state.meters, main=mesh.main,
+        ) as meters,
+        _sigterm() as stop,
+        _own_random_numbers(mesh),
+        _garbage_by_hand(),
+    ):  # fmt: skip
         for step in loader:
             rate = learning_rate(job.phase, state.cursor.tokens)
             loss, norm = train_step(job, model, optimizer, step, rate, state.cursor)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from mmbert.data.manifest import Manifest
 from mmbert.errors import ConfigError, TrainingError, WeightsError
 from mmbert.files import atomic_folder
 from mmbert.model.config import ModelConfig
@@ -67,6 +68,7 @@ def pretrain(
         mesh.check(runtime.parallel)
         if mesh.main:
             open_run(recipe, folder)
+            Manifest.load(data / "shards", verify=runtime.verify)
         mesh.barrier()
         tokenizer = run_tokenizer(recipe, data)
         precision = settle_environment(runtime, recipe.model.hidden_size, mesh, folder)
