@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,11 +27,11 @@ LIMIT = 60.0
 class Run:
     """``mmbert pretrain`` in processes of its own, on the corpus of the finished run."""
 
-    def __init__(self, trained: Trained, folder: Path, changes: Sequence[str] = ()) -> None:
+    def __init__(self, trained: Trained, folder: Path) -> None:
         _, path = write_recipe(trained.home)
         self.folder = folder
         where = ["--out", str(folder), "--data", str(trained.data)]
-        self.command = [sys.executable, "-m", "mmbert", "pretrain", str(path), *changes, *where]
+        self.command = [sys.executable, "-m", "mmbert", "pretrain", str(path), *where]
 
     def start(self) -> subprocess.Popen[str]:
         quiet = {**os.environ, "MMBERT_QUIET": "1", "OMP_NUM_THREADS": "1"}
@@ -68,22 +68,25 @@ def numbers(phase: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.slow
-def test_killed_at_several_moments(trained: Trained, tmp_path: Path) -> None:
-    draw = random.Random(int(os.environ.get("MMBERT_TEST_SEED", "1")))
+def test_stopped_at_several_moments(trained: Trained, tmp_path: Path) -> None:
+    draw = random.Random(1)
     run = Run(trained, tmp_path / "run")
-    second = run.folder / "second"
+    first, second = run.folder / "first", run.folder / "second"
+    some = draw.randint(3, 6)
     moments: list[Callable[[], bool]] = [
         lambda: (run.folder / "recipe.yaml").is_file(),  # before the first step
-        lambda: run.lines() >= draw.randint(2, 8),  # somewhere in the first phase
-        lambda: any(run.folder.glob("*/step-*.partial")),  # while a checkpoint is being written
+        lambda: run.lines() >= some,  # somewhere in the first phase
+        lambda: any(first.glob("step-*.partial")),  # while a checkpoint is being written
         lambda: second.is_dir() and any(second.glob("step-*")),  # in the second phase
     ]
-    for moment in moments:
+    for number, moment in enumerate(moments):
         code, err = run.stop(signal.SIGKILL, moment, draw.uniform(0, 0.02))
         assert code == -signal.SIGKILL, err
+        if number == 0:
+            stopped_as_asked(run, first)
     assert not (second / "final").exists()
     printed = run.finish()
-    assert printed == f"first\t{run.folder / 'first' / 'final'}\nsecond\t{second / 'final'}\n"
+    assert printed == f"first\t{first / 'final'}\nsecond\t{second / 'final'}\n"
     for name in ("first", "second"):
         mine, theirs = load_state(run.folder / name / "final"), load_state(trained.folder / name / "final")
         assert mine.keys() == theirs.keys()
@@ -92,26 +95,11 @@ def test_killed_at_several_moments(trained: Trained, tmp_path: Path) -> None:
         assert not list((run.folder / name).glob("*.partial"))
 
 
-@pytest.mark.slow
-def test_sigterm_saves_and_ends_without_an_error(trained: Trained, tmp_path: Path) -> None:
-    run = Run(trained, tmp_path / "run", ["runtime.checkpoint_every=1B"])
-    code, err = run.stop(signal.SIGTERM, lambda: run.lines() >= 2)
+def stopped_as_asked(run: Run, phase: Path) -> None:
+    """SIGTERM: the step at hand is finished and saved, also where no checkpoint was due, and the exit code is 0."""
+    code, err = run.stop(signal.SIGTERM, lambda: run.lines() >= 1)
     assert code == 0, err
-    newest = checkpoint.latest(run.folder / "first")
+    newest = checkpoint.latest(phase)
     assert newest is not None
-    assert f"first stopped after step {checkpoint.read_state(newest).cursor.step}" in err
+    assert f"first stopped after step {checkpoint.read_state(newest).cursor.step}, as asked" in err
     assert not checkpoint.read_state(newest).finished
-    run.finish()
-    mine, theirs = (load_state(folder / "second" / "final") for folder in (run.folder, trained.folder))
-    assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
-
-
-@pytest.mark.slow
-def test_a_changed_recipe_is_one_line_and_exit_2(trained: Trained) -> None:
-    run = Run(trained, trained.folder, ["phases.first.mask_rate=0.31"])
-    process = run.start()
-    out, err = process.communicate(timeout=LIMIT)
-    assert (process.returncode, out) == (2, "")
-    assert err.startswith("mmbert: ")
-    assert "phases.first.mask_rate is 0.31, was 0.3:" in err
-    assert err.count("\n") == 1

@@ -10,6 +10,7 @@ import pytest
 
 from mmbert.data.loader import Step
 from mmbert.data.pack import Cursor
+from mmbert.errors import MMBertError
 from mmbert.recipe import Phase, PhaseData
 from mmbert.training.meters import METRICS, Meters
 
@@ -69,6 +70,13 @@ def test_other_processes_write_nothing(tmp_path: Path) -> None:
     with Meters(tmp_path, "p", PHASE, every=1, main=False) as meters:
         meters.record(make_step(0, 10), 5.0, 1.0, 1e-4)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / METRICS).symlink_to("/dev/full")
+    with pytest.raises(MMBertError, match="no space left on the disk"), Meters(tmp_path, "p", PHASE, every=1) as meters:
+        meters.record(make_step(0, 10), 5.0, 1.0, 1e-4)
 
 
 def test_tensorboard_reads_the_values(tmp_path: Path) -> None:

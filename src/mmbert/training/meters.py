@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from mmbert.data.loader import Step
-from mmbert.files import write_text
+from mmbert.files import disk_errors, write_text
 from mmbert.log import progress
 from mmbert.recipe import Phase
 
@@ -65,7 +65,7 @@ class Meters:
         self._clock = time.perf_counter()
         if main:
             _keep_lines(self._path, step)
-            self._file = self._path.open("a", encoding="utf-8")
+            self._file = self._path.open("ab", buffering=0)  # nothing is left to write when the disk is full
             self._board = _tensorboard(folder / "tensorboard", step)
             self._bar: progress[None] = progress(total=phase.tokens, desc=name, unit="tok", initial=tokens)
 
@@ -121,8 +121,8 @@ class Meters:
         self.close()
 
     def _write(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        with disk_errors(self._path):
+            self._file.write(json.dumps(line).encode() + b"\n")
         if self._board is not None:
             for name in ("loss", "learning_rate", "grad_norm", "mask_rate", "tokens_per_second", "batch"):
                 self._board.add_scalar(name, line[name], line["step"])
