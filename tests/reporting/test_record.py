@@ -15,6 +15,7 @@ def test_phases_tiers_and_models_are_in_the_recipes_order(record: Record) -> Non
     assert list(record.results) == list(GAINS)
     assert record.final is record.results["merged"]
     assert list(dict.fromkeys(record.tier_of.values())) == ["pretrain", "extend", "decay_all"]
+    assert list(record.tier_of) == LANGUAGES  # by tier, then by size
     assert record.tier_of["eng_Latn"] == "pretrain"
     assert record.tier_of["fao_Latn"] == "decay_all"
     assert [s.languages for s in record.summaries["merged"]] == [12, 12, 12]

@@ -88,10 +88,7 @@ def test_findings_do_not_hold_when_the_figures_do_not(tmp_path: Path) -> None:
     # the decays change places: the one on English is now the one that saw every language
     results["decay_eng"], results["decay_all"] = results["decay_all"], results["decay_eng"]
     results["merged"] = results["merged"].model_copy(update={"losses": results["pretrain"].losses})
-    found = {
-        " ".join(finding.text.split()[:3]): finding
-        for finding in findings(replace(record, results=results))
-    }
+    found = {" ".join(finding.text.split()[:3]): finding for finding in findings(replace(record, results=results))}
     assert not found["In the last"].holds
     assert "is not better than each of" in found["In the last"].text
     assert not found["On the mean"].holds

@@ -151,6 +151,7 @@ def language_points(record: Record) -> Spec | None:
         return None
     alt = _altair()
     tiers = list(dict.fromkeys(row["tier"] for row in rows))
+    rows.reverse()  # drawn last, and so on top: the few languages of the first tier
     points = (
         alt.Chart(alt.NamedData(ROWS))
         .mark_circle(size=42, opacity=0.85)
@@ -198,7 +199,7 @@ def merge_ticks(record: Record) -> Spec | None:
     ticks = base.mark_tick(thickness=1.2, opacity=0.6, size=11).encode(
         tooltip=["language:N", "tier:N", "model:N", alt.Tooltip("change:Q", format="+.1%")]
     )
-    means = base.mark_point(shape="diamond", size=70, filled=True, opacity=1).encode(
+    means = base.mark_point(shape="diamond", size=80, filled=True, opacity=1, stroke="white").encode(
         x="mean(change):Q",
         tooltip=["model:N", "tier:N", alt.Tooltip("mean(change):Q", title="mean", format="+.1%")],
     )
@@ -218,6 +219,7 @@ def retrieval_points(record: Record) -> Spec | None:
         for r in found
     ]  # fmt: skip
     tiers = [tier for tier in [*record.phases, UNSEEN] if any(row["tier"] == tier for row in rows)]
+    rows.sort(key=lambda row: -tiers.index(row["tier"]))  # the few languages of the first tier on top
     top = min(1.0, 1.08 * max(max(row["model"], row["surface"]) for row in rows))
     scale = alt.Scale(domain=[0, top], nice=False)
     percents = alt.Axis(format=".0%", tickCount=8)

@@ -88,7 +88,7 @@ class Record:
 
     @cached_property
     def tier_of(self) -> dict[str, str]:
-        """The tier of each language with held-out text."""
+        """The tier of each language with held-out text: by tier, then by training text, the largest first."""
         languages = self.baseline.losses if self.baseline else {}
         drawn = [
             (phase, {share.language for share in self.mixture.get(phase, []) if share.share > 0})
@@ -96,7 +96,11 @@ class Record:
         ]
         places = {name: place for place, name in enumerate(self.phases)}
         found = tiers(drawn, languages)
-        return dict(sorted(found.items(), key=lambda item: (places.get(item[1], len(places)), item[0])))
+
+        def place(language: str) -> tuple[int, int, str]:
+            return places.get(found[language], len(places)), -languages[language].train_tokens, language
+
+        return {language: found[language] for language in sorted(found, key=place)}
 
     @cached_property
     def summaries(self) -> dict[str, list[TierSummary]]:
