@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from mmbert.files import PARTIAL, atomic_file, atomic_folder, read_json, sha256,
 def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "file.txt"
     write_text(path, "one")
-    with pytest.raises(RuntimeError), atomic_file(path) as file:
+    with suppress(RuntimeError), atomic_file(path) as file:
         file.write(b"two, cut sh")
         raise RuntimeError
     assert path.read_text() == "one"
@@ -29,7 +30,7 @@ def test_a_folder_is_whole_or_as_it_was(tmp_path: Path) -> None:
             assert not any(partial.iterdir())
             (partial / f"{number}.txt").write_text("x")
         assert os.listdir(path) == [f"{number}.txt"]
-    with pytest.raises(RuntimeError), atomic_folder(path) as partial:
+    with suppress(RuntimeError), atomic_folder(path) as partial:
         (partial / "2.txt").write_text("x")
         raise RuntimeError
     assert os.listdir(path) == ["1.txt"]

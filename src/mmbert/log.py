@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import Generic, TypeVar
 
 from rich.console import Console
@@ -49,13 +49,13 @@ class progress(Generic[T]):  # noqa: N801  (reads as the built-in it stands for:
     ) -> None:
         interactive = sys.stderr.isatty()
         self._items = iterable
-        if total is None and hasattr(iterable, "__len__") and iterable != ():
-            total = len(iterable)
+        if total is None and isinstance(iterable, Sized):
+            total = len(iterable) or None
         self._bar = tqdm(
             total=total,
             desc=desc,
             unit=unit,
-            initial=initial,  # type: ignore[arg-type]
+            initial=initial,
             unit_scale=True,
             file=sys.stderr,
             dynamic_ncols=interactive,

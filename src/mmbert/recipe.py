@@ -30,6 +30,9 @@ Tokens = Annotated[
 ]
 """A count of tokens: 4096, 1_000, 500k, 3B, 2.3T."""
 
+Precision = Literal["fp32", "bf16"]
+"""Of matrix products."""
+
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 

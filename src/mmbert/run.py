@@ -30,7 +30,7 @@ from mmbert.reporting.card import model_card
 from mmbert.reporting.page import write_report
 from mmbert.reporting.record import read_record
 from mmbert.surgery.merge import merge
-from mmbert.training.folder import open_run
+from mmbert.training.folder import choose_precision, open_run
 from mmbert.training.pretrain import checkpoints_of, pretrain
 
 log = logging.getLogger(__name__)
@@ -64,10 +64,10 @@ def run(recipe: Recipe, *, out: Path | None = None) -> RunResult:
     model = folder / "final"
     if recipe.merge is not None:
         merge_phases(recipe, folder, ends, model)
-        result = _evaluate(recipe, MERGED, model, exam, folder)
+        result = _evaluate(recipe, MERGED, model, exam, folder, retrieval=True)
     else:
         last = recipe.order()[-1]
-        result = _evaluate(recipe, last, ends[last], exam, folder)
+        result = _evaluate(recipe, last, ends[last], exam, folder, retrieval=True)
         with atomic_folder(model) as partial:
             shutil.copytree(ends[last], partial, dirs_exist_ok=True)
     report = write_report(folder, folder / "report.html")
@@ -110,7 +110,13 @@ def _models(spec: Merge, folder: Path, phase: str) -> list[Path]:
     return checkpoints_of(folder / phase)[-spec.checkpoints :]
 
 
-def _evaluate(recipe: Recipe, name: str, model: Path, exam: Exam, folder: Path) -> ModelResult:
-    on_gpu = recipe.runtime.device != "cpu" and torch.cuda.is_available()
-    device, precision = ("cuda", "bf16") if on_gpu else ("cpu", "fp32")
-    return evaluate_model(name, model, exam, folder / "evaluation", device=device, precision=precision)
+def _evaluate(
+    recipe: Recipe, name: str, model: Path, exam: Exam, folder: Path, *, retrieval: bool = False
+) -> ModelResult:
+    """The exam of one model, on the device and in the precision of its training."""
+    device = torch.device("cuda" if recipe.runtime.device != "cpu" and torch.cuda.is_available() else "cpu")
+    wanted = recipe.runtime.precision
+    precision = choose_precision(device, recipe.model.hidden_size) if wanted == "auto" else wanted
+    return evaluate_model(
+        name, model, exam, folder / "evaluation", retrieval=retrieval, device=device.type, precision=precision
+    )

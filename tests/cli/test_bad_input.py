@@ -36,7 +36,7 @@ runtime: {{checkpoint_every: 1024}}
 """
 
 PROVERBS = {
-    "eng_Latn": "A stitch in time saves nine. The early bird catches the worm. Still waters run deep. {} ways lead to Rome.",
+    "eng_Latn": "A stitch in time saves nine. The early bird catches the worm. {} ways lead to Rome.",
     "swh_Latn": "Haraka haraka haina baraka. Haba na haba hujaza kibaba. Akili ni mali. Njia {} huenda Roma.",
 }
 

@@ -140,9 +140,7 @@ def test_any_number_of_ranks_sees_the_same_micro_batches(shards: Path, world: in
         assert {(each.labels, each.tokens, each.batch, each.cursor_after) for each in theirs} == {
             (step.labels, step.tokens, step.batch, step.cursor_after)
         }
-        merged = [
-            content(theirs[bin_ % world].micro_batches[bin_ // world]) for bin_ in range(len(step.micro_batches))
-        ]
+        merged = [content(theirs[bin_ % world].micro_batches[bin_ // world]) for bin_ in range(len(step.micro_batches))]
         assert merged == [content(packed) for packed in step.micro_batches]
         assert sum(len(each.micro_batches) for each in theirs) == len(step.micro_batches)
 

@@ -133,9 +133,7 @@ def fill(weights: NDArray[np.float64], limits: NDArray[np.float64], total: float
     return parts
 
 
-def _pool(
-    sizes: Sizes, data: PhaseData, per_token: float
-) -> tuple[dict[tuple[str, str], float], set[tuple[str, str]]]:
+def _pool(sizes: Sizes, data: PhaseData, per_token: float) -> tuple[dict[tuple[str, str], float], set[tuple[str, str]]]:
     """Shares and capped streams when all sources are one pool."""
     totals = _by_language(sizes)
     tokens = np.array(list(totals.values()), dtype=np.float64)

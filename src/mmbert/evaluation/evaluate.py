@@ -24,14 +24,14 @@ from mmbert.data.mask import Vocabulary
 from mmbert.data.prepare import heldout_texts
 from mmbert.errors import ConfigError, DataError
 from mmbert.evaluation.fill_mask import MaskedSentence, choose_sentences, fill
-from mmbert.evaluation.mlm import Precision, evaluate_mlm
+from mmbert.evaluation.mlm import evaluate_mlm
 from mmbert.evaluation.results import BASELINE, Baseline, ModelResult, hash_model, read_current, save
 from mmbert.evaluation.retrieval import Pair, evaluate_retrieval, evaluate_surface, read_pairs
 from mmbert.evaluation.unigram import evaluate_unigram
 from mmbert.files import sha256
 from mmbert.model.heads import MaskedLM
 from mmbert.packed import Packed
-from mmbert.recipe import Evaluation, Recipe
+from mmbert.recipe import Evaluation, Precision, Recipe
 from mmbert.tokenizer.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)

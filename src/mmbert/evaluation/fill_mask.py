@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mmbert.evaluation.mlm import Precision, autocast
+from mmbert.evaluation.mlm import autocast
 from mmbert.evaluation.results import FilledMask, Guess
 from mmbert.model.heads import MaskedLM
 from mmbert.packed import Packed
+from mmbert.recipe import Precision
 from mmbert.tokenizer.tokenizer import Tokenizer
 
 SPACE = "▁"

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -23,8 +22,7 @@ from mmbert.evaluation.results import LanguageLoss
 from mmbert.log import progress
 from mmbert.model.heads import MaskedLM
 from mmbert.packed import Packed
-
-Precision = Literal["fp32", "bf16"]
+from mmbert.recipe import Precision
 
 _LOGITS_AT_ONCE = 2**26
 """Logits held at a time (256 MiB in fp32), so that memory does not grow with the batch times the vocabulary."""

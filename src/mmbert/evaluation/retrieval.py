@@ -21,11 +21,12 @@ import numpy as np
 import torch
 
 from mmbert.errors import DataError
-from mmbert.evaluation.mlm import Precision, autocast
+from mmbert.evaluation.mlm import autocast
 from mmbert.evaluation.results import LanguageRetrieval
 from mmbert.log import progress
 from mmbert.model.heads import MaskedLM
 from mmbert.packed import Packed
+from mmbert.recipe import Precision
 from mmbert.tokenizer.tokenizer import Tokenizer
 
 MIN_PAIRS = 10

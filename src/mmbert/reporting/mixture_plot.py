@@ -95,7 +95,9 @@ def _languages(alt: Any, rows: Sequence[LanguageOutlook]) -> Any:
     """The axis of languages: their names, or only their ranks if there are many."""
     if len(rows) > _NAMED:
         return alt.X(
-            "rank:Q", title="languages, largest first", scale=alt.Scale(type="log", domain=[1, len(rows)], nice=False),
+            "rank:Q",
+            title="languages, largest first",
+            scale=alt.Scale(type="log", domain=[1, len(rows)], nice=False),
             axis=alt.Axis(values=[n for n in _STEPS if 1 <= n <= len(rows)], format="~f"),
         )
     order = [row.language for row in rows]

@@ -21,7 +21,7 @@ import torch
 import mmbert
 from mmbert.errors import TrainingError
 from mmbert.files import read_json, write_json
-from mmbert.recipe import Recipe, Runtime
+from mmbert.recipe import Precision, Recipe, Runtime
 from mmbert.training.distributed import Mesh
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def versions() -> dict[str, str]:
     return {"mmbert": mmbert.__version__, "python": platform.python_version(), **found}
 
 
-def settle_environment(runtime: Runtime, width: int, mesh: Mesh, folder: Path) -> str:
+def settle_environment(runtime: Runtime, width: int, mesh: Mesh, folder: Path) -> Precision:
     """Write ``folder/environment.json`` and return the precision of this run, ``fp32`` or ``bf16``.
 
     With ``precision: auto`` a run keeps the one it began with, so that going on gives the same numbers. Entries that
@@ -82,7 +82,7 @@ def settle_environment(runtime: Runtime, width: int, mesh: Mesh, folder: Path) -
     return precision
 
 
-def choose_precision(device: torch.device, width: int) -> str:
+def choose_precision(device: torch.device, width: int) -> Precision:
     """bf16 where matrix products of this width are faster in it: on CUDA, and on CPUs with such instructions.
 
     A rule, not a stop watch: the same machine always gives the same answer. ``width`` is the hidden size.
