@@ -63,14 +63,15 @@ def test_two_processes_give_the_losses_of_one(trained: Trained, tmp_path: Path) 
         subprocess.Popen(
             command,
             stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, **world, "RANK": str(rank), "LOCAL_RANK": str(rank), "MMBERT_QUIET": "1"},
         )
         for rank in range(2)
     ]
-    errors = [process.communicate(timeout=60)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
+    said = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert [out for out, _ in said] == [f"first\t{tmp_path / 'two' / 'first' / 'final'}\n", ""]  # one of them talks
     one, two = (
         [json.loads(line) for line in (tmp_path / name / "first" / "metrics.jsonl").read_text().splitlines()]
         for name in ("one", "two")

@@ -36,12 +36,14 @@ def pretrain(
 
         print_plan(plan(wanted, folder=recipe.parent, hardware=Hardware(devices, device_tflops, mfu)))
         return
+    from mmbert.training.distributed import is_main
     from mmbert.training.pretrain import pretrain as train
 
     folder = out or Path("runs") / wanted.name
     shards = data or (Path(wanted.shards) if wanted.shards else folder / "data")
     for name, model in train(wanted, folder, shards, phases=phase or None).items():
-        typer.echo(f"{name}\t{model}")
+        if is_main():
+            typer.echo(f"{name}\t{model}")
 
 
 def merge(

@@ -73,6 +73,11 @@ class Mesh:
             parameter.grad = part.view_as(parameter)
 
 
+def is_main() -> bool:
+    """Whether this process is the first of those that ``torchrun`` started, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def connect(device: str) -> Iterator[Mesh]:
     """Join the processes of ``torchrun`` on ``device`` (``auto``, ``cpu`` or ``cuda``), and leave them at the end.

@@ -7,13 +7,13 @@ The gradients of the projection are computed chunk by chunk in the forward pass,
 so logits are made once (checkpointed chunks make them twice), and memory is one chunk of logits plus the gradients
 themselves. Products are in autocast's type, the softmax, the loss and the sums over chunks in fp32.
 
-Measured on one thread of a CPU with AVX-512 bf16, ms forward and backward, best chunk (gradients equal):
+Measured on one thread of a CPU with AVX-512 bf16, ms forward and backward, chunks of 256 rows (gradients equal):
 
     rows x width -> vocabulary       plain    checkpointed chunks    F.linear_cross_entropy    this
-    2500 x 192 -> 8,192    fp32        458                    584                       359     390
-                           bf16        417                    275                       328     204
-    512 x 384 -> 256,000   fp32          -                  8,286                     4,782   5,959
-                           bf16          -                  5,294                     7,897   4,003
+    2500 x 192 -> 8,192    fp32        438                    480                       320     331
+                           bf16        370                    298                       371     204
+    512 x 384 -> 256,000   fp32          -                  7,514                     4,475   5,437
+                           bf16          -                  5,435                     6,010   3,696
 
 ``F.linear_cross_entropy`` (torch 2.13) adds the loss itself up in bf16 (9.0112 instead of 9.0451), is slower there,
 and does not exist before; so this is the only path, on all versions. It serves as an oracle in the tests.
