@@ -6,8 +6,8 @@ way an option enters the program:
 
     recipe = Recipe.load("recipes/nano.yaml", ["phases.extend.mask_rate=0.2"])
 
-``extends: other.yaml`` starts from another recipe; maps are merged key by key. Null in the place of a map (a phase, the
-merge) removes it; elsewhere it is the value null.
+``extends: other.yaml`` starts from another recipe; maps are merged key by key. Null takes back what is inherited: a
+phase, an entry of a map, or a value, which is then null or, where it cannot be, the default.
 Everything in a schedule is counted in tokens (``3B``, ``2.3T``, ``1_048_576``), never in steps.
 Sources: mmBERT (arXiv 2509.06888) and its published configurations; see the comments in ``recipes/``.
 """
@@ -15,7 +15,7 @@ Sources: mmBERT (arXiv 2509.06888) and its published configurations; see the com
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
@@ -40,6 +40,22 @@ class Spec(BaseModel):
     """A part of a recipe: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, values: Any) -> Any:
+        """Null takes back what a recipe inherits: a member of a map, or a field's value where null is none."""
+        if not isinstance(values, dict):
+            return values
+        kept = {}
+        for key, value in values.items():
+            field = cls.model_fields.get(key)
+            forms = () if field is None else (field.annotation, *get_args(field.annotation))
+            if value is None and forms and type(None) not in forms:
+                continue
+            is_map = isinstance(value, dict) and any(get_origin(form) is dict for form in forms)
+            kept[key] = {k: v for k, v in value.items() if v is not None} if is_map else value
+        return kept
 
 
 class Source(Spec):

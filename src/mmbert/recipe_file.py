@@ -281,9 +281,7 @@ def _yaml(text: str, where: str) -> Any:
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
-        if value is None and isinstance(base.get(key), dict):
-            del merged[key]
-        elif isinstance(value, dict) and isinstance(base.get(key), dict):
+        if isinstance(value, dict) and isinstance(base.get(key), dict):
             merged[key] = _merge(base[key], value)
         else:
             merged[key] = value
@@ -296,7 +294,4 @@ def _assign(values: dict[str, Any], keys: list[str], value: Any) -> None:
         if not isinstance(inner, dict):
             inner = values[key] = {}
         values = inner
-    if value is None and isinstance(values.get(keys[-1]), dict):
-        del values[keys[-1]]
-    else:
-        values[keys[-1]] = value
+    values[keys[-1]] = value

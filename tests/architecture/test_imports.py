@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -41,8 +42,13 @@ def _name(path: Path) -> str:
     return path.relative_to(PACKAGE).with_suffix("").as_posix()
 
 
-def _imports(path: Path, *, typing_too: bool = False) -> Iterator[tuple[str, bool]]:
-    """(module, at module level?) of every import; those under ``if TYPE_CHECKING`` do not run and do not count."""
+@cache
+def _imports(path: Path) -> frozenset[str]:
+    """Modules a file imports; those under ``if TYPE_CHECKING`` do not run and do not count."""
+    return frozenset(_find_imports(path))
+
+
+def _find_imports(path: Path) -> Iterator[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     parents = {child: parent for parent in ast.walk(tree) for child in ast.iter_child_nodes(parent)}
     for node in ast.walk(tree):
@@ -53,14 +59,12 @@ def _imports(path: Path, *, typing_too: bool = False) -> Iterator[tuple[str, boo
             modules = [node.module or ""]
         else:
             continue
-        above, chain = node, []
-        while (above := parents.get(above)) is not None:  # type: ignore[assignment]
-            chain.append(above)
-        if not typing_too and any(isinstance(p, ast.If) and "TYPE_CHECKING" in ast.unparse(p.test) for p in chain):
-            continue
-        inside = any(isinstance(p, ast.FunctionDef | ast.AsyncFunctionDef) for p in chain)
-        for module in modules:
-            yield module, not inside
+        above: ast.AST | None = node
+        while (above := parents.get(above)) is not None:
+            if isinstance(above, ast.If) and "TYPE_CHECKING" in ast.unparse(above.test):
+                break
+        else:
+            yield from modules
 
 
 def test_every_room_has_a_floor() -> None:
@@ -72,7 +76,7 @@ def test_imports_go_down(path: Path) -> None:
     room = _room(path)
     if room == "__init__":
         return  # the public names, resolved on first use
-    for module, _ in _imports(path):
+    for module in _imports(path):
         parts = module.split(".")
         if parts[0] != "mmbert" or len(parts) == 1 or parts[1] == room:
             continue
@@ -85,8 +89,8 @@ def test_imports_go_down(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=_name)
 def test_forbidden_imports(path: Path) -> None:
     name, room = _name(path), _room(path)
-    roots = {module.split(".")[0] for module, _ in _imports(path)}
-    inner = {module for module, _ in _imports(path) if module.startswith("mmbert")}
+    roots = {module.split(".")[0] for module in _imports(path)}
+    inner = {module for module in _imports(path) if module.startswith("mmbert")}
     if (
         room in ("tokenizer", "planning", "recipe", "recipe_file", "surgery_count")
         or room == "data"
@@ -98,7 +102,7 @@ def test_forbidden_imports(path: Path) -> None:
     if room == "model":
         assert not roots & {"yaml", "ruamel", "transformers"}
     if room == "surgery":
-        assert not any(module.startswith("torch.distributed") for module, _ in _imports(path))
+        assert not any(module.startswith("torch.distributed") for module in _imports(path))
     if room in ("inference", "serving"):
         assert not any(m.split(".")[1:2] in (["training"], ["data"], ["finetuning"], ["evaluation"]) for m in inner)
     if room == "training":
