@@ -9,9 +9,12 @@ import torch
 
 from mmbert.errors import TrainingError
 from mmbert.files import read_json, write_json
-from mmbert.recipe import Recipe, Runtime
+from mmbert.recipe import Evaluation, Merge, Recipe, Runtime
 from mmbert.training.distributed import Mesh
 from mmbert.training.folder import choose_precision, open_run, recipe_hash, settle_environment
+
+
+AVERAGE = Merge(method="average", phases={"p": 1.0})
 
 
 def make_recipe(**values: object) -> Recipe:
@@ -45,9 +48,19 @@ def test_the_recipe_is_written_first_and_compared_later(tmp_path: Path) -> None:
         open_run(make_recipe(**many), tmp_path)
 
 
-def test_hash_is_of_all_but_runtime() -> None:
+def test_what_follows_training_may_change(tmp_path: Path) -> None:
     recipe = make_recipe()
-    assert recipe_hash(recipe) == recipe_hash(recipe.model_copy(update={"runtime": Runtime(threads=1)}))
+    other = recipe.model_copy(
+        update={"runtime": Runtime(threads=1), "evaluation": Evaluation(mask_rate=0.3), "merge": AVERAGE}
+    )
+    assert recipe_hash(recipe) == recipe_hash(other)
+    open_run(recipe, tmp_path)
+    open_run(other, tmp_path)
+    assert Recipe.load(tmp_path / "recipe.yaml") == other
+
+
+def test_hash_is_of_what_training_depends_on() -> None:
+    recipe = make_recipe()
     assert recipe_hash(recipe) != recipe_hash(make_recipe(mask_rate=0.31))
 
 

@@ -36,17 +36,21 @@ _BF16_WIDTH = 64
 def open_run(recipe: Recipe, folder: Path) -> None:
     """Write ``folder/recipe.yaml``, or compare it with the recipe.
 
-    Raises TrainingError naming the keys that have changed since the run began.
+    What the trained weights do not depend on (``runtime``, ``merge``, ``evaluation``) may change, and is written anew.
+    Raises TrainingError naming the other keys that have changed since the run began.
     """
     path = folder / RECIPE
     if not path.is_file():
         recipe.save(path)
         return
-    changes = _differences(_fixed(Recipe.load(path)), _fixed(recipe))
+    begun = Recipe.load(path)
+    changes = _differences(_fixed(begun), _fixed(recipe))
     if changes:
         more = f" (and {len(changes) - 3} more)" if len(changes) > 3 else ""
         listed = "; ".join(changes[:3]) + more
         raise TrainingError(f"{folder} was begun with another recipe: {listed}: put it back, or give another --out")
+    if begun != recipe:
+        recipe.save(path)
 
 
 def recipe_hash(recipe: Recipe) -> str:
@@ -126,7 +130,7 @@ def _commit() -> str | None:
 
 
 def _fixed(recipe: Recipe) -> dict[str, Any]:
-    return recipe.model_dump(mode="json", exclude={"runtime"})
+    return recipe.model_dump(mode="json", exclude={"runtime", "merge", "evaluation"})
 
 
 def _differences(before: Any, now: Any, place: str = "") -> list[str]:
