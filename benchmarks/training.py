@@ -114,7 +114,7 @@ def main() -> None:
                 seconds[name].append(time.perf_counter() - started)
     padded = len(sequences) * max(map(len, sequences))
     print(
-        f"{options.shape}, context {options.context}, {len(sequences)} texts, {options.tokens} tokens ({padded} padded), "
+        f"{options.shape}, context {options.context}, {len(sequences)} texts, {options.tokens} tokens, {padded} padded"
     )
     print(f"{options.threads} thread(s), torch {torch.__version__}, medians of {options.rounds} interleaved rounds\n")
     print("| step | tokens/s | ours is faster by |\n| --- | ---: | ---: |")

@@ -13,7 +13,6 @@ from mmbert.recipe import Evaluation, Merge, Recipe, Runtime
 from mmbert.training.distributed import Mesh
 from mmbert.training.folder import choose_precision, open_run, recipe_hash, settle_environment
 
-
 AVERAGE = Merge(method="average", phases={"p": 1.0})
 
 

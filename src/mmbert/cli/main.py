@@ -56,12 +56,18 @@ def run(
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs, such as runs/nano.")],
+    markdown: Annotated[
+        Path | None, typer.Option(help="Also write tables (Markdown) and plots (SVG) into this folder.")
+    ] = None,
 ) -> None:
     """Write RUN/report.html again from the files of each run."""
+    from mmbert.reporting.markdown import write_markdown
     from mmbert.reporting.page import write_report
 
     for folder in runs:
         typer.echo(write_report(folder, folder / "report.html"))
+        if markdown is not None:
+            typer.echo(write_markdown(folder, markdown / folder.name))
 
 
 def _add_commands() -> None:
