@@ -18,15 +18,15 @@ $(BIN)/python:
 
 # torch first, by itself: with it in place nothing else can draw in another build of it.
 $(VENV)/.torch: $(NEEDS) | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) torch
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check $(CONSTRAINTS) torch
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) --editable '.[demo]'
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check $(CONSTRAINTS) --editable '.[demo]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check $(CONSTRAINTS) --editable '.[dev]'
 	@touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo
