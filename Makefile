@@ -33,7 +33,7 @@ demo: $(VENV)/.demo
 	$(BIN)/mmbert run recipes/nano.yaml
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal  # one thread a worker
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

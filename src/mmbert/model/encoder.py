@@ -14,6 +14,7 @@ from mmbert.model.config import ModelConfig
 from mmbert.model.init import init_weights, materialise
 from mmbert.model.layers import Embeddings, Layer, PredictionHead, layer_norm
 from mmbert.model.rope import angles
+from mmbert.model.weights import fill, load_config, load_state, model_folder, save_model
 from mmbert.packed import Packed
 
 
@@ -37,15 +38,18 @@ class Encoder(nn.Module):
     @classmethod
     def load(cls, name: str | Path, *, revision: str | None = None) -> Encoder:
         """The encoder of a folder or hub model, with or without a head. Raises WeightsError in one line."""
-        from mmbert.model.weights import load_encoder
-
-        return load_encoder(name, revision=revision)
+        folder = model_folder(name, revision=revision)
+        config, state = load_config(folder), load_state(folder)
+        if any(key.startswith("model.") for key in state):  # heads of any task are left aside
+            state = {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
+        with torch.device("meta"):
+            model = cls(config)
+        fill(model, state, str(folder))
+        return model
 
     def save(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors`` as others read a ``ModernBertModel``."""
-        from mmbert.model.weights import save_model
-
-        save_model(self, Path(folder))
+        save_model(self, self.config, "ModernBertModel", Path(folder))
 
     def forward(self, packed: Packed) -> Tensor:
         """Final hidden states (T, h) of a batch of torch tensors, in the order of ``packed.ids``."""

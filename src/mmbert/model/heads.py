@@ -7,10 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from mmbert.errors import WeightsError
 from mmbert.model.config import ModelConfig
 from mmbert.model.encoder import Encoder
 from mmbert.model.init import init_weights, materialise
 from mmbert.model.layers import PredictionHead
+from mmbert.model.weights import EMBEDDING, TIED, fill, load_config, load_state, model_folder, save_model
 from mmbert.packed import Packed
 
 
@@ -39,15 +41,22 @@ class MaskedLM(nn.Module):
     @classmethod
     def load(cls, name: str | Path, *, revision: str | None = None) -> MaskedLM:
         """A model from a folder or the hub, fp32, on the CPU. Raises WeightsError in one line."""
-        from mmbert.model.weights import load_masked_lm
-
-        return load_masked_lm(name, revision=revision)
+        folder = model_folder(name, revision=revision)
+        config, state = load_config(folder), load_state(folder)
+        if not any(key.startswith(("head.", "decoder.")) for key in state):
+            raise WeightsError(f"{folder} holds an encoder without a language-model head: use Encoder.load")
+        stored = state.pop(TIED, None)
+        if stored is not None and not torch.equal(stored, state.setdefault(EMBEDDING, stored)):
+            raise WeightsError(f"{folder}: {TIED} differs from the token embedding; untied decoders are not supported")
+        with torch.device("meta"):
+            model = cls(config)
+        fill(model, state, str(folder), tied=TIED)
+        model.tie()
+        return model
 
     def save(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors`` as ``transformers`` 4 and 5 and servers read them."""
-        from mmbert.model.weights import save_model
-
-        save_model(self, Path(folder))
+        save_model(self, self.config, "ModernBertForMaskedLM", Path(folder))
 
     def forward(self, packed: Packed) -> Tensor:
         """Same as :meth:`logits`."""

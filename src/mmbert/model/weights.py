@@ -24,8 +24,6 @@ from mmbert.files import atomic_file, read_json, write_json
 from mmbert.model.config import ModelConfig
 from mmbert.model.config import config_from_hf as config_from_hf
 from mmbert.model.config import config_to_hf as config_to_hf
-from mmbert.model.encoder import Encoder
-from mmbert.model.heads import MaskedLM
 
 log = logging.getLogger(__name__)
 
@@ -121,42 +119,13 @@ def _read_bin(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def load_masked_lm(name: str | Path, *, revision: str | None = None) -> MaskedLM:
-    """See :meth:`MaskedLM.load`."""
-    folder = model_folder(name, revision=revision)
-    config, state = load_config(folder), load_state(folder)
-    if not any(key.startswith(("head.", "decoder.")) for key in state):
-        raise WeightsError(f"{folder} holds an encoder without a language-model head: use Encoder.load")
-    stored = state.pop(TIED, None)
-    if stored is not None and EMBEDDING in state and not torch.equal(stored, state[EMBEDDING]):
-        raise WeightsError(f"{folder}: {TIED} differs from the token embedding; untied decoders are not supported")
-    if stored is not None:
-        state.setdefault(EMBEDDING, stored)
-    with torch.device("meta"):
-        model = MaskedLM(config)
-    _fill(model, state, str(folder), skip={TIED})
-    model.tie()
-    return model
-
-
-def load_encoder(name: str | Path, *, revision: str | None = None) -> Encoder:
-    """See :meth:`Encoder.load`. What is not the encoder (heads of any task) is left aside."""
-    folder = model_folder(name, revision=revision)
-    config, state = load_config(folder), load_state(folder)
-    if any(key.startswith("model.") for key in state):
-        state = {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
-    with torch.device("meta"):
-        model = Encoder(config)
-    _fill(model, state, str(folder), skip=set())
-    return model
-
-
-def _fill(model: nn.Module, state: dict[str, Tensor], where: str, skip: set[str]) -> None:
+def fill(model: nn.Module, state: dict[str, Tensor], where: str, *, tied: str | None = None) -> None:
     """Give a model built on the meta device its weights, as fp32 copies. Names and shapes must match exactly.
 
-    Empties ``state`` on the way, so that no second copy of the whole model is held.
+    Empties ``state`` on the way, so that no second copy of the whole model is held. ``tied`` names a tensor that is
+    another one's and is left to the caller. Raises WeightsError naming what is missing, unexpected or misshapen.
     """
-    wanted = {name: value.shape for name, value in model.state_dict().items() if name not in skip}
+    wanted = {name: value.shape for name, value in model.state_dict().items() if name != tied}
     problems = []
     for label, names in (("missing", wanted.keys() - state.keys()), ("unexpected", state.keys() - wanted.keys())):
         if names:
@@ -175,17 +144,16 @@ def _fill(model: nn.Module, state: dict[str, Tensor], where: str, skip: set[str]
         setattr(model.get_submodule(module_name), leaf, nn.Parameter(copy))
 
 
-def save_model(model: MaskedLM | Encoder, folder: Path) -> None:
+def save_model(model: nn.Module, config: ModelConfig, architecture: str, folder: Path) -> None:
     """Write ``config.json`` and ``model.safetensors`` (as the weights' type says), each file whole or not at all.
 
-    The weights come first: a folder with a config is complete.
+    ``architecture`` is Hugging Face's name of the class. The weights come first: a folder with a config is complete.
     """
     state = {name: value for name, value in model.state_dict().items() if name != TIED}
-    architecture = "ModernBertForMaskedLM" if isinstance(model, MaskedLM) else "ModernBertModel"
     dtype = str(next(iter(state.values())).dtype).removeprefix("torch.")
     folder.mkdir(parents=True, exist_ok=True)
     save_state(state, folder / WEIGHTS)
-    write_json(folder / "config.json", config_to_hf(model.config, architecture, dtype))
+    write_json(folder / "config.json", config_to_hf(config, architecture, dtype))
 
 
 def save_state(state: Mapping[str, Tensor], path: Path) -> None:
