@@ -186,7 +186,10 @@ def test_no_language_passes_the_cap(sizes: list[int], temperature: float, part: 
     for stream in mixed.streams:
         assert stream.epochs is not None
         assert stream.epochs <= 4 * (1 + 1e-6)
-        assert stream.capped == (stream.epochs > 4 * (1 - 1e-6))
+        if stream.capped:
+            assert stream.epochs == pytest.approx(4)
+        else:  # a share that stops just short of the cap by itself is not held
+            assert stream.epochs <= 4
     if pool:  # those that are not held keep the proportion the exponent gives them
         free = [stream for stream in mixed.streams if not stream.capped]
         ratios = [stream.share / float(stream.tokens or 0) ** temperature for stream in free]
