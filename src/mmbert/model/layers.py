@@ -1,4 +1,4 @@
-"""The parts of one ModernBERT block: embeddings, attention, GeGLU, and their pre-norm sum (RECIPE: RoPE, no biases).
+"""The parts of one ModernBERT block: embeddings, attention, GeGLU, and their pre-norm sum (RoPE, no biases).
 
 The residual stream and all LayerNorms are fp32 also under bf16 autocast: a Linear answers in bf16, adding it to the
 fp32 stream gives fp32. It costs nothing and keeps the embeddings' relative error near 5e-4 instead of 3e-2.
