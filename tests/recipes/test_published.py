@@ -42,7 +42,7 @@ def test_there_is_something_to_test() -> None:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_every_shipped_recipe_loads_and_fits_the_schema(path: Path) -> None:
-    Recipe.load(path)
+    assert Recipe.load(path).name == path.stem
     values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     jsonschema.Draft7Validator(recipe_schema()).validate(values)
 

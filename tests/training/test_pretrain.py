@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Trained
 from small_run import write_recipe
 
+from conftest import Trained
 from mmbert.errors import ConfigError, NotFinite, TrainingError, WeightsError
 from mmbert.files import read_json, write_json
 from mmbert.model.heads import MaskedLM
 from mmbert.model.weights import load_state
+from mmbert.recipe import Recipe
 from mmbert.tokenizer.tokenizer import Tokenizer
 from mmbert.training import checkpoint
 from mmbert.training.distributed import Mesh
@@ -133,7 +134,9 @@ def test_a_changed_recipe_is_refused_by_the_keys_that_changed(trained: Trained, 
 
 
 def test_runtime_may_change(trained: Trained, copied: Path) -> None:
-    pretrain(write_recipe(trained.home, ["runtime.log_every=7"])[0], copied, trained.data)
+    ends = pretrain(write_recipe(trained.home, ["runtime.log_every=7"])[0], copied, trained.data)
+    assert list(ends) == ["first", "second"]
+    assert Recipe.load(copied / "recipe.yaml").runtime.log_every == 7
 
 
 def test_not_finite_stops_before_the_weights_move(trained: Trained, tmp_path: Path) -> None:
