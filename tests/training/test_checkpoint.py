@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Trained
 
+from conftest import Trained
 from mmbert.data.pack import Cursor
 from mmbert.errors import TrainingError
 from mmbert.model.config import ModelConfig

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Trained
 from small_run import write_recipe
 
+from conftest import Trained
 from mmbert.errors import ConfigError
 from mmbert.model.weights import load_state
 from mmbert.training import checkpoint

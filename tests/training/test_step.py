@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Trained
 from small_run import write_recipe
 
+from conftest import Trained
 from mmbert.data.loader import Loader, Step
 from mmbert.data.pack import Cursor
 from mmbert.errors import NotFinite
