@@ -71,12 +71,12 @@ def report(
 
 
 def _add_commands() -> None:
-    from mmbert.cli import data, tokenizer, tools, train
+    from mmbert.cli import data, surgery, tokenizer, tools, train
 
     app.add_typer(data.app, name="data", help="Prepare text, look at shards, plan the mixture.")
     app.add_typer(tokenizer.app, name="tokenizer", help="Train a tokenizer, measure one.")
     app.command()(train.pretrain)
-    app.command()(train.merge)
+    app.command()(surgery.merge)
     app.command()(tools.doctor)
 
 

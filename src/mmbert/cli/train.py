@@ -1,4 +1,4 @@
-"""``mmbert pretrain`` and ``mmbert merge``."""
+"""``mmbert pretrain``."""
 
 from __future__ import annotations
 
@@ -44,26 +44,3 @@ def pretrain(
     for name, model in train(wanted, folder, shards, phases=phase or None).items():
         if is_main():
             typer.echo(f"{name}\t{model}")
-
-
-def merge(
-    recipe: Annotated[Path, typer.Argument(help="A recipe, such as recipes/nano.yaml.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Changes: merge.density=0.3 ...")] = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/NAME.")] = None,
-) -> None:
-    """Merge the ends of a run's phases as the recipe says, into RUN/final."""
-    from mmbert.errors import ConfigError, TrainingError
-    from mmbert.recipe import Recipe
-    from mmbert.run import merge_phases
-
-    wanted = Recipe.load(recipe, overrides or [])
-    folder = out or Path("runs") / wanted.name
-    if wanted.merge is None:
-        raise ConfigError(f"{recipe} has no merge: say which phases under `merge`")
-    ends = {name: folder / name / "final" for name in wanted.order()}
-    needed = [*wanted.merge.phases, *([wanted.merge.base] if wanted.merge.base else [])]
-    missing = [name for name in needed if not ends[name].is_dir()]
-    if missing:
-        raise TrainingError(f"phase {missing[0]} of {folder} is not finished: run `mmbert pretrain {recipe}` first")
-    merge_phases(wanted, folder, ends, folder / "final")
-    typer.echo(folder / "final")
