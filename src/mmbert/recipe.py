@@ -15,47 +15,20 @@ Sources: mmBERT (arXiv 2509.06888) and its published configurations; see the com
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from mmbert.errors import ConfigError
-from mmbert.recipe_file import COUNT, explain, parse_count, read_recipe, write_recipe
-
-Tokens = Annotated[
-    int,
-    BeforeValidator(parse_count),
-    Field(ge=0),
-    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": COUNT}]}),
-]
-"""A count of tokens: 4096, 1_000, 500k, 3B, 2.3T."""
+from mmbert.recipe_file import Spec, Tokens, explain, read_recipe, write_recipe
 
 Precision = Literal["fp32", "bf16"]
 """Of matrix products."""
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
-
-class Spec(BaseModel):
-    """A part of a recipe: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_absent(cls, values: Any) -> Any:
-        """Null takes back what a recipe inherits: a member of a map, or a field's value where null is none."""
-        if not isinstance(values, dict):
-            return values
-        kept = {}
-        for key, value in values.items():
-            field = cls.model_fields.get(key)
-            forms = () if field is None else (field.annotation, *get_args(field.annotation))
-            if value is None and forms and type(None) not in forms:
-                continue
-            is_map = isinstance(value, dict) and any(get_origin(form) is dict for form in forms)
-            kept[key] = {k: v for k, v in value.items() if v is not None} if is_map else value
-        return kept
+START = "start"
+"""The model of ``start`` where models have names: in ``merge``, in the run's folder and in its report."""
 
 
 class Source(Spec):
@@ -136,6 +109,8 @@ class ModelSpec(Spec):
     """Attention heads; the head dimension is hidden_size / num_heads."""
     vocab_size: int | None = Field(None, ge=1)
     """Null: the tokenizer's."""
+    max_context: int | None = Field(None, ge=16)
+    """Longest sequence that the finished model is said to take, where that is more than its phase's ``context``."""
     global_every: int = Field(3, ge=1)
     """Distance between layers of global attention."""
     window: int = Field(128, ge=2)
@@ -209,7 +184,7 @@ class PhaseData(Spec):
     """The exponent of annealed language learning: share = tokens ** temperature. 1: natural; 0: all languages alike."""
     mixture: dict[str, Budget] | None = None
     """Fixed budgets per source. Null: all sources are one pool and the temperature applies to each language's total."""
-    fixed: dict[str, Share] = {}
+    fixed: dict[str, Share] = Field({})
     """Languages of the pool with a share of their own, outside the temperature (in mmBERT: English)."""
     max_epochs: float | None = Field(5.0, gt=0)
     """No language is repeated more often in this phase; what it cannot give goes to the others."""
@@ -246,7 +221,8 @@ class Phase(Spec):
     context: int = Field(ge=16)
     """Longest sequence, in tokens, with <bos> and <eos>."""
     rope_theta: float = Field(10_000.0, gt=0)
-    """Base of the rotary angles of global layers."""
+    """Base of the rotary angles of global layers. Where it is left out and there is a ``start``: the start's, also
+    for local layers."""
     local_rope_theta: float | None = Field(None, gt=0)
     """Base of the rotary angles of local layers; null: rope_theta, as in mmBERT."""
     mask_rate: Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -295,9 +271,9 @@ class Merge(Spec):
 
     method: Literal["ties", "average"] = "ties"
     phases: dict[str, float]
-    """Phase -> weight."""
+    """Phase -> weight. ``start`` is the model of the recipe's ``start``."""
     base: str | None = None
-    """``ties``: the phase all of them started from."""
+    """``ties``: the phase all of them started from, or ``start``."""
     density: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
     """``ties``: part of each difference that is kept, the largest."""
     scale: float = 1.0
@@ -313,6 +289,8 @@ class Merge(Spec):
     def _base(self) -> Self:
         if self.method == "ties" and self.base is None:
             raise ValueError("ties needs base: the phase that the merged phases follow")
+        if self.method == "ties" and self.base in self.phases:
+            raise ValueError(f"{self.base} is both base and merged, which changes nothing: lower scale, or use average")
         return self
 
 
@@ -331,6 +309,8 @@ class Evaluation(Spec):
     """Folder ``<language>/test.jsonl[.gz]`` of ``{text, english}`` for retrieval; null: what ``prepare`` held out."""
     pairs_per_language: int = Field(200, ge=0)
     """At most so many pairs a language; 0: no retrieval."""
+    kept: tuple[str, ...] = ()
+    """With ``start``: sources of languages that it knows and is to keep. Those of all other sources are new to it."""
 
 
 class Runtime(Spec):
@@ -364,15 +344,16 @@ class Recipe(Spec):
     seed: int = Field(0, ge=0)
     """Of weights, data order, masks and dropout."""
     start: str | None = None
-    """Folder or hub name of a model to continue from; null: fresh weights."""
-    sources: dict[str, Source] = {}
+    """Folder or hub name of a model to continue from, with a fresh optimiser; null: fresh weights."""
+    sources: dict[str, Source] = Field({})
     """Where raw text comes from, by name."""
     cleaning: Cleaning = Cleaning()
     shards: str | None = None
     """Folder of prepared shards, to share them between recipes; null: ``data`` in the run's folder."""
-    tokenizer: str | TokenizerTraining
-    """Folder or hub name of a tokenizer, or how to train one."""
-    model: ModelSpec
+    tokenizer: str | TokenizerTraining | None = None
+    """Folder or hub name of a tokenizer, or how to train one; null: the start's."""
+    model: ModelSpec | None = None
+    """Null: the start's."""
     optimizer: Optimizer = Optimizer()
     phases: dict[str, Phase]
     merge: Merge | None = None
@@ -393,6 +374,20 @@ class Recipe(Spec):
         """Write the resolved recipe, every default included."""
         write_recipe(path, self.model_dump(mode="json"))
 
+    @property
+    def vocabulary(self) -> str | TokenizerTraining:
+        """``tokenizer``, or the start's."""
+        vocabulary = self.tokenizer if self.tokenizer is not None else self.start
+        assert vocabulary is not None, "_needs_start looks"
+        return vocabulary
+
+    @property
+    def shape(self) -> ModelSpec:
+        """``model``; where that is the start's, ``mmbert.start.resolve`` must have filled it in."""
+        if self.model is None:
+            raise ConfigError(f"the model of {self.name} is that of its start: mmbert.start.resolve looks it up")
+        return self.model
+
     def order(self) -> list[str]:
         """Names of the phases, each after the one it follows."""
         return list(self._depths())
@@ -410,6 +405,15 @@ class Recipe(Spec):
         return depths
 
     @model_validator(mode="after")
+    def _needs_start(self) -> Self:
+        for field in ("tokenizer", "model"):
+            if self.start is None and getattr(self, field) is None:
+                raise ValueError(f"{field} is missing: only a recipe with `start` may leave it out")
+        if START in self.phases:
+            raise ValueError(f"phases.{START}: this name is that of the model of `start`: choose another")
+        return self
+
+    @model_validator(mode="after")
     def _references(self) -> Self:
         for name, phase in self.phases.items():
             if phase.follows is not None and phase.follows not in self.phases:
@@ -420,8 +424,13 @@ class Recipe(Spec):
         if not self.phases:
             raise ValueError("phases is empty: a recipe needs at least one")
         self._depths()
+        for source in self.evaluation.kept:
+            if source not in self.sources:
+                raise ValueError(f"evaluation.kept names no source: {source}")
         if self.merge is not None:
             for name in [*self.merge.phases, *([self.merge.base] if self.merge.base else [])]:
-                if name not in self.phases:
+                if name == START and self.start is None:
+                    raise ValueError("merge names start, but the recipe has none: say from which model it starts")
+                if name not in self.phases and name != START:
                     raise ValueError(f"merge names no phase: {name}")
         return self

@@ -1,4 +1,7 @@
-"""Reading and writing recipe files: YAML 1.2, ``extends``, overrides, and errors that name place and cure."""
+"""Reading and writing recipe files: YAML 1.2, ``extends``, overrides, and errors that name place and cure.
+
+Also the manners that all parts of a recipe share (``Spec``) and how counts of tokens are written (``Tokens``).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -35,6 +38,37 @@ def parse_count(value: Any) -> Any:
     if count != int(count):
         raise ValueError(f"not a whole count: {value!r} is {count} tokens")
     return int(count)
+
+
+Tokens = Annotated[
+    int,
+    BeforeValidator(parse_count),
+    Field(ge=0),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": COUNT}]}),
+]
+"""A count of tokens: 4096, 1_000, 500k, 3B, 2.3T."""
+
+
+class Spec(BaseModel):
+    """A part of a recipe: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, values: Any) -> Any:
+        """Null takes back what a recipe inherits: a member of a map, or a field's value where null is none."""
+        if not isinstance(values, dict):
+            return values
+        kept = {}
+        for key, value in values.items():
+            field = cls.model_fields.get(key)
+            forms = () if field is None else (field.annotation, *get_args(field.annotation))
+            if value is None and forms and type(None) not in forms:
+                continue
+            is_map = isinstance(value, dict) and any(get_origin(form) is dict for form in forms)
+            kept[key] = {k: v for k, v in value.items() if v is not None} if is_map else value
+        return kept
 
 
 def read_recipe(path: Path, overrides: list[str]) -> dict[str, Any]:
