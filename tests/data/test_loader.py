@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from stand_ins import Bytes
 
-from mmbert.data.loader import Loader, Step
+from mmbert.data.loader import Loader
 from mmbert.data.manifest import Manifest, ShardInfo, StreamInfo
 from mmbert.data.pack import Cursor
 from mmbert.data.plan import batch_at
 from mmbert.data.shard import ShardWriter, read_index
+from mmbert.data.steps import ALONE, Rank, Step, Steps
 from mmbert.errors import ConfigError, DataError, TokenizerError
 from mmbert.packed import Packed
 from mmbert.recipe import Recipe
@@ -23,20 +24,7 @@ LANGUAGES = {"eng_Latn": 400, "fra_Latn": 120, "yor_Latn": 9, "zul_Latn": 2}
 """Language -> documents."""
 
 
-@dataclass(frozen=True)
-class Ids:
-    """A tokenizer's ids without its texts."""
-
-    vocab_size: int = 600
-    pad_id: int = 0
-    eos_id: int = 1
-    bos_id: int = 2
-    unk_id: int = 3
-    mask_id: int = 4
-    fingerprint: str = "0123456789abcdef"
-
-
-TOKENIZER = Ids()
+TOKENIZER = Bytes(vocab_size=600)
 
 
 @pytest.fixture(scope="module")
@@ -86,10 +74,14 @@ def recipe(seed: int = 0, **values: object) -> Recipe:
     )  # fmt: skip
 
 
-def steps(folder: Path, cursor: Cursor | None = None, phase: str = "pretrain", **options: object) -> list[Step]:
-    made = options.pop("recipe", None) or recipe()
-    with Loader(made, phase, folder, TOKENIZER, cursor, **options) as loader:  # type: ignore[arg-type]
-        return list(loader)
+def steps(
+    folder: Path,
+    cursor: Cursor | None = None,
+    phase: str = "pretrain",
+    place: Rank = ALONE,
+    made: Recipe | None = None,
+) -> list[Step]:
+    return list(Steps(made or recipe(), phase, folder, TOKENIZER, place).after(cursor or Cursor()))
 
 
 def content(packed: Packed) -> tuple[object, ...]:
@@ -133,8 +125,8 @@ def test_steps_are_well_formed(shards: Path) -> None:
 
 @pytest.mark.parametrize("world", [2, 3, 8])
 def test_any_number_of_ranks_sees_the_same_micro_batches(shards: Path, world: int) -> None:
-    alone = steps(shards, prefetch=0)
-    ranks = [steps(shards, rank=rank, world=world, prefetch=0) for rank in range(world)]
+    alone = steps(shards)
+    ranks = [steps(shards, place=Rank(rank, world)) for rank in range(world)]
     for number, step in enumerate(alone):
         theirs = [rank[number] for rank in ranks]
         assert {(each.labels, each.tokens, each.batch, each.cursor_after) for each in theirs} == {
@@ -146,19 +138,20 @@ def test_any_number_of_ranks_sees_the_same_micro_batches(shards: Path, world: in
 
 
 def test_resuming_after_any_step_goes_on_the_same(shards: Path) -> None:
-    whole = steps(shards, prefetch=0)
+    whole = steps(shards)
     expected = contents(whole)
     assert any(step.cursor_after.offset for step in whole)
     for number, step in enumerate(whole):
-        rest = steps(shards, Cursor(**step.cursor_after.to_json()), prefetch=0, rank=number % 3, world=3)
+        rest = steps(shards, Cursor(**step.cursor_after.to_json()), place=Rank(number % 3, 3))
         assert contents(rest) == [step[number % 3 :: 3] for step in expected[number + 1 :]]
         assert [each.index for each in rest] == list(range(number + 1, len(whole)))
 
 
 def test_the_thread_changes_nothing_and_ends(shards: Path) -> None:
     before = threading.active_count()
-    assert contents(steps(shards, prefetch=3)) == contents(steps(shards, prefetch=0))
-    loader = Loader(recipe(tokens=10_000_000), "pretrain", shards, TOKENIZER, prefetch=2)
+    with Loader(Steps(recipe(), "pretrain", shards, TOKENIZER), Cursor()) as loader:
+        assert contents(list(loader)) == contents(steps(shards))
+    loader = Loader(Steps(recipe(tokens=10_000_000), "pretrain", shards, TOKENIZER), Cursor())
     assert threading.active_count() == before + 1
     next(loader)
     loader.close()
@@ -168,16 +161,16 @@ def test_the_thread_changes_nothing_and_ends(shards: Path) -> None:
 
 
 def test_the_order_depends_on_seed_and_phase(shards: Path) -> None:
-    first = contents(steps(shards, prefetch=0)[:2])
-    assert first != contents(steps(shards, prefetch=0, recipe=recipe(seed=1))[:2])
-    assert first != contents(steps(shards, prefetch=0, phase="decay")[:2])
+    first = contents(steps(shards)[:2])
+    assert first != contents(steps(shards, made=recipe(seed=1))[:2])
+    assert first != contents(steps(shards, phase="decay")[:2])
 
 
 def test_another_epoch_of_a_text_hides_other_tokens(shards: Path) -> None:
     """One language of two documents, which come around in every micro-batch."""
     one = recipe(data={"temperature": 1, "max_epochs": None, "languages": ["zul"]}, mask_rate=0.5, context=128)
     seen: dict[bytes, set[tuple[int, ...]]] = {}
-    for step in steps(shards, prefetch=0, recipe=one):
+    for step in steps(shards, made=one):
         for packed in step.micro_batches:
             hidden = torch.zeros(packed.tokens, dtype=torch.bool)
             hidden[packed.targets] = True
@@ -188,7 +181,7 @@ def test_another_epoch_of_a_text_hides_other_tokens(shards: Path) -> None:
 
 
 def test_a_micro_batch_without_labels_is_whole(shards: Path) -> None:
-    found = steps(shards, prefetch=0, recipe=recipe(mask_rate=0.0005))
+    found = steps(shards, made=recipe(mask_rate=0.0005))
     empty = [packed for step in found for packed in step.micro_batches if not len(packed.targets)]
     assert empty
     assert empty[0].targets.dtype == empty[0].labels.dtype == torch.int64
@@ -197,40 +190,33 @@ def test_a_micro_batch_without_labels_is_whole(shards: Path) -> None:
 
 def test_shares_are_met_in_tokens(shards: Path) -> None:
     long = recipe(tokens=400_000, data={"temperature": 0.3, "max_epochs": None})
-    with Loader(long, "pretrain", shards, TOKENIZER, prefetch=0) as loader:
-        drawn = sum(step.tokens for step in loader)
-        assert drawn >= 400_000
-        streams = loader.mixture.streams
-        count = int(0.9 * drawn / 64)
-        draws = loader.plan.draws(0, count)
-        tokens = np.zeros(len(streams))
-        for stream, block in zip(draws.streams.tolist(), draws.blocks.tolist(), strict=True):
-            tokens[stream] += sum(piece.length for piece in loader._corpus.pieces(stream, block))
+    whole = Steps(long, "pretrain", shards, TOKENIZER)
+    drawn = sum(step.tokens for step in whole.after(Cursor()))
+    assert drawn >= 400_000
+    streams = whole.mixture.streams
+    draws = whole.plan.draws(0, int(0.9 * drawn / 64))
+    tokens = np.zeros(len(streams))
+    for stream, block in zip(draws.streams.tolist(), draws.blocks.tolist(), strict=True):
+        tokens[stream] += sum(piece.length for piece in whole._corpus.pieces(stream, block))
     assert tokens / tokens.sum() == pytest.approx([stream.share for stream in streams], rel=0.02)
 
 
 def test_another_tokenizer_is_refused(shards: Path) -> None:
     with pytest.raises(TokenizerError, match=r"0123456789abcdef.*feedfeedfeedfeed"):
-        Loader(recipe(), "pretrain", shards, Ids(fingerprint="feedfeedfeedfeed"))
+        Steps(recipe(), "pretrain", shards, Bytes(fingerprint="feedfeedfeedfeed"))
 
 
-def test_damage_is_found_before_the_first_step(tmp_path: Path) -> None:
+def test_a_cut_shard_is_found_before_the_first_step(tmp_path: Path) -> None:
     folder = write_shards(tmp_path)
     path = folder / "text/fra_Latn/00000.tokens"
-    data = bytearray(path.read_bytes())
-    data[100] ^= 1
-    path.write_bytes(data)
-    Loader(recipe(), "pretrain", folder, TOKENIZER, prefetch=0)
-    with pytest.raises(DataError, match=r"fra_Latn/00000\.tokens.*checksum"):
-        Loader(recipe(), "pretrain", folder, TOKENIZER, prefetch=0, verify=True)
-    path.write_bytes(data[:-4])
+    path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(DataError, match=r"fra_Latn/00000\.tokens has"):
-        Loader(recipe(), "pretrain", folder, TOKENIZER, prefetch=0)
+        Steps(recipe(), "pretrain", folder, TOKENIZER)
 
 
 def test_an_error_in_the_thread_reaches_the_caller(tmp_path: Path) -> None:
     folder = write_shards(tmp_path)
-    with Loader(recipe(), "pretrain", folder, Ids(vocab_size=300), prefetch=2) as loader:
+    with Loader(Steps(recipe(), "pretrain", folder, Bytes(vocab_size=300)), Cursor()) as loader:
         with pytest.raises(DataError, match="beyond the vocabulary of 300"):
             list(loader)
         assert list(loader) == []
@@ -238,4 +224,4 @@ def test_an_error_in_the_thread_reaches_the_caller(tmp_path: Path) -> None:
 
 def test_a_phase_that_cannot_be_drawn_is_refused(shards: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.max_epochs"):
-        Loader(recipe(data={"temperature": 0.5, "max_epochs": 0.01}), "pretrain", shards, TOKENIZER)
+        Steps(recipe(data={"temperature": 0.5, "max_epochs": 0.01}), "pretrain", shards, TOKENIZER)

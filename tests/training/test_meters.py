@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from mmbert.data.loader import Step
 from mmbert.data.pack import Cursor
+from mmbert.data.steps import Step
 from mmbert.errors import MMBertError
 from mmbert.recipe import Phase, PhaseData
 from mmbert.training.meters import METRICS, Meters

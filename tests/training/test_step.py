@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from small_run import write_recipe
 
 from conftest import Trained
-from mmbert.data.loader import Loader, Step
 from mmbert.data.pack import Cursor
+from mmbert.data.steps import Step, Steps
 from mmbert.errors import NotFinite
 from mmbert.model.heads import MaskedLM
 from mmbert.packed import Packed
@@ -29,8 +29,7 @@ def make(trained: Trained, dropout: float = 0.0) -> tuple[Job, MaskedLM, StableA
     job = Job(recipe, "second", Path(), trained.data / "shards", tokenizer, Mesh(), "fp32")
     torch.manual_seed(0)
     model = MaskedLM(phase_config(recipe, "second", tokenizer)).train()
-    with Loader(recipe, "second", job.shards, tokenizer, prefetch=0) as loader:
-        step = next(loader)
+    step = next(Steps(recipe, "second", job.shards, tokenizer).after(Cursor()))
     return job, model, StableAdamW(parameter_groups(model, 0.1), lr=1.0), step
 
 

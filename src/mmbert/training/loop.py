@@ -14,9 +14,10 @@ from pathlib import Path
 
 import torch
 
-from mmbert.data.loader import Loader, Step
+from mmbert.data.loader import Loader
 from mmbert.data.pack import Cursor
 from mmbert.data.permute import key_of
+from mmbert.data.steps import Step, Steps
 from mmbert.errors import NotFinite
 from mmbert.model.heads import MaskedLM
 from mmbert.recipe import Phase, Recipe
@@ -70,7 +71,7 @@ def train_phase(job: Job, model: MaskedLM, optimizer: StableAdamW, state: State)
     mesh, runtime, cursor = job.mesh, job.recipe.runtime, state.cursor
     model.train()
     with (
-        Loader(job.recipe, job.name, job.shards, job.tokenizer, cursor, rank=mesh.rank, world=mesh.world) as loader,
+        Loader(Steps(job.recipe, job.name, job.shards, job.tokenizer, mesh), cursor) as loader,
         Meters(
             job.folder, job.name, job.phase, every=runtime.log_every, step=cursor.step, tokens=cursor.tokens,
             sums=state.meters, main=mesh.main,

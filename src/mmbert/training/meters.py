@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from mmbert.data.loader import Step
+from mmbert.data.steps import Step
 from mmbert.files import disk_errors, write_text
 from mmbert.log import progress
 from mmbert.recipe import Phase

@@ -1,0 +1,122 @@
+"""The steps of a phase: masked, packed micro-batches, as a function of the cursor.
+
+    steps = Steps(recipe, "pretrain", folder, tokenizer)
+    for step in steps.after(cursor): ...            # step.cursor_after goes into the checkpoint
+
+The steps are a pure function of (recipe, shards, cursor): any number of ranks, stopped and resumed after any step,
+sees the same micro-batches with the same masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from mmbert.data.corpus import Corpus
+from mmbert.data.manifest import Manifest
+from mmbert.data.mask import HasVocabulary, Vocabulary, count_labels, generator, mask
+from mmbert.data.mixture import Mixture, mixture
+from mmbert.data.pack import Bin, Cursor, assemble, compose, offsets_of
+from mmbert.data.plan import Plan, batch_at
+from mmbert.packed import Packed
+from mmbert.recipe import Recipe
+
+
+class TokenizerInfo(HasVocabulary, Protocol):
+    """What the steps ask of a tokenizer."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+
+class Place(Protocol):
+    """This process among those that train together; a ``Mesh`` is one."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def world(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Process ``rank`` of ``world``."""
+
+    rank: int = 0
+    world: int = 1
+
+
+ALONE = Rank()
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimiser step trains on."""
+
+    index: int
+    """Number of the step within the phase."""
+    micro_batches: list[Packed]
+    """Those of this rank, as torch tensors; none if there are fewer micro-batches than ranks."""
+    labels: int
+    """Labels over all ranks: what the sum of losses is divided by."""
+    tokens: int
+    """Places of all ranks' micro-batches: how far the clock of the phase advances."""
+    batch: int
+    """Tokens of a full step at this place of the batch warm-up; ``tokens`` is less at the end of the phase only."""
+    cursor_after: Cursor
+    """Where the next step begins."""
+
+
+class Steps:
+    """The steps of one phase, for one rank.
+
+    folder  the shards' folder, with manifest.json
+    place   this process among all; it gets micro-batches rank, rank + world, ... of each step
+    Raises DataError for missing or damaged shards, TokenizerError if another tokenizer made them, ConfigError if the
+    phase cannot be drawn from them.
+    """
+
+    def __init__(
+        self, recipe: Recipe, phase: str, folder: Path, tokenizer: TokenizerInfo, place: Place = ALONE
+    ) -> None:
+        self.name = phase
+        self._phase = recipe.phases[phase]
+        self._seed = recipe.seed
+        self._place = place
+        manifest = Manifest.load(folder)
+        manifest.check_tokenizer(tokenizer.fingerprint, str(folder))
+        self._vocabulary = Vocabulary.of(tokenizer)
+        self.mixture: Mixture = mixture(self._phase, manifest.sizes())
+        streams = [(stream.source, stream.language) for stream in self.mixture.streams]
+        self._corpus = Corpus(folder, manifest, streams, self._phase.context)
+        self.plan = Plan(self.mixture, self._corpus.blocks_per_stream.tolist(), recipe.seed, phase)
+
+    def after(self, cursor: Cursor) -> Iterator[Step]:
+        """From a cursor (``cursor_after`` of the last step that was trained on) to the end of the phase."""
+        phase = self._phase
+        while cursor.tokens < phase.tokens:
+            batch = batch_at(phase, cursor.tokens)
+            left = -(-(phase.tokens - cursor.tokens) // phase.micro_batch)
+            num_bins = min(batch // phase.micro_batch, left)
+            bins, after = compose(self.plan, self._corpus, cursor, num_bins, phase.micro_batch)
+            yield self._make_step(cursor, bins, after, batch)
+            cursor = after
+
+    def _make_step(self, cursor: Cursor, bins: list[Bin], after: Cursor, batch: int) -> Step:
+        """Assemble and mask this rank's bins; of the others only the labels are counted."""
+        micro_batches: list[Packed] = []
+        labels = 0
+        rate = self._phase.mask_rate
+        for number, pieces in enumerate(bins):
+            bits = generator(self._seed, self.name, cursor.draw, cursor.offset, number)
+            if number % self._place.world != self._place.rank:
+                labels += count_labels(offsets_of(pieces), rate, bits)
+                continue
+            ids, offsets = assemble(pieces, self._vocabulary.bos, self._vocabulary.eos)
+            shown, targets, hidden = mask(ids, offsets, rate, bits, self._vocabulary)
+            labels += len(targets)
+            longest = int((offsets[1:] - offsets[:-1]).max())
+            micro_batches.append(Packed(shown, offsets, longest, targets, hidden).to("cpu"))
+        return Step(cursor.step, micro_batches, labels, after.tokens - cursor.tokens, batch, after)
