@@ -2,6 +2,7 @@
 
 The library maps a whole file into memory and writes only what is in memory as a whole. Here it checks the file
 (header, offsets, length); the bytes are then read and written piece by piece with plain file calls.
+A model in several files (``model.safetensors.index.json``) reads as one; what is written is one file.
 Layout: 8 bytes little-endian length of the header, the header (JSON), then the tensors without gaps.
 """
 
@@ -11,6 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from math import prod
 from pathlib import Path
 
@@ -19,8 +21,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mmbert.errors import WeightsError
-from mmbert.files import atomic_file
+from mmbert.files import atomic_file, read_json
 from mmbert.model.weights import DTYPE_NAMES, WEIGHTS
+
+INDEX = f"{WEIGHTS}.index.json"
+"""Names the file of each tensor, for models in several files."""
 
 _DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
@@ -34,6 +39,8 @@ class TensorInfo:
     shape: tuple[int, ...]
     offset: int
     """First byte, from the beginning of the file."""
+    file: str = WEIGHTS
+    """The file of the model that holds it."""
 
     @property
     def numel(self) -> int:
@@ -41,28 +48,43 @@ class TensorInfo:
 
 
 class TensorFile:
-    """``folder/model.safetensors``, open for reading in pieces. Raises WeightsError if it is missing or damaged."""
+    """The weights of a folder, in one safetensors file or several, open for reading in pieces.
+
+    Raises WeightsError if a file is missing or damaged.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        path = folder / WEIGHTS
-        if not path.is_file():
-            raise WeightsError(f"no {WEIGHTS} in {folder}: give the folder of a saved model")
+        self.tensors: dict[str, TensorInfo] = {}
+        self._files: dict[str, BufferedReader] = {}
+        try:
+            for name, expected in _weight_files(folder).items():
+                found = self._open(name)
+                missing = expected - found.keys()
+                if missing:
+                    raise WeightsError(f"{folder / name} has no {min(missing)}, which {INDEX} says: download it again")
+                self.tensors.update(found)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, name: str) -> dict[str, TensorInfo]:
+        path = self.folder / name
         try:
             with safe_open(path, framework="pt"):
                 pass
         except (SafetensorError, OSError) as error:
             raise WeightsError(f"{path} is not a whole safetensors file ({error}): save the model again") from error
-        self._file = path.open("rb")
-        length = int.from_bytes(self._file.read(8), "little")
-        header = json.loads(self._file.read(length))
+        file = self._files[name] = path.open("rb")
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
         header.pop("__metadata__", None)
         unknown = [f"{name} ({entry['dtype']})" for name, entry in header.items() if entry["dtype"] not in _DTYPES]
         if unknown:
-            raise WeightsError(f"{path}: cannot merge tensors of this type: {unknown[0]}")
-        self.tensors = {
-            name: TensorInfo(name, _DTYPES[e["dtype"]], tuple(e["shape"]), 8 + length + e["data_offsets"][0])
-            for name, e in header.items()
+            raise WeightsError(f"{path}: tensors of this type are not supported: {unknown[0]}")
+        return {
+            tensor: TensorInfo(tensor, _DTYPES[e["dtype"]], tuple(e["shape"]), 8 + length + e["data_offsets"][0], name)
+            for tensor, e in header.items()
         }
 
     def read(self, name: str, start: int, stop: int) -> Tensor:
@@ -71,20 +93,40 @@ class TensorFile:
         size = info.dtype.itemsize
         if stop <= start:
             return torch.empty(0, dtype=info.dtype)
-        self._file.seek(info.offset + start * size)
+        file = self._files[info.file]
+        file.seek(info.offset + start * size)
         piece = bytearray((stop - start) * size)
-        if self._file.readinto(piece) != len(piece):
-            raise WeightsError(f"{self.folder / WEIGHTS} ends inside {name}: it was changed while being read")
+        if file.readinto(piece) != len(piece):
+            raise WeightsError(f"{self.folder / info.file} ends inside {name}: it was changed while being read")
         return torch.frombuffer(piece, dtype=info.dtype)
 
     def close(self) -> None:
-        self._file.close()
+        for file in self._files.values():
+            file.close()
 
     def __enter__(self) -> TensorFile:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _weight_files(folder: Path) -> dict[str, set[str]]:
+    """The files of a folder's weights, with the tensors that each must hold."""
+    if (folder / WEIGHTS).is_file():
+        return {WEIGHTS: set()}
+    if not (folder / INDEX).is_file():
+        raise WeightsError(f"no {WEIGHTS} in {folder}: give the folder of a saved model")
+    try:
+        places = dict(read_json(folder / INDEX)["weight_map"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{folder / INDEX}: no weight_map in it: download the model again") from error
+    files: dict[str, set[str]] = {}
+    for tensor, file in places.items():
+        if Path(file).name != file or not (folder / file).is_file():
+            raise WeightsError(f"{folder / file} is missing, {INDEX} names it: download the model again")
+        files.setdefault(file, set()).add(tensor)
+    return files
 
 
 @contextmanager
