@@ -87,7 +87,20 @@ def test_matches() -> None:
     assert languages.matches("cmn_Hant", ["cmn_Hani"])
     assert not languages.matches("cmn_Hani", ["cmn_Hant"])
     assert languages.matches("code", ["code"])
-    assert not languages.matches("quy_Latn", ["que"]), "a macrolanguage is a stream of its own"
+
+
+def test_a_macrolanguage_admits_its_languages() -> None:
+    assert languages.macrolanguage("pes_Arab") == languages.macrolanguage("prs") == "fas"
+    assert languages.macrolanguage("quz") == "que"  # named by two letters in langcodes
+    assert languages.macrolanguage("fas") is None
+    assert languages.matches("pes_Arab", ["fas"])
+    assert languages.matches("pes_Arab", ["fa_Arab"])
+    assert languages.matches("quy_Latn", ["que"])
+    assert not languages.matches("pes_Arab", ["fas_Cyrl"])
+    assert not languages.matches("fas_Arab", ["pes_Arab"])
+    # Codes that the house form makes specific stay so: ``ara`` means Standard Arabic, as in FineWeb2.
+    assert languages.matches("arb_Arab", ["ara"])
+    assert not languages.matches("arz_Arab", ["ara"])
 
 
 def test_import_is_cheap() -> None:

@@ -61,15 +61,30 @@ def script(code: str) -> str:
 
 
 def matches(code: str, wanted: Collection[str]) -> bool:
-    """Whether ``wanted`` admits ``code``: ``fra`` admits every script, ``cmn_Hani`` also ``cmn_Hans``."""
+    """Whether ``wanted`` admits ``code``: ``fra`` admits every script, ``cmn_Hani`` also ``cmn_Hans``.
+
+    A macrolanguage admits its languages: ``fas`` admits ``pes_Arab``. Not so one that the house form makes specific.
+    """
     language, _, writing = normalise(code).partition("_")
+    family = macrolanguage(language)
     for other in map(normalise, wanted):
         other_language, _, other_writing = other.partition("_")
-        if other_language == language and (
+        if other_language in (language, family) and (
             not other_writing or other_writing == writing or writing in _COVERS.get(other_writing, ())
         ):
             return True
     return False
+
+
+@cache
+def macrolanguage(code: str) -> str | None:
+    """The macrolanguage (ISO 639-3) that a language belongs to: ``pes`` -> ``fas``; None if it is in none."""
+    from langcodes.data_dicts import MACROLANGUAGES
+
+    language = normalise(code).partition("_")[0]
+    to_alpha3, to_alpha2, _ = _letters()
+    family = MACROLANGUAGES.get(language) or MACROLANGUAGES.get(to_alpha2.get(language, ""))
+    return None if family is None else to_alpha3.get(family, family)
 
 
 @cache

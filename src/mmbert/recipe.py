@@ -1,4 +1,4 @@
-"""Every option of every run, on one page.
+"""Every option of every run, on one page (those about text on the next, ``recipe_text``).
 
 A recipe is one YAML 1.2 file. It says where text comes from, which tokenizer and model, the phases as a tree (each
 ``follows`` another), how their ends are merged and how the result is judged. Reading it here, strictly, is the only
@@ -21,79 +21,18 @@ from pydantic import Field, ValidationError, model_validator
 
 from mmbert.errors import ConfigError
 from mmbert.recipe_file import Spec, Tokens, explain, read_recipe, write_recipe
+from mmbert.recipe_text import Cleaning as Cleaning
+from mmbert.recipe_text import LanguageId as LanguageId
+from mmbert.recipe_text import NearDuplicates as NearDuplicates
+from mmbert.recipe_text import Share as Share
+from mmbert.recipe_text import Source as Source
+from mmbert.recipe_text import TokenizerTraining as TokenizerTraining
 
 Precision = Literal["fp32", "bf16"]
 """Of matrix products."""
 
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-
 START = "start"
 """The model of ``start`` where models have names: in ``merge``, in the run's folder and in its report."""
-
-
-class Source(Spec):
-    """Where raw text of one kind comes from."""
-
-    kind: Literal["jsonl", "text", "parquet", "hub", "catalogs"]
-    """``jsonl``: one object a line (.jsonl, .gz, .zst); ``text``: a document between blank lines; ``parquet``: rows;
-    ``hub``: a dataset of the Hugging Face hub, streamed; ``catalogs``: translations inside installed packages."""
-    path: str | None = None
-    """A file, a folder (searched through) or a glob; for ``hub`` the dataset's name; unused for ``catalogs``."""
-    heldout: str | None = None
-    """Text of the same form, kept apart for evaluation. Without it ``cleaning.holdout`` takes a part of ``path``."""
-    language: str | None = None
-    """The language of all of it. Without it: ``language_field``, else the file's name (``fao_Latn.jsonl.gz``),
-    for ``hub`` the name of the configuration."""
-    language_field: str | None = None
-    """The field that names each document's language."""
-    text_field: str = "text"
-    """The field that holds the text."""
-    id_field: str | None = "id"
-    """The field that names the document; without it documents are numbered by file and line."""
-    configs: tuple[str, ...] = ()
-    """``hub`` only: the configurations to read, usually one a language; empty: all of them."""
-    revision: str | None = None
-    """``hub`` only: the commit to read."""
-    packages: tuple[str, ...] = ("django", "babel", "pycountry")
-    """``catalogs`` only: the packages whose translations are read."""
-
-    @model_validator(mode="after")
-    def _needs_path(self) -> Self:
-        if self.kind != "catalogs" and self.path is None:
-            raise ValueError(f"a source of kind {self.kind} needs a path")
-        return self
-
-
-class Cleaning(Spec):
-    """Which documents are kept, and which of them are never trained on."""
-
-    min_characters: int = Field(16, ge=1)
-    """Shorter documents are dropped."""
-    max_repetition: Share = 0.5
-    """Dropped if a larger part of its lines (or, for one line, of its words) are copies of others in it."""
-    max_symbols: Share = 0.5
-    """Dropped if a larger part of its visible characters are neither letters, marks nor digits."""
-    deduplicate: bool = True
-    """Drop exact copies (of the text with white space folded), across all languages of a source."""
-    holdout: Share = 0.02
-    """Share of documents held out, chosen by a hash of their id, in sources that bring no ``heldout`` text."""
-    holdout_characters: int = Field(100_000, ge=0)
-    """At most this many held-out characters a language; further chosen documents are neither trained on nor kept."""
-
-
-class TokenizerTraining(Spec):
-    """Train a byte-fallback BPE on a sample of the prepared text."""
-
-    vocab_size: int = Field(8192, ge=512, le=262_144)
-    """Tokens in all, specials and bytes included."""
-    temperature: Share = 0.3
-    """Languages enter the sample in proportion to characters ** temperature."""
-    sample_characters: Tokens = 20_000_000
-    """Size of the sample."""
-    max_token_length: int = Field(24, ge=1)
-    """Longest token in characters."""
-    prefix_space: bool = False
-    """True: a space is put before every text, as the released tokenizer does; False: text as it is (Gemma 2)."""
 
 
 class ModelSpec(Spec):

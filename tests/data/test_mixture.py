@@ -217,6 +217,11 @@ def test_languages_are_chosen_by_code_script_and_size(caplog: pytest.LogCaptureF
     assert choose_languages("all", totals) == set(totals)
     assert choose_languages(("fra", "srp_Latn"), totals) == {"fra_Latn", "srp_Latn"}
     assert choose_languages(("fr", "sr"), totals) == {"fra_Latn", "srp_Latn", "srp_Cyrl"}
+    assert choose_languages(("fas", "que"), {"pes_Arab": 1, "prs_Arab": 1, "quz_Latn": 1, "pus_Arab": 1}) == {
+        "pes_Arab",
+        "prs_Arab",
+        "quz_Latn",
+    }
     assert choose_languages(2, totals) == {"deu_Latn", "fra_Latn", "code"}
     with caplog.at_level(logging.WARNING, logger="mmbert"):
         assert choose_languages(("fra", "xho", "srp_Arab"), totals) == {"fra_Latn"}

@@ -234,7 +234,8 @@ def choose_languages(wanted: str | int | Sequence[str], totals: Mapping[str, flo
         codes[normal.partition("_")[0]].append(normal)
     chosen, found = set(), set()
     for have in totals:
-        group = codes.get(languages.normalise(have).partition("_")[0], [])
+        language = languages.normalise(have).partition("_")[0]
+        group = [*codes.get(language, []), *codes.get(languages.macrolanguage(language) or "", [])]
         admitting = [code for code in group if languages.matches(have, [code])]
         found.update(admitting)
         if admitting:
