@@ -4,8 +4,9 @@ runs/<name>/
   recipe.yaml environment.json                     what is run, and on what
   data/{text,heldout,parallel,tokenizer,shards}    1. prepare: documents, tokenizer, shards
   mixture.json                                     what each phase draws
+  start/                                           the model that the recipe starts from, if it does
   <phase>/{metrics.jsonl,step-...,final}           2. phases, in the order of their tree
-  evaluation/<model>.json                          3. after each phase: loss per language, retrieval
+  evaluation/<model>.json                          3. loss per language: before, after each phase; retrieval
   merge/report.json, final/                        4. the ends of phases become one, in Hugging Face form
   report.html, final/README.md                     5. all of it on one page, and the model card
 """
@@ -22,16 +23,19 @@ import torch
 from mmbert.data.manifest import Manifest
 from mmbert.data.mixture import mixture
 from mmbert.data.prepare import prepare_data
+from mmbert.errors import TrainingError
 from mmbert.evaluation.evaluate import Exam, evaluate_baseline, evaluate_model, set_exam
 from mmbert.evaluation.results import MERGED, ModelResult, hash_model
 from mmbert.files import atomic_folder, read_json, write_json, write_text
-from mmbert.recipe import Merge, Recipe
+from mmbert.recipe import START, Merge, Recipe
 from mmbert.reporting.card import model_card
 from mmbert.reporting.page import write_report
 from mmbert.reporting.record import read_record
+from mmbert.start import resolve
 from mmbert.surgery.merge import merge
 from mmbert.training.folder import choose_precision, open_run
-from mmbert.training.pretrain import checkpoints_of, pretrain
+from mmbert.training.pretrain import FINAL, checkpoints_of, pretrain
+from mmbert.training.start import open_start
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +57,7 @@ def run(recipe: Recipe, *, out: Path | None = None) -> RunResult:
 
     Raises the MMBertError of the stage that cannot go on; the same call resumes there.
     """
+    recipe = resolve(recipe)
     folder = out or Path("runs") / recipe.name
     data = Path(recipe.shards) if recipe.shards else folder / "data"
     open_run(recipe, folder)  # before anything is prepared: a recipe that changed since is refused here
@@ -60,10 +65,13 @@ def run(recipe: Recipe, *, out: Path | None = None) -> RunResult:
     write_mixture(recipe, manifest, folder / "mixture.json")
     exam = set_exam(recipe, data, tokenizer)
     evaluate_baseline(exam, data / "shards", folder / "evaluation")
+    start = open_start(recipe, folder, tokenizer)
+    if start is not None:
+        _evaluate(recipe, START, start, exam, folder)
     ends = pretrain(recipe, folder, data, after_phase=lambda name, model: _evaluate(recipe, name, model, exam, folder))
     model = folder / "final"
     if recipe.merge is not None:
-        merge_phases(recipe, folder, ends, model)
+        merge_phases(recipe, folder, model)
         result = _evaluate(recipe, MERGED, model, exam, folder, retrieval=True)
     else:
         last = recipe.order()[-1]
@@ -84,12 +92,15 @@ def write_mixture(recipe: Recipe, manifest: Manifest, path: Path) -> None:
     write_json(path, drawn)
 
 
-def merge_phases(recipe: Recipe, folder: Path, ends: dict[str, Path], out: Path) -> None:
-    """Merge the ends of phases as the recipe says, unless ``out`` is already the merge of just these weights."""
+def merge_phases(recipe: Recipe, folder: Path, out: Path) -> None:
+    """Merge the ends of phases as the recipe says, unless ``out`` is already the merge of just these weights.
+
+    Raises TrainingError naming a phase that is not finished.
+    """
     spec = recipe.merge
     assert spec is not None, "the caller looks"
     models = {name: _models(spec, folder, name) for name in spec.phases}
-    base = ends[spec.base] if spec.base is not None else None
+    base = _models(spec, folder, spec.base)[-1] if spec.base is not None else None
     inputs = {
         "merge": spec.model_dump(mode="json"),
         "models": {name: [hash_model(path) for path in paths] for name, paths in models.items()},
@@ -105,9 +116,12 @@ def merge_phases(recipe: Recipe, folder: Path, ends: dict[str, Path], out: Path)
     write_json(record, inputs)
 
 
-def _models(spec: Merge, folder: Path, phase: str) -> list[Path]:
-    """The last checkpoints of a phase that the merge takes, oldest first; only the end for TIES."""
-    return checkpoints_of(folder / phase)[-spec.checkpoints :]
+def _models(spec: Merge, folder: Path, name: str) -> list[Path]:
+    """The last checkpoints of a phase that the merge takes, oldest first; only the end for TIES. The start is one."""
+    end = folder / START if name == START else folder / name / FINAL
+    if not end.is_dir():
+        raise TrainingError(f"{end} is not there, and the merge needs it: run `mmbert pretrain` on the recipe first")
+    return [end] if name == START else checkpoints_of(folder / name)[-spec.checkpoints :]
 
 
 def _evaluate(
@@ -116,7 +130,7 @@ def _evaluate(
     """The exam of one model, on the device and in the precision of its training."""
     device = torch.device("cuda" if recipe.runtime.device != "cpu" and torch.cuda.is_available() else "cpu")
     wanted = recipe.runtime.precision
-    precision = choose_precision(device, recipe.model.hidden_size) if wanted == "auto" else wanted
+    precision = choose_precision(device, recipe.shape.hidden_size) if wanted == "auto" else wanted
     return evaluate_model(
         name, model, exam, folder / "evaluation", retrieval=retrieval, device=device.type, precision=precision
     )

@@ -14,7 +14,7 @@ def merge(
     out: Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/NAME.")] = None,
 ) -> None:
     """Merge the ends of a run's phases as the recipe says, into RUN/final."""
-    from mmbert.errors import ConfigError, TrainingError
+    from mmbert.errors import ConfigError
     from mmbert.recipe import Recipe
     from mmbert.run import merge_phases
 
@@ -22,10 +22,5 @@ def merge(
     folder = out or Path("runs") / wanted.name
     if wanted.merge is None:
         raise ConfigError(f"{recipe} has no merge: say which phases under `merge`")
-    ends = {name: folder / name / "final" for name in wanted.order()}
-    needed = [*wanted.merge.phases, *([wanted.merge.base] if wanted.merge.base else [])]
-    missing = [name for name in needed if not ends[name].is_dir()]
-    if missing:
-        raise TrainingError(f"phase {missing[0]} of {folder} is not finished: run `mmbert pretrain {recipe}` first")
-    merge_phases(wanted, folder, ends, folder / "final")
+    merge_phases(wanted, folder, folder / "final")
     typer.echo(folder / "final")

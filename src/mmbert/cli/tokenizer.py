@@ -125,7 +125,7 @@ def _recipe_texts(path: str, default: TokenizerTraining) -> tuple[Iterator[tuple
     recipe = Recipe.load(path)
     folder = Path(recipe.shards) if recipe.shards else Path("runs") / recipe.name / "data"
     prepare_text(recipe, folder)
-    spec = default if isinstance(recipe.tokenizer, str) else recipe.tokenizer
+    spec = default if isinstance(recipe.vocabulary, str) else recipe.vocabulary
     return ((language, text) for _, language, text in iterate_text(folder)), spec
 
 

@@ -92,18 +92,18 @@ def prepare_text(recipe: Recipe, folder: Path) -> None:
 def prepare_tokenizer(recipe: Recipe, folder: Path) -> Tokenizer:
     """The recipe's tokenizer in ``folder/tokenizer``: copied there or trained on the prepared text, once."""
     home, record = folder / "tokenizer", folder / "tokenizer" / "made-from.json"
-    wanted: dict[str, Any] = {"tokenizer": recipe.tokenizer}
-    if isinstance(recipe.tokenizer, TokenizerTraining):
+    wanted: dict[str, Any] = {"tokenizer": recipe.vocabulary}
+    if isinstance(recipe.vocabulary, TokenizerTraining):
         sources = {name: source.fingerprint for name, source in Report.load(folder).sources.items()}
-        wanted = {"training": recipe.tokenizer.model_dump(mode="json"), "text": sources}
+        wanted = {"training": recipe.vocabulary.model_dump(mode="json"), "text": sources}
     if record.is_file() and read_json(record) == wanted:
         return Tokenizer.load(home)
-    if isinstance(recipe.tokenizer, TokenizerTraining):
+    if isinstance(recipe.vocabulary, TokenizerTraining):
         texts = ((language, text) for _, language, text in iterate_text(folder))
         bar = progress(texts, desc="reading text for the tokenizer", unit="doc")
-        tokenizer = train_tokenizer(bar, recipe.tokenizer)
+        tokenizer = train_tokenizer(bar, recipe.vocabulary)
     else:
-        tokenizer = Tokenizer.load(recipe.tokenizer)
+        tokenizer = Tokenizer.load(recipe.vocabulary)
     record.unlink(missing_ok=True)
     tokenizer.save(home)
     write_json(record, wanted)

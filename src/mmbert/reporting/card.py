@@ -103,7 +103,7 @@ def _use(record: Record) -> str:
 
 
 def _training(record: Record) -> str:
-    model = record.recipe.model
+    model = record.recipe.shape
     merge = record.recipe.merge
     lines = [
         "## Training",

@@ -115,8 +115,8 @@ def _tiles(record: Record) -> list[Tile]:
 
 
 def _run_facts(record: Record) -> dict[str, Any]:
-    model, recipe, size = record.recipe.model, record.recipe, record.parameters
-    tokenizer = recipe.tokenizer
+    model, recipe, size = record.recipe.shape, record.recipe, record.parameters
+    tokenizer = recipe.vocabulary
     trained = None if isinstance(tokenizer, str) else f"trained here: BPE of {tokenizer.vocab_size:,}"
     drawn = {share.language: share.tokens or 0 for shares in record.mixture.values() for share in shares}
     return {

@@ -126,7 +126,7 @@ class Record:
         """Of the model, once a phase has ended: only then is the size of the vocabulary known for sure."""
         if self.vocab_size is None:
             return None
-        shape = self.recipe.model
+        shape = self.recipe.shape
         config = ModelConfig(
             vocab_size=self.vocab_size,
             hidden_size=shape.hidden_size,

@@ -29,7 +29,7 @@ from mmbert.errors import ConfigError, WeightsError
 from mmbert.files import atomic_folder, read_json
 from mmbert.log import progress
 from mmbert.model.weights import EMBEDDING, TIED, WEIGHTS, load_config
-from mmbert.recipe import Merge
+from mmbert.recipe import START, Merge
 from mmbert.surgery.average import average, fading_weights
 from mmbert.surgery.report import MergeReport, Tally
 from mmbert.surgery.select import Selection, Threshold, Trim
@@ -60,9 +60,9 @@ def merge(spec: Merge, phases: dict[str, list[Path]], base: Path | None, out: Pa
     """Merge models as ``spec`` says and write the result to the folder ``out`` (Hugging Face form, atomic).
 
     ``phases`` gives each phase of ``spec.phases`` its saved models, oldest first: ``ties`` takes the last, ``average``
-    the last ``spec.checkpoints``. ``base`` is the model that all variants of ``ties`` started from; for ``average`` it
-    is optional and only serves the report. The configuration and tokenizer are those of the first variant, weights
-    keep its types and are computed in float32 (``average``: float64).
+    the last ``spec.checkpoints`` (of ``start`` there is one). ``base`` is the model that all variants of ``ties``
+    started from; for ``average`` it is optional and only serves the report. The configuration and tokenizer are those
+    of the first variant, weights keep its types and are computed in float32 (``average``: float64).
 
     Raises ConfigError if ``spec`` and the folders do not fit, WeightsError naming the tensor if the models do not.
     """
@@ -223,7 +223,7 @@ def _variants(spec: Merge, phases: dict[str, list[Path]]) -> list[_Variant]:
         if weight <= 0:
             raise ConfigError(f"merge.phases.{name}: a weight must be above 0, not {weight}; or leave the phase out")
         folders = phases.get(name, [])
-        wanted = spec.checkpoints if spec.method == "average" else 1
+        wanted = spec.checkpoints if spec.method == "average" and name != START else 1
         if not folders:
             raise ConfigError(f"merge: phase {name} has no saved model yet: train it first")
         if len(folders) < wanted:

@@ -15,13 +15,14 @@ from pathlib import Path
 import torch
 
 from mmbert.data.manifest import Manifest
-from mmbert.errors import ConfigError, TrainingError, WeightsError
+from mmbert.errors import ConfigError, TrainingError
 from mmbert.files import atomic_folder
 from mmbert.model.config import ModelConfig
 from mmbert.model.encoder import compile_model
 from mmbert.model.heads import MaskedLM
 from mmbert.model.init import init_weights
-from mmbert.recipe import Recipe, TokenizerTraining
+from mmbert.recipe import START, Recipe, TokenizerTraining
+from mmbert.start import resolve
 from mmbert.tokenizer.tokenizer import Tokenizer
 from mmbert.training import checkpoint
 from mmbert.training.checkpoint import State
@@ -29,13 +30,11 @@ from mmbert.training.distributed import connect
 from mmbert.training.folder import open_run, recipe_hash, settle_environment, versions
 from mmbert.training.loop import Job, train_phase
 from mmbert.training.optim import StableAdamW, parameter_groups
+from mmbert.training.start import open_start
 
 log = logging.getLogger(__name__)
 
 FINAL = "final"
-
-_SHAPE = ("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "global_every", "window")
-"""What ``recipe.start`` must have in common with the recipe's model."""
 
 AfterPhase = Callable[[str, Path], object]
 """Called with the name and the final folder of each phase, on the first process only."""
@@ -61,6 +60,7 @@ def pretrain(
     if unknown:
         raise ConfigError(f"no phase {unknown[0]} in {recipe.name}: it has {', '.join(recipe.phases)}")
     chosen = [name for name in recipe.order() if phases is None or name in phases]
+    recipe = resolve(recipe)
     runtime = recipe.runtime
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
@@ -71,7 +71,8 @@ def pretrain(
             Manifest.load(data / "shards", verify=runtime.verify)
         mesh.barrier()
         tokenizer = run_tokenizer(recipe, data)
-        precision = settle_environment(runtime, recipe.model.hidden_size, mesh, folder)
+        open_start(recipe, folder, tokenizer, mesh)
+        precision = settle_environment(runtime, recipe.shape.hidden_size, mesh, folder)
         ends: dict[str, Path] = {}
         for name in chosen:
             job = Job(recipe, name, folder / name, data / "shards", tokenizer, mesh, precision)
@@ -107,9 +108,9 @@ def run_phase(job: Job) -> Path:
 
 def phase_config(recipe: Recipe, phase: str, tokenizer: Tokenizer) -> ModelConfig:
     """The model's shape with the context and angles of a phase. Raises ConfigError if the vocabulary is too small."""
-    values = recipe.model.model_dump()
+    values = recipe.shape.model_dump()
     known = {key: value for key, value in values.items() if key in ModelConfig.model_fields}
-    vocab_size = recipe.model.vocab_size or tokenizer.vocab_size
+    vocab_size = recipe.shape.vocab_size or tokenizer.vocab_size
     if vocab_size < tokenizer.vocab_size:
         raise ConfigError(
             f"model.vocab_size {vocab_size} is less than the tokenizer's {tokenizer.vocab_size}: leave it out"
@@ -117,12 +118,14 @@ def phase_config(recipe: Recipe, phase: str, tokenizer: Tokenizer) -> ModelConfi
     now = recipe.phases[phase]
     ids = {f"{role}_id": getattr(tokenizer, f"{role}_id") for role in ("pad", "eos", "bos", "unk", "mask")}
     angles = {"rope_theta": now.rope_theta, "local_rope_theta": now.local_rope_theta or now.rope_theta}
-    return ModelConfig(**{**known, **ids, **angles, "vocab_size": vocab_size, "max_context": now.context})
+    longest = max(now.context, recipe.shape.max_context or 0)
+    return ModelConfig(**{**known, **ids, **angles, "vocab_size": vocab_size, "max_context": longest})
 
 
 def run_tokenizer(recipe: Recipe, data: Path) -> Tokenizer:
     """The tokenizer of a run: named in the recipe, or trained by ``prepare_data``."""
-    return Tokenizer.load(data / "tokenizer" if isinstance(recipe.tokenizer, TokenizerTraining) else recipe.tokenizer)
+    named = recipe.vocabulary
+    return Tokenizer.load(data / "tokenizer" if isinstance(named, TokenizerTraining) else named)
 
 
 def checkpoints_of(folder: Path) -> list[Path]:
@@ -150,7 +153,7 @@ def _begin(job: Job, config: ModelConfig) -> tuple[MaskedLM, StableAdamW, State]
     if recipe.start is None:
         init_weights(model, config, torch.Generator().manual_seed(recipe.seed))
     else:
-        _copy_start(model, recipe.start)
+        model.load_state_dict(MaskedLM.load(job.folder.parent / START).state_dict())
     return *_place(job, model), state
 
 
@@ -181,16 +184,6 @@ def _empty(config: ModelConfig) -> MaskedLM:
     model.to_empty(device="cpu")
     model.tie()
     return model
-
-
-def _copy_start(model: MaskedLM, start: str) -> None:
-    """Take over the weights of ``recipe.start``. Raises WeightsError naming what does not fit."""
-    source = MaskedLM.load(start)
-    for field in _SHAPE:
-        theirs, ours = getattr(source.config, field), getattr(model.config, field)
-        if theirs != ours:
-            raise WeightsError(f"{start} has {field} {theirs}, the recipe's model {ours}: take the values of {start}")
-    model.load_state_dict(source.state_dict())
 
 
 def _check(path: Path, job: Job) -> None:

@@ -1,0 +1,86 @@
+"""What a recipe takes over from the model that it starts from: shape, tokenizer, longest sequence, rotary angles.
+
+``start: jhu-clsp/mmBERT-base`` says all of it, so a recipe need not repeat it. :func:`resolve` looks it up in the
+start's ``config.json`` when a run begins (no weights are read); the run's ``recipe.yaml`` holds the resolved recipe.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmbert.errors import MMBertError, WeightsError
+from mmbert.files import read_json
+from mmbert.model.config import ModelConfig, config_from_hf
+from mmbert.recipe import ModelSpec, Phase, Recipe
+
+_MUST_AGREE = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "global_every", "window", "norm_eps",
+)  # fmt: skip
+"""What a recipe's own ``model`` may say beside a start, but only as the start has it."""
+
+
+def resolve(recipe: Recipe) -> Recipe:
+    """The recipe with everything said that it leaves to its start; without a start, or resolved before, the same.
+
+    Raises WeightsError if the start is not to be found, is no mmBERT, or has another shape than the recipe's model.
+    """
+    if recipe.start is None:
+        return recipe
+    config = start_config(recipe.start)
+    phases = {name: _with_angles(phase, config) for name, phase in recipe.phases.items()}
+    changes = {"tokenizer": recipe.vocabulary, "model": _shape(recipe, config), "phases": phases}
+    return recipe.model_copy(update=changes)
+
+
+def start_config(start: str) -> ModelConfig:
+    """The configuration of the model in a folder or on the hub, of which only ``config.json`` is fetched."""
+    folder = Path(start)
+    if folder.is_dir():
+        path = folder / "config.json"
+    elif folder.exists() or len(folder.parts) != 2 or start.startswith((".", "/", "~")):
+        raise WeightsError(f"start: no such model folder: {start} (a hub name looks like jhu-clsp/mmBERT-base)")
+    else:
+        path = _fetch_config(start)
+    try:
+        values = read_json(path)
+    except MMBertError as error:
+        raise WeightsError(f"start: {start} is not a model folder ({error})") from error
+    if not isinstance(values, dict):
+        raise WeightsError(f"start: {path} is not a JSON object")
+    return config_from_hf(values, str(path))
+
+
+def _fetch_config(name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(name, "config.json"))
+    except (OSError, ValueError) as error:  # the hub's own errors are OSErrors, those of names ValueErrors
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise WeightsError(
+            f"start: no folder {name} here, and the hub did not give its config.json: {reason}"
+        ) from error
+
+
+def _shape(recipe: Recipe, config: ModelConfig) -> ModelSpec:
+    """The start's shape, or the recipe's own if it agrees."""
+    theirs = {field: getattr(config, field) for field in ModelSpec.model_fields if field in ModelConfig.model_fields}
+    if recipe.model is None:
+        return ModelSpec(**theirs)
+    for field in _MUST_AGREE:
+        ours = getattr(recipe.model, field)
+        if ours not in (theirs[field], None):
+            raise WeightsError(
+                f"{recipe.start} has {field} {theirs[field]}, the recipe's model {ours}: leave `model` out, "
+                "it is the start's"
+            )
+    longest = recipe.model.max_context or config.max_context
+    return recipe.model.model_copy(update={"vocab_size": config.vocab_size, "max_context": longest})
+
+
+def _with_angles(phase: Phase, config: ModelConfig) -> Phase:
+    """The phase with the start's rotary angles, unless it says its own."""
+    if "rope_theta" in phase.model_fields_set:
+        return phase
+    local = phase.local_rope_theta or config.local_rope_theta
+    return phase.model_copy(update={"rope_theta": config.rope_theta, "local_rope_theta": local})

@@ -1,0 +1,55 @@
+"""The model that a run starts from, in the run's own folder and form: ``runs/<name>/start``.
+
+Whatever a start looks like elsewhere (sharded, in half precision, with the tied matrix stored twice, on the hub, moved
+away tomorrow), here it is one folder like those of the phases: fp32 weights, our ``config.json``, the run's tokenizer.
+So training begins from it, merges mix it with phases tensor by tensor, and the evaluation asks it the same questions.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from mmbert.errors import TokenizerError
+from mmbert.files import atomic_folder
+from mmbert.model.heads import MaskedLM
+from mmbert.model.weights import model_folder
+from mmbert.recipe import START, Recipe
+from mmbert.tokenizer.tokenizer import Tokenizer
+from mmbert.training.distributed import Mesh
+
+log = logging.getLogger(__name__)
+
+
+def open_start(recipe: Recipe, folder: Path, tokenizer: Tokenizer, mesh: Mesh | None = None) -> Path | None:
+    """Copy the model of ``recipe.start`` to ``folder/start``, once; returns that folder, None without a start.
+
+    mesh  the processes of the run; the first one copies, the others wait
+    Raises WeightsError if it is no whole model, TokenizerError if it was trained with another tokenizer than the run's.
+    """
+    if recipe.start is None:
+        return None
+    home = folder / START
+    if not home.is_dir() and (mesh is None or mesh.main):
+        source = model_folder(recipe.start)
+        _same_tokenizer(source, tokenizer, recipe.start)
+        model = MaskedLM.load(source)
+        with atomic_folder(home) as partial:
+            model.save(partial)
+            tokenizer.save(partial, max_tokens=model.config.max_context)
+        log.info("the run starts from %s: %s", recipe.start, home)
+    if mesh is not None:
+        mesh.barrier()
+    return home
+
+
+def _same_tokenizer(source: Path, tokenizer: Tokenizer, name: str) -> None:
+    """A model's rows are its tokenizer's tokens. A folder without a tokenizer is taken at its word."""
+    if not (source / "tokenizer.json").is_file():
+        return
+    theirs = Tokenizer.load(source)
+    if theirs.fingerprint != tokenizer.fingerprint:
+        raise TokenizerError(
+            f"the run's tokenizer ({tokenizer.fingerprint}, {tokenizer.vocab_size} tokens) is not that of its start "
+            f"{name} ({theirs.fingerprint}, {theirs.vocab_size} tokens): leave `tokenizer` out, it is the start's"
+        )
