@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmbert.model.config import ModelConfig
-from mmbert.model.count import flops_per_token, layer_matrices, parameters, seen_in_window, training_memory
+from mmbert.model.count import flops_per_token, layer_matrices, parameters, seen_in_window
 from mmbert.model.encoder import Encoder
 from mmbert.model.heads import MaskedLM
 from mmbert.packed import Packed
@@ -55,46 +55,3 @@ def test_flops_of_matrices_are_those_torch_counts() -> None:
         model.logits(packed)
     products = sum(n for op, n in counter.get_flop_counts()["Global"].items() if "attention" not in str(op))
     assert products == 256 * (2 * 7 * layer_matrices(NANO) + 2 * (192**2 + 192 * 500))
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_activations_are_near_what_autograd_keeps(precision: str) -> None:
-    model = MaskedLM(NANO)
-    packed = Packed.from_lists([[7] * 128] * 8 + [[7] * 300] * 3).to()
-    packed = Packed(packed.ids, packed.offsets, packed.longest, torch.arange(0, packed.tokens, 4))
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept: dict[int, torch.UntypedStorage] = {}
-
-    def keep(x: torch.Tensor) -> torch.Tensor:
-        storage = x.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage  # held, so that its address is not given away again
-        return x
-
-    mixed = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x), mixed:
-        features = model.features(packed)
-    assert features.requires_grad
-    estimate = training_memory(
-        NANO,
-        tokens=packed.tokens,
-        mask_rate=0.25,
-        precision=precision,
-        device="cpu",
-        loss_rows=0,  # type: ignore[arg-type]
-    )
-    copies = estimate.weights - 4 * parameters(NANO).masked_lm
-    assert estimate.activations + copies == pytest.approx(sum(s.nbytes() for s in kept.values()), rel=0.15)
-
-
-def test_memory_of_base_is_what_its_parts_say() -> None:
-    config = ModelConfig.preset("base")
-    plain = training_memory(config, tokens=8192, mask_rate=0.3, loss_rows=0)
-    spared = training_memory(config, tokens=8192, mask_rate=0.3, loss_rows=0, checkpointing=True)
-    assert plain.gradients == 4 * 307_786_240
-    assert plain.moments == 8 * 307_786_240
-    assert plain.total == plain.weights + plain.gradients + plain.moments + plain.activations
-    assert spared.activations < plain.activations / 3
-    assert training_memory(config, tokens=16384, mask_rate=0.3, loss_rows=0).activations == 2 * plain.activations
-    logits = training_memory(config, tokens=8192, mask_rate=0.3, loss_rows=512).activations - plain.activations
-    assert logits == 2 * 512 * 256_000 * 4

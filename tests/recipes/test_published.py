@@ -9,6 +9,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -17,13 +18,20 @@ from ruamel.yaml import YAML
 
 from mmbert import languages
 from mmbert.errors import ConfigError
-from mmbert.planning import DryRun, Hardware, dry_run, print_plan, recipe_schema
+from mmbert.planning.hardware import Machine
+from mmbert.planning.plan import DryRun, dry_run
+from mmbert.planning.show import print_plan
 from mmbert.recipe import Recipe
+from mmbert.recipe_file import editor_schema
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SHIPPED = sorted(RECIPES.glob("*.yaml"))
 PUBLISHED_COLUMN = {"pretrain": "pretrain", "extend": "ext", "decay_all": "decay-all", "decay_cont": "decay-mid",
                     "decay_eng": "decay-eng"}  # fmt: skip
+
+
+def recipe_schema() -> dict[str, Any]:
+    return editor_schema(Recipe.model_json_schema())
 
 
 @cache
@@ -202,26 +210,16 @@ def test_shares_of_languages_are_the_published_ones(name: str) -> None:
     assert max(epochs) < 5
 
 
-def test_days_and_what_they_imply() -> None:
-    base = plan("base")
-    twice = dry_run(base.recipe, folder=RECIPES, hardware=Hardware(devices=16, mfu=0.2))
-    assert twice.days == pytest.approx(base.days)
-    assert base.published is not None
-    days, mfu = base.published
-    assert days == 40
-    assert base.days * 0.4 == pytest.approx(days * mfu)
+def test_days_beside_the_published_ones() -> None:
+    base, small = plan("base"), plan("small")
     # 6 x 110M weights x 3T tokens, and 3 decays, are a floor; attention and the 256k head come on top
     assert 6 * 110_331_648 * 3.2e12 < base.flops < 3 * 6 * 110_331_648 * 3.2e12
-    with pytest.raises(ConfigError, match="mfu"):
-        Hardware(mfu=1.5)
-
-
-def test_memory_is_divided_by_sharding() -> None:
-    changed = Recipe.load(RECIPES / "mmbert-base.yaml", ["runtime.parallel=fsdp"])
-    whole, part = plan("base").phases[0].memory, dry_run(changed, folder=RECIPES).phases[0].memory
-    assert part.weights == whole.weights // 8
-    assert part.activations == whole.activations
-    assert whole.moments == 8 * 307_786_240
+    for each, days in ((base, 40), (small, 10)):
+        assert each.published == (days, pytest.approx(each.days))  # the default machine is the published one
+        assert days / 2 < each.days < days * 2
+    faster = dry_run(base.recipe, folder=RECIPES, machine=Machine(devices=16))
+    assert faster.days == pytest.approx(base.days / 2, rel=0.02)
+    assert faster.published == base.published
 
 
 def test_a_recipe_without_counts_is_planned_without_a_mixture() -> None:
@@ -246,7 +244,7 @@ def test_what_is_printed() -> None:
 
 def test_a_dry_run_needs_no_torch() -> None:
     code = (
-        "import sys; from pathlib import Path; from mmbert.recipe import Recipe; from mmbert.planning import dry_run\n"
+        "import sys; from pathlib import Path; from mmbert.recipe import Recipe; from mmbert.planning.plan import dry_run\n"
         f"dry_run(Recipe.load(Path({str(RECIPES)!r}) / 'mmbert-small.yaml'), folder=Path({str(RECIPES)!r}))\n"
         "import json; print(json.dumps([m for m in ('torch', 'transformers', 'tokenizers') if m in sys.modules]))"
     )

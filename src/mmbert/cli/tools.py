@@ -27,9 +27,10 @@ def doctor(
 
 def _write_schema(path: Path) -> None:
     from mmbert.files import write_text
-    from mmbert.planning import recipe_schema
+    from mmbert.recipe import Recipe
+    from mmbert.recipe_file import editor_schema
 
-    text = json.dumps(recipe_schema(), indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(editor_schema(Recipe.model_json_schema()), indent=2, ensure_ascii=False) + "\n"
     if path == Path("-"):
         typer.echo(text, nl=False)
     else:

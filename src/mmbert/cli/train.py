@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from mmbert.planning.hardware import DEVICES
+
 
 def pretrain(
     recipe: Annotated[Path, typer.Argument(help="A recipe, such as recipes/nano.yaml.")],
@@ -18,10 +20,25 @@ def pretrain(
     data: Annotated[
         Path | None, typer.Option(help="The data folder. Default: the recipe's `shards`, else `data` in the run's.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print size, cost and mixture; train nothing.")] = False,
-    devices: Annotated[int, typer.Option(help="Dry run: how many devices.")] = 8,
-    device_tflops: Annotated[float, typer.Option(help="Dry run: peak of one device; an H100 in dense bf16.")] = 990.0,
-    mfu: Annotated[float, typer.Option(help="Dry run: part of the peak that training reaches.")] = 0.4,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print size, memory, time and mixture; train nothing.")] = False,
+    device: Annotated[str, typer.Option(help=f"Dry run: one of {', '.join(DEVICES)}.")] = "h100",
+    devices: Annotated[int, typer.Option(help="Dry run: devices in a node.")] = 8,
+    nodes: Annotated[int, typer.Option(help="Dry run: nodes.")] = 1,
+    reach: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PART=NUMBER",
+            help="Dry run: what is reached of a published figure, in (0, 1]: matrices, attention, memory or links. "
+            "May be repeated. What is taken without it is printed.",
+        ),
+    ] = None,
+    network: Annotated[
+        float | None,
+        typer.Option(help="Dry run: GB/s, one way, from each device to other nodes. Default: the maker's own nodes."),
+    ] = None,
+    length: Annotated[
+        float | None, typer.Option(help="Dry run: tokens of a document. Default: the phase's context.")
+    ] = None,
 ) -> None:
     """Train the phases of a recipe on prepared data. Stopped, it goes on where it was.
 
@@ -31,10 +48,13 @@ def pretrain(
 
     wanted = Recipe.load(recipe, overrides or [])
     if dry_run:
-        from mmbert.planning import Hardware, print_plan
-        from mmbert.planning import dry_run as plan
+        from mmbert.planning.hardware import Machine
+        from mmbert.planning.plan import dry_run as plan
+        from mmbert.planning.show import print_plan
 
-        print_plan(plan(wanted, folder=recipe.parent, hardware=Hardware(devices, device_tflops, mfu)))
+        bytes_a_second = None if network is None else network * 1e9
+        machine = Machine.named(device, devices, nodes, reach=reach or (), network=bytes_a_second)
+        print_plan(plan(wanted, folder=recipe.parent, machine=machine, length=length))
         return
     from mmbert.training.distributed import is_main
     from mmbert.training.pretrain import pretrain as train

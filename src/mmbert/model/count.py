@@ -42,10 +42,25 @@ def layer_matrices(config: ModelConfig) -> int:
 
 @dataclass(frozen=True)
 class Flops:
-    """Floating-point operations per token; a multiplication with its addition is two."""
+    """Floating-point operations per token of a forward pass; a multiplication with its addition is two."""
 
-    forward: float
-    training: float
+    matrices: float
+    """The four matrices of every layer."""
+    attention: float
+    """Scores and sums over the tokens that are seen."""
+    head: float
+    """Head and decoder, for the tokens that are predicted."""
+    checkpointing: bool = False
+
+    @property
+    def forward(self) -> float:
+        """One pass."""
+        return self.matrices + self.attention + self.head
+
+    @property
+    def training(self) -> float:
+        """Forward and backward: three forwards, and with checkpointing the layers once more."""
+        return 3 * self.forward + (self.matrices + self.attention if self.checkpointing else 0.0)
 
 
 def flops_per_token(
@@ -53,17 +68,15 @@ def flops_per_token(
 ) -> Flops:
     """Matrix products and exact attention for documents of ``length`` tokens.
 
-    ``mask_rate`` is the part of tokens that reach head and decoder; 0 is the encoder alone. Training is three forwards,
-    and with checkpointing the layers are computed once more. Where lengths vary, global attention grows with their
-    mean square: pass sum(length^2) / sum(length).
+    ``mask_rate`` is the part of tokens that reach head and decoder; 0 is the encoder alone. Where lengths vary, global
+    attention grows with their mean square: pass sum(length^2) / sum(length).
     """
     h = config.hidden_size
     keys = sum(
         length if config.is_global(i) else seen_in_window(length, config.window) for i in range(config.num_layers)
     )
-    layers = 2.0 * config.num_layers * layer_matrices(config) + 4.0 * h * keys
     head = mask_rate * 2.0 * (h * h + h * config.vocab_size)
-    return Flops(layers + head, 3 * (layers + head) + (layers if checkpointing else 0.0))
+    return Flops(2.0 * config.num_layers * layer_matrices(config), 4.0 * h * keys, head, checkpointing)
 
 
 def seen_in_window(length: float, window: int) -> float:
@@ -73,51 +86,6 @@ def seen_in_window(length: float, window: int) -> float:
         return length
     one_side = half * (half + 1) / 2 + (length - 1 - half) * half  # sum of min(i, half) over i < length
     return 1 + 2 * one_side / length
-
-
-@dataclass(frozen=True)
-class TrainingMemory:
-    """Bytes on one device that holds the whole model."""
-
-    weights: int
-    gradients: int
-    moments: int
-    activations: int
-
-    @property
-    def total(self) -> int:
-        return self.weights + self.gradients + self.moments + self.activations
-
-
-def training_memory(
-    config: ModelConfig,
-    *,
-    tokens: int,
-    mask_rate: float,
-    precision: Literal["bf16", "fp32"] = "bf16",
-    checkpointing: bool = False,
-    device: Literal["cuda", "cpu"] = "cuda",
-    loss_rows: int = 1024,
-) -> TrainingMemory:
-    """Estimate for a micro-batch of ``tokens``: fp32 weights, gradients and two moments, and what backward needs.
-
-    ``loss_rows`` is how many rows of logits exist at a time. Allocator slack and the framework itself are not counted.
-    """
-    number = parameters(config).masked_lm
-    linear = 2 if precision == "bf16" else 4
-    copies = config.num_layers * layer_matrices(config) * linear if precision == "bf16" else 0
-    h = config.hidden_size
-    per_layer = activation_bytes(config, precision=precision, device=device)
-    layers = (config.num_layers * 4 * h + per_layer) if checkpointing else config.num_layers * per_layer
-    ends = 8 * h + 4 * h  # ids and embedding norm, final norm
-    head = mask_rate * h * (4 + 3 * linear + 4)
-    loss = 2 * min(loss_rows, tokens) * config.vocab_size * 4
-    return TrainingMemory(
-        weights=4 * number + copies,
-        gradients=4 * number,
-        moments=8 * number,
-        activations=int(tokens * (layers + ends + head)) + loss,
-    )
 
 
 def activation_bytes(config: ModelConfig, *, precision: Literal["bf16", "fp32"], device: Literal["cuda", "cpu"]) -> int:
