@@ -2,6 +2,7 @@
 
 A tier is a claim about the recipe: its first languages were seen in every phase, those of the last tier only while
 the learning rate fell. So a model is judged by tier, always beside the unigram model of the same languages.
+Where a run goes on from a model (``start``), the claim is another one: new languages are learned, known ones are kept.
 """
 
 from __future__ import annotations
@@ -12,6 +13,10 @@ from mmbert.evaluation.results import LanguageLoss, Result
 
 UNSEEN = "unseen"
 """Tier of languages with held-out text that no phase draws."""
+NEW = "new"
+"""Tier of languages that a run with a start teaches."""
+KEPT = "kept"
+"""Tier of languages that the start knows and that the run mixes in, so that they are not forgotten."""
 
 
 class TierSummary(Result):
@@ -37,6 +42,17 @@ def tiers(phases: Sequence[tuple[str, Collection[str]]], languages: Iterable[str
     """The tier of each language: the first phase that draws it, in the order given (root first), else ``unseen``."""
     drawn = [(name, frozenset(codes)) for name, codes in phases]
     return {language: next((name for name, codes in drawn if language in codes), UNSEEN) for language in languages}
+
+
+def taught_tiers(drawn: Iterable[tuple[str, str]], kept: Collection[str], languages: Iterable[str]) -> dict[str, str]:
+    """The tier of each language in a run with a start: new, kept or unseen.
+
+    drawn  (source, language) of every stream that a phase draws
+    kept   sources of known languages; a language that another source has too is new
+    """
+    known = {language for source, language in drawn if source in kept}
+    new = {language for source, language in drawn if source not in kept}
+    return {language: NEW if language in new else KEPT if language in known else UNSEEN for language in languages}
 
 
 def below(loss: LanguageLoss, baseline: LanguageLoss) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Iterable
+from pathlib import PurePath
 
 import langcodes
 from langcodes.data_dicts import LANGUAGE_ALPHA3
@@ -14,6 +15,7 @@ from mmbert.evaluation.tiers import UNSEEN
 from mmbert.reporting.findings import findings, headline, size_line
 from mmbert.reporting.record import Record
 from mmbert.reporting.tables import count, language_name, phase_table, tier_table
+from mmbert.reporting.taught import taught_table
 
 LICENCE = "apache-2.0"
 
@@ -31,7 +33,7 @@ def model_card(record: Record) -> str:
     parts = [
         _front_matter(record),
         f"# {record.recipe.name}\n\nA multilingual encoder trained with [mmbert](https://pypi.org/project/mmbert/) "
-        f"{__version__} by the mmBERT recipe: {size_line(record)}.",
+        f"{__version__} by the mmBERT recipe: {size_line(record)}." + _origin(record),
         f"**{headline(record)}**",
         _figures(record),
         _use(record),
@@ -64,9 +66,23 @@ def _front_matter(record: Record) -> str:
         "---\n"
         + (f"language:\n{codes}" if codes else "")
         + f"license: {LICENCE}\nlibrary_name: transformers\npipeline_tag: fill-mask\n"
-        + (f"base_model: {json.dumps(start)}\n" if start and not start.startswith((".", "/")) else "")
+        + (f"base_model: {json.dumps(start)}\n" if start and _on_hub(start) else "")
         + f"tags:\n{''.join(f'- {tag}{chr(10)}' for tag in tags)}---"
     )
+
+
+def _origin(record: Record) -> str:
+    start = record.recipe.start
+    return f" It goes on from {_called(start)} and learns new languages." if start is not None else ""
+
+
+def _called(start: str) -> str:
+    """A start as others may read it: a hub name as a link, of a folder only its name."""
+    return f"[{start}](https://huggingface.co/{start})" if _on_hub(start) else f"`{PurePath(start).name}`"
+
+
+def _on_hub(start: str) -> bool:
+    return len(PurePath(start).parts) == 2 and not start.startswith((".", "/", "~"))
 
 
 def _figures(record: Record) -> str:
@@ -74,6 +90,15 @@ def _figures(record: Record) -> str:
     if not found:
         return ""
     lines = "\n".join(f"- {finding.text}" for finding in found)
+    taught = taught_table(record)
+    if taught.rows:
+        return f"""## Before and after
+
+Bits per byte on held-out text, the same masked tokens for every model; less is better. New: the languages taught here;
+kept: known to the start, their text mixed in so that they are not forgotten.
+
+{taught.markdown()}
+{lines}"""
     return f"""## Figures
 
 Bits per byte on held-out text, the same masked tokens for every model, beside a unigram model fitted to each language's
@@ -108,8 +133,13 @@ def _training(record: Record) -> str:
     lines = [
         "## Training",
         f"ModernBERT architecture: {model.num_layers} layers of {model.hidden_size}, {model.num_heads} heads, "
-        f"GeGLU {model.intermediate_size}. Masked language modelling; each phase adds languages, lowers the exponent "
-        "on their sizes and the mask rate (annealed language learning).",
+        f"GeGLU {model.intermediate_size}. Masked language modelling"
+        + (
+            "; each phase adds languages, lowers the exponent on their sizes and the mask rate (annealed language "
+            "learning)."
+            if record.recipe.start is None
+            else f", going on from {_called(record.recipe.start)}."
+        ),
         phase_table(record).markdown(),
     ]
     if merge is not None:
@@ -128,15 +158,18 @@ def _languages(record: Record) -> str:
         f"- **{tier}** ({count(len(names))}): {', '.join(names)}" for tier, names in by_tier.items() if tier != UNSEEN
     )
     folded = f"<details><summary>All</summary>\n\n{listed}\n\n</details>"
-    return f"## Languages\n\nBy the phase that first draws them.\n\n{folded}"
+    how = "By the phase that first draws them." if record.recipe.start is None else "Of the text trained on here."
+    return f"## Languages\n\n{how}\n\n{folded}"
 
 
 def _limits(record: Record) -> str:
+    longest = max(*(phase.context for phase in record.recipe.phases.values()), record.recipe.shape.max_context or 0)
+    scarce = "the languages of the last tier" if record.recipe.start is None else "the new languages"
     return f"""## Limits
 
-The model reads up to {max(phase.context for phase in record.recipe.phases.values()):,} tokens. It has learned what its
-training text says, errors and prejudice included, and from little text in the languages of the last tier. It is made to
-be fine-tuned; its vectors are not trained for similarity."""
+The model reads up to {longest:,} tokens. It has learned what its training text says, errors and prejudice included, and
+from little text in {scarce}. It is made to be fine-tuned; its vectors are not trained for
+similarity."""
 
 
 def _drawn(record: Record) -> list[str]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mmbert.evaluation.results import MERGED, RetrievalSummary, summarise_retrieval
-from mmbert.evaluation.tiers import TierSummary
+from mmbert.evaluation.tiers import KEPT, NEW, TierSummary
 from mmbert.reporting.record import Record
-from mmbert.reporting.tables import count, percent
+from mmbert.reporting.tables import count, language_name, percent
+from mmbert.reporting.taught import MOST_LOST, Group, taught_groups
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,14 @@ class Finding:
 
 
 def headline(record: Record) -> str:
-    """One sentence: how far the final model is below the unigram baseline in each tier."""
+    """One sentence: how far the final model is below its start, or below the unigram baseline, in each tier."""
     if record.final is None or not record.summaries:
         return "Not evaluated yet."
     name = "Merged model" if record.final.model == MERGED else f"Model after {record.final.model}"
+    groups = taught_groups(record)
+    if groups:
+        parts = [f"{_change(g.change(record.final.model))} in the {_number(g)}" for g in groups]
+        return f"{name}, bits per byte against the start: {_listed(parts)}."
     parts = [f"{_change(s.below)} in tier {s.tier}" for s in record.summaries[record.final.model]]
     return f"{name}, bits per byte against the unigram model of each language: {_listed(parts)}."
 
@@ -30,7 +35,10 @@ def headline(record: Record) -> str:
 def findings(record: Record) -> list[Finding]:
     """The claims that can be judged from what the run holds."""
     found = []
-    if record.final is not None and record.summaries:
+    groups = taught_groups(record)
+    if record.final is not None and groups:
+        found += [_taught(group, record.final.model) for group in groups]
+    elif record.final is not None and record.summaries:
         found.append(_below_baseline(record.final.model, record.summaries[record.final.model]))
         found += _annealing(record)
         found += _merging(record)
@@ -49,6 +57,27 @@ def _below_baseline(name: str, summaries: list[TierSummary]) -> Finding:
         f"The {name} model is below the unigram baseline in {where}, and in {beaten:,} of {languages:,} languages "
         "one by one.",
     )
+
+
+def _taught(group: Group, final: str) -> Finding:
+    """New languages must gain, each of them; known ones must not lose more than ``MOST_LOST`` on the mean."""
+    part, worst = group.change(final), group.worst
+    gained = sum(change > 0 for change in group.changes.values())
+    before = [f"{_change(group.change(name))} after {name}" for name in group.losses if name != final]
+    return Finding(
+        gained == len(group.changes) if group.tier == NEW else part > -MOST_LOST,
+        f"The {_number(group)} go from {group.start:.3f} to {group.losses[final]:.3f} bits per byte ({_change(part)}"
+        + (f"; {_listed(before)}" if before else "")
+        + f"). {gained:,} of {len(group.changes):,} gain; {language_name(worst)} "
+        + ("gains least" if group.changes[worst] > 0 else "loses most")
+        + f" ({_change(group.changes[worst])}).",
+    )
+
+
+def _number(group: Group) -> str:
+    """3 new languages, 12 kept ones."""
+    kind = {NEW: "new", KEPT: "kept"}.get(group.tier, "other")
+    return f"{len(group.languages):,} {kind} language{'s' if len(group.languages) != 1 else ''}"
 
 
 def _annealing(record: Record) -> list[Finding]:

@@ -10,13 +10,14 @@ from mmbert.reporting import tables
 from mmbert.reporting.findings import findings, headline, size_line
 from mmbert.reporting.plots import Spec, all_plots
 from mmbert.reporting.record import Record, read_record
+from mmbert.reporting.taught import taught_table
 
 _WIDTH = 760
 
 _CAPTIONS = {
     "tiers": "Change in bits per byte against the unigram model of each language, by model and tier",
     "languages": "Each language: change against its unigram model, over the size of its training text",
-    "merge": "The merge against each decay: a tick a language, the diamond their mean",
+    "merge": "The merge against each model it was made of: a tick a language, the diamond their mean",
     "retrieval": "Translations found at rank 1 by the model's vectors, over what spelling alone finds",
     "shares": "Share of each language by rank, one line a phase",
     "top": "The languages most drawn at first, in every phase",
@@ -45,8 +46,9 @@ def markdown(record: Record, plots: list[str]) -> str:
         f"**{headline(record)}**",
         "\n".join(f"- {'yes' if finding.holds else '**no**'}: {finding.text}" for finding in findings(record)),
         *(f"```bash\n{command}\n```" for command in record.environment.get("commands", [])),
+        *_section("Before and after", [], plots, taught_table(record)),
         *_section("Loss by tier", ["tiers"], plots, tables.tier_table(record)),
-        *_section("Decays and merge", ["merge"], plots, tables.merge_table(record)),
+        *_section("Merge", ["merge"], plots, tables.merge_table(record)),
         *_section("Retrieval", ["retrieval"], plots, tables.retrieval_by_model(record)),
         *_section("Phases", ["shares", "top", "loss"], plots, tables.phase_table(record)),
         *_section("Every language", ["languages"], plots, tables.language_table(record)),

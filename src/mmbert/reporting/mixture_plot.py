@@ -13,8 +13,8 @@ from typing import Any
 from mmbert.data.outlook import AIM, LanguageOutlook
 from mmbert.errors import ConfigError, MissingExtra
 from mmbert.files import atomic_file
+from mmbert.reporting.palette import phase_colour
 
-_COLOURS = ("#56b4e9", "#1f77c0", "#0aa57a", "#e69500", "#d07bb0", "#8a63c9", "#a0a000", "#5b8a8a")
 _NAMED = 70
 """With more languages than this their names do not fit under the axis; they are in the tooltips of the HTML."""
 _NAMED_WIDTH = 14
@@ -113,7 +113,7 @@ def _names(rows: Sequence[LanguageOutlook]) -> str:
 
 
 def _phases(alt: Any, phases: Sequence[str]) -> Any:
-    colours = [_COLOURS[number % len(_COLOURS)] for number in range(len(phases))]
+    colours = [phase_colour(place) for place in range(len(phases))]
     return alt.Color("phase:N", title="phase", sort=list(phases), scale=alt.Scale(domain=list(phases), range=colours))
 
 

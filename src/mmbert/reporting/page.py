@@ -15,10 +15,12 @@ from typing import Any
 from mmbert import __version__, languages
 from mmbert.errors import MissingExtra
 from mmbert.evaluation.results import FilledMask, summarise_retrieval
+from mmbert.evaluation.tiers import NEW
 from mmbert.files import write_text
 from mmbert.reporting import plots, tables
 from mmbert.reporting.findings import findings, headline, size_line
 from mmbert.reporting.record import Record, read_record
+from mmbert.reporting.taught import MOST_LOST, taught_groups, taught_table
 
 _RIGHT_TO_LEFT = frozenset({"Arab", "Hebr", "Syrc", "Thaa", "Nkoo", "Adlm", "Rohg", "Samr", "Mand"})
 
@@ -69,6 +71,7 @@ def render(record: Record) -> str:
         curve_names=[name for name, *_ in plots.CURVES if name in specs],
         colours=plots.colours(record),
         phase_table=tables.phase_table(record),
+        taught_table=taught_table(record),
         tier_table=tables.tier_table(record),
         language_table=tables.language_table(record),
         retrieval_table=tables.retrieval_table(record),
@@ -93,13 +96,21 @@ def _script(spec: plots.Spec) -> str:
 def _tiles(record: Record) -> list[Tile]:
     if record.final is None:
         return []
+    final = record.final.model
     tiles = [
+        Tile(
+            tables.signed(group.change(final)),
+            f"bits per byte against the start, {group.tier} ({len(group.languages)} languages)",
+            group.change(final) > (0 if group.tier == NEW else -MOST_LOST),
+        )
+        for group in taught_groups(record)
+    ] or [
         Tile(
             tables.signed(s.below),
             f"bits per byte against unigram, tier {s.tier} ({s.languages} languages)",
             s.below > 0,
         )
-        for s in record.summaries.get(record.final.model, [])
+        for s in record.summaries.get(final, [])
     ]
     retrieval = summarise_retrieval(record.final.retrieval)
     if retrieval is not None:

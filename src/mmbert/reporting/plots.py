@@ -1,7 +1,7 @@
 """Plots of a run, as Vega-Lite specifications made with altair.
 
-One colour per phase throughout, also for the tier of languages that a phase brings in, chosen to be told apart by the
-colour-blind (after Okabe and Ito). Text and grid carry no colour of their own: the page gives them its light or dark.
+One colour per phase throughout, also for the tier of languages that a phase brings in (``palette.py``).
+Text and grid carry no colour of their own: the page gives them its light or dark.
 Every function returns a plain dictionary, or None where a run holds nothing to show.
 """
 
@@ -13,6 +13,7 @@ from typing import Any
 from mmbert.errors import MissingExtra
 from mmbert.evaluation.results import MERGED
 from mmbert.evaluation.tiers import UNSEEN, below
+from mmbert.reporting.palette import fixed_colours, phase_colour
 from mmbert.reporting.record import Record
 from mmbert.reporting.tables import language_name
 
@@ -21,10 +22,6 @@ Row = dict[str, Any]
 
 ROWS = "rows"
 """Name of a plot's own data."""
-
-COLOURS = ("#56b4e9", "#1f77c0", "#0aa57a", "#e69500", "#d07bb0", "#8a63c9", "#a0a000", "#5b8a8a")
-MERGED_COLOUR = "#d9480f"
-UNSEEN_COLOUR = "#8a8f98"
 
 CURVE_POINTS = 300
 """Points drawn of one phase's curve; more steps are averaged in equal stretches."""
@@ -41,9 +38,8 @@ CURVES = (
 
 
 def colours(record: Record) -> dict[str, str]:
-    """A colour for each phase, for the merge and for languages that no phase draws."""
-    by_phase = {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(record.phases)}
-    return {**by_phase, MERGED: MERGED_COLOUR, UNSEEN: UNSEEN_COLOUR}
+    """A colour for each phase, for the merge and the start, and for tiers of languages that are none of a phase."""
+    return {**{name: phase_colour(place) for place, name in enumerate(record.phases)}, **fixed_colours()}
 
 
 def all_plots(record: Record) -> dict[str, Spec]:
@@ -122,7 +118,7 @@ def tier_bars(record: Record) -> Spec | None:
         ),
     )
     bars = base.mark_bar(cornerRadius=2).encode(
-        color=_colour(alt, record, "tier", tiers, title="languages first drawn in"),
+        color=_colour(alt, record, "tier", tiers, title=record.tier_title),
         tooltip=[
             "model:N", "tier:N", "languages:Q", alt.Tooltip("beaten:Q", title="below the baseline in"),
             alt.Tooltip("bits:Q", title="bits per byte", format=".3f"), alt.Tooltip("unigram:Q", format=".3f"),
@@ -158,7 +154,7 @@ def language_points(record: Record) -> Spec | None:
         .encode(
             x=alt.X("tokens:Q", scale=_log_scale(alt), title="training tokens", axis=_log_axis(alt)),
             y=alt.Y("change:Q", title=f"{final.model} against unigram", axis=alt.Axis(format="+.0%")),
-            color=_colour(alt, record, "tier", tiers, title="first drawn in"),
+            color=_colour(alt, record, "tier", tiers, title=record.tier_title),
             tooltip=[
                 "language:N", "code:N", "tier:N", alt.Tooltip("tokens:Q", format=".3s"),
                 alt.Tooltip("change:Q", format="+.1%"), alt.Tooltip("bits:Q", title="bits per byte", format=".3f"),
@@ -192,9 +188,9 @@ def merge_ticks(record: Record) -> Spec | None:
     base = alt.Chart(alt.NamedData(ROWS)).encode(
         y=alt.Y("model:N", sort=parts, title=None),
         yOffset=alt.YOffset("tier:N", sort=tiers),
-        x=alt.X("change:Q", title="merge against the decay, each language (left of 0: the merge is better)",
+        x=alt.X("change:Q", title="merge against what it was made of, each language (left of 0: the merge is better)",
                 axis=alt.Axis(format="+.0%", tickCount=8)),
-        color=_colour(alt, record, "tier", tiers, title="first drawn in"),
+        color=_colour(alt, record, "tier", tiers, title=record.tier_title),
     )  # fmt: skip
     ticks = base.mark_tick(thickness=1.2, opacity=0.6, size=11).encode(
         tooltip=["language:N", "tier:N", "model:N", alt.Tooltip("change:Q", format="+.1%")]
@@ -218,7 +214,8 @@ def retrieval_points(record: Record) -> Spec | None:
          "model": r.accuracy, "centred": r.centred, "surface": r.surface, "chance": r.chance}
         for r in found
     ]  # fmt: skip
-    tiers = [tier for tier in [*record.phases, UNSEEN] if any(row["tier"] == tier for row in rows)]
+    used = {row["tier"] for row in rows}
+    tiers = [tier for tier in dict.fromkeys([*record.tier_of.values(), UNSEEN]) if tier in used]
     rows.sort(key=lambda row: -tiers.index(row["tier"]))  # the few languages of the first tier on top
     top = min(1.0, 1.08 * max(max(row["model"], row["surface"]) for row in rows))
     scale = alt.Scale(domain=[0, top], nice=False)
@@ -229,7 +226,7 @@ def retrieval_points(record: Record) -> Spec | None:
         .encode(
             x=alt.X("surface:Q", scale=scale, title="right by spelling alone (character trigrams)", axis=percents),
             y=alt.Y("model:Q", scale=scale, title="right by the model's vectors", axis=percents),
-            color=_colour(alt, record, "tier", tiers, title="first drawn in"),
+            color=_colour(alt, record, "tier", tiers, title=record.tier_title),
             tooltip=["language:N", "tier:N", "pairs:Q", *(alt.Tooltip(f"{name}:Q", format=".1%")
                                                           for name in ("model", "centred", "surface", "chance"))],
         )

@@ -9,7 +9,7 @@
                                "learning_rate", "mask_rate", "batch", "tokens_per_second", "grad_norm" and
                                "seconds" (of the phase, so far); written by mmbert.training.meters
       <phase>/final/config.json    only "vocab_size"
-      evaluation/unigram.json, evaluation/<model>.json      see mmbert.evaluation.results
+      evaluation/unigram.json, evaluation/<model>.json      see mmbert.evaluation.results; ``start``: before the run
       merge/report.json        see mmbert.surgery.report
 
 Whatever is missing (the run has not ended, it has no merge) is left out of the report; only the recipe must be there.
@@ -27,11 +27,11 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from mmbert.errors import MMBertError
 from mmbert.evaluation.results import BASELINE, MERGED, Baseline, ModelResult, read, read_models
-from mmbert.evaluation.tiers import TierSummary, summarise, tiers
+from mmbert.evaluation.tiers import KEPT, NEW, TierSummary, summarise, taught_tiers, tiers
 from mmbert.files import read_json
 from mmbert.model.config import ModelConfig
 from mmbert.model.count import Parameters, parameters
-from mmbert.recipe import Recipe
+from mmbert.recipe import START, Recipe
 
 
 class DrawnShare(BaseModel):
@@ -72,7 +72,7 @@ class Record:
     mixture: dict[str, list[DrawnShare]]
     baseline: Baseline | None
     results: dict[str, ModelResult]
-    """In the order of the phases, the merge last."""
+    """The start if there is one, then in the order of the phases, the merge last."""
     merge: dict[str, Any] | None
     vocab_size: int | None
 
@@ -84,23 +84,29 @@ class Record:
     @property
     def final(self) -> ModelResult | None:
         """The merge, or without one the last phase that was evaluated."""
-        return next(reversed(self.results.values()), None)
+        return next((result for name, result in reversed(self.results.items()) if name != START), None)
 
     @cached_property
     def tier_of(self) -> dict[str, str]:
         """The tier of each language with held-out text: by tier, then by training text, the largest first."""
         languages = self.baseline.losses if self.baseline else {}
-        drawn = [
-            (phase, {share.language for share in self.mixture.get(phase, []) if share.share > 0})
-            for phase in self.phases
-        ]
-        places = {name: place for place, name in enumerate(self.phases)}
-        found = tiers(drawn, languages)
+        drawn = {phase: [share for share in self.mixture.get(phase, []) if share.share > 0] for phase in self.phases}
+        if self.recipe.start is None:
+            found = tiers([(phase, {s.language for s in shares}) for phase, shares in drawn.items()], languages)
+        else:
+            streams = {(s.source, s.language) for shares in drawn.values() for s in shares}
+            found = taught_tiers(streams, self.recipe.evaluation.kept, languages)
+        places = {name: place for place, name in enumerate([NEW, KEPT] if self.recipe.start else self.phases)}
 
         def place(language: str) -> tuple[int, int, str]:
             return places.get(found[language], len(places)), -languages[language].train_tokens, language
 
         return {language: found[language] for language in sorted(found, key=place)}
+
+    @property
+    def tier_title(self) -> str:
+        """What a legend of tiers is about."""
+        return "languages first drawn in" if self.recipe.start is None else "languages"
 
     @cached_property
     def summaries(self) -> dict[str, list[TierSummary]]:
@@ -153,7 +159,7 @@ def read_record(folder: Path) -> Record:
     recipe = Recipe.load(folder / "recipe.yaml")
     evaluation = folder / "evaluation"
     models = read_models(evaluation)
-    order = [*recipe.order(), MERGED]
+    order = [START, *recipe.order(), MERGED]
     mixture = _optional(folder / "mixture.json") or {}
     return Record(
         folder=folder,

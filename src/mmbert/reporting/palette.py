@@ -1,0 +1,20 @@
+"""Colours of all that is drawn: told apart by the colour-blind (after Okabe and Ito), on light and on dark paper."""
+
+from __future__ import annotations
+
+from mmbert.evaluation.results import MERGED
+from mmbert.evaluation.tiers import KEPT, NEW, UNSEEN
+from mmbert.recipe import START
+
+_COLOURS = ("#56b4e9", "#1f77c0", "#0aa57a", "#e69500", "#d07bb0", "#8a63c9", "#a0a000", "#5b8a8a")
+_FIXED = {MERGED: "#d9480f", UNSEEN: "#8a8f98", START: "#5b6b7b", NEW: "#e69500", KEPT: "#1f77c0"}
+
+
+def phase_colour(place: int) -> str:
+    """The colour of the phase at this place of the recipe's order, and of the languages that it brings in."""
+    return _COLOURS[place % len(_COLOURS)]
+
+
+def fixed_colours() -> dict[str, str]:
+    """Colours of models and tiers of languages that no phase is called like."""
+    return dict(_FIXED)
