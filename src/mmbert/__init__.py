@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from mmbert.packed import Packed
     from mmbert.recipe import Recipe
     from mmbert.run import run
+    from mmbert.surgery.convert import convert
+    from mmbert.surgery.extend import extend
     from mmbert.surgery.merge import merge
+    from mmbert.surgery.trim import trim
     from mmbert.tokenizer.tokenizer import Tokenizer
     from mmbert.tokenizer.train import train_tokenizer
     from mmbert.training.pretrain import pretrain
@@ -32,11 +35,14 @@ _HOMES = {
     "Packed": "mmbert.packed",
     "Recipe": "mmbert.recipe",
     "Tokenizer": "mmbert.tokenizer.tokenizer",
+    "convert": "mmbert.surgery.convert",
+    "extend": "mmbert.surgery.extend",
     "merge": "mmbert.surgery.merge",
     "prepare_data": "mmbert.data.prepare",
     "pretrain": "mmbert.training.pretrain",
     "run": "mmbert.run",
     "train_tokenizer": "mmbert.tokenizer.train",
+    "trim": "mmbert.surgery.trim",
 }
 
 __all__ = [
@@ -47,11 +53,14 @@ __all__ = [
     "Packed",
     "Recipe",
     "Tokenizer",
+    "convert",
+    "extend",
     "merge",
     "prepare_data",
     "pretrain",
     "run",
     "train_tokenizer",
+    "trim",
 ]
 
 

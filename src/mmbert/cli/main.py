@@ -77,6 +77,9 @@ def _add_commands() -> None:
     app.add_typer(tokenizer.app, name="tokenizer", help="Train a tokenizer, measure one.")
     app.command()(train.pretrain)
     app.command()(surgery.merge)
+    app.command()(surgery.trim)
+    app.command()(surgery.extend)
+    app.command()(surgery.convert)
     app.command()(tools.doctor)
 
 

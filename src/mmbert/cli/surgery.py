@@ -1,11 +1,28 @@
-"""Models in, models out: ``mmbert merge``."""
+"""Models in, models out: ``mmbert merge``, ``trim``, ``extend`` and ``convert``."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from mmbert.cli.texts import chosen_texts
+
+if TYPE_CHECKING:
+    from mmbert.surgery.compare import Comparison
+    from mmbert.surgery.vocabulary import Size
+
+_Model = Annotated[str, typer.Argument(help="A folder of a saved model, or a name of the hub.")]
+_Languages = Annotated[str, typer.Option(help="Codes with commas, eng_Latn,fra_Latn. Default: all in the text.")]
+_Out = Annotated[Path, typer.Option(help="Folder to write.")]
+_LanguageField = Annotated[
+    str | None, typer.Option(help="The field that names each text's language. Default: by the file's name.")
+]
+_TextField = Annotated[str, typer.Option(help="The field that holds the text.")]
+_TEXT = "A file, folder or glob of JSONL, text or Parquet, or a run's folder. May be repeated."
 
 
 def merge(
@@ -24,3 +41,143 @@ def merge(
         raise ConfigError(f"{recipe} has no merge: say which phases under `merge`")
     merge_phases(wanted, folder, folder / "final")
     typer.echo(folder / "final")
+
+
+def trim(
+    model: _Model,
+    text: Annotated[list[str], typer.Option(help=f"Text of the languages to keep. {_TEXT}")],
+    out: _Out,
+    languages: _Languages = "",
+    min_count: Annotated[int, typer.Option(min=1, help="Keep tokens that occur at least so often.")] = 1,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Keep only the most frequent, so many in all.")] = None,
+    check: Annotated[
+        list[str] | None, typer.Option(help=f"Other text, to see what changes for it. Default: the same. {_TEXT}")
+    ] = None,
+    language_field: _LanguageField = None,
+    text_field: _TextField = "text",
+) -> None:
+    """Keep only the tokens that some languages use: a smaller model, the same output for their text."""
+    from mmbert.log import progress
+    from mmbert.surgery.trim import trim as trim_model
+
+    def texts(paths: list[str], what: str) -> Iterator[str]:
+        found = chosen_texts(paths, _codes(languages), language_field=language_field, text_field=text_field)
+        return (text for _, text in progress(found, desc=what, unit="doc"))
+
+    report = trim_model(model, texts(text, "reading text"), out, min_count=min_count, max_tokens=max_tokens)
+    before = _tokenizer(model)
+    checked = _compare(before, out, texts(check or text, "checking"))
+    record = {"model": model, "languages": _codes(languages), **report.values(), "check": checked.values()}
+    _save(out, "trim.json", record)
+    _print_sizes(report.before, report.after)
+    _print_comparison("of the text to check" if check else "of the text", checked)
+
+
+def extend(
+    model: _Model,
+    text: Annotated[list[str], typer.Option(help=f"Text of the new language. {_TEXT}")],
+    tokens: Annotated[int, typer.Option(min=1, help="Add at most so many.")],
+    out: _Out,
+    languages: _Languages = "",
+    keep: Annotated[
+        list[str] | None, typer.Option(help=f"Text that must stay cut as it is, in any language. {_TEXT}")
+    ] = None,
+    check: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Other text of the new language, to measure on. Default: the same. {_TEXT}"),
+    ] = None,
+    min_count: Annotated[int, typer.Option(min=1, help="A new token must occur so often.")] = 2,
+    language_field: _LanguageField = None,
+    text_field: _TextField = "text",
+) -> None:
+    """Add tokens for a language or script that is spelled in bytes or small pieces."""
+    from mmbert.log import progress
+    from mmbert.surgery.extend import extend as extend_model
+
+    def texts(paths: list[str], what: str, codes: list[str]) -> Iterator[str]:
+        found = chosen_texts(paths, codes, language_field=language_field, text_field=text_field)
+        return (text for _, text in progress(found, desc=what, unit="doc"))
+
+    codes = _codes(languages)
+    kept = texts(keep, "reading text to keep", []) if keep else iter(())
+    new = list(texts(text, "reading text", codes))
+    report = extend_model(model, new, out, tokens=tokens, keep=kept, min_count=min_count)
+    before = _tokenizer(model)
+    checks = {"new": _compare(before, out, texts(check, "checking", codes) if check else new)}
+    if keep:
+        checks["kept"] = _compare(before, out, texts(keep, "checking", []))
+    record = {"model": model, "languages": codes, **report.values()}
+    _save(out, "extend.json", {**record, "check": {name: found.values() for name, found in checks.items()}})
+    typer.echo(f"{'new tokens':<24}{len(report.characters)} characters, {len(report.merges)} merges")
+    _print_sizes(report.before, report.after)
+    _print_comparison("of the new language", checks["new"])
+    if keep:
+        _print_comparison("of the text to keep", checks["kept"])
+
+
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(help="A .pt file of mmBERT-checkpoints, as Composer saved it.")],
+    out: _Out,
+    size: Annotated[str | None, typer.Option(help="base or small: refuse another shape.")] = None,
+    phase: Annotated[
+        str | None, typer.Option(help="pretrain, ext or decay. Default: as the file or its folder says.")
+    ] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="A folder or hub name, to be written beside it.")] = None,
+) -> None:
+    """Turn a raw Composer checkpoint of the release into a Hugging Face folder."""
+    from mmbert.model.count import parameters
+    from mmbert.surgery.convert import convert as convert_checkpoint
+
+    config = convert_checkpoint(checkpoint, out, size=size, phase=phase, tokenizer=tokenizer)
+    typer.echo(f"model       {out}")
+    typer.echo(f"parameters  {parameters(config).masked_lm:,}")
+    typer.echo(f"RoPE bases  {config.rope_theta:g} global, {config.local_rope_theta:g} local")
+    typer.echo(f"context     {config.max_context}")
+
+
+def _codes(languages: str) -> list[str]:
+    from mmbert.languages import normalise
+
+    return [normalise(code.strip()) for code in languages.split(",") if code.strip()]
+
+
+def _tokenizer(model: str) -> Path:
+    from mmbert.model.weights import model_folder
+    from mmbert.surgery.vocabulary import ModelFolder
+
+    return ModelFolder(model_folder(model)).encoder
+
+
+def _compare(before: Path, out: Path, texts: Iterator[str] | list[str]) -> Comparison:
+    from mmbert.surgery.compare import compare
+    from mmbert.surgery.vocabulary import ModelFolder
+    from mmbert.tokenizer.tokenizer import Tokenizer
+
+    return compare(Tokenizer.load(before), Tokenizer.load(ModelFolder(out).encoder), texts)
+
+
+def _save(out: Path, name: str, record: dict[str, object]) -> None:
+    from mmbert.files import write_text
+
+    write_text(out / name, json.dumps(record, ensure_ascii=False, indent=1) + "\n")
+
+
+def _print_sizes(before: Size, after: Size) -> None:
+    rows = [
+        ("tokens", before.tokens, after.tokens, ""),
+        ("parameters", before.parameters, after.parameters, ""),
+        ("  of the embedding", before.embedding, after.embedding, ""),
+        ("weights on disk", before.file_bytes / 1e6, after.file_bytes / 1e6, " MB"),
+        ("in memory, float32", before.memory_bytes / 1e6, after.memory_bytes / 1e6, " MB"),
+        ("logits of one token", before.logits_bytes / 1e3, after.logits_bytes / 1e3, " kB"),
+    ]
+    typer.echo(f"{'':<24}{'before':>14}{'after':>14}{'':>8}")
+    for label, old, new, unit in rows:
+        form = ",.0f" if not unit else ",.1f"
+        typer.echo(f"{label:<24}{format(old, form) + unit:>14}{format(new, form) + unit:>14}{new / old:>8.1%}")
+
+
+def _print_comparison(what: str, found: Comparison) -> None:
+    before, after = found.bytes_per_token
+    typer.echo(f"{what}: {found.same:,} of {found.documents:,} documents are cut as before ({found.same_share:.1%})")
+    typer.echo(f"{'bytes per token':<24}{before:>14.3f}{after:>14.3f}{after / before:>8.1%}")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mmbert.cli.texts import file_texts
+
 if TYPE_CHECKING:
     from mmbert.recipe import TokenizerTraining
     from mmbert.tokenizer.measure import Fertility
@@ -48,7 +50,7 @@ def train(
     if recipes:
         pairs, spec = _recipe_texts(recipes[0], spec)
     else:
-        pairs = _file_texts(texts, language, language_field, text_field)
+        pairs = file_texts(texts, language, language_field, text_field)
     given: dict[str, Any] = {
         "vocab_size": vocab_size,
         "temperature": temperature,
@@ -82,7 +84,7 @@ def measure(
     from mmbert.tokenizer.tokenizer import Tokenizer
 
     loaded = Tokenizer.load(tokenizer)
-    pairs = _file_texts(files, language, language_field, text_field)
+    pairs = file_texts(files, language, language_field, text_field)
     found = measure_texts(loaded, progress(pairs, desc="measuring", unit="doc"), max_characters=max_characters)
     if not found:
         raise DataError(f"no text in {', '.join(files)}")
@@ -91,30 +93,6 @@ def measure(
             typer.echo(json.dumps(asdict(fertility), ensure_ascii=False))
     else:
         _print_table(found)
-
-
-def _file_texts(
-    paths: list[str], language: str | None, language_field: str | None, text_field: str
-) -> Iterator[tuple[str, str]]:
-    """(language, text) of files and folders; the form is told by the name."""
-    from mmbert.data.read import read
-    from mmbert.recipe import Source
-
-    for path in paths:
-        name = path.lower().removesuffix(".gz").removesuffix(".zst")
-        form = {".txt": "text", ".parquet": "parquet"}.get(Path(name).suffix, "jsonl")
-        source = Source.model_validate(
-            {
-                "kind": form,
-                "path": path,
-                "language": language,
-                "language_field": language_field,
-                "text_field": text_field,
-                "id_field": None,
-            }
-        )
-        for document in read(path, source):
-            yield document.language, document.text
 
 
 def _recipe_texts(path: str, default: TokenizerTraining) -> tuple[Iterator[tuple[str, str]], TokenizerTraining]:

@@ -1,0 +1,94 @@
+"""Text for a command: files, folders, globs, or a run whose text is prepared."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+UNKNOWN = "und"
+"""The code of a language that nothing names, where none is asked for."""
+
+
+def file_texts(
+    paths: list[str], language: str | None, language_field: str | None, text_field: str
+) -> Iterator[tuple[str, str]]:
+    """(language, text) of files and folders; the form is told by the name."""
+    for path in paths:
+        yield from _read(path, None, language, language_field, text_field)
+
+
+def chosen_texts(
+    paths: list[str], languages: Collection[str], *, language_field: str | None = None, text_field: str = "text"
+) -> Iterator[tuple[str, str]]:
+    """(language, text) in ``languages``, or all without any, of files, folders, globs and folders of runs.
+
+    A file whose name is no language must say it in ``language_field`` (default ``language``) of each document.
+    Files in other languages are not opened. Raises DataError, also if a language has no text.
+    """
+    from mmbert.errors import DataError
+    from mmbert.languages import matches
+
+    missing = set(languages)
+    for path in paths:
+        prepared = next((place for place in (Path(path), Path(path) / "data") if _is_prepared(place)), None)
+        if prepared is not None:
+            pairs = _prepared(prepared, languages)
+        else:
+            pairs = _read(path, languages, None, language_field, text_field)
+        for found, text in pairs:
+            if missing:
+                missing = {code for code in missing if not matches(found, [code])}
+            yield found, text
+    if missing:
+        raise DataError(f"no text of {', '.join(sorted(missing))} in {', '.join(paths)}")
+
+
+def _is_prepared(folder: Path) -> bool:
+    return (folder / "text" / "report.json").is_file()
+
+
+def _prepared(folder: Path, languages: Collection[str]) -> Iterator[tuple[str, str]]:
+    """What `mmbert data prepare` kept, as `iterate_text` gives it, but for languages that are not asked for."""
+    from mmbert.data.store import Report, read_texts
+    from mmbert.languages import matches
+
+    for name, source in Report.load(folder).sources.items():
+        for language, counts in source.languages.items():
+            if counts.documents and (not languages or matches(language, languages)):
+                for document in read_texts(folder, name, language):
+                    yield language, document.text
+
+
+def _read(
+    path: str, languages: Collection[str] | None, language: str | None, language_field: str | None, text_field: str
+) -> Iterator[tuple[str, str]]:
+    """(language, text) of one path. With ``languages`` (may be empty: all) names that are no language are allowed."""
+    from mmbert.data.inputs import input_language
+    from mmbert.data.read import read_input, source_inputs
+    from mmbert.errors import DataError
+    from mmbert.languages import matches
+    from mmbert.recipe import Source
+
+    name = path.lower().removesuffix(".gz").removesuffix(".zst")
+    form = {".txt": "text", ".parquet": "parquet"}.get(Path(name).suffix, "jsonl")
+    options = {"kind": form, "path": path, "language": language, "language_field": language_field}
+    source = Source.model_validate({**options, "text_field": text_field, "id_field": None})
+    if languages is not None and language_field is None and Path(path).is_file():
+        try:
+            input_language(path, source, Path(path).name, path)
+        except DataError:  # named for something else: each document tells its language, or nobody asks
+            told = {"language_field": "language"} if languages else {"language": UNKNOWN}
+            source = source.model_copy(update=told)
+    try:
+        for input in source_inputs(path, source):
+            if languages and input.language is not None and not matches(input.language, languages):
+                continue
+            for document in read_input(path, source, input):
+                if not languages or matches(document.language, languages):
+                    yield document.language, document.text
+    except DataError as error:  # these options are a recipe's elsewhere
+        message = str(error).replace(f"sources.{path}.language_field", "--language-field")
+        message = message.replace(f"sources.{path}.text_field", "--text-field")
+        raise DataError(
+            message.replace(f"set sources.{path}.language,", "name its language in the file's name,")
+        ) from error

@@ -1,0 +1,148 @@
+"""The byte-pair encoding inside a ``tokenizer.json``: which tokens another needs, and the same file with fewer or more.
+
+How it encodes a word: start from characters (those that are no token: their bytes), and while any neighbours form a
+merge of the list, join the earliest listed one, leftmost first. Two facts follow, on which trimming and extending rest:
+
+1. Inside the span of a token of the result nothing outside mattered: no merge crossed its ends. So the token was made
+   by the very merges that encode its own text, and these make the same intermediate tokens everywhere: its *path*.
+2. A merge that a run never applied can be removed without changing that run: at every step the earliest merge that can
+   be applied is still the earliest of fewer. So a text whose tokens and their paths are all kept is cut as before,
+   whatever other merges are gone.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from mmbert.errors import TokenizerError
+from mmbert.tokenizer.tokenizer import BYTE, SPACE, Tokenizer
+
+Json = dict[str, Any]
+
+
+class Bpe:
+    """The tokens, their ids, and the merges of a ``tokenizer.json``; the rest of the file is carried along unchanged.
+
+    ``ids`` holds all tokens, ``added`` those that are found in a text before it is cut. Raises TokenizerError if the
+    model is no plain BPE.
+    """
+
+    def __init__(self, content: str, origin: str) -> None:
+        self.tokenizer = Tokenizer(content, origin)
+        self._content: Json = json.loads(content)
+        model = self._content["model"]
+        if model.get("type", "BPE") != "BPE" or "merges" not in model:
+            raise TokenizerError(f"{origin} is no BPE ({model.get('type')}): its vocabulary cannot be changed")
+        for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
+            if model.get(key):
+                raise TokenizerError(f"{origin}: {key} is {model[key]!r}, which is not supported")
+        self.added: dict[str, int] = {
+            token["content"]: token["id"] for token in self._content.get("added_tokens") or []
+        }
+        self.ids: dict[str, int] = {**model["vocab"], **self.added}
+        self.merges: list[tuple[str, str]] = [_pair(merge) for merge in model["merges"]]
+        self._rank = {pair: rank for rank, pair in enumerate(self.merges)}
+        self._normalizer = tokenizers.Tokenizer.from_str(content).normalizer
+
+    @classmethod
+    def load(cls, folder: Path) -> Bpe:
+        """From ``folder/tokenizer.json``. Raises TokenizerError if there is none."""
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise TokenizerError(f"no tokenizer.json in {folder}: put the model's tokenizer beside its weights")
+        return cls(path.read_text(encoding="utf-8"), str(path))
+
+    def path(self, token: str) -> set[str]:
+        """The token and every token that is made on the way to it. A token that no text is cut into has no path."""
+        parts, seen = list(token), {token, *token}
+        while len(parts) > 1:
+            ranks = [self._rank.get(pair, len(self._rank)) for pair in pairwise(parts)]
+            rank = min(ranks)
+            if rank == len(self._rank):
+                return {token}
+            place = ranks.index(rank)
+            parts[place : place + 2] = [parts[place] + parts[place + 1]]
+            seen.add(parts[place])
+        return seen
+
+    def normalise(self, text: str) -> str:
+        """The text as the model of the tokenizer sees it, before it is split."""
+        return text if self._normalizer is None else str(self._normalizer.normalize_str(text))
+
+    def restricted(self, ids: Sequence[int]) -> str:
+        """The ``tokenizer.json`` with the tokens of these ids only; they become 0, 1, 2, ... in this order.
+
+        Every merge stays whose parts and product stay. Ids elsewhere in the file (added tokens, template, padding)
+        follow.
+        """
+        new = {old: index for index, old in enumerate(ids)}
+        tokens = {token: new[index] for token, index in self.ids.items() if index in new}
+        merges = [pair for pair in self.merges if all(part in tokens for part in (*pair, "".join(pair)))]
+        content = self._rebuilt(tokens, merges)
+        content["added_tokens"] = [
+            {**token, "id": new[token["id"]]} for token in content.get("added_tokens") or [] if token["id"] in new
+        ]
+        content["post_processor"] = _with_ids(content.get("post_processor"), new)
+        if content.get("padding"):
+            content["padding"]["pad_id"] = new[content["padding"]["pad_id"]]
+        return json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+
+    def extended(self, tokens: Sequence[str], merges: Iterable[tuple[str, str]]) -> str:
+        """The ``tokenizer.json`` with more tokens, under the ids that follow, and more merges, after the others."""
+        known = dict(self.ids)
+        first = max(known.values()) + 1
+        known.update({token: first + number for number, token in enumerate(tokens)})
+        content = self._rebuilt(known, [*self.merges, *merges])
+        return json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+
+    def _rebuilt(self, tokens: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> Json:
+        """The file with another vocabulary. Added tokens stand in it too: outside they would be numbered anew."""
+        content = copy.deepcopy({key: value for key, value in self._content.items() if key != "model"})
+        model = {key: value for key, value in self._content["model"].items() if key not in ("vocab", "merges")}
+        model["vocab"] = dict(sorted(tokens.items(), key=lambda item: item[1]))
+        model["merges"] = [list(pair) for pair in merges]
+        content["model"] = model
+        return content
+
+
+def is_space(token: str) -> bool:
+    """Whether a token is nothing but white space, as characters or as SentencePiece writes it."""
+    return bool(token) and all(character == SPACE or character.isspace() for character in token)
+
+
+def is_wordlike(token: str) -> bool:
+    """Whether a token is letters, marks and joiners, with at most one space before them (or that space alone)."""
+    body = token[1:] if token[:1] in (SPACE, " ") else token
+    if BYTE.fullmatch(token) or not token:
+        return False
+    return all(unicodedata.category(character)[0] in "LM" or character in "\u200c\u200d" for character in body)
+
+
+def _pair(merge: str | Sequence[str]) -> tuple[str, str]:
+    """A merge, in the old form (``"a b"``) or the new one (``["a", "b"]``)."""
+    left, right = re.split(" ", merge, maxsplit=1) if isinstance(merge, str) else merge
+    return left, right
+
+
+def _with_ids(value: Any, new: Mapping[int, int]) -> Any:
+    """A post-processor, of any of the library's kinds, with the ids of its special tokens replaced."""
+    if isinstance(value, list):
+        return [_with_ids(item, new) for item in value]
+    if not isinstance(value, dict):
+        return value
+    changed = {key: _with_ids(inner, new) for key, inner in value.items()}
+    if isinstance(value.get("ids"), list):  # TemplateProcessing
+        changed["ids"] = [new[index] for index in value["ids"]]
+    for key in ("sep", "cls"):  # BertProcessing, RobertaProcessing
+        if isinstance(value.get(key), list) and len(value[key]) == 2:
+            changed[key] = [value[key][0], new[value[key][1]]]
+    return changed

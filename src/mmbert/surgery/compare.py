@@ -1,0 +1,67 @@
+"""What another vocabulary does to texts: how many are cut as before, and how many bytes a token stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from mmbert.errors import DataError
+from mmbert.tokenizer.tokenizer import Tokenizer
+
+_BATCH = 256
+"""Documents encoded at once."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The same texts under two tokenizers. Tokens are counted without <bos> and <eos>."""
+
+    documents: int
+    same: int
+    """Documents cut into the very same tokens."""
+    bytes: int
+    """Of UTF-8."""
+    before: int
+    """Tokens."""
+    after: int
+
+    @property
+    def same_share(self) -> float:
+        return self.same / self.documents
+
+    @property
+    def bytes_per_token(self) -> tuple[float, float]:
+        """Before and after."""
+        return self.bytes / self.before, self.bytes / self.after
+
+    def values(self) -> dict[str, Any]:
+        """For a JSON file."""
+        return asdict(self)
+
+
+def compare(before: Tokenizer, after: Tokenizer, texts: Iterable[str]) -> Comparison:
+    """Cut texts with both tokenizers. Raises DataError if there is nothing to cut."""
+    new_id = {after.id_to_token(index): index for index in range(after.vocab_size)}
+    table = np.array([new_id.get(before.id_to_token(index), -1) for index in range(before.vocab_size)])
+    documents = same = size = old_tokens = new_tokens = 0
+    for batch in batches(texts):
+        for text, old, new in zip(batch, before.encode_batch(batch), after.encode_batch(batch), strict=True):
+            documents += 1
+            same += bool(np.array_equal(table[old], new))
+            size += len(text.encode())
+            old_tokens += len(old)
+            new_tokens += len(new)
+    if not old_tokens:
+        raise DataError("no text to compare tokenizers on: is the file empty, or of other languages?")
+    return Comparison(documents, same, size, old_tokens, new_tokens)
+
+
+def batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Texts in lists that the tokenizer encodes at once, empty ones left out."""
+    rest = (text for text in texts if text)
+    while batch := list(islice(rest, _BATCH)):
+        yield batch

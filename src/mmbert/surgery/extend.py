@@ -1,0 +1,141 @@
+"""More tokens for a language or script that a tokenizer spells in bytes or small pieces.
+
+1. Characters that are spelled in bytes become tokens. (Merges of byte tokens would be obeyed by ``tokenizers``, but its
+   byte-fallback decoder knows single bytes only: ``<0xE1><0x8E>`` would be decoded as these twelve characters.)
+2. On the new text, cut by the old tokens and these characters, more merges are learned (``learn.py``), inside words.
+3. They are appended to the list of merges. An appended merge comes after all older ones, so any text is first cut as
+   before and then joined further: text in which no new pair stands side by side does not change at all. Where two old
+   tokens do stand so, in any language, they are joined; ``keep`` names text in which this must not happen.
+4. The row of a new token is the mean of the rows of what it replaces, and so is its bias in the decoder: where a model
+   is to go on from in training, not yet something it has learned.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from mmbert.errors import DataError, TokenizerError, WeightsError
+from mmbert.model.weights import model_folder
+from mmbert.surgery.bpe import Bpe, is_space, is_wordlike
+from mmbert.surgery.compare import batches
+from mmbert.surgery.learn import Pair, learn_merges
+from mmbert.surgery.vocabulary import ModelFolder, Row, Size, rewrite
+from mmbert.tokenizer.tokenizer import SPACE
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ExtendReport:
+    """What was added."""
+
+    characters: list[str]
+    """New tokens that were spelled in bytes."""
+    merges: list[Pair]
+    """New tokens joined from others, in their order."""
+    before: Size
+    after: Size
+
+    def values(self) -> dict[str, Any]:
+        """For a JSON file."""
+        return asdict(self)
+
+
+def extend(
+    model: str | Path, texts: Sequence[str], out: Path, *, tokens: int, keep: Iterable[str] = (), min_count: int = 2
+) -> ExtendReport:
+    """Write ``model`` with up to ``tokens`` more tokens, learned on ``texts``, to the folder ``out`` (atomic).
+
+    model      a folder (masked language model, encoder, classifier, sentence-transformers) or a hub name
+    texts      text of the new language, in memory
+    keep       text that must be cut as before (but for characters that become tokens), read once
+    min_count  how often a character or a pair must occur
+
+    At most half of the new tokens are characters. Old ids do not change. Raises DataError for no text or where it
+    gives no new token, TokenizerError and WeightsError for a model that cannot be extended.
+    """
+    source = ModelFolder(model_folder(model))
+    bpe = Bpe.load(source.encoder)
+    rows = source.rows()
+    if bpe.tokenizer.vocab_size > rows:
+        raise WeightsError(
+            f"{source.encoder}: the tokenizer has {bpe.tokenizer.vocab_size} tokens, the embedding {rows} rows"
+        )
+    if not bpe.tokenizer.byte_ids:
+        raise TokenizerError(f"{source.encoder}: the tokenizer has no byte fallback: there is nothing it cannot write")
+    characters = new_characters(bpe, texts, limit=tokens // 2, min_count=min_count)
+    spelled = Bpe(bpe.extended(characters, []), "the tokenizer with new characters")
+    merges = learn_merges(
+        count_words(spelled, texts),
+        tokens - len(characters),
+        known=spelled.ids.keys(),
+        refused={pair for word in count_words(spelled, keep) for pair in pairwise(word)},
+        min_count=min_count,
+    )
+    if not characters and not merges:
+        raise DataError(f"the text gives no new token that occurs {min_count} times: give more text")
+    made = ["".join(pair) for pair in merges]
+    replaced = pieces(bpe, characters, merges)
+    first = bpe.tokenizer.vocab_size
+    new_rows: list[Row] = [*range(first), *(replaced[token] for token in (*characters, *made))]
+    new_rows += range(len(new_rows), rows)  # rows that no token had, beyond those now given
+    before, after = rewrite(source, out, bpe.extended([*characters, *made], merges), new_rows)
+    logger.info("added %d characters and %d merges in %s", len(characters), len(merges), out)
+    return ExtendReport(characters, merges, before, after)
+
+
+def new_characters(bpe: Bpe, texts: Iterable[str], *, limit: int, min_count: int = 2) -> list[str]:
+    """The characters of the text that are spelled in bytes, those first that save most tokens."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(text)
+    spelled: Counter[str] = Counter()
+    for character, count in counts.items():
+        for part in bpe.normalise(character):
+            if part not in bpe.ids and not is_space(part):
+                spelled[part] += count
+    found = [character for character, count in spelled.items() if count >= min_count]
+    saving = {character: (len(character.encode()) - 1) * spelled[character] for character in found}
+    return sorted(found, key=lambda character: (-saving[character], character))[:limit]
+
+
+def count_words(bpe: Bpe, texts: Iterable[str]) -> Counter[tuple[str, ...]]:
+    """Runs of tokens that merges may join, as often as they occur: one word's, with the space before it.
+
+    A run ends where a token begins with a space, and at digits, signs, bytes and added tokens.
+    """
+    names = {index: token for token, index in bpe.ids.items()}
+    opens = [names.get(index, "")[:1] in (SPACE, " ") for index in range(bpe.tokenizer.vocab_size)]
+    joins = [
+        is_wordlike(names.get(index, "")) and names[index] not in bpe.added for index in range(bpe.tokenizer.vocab_size)
+    ]
+    found: Counter[tuple[int, ...]] = Counter()
+    for batch in batches(texts):
+        for ids in bpe.tokenizer.encode_batch(batch):
+            run: list[int] = []
+            for index in ids.tolist():
+                if run and (opens[index] or not joins[index]):
+                    found[tuple(run)] += 1
+                    run = []
+                if joins[index]:
+                    run.append(index)
+            if run:
+                found[tuple(run)] += 1
+    return Counter({tuple(names[index] for index in run): count for run, count in found.items()})
+
+
+def pieces(bpe: Bpe, characters: Iterable[str], merges: Iterable[Pair]) -> dict[str, tuple[int, ...]]:
+    """New token -> ids of the old tokens that it replaces, in their order: a character's are its bytes."""
+    found: dict[str, tuple[int, ...]] = {}
+    for character in characters:
+        found[character] = tuple(bpe.tokenizer.byte_ids[byte] for byte in character.encode())
+    for left, right in merges:
+        parts = [found[part] if part in found else (bpe.ids[part],) for part in (left, right)]
+        found[left + right] = parts[0] + parts[1]
+    return found

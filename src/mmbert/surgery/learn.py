@@ -1,0 +1,106 @@
+"""Learn merges on top of a tokenizer: from words already cut into its tokens, the pairs that save most.
+
+As in training a BPE, the most frequent pair of neighbours becomes a token, everywhere, and the next is counted anew.
+A pair is refused where its token would have a text that is a token already: that one could then be made in a second
+way, and older merges could go on from it, so that the order learned here would not be the order the tokenizer runs.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Set
+from itertools import pairwise
+
+Pair = tuple[str, str]
+
+
+def learn_merges(
+    words: Mapping[tuple[str, ...], int],
+    limit: int,
+    *,
+    known: Set[str],
+    refused: Set[Pair] = frozenset(),
+    min_count: int = 2,
+    max_length: int = 24,
+) -> list[Pair]:
+    """At most ``limit`` merges, in the order they are to be applied.
+
+    words       words cut into tokens -> how often they occur
+    known       tokens there are; no merge makes one of them
+    refused     pairs that are never merged
+    min_count   how often a pair must occur
+    max_length  longest token, in characters
+
+    Ties go to the pair that is first in the alphabet, so that the same words give the same merges in any order.
+    """
+    table = _Pairs(words)
+    made: list[Pair] = []
+    tokens = set(known)
+    while len(made) < limit:
+        best = table.pop(min_count)
+        if best is None:
+            break
+        product = "".join(best)
+        if best in refused or product in tokens or len(product) > max_length:
+            continue
+        tokens.add(product)
+        made.append(best)
+        table.join(best)
+    return made
+
+
+class _Pairs:
+    """Neighbours in words, counted, with the words they occur in; follows when a pair is joined."""
+
+    def __init__(self, words: Mapping[tuple[str, ...], int]) -> None:
+        self._words = [(list(parts), count) for parts, count in sorted(words.items())]
+        self._counts: Counter[Pair] = Counter()
+        self._places: defaultdict[Pair, set[int]] = defaultdict(set)
+        for number, (parts, count) in enumerate(self._words):
+            for pair in pairwise(parts):
+                self._counts[pair] += count
+                self._places[pair].add(number)
+        self._heap = [(-count, pair) for pair, count in self._counts.items()]
+        heapq.heapify(self._heap)
+
+    def pop(self, least: int) -> Pair | None:
+        """The most frequent pair, which is not offered again; None if none occurs ``least`` times."""
+        while self._heap:
+            count, pair = heapq.heappop(self._heap)
+            if -count != self._counts[pair]:
+                continue  # counted since; its new count is in the heap too
+            return pair if -count >= least else None
+        return None
+
+    def join(self, pair: Pair) -> None:
+        """Make a pair one token in all words, from the left."""
+        changed: set[Pair] = set()
+        for number in self._places.pop(pair):
+            parts, count = self._words[number]
+            for old in pairwise(parts):
+                self._counts[old] -= count
+                changed.add(old)
+            parts[:] = _joined(parts, pair)
+            for new in pairwise(parts):
+                self._counts[new] += count
+                self._places[new].add(number)
+                changed.add(new)
+        del self._counts[pair]
+        for other in changed - {pair}:
+            heapq.heappush(self._heap, (-self._counts[other], other))
+
+
+def _joined(parts: Iterable[str], pair: Pair) -> Iterator[str]:
+    held: str | None = None
+    for part in parts:
+        if held is None:
+            held = part
+        elif (held, part) == pair:
+            yield held + part
+            held = None
+        else:
+            yield held
+            held = part
+    if held is not None:
+        yield held

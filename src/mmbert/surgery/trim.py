@@ -1,0 +1,122 @@
+"""Keep only the tokens that some languages need: a smaller model with the same output for their text.
+
+What is kept: the tokens that the given text is cut into, and what is made on the way to them (``bpe.py``); all bytes,
+so that any text can still be written; special and other added tokens; white space; ASCII characters. Ids are given
+anew in the old order, so the five specials keep 0 to 4. What is then guaranteed, for any text at all: if every token
+that the old tokenizer cuts it into is kept, the new one cuts it alike, and the model computes the same numbers. Other
+text is cut into more, smaller tokens, down to bytes, where it was cut into a token that is gone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmbert.errors import ConfigError, DataError, WeightsError
+from mmbert.model.weights import model_folder
+from mmbert.surgery.bpe import Bpe, is_space
+from mmbert.surgery.compare import batches
+from mmbert.surgery.vocabulary import ModelFolder, Size, rewrite
+from mmbert.tokenizer.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrimReport:
+    """What a trim kept and saved."""
+
+    documents: int
+    """Read."""
+    tokens: int
+    """They were cut into."""
+    covered: int
+    """Of these, are kept."""
+    seen: int
+    """Different tokens in the text."""
+    before: Size
+    after: Size
+
+    def values(self) -> dict[str, Any]:
+        """For a JSON file."""
+        return asdict(self)
+
+
+def trim(
+    model: str | Path, texts: Iterable[str], out: Path, *, min_count: int = 1, max_tokens: int | None = None
+) -> TrimReport:
+    """Write ``model`` with the tokens that ``texts`` need to the folder ``out`` (Hugging Face form, atomic).
+
+    model       a folder (masked language model, encoder, classifier, sentence-transformers) or a hub name
+    texts       text of the languages to keep, read once
+    min_count   how often a token must occur in it
+    max_tokens  size of the new vocabulary at most: the most frequent tokens that fit with what they need
+
+    Raises ConfigError if ``max_tokens`` is below what every model needs, DataError for no text, TokenizerError and
+    WeightsError for a model that cannot be trimmed.
+    """
+    source = ModelFolder(model_folder(model))
+    bpe = Bpe.load(source.encoder)
+    tokenizer = bpe.tokenizer
+    if tokenizer.vocab_size > source.rows():
+        raise WeightsError(
+            f"{source.encoder}: the tokenizer has {tokenizer.vocab_size} tokens, the embedding {source.rows()} rows"
+        )
+    documents, counts = count_tokens(tokenizer, texts)
+    kept = select(bpe, counts, min_count=min_count, max_tokens=max_tokens)
+    content = bpe.restricted(kept)
+    assert Tokenizer(content, "the trimmed tokenizer").vocab_size == len(kept), "ids must be without gaps"
+    before, after = rewrite(source, out, content, kept)
+    covered = int(counts[kept].sum())
+    logger.info("kept %d of %d tokens in %s", len(kept), tokenizer.vocab_size, out)
+    return TrimReport(documents, int(counts.sum()), covered, int((counts > 0).sum()), before, after)
+
+
+def count_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[int, np.ndarray]:
+    """Number of documents, and how often each token occurs in them (V,). Raises DataError if there is no text."""
+    counts = np.zeros(tokenizer.vocab_size, dtype=np.int64)
+    documents = 0
+    for batch in batches(texts):
+        documents += len(batch)
+        counts += np.bincount(np.concatenate(tokenizer.encode_batch(batch)), minlength=len(counts))
+    if not documents:
+        raise DataError("no text to trim by: is the file empty, or of other languages?")
+    return documents, counts
+
+
+def select(bpe: Bpe, counts: np.ndarray, *, min_count: int = 1, max_tokens: int | None = None) -> list[int]:
+    """Ids to keep, ascending: those always needed, the frequent ones, and what is made on the way to each.
+
+    ``counts`` (V,) says how often each token occurs. Raises ConfigError if ``max_tokens`` leaves no room.
+    """
+    kept = {index for token in _always(bpe) for index in _needs(bpe, token)}
+    if max_tokens is not None and max_tokens < len(kept):
+        raise ConfigError(f"max_tokens is {max_tokens}: bytes, specials, spaces and ASCII alone are {len(kept)}")
+    names = {index: token for token, index in bpe.ids.items()}
+    order = np.lexsort((np.arange(len(counts)), -counts))  # most frequent first, then by id
+    for index in order[counts[order] >= max(min_count, 1)].tolist():
+        needed = _needs(bpe, names[index]) - kept
+        if max_tokens is not None and len(kept) + len(needed) > max_tokens:
+            break
+        kept |= needed
+    return sorted(kept)
+
+
+def _always(bpe: Bpe) -> list[str]:
+    """Tokens that are kept whatever the text."""
+    bytes_, kept = set(bpe.tokenizer.byte_ids), list(bpe.added)
+    for token, index in bpe.ids.items():
+        # without byte fallback single characters stand for bytes
+        if index in bytes_ or is_space(token) or (len(token) == 1 and (token.isascii() or not bytes_)):
+            kept.append(token)
+    return kept
+
+
+def _needs(bpe: Bpe, token: str) -> set[int]:
+    """Ids of a token and of what is made on the way to it. Added tokens are found in the text as they are."""
+    return {bpe.ids[part] for part in ({token} if token in bpe.added else bpe.path(token))}

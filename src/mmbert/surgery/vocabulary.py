@@ -1,0 +1,219 @@
+"""A model folder rewritten for another vocabulary: rows of the embedding chosen, reordered, added.
+
+The matrices with a row a token are the token embedding and, in a masked language model, the decoder with its bias;
+they are read and written piece by piece, so that memory does not grow with the model. All other tensors are copied.
+Folders of sentence-transformers keep their modules (pooling, dense layers) as they are. What is made from the old
+weights or tells old ids is not copied: ONNX files, a SentencePiece model, other copies of the weights.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmbert.errors import WeightsError
+from mmbert.files import atomic_folder, read_json, write_json, write_text
+from mmbert.model.weights import TIED, WEIGHTS
+from mmbert.surgery.tensors import TensorFile, TensorInfo, tensor_writer
+
+Row = int | tuple[int, ...]
+"""A new row: an old one, or the mean of several."""
+
+PIECE = 1 << 18
+"""Entries of a tensor in memory at once."""
+
+_EMBEDDING = "embeddings.tok_embeddings.weight"
+_PER_TOKEN = (_EMBEDDING, TIED, "decoder.bias")
+"""Ends of the names of tensors with a row a token."""
+
+_STALE = {
+    "tokenizer.json", "vocab.json", "model.safetensors.index.json", "pytorch_model.bin.index.json", "modules.json",
+}  # fmt: skip
+"""JSON files that would be wrong in the new folder, or are written by other means."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a model is."""
+
+    tokens: int
+    """Rows of the token embedding."""
+    parameters: int
+    """Weights, a tied decoder counted once."""
+    embedding: int
+    """Those of the token embedding."""
+    file_bytes: int
+    """Of the weights on disk."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of the weights in float32."""
+        return 4 * self.parameters
+
+    @property
+    def logits_bytes(self) -> int:
+        """Of one token's scores over the vocabulary in float32."""
+        return 4 * self.tokens
+
+
+class ModelFolder:
+    """A saved model: a plain folder, or one of sentence-transformers with its modules around the encoder."""
+
+    def __init__(self, root: Path) -> None:
+        """Look into a folder. Raises WeightsError if there is no model."""
+        self.root = root
+        self.modules: list[str] = []
+        inner = ""
+        if (root / "modules.json").is_file():
+            for module in read_json(root / "modules.json"):
+                place = str(module["path"])
+                if place and not (root / place).resolve().is_relative_to(root.resolve()):
+                    raise WeightsError(f"{root / 'modules.json'} names {place}, which is outside the folder")
+                if str(module["type"]).endswith(".Transformer"):
+                    inner = place
+                elif place:
+                    self.modules.append(place)
+        self.inner = inner
+        """The encoder's folder within the root; empty if it is the root."""
+        self.encoder = root / inner
+        if not (self.encoder / "config.json").is_file():
+            raise WeightsError(f"no config.json in {self.encoder}: give the folder of a saved model")
+
+    def config(self) -> dict[str, Any]:
+        """The encoder's ``config.json``."""
+        values: dict[str, Any] = read_json(self.encoder / "config.json")
+        return values
+
+    def rows(self) -> int:
+        """Rows of the token embedding; may be more than there are tokens."""
+        with TensorFile(self.encoder) as file:
+            return _embedding(file).shape[0]
+
+
+def rewrite(source: ModelFolder, out: Path, tokenizer: str, rows: Sequence[Row]) -> tuple[Size, Size]:
+    """Write ``source`` to the folder ``out`` with this ``tokenizer.json`` and one row for each of ``rows``.
+
+    Ids in the JSON files follow: an old id becomes the place in ``rows`` where it stands. Returns the sizes before and
+    after. Raises WeightsError if ``out`` is the source or the weights have no token embedding.
+    """
+    if out.resolve() == source.root.resolve():
+        raise WeightsError(f"{out} is the model itself: give another folder for the result")
+    new_ids = {row: index for index, row in enumerate(rows) if isinstance(row, int)}
+    with atomic_folder(out) as folder, TensorFile(source.encoder) as file:
+        for module in source.modules:
+            shutil.copytree(source.root / module, folder / module)
+        (folder / source.inner).mkdir(parents=True, exist_ok=True)
+        if (source.root / "modules.json").is_file():
+            shutil.copyfile(source.root / "modules.json", folder / "modules.json")
+        for part in {"", source.inner}:
+            _copy_side_files(source.root / part, folder / part, new_ids, len(rows))
+        tied = _is_tied(file, source.config())
+        _write_weights(file, folder / source.inner / WEIGHTS, rows, tied=tied)
+        write_text(folder / source.inner / "tokenizer.json", tokenizer)
+        before = _size(file, tied=tied)
+        with TensorFile(folder / source.inner) as written:
+            return before, _size(written, tied=tied)
+
+
+def _write_weights(file: TensorFile, path: Path, rows: Sequence[Row], *, tied: bool) -> None:
+    old = _embedding(file).shape[0]
+    tensors = []
+    for info in file.tensors.values():
+        if tied and info.name == TIED:
+            continue
+        if info.name.endswith(_PER_TOKEN):
+            if info.shape[0] != old:
+                raise WeightsError(f"{file.folder}: {info.name} has {info.shape[0]} rows, the token embedding {old}")
+            info = replace(info, shape=(len(rows), *info.shape[1:]))
+        tensors.append(info)
+    tensors.sort(key=lambda info: (-info.dtype.itemsize, info.name))  # wide types first: every tensor is aligned
+    with tensor_writer(path, tensors) as write:
+        for info in tensors:
+            if info.name.endswith(_PER_TOKEN):
+                for piece in _gather(file, info, rows):
+                    write(piece)
+            else:
+                for start in range(0, info.numel, PIECE):
+                    write(file.read(info.name, start, min(start + PIECE, info.numel)))
+
+
+def _gather(file: TensorFile, info: TensorInfo, rows: Sequence[Row]) -> Iterator[Tensor]:
+    """The new rows of a tensor, flattened; neighbours are read at once."""
+    width = info.numel // info.shape[0]
+    longest = max(1, PIECE // width)
+    start = 0
+    while start < len(rows):
+        row = rows[start]
+        if not isinstance(row, int):
+            parts = torch.stack([file.read(info.name, part * width, (part + 1) * width) for part in row])
+            yield parts.float().mean(0).to(info.dtype)
+            start += 1
+            continue
+        stop = start + 1
+        while stop < len(rows) and stop - start < longest and rows[stop] == row + stop - start:
+            stop += 1
+        yield file.read(info.name, row * width, (row + stop - start) * width)
+        start = stop
+
+
+def _copy_side_files(source: Path, target: Path, new_ids: dict[int, int], tokens: int) -> None:
+    """The small files of a folder, with the ids in them renumbered."""
+    edits: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+        "config.json": lambda values: {**_renumbered(values, new_ids), "vocab_size": tokens},
+        "generation_config.json": lambda values: _renumbered(values, new_ids),
+        "added_tokens.json": lambda values: {key: new_ids[i] for key, i in values.items() if i in new_ids},
+        "tokenizer_config.json": lambda values: _tokenizer_config(values, new_ids),
+    }
+    for path in sorted(source.iterdir()):
+        if not path.is_file():
+            continue
+        if path.name in edits and (path.name != "config.json" or "vocab_size" in read_json(path)):
+            write_json(target / path.name, edits[path.name](read_json(path)))
+        elif (path.suffix in (".json", ".md", ".jinja") or path.stem == "LICENSE") and path.name not in _STALE:
+            shutil.copyfile(path, target / path.name)
+
+
+def _renumbered(values: dict[str, Any], new_ids: dict[int, int]) -> dict[str, Any]:
+    """A configuration with its ``..._token_id`` following; one whose token is gone becomes null."""
+    changed = dict(values)
+    for key, value in values.items():
+        if key.endswith("_token_id") and isinstance(value, int):
+            changed[key] = new_ids.get(value)
+    return changed
+
+
+def _tokenizer_config(values: dict[str, Any], new_ids: dict[int, int]) -> dict[str, Any]:
+    decoder = values.get("added_tokens_decoder")
+    if not isinstance(decoder, dict):
+        return values
+    kept = {str(new_ids[int(index)]): token for index, token in decoder.items() if int(index) in new_ids}
+    return {**values, "added_tokens_decoder": kept}
+
+
+def _embedding(file: TensorFile) -> TensorInfo:
+    for name, info in file.tensors.items():
+        if name.endswith(_EMBEDDING):
+            return info
+    raise WeightsError(f"no {_EMBEDDING} in the weights of {file.folder}: this is no ModernBERT")
+
+
+def _is_tied(file: TensorFile, config: dict[str, Any]) -> bool:
+    """Whether a stored decoder is the token embedding once more, and need not be."""
+    return bool(config.get("tie_word_embeddings", True)) and TIED in file.tensors
+
+
+def _size(file: TensorFile, *, tied: bool) -> Size:
+    embedding = _embedding(file)
+    counted = [info for info in file.tensors.values() if not (tied and info.name == TIED)]
+    return Size(
+        tokens=embedding.shape[0],
+        parameters=sum(info.numel for info in counted),
+        embedding=embedding.numel,
+        file_bytes=sum((file.folder / name).stat().st_size for name in {info.file for info in file.tensors.values()}),
+    )
