@@ -16,7 +16,7 @@ import pytest
 import typer.testing
 
 from mmbert.cli.data import app
-from mmbert.data import prepare
+from mmbert.data import tasks
 from mmbert.data.manifest import Manifest
 from mmbert.data.prepare import (
     heldout_texts,
@@ -181,7 +181,7 @@ class TestAgain:
     ) -> None:
         folder, manifest, tokenizer = prepared
         times = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
-        monkeypatch.setattr(prepare, "read_input", None)
+        monkeypatch.setattr(tasks, "read_input", None)
         again, same = prepare_data(corpus_recipe(raw, holdout=0.2), folder)
         assert again == manifest
         assert same.fingerprint == tokenizer.fingerprint
@@ -222,8 +222,8 @@ class TestAgain:
             "import os, pathlib, signal, sys\n"
             f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
             "import little_corpus\n"
-            "from mmbert.data import prepare\n"
-            "prepare._TASK = 1  # a task for every language\n"
+            "from mmbert.data import prepare, tasks\n"
+            "tasks._TASK = 1  # a task for every language\n"
             "left = int(sys.argv[3])\n"
             "replace = pathlib.Path.replace\n"
             "def counting(self, target):\n"

@@ -2,21 +2,23 @@
 
 A configuration is a folder (``data/fra_Latn/train/000_00000.parquet`` is of ``fra_Latn``) or, for files in no folder, a
 file's name. Files of other splits than ``train`` are left out; ``heldout: test`` in the recipe names the split that is
-kept for evaluation.
+kept for evaluation. Of MDS shards only those that an ``index.json`` lists are read.
 """
 
 from __future__ import annotations
 
 import difflib
+import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import PurePosixPath
-from typing import BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
-from mmbert.data.inputs import SUFFIXES, Input, house_code, named_language
+from mmbert.data import mds
+from mmbert.data.inputs import SUFFIXES, Input, house_code, named_language, open_local
 from mmbert.errors import ConfigError, DataError
 from mmbert.recipe import Source
 
@@ -36,7 +38,7 @@ class HubFile(NamedTuple):
 
 def hub_inputs(source_name: str, source: Source, *, heldout: bool = False) -> list[Input]:
     """Files of a dataset, at one commit, sorted by language and name. Raises DataError if the hub cannot give them."""
-    from huggingface_hub import HfApi, HfFileSystem
+    from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
     assert source.path is not None, "a source on the hub has a path"
@@ -45,13 +47,25 @@ def hub_inputs(source_name: str, source: Source, *, heldout: bool = False) -> li
         commit = api.dataset_info(source.path, revision=source.revision).sha
         tree = api.list_repo_tree(source.path, recursive=True, revision=commit, repo_type="dataset")
         files = [HubFile(entry.path, entry.size, entry.blob_id) for entry in tree if isinstance(entry, RepoFile)]
-    filesystem = HfFileSystem()
+    assert commit is not None, "the hub names the commit it lists"
+    return remote_inputs(
+        source_name, source, files, partial(open_remote, source, commit), revision=commit, heldout=heldout
+    )
 
-    def open_file(path: str) -> BinaryIO:
-        with hub_errors(source):
-            return cast(BinaryIO, filesystem.open(f"datasets/{source.path}@{commit}/{path}", "rb"))
 
-    return remote_inputs(source_name, source, files, open_file, heldout=heldout)
+def open_remote(source: Source, commit: str, path: str) -> BinaryIO:
+    """Open a file of a dataset at a commit; what is read of it is fetched. Raises DataError."""
+    from huggingface_hub import HfFileSystem
+
+    with hub_errors(source):
+        return cast(BinaryIO, HfFileSystem().open(f"datasets/{source.path}@{commit}/{path}", "rb"))
+
+
+def restore(source: Source, record: dict[str, Any]) -> Input:
+    """An input from its ``record``, on any machine that reaches the same files."""
+    if record["revision"] is None:
+        return Input(**record, open=partial(open_local, record["path"]))
+    return Input(**record, open=partial(open_remote, source, record["revision"], record["name"]))
 
 
 def remote_inputs(
@@ -60,23 +74,41 @@ def remote_inputs(
     files: Iterable[HubFile],
     open_file: Callable[[str], BinaryIO],
     *,
+    revision: str | None = None,
     heldout: bool = False,
 ) -> list[Input]:
     """The files of ``source.configs`` and of one split, out of a listing of a repository."""
     known = {file.path: file for file in files}
+    shards = _shards(source, set(known), open_file)
+    known = {path: file for path, file in known.items() if path in shards or not path.endswith(mds.SUFFIXES)}
     chosen = select(list(known), source.configs, source.heldout if heldout and source.heldout else "train")
     if not source.configs and source.language is None and source.language_field is None:
         chosen = _named_languages(source_name, source, chosen)
     if not any(chosen.values()):
-        raise DataError(f"{source.path} on the hub has no parquet, jsonl or txt file for sources.{source_name}")
+        raise DataError(f"{source.path} on the hub has no parquet, jsonl, txt or mds file for sources.{source_name}")
     inputs = []
     for config, paths in chosen.items():
         language = _language(source_name, source, config)
         for path in paths:
             place = f"{source.path}/{path}"
             file = known[path]
-            inputs.append(Input(path, place, _form(path), language, file.size, file.stamp, partial(open_file, path)))
+            stored = (_form(path), language, file.size, file.stamp)
+            inputs.append(Input(path, place, *stored, partial(open_file, path), revision, shards.get(path)))
     return sorted(inputs, key=lambda input: (input.language or "", input.name))
+
+
+def _shards(source: Source, paths: set[str], open_file: Callable[[str], BinaryIO]) -> dict[str, mds.Entry]:
+    """MDS shards to read, raw ones before their compressed copies -> what their index says."""
+    if not any(path.endswith(mds.SUFFIXES) for path in paths):
+        return {}
+    indexes = {}
+    for path in sorted(path for path in paths if PurePosixPath(path).name == mds.INDEX):
+        with hub_errors(source), open_file(path) as file:
+            try:
+                indexes[path] = json.load(file)
+            except ValueError as error:
+                raise DataError(f"{source.path}/{path} is not JSON ({error})") from error
+    return mds.choose(paths, mds.listed(indexes))
 
 
 def select(paths: list[str], configs: tuple[str, ...], split: str) -> dict[str, list[str]]:
@@ -116,7 +148,7 @@ def _named_languages(source_name: str, source: Source, chosen: dict[str, list[st
     kept = {}
     for config, paths in chosen.items():
         try:
-            named_language(config)
+            named_language(config.partition("-tokenized")[0])
         except ConfigError:
             continue
         kept[config] = paths
@@ -137,6 +169,7 @@ def _language(source_name: str, source: Source, config: str) -> str | None:
         return house_code(source.language, f"sources.{source_name}.language")
     if source.language_field is not None:
         return None
+    config = config.partition("-tokenized")[0]  # of the released shards: fao_Latn-tokenized-chunked-8192
     return house_code(config, f"configuration {config} of {source.path} (set sources.{source_name}.language)")
 
 

@@ -6,18 +6,21 @@ import glob
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from mmbert import languages
+from mmbert.data import mds
 from mmbert.errors import ConfigError, DataError
+from mmbert.files import read_json
 from mmbert.recipe import Source
 
 SUFFIXES = {
     "jsonl": (".jsonl", ".ndjson", ".jsonl.gz", ".jsonl.zst", ".ndjson.gz", ".ndjson.zst", ".json.gz", ".json.zst"),
     "text": (".txt", ".txt.gz", ".txt.zst"),
     "parquet": (".parquet",),
+    "mds": mds.SUFFIXES,
 }
 """What is read from a folder; a file or a glob may be named anything."""
 
@@ -42,6 +45,14 @@ class Input:
     stamp: str
     """Changes when the content does."""
     open: Callable[[], BinaryIO]
+    revision: str | None = None
+    """The commit of a file on the hub; None for one on this machine."""
+    shard: dict[str, Any] | None = None
+    """What its ``index.json`` says of a shard of the form ``mds``."""
+
+    def record(self) -> dict[str, Any]:
+        """As JSON, for ``mmbert.data.hub.restore``."""
+        return {field: getattr(self, field) for field in self.__dataclass_fields__ if field != "open"}
 
 
 def local_inputs(source_name: str, source: Source, *, heldout: bool = False) -> list[Input]:
@@ -53,14 +64,31 @@ def local_inputs(source_name: str, source: Source, *, heldout: bool = False) -> 
     assert place is not None, "a source on disk has a path"
     option = f"sources.{source_name}.{'heldout' if heldout else 'path'}"
     root, paths = _find(place, SUFFIXES[source.kind], option)
+    entries: dict[str, mds.Entry] = {}
+    if source.kind == "mds":
+        entries = _entries(root, paths, complete=Path(place).is_dir())
+        paths = [Path(path) for path in entries]
     inputs = []
     for path in paths:
         name = path.relative_to(root).as_posix()
         stat = path.stat()
         language = input_language(source_name, source, name, str(path))
-        stamp = str(stat.st_mtime_ns)
-        inputs.append(Input(name, str(path), source.kind, language, stat.st_size, stamp, _opener(path)))
+        opener, stamp = partial(open_local, str(path)), str(stat.st_mtime_ns)
+        entry = entries.get(str(path))
+        inputs.append(Input(name, str(path), source.kind, language, stat.st_size, stamp, opener, shard=entry))
     return sorted(inputs, key=lambda input: (input.language or "", input.name))
+
+
+def _entries(root: Path, paths: list[Path], *, complete: bool) -> dict[str, mds.Entry]:
+    """Path of a shard to read -> its entry, by the ``index.json`` files beside the shards and above them.
+
+    complete  no shard that is listed may be missing
+    """
+    folders = {folder for path in paths for folder in path.parents if folder == root or root in folder.parents}
+    indexes = [folder / mds.INDEX for folder in sorted(folders) if (folder / mds.INDEX).is_file()]
+    known = mds.listed({str(path): read_json(path) for path in indexes})
+    there = set(map(str, paths))
+    return mds.choose(there, known if complete else {pair: known[pair] for pair in known if there & set(pair)})
 
 
 def input_language(source_name: str, source: Source, name: str, path: str) -> str | None:
@@ -74,14 +102,19 @@ def input_language(source_name: str, source: Source, name: str, path: str) -> st
         return None
     *folders, file = PurePosixPath(name).parts
     stem = file.split(".")[0]
+    candidates = [stem, *(folder for folder in reversed(folders) if "_" in folder or "-" in folder)]
+    cure = f"name it as fao_Latn{file[len(stem) :]}"
+    if file.endswith(mds.SUFFIXES):  # all are called shard, in a folder such as fao_Latn-tokenized-chunked-8192
+        candidates = [folder.partition("-tokenized")[0] for folder in reversed(folders)] or [stem]
+        cure = "put it into a folder named as fao_Latn"
     faults = []
-    for candidate in (stem, *(folder for folder in reversed(folders) if "_" in folder or "-" in folder)):
+    for candidate in candidates:
         try:
             return named_language(candidate)
         except ConfigError as error:
             faults.append(str(error))
     raise DataError(
-        f"{path}: the file's name gives no language ({faults[0]}): name it as fao_Latn{file[len(stem) :]}, "
+        f"{path}: the file's name gives no language ({faults[0]}): {cure}, "
         f"or set sources.{source_name}.language or .language_field"
     )
 
@@ -132,11 +165,9 @@ def _before_wild(path: Path) -> list[str]:
     return parts[:first]
 
 
-def _opener(path: Path) -> Callable[[], BinaryIO]:
-    def open_file() -> BinaryIO:
-        try:
-            return path.open("rb")
-        except OSError as error:
-            raise DataError(f"cannot read {path}: {error.strerror}") from error
-
-    return open_file
+def open_local(path: str) -> BinaryIO:
+    """Open a file to read. Raises DataError."""
+    try:
+        return Path(path).open("rb")
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error

@@ -15,27 +15,34 @@ Both give the same bytes however often they were stopped.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from mmbert.data import catalogs
 from mmbert.data.clean import check
 from mmbert.data.dedup import Seen
 from mmbert.data.document import Document
-from mmbert.data.inputs import Input
+from mmbert.data.hub import restore
+from mmbert.data.langid import foreign
 from mmbert.data.manifest import Manifest
-from mmbert.data.read import Advance, read_input, source_inputs
-from mmbert.data.store import Report, SourceReport, TextWriter, read_texts, report_path, text_folder
+from mmbert.data.store import (
+    Report,
+    SourceReport,
+    TextWriter,
+    complete_path,
+    done_path,
+    read_complete,
+    read_texts,
+    report_path,
+    text_folder,
+)
+from mmbert.data.tasks import Task, Work, plan_work, text_options
 from mmbert.data.tokenize import prepare_shards
 from mmbert.errors import ConfigError, DataError
-from mmbert.files import read_json, write_json, write_text
+from mmbert.files import read_json, write_json
 from mmbert.log import progress
 from mmbert.recipe import Cleaning, Recipe, Source, TokenizerTraining
 from mmbert.tokenizer.tokenizer import Tokenizer
@@ -56,12 +63,6 @@ __all__ = [
 COPY = "exact copy"
 COPY_OF_HELDOUT = "copy of held-out text"
 BEYOND = "held out beyond the limit"
-
-_FORM = 1
-"""Raised when the same input would give other text: what was prepared before is then prepared again."""
-_COMPLETE = "complete.json"
-_TASK = 32 << 20
-"""Bytes of input, as stored, of the languages that are finished together."""
 
 
 def prepare_data(recipe: Recipe, folder: Path) -> tuple[Manifest, Tokenizer]:
@@ -137,16 +138,17 @@ def text_sizes(folder: Path) -> dict[tuple[str, str], int]:
     }
 
 
-@dataclass(frozen=True)
-class _Task:
-    """A part of a source that is finished as a whole. Tasks of a source share no language, but for held-out text."""
+def judge(document: Document, cleaning: Cleaning) -> str | None:
+    """The reason to drop a document for what it is itself, or None."""
+    return check(document, cleaning) or foreign(document, cleaning)
 
-    name: str
-    documents: Callable[[Advance], Iterator[Document]]
-    size: int
-    """Bytes of input, for the progress bar."""
-    aside: bool = False
-    """All of it is held out."""
+
+def chosen(document: Document, source: Source, cleaning: Cleaning) -> bool:
+    """Whether a document is held out, by a hash of its id; in a source that brings held-out text none is."""
+    if source.heldout is not None or source.kind == "catalogs" or cleaning.holdout == 0:
+        return False
+    digest = hashlib.blake2b(document.id.encode(), digest_size=8).digest()
+    return int.from_bytes(digest) < int(cleaning.holdout * 2**64)
 
 
 class _Preparation:
@@ -160,15 +162,19 @@ class _Preparation:
         self.text = text_folder(folder, name)
         self.heldout = text_folder(folder, name, heldout=True)
         self.seen = Seen()
-        self.brings_heldout = source.heldout is not None or source.kind == "catalogs"
 
     def run(self) -> SourceReport:
         """Do the tasks that are not done; returns the counts of all."""
-        tasks, self.fingerprint = self._plan()
+        work = self._plan()
+        tasks, self.fingerprint = work.tasks, work.fingerprint
         self._start_again_if_changed()
         report = SourceReport(fingerprint=self.fingerprint)
         waiting = [task for task in tasks if not self._done(task).is_file()]
         if waiting:
+            if self.cleaning.near_duplicates is not None:
+                raise ConfigError(
+                    "cleaning.near_duplicates is found by datatrove: run `mmbert data scale` first, or set it to null"
+                )
             report_path(self.folder).unlink(missing_ok=True)
             finished = [task for task in tasks if task not in waiting]
             self._remember(finished)
@@ -182,92 +188,43 @@ class _Preparation:
         for task in tasks:
             report.merge(SourceReport.model_validate(read_json(self._done(task))["report"]))
         report.sort()
-        self._refuse_empty(report)
-        self._mark_complete(tasks)
+        if not work.ids:
+            self._refuse_empty(report)
+        self._mark_complete(work)
         return report
 
-    def _plan(self) -> tuple[list[_Task], str]:
-        """The tasks in order, held-out text first, and the fingerprint of everything they depend on."""
+    def _plan(self) -> Work:
+        """The tasks and the fingerprint of everything they depend on."""
         if self.source.kind == "hub" and (complete := self._complete()) is not None:
             return complete
         try:
-            return self._plan_afresh()
+            return plan_work(self.name, self.source, self.cleaning, self.folder)
         except DataError as error:
             if (complete := self._complete()) is None:
                 raise
             logger.warning("%s; going on with what was prepared from it before", error)
             return complete
 
-    def _plan_afresh(self) -> tuple[list[_Task], str]:
-        source = self.source
-        wanted = self._options()
-        # A source may move, and a recipe be told so: what counts are the files found.
-        wanted["source"] = {key: value for key, value in wanted["source"].items() if key not in ("path", "heldout")}
-        if source.kind == "catalogs":
-            wanted["packages"] = catalogs.package_versions(source.packages)
-            tasks = self._catalog_tasks()
-        else:
-            inputs = source_inputs(self.name, source)
-            aside = source_inputs(self.name, source, heldout=True) if source.heldout is not None else []
-            wanted["inputs"] = [[(f.name, f.language, f.size, f.stamp) for f in files] for files in (inputs, aside)]
-            tasks = [self._task("heldout", aside, aside=True)] if aside else []
-            tasks += [self._task(f"{i:05d}", files) for i, files in enumerate(_runs(inputs))]
-        return tasks, hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:16]
-
-    def _task(self, name: str, inputs: list[Input], *, aside: bool = False) -> _Task:
-        def documents(advance: Advance) -> Iterator[Document]:
-            for file in inputs:
-                yield from read_input(self.name, self.source, file, advance)
-
-        return _Task(name, documents, sum(file.size for file in inputs), aside)
-
-    def _catalog_tasks(self) -> list[_Task]:
-        parts: list[tuple[catalogs.Catalogs, catalogs.Catalogs]] = []
-
-        def split() -> tuple[catalogs.Catalogs, catalogs.Catalogs]:
-            if not parts:
-                parts.append(catalogs.split(catalogs.load_catalogs(self.source.packages), self.cleaning.holdout))
-            return parts[0]
-
-        def heldout(advance: Advance) -> Iterator[Document]:
-            self._write_pairs(split()[1])
-            for language, messages in split()[1].items():
-                yield from catalogs.documents(self.name, language, messages)
-            advance(1)
-
-        def kept(advance: Advance) -> Iterator[Document]:
-            for language, messages in split()[0].items():
-                yield from catalogs.documents(self.name, language, messages)
-            advance(1)
-
-        return [_Task("heldout", heldout, 1, aside=True), _Task("00000", kept, 1)]
-
-    def _write_pairs(self, messages: catalogs.Catalogs) -> None:
-        folder = self.folder / "parallel"
-        shutil.rmtree(folder, ignore_errors=True)
-        for language, found in messages.items():
-            lines = [json.dumps(pair._asdict(), ensure_ascii=False) for pair in catalogs.pairs(found)]
-            if lines:
-                write_text(folder / f"{language}.jsonl", "\n".join(lines) + "\n")
-
-    def _options(self) -> dict[str, Any]:
-        """What the text depends on, beside the files."""
-        source, cleaning = (options.model_dump(mode="json") for options in (self.source, self.cleaning))
-        return {"form": _FORM, "source": source, "cleaning": cleaning}
-
-    def _mark_complete(self, tasks: list[_Task]) -> None:
-        values = {"fingerprint": self.fingerprint, "tasks": [task.name for task in tasks], "options": self._options()}
-        path = self.text / "done" / _COMPLETE
+    def _mark_complete(self, work: Work) -> None:
+        values: dict[str, Any] = {
+            "fingerprint": self.fingerprint,
+            "tasks": [task.name for task in work.tasks],
+            "options": text_options(self.source, self.cleaning),
+        }
+        if work.ids:
+            values["ids"] = [file.record() for file in work.ids]
+        path = complete_path(self.folder, self.name)
         if not path.is_file() or read_json(path) != values:
             write_json(path, values)
 
-    def _complete(self) -> tuple[list[_Task], str] | None:
+    def _complete(self) -> Work | None:
         """The finished plan of a source with these very options, which may be out of reach by now."""
-        path = self.text / "done" / _COMPLETE
-        values = read_json(path) if path.is_file() else {}
-        if values.get("options") != self._options():
+        values = read_complete(self.folder, self.name)
+        if values.get("options") != text_options(self.source, self.cleaning):
             return None
-        return [_Task(name, lambda advance: iter(()), 0) for name in values["tasks"]], values["fingerprint"]
+        tasks = [Task(name, lambda advance: iter(()), 0) for name in values["tasks"]]
+        ids = tuple(restore(self.source, record) for record in values.get("ids", ()))
+        return Work(tasks, values["fingerprint"], ids)
 
     def _start_again_if_changed(self) -> None:
         """Remove what was prepared from other input or by other rules."""
@@ -282,7 +239,7 @@ class _Preparation:
         for folder in (self.text / "done", self.text, self.heldout):  # the marks of what is done go first
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _remember(self, finished: Iterable[_Task]) -> None:
+    def _remember(self, finished: Iterable[Task]) -> None:
         """Fill ``seen`` as it was after the finished tasks."""
         for task in finished:
             written = read_json(self._done(task))["written"]
@@ -292,12 +249,12 @@ class _Preparation:
                         for document in read_texts(self.folder, self.name, language, heldout=heldout):
                             self.seen.add(document.text)
 
-    def _do(self, task: _Task, advance: Callable[[float], None]) -> None:
+    def _do(self, task: Task, advance: Callable[[float], None]) -> None:
         report = SourceReport(fingerprint=self.fingerprint)
         text, heldout = TextWriter(self.text), TextWriter(self.heldout)
         for document in task.documents(advance):
             counts = report.language(document.language)
-            if task.aside or self._chosen(document):
+            if task.aside or chosen(document, self.source, self.cleaning):
                 reason = self._hold_out(document, counts.heldout_characters, aside=task.aside)
                 if reason is None:
                     heldout.add(document)
@@ -320,7 +277,7 @@ class _Preparation:
 
     def _hold_out(self, document: Document, before: int, *, aside: bool) -> str | None:
         """The reason not to keep a document for evaluation."""
-        reason = check(document, self.cleaning)
+        reason = judge(document, self.cleaning)
         if reason is None and before + len(document.text) > self.cleaning.holdout_characters:
             reason = BEYOND
         if reason is None and not self.seen.add(document.text):
@@ -329,18 +286,12 @@ class _Preparation:
 
     def _keep(self, document: Document) -> str | None:
         """The reason not to train on a document."""
-        reason = check(document, self.cleaning)
+        reason = judge(document, self.cleaning)
         if reason is not None:
             return reason
         if self.cleaning.deduplicate:
             return None if self.seen.add(document.text) else COPY
         return COPY_OF_HELDOUT if document.text in self.seen else None
-
-    def _chosen(self, document: Document) -> bool:
-        if self.brings_heldout or self.cleaning.holdout == 0:
-            return False
-        digest = hashlib.blake2b(document.id.encode(), digest_size=8).digest()
-        return int.from_bytes(digest) < int(self.cleaning.holdout * 2**64)
 
     def _refuse_empty(self, report: SourceReport) -> None:
         if any(counts.documents for counts in report.languages.values()):
@@ -357,17 +308,5 @@ class _Preparation:
             f"no document of sources.{self.name}{where} is left to train on: {told}; mend the text or loosen `cleaning`"
         )
 
-    def _done(self, task: _Task) -> Path:
-        return self.text / "done" / f"{task.name}.json"
-
-
-def _runs(inputs: list[Input]) -> Iterator[list[Input]]:
-    """Whole languages together, until they have ``_TASK`` bytes. Files that mix languages all belong together."""
-    run: list[Input] = []
-    for _, files in groupby(inputs, key=lambda file: file.language):
-        run += files
-        if sum(file.size for file in run) >= _TASK and run[0].language is not None:
-            yield run
-            run = []
-    if run:
-        yield run
+    def _done(self, task: Task) -> Path:
+        return done_path(self.folder, self.name, task.name)

@@ -1,7 +1,7 @@
 """Raw text of any source as a stream of documents.
 
 (1) ``source_inputs`` lists the files of a source with their languages; (2) ``read_input`` streams the documents of one,
-through (3) ``_chunks``, which decompresses, and one reader for each form: ``_jsonl``, ``_text``, ``_parquet``.
+through (3) ``_chunks``, which decompresses, and a reader for each form: ``_jsonl``, ``_text``, ``_parquet``, ``_mds``.
 Whatever is wrong with a file is a DataError that names the file and the line.
 """
 
@@ -12,14 +12,18 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import orjson
 import zstandard
 
 from mmbert.data.catalogs import read_catalogs
 from mmbert.data.document import Document
 from mmbert.data.hub import hub_errors, hub_inputs
 from mmbert.data.inputs import Input, house_code, local_inputs
+from mmbert.data.mds import MdsShard, unpack
 from mmbert.errors import DataError, MissingExtra
 from mmbert.recipe import Source
 
@@ -55,8 +59,7 @@ def read_input(
         if input.form == "text":
             yield from _text(source_name, input, advance)
             return
-        rows = _jsonl(input, advance) if input.form == "jsonl" else _parquet(source, input, advance)
-        for number, row in rows:
+        for number, row in _READERS[input.form](source, input, advance):
             yield _document(source_name, source, input, number, row)
 
 
@@ -89,19 +92,29 @@ def _identity(value: object) -> str:
     return str(value).encode("utf-8", "backslashreplace").decode()
 
 
-def _jsonl(input: Input, advance: Advance) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in _lines(input, advance):
-        if not line or line.isspace():
-            continue
+def _jsonl(source: Source, input: Input, advance: Advance) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(_split(_chunks(input, advance)), 1):
         try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{input.path}:{number}: not JSON ({error}): mend or remove the line") from error
-        except RecursionError as error:
-            raise DataError(f"{input.path}:{number}: JSON nested too deeply: mend or remove the line") from error
+            row = orjson.loads(line)
+        except orjson.JSONDecodeError:  # a blank line, half a surrogate, NaN, or a fault: the other one says which
+            if (row := _parse(input, number, line)) is None:
+                continue
         if not isinstance(row, dict):
-            raise DataError(f"{input.path}:{number}: not a JSON object with named fields: {line[:40]}")
+            raise DataError(f"{input.path}:{number}: not a JSON object with named fields: {line.decode()[:40]}")
         yield number, row
+
+
+def _parse(input: Input, number: int, line: bytes) -> Any:
+    """What orjson does not take, with Python's own reader; None for a blank line. Raises DataError."""
+    text = _decode(input, number, line)
+    if not text or text.isspace():
+        return None
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{input.path}:{number}: not JSON ({error}): mend or remove the line") from error
+    except RecursionError as error:
+        raise DataError(f"{input.path}:{number}: JSON nested too deeply: mend or remove the line") from error
 
 
 def _text(source_name: str, input: Input, advance: Advance) -> Iterator[Document]:
@@ -150,17 +163,42 @@ def _parquet(source: Source, input: Input, advance: Advance) -> Iterator[tuple[i
         ) from error
 
 
+def _mds(source: Source, input: Input, advance: Advance) -> Iterator[tuple[int, dict[str, Any]]]:
+    fields = (source.text_field, source.id_field, source.language_field)
+    shard = open_mds(input)
+    wanted = [field for field in fields if field is not None]
+    if source.text_field not in (column.name for column in shard.columns):
+        wanted = [column.name for column in shard.columns]  # the message about the first row names them all
+    yield from enumerate(shard.rows(wanted))
+    advance(input.size)
+
+
+def open_mds(input: Input) -> MdsShard:
+    """A shard of the form ``mds``: mapped into memory if it lies here uncompressed, else read into it."""
+    assert input.shard is not None, "an input of this form has an entry in its index"
+    if input.revision is None and input.path.endswith(".mds") and input.size:
+        return MdsShard(
+            unpack(np.memmap(Path(input.path), np.uint8, "r"), input.shard, input.path), input.shard, input.path
+        )
+    with input.open() as file:
+        return MdsShard(unpack(file.read(), input.shard, input.path), input.shard, input.path)
+
+
 def _lines(input: Input, advance: Advance) -> Iterator[tuple[int, str]]:
     """Numbered lines, without their ends; only ``\\n`` divides them (a text may hold U+2028)."""
     for number, line in enumerate(_split(_chunks(input, advance)), 1):
-        try:
-            text = line.decode()
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{input.path}:{number}: not UTF-8 at byte {error.start + 1} of the line (0x{line[error.start]:02x}): "
-                "convert the file or remove the line"
-            ) from error
-        yield number, text.removeprefix("\ufeff") if number == 1 else text
+        yield number, _decode(input, number, line)
+
+
+def _decode(input: Input, number: int, line: bytes) -> str:
+    try:
+        text = line.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{input.path}:{number}: not UTF-8 at byte {error.start + 1} of the line (0x{line[error.start]:02x}): "
+            "convert the file or remove the line"
+        ) from error
+    return text.removeprefix("\ufeff") if number == 1 else text
 
 
 def _split(chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -214,3 +252,6 @@ def _decompress(chunks: Iterable[bytes], new: Callable[[], Any], path: str) -> I
         raise DataError(f"{path} is corrupt ({error}): copy or download it again") from error
     if stream is not None:
         raise DataError(f"{path} is cut short: copy or download it again")
+
+
+_READERS = {"jsonl": _jsonl, "parquet": _parquet, "mds": _mds}

@@ -2,6 +2,7 @@
 
     text/<source>/<language>.jsonl.zst        {"id", "text"} a line, to train on
     text/<source>/done/<task>.json            a finished part of the work: its counts and the files it wrote
+    text/<source>/done/complete.json          what all of it was made from
     text/report.json                          counts of every source and language
     heldout/<source>/<language>.jsonl.zst     the same form, never trained on
     parallel/<language>.jsonl                 {"id", "text", "english"}: held-out messages with their source
@@ -11,11 +12,12 @@ The form is that of a JSONL source, so ``read`` reads it back, with its errors.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import orjson
 import zstandard
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -105,6 +107,23 @@ def text_folder(folder: Path, source: str, *, heldout: bool = False) -> Path:
     return folder / ("heldout" if heldout else "text") / source
 
 
+def done_path(folder: Path, source: str, task: str) -> Path:
+    """The mark of a finished part of the work on a source."""
+    return text_folder(folder, source) / "done" / f"{task}.json"
+
+
+def complete_path(folder: Path, source: str) -> Path:
+    """The mark of a source that is finished as a whole."""
+    return done_path(folder, source, "complete")
+
+
+def read_complete(folder: Path, source: str) -> dict[str, Any]:
+    """What a finished source was made from; empty if it is not finished."""
+    path = complete_path(folder, source)
+    values: dict[str, Any] = read_json(path) if path.is_file() else {}
+    return values
+
+
 def read_texts(folder: Path, source: str, language: str, *, heldout: bool = False) -> Iterator[Document]:
     """The prepared documents of one stream. Raises DataError naming a file that is missing, cut or corrupt."""
     path = text_folder(folder, source, heldout=heldout) / f"{language}{SUFFIX}"
@@ -127,7 +146,7 @@ class TextWriter:
 
     def add(self, document: Document) -> None:
         """Append a document to its language."""
-        line = json.dumps({"id": document.id, "text": document.text}, ensure_ascii=False).encode() + b"\n"
+        line = orjson.dumps({"id": document.id, "text": document.text}) + b"\n"
         self._lines.setdefault(document.language, []).append(line)
         self._sizes[document.language] += len(line)
         if self._sizes[document.language] >= _BUFFER:

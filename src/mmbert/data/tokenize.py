@@ -5,18 +5,25 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from contextlib import nullcontext
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mmbert.data import manifest as manifests
 from mmbert.data.document import Document
+from mmbert.data.hub import restore
+from mmbert.data.ids import IdReader, parts
+from mmbert.data.inputs import Input
 from mmbert.data.manifest import Manifest, ShardInfo, StreamInfo
 from mmbert.data.shard import MAX_TOKENS, Shard, ShardWriter
-from mmbert.data.store import Counts, Report, read_texts
+from mmbert.data.store import Counts, Report, read_complete, read_texts
 from mmbert.errors import TokenizerError
 from mmbert.log import progress
-from mmbert.recipe import Recipe
+from mmbert.recipe import Recipe, Source
 from mmbert.tokenizer.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -33,27 +40,52 @@ def prepare_shards(recipe: Recipe, folder: Path, tokenizer: Tokenizer, *, max_to
     shards = folder / "shards"
     if (shards / manifests.FILE).is_file():
         Manifest.read(shards).check_tokenizer(tokenizer.fingerprint, f"the shards in {shards}")
-    report = Report.load(folder)
-    wanted = [
-        (name, language, counts, source.fingerprint)
-        for name, source in report.sources.items()
-        if name in recipe.sources
-        for language, counts in source.languages.items()
-        if counts.documents
-    ]
-    streams = []
-    bar: progress[None] = progress(
-        total=sum(counts.characters for _, _, counts, _ in wanted), desc="tokenising", unit="char"
-    )
+    sources = {name: source for name, source in Report.load(folder).sources.items() if name in recipe.sources}
+    infos = {
+        name: {"source": name, "tokenizer": tokenizer.fingerprint, "text": source.fingerprint}
+        for name, source in sources.items()
+    }
+    streams: dict[str, list[StreamInfo]] = {name: [] for name in sources}
+    size = sum(counts.characters for source in sources.values() for counts in source.languages.values())
+    bar: progress[None] = progress(total=size, desc="tokenising", unit="char")
     with bar:
-        for name, language, counts, text in wanted:
-            info = {"source": name, "language": language, "tokenizer": tokenizer.fingerprint, "text": text}
-            streams.append(_stream(folder, tokenizer, info, counts, max_tokens, bar.update))
-    manifest = Manifest(tokenizer=tokenizer.fingerprint, streams=tuple(streams))
+        for name, source in sources.items():
+            for language, counts in source.languages.items():
+                if counts.documents:
+                    info = {**infos[name], "language": language}
+                    streams[name].append(_stream(folder, tokenizer, info, counts, max_tokens, bar.update))
+    for name, info in infos.items():
+        streams[name] += _id_streams(recipe.sources[name], folder, tokenizer, info)
+    manifest = Manifest(
+        tokenizer=tokenizer.fingerprint, streams=tuple(stream for found in streams.values() for stream in found)
+    )
     path = shards / manifests.FILE
     if not path.is_file() or Manifest.read(shards) != manifest:
         manifest.save(shards)
     return manifest
+
+
+def source_ids(source: Source, folder: Path, name: str) -> list[Input]:
+    """The files of a prepared source of token ids; none for one of text."""
+    return [restore(source, record) for record in read_complete(folder, name).get("ids", ())]
+
+
+def _id_streams(source: Source, folder: Path, tokenizer: Tokenizer, info: dict[str, Any]) -> Iterator[StreamInfo]:
+    """Finish the streams of a source of token ids."""
+    found = parts(source_ids(source, folder, info["source"]))
+    reader = IdReader(source, tokenizer)
+    bar: progress[None] = progress(total=len(found), desc=f"copying {info['source']}", unit="shard")
+    with bar if found else nullcontext():
+        for language, group in groupby(found, key=lambda part: part.language):
+            stream = {**info, "language": language}
+            place = folder / "shards" / info["source"] / language
+            finished = len(_finished(place, stream))
+            for part in group:
+                if part.number >= finished:
+                    (folder / "shards" / manifests.FILE).unlink(missing_ok=True)
+                    reader.write(part, place, stream)
+                bar.update()
+            yield _describe(place, stream, _finished(place, stream))
 
 
 def _stream(
@@ -73,21 +105,24 @@ def _stream(
         (folder / "shards" / manifests.FILE).unlink(missing_ok=True)
         writer = ShardWriter(place, info, max_tokens=max_tokens, first=len(finished))
         texts = islice(read_texts(folder, info["source"], info["language"]), documents, None)
-        for batch in _batches(texts):
-            for text, ids in zip(batch, tokenizer.encode_batch(batch), strict=True):
-                writer.add(ids, len(text), len(text.encode()))
-                advance(len(text))
+        for text, ids in encode(texts, tokenizer):
+            writer.add(ids, len(text), len(text.encode()))
+            advance(len(text))
         writer.close()
         finished = _finished(place, info)
     else:
         advance(counts.characters)
-    relative = place.relative_to(folder / "shards").as_posix()
+    return _describe(place, info, finished)
+
+
+def _describe(place: Path, info: dict[str, Any], finished: list[dict[str, Any]]) -> StreamInfo:
+    """A stream's entry in the manifest."""
     return StreamInfo(
         source=info["source"],
         language=info["language"],
         shards=tuple(
             ShardInfo(
-                file=f"{relative}/{number:05d}.tokens",
+                file=f"{info['source']}/{info['language']}/{number:05d}.tokens",
                 tokens=shard["tokens"],
                 documents=shard["documents"],
                 sha256=shard["sha256"],
@@ -96,6 +131,12 @@ def _stream(
         ),
         **{key: sum(shard[key] for shard in finished) for key in ("tokens", "documents", "characters", "bytes")},
     )
+
+
+def encode(documents: Iterable[Document], tokenizer: Tokenizer) -> Iterator[tuple[str, NDArray[np.uint32]]]:
+    """The text and the ids of every document."""
+    for batch in _batches(documents):
+        yield from zip(batch, tokenizer.encode_batch(batch), strict=True)
 
 
 def _finished(place: Path, info: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,0 +1,117 @@
+"""Does a document speak the language it claims? A model in fastText's form is asked, such as GlotLID.
+
+A document is dropped only where the model is sure of another language: what it says with a low probability, and what
+it says of documents in a language it has no label for, does not count. So languages that the model does not know, the
+rarest, are not lost. ``fra`` agrees with ``fra_Latn``, a macrolanguage with its languages (``fas``, ``pes_Arab``), but
+two scripts of one language are two languages (``srp_Latn``, ``srp_Cyrl``).
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from mmbert import languages
+from mmbert.data.document import Document
+from mmbert.errors import ConfigError, DataError, MissingExtra
+from mmbert.files import sha256
+from mmbert.recipe import Cleaning, LanguageId
+
+LANGUAGE = "language"
+"""The reason to drop a document."""
+
+_LABEL = "__label__"
+_CHARACTERS = 2000
+"""So many are shown to the model, from the beginning."""
+
+
+class LanguageIdentifier:
+    """The model of a recipe. Raises DataError if it cannot be read, MissingExtra without the package."""
+
+    def __init__(self, spec: LanguageId) -> None:
+        self.spec = spec
+        self._model = _load(model_file(spec.model))
+        self._labels = {label: _language(label) for label in self._model.get_labels()}
+        if not any(self._labels.values()):
+            raise DataError(f"the labels of {spec.model} name no languages ({', '.join(list(self._labels)[:3])})")
+        self._agree = cache(self._compare)
+        self._known = cache(lambda claimed: any(self._agree(claimed, label) for label in self._labels))
+
+    def identify(self, text: str) -> tuple[str | None, float]:
+        """The most probable language, None where the label names none, and its probability."""
+        label, score = self._predict(text)
+        return self._labels.get(label), score
+
+    def refuses(self, document: Document) -> bool:
+        """Whether the model is sure that the document is in another language than it claims."""
+        if not self._known(document.language):
+            return False
+        label, score = self._predict(document.text)
+        return score >= self.spec.min_score and not self._agree(document.language, label)
+
+    def _predict(self, text: str) -> tuple[str, float]:
+        labels, scores = self._model.predict(text[:_CHARACTERS].replace("\n", " "))  # it reads one line
+        return (labels[0], min(float(scores[0]), 1.0)) if labels else ("", 0.0)
+
+    def _compare(self, claimed: str, label: str) -> bool:
+        language = self._labels.get(label)
+        if language is None:
+            return False
+        return languages.matches(language, [claimed]) or languages.matches(claimed, [language])
+
+
+@cache
+def identifier(spec: LanguageId) -> LanguageIdentifier:
+    """The model of a recipe, read once a process."""
+    return LanguageIdentifier(spec)
+
+
+def foreign(document: Document, cleaning: Cleaning) -> str | None:
+    """``LANGUAGE`` if the recipe's model refuses the document, None without a model."""
+    if cleaning.language_id is None:
+        return None
+    return LANGUAGE if identifier(cleaning.language_id).refuses(document) else None
+
+
+def model_file(name: str) -> Path:
+    """The file of a model, fetched from the hub unless it is here. Raises DataError."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:/([\w./-]+))?", name)
+    if match is None or name.startswith("."):
+        raise DataError(f"no language model at {name}: expected a file, or a name on the hub as cis-lmu/glotlid")
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(match[1], match[2] or "model.bin"))
+    except (OSError, ValueError) as error:  # the hub's own errors are OSErrors, those of names ValueErrors
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(f"no language model at {name}: no such file, and the hub says: {reason}") from error
+
+
+@cache
+def model_hash(name: str) -> str:
+    """SHA-256 of a model's file: text prepared with another one is prepared again. Raises DataError."""
+    return sha256(model_file(name))
+
+
+def _load(path: Path) -> Any:
+    try:
+        import fasttext
+    except ImportError as error:
+        raise MissingExtra("fasttext-numpy2-wheel", "langid") from error
+    fasttext.FastText.eprint = lambda *args, **kwargs: None  # a warning on stderr at every load
+    try:
+        return fasttext.load_model(str(path))
+    except ValueError as error:
+        raise DataError(f"{path} is no model in fastText's form ({error}): fetch it again") from error
+
+
+def _language(label: str) -> str | None:
+    try:
+        return languages.normalise(label.removeprefix(_LABEL))
+    except ConfigError:
+        return None
