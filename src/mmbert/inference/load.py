@@ -1,0 +1,287 @@
+"""What a folder or hub name is, and how to run it.
+
+Read are folders of transformers (any head of ModernBERT, old and new config), of sentence-transformers (encoders and
+CrossEncoders) and of this package. What would be computed otherwise than its library does is refused by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import tokenizers
+import torch
+from torch import Tensor, nn
+
+from mmbert.errors import ConfigError, TokenizerError, WeightsError
+from mmbert.files import read_json
+from mmbert.inference.modules import Parts, activation_name, read_parts
+from mmbert.inference.pooling import Pooling
+from mmbert.inference.precision import settle
+from mmbert.model.config import ModelConfig, config_from_hf
+from mmbert.model.encoder import Encoder
+from mmbert.model.heads import MaskedLM
+from mmbert.model.layers import PredictionHead
+from mmbert.model.weights import fill, load_state, model_folder
+from mmbert.tokenizer.tokenizer import Tokenizer
+
+Kind = Literal["encoder", "masked_lm", "sequence", "tokens", "span", "choice", "sentence"]
+
+KINDS: dict[str, Kind] = {
+    "ModernBertModel": "encoder",
+    "ModernBertForMaskedLM": "masked_lm",
+    "ModernBertForSequenceClassification": "sequence",
+    "ModernBertForTokenClassification": "tokens",
+    "ModernBertForQuestionAnswering": "span",
+    "ModernBertForMultipleChoice": "choice",
+}
+"""transformers' classes; ``sentence`` is an encoder with a Pooling module around it."""
+
+
+class TaskHead(nn.Module):
+    """What transformers puts on the encoder for a task: classifier(norm(gelu(dense(x)))); (N, h) -> (N, labels).
+
+    Sequences and choices are pooled before it (``Loaded.classifier_pooling``), tokens and spans are not.
+    """
+
+    def __init__(self, config: ModelConfig, labels: int) -> None:
+        super().__init__()
+        self.head = PredictionHead(config)
+        self.classifier = nn.Linear(config.hidden_size, labels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.classifier(self.head(x))
+        return out
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that is ready to run.
+
+    encoder             in eval mode, on ``device``, in ``precision`` (fp32, bf16, int8); answers in fp32
+    head                None for ``encoder`` and ``sentence``; the whole MaskedLM, around ``encoder``, for
+                        ``masked_lm``; a TaskHead for the rest, in fp32
+    labels              names by number, None without classes
+    classifier_pooling  "cls" or "mean", of ``sequence`` and ``choice``
+    problem_type        of ``sequence``: regression, single_label_classification, multi_label_classification or None
+    activation          of a CrossEncoder's scores ("Sigmoid", "Identity"); None where the folder names none
+    pooling             of ``sentence``, else None
+    after               modules behind pooling, of ``sentence``
+    prompts             by name; ``default_prompt``: the name of the one for every text, or None
+    max_tokens          longest text, <bos> and <eos> included
+    tuned               False: nothing says that its vectors were ever tuned to stand for texts
+    values              the whole of config.json
+    """
+
+    folder: Path
+    config: ModelConfig
+    encoder: Encoder
+    tokenizer: Tokenizer
+    head: nn.Module | None
+    kind: Kind
+    device: torch.device
+    precision: str
+    labels: dict[int, str] | None
+    classifier_pooling: str
+    problem_type: str | None
+    activation: str | None
+    pooling: Pooling | None
+    after: tuple[nn.Module, ...]
+    prompts: dict[str, str]
+    default_prompt: str | None
+    similarity: str
+    max_tokens: int
+    values: dict[str, Any]
+
+    @property
+    def tuned(self) -> bool:
+        return self.kind == "sentence"
+
+    @cached_property
+    def model_hash(self) -> str:
+        """16 hexadecimal digits of all weights, configs and the tokenizer: another model has another."""
+        digest = hashlib.sha256()
+        names = ("config.json", "modules.json", "tokenizer.json", "sentence_bert_config.json")
+        wanted = [p for p in self.folder.rglob("*") if p.name in names or p.suffix in (".safetensors", ".bin")]
+        for path in sorted(wanted):
+            digest.update(path.relative_to(self.folder).as_posix().encode() + b"\0")
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()[:16]
+
+
+def load(name: str | Path, *, revision: str | None = None, device: str = "auto", precision: str = "auto") -> Loaded:
+    """Load a folder or hub name.
+
+    device     auto (CUDA where there is one), cpu, cuda, cuda:1, ...
+    precision  auto, fp32, bf16 or int8, see :func:`mmbert.inference.precision.settle`
+    Raises WeightsError, TokenizerError or ConfigError in one line.
+    """
+    folder = model_folder(name, revision=revision)
+    where = settle_device(device)
+    parts = read_parts(folder)
+    place = parts.encoder if parts else folder
+    values = _config_values(place)
+    kind = _kind(values, place, parts)
+    config = config_from_hf(values, str(place / "config.json"))
+    tokenizer = _tokenizer(place, config)
+    labels = _labels(values, kind, place)
+    encoder, head = _build(place, config, kind, len(labels or ()))
+    used = settle(encoder, where, precision)
+    return Loaded(
+        folder=folder,
+        config=config,
+        encoder=encoder,
+        tokenizer=tokenizer,
+        head=head if head is None else head.to(where).eval().requires_grad_(False),
+        kind=kind,
+        device=where,
+        precision=used,
+        labels=labels,
+        classifier_pooling=values.get("classifier_pooling", "cls"),
+        problem_type=values.get("problem_type"),
+        activation=_activation(values, parts, place),
+        pooling=parts.pooling if parts else None,
+        after=tuple(module.to(where).eval().requires_grad_(False) for module in parts.after) if parts else (),
+        prompts=parts.prompts if parts else {},
+        default_prompt=parts.default_prompt if parts else None,
+        similarity=parts.similarity if parts else "cosine",
+        max_tokens=_max_tokens(place, config, parts),
+        values=values,
+    )
+
+
+def settle_device(name: str) -> torch.device:
+    """``auto`` or torch's name of a device. Raises ConfigError for one that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device {name!r} is no device: use auto, cpu, cuda or cuda:1") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices; use auto or cpu"
+        )
+    return device
+
+
+def _config_values(place: Path) -> dict[str, Any]:
+    path = place / "config.json"
+    if not path.is_file():
+        raise WeightsError(f"no config.json in {place}: not a model folder")
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise WeightsError(f"{path}: not a JSON object")
+    return values
+
+
+def _kind(values: Mapping[str, Any], place: Path, parts: Parts | None) -> Kind:
+    """What the folder is, by the class its config names."""
+    if parts is not None and parts.pooling is not None:
+        return "sentence"
+    names = values.get("architectures") or []
+    name = names[0] if names else "ModernBertModel"
+    if name not in KINDS:
+        raise WeightsError(f"{place / 'config.json'}: {name} is not supported: expected one of {', '.join(KINDS)}")
+    return KINDS[name]
+
+
+def _labels(values: Mapping[str, Any], kind: Kind, place: Path) -> dict[int, str] | None:
+    """Names of classes: as the config tells, LABEL_0 and LABEL_1 where it does not (transformers' rule)."""
+    if kind in ("encoder", "masked_lm", "sentence"):
+        return None
+    if kind == "choice":
+        return {0: "score"}
+    stated = values.get("id2label") or {index: f"LABEL_{index}" for index in range(2)}
+    try:
+        labels = {int(index): str(label) for index, label in stated.items()}
+    except (ValueError, AttributeError) as error:
+        raise WeightsError(f"{place / 'config.json'}: id2label is not a table from numbers to names") from error
+    if sorted(labels) != list(range(len(labels))):
+        raise WeightsError(f"{place / 'config.json'}: id2label skips a number")
+    return dict(sorted(labels.items()))
+
+
+def _build(place: Path, config: ModelConfig, kind: Kind, labels: int) -> tuple[Encoder, nn.Module | None]:
+    """Encoder and head with their weights, fp32, on the CPU."""
+    if kind == "masked_lm":
+        model = MaskedLM.load(place)
+        _finite(model, place)
+        return model.model.eval().requires_grad_(False), model
+    state = load_state(place)
+    own = {key.removeprefix("model."): state.pop(key) for key in list(state) if key.startswith("model.")}
+    if not own:  # a bare encoder has no prefix
+        own, state = state, {}
+    with torch.device("meta"):
+        encoder = Encoder(config)
+    fill(encoder, own, str(place))
+    head = None if kind in ("encoder", "sentence") else _head(place, config, labels, state)
+    for module in (encoder, head):
+        if module is not None:
+            _finite(module, place)
+    return encoder.eval().requires_grad_(False), head
+
+
+def _head(place: Path, config: ModelConfig, labels: int, state: dict[str, Tensor]) -> TaskHead:
+    with torch.device("meta"):
+        head = TaskHead(config, labels)
+    fill(head, state, str(place))
+    return head
+
+
+def _finite(module: nn.Module, place: Path) -> None:
+    """Refuse weights that would make every vector NaN."""
+    for name, value in module.named_parameters():
+        low, high = value.detach().aminmax()
+        if not bool(torch.isfinite(low) & torch.isfinite(high)):
+            raise WeightsError(f"{place}: {name} holds NaN or infinite values: take an earlier checkpoint")
+
+
+def _tokenizer(place: Path, config: ModelConfig) -> Tokenizer:
+    """The folder's tokenizer, if it puts <bos> and <eos> around a text and the model has a row for each token."""
+    path = place / "tokenizer.json"
+    if not path.is_file():
+        raise TokenizerError(f"no tokenizer.json in {place}: copy the one the model was trained with there")
+    tokenizer = Tokenizer.load(path)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise TokenizerError(
+            f"{path} has {tokenizer.vocab_size} tokens, the model rows for {config.vocab_size}: not its tokenizer"
+        )
+    written = tokenizers.Tokenizer.from_file(str(path))
+    written.no_truncation()
+    written.no_padding()
+    ids = written.encode("a").ids
+    if ids != tokenizer.encode("a"):
+        ends = [written.id_to_token(index) for index in ids]
+        raise TokenizerError(f"{path} reads 'a' as {' '.join(map(str, ends))}, not as <bos> a <eos>: not supported")
+    side = _tokenizer_config(place).get("truncation_side", "right")
+    if side != "right":
+        raise TokenizerError(f"{place / 'tokenizer_config.json'}: truncation_side {side} is not supported")
+    return tokenizer
+
+
+def _tokenizer_config(place: Path) -> dict[str, Any]:
+    path = place / "tokenizer_config.json"
+    values = read_json(path) if path.is_file() else {}
+    return values if isinstance(values, dict) else {}
+
+
+def _max_tokens(place: Path, config: ModelConfig, parts: Parts | None) -> int:
+    """As sentence-transformers decides: what its own file says, else the smaller of tokenizer's and model's limit."""
+    if parts is not None and parts.max_tokens is not None:
+        return parts.max_tokens
+    stated = _tokenizer_config(place).get("model_max_length", config.max_context)
+    return int(min(stated, config.max_context)) if isinstance(stated, int | float) else config.max_context
+
+
+def _activation(values: Mapping[str, Any], parts: Parts | None, place: Path) -> str | None:
+    """Of a CrossEncoder: in its own file (version 6), in config.json (4 and 5) or under an older key there."""
+    if parts is not None and parts.activation is not None:
+        return parts.activation
+    stated = (values.get("sentence_transformers") or {}).get("activation_fn")
+    return activation_name(stated or values.get("sbert_ce_default_activation_function"), str(place))

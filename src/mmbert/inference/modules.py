@@ -1,0 +1,247 @@
+"""The files of a sentence-transformers folder: ``modules.json``, the modules it names, prompts, longest text.
+
+Read in both dialects, of versions 2 to 5 and of version 6. A module or option that would be computed otherwise is refused by
+its name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmbert.errors import WeightsError
+from mmbert.files import read_json
+from mmbert.inference.pooling import MODES, Pooling
+from mmbert.model.weights import load_state
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    name: getattr(nn, name) for name in ("Identity", "Tanh", "GELU", "ReLU", "SiLU", "Sigmoid", "LeakyReLU", "ELU")
+}
+"""What a Dense module may end in, as its class without arguments."""
+
+_OLD_MODES = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+"""Keys of the older pooling config, in the order in which several are laid side by side."""
+
+_SENTENCE, _TOKENS = "sentence_embedding", "token_embeddings"
+
+_HARMLESS = {
+    "max_seq_length", "transformer_task", "modality_config", "module_output_name", "unpad_inputs", "do_lower_case",
+    "tokenizer_name_or_path", "processing_kwargs", "query_length", "document_length", "query_expansion",
+    "model_args", "config_args", "tokenizer_args", "model_kwargs", "config_kwargs", "processor_kwargs",
+}  # fmt: skip
+"""Keys of the Transformer module that are known: the first group says nothing new, the rest is checked."""
+
+
+class Dense(nn.Module):
+    """A linear layer and an activation, plus the input where ``residual`` says so; (S, n) -> (S, m)."""
+
+    def __init__(self, linear: nn.Linear, activation: nn.Module, residual: nn.Module | None) -> None:
+        super().__init__()
+        self.linear, self.activation, self.residual = linear, activation, residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.activation(self.linear(x))
+        return out if self.residual is None else out + self.residual(x)
+
+
+class Normalize(nn.Module):
+    """Each row to length 1; a row of zeros stays."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.normalize(x, dim=-1)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What stands around the encoder.
+
+    encoder         folder of its config.json and weights
+    pooling         None where the folder is a CrossEncoder's, which pools inside its head
+    after           Dense and Normalize, in their order
+    prompts         by name; ``default_prompt`` is the name of the one that is put before every text
+    max_tokens      longest text, None where the tokenizer's config says it
+    similarity      cosine, dot, euclidean or manhattan
+    activation      of a CrossEncoder's scores, a name of ``ACTIVATIONS``; None: as the library's default
+    """
+
+    encoder: Path
+    pooling: Pooling | None
+    after: tuple[nn.Module, ...]
+    prompts: dict[str, str]
+    default_prompt: str | None
+    max_tokens: int | None
+    similarity: str
+    activation: str | None
+
+
+def read_parts(folder: Path) -> Parts | None:
+    """The modules of a folder, or None if it has no ``modules.json``. Raises WeightsError naming what is unknown."""
+    listing = folder / "modules.json"
+    if not listing.is_file():
+        return None
+    modules = _modules(folder, listing)
+    if not modules or modules[0][0] != "Transformer":
+        raise WeightsError(f"{listing}: the first module is not a Transformer: this model is not only an encoder")
+    place = modules[0][1]
+    options = _transformer(place)
+    settings = _json(folder / "config_sentence_transformers.json")
+    cross = options.get("transformer_task", "feature-extraction") == "sequence-classification"
+    pooling, after = (None, ()) if cross else _stack(listing, place, modules[1:])
+    if cross and len(modules) > 1:
+        raise WeightsError(f"{listing}: {modules[1][0]} behind a CrossEncoder is not supported")
+    prompts = {name: text or "" for name, text in (settings.get("prompts") or {}).items()}
+    default = settings.get("default_prompt_name")
+    if default is not None and default not in prompts:
+        raise WeightsError(f"{folder}: default_prompt_name is {default}, prompts are {', '.join(prompts) or 'none'}")
+    similarity = settings.get("similarity_fn_name") or "cosine"
+    if similarity not in ("cosine", "dot", "euclidean", "manhattan"):
+        raise WeightsError(f"{folder}: similarity_fn_name {similarity} is not supported")
+    activation = activation_name(settings.get("activation_fn"), str(folder)) if cross else None
+    longest = options.get("max_seq_length")
+    return Parts(place, pooling, after, prompts, default, longest, similarity, activation)
+
+
+def activation_name(path: str | None, where: str) -> str | None:
+    """``torch.nn.modules.activation.Sigmoid`` -> ``Sigmoid``. Raises WeightsError for what is not in ACTIVATIONS."""
+    if path is None:
+        return None
+    root, _, name = path.rpartition(".")
+    if not root.startswith("torch.nn") or name not in ACTIVATIONS:
+        raise WeightsError(f"{where}: activation {path} is not supported: it would be other code than torch's")
+    return name
+
+
+def _modules(folder: Path, listing: Path) -> list[tuple[str, Path]]:
+    """(class, folder) of each module."""
+    values = read_json(listing)
+    try:
+        found = [(str(module["type"]), folder / module["path"]) for module in values]
+    except (TypeError, KeyError) as error:
+        raise WeightsError(f"{listing}: not a list of modules with type and path") from error
+    for path, place in found:
+        if not path.startswith("sentence_transformers."):
+            raise WeightsError(f"{listing}: module {path} is code of its own, which is never run: it is not supported")
+        if not place.resolve().is_relative_to(folder.resolve()):
+            raise WeightsError(f"{listing}: path of {path} leads out of the folder")
+    return [(path.rpartition(".")[2], place) for path, place in found]
+
+
+def _transformer(place: Path) -> dict[str, Any]:
+    """Options of the Transformer module; refuses those that change its function."""
+    path = place / "sentence_bert_config.json"
+    options = _json(path)
+    task = options.get("transformer_task", "feature-extraction")
+    if task not in ("feature-extraction", "sequence-classification"):
+        raise WeightsError(f"{path}: transformer_task {task} is not supported")
+    unknown = sorted(options.keys() - _HARMLESS)
+    refused = [
+        key
+        for key in ("do_lower_case", "processing_kwargs", "query_length", "document_length", "query_expansion")
+        if options.get(key)
+    ]
+    for key in ("model_args", "model_kwargs", "config_args", "config_kwargs", "tokenizer_args", "processor_kwargs"):
+        values = options.get(key) or {}
+        refused += [f"{key}.{name}" for name in values if name not in ("attn_implementation", "torch_dtype", "dtype")]
+    if unknown or refused:
+        raise WeightsError(f"{path}: {', '.join(unknown + refused)} not supported: vectors would differ")
+    longest = options.get("max_seq_length")
+    if longest is not None and (not isinstance(longest, int) or longest < 3):
+        raise WeightsError(f"{path}: max_seq_length is {longest!r}: <bos>, one token and <eos> are 3")
+    return options
+
+
+def _stack(listing: Path, transformer: Path, modules: list[tuple[str, Path]]) -> tuple[Pooling, tuple[nn.Module, ...]]:
+    """Pooling and what comes after it."""
+    layers: tuple[float, ...] | None = None
+    pooling: Pooling | None = None
+    after: list[nn.Module] = []
+    for name, place in modules:
+        if name == "WeightedLayerPooling" and pooling is None:
+            layers = _layer_weights(place, _json(transformer / "config.json"))
+        elif name == "Pooling" and pooling is None:
+            pooling = _pooling(place, layers)
+        elif name == "Dense" and pooling is not None:
+            after.append(_dense(place))
+        elif name == "Normalize" and pooling is not None:
+            _of_sentences(place, _json(place / "config.json"))
+            after.append(Normalize())
+        elif name != "Dropout":
+            raise WeightsError(f"{listing}: module {name} ({place.name}) is not supported there")
+    if pooling is None:
+        raise WeightsError(f"{listing}: no Pooling module: this model gives no vector for a text")
+    return pooling, tuple(after)
+
+
+def _pooling(place: Path, layers: tuple[float, ...] | None) -> Pooling:
+    path = place / "config.json"
+    values = _json(path)
+    modes = values.get("pooling_mode")
+    if modes is None:
+        modes = [mode for key, mode in _OLD_MODES.items() if values.get(key)] or ["mean"]
+    modes = (modes,) if isinstance(modes, str) else tuple(modes)
+    unknown = [mode for mode in modes if mode not in MODES]
+    unknown += [key for key in values if key.startswith("pooling_mode_") and key not in _OLD_MODES and values[key]]
+    if unknown or not modes:
+        raise WeightsError(f"{path}: pooling {', '.join(map(str, unknown)) or 'of no kind'} is not supported")
+    return Pooling(modes, values.get("include_prompt", True) is not False, layers)
+
+
+def _layer_weights(place: Path, config: dict[str, Any]) -> tuple[float, ...] | None:
+    """Weights of all layers; None where the folder does not hand layers to the module, which then does nothing."""
+    if not config.get("output_hidden_states"):
+        return None
+    values, state = _json(place / "config.json"), load_state(place)
+    weights = [0.0] * int(values.get("layer_start", 4)) + [float(weight) for weight in state["layer_weights"]]
+    if len(weights) != config["num_hidden_layers"] + 1 or sum(weights) == 0:
+        raise WeightsError(f"{place}: weights for {len(weights) - 1} layers, the model has another number, or sum to 0")
+    return tuple(weights)
+
+
+def _dense(place: Path) -> Dense:
+    values = _json(place / "config.json")
+    _of_sentences(place, values)
+    name = activation_name(values.get("activation_function", "torch.nn.modules.activation.Tanh"), str(place))
+    width, out, bias = values.get("in_features"), values.get("out_features"), values.get("bias", True)
+    if not isinstance(width, int) or not isinstance(out, int):
+        raise WeightsError(f"{place / 'config.json'}: in_features and out_features are not numbers")
+    residual: nn.Module | None = None
+    if values.get("use_residual"):
+        residual = nn.Identity() if width == out else nn.Linear(width, out, bias=False)
+    dense = Dense(nn.Linear(width, out, bias=bias), ACTIVATIONS[name or "Tanh"](), residual)
+    state = {key: value.float() for key, value in load_state(place).items()}
+    try:
+        dense.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise WeightsError(f"{place}: its weights do not fit its config.json") from error
+    if not all(bool(torch.isfinite(value).all()) for value in state.values()):
+        raise WeightsError(f"{place}: its weights hold NaN or infinite values")
+    return dense
+
+
+def _of_sentences(place: Path, values: dict[str, Any]) -> None:
+    """Refuse a module that works on token vectors."""
+    for key in ("module_input_name", "module_output_name"):
+        if values.get(key, _SENTENCE) not in (_SENTENCE, None):
+            raise WeightsError(f"{place}: {key} {values[key]} is not supported: a model of token vectors (ColBERT)?")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A JSON object, empty where there is no such file."""
+    if not path.is_file():
+        return {}
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise WeightsError(f"{path}: not a JSON object")
+    return values
