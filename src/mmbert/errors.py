@@ -3,10 +3,12 @@
     MMBertError                 exit code 2 on the command line, one line, no traceback
     ├── ConfigError             a recipe or an option is wrong
     ├── DataError               text, shards or manifests are missing, corrupt or empty
+    │   └── BadShard            a shard is missing or damaged; training may go on without it
     ├── TokenizerError          a tokenizer cannot be read, trained or matched
     ├── WeightsError            a checkpoint cannot be read or does not fit the model
     ├── TrainingError           a run cannot start, go on or save
-    │   └── NotFinite           the loss or the gradient is NaN or infinite
+    │   └── Spike               the gradient is far larger than it was before
+    │       └── NotFinite       the loss or the gradient is NaN or infinite
     ├── Overloaded              the server's queue is full
     ├── TooLong                 one text exceeds what the model can take
     └── MissingExtra            an optional dependency is not installed
@@ -15,6 +17,11 @@ A message says what is wrong, where, and what to do. ``assert`` is kept for our 
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class MMBertError(Exception):
@@ -29,6 +36,16 @@ class DataError(MMBertError):
     """Text, shards or manifests are missing, corrupt or empty."""
 
 
+class BadShard(DataError):
+    """A shard is missing or damaged: ``path`` is its file of tokens, ``fault`` what is wrong, ``cure`` what to do."""
+
+    def __init__(self, path: Path, fault: str, cure: str) -> None:
+        super().__init__(f"{fault}: {cure}")
+        self.path = path
+        self.fault = fault
+        self.cure = cure
+
+
 class TokenizerError(MMBertError):
     """A tokenizer cannot be read, trained or matched with its data."""
 
@@ -41,7 +58,16 @@ class TrainingError(MMBertError):
     """A run cannot start, go on or save."""
 
 
-class NotFinite(TrainingError):
+class Spike(TrainingError):
+    """The gradient is far larger than it was before; its ``loss`` and ``norm``."""
+
+    def __init__(self, message: str, loss: float, norm: float) -> None:
+        super().__init__(message)
+        self.loss = loss
+        self.norm = norm
+
+
+class NotFinite(Spike):
     """The loss or the gradient is NaN or infinite."""
 
 

@@ -253,10 +253,12 @@ class Evaluation(Spec):
 
 
 class Runtime(Spec):
-    """How a run uses the machine. Nothing here changes the sequence of samples."""
+    """How a run uses the machine. Nothing here changes the sequence of samples, but for ``on_spike: rollback`` and
+    ``on_bad_shard: skip``."""
 
     parallel: Literal["ddp", "fsdp"] = "ddp"
-    """How several processes share the work."""
+    """How several processes share the work: every one holds all weights, or a part of each (for models whose weights
+    and averages, 16 bytes a parameter, are too much for one device). May change when a run goes on."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of matrix products; weights and the residual stream stay fp32."""
@@ -271,9 +273,23 @@ class Runtime(Spec):
     keep: int = Field(2, ge=1)
     """Checkpoints kept per phase, beside its last (``merge.checkpoints`` raises it where needed)."""
     verify: bool = True
-    """Read all shards once before training and compare their checksums."""
+    """Read all shards once before training and compare their checksums. Later each block is checked when it is read."""
+    on_bad_shard: Literal["stop", "skip"] = "stop"
+    """What to do about a damaged shard: end, and say which and where; or leave all of it out, from the step on at which
+    it is found. ``bad_shards.json`` in the run's folder keeps which and from when on: a run that goes on does so
+    without them, whatever is said here by then."""
     log_every: int = Field(10, ge=1)
     """Steps between lines of metrics."""
+    timeout: float = Field(600.0, gt=0)
+    """Seconds until a process that does not answer counts as lost, and the others end."""
+    on_spike: Literal["stop", "rollback"] = "stop"
+    """On a loss or gradient that is not finite, or above ``spike_norm``: end before a weight moves, and keep the place
+    for ``mmbert pretrain --replay``; or go back to the last checkpoint and on from there with the data after the spike,
+    at most three times. Samples passed over are part of what the weights depend on: a run ends in the same bits again
+    only with the same ``on_spike`` and ``spike_norm`` all along. Changed in a begun run, they hold from the last
+    checkpoint on."""
+    spike_norm: float | None = Field(None, gt=1)
+    """A gradient norm above so many times the median of the last 64 is a spike; null: only what is not finite."""
 
 
 class Recipe(Spec):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -81,10 +82,30 @@ def test_flipped_bits_anywhere_are_found(path: Path) -> None:
 
 def test_unknown_version(path: Path) -> None:
     index = path.with_suffix(".index")
-    index.write_bytes(index.read_bytes().replace(b"shard 1\n", b"shard 2\n", 1))
-    assert f"{index} has version 2, and only 1 can be read" in fault(path)
+    index.write_bytes(index.read_bytes().replace(b"shard 2\n", b"shard 3\n", 1))
+    assert f"{index} has version 3, and only 1 and 2 can be read" in fault(path)
     index.write_bytes(b"something else\n\n")
     assert f"{index} is not the index of a shard" in fault(path)
+
+
+def test_the_damaged_place_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "00000.tokens"
+    write_shard(path, [np.full(700, number, dtype=np.uint32) for number in range(9)], {})
+    flip(path, 4 * 2500)
+    place = "tokens 2048 to 3071, documents 2 to 4"
+    assert fault(path, verify=True) == f"{path} is damaged at {place} (its checksum does not match): {CURE}"
+
+
+def test_version_1_is_read(path: Path) -> None:
+    """It has no checksums of chunks."""
+    index = path.with_suffix(".index")
+    body = index.read_bytes()[: -32 - 4].replace(b"shard 2\n", b"shard 1\n", 1)
+    index.write_bytes(body + hashlib.sha256(body).digest())
+    shard = Shard.open(path)
+    shard.verify()
+    assert shard.ends.tolist() == [4, 5, 12]
+    flip(path, 20)
+    assert fault(path, verify=True) == f"{path} is damaged (its checksum does not match): {CURE}"
 
 
 def test_missing_files(path: Path) -> None:

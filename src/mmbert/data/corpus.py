@@ -7,26 +7,32 @@ the document ends alone, by bisection; nothing is indexed beforehand.
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmbert.data.manifest import Manifest, ShardInfo
-from mmbert.data.shard import Shard
+from mmbert.data.reader import Block, Files, ShardReader
 from mmbert.errors import DataError
 
-_OPEN = 256  # shards kept mapped; each holds a file descriptor or two
+log = logging.getLogger(__name__)
+
+
+class Tokens(Protocol):
+    """A stretch of tokens: an array, or a block that is read when sliced."""
+
+    def __getitem__(self, place: slice, /) -> NDArray[np.uint32]: ...
 
 
 class Piece(NamedTuple):
     """A part of one document: ``tokens[start:end]`` of a shard."""
 
-    tokens: NDArray[np.uint32]
+    tokens: Tokens
     start: int
     end: int
 
@@ -38,45 +44,67 @@ class Piece(NamedTuple):
 class Corpus:
     """Blocks of a folder of shards.
 
-    streams  (source, language) in the order of the phase's mixture; all of them must be in the manifest
-    context  longest sequence of the phase, in tokens
+    streams     (source, language) in the order of the phase's mixture; all of them must be in the manifest
+    context     longest sequence of the phase, in tokens
+    vocab_size  of the tokenizer: every token read is below it
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, streams: Sequence[tuple[str, str]], context: int) -> None:
+    def __init__(
+        self, folder: Path, manifest: Manifest, streams: Sequence[tuple[str, str]], context: int, vocab_size: int
+    ) -> None:
         held = {(stream.source, stream.language): stream.shards for stream in manifest.streams}
         missing = [f"{source}/{language}" for source, language in streams if (source, language) not in held]
         if missing:
             raise DataError(f"{folder} holds no shards of {', '.join(missing[:5])}: run `mmbert data prepare` again")
         self._folder = folder
         self._context = context
+        self._vocab_size = vocab_size
         self._shards: list[tuple[ShardInfo, ...]] = [held[stream] for stream in streams]
         self._first_blocks = [_first_blocks(shards, context) for shards in self._shards]
-        self._opened: OrderedDict[str, Shard] = OrderedDict()
+        self._files = Files()
+        self._readers: dict[str, ShardReader] = {}
+        self._left_out: frozenset[str] = frozenset()
         self.blocks_per_stream = np.array([blocks[-1] for blocks in self._first_blocks], dtype=np.int64)
         """(S,) blocks of each stream."""
 
+    def leave_out(self, files: frozenset[str]) -> None:
+        """From now on the blocks of these shards are empty. Raises DataError if no other is left."""
+        if files == self._left_out:
+            return
+        drawn = {shard.file: shard.tokens for shards in self._shards for shard in shards}
+        if files.issuperset(drawn):
+            raise DataError(f"every shard of this phase in {self._folder} is damaged: prepare them again")
+        tokens = sum(drawn.get(file, 0) for file in files)
+        log.warning(
+            "%d damaged shards are left out: %d of %d tokens (%.2g %%)",
+            len(files.intersection(drawn)), tokens, sum(drawn.values()), 100 * tokens / sum(drawn.values()),
+        )  # fmt: skip
+        self._left_out = files
+
+    def info(self, path: Path) -> ShardInfo:
+        """The shard whose file is ``path``."""
+        return next(shard for shards in self._shards for shard in shards if self._folder / shard.file == path)
+
     def pieces(self, stream: int, block: int) -> list[Piece]:
-        """The pieces that begin in a block, in their order in the shard. May be empty at the end of a shard."""
+        """The pieces that begin in a block, in their order in the shard. May be empty at the end of a shard.
+
+        Raises BadShard if the shard is damaged where its documents end; its tokens are read when a piece is sliced.
+        """
         first_blocks = self._first_blocks[stream]
         number = bisect_right(first_blocks, block) - 1
-        shard = self._open(self._shards[stream][number])
-        begin = (block - first_blocks[number]) * self._context
-        tokens, found = shard.tokens, pieces_between(shard.ends, begin, begin + self._context, self._context - 2)
-        return [Piece(tokens, start, end) for start, end in found]
-
-    def _open(self, info: ShardInfo) -> Shard:
-        """The shard, from the most recently used ones or mapped anew."""
-        shard = self._opened.get(info.file)
+        info = self._shards[stream][number]
+        if info.file in self._left_out:
+            return []
+        shard = self._readers.get(info.file)
         if shard is None:
-            shard = Shard.open(self._folder / info.file)
-            # Plain arrays over the same maps: slicing a np.memmap costs several times as much.
-            shard = Shard(shard.path, np.asarray(shard.tokens), np.asarray(shard.ends), shard.info)
-            self._opened[info.file] = shard
-            if len(self._opened) > _OPEN:
-                self._opened.popitem(last=False)
-        else:
-            self._opened.move_to_end(info.file)
-        return shard
+            shard = self._readers[info.file] = ShardReader(self._folder, info, self._files, self._vocab_size)
+        begin = (block - first_blocks[number]) * self._context
+        end = min(begin + self._context, info.tokens)
+        found = pieces_between(shard.ends(begin, end), begin, end, self._context - 2)
+        if not found:
+            return []
+        tokens = Block(shard, found[0][0], found[-1][1])
+        return [Piece(tokens, start, stop) for start, stop in found]
 
 
 def _first_blocks(shards: Sequence[ShardInfo], context: int) -> list[int]:
@@ -90,7 +118,7 @@ def _first_blocks(shards: Sequence[ShardInfo], context: int) -> list[int]:
 def pieces_between(ends: NDArray[np.int64], begin: int, end: int, longest: int) -> list[tuple[int, int]]:
     """(start, end) of the pieces of at most ``longest`` tokens that begin in tokens ``begin`` to ``end - 1``.
 
-    ends  (documents,) where each document of a shard stops
+    ends  (documents,) where consecutive documents of a shard stop: those that hold these tokens, and the one before
     """
     first = int(ends.searchsorted(begin, "right"))  # the document that holds token ``begin``
     last = int(ends.searchsorted(end - 1, "right"))  # the one that holds the last token, or one past all

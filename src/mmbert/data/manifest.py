@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mmbert.data.shard import Shard
-from mmbert.errors import DataError, TokenizerError
+from mmbert.errors import BadShard, DataError, TokenizerError
 from mmbert.files import read_json, write_json
 from mmbert.log import progress
 
@@ -28,6 +29,17 @@ class ShardInfo(_Record):
     tokens: int
     documents: int
     sha256: str
+
+
+def check_identity(expected: ShardInfo, found: Mapping[str, Any], path: Path, manifest: Path) -> None:
+    """Raises BadShard unless ``found``, from the index of the shard ``path``, is what the manifest says."""
+    for key in ("tokens", "documents", "sha256"):
+        if found[key] != getattr(expected, key):
+            raise BadShard(
+                path,
+                f"{path} is not the shard of {manifest} ({key} differs)",
+                "delete the manifest and run `mmbert data prepare` again",
+            )
 
 
 class StreamInfo(_Record):
@@ -90,18 +102,26 @@ class Manifest(_Record):
             raise DataError(f"{path} is damaged at {place}: delete it and run `mmbert data prepare` again") from error
 
     def check_shards(self, folder: Path, *, verify: bool) -> None:
-        """Compare every shard with the manifest: its counts and length, with ``verify`` its contents."""
-        shards = [shard for stream in self.streams for shard in stream.shards]
+        """Raises the first BadShard that ``find_bad`` finds."""
+        for _, error in self.find_bad(folder, verify=verify):
+            raise error
+
+    def find_bad(
+        self, folder: Path, *, verify: bool, without: Container[str] = ()
+    ) -> Iterator[tuple[ShardInfo, BadShard]]:
+        """Compare every shard with the manifest: its counts and length, with ``verify`` its contents.
+
+        without  files that are passed over
+        """
+        shards = [shard for stream in self.streams for shard in stream.shards if shard.file not in without]
         for expected in progress(shards, desc="checking shards", unit="shard") if verify else shards:
-            shard = Shard.open(folder / expected.file)
-            for key in ("tokens", "documents", "sha256"):
-                if shard.info[key] != getattr(expected, key):
-                    raise DataError(
-                        f"{shard.path} is not the shard of {folder / FILE} ({key} differs): "
-                        "delete the manifest and run `mmbert data prepare` again"
-                    )
-            if verify:
-                shard.verify()
+            try:
+                shard = Shard.open(folder / expected.file)
+                check_identity(expected, shard.info, shard.path, folder / FILE)
+                if verify:
+                    shard.verify()
+            except BadShard as error:
+                yield expected, error
 
     def check_tokenizer(self, fingerprint: str, where: str = "these shards") -> None:
         """Raises TokenizerError naming both tokenizers if the shards were made by another one."""

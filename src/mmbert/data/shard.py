@@ -1,10 +1,11 @@
-"""Token ids on disk: flat, memory-mapped, with document ends and checksums.
+"""Token ids on disk: flat, with document ends and checksums.
 
     00003.tokens   uint32, little-endian, documents end to end, without <bos> and <eos>
-    00003.index    a line naming form and version, a line of JSON, the document ends as int64, SHA-256 of all before
+    00003.index    a line naming form and version, a line of JSON, the document ends as int64, a CRC-32 of every 1,024
+                   tokens as uint32 (not in version 1), SHA-256 of all before
 
 The index is written last: a shard without an index is not finished. Lengths are compared whenever a shard is opened,
-contents by ``verify``.
+contents by ``verify``; training reads through ``reader``, which compares the checksums of just what it reads.
 """
 
 from __future__ import annotations
@@ -12,23 +13,41 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmbert.errors import DataError
+from mmbert.errors import BadShard, DataError
 from mmbert.files import atomic_file, sha256
 
-VERSION = 1
+VERSION = 2
 MAX_TOKENS = 2**28
 """Default length of a shard: 1 GiB of ids."""
 
+CHUNK = 1024
+"""Tokens under one checksum: as many as one block of a short context, so that little is read for its sake alone."""
+CURE = "delete it and run `mmbert data prepare` again"
+
 _MAGIC = b"mmbert shard "
-_CURE = "delete it and run `mmbert data prepare` again"
 _ALIGN = 64
 """The ends start at a multiple of this, so that the map is aligned."""
+
+
+@dataclass(frozen=True)
+class Index:
+    """What an index says, and where in its file the arrays are."""
+
+    path: Path
+    info: dict[str, Any]
+    """Its JSON."""
+    ends_at: int
+    """Where the document ends start, in bytes."""
+    sums_at: int | None
+    """Where the checksums of the chunks start; None in version 1, which has none."""
 
 
 class Shard:
@@ -37,35 +56,67 @@ class Shard:
     ``tokens``: (num_tokens,) uint32; ``ends``: (num_documents,) int64, where each document stops; ``info``: the JSON.
     """
 
-    def __init__(self, path: Path, tokens: NDArray[np.uint32], ends: NDArray[np.int64], info: dict[str, Any]) -> None:
+    def __init__(self, path: Path, index: Index) -> None:
         self.path = path
-        self.tokens = tokens
-        self.ends = ends
-        self.info = info
+        self.info = index.info
+        self.tokens: NDArray[np.uint32] = np.memmap(path, dtype="<u4", mode="r", shape=(self.info["tokens"],))
+        shape = (self.info["documents"],)
+        self.ends: NDArray[np.int64] = np.memmap(index.path, dtype="<i8", mode="r", offset=index.ends_at, shape=shape)
+        self._index = index
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Map the shard whose ``.tokens`` or ``.index`` file is ``path``. Raises DataError if it is not whole."""
+        """Map the shard whose ``.tokens`` or ``.index`` file is ``path``. Raises BadShard if it is not whole."""
         path = path.with_suffix(".tokens")
-        info, start = read_index(path)
-        try:
-            size = path.stat().st_size
-        except FileNotFoundError as error:
-            raise DataError(f"no such file: {path}: run `mmbert data prepare` again") from error
-        if size != 4 * info["tokens"]:
-            raise DataError(f"{path} has {size} bytes instead of {4 * info['tokens']}: {_CURE}")
-        tokens = np.memmap(path, dtype="<u4", mode="r", shape=(info["tokens"],))
-        ends = np.memmap(_index(path), dtype="<i8", mode="r", offset=start, shape=(info["documents"],))
-        return cls(path, tokens, ends, info)
+        index = read_index(path)
+        check_length(path, index)
+        return cls(path, index)
 
     def verify(self) -> None:
-        """Read all of it and compare checksums. Raises DataError naming the file."""
-        index = _index(self.path)
-        body = index.read_bytes()
-        if hashlib.sha256(body[:-32]).digest() != body[-32:]:
-            raise DataError(f"{index} is damaged (its checksum does not match): {_CURE}")
+        """Read all of it and compare checksums. Raises BadShard naming the file and, where known, the place."""
+        check_index(self._index)
         if sha256(self.path) != self.info["sha256"]:
-            raise DataError(f"{self.path} is damaged (its checksum does not match): {_CURE}")
+            raise BadShard(self.path, f"{self.path} is damaged{self._place()} (its checksum does not match)", CURE)
+
+    def _place(self) -> str:
+        """The first damaged chunk, in words."""
+        if self._index.sums_at is None:
+            return ""
+        data = self._index.path.read_bytes()[self._index.sums_at : -32]
+        for number, expected in enumerate(np.frombuffer(data, "<u4").tolist()):
+            begin = number * CHUNK
+            part = self.tokens[begin : begin + CHUNK]
+            if crc32(part.tobytes()) != expected:
+                return f" at {place_of(begin, begin + len(part), self.ends, 0)}"
+        return ""
+
+
+def place_of(begin: int, end: int, ends: NDArray[np.int64], first: int) -> str:
+    """Tokens ``begin`` to ``end - 1`` in words; ``ends`` are those of documents ``first`` and following."""
+    documents = [first + int(ends.searchsorted(token, "right")) for token in (begin, end - 1)]
+    return f"{_span('token', begin, end - 1)}, {_span('document', *documents)}"
+
+
+def _span(name: str, first: int, last: int) -> str:
+    return f"{name} {first}" if first == last else f"{name}s {first} to {last}"
+
+
+def check_length(path: Path, index: Index) -> None:
+    """Raises BadShard unless the file of tokens ``path`` has the length that its index says."""
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError as error:
+        raise BadShard(path, f"no such file: {path}", "run `mmbert data prepare` again") from error
+    if size != 4 * index.info["tokens"]:
+        raise BadShard(path, f"{path} has {size} bytes instead of {4 * index.info['tokens']}", CURE)
+
+
+def check_index(index: Index) -> bytes:
+    """Read all of an index, which is returned, and compare its checksum. Raises BadShard if it is damaged."""
+    body = index.path.read_bytes()
+    if hashlib.sha256(body[:-32]).digest() != body[-32:]:
+        raise _bad_index(index.path, f"{index.path} is damaged (its checksum does not match)")
+    return body
 
 
 def write_shard(path: Path, documents: Sequence[NDArray[np.uint32]], info: dict[str, Any]) -> dict[str, Any]:
@@ -73,48 +124,87 @@ def write_shard(path: Path, documents: Sequence[NDArray[np.uint32]], info: dict[
 
     ``info`` is kept beside the counts. Documents must not be empty.
     """
-    digest = hashlib.sha256()
+    digest, sums = hashlib.sha256(), _ChunkSums()
     ends = np.cumsum([len(document) for document in documents], dtype="<i8")
     with atomic_file(path) as file:
         for document in documents:
             data = np.asarray(document, dtype="<u4").tobytes()
             digest.update(data)
+            sums.update(data)
             file.write(data)
     info = {**info, "tokens": int(ends[-1]), "documents": len(documents), "sha256": digest.hexdigest()}
     head = _MAGIC + f"{VERSION}\n".encode()
     line = json.dumps(info, ensure_ascii=False).encode()
     line += b" " * (-(len(head) + len(line) + 1) % _ALIGN) + b"\n"
-    body = head + line + ends.tobytes()
-    with atomic_file(_index(path)) as file:
+    body = head + line + ends.tobytes() + sums.tobytes()
+    with atomic_file(index_path(path)) as file:
         file.write(body + hashlib.sha256(body).digest())
     return info
 
 
-def read_index(path: Path) -> tuple[dict[str, Any], int]:
-    """The JSON of a shard's index, and where in it the document ends start. Raises DataError if it is not whole."""
-    index = _index(path)
+class _ChunkSums:
+    """A CRC-32 of every ``CHUNK`` tokens of what is fed to it."""
+
+    def __init__(self) -> None:
+        self._sums: list[int] = []
+        self._crc = self._filled = 0
+
+    def update(self, data: bytes) -> None:
+        """Some more bytes."""
+        rest = memoryview(data)
+        while rest:
+            part = rest[: 4 * CHUNK - self._filled]
+            rest = rest[len(part) :]
+            self._crc = crc32(part, self._crc)
+            self._filled += len(part)
+            if self._filled == 4 * CHUNK:
+                self._sums.append(self._crc)
+                self._crc = self._filled = 0
+
+    def tobytes(self) -> bytes:
+        """All of them, the last of a shorter chunk."""
+        return np.array([*self._sums, self._crc] if self._filled else self._sums, dtype="<u4").tobytes()
+
+
+def read_index(path: Path) -> Index:
+    """The index of the shard ``path``. Raises BadShard if it is not whole, DataError if it is of a newer version."""
+    index = index_path(path)
     try:
         with index.open("rb") as file:
             head, line = file.readline(64), file.readline()
             size = file.seek(0, 2)
     except FileNotFoundError as error:
-        raise DataError(f"no such file: {index}: run `mmbert data prepare` again") from error
+        raise _bad_index(index, f"no such file: {index}", "run `mmbert data prepare` again") from error
     if not head.startswith(_MAGIC) or not head.endswith(b"\n"):
-        raise DataError(f"{index} is not the index of a shard, or is damaged: {_CURE}")
+        raise _bad_index(index, f"{index} is not the index of a shard, or is damaged")
     version = head[len(_MAGIC) :].strip().decode("ascii", "replace")
-    if version != str(VERSION):
-        raise DataError(f"{index} has version {version}, and only {VERSION} can be read: update mmbert, or {_CURE}")
+    if version not in ("1", str(VERSION)):
+        raise DataError(f"{index} has version {version}, and only 1 and 2 can be read: update mmbert, or {CURE}")
     try:
         info = json.loads(line)
-        counts = info["tokens"], info["documents"]
-        if not all(isinstance(count, int) and count > 0 for count in counts) or not isinstance(info["sha256"], str):
+        tokens, documents = info["tokens"], info["documents"]
+        if not all(isinstance(count, int) and count > 0 for count in (tokens, documents)):
             raise ValueError("wrong counts")
+        if not isinstance(info["sha256"], str):
+            raise ValueError("no checksum")
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{index} is damaged: {_CURE}") from error
+        raise _bad_index(index, f"{index} is damaged") from error
     start = len(head) + len(line)
-    if size != start + 8 * counts[1] + 32:
-        raise DataError(f"{index} has {size} bytes instead of {start + 8 * counts[1] + 32}: {_CURE}")
-    return info, start
+    end = start + 8 * documents
+    sums_at = None if version == "1" else end
+    expected = end + (0 if sums_at is None else 4 * -(-tokens // CHUNK)) + 32
+    if size != expected:
+        raise _bad_index(index, f"{index} has {size} bytes instead of {expected}")
+    return Index(index, info, start, sums_at)
+
+
+def index_path(path: Path) -> Path:
+    """The index of the shard ``path``."""
+    return path.with_suffix(".index")
+
+
+def _bad_index(index: Path, fault: str, cure: str = CURE) -> BadShard:
+    return BadShard(index.with_suffix(".tokens"), fault, cure)
 
 
 class ShardWriter:
@@ -157,7 +247,3 @@ class ShardWriter:
     def _clear(self) -> None:
         self._documents: list[NDArray[np.uint32]] = []
         self._tokens = self._characters = self._bytes = 0
-
-
-def _index(path: Path) -> Path:
-    return path.with_suffix(".index")

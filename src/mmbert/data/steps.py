@@ -3,8 +3,8 @@
     steps = Steps(recipe, "pretrain", folder, tokenizer)
     for step in steps.after(cursor): ...            # step.cursor_after goes into the checkpoint
 
-The steps are a pure function of (recipe, shards, cursor): any number of ranks, stopped and resumed after any step,
-sees the same micro-batches with the same masks.
+The steps are a pure function of (recipe, shards, the run's bad shards, cursor): any number of ranks, stopped and
+resumed after any step, sees the same micro-batches with the same masks.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from mmbert.data.bad_shards import BadShards, LeftOut, advised
 from mmbert.data.corpus import Corpus
 from mmbert.data.manifest import Manifest
 from mmbert.data.mask import HasVocabulary, Vocabulary, count_labels, generator, mask
 from mmbert.data.mixture import Mixture, mixture
 from mmbert.data.pack import Bin, Cursor, assemble, compose, offsets_of
 from mmbert.data.plan import Plan, batch_at
+from mmbert.errors import BadShard
 from mmbert.packed import Packed
 from mmbert.recipe import Recipe
 
@@ -74,23 +76,32 @@ class Steps:
 
     folder  the shards' folder, with manifest.json
     place   this process among all; it gets micro-batches rank, rank + world, ... of each step
+    bad     the shards that the run goes on without; None where there is no run
     Raises DataError for missing or damaged shards, TokenizerError if another tokenizer made them, ConfigError if the
     phase cannot be drawn from them.
     """
 
     def __init__(
-        self, recipe: Recipe, phase: str, folder: Path, tokenizer: TokenizerInfo, place: Place = ALONE
+        self,
+        recipe: Recipe,
+        phase: str,
+        folder: Path,
+        tokenizer: TokenizerInfo,
+        place: Place = ALONE,
+        bad: BadShards | None = None,
     ) -> None:
         self.name = phase
         self._phase = recipe.phases[phase]
         self._seed = recipe.seed
         self._place = place
-        manifest = Manifest.load(folder)
+        self._bad = bad
+        self._skip = recipe.runtime.on_bad_shard == "skip"
+        manifest = Manifest.read(folder)  # each shard is looked at when it is first drawn from
         manifest.check_tokenizer(tokenizer.fingerprint, str(folder))
         self._vocabulary = Vocabulary.of(tokenizer)
         self.mixture: Mixture = mixture(self._phase, manifest.sizes())
         streams = [(stream.source, stream.language) for stream in self.mixture.streams]
-        self._corpus = Corpus(folder, manifest, streams, self._phase.context)
+        self._corpus = Corpus(folder, manifest, streams, self._phase.context, self._vocabulary.size)
         self.plan = Plan(self.mixture, self._corpus.blocks_per_stream.tolist(), recipe.seed, phase)
 
     def after(self, cursor: Cursor) -> Iterator[Step]:
@@ -100,9 +111,36 @@ class Steps:
             batch = batch_at(phase, cursor.tokens)
             left = -(-(phase.tokens - cursor.tokens) // phase.micro_batch)
             num_bins = min(batch // phase.micro_batch, left)
-            bins, after = compose(self.plan, self._corpus, cursor, num_bins, phase.micro_batch)
-            yield self._make_step(cursor, bins, after, batch)
+            if self._bad is not None:
+                self._corpus.leave_out(self._bad.at(self.name, cursor.draw, cursor.offset))
+            try:
+                bins, after = compose(self.plan, self._corpus, cursor, num_bins, phase.micro_batch)
+                step = self._make_step(cursor, bins, after, batch)
+            except BadShard as error:
+                self._leave_out(error, cursor)
+                continue
+            yield step
             cursor = after
+
+    def _leave_out(self, error: BadShard, cursor: Cursor) -> None:
+        """Put a damaged shard on the run's list, if it may go on without it; else raise the error.
+
+        Other ranks cannot know of it in the middle of a step: with several, the run ends and is to be started again.
+        """
+        if self._bad is None:
+            raise error
+        if not self._skip:
+            raise advised(error) from error
+        shard = self._corpus.info(error.path)
+        found = LeftOut(
+            file=shard.file, documents=shard.documents, tokens=shard.tokens, fault=error.fault,
+            phase=self.name, draw=cursor.draw, offset=cursor.offset,
+        )  # fmt: skip
+        self._bad.add([found])
+        if self._place.world > 1:
+            raise BadShard(
+                error.path, error.fault, "run the same command again: it goes on without this shard"
+            ) from error
 
     def _make_step(self, cursor: Cursor, bins: list[Bin], after: Cursor, batch: int) -> Step:
         """Assemble and mask this rank's bins; of the others only the labels are counted."""
