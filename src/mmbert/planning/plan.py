@@ -1,6 +1,6 @@
 """What a recipe will cost and draw, before any data or device is there.
 
-Everything is arithmetic on the recipe (no torch, no files but the recipe's own tables): parameters, optimiser steps,
+Everything is arithmetic on the recipe (no torch, no files but the recipe's tables and the start's config): parameters, optimiser steps,
 memory of a device, time, and the share of every language where the sizes of the sources are known.
 """
 
@@ -20,6 +20,7 @@ from mmbert.planning.memory import TrainingMemory, training_memory
 from mmbert.planning.shape import model_config
 from mmbert.planning.speed import StepTime, model_flops, shards, step_time
 from mmbert.recipe import Phase, Recipe
+from mmbert.start import resolve
 from mmbert.training.schedule import learning_rate
 
 SECONDS_A_DAY = 86_400
@@ -155,6 +156,7 @@ def dry_run(
     Raises ConfigError if the size of the vocabulary is not known without a tokenizer.
     """
     machine = machine or Machine()
+    recipe = resolve(recipe)
     context = max(phase.context for phase in recipe.phases.values())
     config = model_config(recipe, context)
     phases = tuple(_plan_phase(recipe, name, config, folder, machine, length) for name in recipe.order())
