@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from mmbert.evaluation.results import LanguageLoss
-from mmbert.evaluation.tiers import below, summarise, tiers
+from mmbert.evaluation.tiers import below, summarise, taught_tiers, tiers
 
 
 def loss(nats: float, tokens: int = 100, num_bytes: int = 400) -> LanguageLoss:
@@ -13,6 +13,13 @@ def loss(nats: float, tokens: int = 100, num_bytes: int = 400) -> LanguageLoss:
 def test_a_tier_is_the_first_phase_that_draws_a_language() -> None:
     phases = [("pretrain", {"a"}), ("extend", {"a", "b"}), ("decay_all", {"a", "b", "c"}), ("decay_eng", {"a"})]
     assert tiers(phases, "cbad") == {"c": "decay_all", "b": "extend", "a": "pretrain", "d": "unseen"}
+
+
+def test_a_language_is_new_if_any_source_of_new_text_has_it() -> None:
+    drawn = [("mine", "a"), ("mine", "b"), ("wiki", "b"), ("wiki", "c"), ("books", "c")]
+    found = taught_tiers(drawn, ("wiki", "books"), "abcd")
+    assert found == {"a": "new", "b": "new", "c": "kept", "d": "unseen"}
+    assert taught_tiers(drawn, (), "c") == {"c": "new"}
 
 
 def test_summary_by_hand() -> None:

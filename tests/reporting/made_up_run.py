@@ -202,3 +202,58 @@ def _write_merge(folder: Path) -> None:
     }  # fmt: skip
     (folder / "merge").mkdir(exist_ok=True)
     (folder / "merge" / "report.json").write_text(json.dumps(report))
+
+
+TAUGHT_RECIPE = """\
+name: adapted
+start: jhu-clsp/mmBERT-base
+sources: {new: {kind: jsonl, path: new}, keep: {kind: jsonl, path: keep}, other: {kind: jsonl, path: other}}
+model: {hidden_size: 192, intermediate_size: 384, num_layers: 4, num_heads: 6, max_context: 8192}
+phases:
+  teach:
+    tokens: 100k
+    data: {temperature: 0.5, mixture: {new: {tokens: 1}, keep: {tokens: 1}}}
+    context: 1024
+    mask_rate: 0.15
+    batch: 8192
+    micro_batch: 8192
+    peak_lr: 3e-4
+    decay: {}
+merge: {method: average, base: start, phases: {teach: 1, start: 1}}
+evaluation: {kept: [keep]}
+"""
+
+TAUGHT_BITS = {
+    "hye_Armn": (2.0, 1.4, 1.5), "tir_Ethi": (4.0, 2.8, 3.0), "eng_Latn": (1.0, 1.1, 1.005),
+    "swh_Latn": (3.0, 3.3, 3.0), "fra_Latn": (2.0, 2.4, 2.1),
+}  # fmt: skip
+"""Bits per byte of start, teach, merged: two new languages, two kept ones, one that is not mixed in."""
+
+
+def write_taught_run(folder: Path) -> Path:
+    """A run that goes on from a model; returns ``folder``."""
+    folder.mkdir(parents=True)
+    (folder / "recipe.yaml").write_text(TAUGHT_RECIPE)
+    drawn = {"new": ["hye_Armn", "tir_Ethi"], "keep": ["eng_Latn", "swh_Latn"]}
+    shares = [
+        {"source": source, "language": code, "share": 0.25, "tokens": 5000}
+        for source, codes in drawn.items()
+        for code in codes
+    ]
+    (folder / "mixture.json").write_text(json.dumps({"teach": shares}))
+
+    def loss(bits: float) -> LanguageLoss:
+        return LanguageLoss.of(nats=bits * 400 * math.log(2), tokens=100, num_bytes=400, hits=20)
+
+    unigram = {
+        code: UnigramLoss(**loss(5.0).model_dump(), train_tokens=5000 if code != "fra_Latn" else 0, alpha=0.1)
+        for code in TAUGHT_BITS
+    }
+    save(Baseline(exam="e", training_text="t", losses=unigram), folder / "evaluation" / "unigram.json")
+    for place, name in enumerate(("start", "teach", "merged")):
+        losses = {code: loss(bits[place]) for code, bits in TAUGHT_BITS.items()}
+        result = ModelResult(model=name, weights="w", exam="e", losses=losses, retrieval=[], filled=[], seconds=1.0)
+        save(result, folder / "evaluation" / f"{name}.json")
+    (folder / "teach" / "final").mkdir(parents=True)
+    (folder / "teach" / "final" / "config.json").write_text('{"vocab_size": 8192}')
+    return folder

@@ -1,7 +1,7 @@
 """What a recipe will cost and draw, before any data or device is there.
 
-Everything is arithmetic on the recipe (no torch, no files but the recipe's tables and the start's config): parameters, optimiser steps,
-memory of a device, time, and the share of every language where the sizes of the sources are known.
+Everything is arithmetic on the recipe (no torch, no files but the recipe's tables and the start's config): parameters,
+optimiser steps, memory of a device, time, and the share of every language where the sizes of the sources are known.
 """
 
 from __future__ import annotations

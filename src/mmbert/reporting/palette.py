@@ -7,7 +7,8 @@ from mmbert.evaluation.tiers import KEPT, NEW, UNSEEN
 from mmbert.recipe import START
 
 _COLOURS = ("#56b4e9", "#1f77c0", "#0aa57a", "#e69500", "#d07bb0", "#8a63c9", "#a0a000", "#5b8a8a")
-_FIXED = {MERGED: "#d9480f", UNSEEN: "#8a8f98", START: "#5b6b7b", NEW: "#e69500", KEPT: "#1f77c0"}
+_FIXED = {MERGED: "#d9480f", UNSEEN: "#8a8f98"}
+_STARTED = {START: "#5b6b7b", NEW: "#e69500", KEPT: "#1f77c0"}
 
 
 def phase_colour(place: int) -> str:
@@ -15,6 +16,6 @@ def phase_colour(place: int) -> str:
     return _COLOURS[place % len(_COLOURS)]
 
 
-def fixed_colours() -> dict[str, str]:
-    """Colours of models and tiers of languages that no phase is called like."""
-    return dict(_FIXED)
+def fixed_colours(*, started: bool) -> dict[str, str]:
+    """Colours of models and of tiers of languages that are not those of a phase; more where a run has a start."""
+    return _FIXED | _STARTED if started else dict(_FIXED)

@@ -39,7 +39,8 @@ CURVES = (
 
 def colours(record: Record) -> dict[str, str]:
     """A colour for each phase, for the merge and the start, and for tiers of languages that are none of a phase."""
-    return {**{name: phase_colour(place) for place, name in enumerate(record.phases)}, **fixed_colours()}
+    by_phase = {name: phase_colour(place) for place, name in enumerate(record.phases)}
+    return {**by_phase, **fixed_colours(started=record.recipe.start is not None)}
 
 
 def all_plots(record: Record) -> dict[str, Spec]:
