@@ -1,7 +1,7 @@
 """The files of a sentence-transformers folder: ``modules.json``, the modules it names, prompts, longest text.
 
-Read in both dialects, of versions 2 to 5 and of version 6. A module or option that would be computed otherwise is refused by
-its name.
+Read in both dialects, of versions 2 to 5 and of version 6. A module or option that would be computed otherwise is
+refused by its name.
 """
 
 from __future__ import annotations

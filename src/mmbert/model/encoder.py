@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,26 +52,34 @@ class Encoder(nn.Module):
         """Write ``config.json`` and ``model.safetensors`` as others read a ``ModernBertModel``."""
         save_model(self, self.config, "ModernBertModel", Path(folder))
 
-    def forward(self, packed: Packed) -> Tensor:
-        """Final hidden states (T, h) of a batch of torch tensors, in the order of ``packed.ids``."""
-        x, plan = self.run(packed)
+    def forward(self, packed: Packed, mix: Sequence[float] | None = None) -> Tensor:
+        """Final hidden states (T, h) of a batch of torch tensors, in the order of ``packed.ids``; ``mix`` as in run."""
+        x, plan = self.run(packed, mix)
         return x if plan.inverse is None else _Permute.apply(x, plan.inverse, plan.order)  # type: ignore[no-untyped-call]
 
-    def run(self, packed: Packed) -> tuple[Tensor, AttentionPlan]:
-        """Final hidden states in the plan's order, and the plan: for who needs a few rows only."""
+    def run(self, packed: Packed, mix: Sequence[float] | None = None) -> tuple[Tensor, AttentionPlan]:
+        """Final hidden states in the plan's order, and the plan: for who needs a few rows only.
+
+        mix  weights of a sum over the embeddings, every layer but the last, and the final norm, instead of the latter
+             alone (``hidden_states`` of transformers, num_layers + 1 of them); no more memory than without
+        """
         config = self.config
         plan = plan_attention(packed, config.window, self.compute_dtype(packed))
         global_turns = angles(plan.positions, config.head_dim, config.rope_theta)
         same = config.local_rope_theta == config.rope_theta
         local_turns = global_turns if same else angles(plan.positions, config.head_dim, config.local_rope_theta)
         x = self.embeddings(packed.ids if plan.order is None else packed.ids.index_select(0, plan.order))
-        for layer in self.layers:
+        mixed = None
+        for index, layer in enumerate(self.layers):
+            if mix is not None:
+                mixed = x * mix[index] if mixed is None else torch.add(mixed, x, alpha=mix[index])
             turns = local_turns if layer.local else global_turns
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(layer, x, plan, turns, use_reentrant=False)
             else:
                 x = layer(x, plan, turns)
-        return self.final_norm(x), plan
+        x = self.final_norm(x)
+        return (x if mix is None or mixed is None else torch.add(mixed, x, alpha=mix[-1])), plan
 
     def compute_dtype(self, packed: Packed) -> torch.dtype:
         """The type linear layers answer in: autocast's, or the weights'."""

@@ -1,0 +1,174 @@
+"""Texts in, results out in their order: tokenised ahead, batched by tokens, in bounded memory.
+
+1. :func:`_windows` takes a window of texts off the stream: so many texts, or fewer where they are long;
+2. a thread tokenises it while the model works on the window before (the tokenizer frees Python's lock);
+3. :func:`cut` sorts the window by length, so that documents of one length stand together, and cuts it by tokens;
+4. :func:`run` hands each batch to a function and gives its results back in the order of the texts.
+
+A batch of about 2,000 tokens stays in a CPU's cache from one layer to the next; a GPU wants more at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from mmbert.errors import ConfigError
+from mmbert.inference.load import Loaded
+from mmbert.log import progress as progress_bar
+from mmbert.packed import Packed
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+Encode = Callable[[Sequence[T], int], Sequence[np.ndarray]]
+"""Ids of each text as the model reads them, ends included; the second argument is the number of the first text."""
+
+WINDOW = 4096
+"""Texts in memory at a time, twice over: one window is computed while the next is tokenised."""
+
+CHARACTERS = 4_000_000
+"""Characters of a window at most (one text may have more)."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one pass takes: ``packed`` (NumPy) and the numbers of its texts in the whole stream."""
+
+    indices: list[int]
+    packed: Packed
+
+
+def token_budget(device: torch.device) -> int:
+    """Tokens of a batch that keep a device busy."""
+    return 32768 if device.type == "cuda" else 2048
+
+
+def text_encoder(
+    loaded: Loaded, prompt: str = "", *, max_tokens: int | None = None, noted: Callable[[int, int], None] | None = None
+) -> Encode[str]:
+    """``<bos> prompt text <eos>``, cut at ``max_tokens`` (default: the model's), special strings read as such.
+
+    noted  called with a text's number and its length in tokens where it is cut
+    """
+    tokenizer, longest = loaded.tokenizer, max_tokens or loaded.max_tokens
+    bos, eos = np.array([tokenizer.bos_id], np.uint32), np.array([tokenizer.eos_id], np.uint32)
+
+    def encode(texts: Sequence[str], first: int) -> list[np.ndarray]:
+        if prompt:
+            texts = [prompt + text if isinstance(text, str) else text for text in texts]
+        rows = tokenizer.encode_batch(texts, specials=True, first=first)
+        for number, row in enumerate(rows, first):
+            if noted is not None and len(row) + 2 > longest:
+                noted(number, len(row) + 2)
+        return [np.concatenate([bos, row[: longest - 2], eos]) for row in rows]
+
+    return encode
+
+
+def batches(items: Iterable[T], encode: Encode[T], budget: int, window: int = WINDOW) -> Iterator[Batch]:
+    """Batches of about ``budget`` tokens, window by window; within one from short texts to long."""
+    start, found = 0, _windows(items, window)
+    here = next(found, None)
+    if here is None:
+        return
+    later = next(found, None)
+    if later is None:  # a few texts: no thread
+        yield from cut(encode(here, 0), budget)
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="tokenise") as pool:
+        ahead: Future[list[Batch]] | None = None
+        for texts in chain([here, later], found):
+            following = pool.submit(_prepare, texts, start, encode, budget)
+            start += len(texts)
+            if ahead is not None:
+                yield from ahead.result()
+            ahead = following
+        if ahead is not None:
+            yield from ahead.result()
+
+
+def _prepare(texts: Sequence[T], start: int, encode: Encode[T], budget: int) -> list[Batch]:
+    return list(cut(encode(texts, start), budget, start))
+
+
+def cut(rows: Sequence[np.ndarray], budget: int, start: int = 0) -> Iterator[Batch]:
+    """Sequences by length into batches of at most ``budget`` tokens; a longer one is a batch of its own."""
+    lengths = np.array([len(row) for row in rows])
+    chosen: list[int] = []
+    tokens = 0
+    for number in np.argsort(lengths, kind="stable").tolist():
+        if chosen and tokens + lengths[number] > budget:
+            yield Batch([start + index for index in chosen], Packed.from_lists([rows[index] for index in chosen]))
+            chosen, tokens = [], 0
+        chosen.append(number)
+        tokens += int(lengths[number])
+    if chosen:
+        yield Batch([start + index for index in chosen], Packed.from_lists([rows[index] for index in chosen]))
+
+
+def run(
+    loaded: Loaded,
+    items: Iterable[T],
+    function: Callable[[Packed], Sequence[R]],
+    *,
+    encode: Encode[T],
+    budget: int | None = None,
+    window: int = WINDOW,
+    progress: bool | None = None,
+    what: str = "texts",
+) -> Iterator[R]:
+    """One result a text, in order. ``items`` may be endless: no more than two windows are held.
+
+    function  a batch on the model's device -> one result a sequence, on the host; called without gradients
+    budget    tokens of a batch; default by device
+    progress  a bar on stderr; default: where there is more than one window
+    """
+    if budget is not None and budget < 1:
+        raise ConfigError(f"budget is {budget} tokens: it must be at least 1")
+    total = len(items) if isinstance(items, Sized) else None
+    shown = progress if progress is not None else total is None or total > window
+    done: dict[int, R] = {}
+    following = 0
+    bar: progress_bar[Any] | None = None
+    try:
+        for batch in batches(items, encode, budget or token_budget(loaded.device), window):
+            if shown and bar is None and (progress or batch.indices[0] >= window or total is not None):
+                bar = progress_bar(total=total, desc=what, unit="text", initial=following)
+            with torch.inference_mode():
+                results = function(batch.packed.to(loaded.device))
+            done.update(zip(batch.indices, results, strict=True))
+            if bar is not None:
+                bar.update(len(batch.indices))
+            while following in done:
+                yield done.pop(following)
+                following += 1
+    finally:
+        if bar is not None:
+            bar.close()
+
+
+def _windows(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    texts: list[T] = []
+    characters = 0
+    for item in items:
+        texts.append(item)
+        characters += _characters(item)
+        if len(texts) >= size or characters >= CHARACTERS:
+            yield texts
+            texts, characters = [], 0
+    if texts:
+        yield texts
+
+
+def _characters(item: Any) -> int:
+    """Of a text, or of the texts of a pair."""
+    if isinstance(item, str):
+        return len(item)
+    return sum(map(_characters, item)) if isinstance(item, tuple | list) else 0
