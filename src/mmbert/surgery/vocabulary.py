@@ -77,7 +77,7 @@ class ModelFolder:
                     raise WeightsError(f"{root / 'modules.json'} names {place}, which is outside the folder")
                 if str(module["type"]).endswith(".Transformer"):
                     inner = place
-                elif place:
+                elif place and (root / place).is_dir():  # modules without settings have no folder
                     self.modules.append(place)
         self.inner = inner
         """The encoder's folder within the root; empty if it is the root."""
