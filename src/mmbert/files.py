@@ -48,22 +48,27 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         try:
             partial.mkdir(parents=True)
             yield partial
-            for file in partial.rglob("*"):
-                if file.is_file():
-                    sync_file(file)
-            sync_folder(partial)
-            if path.exists():
-                old = path.with_name(path.name + ".old" + PARTIAL)
-                shutil.rmtree(old, ignore_errors=True)
-                path.rename(old)
-                partial.rename(path)
-                shutil.rmtree(old)
-            else:
-                partial.rename(path)
-            sync_folder(path.parent)
+            publish_folder(partial, path)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
+
+
+def publish_folder(partial: Path, path: Path) -> None:
+    """Rename a finished folder to ``path``, flushed to disk before; one that is there gives way."""
+    for file in partial.rglob("*"):
+        if file.is_file():
+            sync_file(file)
+    sync_folder(partial)
+    if path.exists():
+        old = path.with_name(path.name + ".old" + PARTIAL)
+        shutil.rmtree(old, ignore_errors=True)
+        path.rename(old)
+        partial.rename(path)
+        shutil.rmtree(old)
+    else:
+        partial.rename(path)
+    sync_folder(path.parent)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,10 @@ from mmbert.model.heads import MaskedLM
 from mmbert.tokenizer.tokenizer import Tokenizer
 from mmbert.training import checkpoint
 from mmbert.training.checkpoint import State
+from mmbert.training.distributed import Mesh
+from mmbert.training.job import Job
 from mmbert.training.optim import StableAdamW, parameter_groups
+from mmbert.training.saver import Saver
 
 
 def make(layers: int = 2, seed: int = 0) -> tuple[MaskedLM, StableAdamW]:
@@ -35,15 +39,28 @@ def state(step: int, **values: object) -> State:
     return State("decay", Cursor(draw=7 * step, offset=3, step=step, tokens=100 * step), **values)  # type: ignore[arg-type]
 
 
+Save = Callable[[int | State, MaskedLM, StableAdamW], Path]
+
+
 @pytest.fixture
-def tokenizer(trained: Trained) -> Tokenizer:
-    return Tokenizer.load(trained.data / "tokenizer")
+def save(trained: Trained, tmp_path: Path) -> Save:
+    """Writes ``tmp_path/step-<number>`` and returns it."""
+    tokenizer = Tokenizer.load(trained.data / "tokenizer")
+    job = Job(trained.recipe, "first", tmp_path, Path(), tokenizer, Mesh(), "fp32")
+
+    def write(what: int | State, model: MaskedLM, optimizer: StableAdamW) -> Path:
+        now = what if isinstance(what, State) else state(what)
+        with Saver(job) as saver:
+            saver.save(now, model, optimizer)
+        return checkpoint.path_of(tmp_path, now)
+
+    return write
 
 
-def test_comes_back_as_it_was(tmp_path: Path, tokenizer: Tokenizer) -> None:
+def test_comes_back_as_it_was(tmp_path: Path, save: Save) -> None:
     model, optimizer = make()
     saved = state(12, optimizer_step=1, meters={"loss": 1.5, "labels": 3}, recipe="abc", precision="bf16")
-    path = checkpoint.save(tmp_path, saved, model, optimizer, tokenizer)
+    path = save(saved, model, optimizer)
     assert path == tmp_path / "step-000012"
     other, moments = make(seed=1)
     assert checkpoint.load(path, other, moments) == saved
@@ -55,22 +72,22 @@ def test_comes_back_as_it_was(tmp_path: Path, tokenizer: Tokenizer) -> None:
     assert [group["step"] for group in moments.param_groups] == [1, 1]
 
 
-def test_is_a_model_folder_with_sums_that_others_can_check(tmp_path: Path, tokenizer: Tokenizer) -> None:
+def test_is_a_model_folder_with_sums_that_others_can_check(trained: Trained, save: Save) -> None:
     model, optimizer = make()
-    path = checkpoint.save(tmp_path, state(1), model, optimizer, tokenizer)
+    path = save(1, model, optimizer)
     loaded = MaskedLM.load(path)
     assert torch.equal(loaded.head.dense.weight, model.head.dense.weight)
-    assert Tokenizer.load(path).fingerprint == tokenizer.fingerprint
+    assert Tokenizer.load(path).fingerprint == Tokenizer.load(trained.data / "tokenizer").fingerprint
     assert subprocess.run(["sha256sum", "-c", "--quiet", checkpoint.SUMS], cwd=path, check=False).returncode == 0
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "SHA256SUMS"])
 @pytest.mark.parametrize("fault", ["flipped", "cut", "gone"])
 def test_latest_is_the_newest_whole_one(
-    tmp_path: Path, tokenizer: Tokenizer, name: str, fault: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, save: Save, name: str, fault: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     model, optimizer = make()
-    older, newer = (checkpoint.save(tmp_path, state(step), model, optimizer, tokenizer) for step in (9, 10))
+    older, newer = (save(step, model, optimizer) for step in (9, 10))
     assert checkpoint.latest(tmp_path) == newer
     file = newer / name
     content = bytearray(file.read_bytes())
@@ -89,10 +106,10 @@ def test_none_where_none_is(tmp_path: Path) -> None:
     assert checkpoint.latest(tmp_path / "nowhere") is None
 
 
-def test_pruning_keeps_the_newest_and_sweeps_up(tmp_path: Path, tokenizer: Tokenizer) -> None:
+def test_pruning_keeps_the_newest_and_sweeps_up(tmp_path: Path, save: Save) -> None:
     model, optimizer = make()
     for step in (2, 10, 9):
-        checkpoint.save(tmp_path, state(step), model, optimizer, tokenizer)
+        save(step, model, optimizer)
     (tmp_path / "step-000011.partial").mkdir()
     (tmp_path / "final").mkdir()
     checkpoint.prune(tmp_path, 2)
@@ -107,12 +124,12 @@ def test_a_million_steps_sort_as_numbers(tmp_path: Path) -> None:
     assert [path.name for path in checkpoint.checkpoints(tmp_path)] == ["step-999999", "step-1000000"]
 
 
-def test_another_model_and_another_version_are_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
+def test_another_model_and_another_version_are_refused(tmp_path: Path, save: Save) -> None:
     model, optimizer = make()
-    path = checkpoint.save(tmp_path, state(1), model, optimizer, tokenizer)
+    path = save(1, model, optimizer)
     with pytest.raises(TrainingError, match="holds another model"):
         checkpoint.load(path, *make(layers=3))
     values = json.loads((path / "state.json").read_text(encoding="utf-8"))
     (path / "state.json").write_text(json.dumps({**values, "version": 99}), encoding="utf-8")
-    with pytest.raises(TrainingError, match="has version 99, and only 1 can be read"):
+    with pytest.raises(TrainingError, match="has version 99, and only 1 to 2 can be read"):
         checkpoint.load(path, model, optimizer)

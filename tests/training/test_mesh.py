@@ -39,13 +39,6 @@ def test_a_device_that_is_not_there() -> None:
         pass
 
 
-def test_sharding_is_refused_for_several_processes() -> None:
-    Mesh(0, 1).check("fsdp")
-    Mesh(0, 2).check("ddp")
-    with pytest.raises(ConfigError, match="fsdp is not available for 2 processes"):
-        Mesh(0, 2).check("fsdp")
-
-
 @pytest.mark.distributed
 @pytest.mark.slow
 def test_two_processes_give_the_losses_of_one(trained: Trained, tmp_path: Path) -> None:

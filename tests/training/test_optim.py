@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmbert.errors import TrainingError
 from mmbert.training.optim import StableAdamW, gradient_norm, parameter_groups
 
 PEAK = 8e-4
@@ -101,15 +100,12 @@ def test_state_goes_to_another_optimizer_and_on_as_before() -> None:
 
     steps(model, one, range(3))
     copy.load_state_dict(model.state_dict())
-    two.load_state_tensors({name: t.clone() for name, t in one.state_tensors().items()}, step=3)
+    for name, tensor in two.state_tensors().items():
+        tensor.copy_(one.state_tensors()[name])
+    two.set_step(3)
     steps(model, one, range(3, 6))
     steps(copy, two, range(3, 6))
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), copy.parameters(), strict=True))
-
-    with pytest.raises(TrainingError, match="does not fit the model"):
-        StableAdamW(parameter_groups(nn.Linear(5, 3), 0.1), lr=1e-2).load_state_tensors(one.state_tensors(), step=3)
-    with pytest.raises(TrainingError, match=r"exp_avg\.weight and 2 more"):
-        two.load_state_tensors({"exp_avg.bias": torch.zeros(3)}, step=3)
 
 
 def test_gradient_norm_sees_everything() -> None:

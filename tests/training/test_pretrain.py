@@ -24,7 +24,7 @@ from mmbert.recipe import Recipe
 from mmbert.tokenizer.tokenizer import Tokenizer
 from mmbert.training import checkpoint
 from mmbert.training.distributed import Mesh
-from mmbert.training.loop import Job
+from mmbert.training.job import Job
 from mmbert.training.pretrain import checkpoints_of, pretrain
 
 
@@ -33,7 +33,7 @@ def lines(phase: Path) -> list[dict[str, Any]]:
 
 
 def untimed(phase: Path) -> list[dict[str, Any]]:
-    times = {"tokens_per_second", "seconds", "time"}
+    times = {"tokens_per_second", "seconds", "save_s", "time"}
     return [{key: value for key, value in line.items() if key not in times} for line in lines(phase)]
 
 

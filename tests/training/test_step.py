@@ -17,10 +17,12 @@ from mmbert.errors import NotFinite
 from mmbert.model.heads import MaskedLM
 from mmbert.packed import Packed
 from mmbert.tokenizer.tokenizer import Tokenizer
+from mmbert.training.build import phase_config
+from mmbert.training.checkpoint import State
 from mmbert.training.distributed import Mesh
-from mmbert.training.loop import Job, train_step
+from mmbert.training.job import Job
+from mmbert.training.loop import train_step
 from mmbert.training.optim import StableAdamW, gradient_norm, parameter_groups
-from mmbert.training.pretrain import phase_config
 
 
 def make(trained: Trained, dropout: float = 0.0) -> tuple[Job, MaskedLM, StableAdamW, Step]:
@@ -51,28 +53,30 @@ def test_equals_the_plain_formula(trained: Trained, uneven: bool) -> None:
     expected.backward()
     norm = gradient_norm(model.parameters()).item()
     model.zero_grad()
-    assert train_step(job, model, optimizer, step, 1e-3, Cursor()) == pytest.approx((expected.item(), norm), rel=1e-5)
+    assert train_step(job, model, optimizer, step, 1e-3, State("second")) == pytest.approx(
+        (expected.item(), norm), rel=1e-5
+    )
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_micro_batches_without_labels_add_zero(trained: Trained) -> None:
     job, model, optimizer, step = make(trained)
     first, second = step.micro_batches
-    alone = train_step(job, model, optimizer, replace(step, micro_batches=[first]), 0.0, Cursor())
+    alone = train_step(job, model, optimizer, replace(step, micro_batches=[first]), 0.0, State("second"))
     with_empty = replace(step, micro_batches=[first, without_labels(second)])
-    assert train_step(job, model, optimizer, with_empty, 0.0, Cursor()) == pytest.approx(alone, rel=1e-6)
+    assert train_step(job, model, optimizer, with_empty, 0.0, State("second")) == pytest.approx(alone, rel=1e-6)
     nothing = replace(step, micro_batches=[without_labels(first)], labels=0)
-    assert train_step(job, model, optimizer, nothing, 1e-3, Cursor()) == (0.0, 0.0)
+    assert train_step(job, model, optimizer, nothing, 1e-3, State("second")) == (0.0, 0.0)
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
 def test_dropout_belongs_to_the_place_in_the_run(trained: Trained) -> None:
     job, model, optimizer, step = make(trained, dropout=0.3)
-    once = train_step(job, model, optimizer, step, 0.0, Cursor())
+    once = train_step(job, model, optimizer, step, 0.0, State("second"))
     torch.rand(7)
-    assert train_step(job, model, optimizer, step, 0.0, Cursor()) == once
-    assert train_step(job, model, optimizer, replace(step, index=1), 0.0, Cursor()) != once
-    assert train_step(replace(job, name="first"), model, optimizer, step, 0.0, Cursor()) != once
+    assert train_step(job, model, optimizer, step, 0.0, State("second")) == once
+    assert train_step(job, model, optimizer, replace(step, index=1), 0.0, State("second")) != once
+    assert train_step(replace(job, name="first"), model, optimizer, step, 0.0, State("second")) != once
 
 
 def test_a_gradient_that_is_not_finite_moves_nothing(trained: Trained) -> None:
@@ -81,6 +85,6 @@ def test_a_gradient_that_is_not_finite_moves_nothing(trained: Trained) -> None:
     model.head.dense.weight.register_hook(lambda gradient: gradient * float("inf"))
     where = Cursor(draw=41, offset=6, step=9, tokens=9216)
     with pytest.raises(NotFinite, match=r"in phase second at step 9 \(draw 41, offset 6\); no weight was changed"):
-        train_step(job, model, optimizer, step, 1e-3, where)
+        train_step(job, model, optimizer, step, 1e-3, State("second", where))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not optimizer.state

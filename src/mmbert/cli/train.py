@@ -20,7 +20,10 @@ def pretrain(
     data: Annotated[
         Path | None, typer.Option(help="The data folder. Default: the recipe's `shards`, else `data` in the run's.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print size, memory, time and mixture; train nothing.")] = False,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Repeat the step at which a loss or gradient stopped the run.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print size, memory, time and mixture.")] = False,
     device: Annotated[str, typer.Option(help=f"Dry run: one of {', '.join(DEVICES)}.")] = "h100",
     devices: Annotated[int, typer.Option(help="Dry run: devices in a node.")] = 8,
     nodes: Annotated[int, typer.Option(help="Dry run: nodes.")] = 1,
@@ -61,6 +64,11 @@ def pretrain(
 
     folder = out or Path("runs") / wanted.name
     shards = data or (Path(wanted.shards) if wanted.shards else folder / "data")
+    if replay:
+        from mmbert.training.replay import replay as repeat
+
+        typer.echo(repeat(wanted, folder, shards, phases=phase).to_text())
+        return
     for name, model in train(wanted, folder, shards, phases=phase or None).items():
         if is_main():
             typer.echo(f"{name}\t{model}")

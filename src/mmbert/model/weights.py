@@ -156,13 +156,14 @@ def save_model(model: nn.Module, config: ModelConfig, architecture: str, folder:
     write_json(folder / "config.json", config_to_hf(config, architecture, dtype))
 
 
-def save_state(state: Mapping[str, Tensor], path: Path) -> None:
+def save_state(state: Mapping[str, Tensor], path: Path, notes: Mapping[str, str] | None = None) -> None:
     """Write tensors as one safetensors file, atomically, one tensor in memory at a time.
 
+    ``notes`` go into the file's own metadata.
     The format is written here because the library's own writer leaves the file unreadable for others (mode 0600)
     and cannot write into an open file.
     """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(notes or {})}}
     end = 0
     for name in sorted(state):
         tensor = state[name]

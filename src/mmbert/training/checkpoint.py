@@ -1,12 +1,14 @@
 """Checkpoints: a folder that is whole or absent, and knows when it is damaged.
 
     runs/<name>/<phase>/step-000123/
-      config.json model.safetensors tokenizer.json ...   a model folder like any other
-      optimizer.safetensors                              both averages of every weight
-      state.json                                         where the run stands: cursor, step, tokens, recipe, precision
-      SHA256SUMS                                         of all of them; `sha256sum -c` reads it too
+      model.safetensors                   the weights; for ``fsdp`` in parts, see ``storage.py``
+      optimizer.safetensors               both averages of every weight
+      state.json                          where the run stands: cursor, step, tokens, recipe, precision
+      config.json tokenizer.json ...      what a model folder has beside its weights
+      SHA256SUMS                          of all of them; `sha256sum -c` reads it too
 
-Nothing else is needed to go on as if nothing had happened: data, masks and dropout are functions of the position.
+Nothing else is needed to go on as if nothing had happened, on any number of processes: data, masks and dropout are
+functions of the position. Written by ``saver.py``, behind the back of the loop.
 """
 
 from __future__ import annotations
@@ -17,24 +19,23 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from torch import Tensor
 
 from mmbert.data.pack import Cursor
-from mmbert.errors import TrainingError
-from mmbert.files import PARTIAL, atomic_folder, read_json, sha256, write_json, write_text
+from mmbert.errors import MMBertError, TrainingError
+from mmbert.files import PARTIAL, read_json, sha256
 from mmbert.model.heads import MaskedLM
-from mmbert.model.weights import TIED, load_state, save_state
-from mmbert.tokenizer.tokenizer import Tokenizer
+from mmbert.model.weights import TIED
+from mmbert.training.distributed import Mesh
 from mmbert.training.optim import StableAdamW
+from mmbert.training.storage import MODEL, OPTIMIZER, SUMS, read_into
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
-SUMS = "SHA256SUMS"
+VERSION = 2
+READABLE = (1, 2)
+"""1 had fewer fields, which then take their defaults."""
 STATE = "state.json"
-OPTIMIZER = "optimizer.safetensors"
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,19 @@ class State:
     """Steps of the optimiser, over all phases: its averages are debiased with it."""
     finished: bool = False
     """Whether this is the end of the phase."""
+    due: bool = True
+    """Whether it was saved because its turn had come, not because the run was stopped there."""
     recipe: str = ""
     """Hash of what the run may not change."""
     precision: str = "fp32"
     meters: dict[str, float] = field(default_factory=dict)
     """Sums of the line of metrics that is being filled."""
+    norms: tuple[float, ...] = ()
+    """Of the last gradients: what a spike is measured by."""
+    rollbacks: int = 0
+    """How often the phase went back to a checkpoint after a spike."""
+    skipped_steps: int = 0
+    """Steps whose data were passed over in doing so."""
     versions: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -62,52 +71,40 @@ class State:
     @classmethod
     def from_json(cls, values: dict[str, Any], where: Path) -> State:
         """Back from :meth:`to_json`. Raises TrainingError for another version."""
-        if values.get("version") != VERSION:
+        if values.get("version") not in READABLE:
             raise TrainingError(
-                f"{where} has version {values.get('version')}, and only {VERSION} can be read: "
+                f"{where} has version {values.get('version')}, and only {READABLE[0]} to {READABLE[-1]} can be read: "
                 "go on with the version of mmbert that wrote it, or start in another --out"
             )
         kept = {key: value for key, value in values.items() if key != "version"}
-        return cls(**{**kept, "cursor": Cursor(**values["cursor"])})
+        return cls(**{**kept, "cursor": Cursor(**values["cursor"]), "norms": tuple(values.get("norms", ()))})
 
 
-def save(folder: Path, state: State, model: MaskedLM, optimizer: StableAdamW, tokenizer: Tokenizer) -> Path:
-    """Write ``folder/step-<number>``, complete or not at all, and return it."""
-    path = folder / f"step-{state.cursor.step:06d}"
-    with atomic_folder(path) as partial:
-        model.save(partial)
-        tokenizer.save(partial, max_tokens=model.config.max_context)
-        save_state(optimizer.state_tensors(), partial / OPTIMIZER)
-        write_json(partial / STATE, state.to_json())
-        files = sorted(file.name for file in partial.iterdir())
-        write_text(partial / SUMS, "".join(f"{sha256(partial / name)}  {name}\n" for name in files))
-    return path
+def tensors_of(model: MaskedLM, optimizer: StableAdamW) -> dict[str, Tensor]:
+    """What a checkpoint holds: every weight once, and both of its averages."""
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters() if name != TIED}
+    return {**weights, **optimizer.state_tensors()}
 
 
-def load(path: Path, model: MaskedLM, optimizer: StableAdamW) -> State:
-    """Put a checkpoint's weights and averages into ``model`` and ``optimizer``, in place.
+def load(path: Path, model: MaskedLM, optimizer: StableAdamW, mesh: Mesh | None = None) -> State:
+    """Put a checkpoint's weights and averages into ``model`` and ``optimizer``, in place; all ranks together.
 
-    Raises TrainingError if it belongs to another model or is of another version, WeightsError if it cannot be read.
+    Raises TrainingError if it belongs to another model, is of another version or cannot be read.
     """
     state = read_state(path)
-    tensors = load_state(path)
-    parameters = {name: parameter for name, parameter in model.named_parameters() if name != TIED}
-    if {n: p.shape for n, p in parameters.items()} != {n: t.shape for n, t in tensors.items()}:
-        raise TrainingError(f"{path} holds another model than the recipe's: start in another --out")
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(tensors[name])
-    try:
-        moments = load_file(path / OPTIMIZER)
-    except (SafetensorError, OSError) as error:
-        raise TrainingError(f"{path / OPTIMIZER} cannot be read ({error}): delete {path}") from error
-    optimizer.load_state_tensors(moments, state.optimizer_step)
+    read_into(path, tensors_of(model, optimizer), mesh.patient if mesh is not None else None)
+    optimizer.set_step(state.optimizer_step)
     return state
 
 
 def read_state(path: Path) -> State:
     """The ``state.json`` of a checkpoint."""
     return State.from_json(read_json(path / STATE), path / STATE)
+
+
+def path_of(folder: Path, state: State) -> Path:
+    """Where a phase's folder has, or will have, the checkpoint of a state."""
+    return folder / f"step-{state.cursor.step:06d}"
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -133,7 +130,8 @@ def damage(path: Path) -> str | None:
         expected = {name: digest for digest, name in lines}
     except (OSError, ValueError) as error:
         return f"{SUMS}: {error}"
-    if not {STATE, OPTIMIZER}.issubset(expected):
+    kinds = {name.split(".")[0].split("-")[0] for name in expected if name.endswith(".safetensors")}
+    if STATE not in expected or not {MODEL, OPTIMIZER} <= kinds:
         return f"{SUMS} is incomplete"
     for name, digest in expected.items():
         try:
@@ -145,6 +143,20 @@ def damage(path: Path) -> str | None:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Delete all but the ``keep`` newest checkpoints, and what killed processes left unfinished."""
-    for path in [*checkpoints(folder)[: -keep or None], *folder.glob(f"step-*{PARTIAL}")]:
+    """Delete all but the ``keep`` newest checkpoints, and what killed processes left unfinished.
+
+    One that was not due, saved because the run was stopped, goes as soon as there is a newer one: what stays does not
+    depend on when a run was stopped.
+    """
+    found = checkpoints(folder)
+    due = [path for path in found if _is_due(path)]
+    kept = {*due[-keep:], *found[-1:]}
+    for path in [*(path for path in found if path not in kept), *folder.glob(f"step-*{PARTIAL}")]:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_due(path: Path) -> bool:
+    try:
+        return read_state(path).due
+    except (MMBertError, KeyError, TypeError):
+        return True  # damaged: not ours to judge

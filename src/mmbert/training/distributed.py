@@ -2,23 +2,35 @@
 
 with connect("auto") as mesh:           # Mesh(rank=0, world=1, device=cpu) without torchrun
     mesh.sum_gradients(model.parameters())
+
+Two ways to share the work. ``ddp``: every rank holds all weights and the gradients are summed. ``fsdp``: every rank
+holds a part of each tensor (torch's FSDP2), a layer is put together when it is needed and its gradient is handed back
+in parts. In both a gradient is the sum over ranks, never the mean: the loss is already divided by all labels.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
-from mmbert.errors import ConfigError, TrainingError
+from mmbert.errors import ConfigError, MMBertError, TrainingError
+
+T = TypeVar("T")
+Parallel = Literal["ddp", "fsdp"]
 
 BUCKET = 1 << 25
 """Numbers summed over the ranks in one call: 128 MiB in fp32."""
+PATIENCE = timedelta(hours=24)
+"""How long ranks wait for work that only the first one does: reading all shards, an evaluation, a slow disk. One that
+dies is noticed at once all the same, by its closed connection."""
 
 
 @dataclass(frozen=True)
@@ -28,16 +40,19 @@ class Mesh:
     rank: int = 0
     world: int = 1
     device: torch.device = torch.device("cpu")  # noqa: RUF009  (immutable)
+    parallel: Parallel = "ddp"
+    patient: dist.ProcessGroup | None = field(default=None, compare=False)
+    """The same ranks over gloo, for work of the first one and for the thread that writes checkpoints."""
 
     @property
     def main(self) -> bool:
         """Whether this process writes files and talks."""
         return self.rank == 0
 
-    def check(self, parallel: str) -> None:
-        """Raises ConfigError for a way of sharing the work (``runtime.parallel``) that is not available."""
-        if self.world > 1 and parallel != "ddp":
-            raise ConfigError(f"runtime.parallel {parallel} is not available for {self.world} processes: use ddp")
+    @property
+    def sharded(self) -> bool:
+        """Whether each rank holds a part of every tensor."""
+        return self.parallel == "fsdp" and self.world > 1
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """Sum over all ranks, in place."""
@@ -45,16 +60,59 @@ class Mesh:
             dist.all_reduce(tensor)
         return tensor
 
+    def any(self, flag: bool) -> bool:
+        """Whether ``flag`` holds on some rank. Over the host's network: the accelerator's queue runs on."""
+        if self.world == 1:
+            return flag
+        flags = torch.tensor(int(flag))
+        dist.all_reduce(flags, dist.ReduceOp.MAX)
+        return bool(flags)
+
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.world > 1:
-            dist.barrier()
+            dist.barrier(self.patient)
 
-    def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Give every rank the sum of all ranks' gradients; a missing one counts as zero."""
+    def first(self, work: Callable[[], T]) -> T:
+        """Let the main process do ``work`` and tell all others the result, who wait. An error there ends all."""
         if self.world == 1:
+            return work()
+        said: list[Any] = [None, None]
+        failed: MMBertError | None = None
+        if self.main:
+            try:
+                said[0] = work()
+            except MMBertError as error:
+                failed, said[1] = error, str(error)
+        dist.broadcast_object_list(said, group=self.patient)
+        if said[1] is not None:
+            raise failed or TrainingError(f"process 0 stopped: {said[1]}")
+        result: T = said[0]
+        return result
+
+    def shard(self, model: nn.Module, layers: Iterable[nn.Module], forward: str) -> None:
+        """Leave each rank its part of every tensor of ``model``, in place; names stay. Nothing for ``ddp``.
+
+        layers   gathered and freed one by one; what is outside of them is kept from a forward pass to its backward
+        forward  the method of ``model`` that is called instead of ``forward``
+        Weights are gathered in fp32, as autocast wants them, and gradients are summed in fp32.
+        """
+        if not self.sharded:
             return
-        bucket: list[torch.nn.Parameter] = []
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+        ranks = init_device_mesh(self.device.type, (self.world,))
+        for part in layers:
+            _sum_not_mean(fully_shard(part, mesh=ranks))
+        _sum_not_mean(fully_shard(model, mesh=ranks, reshard_after_forward=False))
+        register_fsdp_forward_method(model, forward)
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Give every rank the sum of all ranks' gradients; a missing one counts as zero. Sharded ones are sums."""
+        if self.world == 1 or self.sharded:
+            return
+        bucket: list[nn.Parameter] = []
         size = 0
         for parameter in parameters:
             bucket.append(parameter)
@@ -65,12 +123,32 @@ class Mesh:
         if bucket:
             self._sum_bucket(bucket)
 
-    def _sum_bucket(self, parameters: list[torch.nn.Parameter]) -> None:
+    def _sum_bucket(self, parameters: list[nn.Parameter]) -> None:
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         flat = self.all_reduce_sum(torch.cat([gradient.reshape(-1) for gradient in gradients]))
         parts: tuple[Tensor, ...] = torch.split(flat, [p.numel() for p in parameters])
         for parameter, part in zip(parameters, parts, strict=True):
             parameter.grad = part.view_as(parameter)
+
+
+def is_sharded(tensor: Any) -> bool:
+    """Whether it is a DTensor, asked without importing their package."""
+    return hasattr(tensor, "device_mesh")
+
+
+def part_of(tensor: Tensor) -> Tensor:
+    """This rank's part of a sharded tensor, else the tensor."""
+    part: Tensor = tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+    return part
+
+
+def sum_over_parts(numbers: list[Tensor], sharded: Tensor) -> list[Tensor]:
+    """Scalars summed over the ranks that ``sharded`` is spread over; as they are if it is whole."""
+    if not is_sharded(sharded):
+        return numbers
+    total = torch.stack(numbers)
+    dist.all_reduce(total, group=sharded.device_mesh.get_group())  # type: ignore[attr-defined]
+    return list(total.unbind())
 
 
 def is_main() -> bool:
@@ -79,28 +157,61 @@ def is_main() -> bool:
 
 
 @contextmanager
-def connect(device: str) -> Iterator[Mesh]:
+def connect(device: str, parallel: Parallel = "ddp", timeout: float = 600.0) -> Iterator[Mesh]:
     """Join the processes of ``torchrun`` on ``device`` (``auto``, ``cpu`` or ``cuda``), and leave them at the end.
 
-    Raises ConfigError if there is no such device, TrainingError if the other processes cannot be reached.
+    parallel  how they share the work
+    timeout   seconds until a process that does not answer counts as lost
+    Raises ConfigError if there is no such device, TrainingError if the others cannot be reached, or later are lost.
     """
     rank, world, local = (int(os.environ.get(name, default)) for name, default in _TORCHRUN)
     here = _device(device, local)
     joined = world > 1 and not dist.is_initialized()
-    if joined:
-        try:
-            dist.init_process_group("nccl" if here.type == "cuda" else "gloo")
-        except (RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise TrainingError(f"cannot join {world} processes: {reason}; start them with torchrun") from error
     try:
-        yield Mesh(rank, world, here)
+        if joined:
+            # Both backends: what the host decides (stop? all there?) must not wait for the accelerator's queue.
+            backend = "cpu:gloo,cuda:nccl" if here.type == "cuda" else "gloo"
+            dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+        patient = dist.new_group(backend="gloo", timeout=PATIENCE) if world > 1 else None
+    except (RuntimeError, ValueError) as error:
+        raise TrainingError(f"cannot join {world} processes: {_first_line(error)}; start them with torchrun") from error
+    try:
+        yield Mesh(rank, world, here, parallel, patient)
+    except RuntimeError as error:
+        if world == 1 or not is_lost(error):
+            raise
+        raise lost(rank, world, error) from error
     finally:
         if joined:
             dist.destroy_process_group()
 
 
+def is_lost(error: BaseException) -> bool:
+    """Whether an error of a collective operation means that another process died or does not answer."""
+    text = str(error)
+    return isinstance(error, dist.DistError) or any(sign in text for sign in _SIGNS)
+
+
+def lost(rank: int, world: int, error: BaseException) -> TrainingError:
+    """The one line that such an error deserves."""
+    return TrainingError(
+        f"process {rank} lost another of the {world}: it died or hangs ({_first_line(error)}); its own last words say "
+        "why; the same command goes on from the last checkpoint"
+    )
+
+
 _TORCHRUN = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+_SIGNS = ("gloo", "Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL", "Timed out waiting")
+"""In messages of errors that are plain RuntimeErrors."""
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _sum_not_mean(module: Any) -> None:
+    module.set_gradient_divide_factor(1.0)
+    module.set_force_sum_reduction_for_comms(True)  # gloo knows no sum of scaled numbers
 
 
 def _device(wanted: str, local: int) -> torch.device:

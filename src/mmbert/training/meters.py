@@ -19,6 +19,7 @@ from mmbert.data.steps import Step
 from mmbert.files import disk_errors, write_text
 from mmbert.log import progress
 from mmbert.recipe import Phase
+from mmbert.training.checkpoint import State
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,8 @@ class Sums:
     span: float = 0.0
     """Seconds since the last line."""
     seconds: float = 0.0
+    saving: float = 0.0
+    """Seconds of ``span`` that the loop waited for checkpoints."""
 
     def to_json(self) -> dict[str, float]:
         """As plain values, for ``Sums(**values)``."""
@@ -42,7 +45,7 @@ class Sums:
 
 
 class Meters:
-    """Those of one phase, from after step ``step`` and ``tokens`` on; ``sums`` as the checkpoint has them.
+    """Those of one phase, from ``state`` on.
 
     Of several processes only the one that is ``main`` writes and talks.
     """
@@ -52,25 +55,29 @@ class Meters:
         folder: Path,
         name: str,
         phase: Phase,
+        state: State,
         *,
         every: int,
-        step: int = 0,
-        tokens: int = 0,
-        sums: dict[str, Any] | None = None,
         main: bool = True,
     ) -> None:
-        self.sums = Sums(**(sums or {}))
+        self.sums = Sums(**state.meters)  # type: ignore[arg-type]
+        self._past = {"rollbacks": state.rollbacks, "skipped_steps": state.skipped_steps}
         self._path = folder / METRICS
         self._phase, self._every, self._main = phase, every, main
         self._clock = time.perf_counter()
         if main:
-            _keep_lines(self._path, step)
+            _keep_lines(self._path, state.cursor.step)
             self._file = self._path.open("ab", buffering=0)  # nothing is left to write when the disk is full
-            self._board = _tensorboard(folder / "tensorboard", step)
-            self._bar: progress[None] = progress(total=phase.tokens, desc=name, unit="tok", initial=tokens)
+            self._board = _tensorboard(folder / "tensorboard", state.cursor.step)
+            self._bar: progress[None] = progress(total=phase.tokens, desc=name, unit="tok", initial=state.cursor.tokens)
 
-    def record(self, step: Step, loss: float, grad_norm: float, learning_rate: float, *, last: bool = False) -> None:
-        """Take in a finished step; ``loss`` is its mean over labels. Writes a line when one is due."""
+    def record(
+        self, step: Step, loss: float, grad_norm: float, learning_rate: float, *, saving: float = 0, last: bool = False
+    ) -> None:
+        """Take in a finished step; ``loss`` is its mean over labels. Writes a line when one is due.
+
+        saving  seconds that the loop waited for checkpoints since the step before
+        """
         now = time.perf_counter()
         sums, elapsed = self.sums, now - self._clock
         self._clock = now
@@ -79,6 +86,7 @@ class Meters:
         sums.tokens += step.tokens
         sums.span += elapsed
         sums.seconds += elapsed
+        sums.saving += saving
         if not self._main:
             return
         speed = sums.tokens / max(sums.span, 1e-9)
@@ -98,6 +106,8 @@ class Meters:
                     "labels": sums.labels,
                     "batch": step.batch,
                     "tokens_per_second": round(speed, 1),
+                    "save_s": round(sums.saving, 4),
+                    **self._past,
                     "seconds": round(sums.seconds, 3),
                     "time": round(time.time(), 3),
                 }

@@ -10,6 +10,8 @@ For one tensor with gradient g, at the t-th step (debiased averages, so the firs
 ``rms`` and with it the clipping is per tensor and replaces clipping of the gradient. Source: arXiv 2304.13013;
 ModernBERT's ``optimizer.py``; equal to the last bit to torch-optimi. mmBERT's configurations write the decay fully
 decoupled, ``8e-5 η / 8e-4``; that is ``0.1 η``, our ``weight_decay`` 0.1.
+
+Tensors may be sharded over ranks (FSDP2's DTensors): each rank moves its part, ``rms`` is over the whole tensor.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmbert.errors import TrainingError
+from mmbert.training.distributed import is_sharded, part_of, sum_over_parts
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """Names of the two averages kept per parameter: m and v."""
@@ -65,13 +67,24 @@ class StableAdamW(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            group["step"] += 1
-            b1, b2 = (_debiased(beta, group["step"]) for beta in group["betas"])
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    m, v = self._moments(parameter)
-                    _update(parameter, parameter.grad, m, v, b1, b2, group["lr"], group["weight_decay"], group["eps"])
+            self._move(group)
         return loss
+
+    def _move(self, group: dict[str, Any]) -> None:
+        """One group's step. All clipping factors first: of sharded tensors they are summed over the ranks at once."""
+        group["step"] += 1
+        b1, b2 = (_debiased(beta, group["step"]) for beta in group["betas"])
+        moving = [parameter for parameter in group["params"] if parameter.grad is not None]
+        if not moving:
+            return
+        squares = []
+        for parameter in moving:
+            m, v = self._moments(parameter)
+            ratio = _average(part_of(parameter.grad), part_of(m), part_of(v), b1, b2, group["eps"])
+            squares.append(ratio.sum() / parameter.numel() if is_sharded(parameter) else ratio.mean())
+        for parameter, square in zip(moving, sum_over_parts(squares, moving[0]), strict=True):
+            m, v = (part_of(moment) for moment in self._moments(parameter))
+            _update(part_of(parameter), m, v, square.sqrt(), group["lr"], group["weight_decay"], group["eps"])
 
     def set_learning_rate(self, lr: float) -> None:
         """Use ``lr`` from the next step on."""
@@ -87,23 +100,8 @@ class StableAdamW(torch.optim.Optimizer):
             for moment, tensor in zip(MOMENTS, self._moments(parameter), strict=True)
         }
 
-    def load_state_tensors(self, tensors: dict[str, Tensor], step: int) -> None:
-        """Take over averages saved by :meth:`state_tensors` after ``step`` steps.
-
-        Raises TrainingError if they belong to other parameters.
-        """
-        mine = self.state_tensors()
-        if mine.keys() != tensors.keys():
-            odd = sorted(mine.keys() ^ tensors.keys())
-            raise TrainingError(f"the saved optimiser does not fit the model: {odd[0]} and {len(odd) - 1} more differ")
-        with torch.no_grad():
-            for name, tensor in mine.items():
-                if tensor.shape != tensors[name].shape:
-                    raise TrainingError(
-                        f"the saved optimiser does not fit the model: {name} is {tuple(tensors[name].shape)}, "
-                        f"not {tuple(tensor.shape)}"
-                    )
-                tensor.copy_(tensors[name])
+    def set_step(self, step: int) -> None:
+        """Go on as after ``step`` steps, when the averages of :meth:`state_tensors` have been read back in place."""
         for group in self.param_groups:
             group["step"] = step
 
@@ -117,7 +115,12 @@ class StableAdamW(torch.optim.Optimizer):
 
 def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
     """Euclidean norm of all gradients together; a scalar tensor, NaN or infinite if any of them is."""
-    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = nn.utils.get_total_norm([part_of(gradient) for gradient in gradients])
+    if not gradients or not is_sharded(gradients[0]):
+        return norm
+    (square,) = sum_over_parts([norm.double().square()], gradients[0])  # double: 1e20 squared is no fp32 number
+    return square.sqrt().to(norm.dtype)
 
 
 def _debiased(beta: float, step: int) -> float:
@@ -125,13 +128,15 @@ def _debiased(beta: float, step: int) -> float:
     return (beta**step - beta) / (beta**step - 1)
 
 
-def _update(
-    p: Tensor, g: Tensor, m: Tensor, v: Tensor, b1: float, b2: float, lr: float, weight_decay: float, eps: float
-) -> None:
-    """One tensor's step, in place."""
+def _average(g: Tensor, m: Tensor, v: Tensor, b1: float, b2: float, eps: float) -> Tensor:
+    """Take a gradient into both averages, in place; returns g² / max(v, ε²)."""
     m.lerp_(g, 1 - b1)
     v.mul_(b2).addcmul_(g, g, value=1 - b2)
-    rms = (g * g).div_(v.clamp(min=eps * eps)).mean().sqrt()
+    return (g * g).div_(v.clamp(min=eps * eps))
+
+
+def _update(p: Tensor, m: Tensor, v: Tensor, rms: Tensor, lr: float, weight_decay: float, eps: float) -> None:
+    """One tensor's step, in place."""
     # The clipped rate stays a tensor: reading a number from an accelerator would stop its queue once per weight.
     eta = lr / rms.double().clamp(min=1.0)
     p.mul_(1 - eta * weight_decay).sub_((m * eta).div_(v.sqrt().add_(eps)))

@@ -1,0 +1,95 @@
+"""The model and optimiser that a phase starts with: fresh, of ``recipe.start``, or of a checkpoint; in their places."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from mmbert.errors import ConfigError, TrainingError
+from mmbert.model.config import ModelConfig
+from mmbert.model.heads import MaskedLM
+from mmbert.model.init import init_weights
+from mmbert.recipe import START, Recipe
+from mmbert.tokenizer.tokenizer import Tokenizer
+from mmbert.training import checkpoint
+from mmbert.training.checkpoint import State
+from mmbert.training.folder import recipe_hash, versions
+from mmbert.training.job import Job
+from mmbert.training.optim import StableAdamW, parameter_groups
+
+log = logging.getLogger(__name__)
+
+
+def phase_config(recipe: Recipe, phase: str, tokenizer: Tokenizer) -> ModelConfig:
+    """The model's shape with the context and angles of a phase. Raises ConfigError if the vocabulary is too small."""
+    values = recipe.shape.model_dump()
+    known = {key: value for key, value in values.items() if key in ModelConfig.model_fields}
+    vocab_size = recipe.shape.vocab_size or tokenizer.vocab_size
+    if vocab_size < tokenizer.vocab_size:
+        raise ConfigError(
+            f"model.vocab_size {vocab_size} is less than the tokenizer's {tokenizer.vocab_size}: leave it out"
+        )
+    now = recipe.phases[phase]
+    ids = {f"{role}_id": getattr(tokenizer, f"{role}_id") for role in ("pad", "eos", "bos", "unk", "mask")}
+    angles = {"rope_theta": now.rope_theta, "local_rope_theta": now.local_rope_theta or now.rope_theta}
+    longest = max(now.context, recipe.shape.max_context or 0)
+    return ModelConfig(**{**known, **ids, **angles, "vocab_size": vocab_size, "max_context": longest})
+
+
+def begin(job: Job, config: ModelConfig) -> tuple[MaskedLM, StableAdamW, State]:
+    """Weights for a phase's first step: those of the phase it follows, of ``recipe.start``, or fresh ones."""
+    recipe, parent = job.recipe, job.phase.follows
+    state = State(job.name, recipe=recipe_hash(recipe), precision=job.precision, versions=versions())
+    if parent is not None:
+        end = job.mesh.first(lambda: checkpoint.latest(job.folder.parent / parent))
+        if end is None or not checkpoint.read_state(end).finished:
+            raise TrainingError(f"phase {job.name} follows {parent}, which is not finished: train it first")
+        check(end, job)
+        model, optimizer, last = resume(job, config, end)
+        log.info("%s goes on from %s", job.name, end)
+        return model, optimizer, replace(state, optimizer_step=last.optimizer_step)
+    model = _empty(config)
+    if recipe.start is None:
+        init_weights(model, config, torch.Generator().manual_seed(recipe.seed))
+    else:
+        model.load_state_dict(MaskedLM.load(job.folder.parent / START).state_dict())
+    return *_place(job, model), state
+
+
+def resume(job: Job, config: ModelConfig, path: Path) -> tuple[MaskedLM, StableAdamW, State]:
+    """Model, optimiser and place of a checkpoint, in the phase's own configuration."""
+    model, optimizer = _place(job, _empty(config))
+    state = checkpoint.load(path, model, optimizer, job.mesh)
+    if state.phase == job.name and not state.finished:
+        log.info("%s goes on after step %d", job.name, state.cursor.step)
+    return model, optimizer, state
+
+
+def check(path: Path, job: Job) -> None:
+    """Raises TrainingError if a checkpoint was made by another recipe than this one."""
+    if checkpoint.read_state(path).recipe != recipe_hash(job.recipe):
+        raise TrainingError(f"{path} was made by another recipe: give another --out, or delete {path.parent}")
+
+
+def _place(job: Job, model: MaskedLM) -> tuple[MaskedLM, StableAdamW]:
+    """The model on its device, or this rank's part of it, and an optimiser for that."""
+    options = job.recipe.optimizer
+    model.to(job.mesh.device)
+    model.tie()
+    model.model.gradient_checkpointing = job.recipe.runtime.gradient_checkpointing
+    job.mesh.shard(model, model.model.layers, forward="features")
+    groups = parameter_groups(model, options.weight_decay)
+    optimizer = StableAdamW(groups, lr=job.phase.peak_lr, betas=(options.beta1, options.beta2), eps=options.eps)
+    return model, optimizer
+
+
+def _empty(config: ModelConfig) -> MaskedLM:
+    """A model on the CPU whose weights are still to be written."""
+    with torch.device("meta"):
+        model = MaskedLM(config)
+    model.to_empty(device="cpu")
+    model.tie()
+    return model

@@ -1,0 +1,133 @@
+"""A loss or gradient that must not reach the weights: noticed before the optimiser moves, kept for replay, answered.
+
+``runtime.on_spike`` says how. ``stop``: the run ends there, with the weights of that moment in ``<phase>/spike``, and
+``mmbert pretrain RECIPE --replay`` repeats exactly this step. ``rollback``: back to the last checkpoint, and on from
+there with the data after the spike. The clocks (steps, tokens, and with them the learning rate) stand where the
+checkpoint's stood; only the position in the data moves. So what lay between is not trained on, and the phase has as
+many steps as before.
+
+All of it depends on sums over all ranks, so all of them decide alike, and on nothing that a checkpoint does not hold: a
+run that is killed after it went back, and is started again, meets the same spike and gives the same answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from mmbert.data.pack import Cursor
+from mmbert.data.steps import Step
+from mmbert.errors import NotFinite, Spike, TrainingError
+from mmbert.files import read_json, write_json
+from mmbert.model.heads import MaskedLM
+from mmbert.training import checkpoint
+from mmbert.training.checkpoint import State
+from mmbert.training.job import Job
+from mmbert.training.optim import StableAdamW
+from mmbert.training.saver import Saver
+
+log = logging.getLogger(__name__)
+
+RECORD = "spike.json"
+WEIGHTS = "spike"
+"""Folder beside it, in the form of a checkpoint."""
+KEPT = 64
+"""Norms remembered."""
+ENOUGH = 16
+"""Norms that must be known before one can be called too large."""
+PATIENCE = 3
+"""Times that a phase goes back to one and the same checkpoint: data that is bad everywhere is not the data's fault."""
+
+
+@dataclass(frozen=True)
+class SpikeRecord:
+    """``spike.json``: where it was, and what replaying it needs."""
+
+    phase: str
+    cursor: Cursor
+    """Where the step begins."""
+    loss: float
+    norm: float
+    usual: float | None
+    """Median of the norms before it, null while too few are known."""
+    seed: int
+    precision: str
+    message: str
+
+    def save(self, folder: Path) -> None:
+        """As JSON; what is not finite becomes text (``nan``, ``inf``)."""
+        values = asdict(self)
+        numbers = {key: str(values[key]) for key in ("loss", "norm") if not math.isfinite(values[key])}
+        write_json(folder / RECORD, {**values, **numbers})
+
+    @classmethod
+    def load(cls, folder: Path) -> SpikeRecord:
+        """Raises MMBertError if there is none."""
+        values: dict[str, Any] = read_json(folder / RECORD)
+        return cls(**{
+            **values, "cursor": Cursor(**values["cursor"]),
+            "loss": float(values["loss"]), "norm": float(values["norm"]),
+        })  # fmt: skip
+
+
+def usual_norm(norms: tuple[float, ...]) -> float | None:
+    """Median of the last norms; None while too few are known."""
+    return median(norms) if len(norms) >= ENOUGH else None
+
+
+def watch(job: Job, state: State, loss: float, norm: float) -> None:
+    """Raises NotFinite for a loss or norm that is no number, Spike for a norm too large by ``runtime.spike_norm``."""
+    cursor, usual, factor = state.cursor, usual_norm(state.norms), job.recipe.runtime.spike_norm
+    place = f"in phase {job.name} at step {cursor.step} (draw {cursor.draw}, offset {cursor.offset})"
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise NotFinite(
+            f"loss {loss} and gradient norm {norm} {place}; no weight was changed: look at the batch with --replay, "
+            f"lower phases.{job.name}.peak_lr, try runtime.precision=fp32, or skip it with runtime.on_spike=rollback",
+            loss, norm,
+        )  # fmt: skip
+    if factor is not None and usual is not None and norm > factor * usual:
+        raise Spike(
+            f"gradient norm {norm:.4g}, usually {usual:.4g}, {place}; no weight was changed: look at the batch with "
+            "--replay, raise runtime.spike_norm, or skip it with runtime.on_spike=rollback",
+            loss, norm,
+        )  # fmt: skip
+
+
+def answer(
+    job: Job, model: MaskedLM, optimizer: StableAdamW, saver: Saver, state: State, step: Step, spike: Spike
+) -> State:
+    """Where to go on from after ``spike`` at ``step``, ``state`` being that before it. Raises it again to stop."""
+    saver.wait()
+    if job.mesh.main:
+        usual = usual_norm(state.norms)
+        SpikeRecord(
+            job.name, state.cursor, spike.loss, spike.norm, usual, job.recipe.seed, job.precision, str(spike)
+        ).save(job.folder)
+    if job.recipe.runtime.on_spike == "rollback":
+        return _go_back(job, model, optimizer, state, step, spike)
+    try:
+        saver.save(state, model, optimizer, job.folder / WEIGHTS)
+        saver.wait()
+    except TrainingError as error:
+        log.warning("%s; replay will take the weights of a checkpoint before", error)
+    raise spike
+
+
+def _go_back(job: Job, model: MaskedLM, optimizer: StableAdamW, state: State, step: Step, spike: Spike) -> State:
+    newest = job.mesh.first(lambda: checkpoint.latest(job.folder))
+    if newest is None:
+        raise spike
+    back = checkpoint.load(newest, model, optimizer, job.mesh)
+    if state.rollbacks - back.rollbacks >= PATIENCE:
+        raise Spike(f"{spike}; {PATIENCE} times back to {newest} did not help", spike.loss, spike.norm) from spike
+    skipped = step.index + 1 - back.cursor.step
+    if job.mesh.main:
+        log.warning("%s: going back to %s and past the data of %d steps", spike, newest, skipped)
+    after = replace(step.cursor_after, step=back.cursor.step, tokens=back.cursor.tokens)
+    return replace(
+        back, cursor=after, rollbacks=state.rollbacks + 1, skipped_steps=state.skipped_steps + skipped, finished=False,
+    )  # fmt: skip
