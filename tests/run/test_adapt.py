@@ -203,3 +203,13 @@ def test_another_tokenizer_is_refused(text: Path, start: Path, taught: RunResult
         pretrain(Recipe.load(ADAPT, foreign), tmp_path / "foreign", tmp_path / "trained" / "data")
     with pytest.raises(TrainingError, match="final is not there, and the merge needs it"):
         merge_phases(Recipe.load(ADAPT, foreign), tmp_path / "foreign", tmp_path / "foreign" / "final")
+
+
+def test_nothing_is_done_twice(recipe: Recipe, taught: RunResult) -> None:
+    def state() -> dict[str, int]:
+        files = (path for path in taught.folder.rglob("*") if path.suffix in (".safetensors", ".jsonl", ".tokens"))
+        return {str(path): path.stat().st_mtime_ns for path in files if "final" not in path.parent.name}
+
+    before = state()
+    assert run(recipe, out=taught.folder).evaluation.losses == taught.evaluation.losses
+    assert state() == before

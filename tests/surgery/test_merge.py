@@ -262,3 +262,19 @@ def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
             save_model(tmp_path / f"{size}-{name}", {"model.embeddings.tok_embeddings.weight": big, **others})
     done = subprocess.run([sys.executable, "-c", PEAK, tmp_path], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 6, f"{done.stdout} MB more for the larger models"
+
+
+def test_of_the_start_there_is_one(tmp_path: Path) -> None:
+    """The last checkpoints of a phase are averaged with the one model that the recipe starts from."""
+    saved = [save_model(tmp_path / f"m{seed}", tensors(seed)) for seed in range(3)]
+    phases = {"teach": saved[:2], "start": saved[2:]}
+    options = Merge(method="average", phases={"teach": 3.0, "start": 1.0}, checkpoints=2, fading=0.5)
+    report = merge(options, phases, None, tmp_path / "out")
+    assert report.weights == pytest.approx([1.0, 2.0, 1.0])
+    merged, loaded = (
+        load_file(tmp_path / "out" / "model.safetensors"),
+        [load_file(p / "model.safetensors") for p in saved],
+    )
+    for name in SHAPES:
+        expected = 0.25 * loaded[0][name] + 0.5 * loaded[1][name] + 0.25 * loaded[2][name]
+        torch.testing.assert_close(merged[name], expected)
