@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 app = typer.Typer(no_args_is_help=True)
+
+
+class Executor(StrEnum):
+    """Where tasks run."""
+
+    local = "local"
+    slurm = "slurm"
+    ray = "ray"
 
 
 @app.command()
@@ -29,6 +38,44 @@ def prepare(
     languages = {stream.language for stream in manifest.streams}
     typer.echo(f"shards     {folder / 'shards'}: {manifest.tokens:,} tokens in {len(languages)} languages")
     typer.echo(f"tokenizer  {folder / 'tokenizer'}: {tokenizer.vocab_size:,} tokens, {tokenizer.fingerprint}")
+
+
+@app.command()
+def scale(
+    recipe: Annotated[Path, typer.Argument(help="A recipe, such as recipes/nano.yaml.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Changes: cleaning.near_duplicates={} ...")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The data folder. Default: the recipe's `shards`, else runs/NAME/data.")
+    ] = None,
+    executor: Annotated[Executor, typer.Option(help="Where the tasks run.")] = Executor.local,
+    tasks: Annotated[int, typer.Option(min=1, help="Parts to divide the sources into; whole files.")] = 8,
+    workers: Annotated[int, typer.Option(min=1, help="Tasks at the same time.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Slurm: write and print the launch files only.")] = False,
+    partition: Annotated[str | None, typer.Option(help="Slurm: the partition.")] = None,
+    time: Annotated[str, typer.Option(help="Slurm: the limit of a task.")] = "24:00:00",
+    memory_gb: Annotated[int, typer.Option(min=1, help="Slurm and Ray: memory of a task.")] = 4,
+    setup: Annotated[
+        str | None, typer.Option(help="Slurm: a command before each task: 'source .venv/bin/activate'.")
+    ] = None,
+    sbatch: Annotated[list[str] | None, typer.Option(help="Slurm: further options, as account=mine.")] = None,
+) -> None:
+    """What `prepare` does, by many tasks on datatrove: one machine, Slurm or Ray. Stopped, it goes on where it was."""
+    from mmbert.data.scale.launch import Cluster, prepare_at_scale
+    from mmbert.recipe import Recipe
+
+    wanted = Recipe.load(recipe, overrides or [])
+    folder = out or (Path(wanted.shards) if wanted.shards else Path("runs") / wanted.name / "data")
+    options = dict(option.split("=", 1) if "=" in option else (option, "") for option in sbatch or ())
+    cluster = Cluster(partition, time, memory_gb, setup, options)
+    files = prepare_at_scale(
+        wanted, folder, executor=executor.value, tasks=tasks, workers=workers, cluster=cluster, dry_run=dry_run
+    )
+    for file in files:
+        typer.echo(f"# {file}")
+        if dry_run:
+            typer.echo(file.read_text(encoding="utf-8"))
+    if not files:
+        typer.echo(f"prepared   {folder}: `mmbert data show {folder}` tells what is there")
 
 
 @app.command()

@@ -77,10 +77,7 @@ def prepare_text(recipe: Recipe, folder: Path) -> None:
 
     Raises DataError naming file and line of bad input, and if no document of a source survives.
     """
-    if not recipe.sources:
-        raise ConfigError(f"recipe {recipe.name} has no sources: name some text under `sources`")
-    if sum(source.kind == "catalogs" for source in recipe.sources.values()) > 1:
-        raise ConfigError("only one source can be of kind catalogs: name all packages in it")
+    _check_sources(recipe)
     report = Report()
     for name, source in recipe.sources.items():
         report.sources[name] = _Preparation(name, source, recipe.cleaning, folder).run()
@@ -88,6 +85,12 @@ def prepare_text(recipe: Recipe, folder: Path) -> None:
     values = report.model_dump(mode="json")
     if not path.is_file() or read_json(path) != values:
         write_json(path, values)
+
+
+def text_work(recipe: Recipe, folder: Path) -> dict[str, tuple[Work, bool]]:
+    """Source -> the work on its text, and whether all of it is done in ``folder``. Raises as ``prepare_text``."""
+    _check_sources(recipe)
+    return {name: _Preparation(name, source, recipe.cleaning, folder).work() for name, source in recipe.sources.items()}
 
 
 def prepare_tokenizer(recipe: Recipe, folder: Path) -> Tokenizer:
@@ -136,6 +139,13 @@ def text_sizes(folder: Path) -> dict[tuple[str, str], int]:
         for language, counts in source.languages.items()
         if counts.documents
     }
+
+
+def _check_sources(recipe: Recipe) -> None:
+    if not recipe.sources:
+        raise ConfigError(f"recipe {recipe.name} has no sources: name some text under `sources`")
+    if sum(source.kind == "catalogs" for source in recipe.sources.values()) > 1:
+        raise ConfigError("only one source can be of kind catalogs: name all packages in it")
 
 
 def judge(document: Document, cleaning: Cleaning) -> str | None:
@@ -192,6 +202,12 @@ class _Preparation:
             self._refuse_empty(report)
         self._mark_complete(work)
         return report
+
+    def work(self) -> tuple[Work, bool]:
+        """The plan, and whether it is done."""
+        work = self._plan()
+        done = [self._done(task) for task in work.tasks]
+        return work, all(path.is_file() and read_json(path)["fingerprint"] == work.fingerprint for path in done)
 
     def _plan(self) -> Work:
         """The tasks and the fingerprint of everything they depend on."""

@@ -93,7 +93,7 @@ def _identity(value: object) -> str:
 
 
 def _jsonl(source: Source, input: Input, advance: Advance) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(_split(_chunks(input, advance)), 1):
+    for number, line in enumerate(split_lines(_chunks(input, advance)), 1):
         try:
             row = orjson.loads(line)
         except orjson.JSONDecodeError:  # a blank line, half a surrogate, NaN, or a fault: the other one says which
@@ -186,7 +186,7 @@ def open_mds(input: Input) -> MdsShard:
 
 def _lines(input: Input, advance: Advance) -> Iterator[tuple[int, str]]:
     """Numbered lines, without their ends; only ``\\n`` divides them (a text may hold U+2028)."""
-    for number, line in enumerate(_split(_chunks(input, advance)), 1):
+    for number, line in enumerate(split_lines(_chunks(input, advance)), 1):
         yield number, _decode(input, number, line)
 
 
@@ -201,7 +201,8 @@ def _decode(input: Input, number: int, line: bytes) -> str:
     return text.removeprefix("\ufeff") if number == 1 else text
 
 
-def _split(chunks: Iterable[bytes]) -> Iterator[bytes]:
+def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines without their ends, out of chunks that are cut anywhere."""
     parts: list[bytes] = []  # of a line that goes on
     for chunk in chunks:
         first, newline, rest = chunk.partition(b"\n")

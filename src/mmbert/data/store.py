@@ -146,11 +146,15 @@ class TextWriter:
 
     def add(self, document: Document) -> None:
         """Append a document to its language."""
-        line = orjson.dumps({"id": document.id, "text": document.text}) + b"\n"
-        self._lines.setdefault(document.language, []).append(line)
-        self._sizes[document.language] += len(line)
-        if self._sizes[document.language] >= _BUFFER:
-            self._flush(document.language)
+        self.write(document.language, document.id, document.text)
+
+    def write(self, name: str, id: str, text: str) -> None:
+        """Append a document to a file, named without the suffix."""
+        line = orjson.dumps({"id": id, "text": text}) + b"\n"
+        self._lines.setdefault(name, []).append(line)
+        self._sizes[name] += len(line)
+        if self._sizes[name] >= _BUFFER:
+            self._flush(name)
 
     def close(self) -> list[str]:
         """Bring everything to disk and give the files their names; returns their languages, sorted."""

@@ -53,7 +53,7 @@ def prepare_shards(recipe: Recipe, folder: Path, tokenizer: Tokenizer, *, max_to
             for language, counts in source.languages.items():
                 if counts.documents:
                     info = {**infos[name], "language": language}
-                    streams[name].append(_stream(folder, tokenizer, info, counts, max_tokens, bar.update))
+                    streams[name].append(finish_stream(folder, tokenizer, info, counts, max_tokens, bar.update))
     for name, info in infos.items():
         streams[name] += _id_streams(recipe.sources[name], folder, tokenizer, info)
     manifest = Manifest(
@@ -88,7 +88,7 @@ def _id_streams(source: Source, folder: Path, tokenizer: Tokenizer, info: dict[s
             yield _describe(place, stream, _finished(place, stream))
 
 
-def _stream(
+def finish_stream(
     folder: Path,
     tokenizer: Tokenizer,
     info: dict[str, Any],
