@@ -244,7 +244,8 @@ def test_what_is_printed() -> None:
 
 def test_a_dry_run_needs_no_torch() -> None:
     code = (
-        "import sys; from pathlib import Path; from mmbert.recipe import Recipe; from mmbert.planning.plan import dry_run\n"
+        "import sys; from pathlib import Path\n"
+        "from mmbert.recipe import Recipe; from mmbert.planning.plan import dry_run\n"
         f"dry_run(Recipe.load(Path({str(RECIPES)!r}) / 'mmbert-small.yaml'), folder=Path({str(RECIPES)!r}))\n"
         "import json; print(json.dumps([m for m in ('torch', 'transformers', 'tokenizers') if m in sys.modules]))"
     )

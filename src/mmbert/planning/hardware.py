@@ -44,7 +44,8 @@ class Reach:
             name, _, value = change.partition("=")
             if name not in names:
                 close = get_close_matches(name, names, 1)
-                raise ConfigError(f"reach: no part {name}: {f'did you mean {close[0]}?' if close else ', '.join(names)}")
+                advice = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(names)}"
+                raise ConfigError(f"reach: no part {name}: {advice}")
             try:
                 values[name] = float(value)
             except ValueError as error:
@@ -72,7 +73,7 @@ class Device:
     """Bytes/s, one way, of each device's share of the node's network adapters; None: the maker sells no such node."""
     host: float | None
     """Bytes/s, one way, to the host's memory; None: it is the host's memory."""
-    reach: Reach = Reach()  # noqa: RUF009  (immutable)
+    reach: Reach = Reach()
     tile: int = 128
     """Queries that attention takes together: all of them see all keys that one of them sees."""
 
@@ -107,7 +108,7 @@ DEVICES = {
 class Machine:
     """Equal devices in equal nodes. The default is the published runs': 8 x H100 in one node."""
 
-    device: Device = DEVICES["h100"]  # noqa: RUF009  (immutable)
+    device: Device = DEVICES["h100"]
     devices: int = 8
     """In each node."""
     nodes: int = 1
@@ -122,7 +123,7 @@ class Machine:
         if self.nodes > 1 and (self.network or self.device.network) is None:
             raise ConfigError(f"hardware: no node of {self.device.title} has a published network: give --network")
         if self.devices > 1 and (self.network or self.device.link) is None:
-            raise ConfigError(f"hardware: no link between {self.device.title}s is known: give --network, or --devices 1")
+            raise ConfigError(f"hardware: no link of {self.device.title} is known: give --network, or --devices 1")
 
     @classmethod
     def named(

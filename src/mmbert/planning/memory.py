@@ -57,15 +57,15 @@ def training_memory(
     table = 4 * h * config.vocab_size
     matrices = config.num_layers * layer_matrices(config) + h * h
     copies = linear * matrices if precision == "bf16" else 0
-    if shards > 1:  # one layer at a time is gathered, the next one is on its way, and what is no layer stays
-        copies = 2 * linear * layer_matrices(config) + 4 * (number - matrices)
+    if shards > 1:  # in fp32: one layer at a time is gathered, the next one is on its way, and what is no layer stays
+        copies += 4 * (2 * layer_matrices(config) + number - config.num_layers * layer_matrices(config))
     per_layer = activation_bytes(config, precision=precision, device=device)
     layers = (config.num_layers * 4 * h + per_layer) if checkpointing else config.num_layers * per_layer
     ends = 8 * h + 4 * h  # ids and embedding norm, final norm
     head = mask_rate * h * (4 + 3 * linear + 4)
     activations = int(tokens * (layers + ends + head))
     rows = int(min(LOSS_ROWS[device] if loss_rows is None else loss_rows, tokens * mask_rate))
-    # logits twice in fp32, the loss's gradient of the table; in bf16 a copy of the table and one chunk's product as large
+    # logits twice in fp32, the loss's gradient of the table; in bf16 its copy and one chunk's product
     loss = 8 * rows * config.vocab_size + table + (table if precision == "bf16" else 0)
     # the loss's and the embedding's gradient of the table, and their sum; the optimiser's two are less
     later = 3 * table - activations

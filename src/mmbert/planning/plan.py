@@ -88,9 +88,11 @@ class PhasePlan:
         return self.flops / self.seconds / (self.machine.world * self.machine.device.bf16)
 
     @property
-    def idle(self) -> int:
-        """Devices without a micro-batch in a full step."""
-        return max(0, self.machine.world - self.stages[-1].batch // self.phase.micro_batch)
+    def idle(self) -> float:
+        """Part of the devices' places for micro-batches that stay empty in a full step."""
+        micro_batches = self.stages[-1].batch // self.phase.micro_batch
+        rounds = -(-micro_batches // self.machine.world)
+        return 1 - micro_batches / (rounds * self.machine.world)
 
     @property
     def fits(self) -> bool:

@@ -9,7 +9,7 @@ from mmbert.data.mixture import CODE
 from mmbert.model.count import Parameters
 from mmbert.planning.draw import Drawn
 from mmbert.planning.plan import DryRun, PhasePlan
-from mmbert.planning.speed import checkpoint_bytes
+from mmbert.planning.speed import better_micro_batch, checkpoint_bytes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -118,17 +118,24 @@ def _speed_note(plan: DryRun) -> str:
     parts = ", ".join(f"{each.name} {getattr(plan.machine.parts, each.name):g}" for each in fields(plan.machine.parts))
     length = "as long as the context" if plan.length is None else f"of {plan.length:g} tokens"
     lines = [f"Counted on of the published figures (--reach): {parts}; documents {length} (--length)."]
+    advice: dict[str, list[str]] = {}
     for each in plan.phases:
         if each.idle:
-            world, batch = plan.machine.world, each.phase.batch
-            lines.append(
-                f"{each.name}: {each.idle} of {world} devices get no micro-batch: set phases.{each.name}.micro_batch to "
-                f"{batch // world:,} or less (a divisor of {batch:,})."
-            )
-    return "\n".join(lines)
+            advice.setdefault(_micro_batch_advice(each), []).append(each.name)
+    return "\n".join([*lines, *(f"{', '.join(names)}: {text}" for text, names in advice.items())])
 
 
-STEP_NOTE = "The device does its parts one after another; launches and loader run beside it, and the slowest decides."
+def _micro_batch_advice(plan: PhasePlan) -> str:
+    phase, world = plan.phase, plan.machine.world
+    better = better_micro_batch(phase, world)
+    cure = "change batch, or batch_start" if better is None else f"set micro_batch to {better:,}"
+    return f"{plan.idle:.0%} idle: {phase.batch // phase.micro_batch:,} micro-batches for {world:,} devices; {cure}."
+
+
+STEP_NOTE = (
+    "The device does its parts one after another; launches and loader (and FSDP's exchange) run beside it.\n"
+    "The slowest of them decides."
+)
 
 
 def _step_table(plan: DryRun) -> Table:
@@ -137,8 +144,13 @@ def _step_table(plan: DryRun) -> Table:
     for each in plan.phases:
         step = each.step
         times = (*step.parts.values(), step.device, step.launches, step.loader)
-        table.add_row(each.name, *(f"{1000 * time:,.4g}" for time in times))
+        table.add_row(each.name, *(_short_ms(time) for time in times))
     return table
+
+
+def _short_ms(seconds: float) -> str:
+    milliseconds = 1000 * seconds
+    return f"{milliseconds:,.0f}" if milliseconds >= 100 else f"{milliseconds:.3g}"
 
 
 def _total_table(plan: DryRun) -> Table:
@@ -150,7 +162,7 @@ def _total_table(plan: DryRun) -> Table:
     table.add_row("device-hours", f"{plan.days * 24 * plan.machine.world:,.0f}")
     if plan.published is not None:
         days, same = plan.published
-        table.add_row("check: this arithmetic for 8 H100, days", f"{same:.3g}")
+        table.add_row("check: this recipe on 8 H100, by the same arithmetic, days", f"{same:.3g}")
         table.add_row("check: the published run on 8 H100, days", f"{days:g}")
     minutes = min(every / each.tokens_per_second for each in plan.phases) / 60
     size = f"{checkpoint_bytes(plan.config) / 1e9:.3g} GB every {minutes:,.3g} min"

@@ -7,16 +7,17 @@ A device does one thing after another: its time is the sum of
     head        head and decoder of labelled tokens, and the passes over their logits
     elements    norms, RoPE, GeGLU, residual, dropout, casts      bytes / (bandwidth x reach.memory)
     optimiser   bytes / (bandwidth x reach.memory)
-    exchange    gradients between devices       2 (N - 1) / N x bytes / (bus x reach.links), while nothing else runs
+    exchange    gradients between devices       2 (N - 1) / N x bytes / (bus x reach.links), after the last backward
     checkpoint  the loop's part of saving: its copy to the host
 
-Beside it the host starts every operation (``launches``) and packs the next step in a thread (``loader``): the step takes
-as long as the slowest of the three.
+Beside it the host starts every operation (``launches``) and packs the next step in a thread (``loader``), and where
+weights are sharded their exchange runs beside the products: the step takes as long as the slowest of them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from math import gcd
 from typing import Literal
 
 from mmbert.model.config import ModelConfig
@@ -29,16 +30,20 @@ from mmbert.recipe import Phase, Runtime
 BACKWARD = 2.5
 """Attention's backward pass is five products where its forward is two: the scores are made again."""
 
-LAUNCH = 7e-6
-"""Seconds of one core to start one operation from Python, autograd and dispatcher included, the driver's part not.
-Measured on one core of the CPU in the table of devices: a step of ever fewer tokens, over its operations
-(docs/scaling.md)."""
+LAUNCH = 16e-6
+"""Seconds of one core to start one operation of the model from Python: modules, autocast, autograd, dispatcher.
 
-COMPOSE = 60e6
-"""Tokens a second that a process lays out and counts labels in for all ranks (docs/scaling.md)."""
+This and the next three were measured on one core of the CPU in the table of devices, in a busy hour, so a quiet core is
+faster; a GPU's driver is not in it. docs/scaling.md says how."""
 
-ASSEMBLE = 10e6
-"""Tokens a second of its own micro-batches that a process fills and masks (docs/scaling.md)."""
+OPTIMISER_LAUNCH = 3e-6
+"""The same in the optimiser, which needs no autograd."""
+
+COMPOSE = 30e6
+"""Tokens a second that a process lays out, and counts labels in, for all ranks."""
+
+ASSEMBLE = 15e6
+"""Tokens a second of its own micro-batches that a process fills and masks beside."""
 
 
 @dataclass(frozen=True)
@@ -56,28 +61,30 @@ class StepTime:
     """On the host, while the device works."""
     loader: float
     """In the loader's thread, while the device works."""
+    beside: bool = False
+    """Whether ``exchange`` runs beside the device's other parts (FSDP), or after them (DDP)."""
 
     @property
     def parts(self) -> dict[str, float]:
-        """What the device does, by name."""
-        return {each.name: getattr(self, each.name) for each in fields(self)[:-2]}
+        """All but what the host does, by name."""
+        return {each.name: getattr(self, each.name) for each in fields(self)[:-3]}
 
     @property
     def device(self) -> float:
-        """All the device does."""
-        return sum(self.parts.values())
+        """What the device does one after another."""
+        return sum(self.parts.values()) - (self.exchange if self.beside else 0.0)
 
     @property
     def seconds(self) -> float:
         """Of the step."""
-        return max(self.device, self.launches, self.loader)
+        return max(self.device, self.launches, self.loader, self.exchange)
 
     @property
     def binds(self) -> str:
-        """What to mend first: the loader or the host if the device waits for it, else the device's largest part."""
-        if self.seconds > self.device:
-            return "loader" if self.loader > self.launches else "launches"
-        return max(self.parts, key=self.parts.__getitem__)
+        """What to mend first: what the device waits for, else the largest part of what it does."""
+        waits = {"launches": self.launches, "loader": self.loader, "exchange": self.exchange}
+        slowest = max(waits, key=waits.__getitem__)
+        return slowest if waits[slowest] > self.device else max(self.parts, key=self.parts.__getitem__)
 
 
 def step_time(
@@ -102,7 +109,6 @@ def step_time(
     labelled, ends = traffic.labelled(), traffic.ends()
     logits = (labelled.forward + labelled.backward) * labels
     whole = traffic.micro_batch(labels, LOSS_ROWS[device.kind])
-    launched = rounds * traffic.launches(checkpointing=bool(again)) + traffic.optimiser_launches()
     return StepTime(
         matrices=tokens * (3 + again) * flops.matrices / products,
         attention=tokens * _attention(config, length, machine, traffic, again),
@@ -111,8 +117,10 @@ def step_time(
         optimiser=traffic.step(exchanged=machine.world > 1) / shards(runtime, machine) / memory,
         exchange=exchange_bytes(config, runtime, machine, rounds) / (machine.bus * reach.links),
         checkpoint=batch / runtime.checkpoint_every * copy_seconds(config, runtime, machine),
-        launches=LAUNCH * launched,
+        launches=rounds * LAUNCH * traffic.launches(checkpointing=bool(again))
+        + OPTIMISER_LAUNCH * traffic.optimiser_launches(),
         loader=batch / COMPOSE + tokens / ASSEMBLE,
+        beside=runtime.parallel == "fsdp",
     )
 
 
@@ -139,15 +147,15 @@ def exchange_bytes(config: ModelConfig, runtime: Runtime, machine: Machine, roun
     """Bytes that a device passes on in a step of ``rounds`` micro-batches.
 
     ddp   the gradients once a step, fp32, in a ring: to be added up, and their sum to be spread
-    fsdp  in each micro-batch the weights are gathered for forward and again for backward, and gradients are spread
+    fsdp  in each micro-batch, fp32: layers are gathered for forward and again for backward, all else once, and the
+          gradients are added up where they belong
     """
     number = parameters(config).masked_lm
     other = (machine.world - 1) / machine.world
     if runtime.parallel == "ddp":
         return 2 * other * 4 * number
-    matrices = config.num_layers * layer_matrices(config)
-    gathered = (2 if runtime.precision != "fp32" else 4) * matrices
-    return rounds * other * (2 * gathered + 4 * (number - matrices) + 4 * number)
+    layers = config.num_layers * layer_matrices(config)
+    return rounds * other * 4 * (layers + 2 * number)
 
 
 def checkpoint_bytes(config: ModelConfig) -> int:
@@ -156,9 +164,25 @@ def checkpoint_bytes(config: ModelConfig) -> int:
 
 
 def copy_seconds(config: ModelConfig, runtime: Runtime, machine: Machine) -> float:
-    """What a checkpoint costs the loop: its copy to the host's memory; files are written in a thread."""
+    """What a checkpoint costs the loop: its copy to the host's memory. Files are written in a thread.
+
+    Where weights are whole the first rank copies all, and the others wait for it.
+    """
     way = machine.device.host or machine.device.bandwidth / 2
     return checkpoint_bytes(config) / shards(runtime, machine) / (way * machine.parts.links)
+
+
+def better_micro_batch(phase: Phase, world: int) -> int | None:
+    """The largest micro-batch, no larger than now, of which every device gets equally many; None if none is possible.
+
+    It has to divide the batch's share of a device and the first batch of the warm-up, and to hold one full context.
+    """
+    if phase.batch % world:
+        return None
+    share = gcd(phase.batch // world, phase.batch_start or phase.batch)
+    least = -(-share // phase.micro_batch)
+    sizes = (share // parts for parts in range(least, share // phase.context + 1) if share % parts == 0)
+    return next(sizes, None)
 
 
 def model_flops(config: ModelConfig, phase: Phase, length: float | None = None) -> float:

@@ -4,8 +4,8 @@ Counted from the code, pass by pass: a pass reads each of its inputs once and wr
 numbers of fp32, writes h of bf16). A test runs the model and adds up what torch's operations touch. Products are left
 out: they are counted in operations, and read little for what they compute.
 
-Letters: h hidden size, I intermediate size, V vocabulary, P parameters; ``m`` bytes of a number in matrices (2 in bf16),
-``q`` in queries, keys and values (as m on CUDA, 4 on a CPU). The residual stream and all gradients of weights are fp32.
+Letters: h hidden size, I intermediate size, V vocabulary; ``m`` bytes of a number in matrices (2 in bf16), ``q`` in
+queries, keys and values (as m on CUDA, 4 on a CPU). The residual stream and all gradients of weights are fp32.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Traffic:
         fused_norm = Passes((4 + m) * h, (m + 8) * h)
         # gelu, product with the gate; the product's two gradients, gelu's, and the two halves laid side by side
         gate = Passes(3 * m * i, 5 * m * i) if self.compiled else Passes(5 * m * i, 13 * m * i)
-        # queries and keys: to fp32, two products and two sums of halves with angles, to the kernel's type; values: a copy
+        # queries and keys: to fp32, products and sums of halves with angles, to the kernel's type; values: a copy
         turn = 20 * h + 8 * self.config.head_dim
         rope = Passes(
             2 * (_cast(m, 4) * h + turn + _cast(4, q) * h) + (m + q) * h,
@@ -102,7 +102,7 @@ class Traffic:
         return Passes(6 * m * h, 3 * m * h)  # a mask of numbers is drawn, scaled, multiplied
 
     def attention(self) -> Passes:
-        """What attention itself reads and writes, bytes a token of one layer: q, k, v, out; backward also both gradients."""
+        """What attention itself reads and writes, bytes a token of one layer: q, k, v, out, and their gradients."""
         q = self.head_number * self.config.hidden_size
         return Passes(4 * q, 8 * q)
 
