@@ -116,7 +116,7 @@ def cut(rows: Sequence[np.ndarray], budget: int, start: int = 0) -> Iterator[Bat
 def run(
     loaded: Loaded,
     items: Iterable[T],
-    function: Callable[[Packed], Sequence[R]],
+    function: Callable[[Packed, list[int]], Sequence[R]],
     *,
     encode: Encode[T],
     budget: int | None = None,
@@ -126,7 +126,8 @@ def run(
 ) -> Iterator[R]:
     """One result a text, in order. ``items`` may be endless: no more than two windows are held.
 
-    function  a batch on the model's device -> one result a sequence, on the host; called without gradients
+    function  a batch on the model's device, and the numbers of its texts -> one result a text, on the host; called
+              without gradients
     budget    tokens of a batch; default by device
     progress  a bar on stderr; default: where there is more than one window
     """
@@ -142,7 +143,7 @@ def run(
             if shown and bar is None and (progress or batch.indices[0] >= window or total is not None):
                 bar = progress_bar(total=total, desc=what, unit="text", initial=following)
             with torch.inference_mode():
-                results = function(batch.packed.to(loaded.device))
+                results = function(batch.packed.to(loaded.device), batch.indices)
             done.update(zip(batch.indices, results, strict=True))
             if bar is not None:
                 bar.update(len(batch.indices))

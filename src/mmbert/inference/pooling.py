@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mmbert.packed import Packed
+
 MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 """First token, largest of each dimension, mean, sum / sqrt(length), mean weighted by position 1, 2, ..., last token."""
 
@@ -36,36 +38,37 @@ class Pooling:
         return None if self.layers is None else tuple(weight / sum(self.layers) for weight in self.layers)
 
 
-def pool(x: Tensor, starts: Tensor, ends: Tensor, modes: Sequence[str], first: Tensor | None = None) -> Tensor:
-    """Vectors of spans of rows: (T, h) -> (S, h * modes), fp32.
+def pool(x: Tensor, packed: Packed, modes: Sequence[str], skip: int = 0) -> Tensor:
+    """Vectors of the texts of a batch: (T, h) -> (S, h * modes), fp32.
 
-    starts, ends  (S,) rows of ``x``; every span has at least one row
-    first         (S,) where counting of positions begins for ``weightedmean``; default ``starts``
+    skip  so many tokens at the beginning of each text are left out (but never its last)
     """
+    offsets = packed.offsets.long()
+    ends = offsets[1:]
+    starts = offsets[:-1] if not skip else torch.minimum(offsets[:-1] + skip, ends - 1)
+    if skip:
+        kept = [min(skip, length - 1) for length in packed.lengths]
+        rows = [torch.arange(length - left, device=x.device) for left, length in zip(kept, packed.lengths, strict=True)]
+        inner = x[torch.cat([row + start for row, start in zip(rows, starts, strict=True)])].float()
+    else:
+        inner = x.float()
     lengths = ends - starts
-    segments = torch.repeat_interleave(torch.arange(len(starts), device=x.device), lengths)
-    before = torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
-    rows = torch.arange(len(segments), device=x.device) - before + torch.repeat_interleave(starts, lengths)
-    inner = x if len(rows) == len(x) and bool((rows == torch.arange(len(x), device=x.device)).all()) else x[rows]
-    origin = torch.repeat_interleave(starts if first is None else first, lengths)
-    found = [_pool(mode, x, inner.float(), starts, ends, segments, rows - origin) for mode in modes]
-    return torch.cat(found, dim=1)
+    return torch.cat([_pool(mode, x, inner, starts, ends, lengths, starts - offsets[:-1]) for mode in modes], dim=1)
 
 
 def _pool(
-    mode: str, x: Tensor, inner: Tensor, starts: Tensor, ends: Tensor, segments: Tensor, positions: Tensor
+    mode: str, x: Tensor, inner: Tensor, starts: Tensor, ends: Tensor, lengths: Tensor, skipped: Tensor
 ) -> Tensor:
     if mode == "cls":
         return x[starts].float()
     if mode == "lasttoken":
         return x[ends - 1].float()
-    lengths = (ends - starts)[:, None].float()
-    empty = inner.new_zeros(len(starts), inner.shape[1])
-    if mode == "max":
-        return empty.index_reduce(0, segments, inner, "amax", include_self=False)
-    if mode == "weightedmean":
-        weights = (positions + 1).float()
-        total = torch.zeros(len(starts), device=x.device).index_add(0, segments, weights)
-        return empty.index_add(0, segments, inner * weights[:, None]) / total[:, None]
-    total = empty.index_add(0, segments, inner)
-    return total / lengths if mode == "mean" else total / lengths.sqrt()
+    if mode == "weightedmean":  # positions count from the text's first token, left out or not
+        before = torch.repeat_interleave(lengths.cumsum(0) - lengths - skipped, lengths)
+        weights = (torch.arange(1, len(inner) + 1, device=x.device) - before).float()
+        inner = inner * weights[:, None]
+        total = torch.segment_reduce(weights, "sum", lengths=lengths)[:, None]
+        return torch.segment_reduce(inner, "sum", lengths=lengths, axis=0) / total
+    if mode == "mean_sqrt_len_tokens":
+        return torch.segment_reduce(inner, "sum", lengths=lengths, axis=0) / lengths[:, None].float().sqrt()
+    return torch.segment_reduce(inner, mode, lengths=lengths, axis=0)

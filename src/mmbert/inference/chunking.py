@@ -1,0 +1,116 @@
+"""Texts longer than the model reads, and vectors of passages.
+
+* **windows**: the text in pieces that the model can read, neighbours overlapping; each piece is a text of its own;
+* **late chunking** (2409.04701): the whole text goes through the model, as far as it reads in one pass, and then token
+  vectors are averaged passage by passage: "it" in one passage knows the name in another. A text longer than one pass
+  goes in windows that overlap, and each token is taken from the window in which it is farther from the edge.
+
+Spans are pairs of character positions, [start, end). Tokens are counted without <bos> and <eos>.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from mmbert.errors import ConfigError, DataError
+
+Span = tuple[int, int]
+
+_END = "[.!?…。！？｡؟۔।॥։።፧፨။។༎།꓿]"
+"""Signs that end a sentence, in the scripts that have one. Thai and Lao have none: spaces do not tell there."""
+
+_SENTENCE = re.compile(rf"{_END}+[\"'”’»」』)\]]*(?:\s+|(?<=[。！？｡།༎။։।॥])|$)|\n\s*\n|\n")
+_PARAGRAPH = re.compile(r"\n[^\S\n]*\n\s*")
+
+
+@dataclass(frozen=True)
+class Passages:
+    """Passages of one text: ``spans`` of characters, ``vectors`` (n, d)."""
+
+    text: str
+    spans: list[Span]
+    vectors: np.ndarray
+
+    @property
+    def texts(self) -> list[str]:
+        """Each passage's own text."""
+        return [self.text[start:end] for start, end in self.spans]
+
+    def __len__(self) -> int:
+        return len(self.spans)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Tokens ``start`` to ``end`` go through the model together; those from ``first`` to ``last`` are taken from it."""
+
+    start: int
+    end: int
+    first: int
+    last: int
+
+
+def split_text(text: str, by: str) -> list[Span]:
+    """Passages by "sentence" or "paragraph", without the white space around them."""
+    pattern = {"sentence": _SENTENCE, "paragraph": _PARAGRAPH}[by]
+    borders = [0, *(match.end() for match in pattern.finditer(text)), len(text)]
+    return [span for start, end in pairwise(borders) if (span := _trimmed(text, start, end))]
+
+
+def _trimmed(text: str, start: int, end: int) -> Span | None:
+    piece = text[start:end]
+    bare = piece.strip()
+    left = start + len(piece) - len(piece.lstrip())
+    return (left, left + len(bare)) if bare else None
+
+
+def split_tokens(tokens: int, size: int, overlap: int = 0) -> list[Span]:
+    """Runs of ``size`` tokens, each sharing ``overlap`` with the next; the last may be shorter.
+
+    Raises ConfigError for a size or overlap that would not move on.
+    """
+    if size < 1 or not 0 <= overlap < size:
+        raise ConfigError(f"size {size} and overlap {overlap}: the size must be at least 1 and more than the overlap")
+    last = max(tokens - overlap, 1)
+    return [(start, min(start + size, tokens)) for start in range(0, last, size - overlap)]
+
+
+def plan_windows(tokens: int, capacity: int, overlap: int) -> list[Window]:
+    """Windows for late chunking: every token is taken once, from where it stands farther from the edge."""
+    runs = split_tokens(tokens, capacity, overlap)
+    middles = [(here[1] + following[0]) // 2 for here, following in pairwise(runs)]
+    firsts, lasts = [0, *middles], [*middles, tokens]
+    return [Window(*run, first, last) for run, first, last in zip(runs, firsts, lasts, strict=True)]
+
+
+def token_spans(spans: Sequence[Span], characters: np.ndarray, where: str = "the text") -> list[Span]:
+    """Tokens of each passage: those whose middle lies in it; where there is none, the one that covers its start.
+
+    characters  (n, 2) characters of each token, ascending
+    Raises DataError for a span that is empty or outside.
+    """
+    if not len(characters):
+        return [(0, 0) for _ in spans]
+    centres = characters.sum(axis=1)  # twice the middle: whole numbers
+    found = []
+    length = int(characters[-1, 1])
+    for start, end in spans:
+        if not 0 <= start < end or start >= length:
+            raise DataError(f"passage ({start}, {end}) of {where} is empty or outside its {length} characters")
+        first, last = np.searchsorted(centres, [2 * start, 2 * end], side="left").tolist()
+        if first == last:
+            first = min(int(np.searchsorted(characters[:, 1], start, side="right")), len(characters) - 1)
+            last = first + 1
+        found.append((first, last))
+    return found
+
+
+def character_span(run: Span, characters: np.ndarray) -> Span:
+    """Characters of a run of tokens; (0, 0) for none."""
+    start, end = run
+    return (int(characters[start, 0]), int(characters[end - 1, 1])) if end > start else (0, 0)

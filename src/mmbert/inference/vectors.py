@@ -1,0 +1,71 @@
+"""Finished vectors: smaller numbers for them, by sentence-transformers' definitions, and how similar they are."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from mmbert.errors import ConfigError
+
+Output = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
+
+OUTPUTS = ("float32", "float16", "int8", "uint8", "binary", "ubinary")
+"""8 bits a dimension: its range over a sample in 255 equal steps. binary: a bit a dimension, positive or not, eight in
+an int8 (minus 128) or, ubinary, a uint8."""
+
+Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
+
+
+def check_output(output: str) -> None:
+    """Raises ConfigError for what is not in OUTPUTS."""
+    if output not in OUTPUTS:
+        raise ConfigError(f"output {output!r} is none of {', '.join(OUTPUTS)}")
+
+
+def measure_ranges(vectors: np.ndarray) -> np.ndarray:
+    """Smallest and largest value of each dimension: (n, d) -> (2, d) fp32. Raises ConfigError for fewer than two."""
+    if vectors.ndim != 2 or len(vectors) < 2:
+        raise ConfigError(f"ranges for int8 need at least two vectors, got {vectors.shape}: take some thousand texts")
+    return np.vstack([vectors.min(axis=0), vectors.max(axis=0)]).astype(np.float32)
+
+
+def quantize(vectors: np.ndarray, output: str, ranges: np.ndarray | None = None) -> np.ndarray:
+    """fp32 vectors (..., d) as ``output``. ``ranges`` (2, d) for int8 and uint8, from :func:`measure_ranges`.
+
+    Raises ConfigError where ranges are needed and are not there or do not fit.
+    """
+    check_output(output)
+    if output == "float32":
+        return vectors.astype(np.float32, copy=False)
+    if output == "float16":
+        return vectors.astype(np.float16)
+    if output in ("binary", "ubinary"):
+        bits = np.packbits(vectors > 0, axis=-1)
+        return bits if output == "ubinary" else np.asarray(bits.astype(np.int16) - 128, dtype=np.int8)
+    if ranges is None:
+        raise ConfigError(f"{output} needs the range of each dimension: call calibrate(texts) with some thousand texts")
+    if ranges.shape != (2, vectors.shape[-1]):
+        raise ConfigError(f"ranges are {ranges.shape}, vectors have {vectors.shape[-1]} dimensions: calibrate again")
+    starts = ranges[0].astype(np.float32)
+    steps = (ranges[1] - starts) / 255
+    levels = np.clip(np.floor((vectors - starts) / np.where(steps == 0, 1, steps)), 0, 255)
+    return np.asarray(levels if output == "uint8" else levels - 128, dtype=output)
+
+
+def similarity(first: Any, second: Any, kind: str = "cosine") -> np.ndarray:
+    """How similar each row of ``first`` (n, d) is to each of ``second`` (m, d): (n, m) fp32, larger is more similar.
+
+    Distances are negative. One vector (d,) counts as a row. Raises ConfigError for vectors of different width.
+    """
+    a, b = (np.atleast_2d(np.asarray(x, dtype=np.float32)) for x in (first, second))
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
+        raise ConfigError(f"cannot compare vectors of {a.shape} and {b.shape}: they must have the same dimensions")
+    if kind == "cosine":
+        a, b = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (a, b))
+    if kind in ("cosine", "dot"):
+        return np.asarray(a @ b.T)
+    if kind == "manhattan":
+        return np.array([-np.abs(row - b).sum(axis=1) for row in a], np.float32).reshape(len(a), len(b))
+    squares = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1) - 2 * (a @ b.T)
+    return np.asarray(-np.sqrt(np.maximum(squares, 0)))
