@@ -1,20 +1,27 @@
 """Training steps, ours beside transformers' ModernBERT, interleaved in one process, on the same texts.
 
-    python benchmarks/training.py [--shape nano|small] [--context 1024] [--tokens 8192] [--rounds 5]
+    python benchmarks/training.py [--shape nano] [--vocab-size 32000] [--context 1024] [--tokens 8192] [--memory]
 
-Three ways to take one optimiser step on the same masked tokens:
+Ways to take one optimiser step on the same masked tokens:
   ours     packed, MaskedLM + StableAdamW as the training loop does it, in the loop's precision
   sparse   transformers, padded to the longest, sparse_prediction, bf16 autocast: its best settings
+  sorted   the same, the texts sorted by length and cut into batches of equal padded size, gradients accumulated
   default  transformers, padded to the longest, all logits, fp32: its defaults
 Figures are tokens (never padding) per second: medians over rounds in which the ways take turns, since a machine with
-neighbours gives meaningless absolute numbers. Prints a Markdown table for RECORDS.md. Lengths are log-normal around a
-quarter of the context, as in web text.
+neighbours gives meaningless absolute numbers. ``floor`` is the part of the time that the step's matrix products alone
+would need, at the speed measured between the rounds for one product of the shape's own size in our precision.
+``--memory`` adds the peak of resident memory beyond the start of the process, each way in a process of its own.
+Prints a Markdown table for RECORDS.md. Lengths are log-normal around a quarter of the context, as in web text;
+``--full`` makes every text as long as the context, so that there is no padding to save.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -23,6 +30,7 @@ import torch
 from transformers import ModernBertConfig, ModernBertForMaskedLM
 
 from mmbert.model.config import ModelConfig
+from mmbert.model.count import flops_per_token
 from mmbert.model.heads import MaskedLM
 from mmbert.model.weights import config_to_hf
 from mmbert.packed import Packed
@@ -31,21 +39,27 @@ from mmbert.training.loss import loss_sum
 from mmbert.training.optim import StableAdamW, parameter_groups
 
 IGNORED = -100
+FIRST_ID = 300
+"""Below are specials and bytes."""
+
+Step = Callable[[], None]
 
 
-def texts(tokens: int, context: int, vocab_size: int, seed: int = 0) -> list[np.ndarray]:
+def texts(tokens: int, context: int, vocab_size: int, *, full: bool) -> list[np.ndarray]:
     """Sequences of ``tokens`` tokens in all."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     found: list[np.ndarray] = []
     left = tokens
     while left:
-        length = min(left, context, max(8, int(random.lognormal(np.log(context / 4), 0.8))))
-        found.append(random.integers(300, vocab_size, length))
+        drawn = context if full else max(8, int(random.lognormal(np.log(context / 4), 0.8)))
+        length = min(left, context, drawn)
+        found.append(random.integers(FIRST_ID, vocab_size, length))
         left -= length
     return found
 
 
-def ours(config: ModelConfig, sequences: list[np.ndarray], rate: float) -> Callable[[], None]:
+def ours(config: ModelConfig, sequences: list[np.ndarray], rate: float) -> Step:
+    """One step as ``training/loop.py`` takes it."""
     model = MaskedLM(config).train()
     optimizer = StableAdamW(parameter_groups(model, 0.1), lr=1e-4)
     whole = Packed.from_lists(sequences)
@@ -63,65 +77,139 @@ def ours(config: ModelConfig, sequences: list[np.ndarray], rate: float) -> Calla
     return step
 
 
-def theirs(config: ModelConfig, sequences: list[np.ndarray], rate: float, *, best: bool) -> Callable[[], None]:
+def theirs(config: ModelConfig, batches: list[list[np.ndarray]], rate: float, *, best: bool) -> Step:
+    """One step of transformers' model with AdamW over padded batches."""
     values = config_to_hf(config) | {"sparse_prediction": best}
     model = ModernBertForMaskedLM(ModernBertConfig(**values)).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    longest = max(map(len, sequences))
-    ids = torch.zeros(len(sequences), longest, dtype=torch.long)
-    mask, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORED)
     random = np.random.default_rng(1)
-    for row, sequence in enumerate(sequences):
-        known = torch.from_numpy(sequence)
-        chosen = torch.from_numpy(random.random(len(sequence)) < rate)
-        ids[row, : len(sequence)], mask[row, : len(sequence)] = known, 1
-        labels[row, : len(sequence)] = known.where(chosen, torch.tensor(IGNORED))
+    padded = [_pad(batch, rate, random) for batch in batches]
 
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=best):
-            loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
-        loss.backward()
+        for ids, mask, labels in padded:
+            with torch.autocast("cpu", torch.bfloat16, enabled=best):
+                loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+            (loss / len(padded)).backward()
         optimizer.step()
         optimizer.zero_grad()
 
     return step
 
 
+def _pad(sequences: list[np.ndarray], rate: float, random: np.random.Generator) -> tuple[torch.Tensor, ...]:
+    ids = torch.zeros(len(sequences), max(map(len, sequences)), dtype=torch.long)
+    mask, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORED)
+    for row, sequence in enumerate(sequences):
+        known = torch.from_numpy(sequence)
+        chosen = torch.from_numpy(random.random(len(sequence)) < rate)
+        ids[row, : len(sequence)], mask[row, : len(sequence)] = known, 1
+        labels[row, : len(sequence)] = known.where(chosen, torch.tensor(IGNORED))
+    return ids, mask, labels
+
+
+def in_batches(sequences: list[np.ndarray], padded_tokens: int) -> list[list[np.ndarray]]:
+    """Texts sorted by length, each batch at most ``padded_tokens`` with its padding."""
+    batches: list[list[np.ndarray]] = [[]]
+    for sequence in sorted(sequences, key=len):
+        if batches[-1] and len(sequence) * (len(batches[-1]) + 1) > padded_tokens:
+            batches.append([])
+        batches[-1].append(sequence)
+    return batches
+
+
+def make(name: str, options: argparse.Namespace) -> Step:
+    """One of the ways, with weights of its own."""
+    config = shape(options)
+    sequences = texts(options.tokens, options.context, options.vocab_size, full=options.full)
+    if name == "ours":
+        return ours(config, sequences, options.mask_rate)
+    batches = [sequences]
+    if name == "sorted":
+        batches = in_batches(sequences, max(options.tokens // 4, options.context))
+    return theirs(config, batches, options.mask_rate, best=name != "default")
+
+
+def shape(options: argparse.Namespace) -> ModelConfig:
+    return ModelConfig.preset(options.shape, vocab_size=options.vocab_size, max_context=options.context)
+
+
+def matrix_speed(config: ModelConfig, tokens: int) -> float:
+    """FLOP/s of the MLP's first product at this shape, in the loop's precision."""
+    precision = choose_precision(torch.device("cpu"), config.hidden_size)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    x = torch.randn(min(tokens, 2048), config.hidden_size, dtype=dtype)
+    w = torch.randn(2 * config.intermediate_size, config.hidden_size, dtype=dtype)
+    started, times = time.perf_counter(), 10
+    for _ in range(times):
+        torch.nn.functional.linear(x, w)
+    return times * 2.0 * x.shape[0] * w.numel() / (time.perf_counter() - started)
+
+
+def peak_memory(name: str, argv: list[str]) -> float:
+    """GiB beyond the imports, over two steps, in a process of its own."""
+    command = [sys.executable, __file__, *argv, "--measure", name]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout) / 2**20
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", default="nano", choices=["nano", "small", "base"])
-    parser.add_argument("--vocab-size", type=int, default=8192)
+    parser.add_argument("--vocab-size", type=int, default=32_000)
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--mask-rate", type=float, default=0.3)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--ways", nargs="+", default=["ours", "sparse", "sorted", "default"])
+    parser.add_argument("--full", action="store_true", help="all texts as long as the context")
+    parser.add_argument("--memory", action="store_true", help="also the peak of memory")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    config = ModelConfig.preset(options.shape, vocab_size=options.vocab_size, max_context=options.context)
-    sequences = texts(options.tokens, options.context, options.vocab_size)
-    ways = {
-        "ours": ours(config, sequences, options.mask_rate),
-        "transformers, sparse, bf16": theirs(config, sequences, options.mask_rate, best=True),
-        "transformers, default": theirs(config, sequences, options.mask_rate, best=False),
-    }
+    if options.measure:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        step = make(options.measure, options)
+        step()
+        step()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+        return
+    seconds, speed = measure(options)
+    report(options, seconds, speed)
+
+
+def measure(options: argparse.Namespace) -> tuple[dict[str, float], float]:
+    """Median seconds of each way, and the median speed of a matrix product, all taking turns."""
+    ways = {name: make(name, options) for name in options.ways}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
+    speeds: list[float] = []
     for turn in range(options.rounds + 1):
         for name in list(ways) if turn % 2 else reversed(list(ways)):
+            speeds.append(matrix_speed(shape(options), options.tokens))
             started = time.perf_counter()
             ways[name]()
             if turn:  # the first round warms up
                 seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(times) for name, times in seconds.items()}, statistics.median(speeds)
+
+
+def report(options: argparse.Namespace, seconds: dict[str, float], speed: float) -> None:
+    """Print the table."""
+    sequences = texts(options.tokens, options.context, options.vocab_size, full=options.full)
+    mean_length = sum(len(s) ** 2 for s in sequences) / options.tokens
+    flops = flops_per_token(shape(options), mean_length, mask_rate=options.mask_rate).training * options.tokens
     padded = len(sequences) * max(map(len, sequences))
     print(
-        f"{options.shape}, context {options.context}, {len(sequences)} texts, {options.tokens} tokens, {padded} padded"
+        f"{options.shape}, vocabulary {options.vocab_size:,}, context {options.context}, {len(sequences)} texts of "
+        f"{options.tokens} tokens ({padded} padded to the longest), {options.mask_rate:.0%} masked; {options.threads} "
+        f"thread(s), medians of {options.rounds} interleaved rounds; one product: {speed / 1e9:.0f} GFLOP/s\n"
     )
-    print(f"{options.threads} thread(s), torch {torch.__version__}, medians of {options.rounds} interleaved rounds\n")
-    print("| step | tokens/s | ours is faster by |\n| --- | ---: | ---: |")
-    best = statistics.median(seconds["ours"])
-    for name, times in seconds.items():
-        median = statistics.median(times)
-        print(f"| {name} | {options.tokens / median:,.0f} | {median / best:.2f}x |")
+    memory = {name: peak_memory(name, sys.argv[1:]) for name in seconds} if options.memory else {}
+    print("| step | tokens/s | ours is faster by | of the matrix floor |" + (" peak memory |" if memory else ""))
+    print("| --- | ---: | ---: | ---: |" + (" ---: |" if memory else ""))
+    for name, time_taken in seconds.items():
+        ratio = time_taken / seconds["ours"] if "ours" in seconds else float("nan")
+        row = f"| {name} | {options.tokens / time_taken:,.0f} | {ratio:.2f}x | {flops / speed / time_taken:.0%} |"
+        print(row + (f" {memory[name]:.2f} GiB |" if memory else ""))
 
 
 if __name__ == "__main__":
