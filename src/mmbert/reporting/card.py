@@ -144,7 +144,8 @@ def _training(record: Record) -> str:
     ]
     if merge is not None:
         weights = ", ".join(f"{name} ({weight:g})" for name, weight in merge.phases.items())
-        lines.append(f"Merged by {merge.method} from {weights}" + (f" on {merge.base}." if merge.base else "."))
+        base = f" on {merge.base}" if merge.method == "ties" else ""
+        lines.append(f"Merged by {merge.method} from {weights}{base}.")
     return "\n\n".join(line.strip() for line in lines)
 
 

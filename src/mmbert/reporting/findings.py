@@ -66,7 +66,8 @@ def _taught(group: Group, final: str) -> Finding:
     before = [f"{_change(group.change(name))} after {name}" for name in group.losses if name != final]
     return Finding(
         gained == len(group.changes) if group.tier == NEW else part > -MOST_LOST,
-        f"The {_number(group)} go from {group.start:.3f} to {group.losses[final]:.3f} bits per byte ({_change(part)}"
+        f"The {_number(group)} {'go' if len(group.languages) != 1 else 'goes'} from {group.start:.3f} to "
+        f"{group.losses[final]:.3f} bits per byte ({_change(part)}"
         + (f"; {_listed(before)}" if before else "")
         + f"). {gained:,} of {len(group.changes):,} gain; {language_name(worst)} "
         + ("gains least" if group.changes[worst] > 0 else "loses most")
@@ -147,7 +148,7 @@ def size_line(record: Record) -> str:
         f"{count(record.parameters.masked_lm)} parameters" if record.parameters else "",
         f"{count(record.tokens_seen())} tokens" if record.tokens_seen() else "",
         f"{len(languages)} languages" if languages else "",
-        f"{len(record.phases)} phases",
+        f"{len(record.phases)} phase{'s' if len(record.phases) != 1 else ''}",
         f"{sum(times) / 60:,.1f} minutes of training" if times else "",
     ]
     return " · ".join(part for part in parts if part)

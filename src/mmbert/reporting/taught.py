@@ -18,7 +18,7 @@ from mmbert.reporting.tables import Column, Table, bits, count, language_name, s
 MOST_LOST = 0.01
 """What a known language may lose, on the mean, and the run still be said to keep it."""
 
-_GROUPS = {NEW: "new", KEPT: "kept", UNSEEN: "known, not mixed in"}
+_GROUPS = {NEW: "new", KEPT: "kept", UNSEEN: "not mixed in"}
 
 
 @dataclass(frozen=True)
