@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
@@ -74,8 +73,10 @@ def _id_streams(source: Source, folder: Path, tokenizer: Tokenizer, info: dict[s
     """Finish the streams of a source of token ids."""
     found = parts(source_ids(source, folder, info["source"]))
     reader = IdReader(source, tokenizer)
+    if not found:
+        return
     bar: progress[None] = progress(total=len(found), desc=f"copying {info['source']}", unit="shard")
-    with bar if found else nullcontext():
+    with bar:
         for language, group in groupby(found, key=lambda part: part.language):
             stream = {**info, "language": language}
             place = folder / "shards" / info["source"] / language

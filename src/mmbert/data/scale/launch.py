@@ -91,7 +91,7 @@ def _require(recipe: Recipe, executor: str) -> None:
         ("datatrove", "scale"),
         *((("ray", "ray"),) if executor == "ray" else ()),
         *((("fasttext", "langid"),) if recipe.cleaning.language_id is not None else ()),
-        *((("xxhash", "scale"), ("regex", "scale")) if recipe.cleaning.near_duplicates is not None else ()),
+        *((("regex", "scale"),) if recipe.cleaning.near_duplicates is not None else ()),
     ):
         if find_spec(package) is None:
             raise MissingExtra(package, extra)

@@ -20,6 +20,7 @@ from datatrove.pipeline.dedup.minhash import (
     MinhashDedupFilter,
     MinhashDedupSignature,
 )
+from datatrove.utils.hashing import HashConfig
 from datatrove.utils.word_tokenizers import WordTokenizer
 
 from mmbert.data.scale.plan import Plan
@@ -56,7 +57,11 @@ def config(plan: Plan) -> Any:
     """datatrove's options, by those of the recipe."""
     spec = plan.recipe.cleaning.near_duplicates
     assert spec is not None, "these stages run if the recipe asks for them"
-    return MinhashConfig(n_grams=spec.ngram, num_buckets=spec.buckets, hashes_per_bucket=spec.hashes)
+    # SHA-1: datatrove 0.10's other choice hands text to xxhash, which takes only bytes since version 4.
+    hashing = HashConfig(precision=64, hash_fc="sha1")
+    return MinhashConfig(
+        n_grams=spec.ngram, num_buckets=spec.buckets, hashes_per_bucket=spec.hashes, hash_config=hashing
+    )
 
 
 class _Near(Step):

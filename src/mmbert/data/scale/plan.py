@@ -90,10 +90,15 @@ class Plan:
         """The documents of a unit."""
         source = self.recipe.sources[source_name]
         if unit.file is None:
-            work = plan_work(source_name, source, self.recipe.cleaning, self.folder)
-            (task,) = (task for task in work.tasks if task.name == unit.task)
-            return task.documents(lambda size: None)
+            return self._catalogs[unit.task].documents(lambda size: None)
         return read_input(source_name, source, restore(source, unit.file))
+
+    @cached_property
+    def _catalogs(self) -> dict[str, Task]:
+        """The tasks of the one source of catalogs, which are loaded once for all of them."""
+        (name,) = (name for name in self.fingerprints if self.recipe.sources[name].kind == "catalogs")
+        work = plan_work(name, self.recipe.sources[name], self.recipe.cleaning, self.folder)
+        return {task.name: task for task in work.tasks}
 
     def save(self) -> None:
         """Write ``scale/plan.json``."""

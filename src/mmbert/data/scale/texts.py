@@ -116,12 +116,16 @@ class Finish(Step):
 
 
 def _mark_done(plan: Plan, source: str, tasks: list[Task]) -> None:
-    """The mark of every task: each language is counted in the last task that reads it, all that is left in the last."""
+    """The mark of every task: held-out text is counted in the task that brings it, the rest where it is read."""
     total = reports(plan, source)
     counted = {task.name: SourceReport(fingerprint=total.fingerprint) for task in tasks}
-    readers = {file.language: task.name for task in tasks for file in task.inputs}
+    readers = {file.language: task.name for task in tasks for file in task.inputs if not task.aside}
     for language, counts in total.languages.items():
         name = readers.get(language) or readers.get(None) or tasks[-1].name
+        held = counts.model_copy(update={"documents": 0, "characters": 0, "bytes": 0, "dropped": {}})
+        if tasks[0].aside and counts.heldout_documents:
+            counted[tasks[0].name].languages[language] = held
+            counts = counts.model_copy(update={"heldout_documents": 0, "heldout_characters": 0})
         counted[name].languages[language] = counts
     for task in tasks:
         report = counted[task.name]
