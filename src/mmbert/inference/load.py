@@ -25,7 +25,7 @@ from mmbert.inference.precision import settle
 from mmbert.model.config import ModelConfig, config_from_hf
 from mmbert.model.encoder import Encoder
 from mmbert.model.heads import MaskedLM
-from mmbert.model.layers import PredictionHead
+from mmbert.model.tasks import TaskHead
 from mmbert.model.weights import fill, load_state, model_folder
 from mmbert.tokenizer.tokenizer import Tokenizer
 
@@ -40,22 +40,6 @@ KINDS: dict[str, Kind] = {
     "ModernBertForMultipleChoice": "choice",
 }
 """transformers' classes; ``sentence`` is an encoder with a Pooling module around it."""
-
-
-class TaskHead(nn.Module):
-    """What transformers puts on the encoder for a task: classifier(norm(gelu(dense(x)))); (N, h) -> (N, labels).
-
-    Sequences and choices are pooled before it (``Loaded.classifier_pooling``), tokens and spans are not.
-    """
-
-    def __init__(self, config: ModelConfig, labels: int) -> None:
-        super().__init__()
-        self.head = PredictionHead(config)
-        self.classifier = nn.Linear(config.hidden_size, labels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.classifier(self.head(x))
-        return out
 
 
 @dataclass(frozen=True)

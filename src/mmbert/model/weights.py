@@ -144,16 +144,19 @@ def fill(model: nn.Module, state: dict[str, Tensor], where: str, *, tied: str | 
         setattr(model.get_submodule(module_name), leaf, nn.Parameter(copy))
 
 
-def save_model(model: nn.Module, config: ModelConfig, architecture: str, folder: Path) -> None:
+def save_model(
+    model: nn.Module, config: ModelConfig, architecture: str, folder: Path, more: Mapping[str, Any] | None = None
+) -> None:
     """Write ``config.json`` and ``model.safetensors`` (as the weights' type says), each file whole or not at all.
 
-    ``architecture`` is Hugging Face's name of the class. The weights come first: a folder with a config is complete.
+    ``architecture`` is Hugging Face's name of the class, ``more`` are keys of the config beside the encoder's.
+    The weights come first: a folder with a config is complete.
     """
     state = {name: value for name, value in model.state_dict().items() if name != TIED}
     dtype = str(next(iter(state.values())).dtype).removeprefix("torch.")
     folder.mkdir(parents=True, exist_ok=True)
     save_state(state, folder / WEIGHTS)
-    write_json(folder / "config.json", config_to_hf(config, architecture, dtype))
+    write_json(folder / "config.json", {**config_to_hf(config, architecture, dtype), **(more or {})})
 
 
 def save_state(state: Mapping[str, Tensor], path: Path, notes: Mapping[str, str] | None = None) -> None:
