@@ -146,12 +146,17 @@ class TestFaults:
         with pytest.raises(DataError, match=r"bad\.bin is no model in fastText's form \(.*\): fetch it again"):
             LanguageIdentifier(LanguageId(model=str(tmp_path / "bad.bin")))
 
-    def test_labels_that_are_no_languages(self, tmp_path: Path) -> None:
+    def test_labels_that_are_no_languages(self, texts: dict[str, list[str]], tmp_path: Path) -> None:
         fasttext = pytest.importorskip("fasttext")
-        (tmp_path / "train.txt").write_text("__label__positive good\n__label__negative bad\n" * 5)
-        made = fasttext.train_supervised(str(tmp_path / "train.txt"), lr=0.1, thread=1, verbose=0)
+        lines = [
+            f"__label__{label} {line}\n"
+            for label, code in (("positive", "deu_Latn"), ("negative", "fin_Latn"))
+            for line in "\n".join(texts[code]).split("\n")
+        ]
+        (tmp_path / "train.txt").write_text("".join(lines), encoding="utf-8")
+        made = fasttext.train_supervised(str(tmp_path / "train.txt"), dim=4, epoch=1, thread=1, verbose=0)
         made.save_model(str(tmp_path / "m.bin"))
-        with pytest.raises(DataError, match="name no languages"):
+        with pytest.raises(DataError, match=r"name no languages \(__label__(posi|nega)tive"):
             LanguageIdentifier(LanguageId(model=str(tmp_path / "m.bin")))
 
     def test_without_the_package_the_extra_is_named(self, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
