@@ -21,6 +21,8 @@ CODES = ("deu_Latn", "eng_Latn", "fas_Arab", "fin_Latn", "fra_Latn", "rus_Cyrl",
 LABELS = {"fas_Arab": "pes_Arab", "rus_Cyrl": "ru"}
 """What the model calls some of them: another member of a macrolanguage, and a code of two letters."""
 
+TRAINING = {"dim": 16, "minn": 2, "maxn": 4, "bucket": 20_000, "epoch": 25, "lr": 1.0, "thread": 1, "verbose": 0}
+
 
 @pytest.fixture(scope="module")
 def texts() -> dict[str, list[str]]:
@@ -41,8 +43,7 @@ def model(texts: dict[str, list[str]], tmp_path_factory: pytest.TempPathFactory)
                     lines = (run.replace("\n", " "), *run.split("\n"))
                     file.writelines(f"__label__{LABELS.get(code, code)} {line}\n" for line in lines)
         file.write("__label__zxx 1 2 3\n")
-    options = {"dim": 16, "minn": 2, "maxn": 4, "bucket": 20_000, "epoch": 25, "lr": 1.0, "thread": 1, "verbose": 0}
-    made = fasttext.train_supervised(str(folder / "train.txt"), **options)
+    made = fasttext.train_supervised(str(folder / "train.txt"), **TRAINING)
     made.save_model(str(folder / "model.bin"))
     return str(folder / "model.bin")
 
@@ -154,7 +155,7 @@ class TestFaults:
             for line in "\n".join(texts[code]).split("\n")
         ]
         (tmp_path / "train.txt").write_text("".join(lines), encoding="utf-8")
-        made = fasttext.train_supervised(str(tmp_path / "train.txt"), dim=4, epoch=1, thread=1, verbose=0)
+        made = fasttext.train_supervised(str(tmp_path / "train.txt"), **TRAINING)
         made.save_model(str(tmp_path / "m.bin"))
         with pytest.raises(DataError, match=r"name no languages \(__label__(posi|nega)tive"):
             LanguageIdentifier(LanguageId(model=str(tmp_path / "m.bin")))
