@@ -32,8 +32,8 @@ def disk(trial: Trial) -> list[Row]:
     resumed = bool(saved) and f"goes on after step {saved[-1]}" in again.said
     happened = (
         f"exit code {full.code}: {full.error.replace(f'{trial.home}/', '')}; {len(saved)} checkpoints whole, "
-        f"{len(bad)} damaged, {len(left)} unfinished files; with room the same command went on after step {saved[-1:]} to "
-        f"{'other' if wrong else 'the same'} weights"
+        f"{len(bad)} damaged, {len(left)} unfinished files; with room the same command went on "
+        f"{'from the last one ' if resumed else ''}to {'other' if wrong else 'the same'} weights"
     )
     held = full.code == 2 and resumed and not bad and not left and again.code == 0 and not wrong
     return [Row("disk full", done, happened, time.monotonic() - began, held)]

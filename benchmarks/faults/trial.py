@@ -111,10 +111,11 @@ class Trial:
     """Text, recipe and runs below ``home``."""
 
     home: Path
-    environment: dict[str, str] = field(default_factory=dict)
+    changes: list[str] = field(default_factory=list)
+    """Overrides of the recipe, for all commands."""
 
     @classmethod
-    def make(cls, home: Path) -> Trial:
+    def make(cls, home: Path, changes: list[str] | None = None) -> Trial:
         """Write text and recipe."""
         chance = random.Random(0)
         for number, (language, line) in enumerate(WORDS.items()):
@@ -125,12 +126,12 @@ class Trial:
             pairs = [{"id": f"{n}", "text": words[n], "english": english[n]} for n in range(13)]
             _write(home / "parallel" / language / "test.jsonl", pairs)
         (home / "recipe.yaml").write_text(RECIPE.format(home=home), encoding="utf-8")
-        return cls(home)
+        return cls(home, changes or [])
 
     def command(self, what: str, folder: Path, *more: str) -> list[str]:
         """``mmbert run`` or ``mmbert pretrain`` with overrides and options."""
         start = [sys.executable, "-m", "mmbert", what, str(self.home / "recipe.yaml")]
-        return [*start, *more, "--out", str(folder)]
+        return [*start, *self.changes, *more, "--out", str(folder)]
 
     def start(self, command: list[str], **environment: str) -> subprocess.Popen[str]:
         """Begin a command; its stderr goes to a file, so that nobody has to read it meanwhile."""
