@@ -93,3 +93,10 @@ def test_a_huge_language_is_counted_in_part(tmp_path: Path, monkeypatch: pytest.
     write_stream(tmp_path, "web", "aaa_Latn", [2] * 25 + [3] * 75)
     path = tmp_path / "web" / "aaa_Latn" / "00000.tokens"
     assert count([(path, 100)], 6).tolist() == [0, 0, 25, 25, 0, 0]
+
+
+def test_a_damaged_shard_does_not_break_it(tmp_path: Path) -> None:
+    write_stream(tmp_path, "web", "fao_Latn", [2, 3, 3])
+    path = tmp_path / "web/fao_Latn/00000.tokens"
+    path.write_bytes(b"\x02\0\0\xff" + path.read_bytes()[4:])
+    assert count([(path, 3)], 6).tolist() == [0, 0, 0, 2, 0, 0]

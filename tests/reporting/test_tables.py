@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from made_up_run import write_run
 
+from mmbert.data.bad_shards import BadShards, LeftOut
 from mmbert.evaluation.tiers import below
 from mmbert.reporting import tables
 from mmbert.reporting.findings import findings, headline
@@ -99,3 +100,11 @@ def test_findings_do_not_hold_when_the_figures_do_not(tmp_path: Path) -> None:
     assert not first.holds
     assert "no tier" in first.text
     assert "0 of 36" in first.text
+
+
+def test_shards_left_out_are_told(record: Record, tmp_path: Path) -> None:
+    said = "1 damaged shard was left out of training, with 30 documents and 4,000 tokens: web/fao_Latn/00000.tokens."
+    left = LeftOut(file="web/fao_Latn/00000.tokens", documents=30, tokens=4000, fault="cut short")
+    BadShards(tmp_path).add([left])
+    told = findings(replace(record, folder=tmp_path))[-1]
+    assert (told.holds, told.text) == (False, said)

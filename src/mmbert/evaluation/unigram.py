@@ -88,13 +88,15 @@ def choose_alpha(counts: np.ndarray, size: int) -> float:
 def count(files: Sequence[tuple[Path, int]], size: int) -> np.ndarray:
     """How often each of ``size`` tokens occurs in shards (path, tokens): (size,) int64."""
     total = sum(tokens for _, tokens in files)
-    part = min(1.0, MAX_TOKENS / max(total, 1))
+    share = min(1.0, MAX_TOKENS / max(total, 1))
     counts = np.zeros(size, dtype=np.int64)
     for path, tokens in files:
         ids = Shard.open(path).tokens
-        end = round(tokens * part)
+        end = round(tokens * share)
         for start in range(0, end, _CHUNK):  # bincount makes an int64 copy of what it counts
-            counts += np.bincount(ids[start : min(end, start + _CHUNK)], minlength=size)
+            part = ids[start : min(end, start + _CHUNK)]
+            # A damaged shard, which training names or leaves out, may hold any number: bincount would make it a length.
+            counts += np.bincount(part[part < size], minlength=size)
     return counts
 
 

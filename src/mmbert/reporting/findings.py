@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mmbert.data.bad_shards import BadShards, LeftOut
 from mmbert.evaluation.results import MERGED, RetrievalSummary, summarise_retrieval
 from mmbert.evaluation.tiers import KEPT, NEW, TierSummary
 from mmbert.reporting.record import Record
@@ -45,7 +47,21 @@ def findings(record: Record) -> list[Finding]:
     retrieval = summarise_retrieval(record.final.retrieval) if record.final else None
     if retrieval is not None:
         found.append(_retrieval(retrieval))
+    left_out = BadShards(record.folder).shards
+    if left_out:
+        found.append(_left_out(left_out))
     return found
+
+
+def _left_out(shards: Sequence[LeftOut]) -> Finding:
+    documents, tokens = sum(shard.documents for shard in shards), sum(shard.tokens for shard in shards)
+    return Finding(
+        False,
+        f"{len(shards):,} damaged shard{'s were' if len(shards) > 1 else ' was'} left out of training, with "
+        f"{documents:,} documents and {tokens:,} tokens: {_listed([shard.file for shard in shards[:3]])}"
+        + (" and others" if len(shards) > 3 else "")
+        + ".",
+    )
 
 
 def _below_baseline(name: str, summaries: list[TierSummary]) -> Finding:
