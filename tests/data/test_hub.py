@@ -1,0 +1,258 @@
+"""Datasets as they lie on the hub, read by huggingface-hub itself from a little hub on this machine.
+
+The layouts are those of HuggingFaceFW/fineweb-2 (a folder a language, splits below it, ``_removed`` ones beside) and of
+the released mmBERT data (folders of MDS shards below ``train``, an index in each and one at the root).
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import little_corpus
+import mds_writer
+import numpy as np
+import pytest
+
+from mmbert.data.hub import hub_inputs, restore
+from mmbert.data.prepare import prepare_text
+from mmbert.data.read import open_mds, read, read_input
+from mmbert.data.store import Report
+from mmbert.data.tasks import plan_work
+from mmbert.errors import DataError
+from mmbert.recipe import Cleaning, Source
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub:
+    """Answers what huggingface-hub asks for datasets: their commit, their files, and parts of a file's bytes."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, dict[str, bytes]] = {}
+        """Dataset -> path -> content."""
+        self.asked: list[str] = []
+        hub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                hub.answer(self)
+
+            def do_HEAD(self) -> None:
+                hub.answer(self)
+
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.address = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        path = unquote(urlsplit(request.path).path)
+        self.asked.append(path)
+        match = re.match(r"(?:/api)?/datasets/([\w.-]+/[\w.-]+)(?:/(revision|tree|resolve)/(\w+)/?(.*))?$", path)
+        if match is None or match[1] not in self.files or match[3] not in (None, "main", COMMIT):
+            request.send_response(404)
+            request.send_header("X-Error-Code", "RepoNotFound")
+            self.send(request, b"{}")
+        elif match[2] == "resolve":
+            self.send_file(request, self.files[match[1]].get(match[4]))
+        else:
+            files = self.files[match[1]]
+            listing = [
+                {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+                for name, data in files.items()
+                if match[4] == "" or name.startswith(f"{match[4]}/")
+            ]
+            values: Any = listing if match[2] == "tree" else {"id": match[1], "sha": COMMIT}
+            request.send_response(200)
+            request.send_header("Content-Type", "application/json")
+            self.send(request, json.dumps(values).encode())
+
+    def send_file(self, request: BaseHTTPRequestHandler, data: bytes | None) -> None:
+        if data is None:
+            request.send_response(404)
+            request.send_header("X-Error-Code", "EntryNotFound")
+            self.send(request, b"")
+            return
+        wanted = re.match(r"bytes=(\d+)-(\d+)", request.headers.get("Range") or "")
+        part = data[int(wanted[1]) : int(wanted[2]) + 1] if wanted else data
+        request.send_response(206 if wanted else 200)
+        request.send_header("ETag", f'"{hashlib.sha1(data).hexdigest()}"')
+        request.send_header("X-Repo-Commit", COMMIT)
+        self.send(request, part)
+
+    def send(self, request: BaseHTTPRequestHandler, data: bytes) -> None:
+        request.send_header("Content-Length", str(len(data)))
+        request.end_headers()
+        if request.command == "GET":
+            request.wfile.write(data)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    from huggingface_hub import HfFileSystem, constants
+
+    little = Hub()
+    monkeypatch.setattr(constants, "ENDPOINT", little.address)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", little.address + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    HfFileSystem.clear_instance_cache()
+    yield little
+    HfFileSystem.clear_instance_cache()
+    little.server.shutdown()
+    little.server.server_close()
+
+
+def parquet(language: str, count: int, first: int = 0) -> bytes:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet as form
+
+    rows = little_corpus.documents(language, first + count)[first:]
+    buffer = io.BytesIO()
+    form.write_table(pyarrow.table({key: [row[key] for row in rows] for key in ("text", "id")}), buffer)
+    return buffer.getvalue()
+
+
+def fineweb() -> dict[str, bytes]:
+    return {
+        ".gitattributes": b"*",
+        "README.md": b"# FineWeb2",
+        "data/fao_Latn/train/000_00000.parquet": parquet("fao_Latn", 5),
+        "data/fao_Latn/train/000_00001.parquet": parquet("fao_Latn", 4, 5),
+        "data/fao_Latn/test/000_00000.parquet": parquet("fao_Latn", 2, 20),
+        "data/fao_Latn_removed/train/000_00000.parquet": parquet("fao_Latn", 1, 30),
+        "data/fra_Latn/train/000_00000.parquet": parquet("fra_Latn", 3),
+        "data/fra_Latn/test/000_00000.parquet": parquet("fra_Latn", 2, 20),
+    }
+
+
+def released(folder: Path) -> dict[str, bytes]:
+    """As jhu-clsp/mmBERT-decay-data: compressed shards of ids."""
+    merged: list[dict[str, Any]] = []
+    for name in (
+        "arxiv-sampled-decay-tokenized-chunked-8192-512-32-backfill-nodups",
+        "fao_Latn-tokenized-chunked-8192",
+    ):
+        ids = [{"id": f"{name}/{i}", "input_ids": np.array([2, 300 + i, 301], np.uint32)} for i in range(7)]
+        columns = {"id": "str", "input_ids": "ndarray:uint32"}
+        place = folder / "train" / name
+        index = mds_writer.write_mds(place, columns, ids, per_shard=4, compression="zstd", hashes=("sha1",))
+        (place / "stats.json").write_text("{}")
+        for entry in index["shards"]:
+            for data in (entry["raw_data"], entry["zip_data"]):
+                data["basename"] = f"{name}/{data['basename']}"
+            merged.append(entry)
+    (folder / "train/index.json").write_text(json.dumps({"version": 2, "shards": merged}))
+    (folder / "train/num_tokens.json").write_text("{}")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def source(path: str, **options: object) -> Source:
+    return Source.model_validate({"kind": "hub", "path": path, **options})
+
+
+class TestFineWeb:
+    def test_selection_by_configuration_and_split(self, hub: Hub) -> None:
+        hub.files["HuggingFaceFW/fineweb-2"] = fineweb()
+        every = source("HuggingFaceFW/fineweb-2", heldout="test")
+        found = hub_inputs("web", every)
+        assert [(file.language, file.name) for file in found] == [
+            ("fao_Latn", "data/fao_Latn/train/000_00000.parquet"),
+            ("fao_Latn", "data/fao_Latn/train/000_00001.parquet"),
+            ("fra_Latn", "data/fra_Latn/train/000_00000.parquet"),
+        ]
+        assert {file.revision for file in found} == {COMMIT}
+        assert [file.name for file in hub_inputs("web", every, heldout=True)] == [
+            "data/fao_Latn/test/000_00000.parquet",
+            "data/fra_Latn/test/000_00000.parquet",
+        ]
+        removed = source("HuggingFaceFW/fineweb-2", configs=["fao_Latn_removed"], language="fao_Latn")
+        assert [file.name for file in hub_inputs("web", removed)] == ["data/fao_Latn_removed/train/000_00000.parquet"]
+        with pytest.raises(DataError, match=r"no configuration fao_Latm .*did you mean fao_Latn"):
+            hub_inputs("web", source("HuggingFaceFW/fineweb-2", configs=["fao_Latm"]))
+
+    def test_documents_are_streamed(self, hub: Hub) -> None:
+        hub.files["HuggingFaceFW/fineweb-2"] = fineweb()
+        wanted = [
+            (language, row["id"], row["text"])
+            for language, count in (("fao_Latn", 9), ("fra_Latn", 3))
+            for row in little_corpus.documents(language, count)
+        ]
+        web = source("HuggingFaceFW/fineweb-2")
+        assert [(d.language, d.id, d.text) for d in read("web", web)] == wanted
+        assert all("/test/" not in path and "removed" not in path for path in hub.asked if "resolve" in path)
+        again = [restore(web, json.loads(json.dumps(file.record()))) for file in hub_inputs("web", web)]
+        assert [d.id for file in again for d in read_input("web", web, file)] == [id for _, id, _ in wanted]
+
+    def test_prepared_once_and_never_asked_again(self, hub: Hub, tmp_path: Path) -> None:
+        hub.files["HuggingFaceFW/fineweb-2"] = fineweb()
+        options = {"kind": "hub", "path": "HuggingFaceFW/fineweb-2", "heldout": "test"}
+        recipe = little_corpus.recipe_for({"web": options})
+        prepare_text(recipe, tmp_path)
+        counts = Report.load(tmp_path).sources["web"].languages["fao_Latn"]
+        assert (counts.documents, counts.heldout_documents) == (9, 2)
+        hub.files.clear()
+        hub.asked.clear()
+        prepare_text(recipe, tmp_path)
+        assert not hub.asked
+
+    def test_other_layouts(self, hub: Hub) -> None:
+        rows = gzip.compress("".join(json.dumps(row) + "\n" for row in little_corpus.documents("fra_Latn", 2)).encode())
+        hub.files["org/set"] = {"fr/train-00000-of-00001.jsonl.gz": rows, "fr/validation-00000-of-00001.jsonl.gz": rows}
+        assert [file.name for file in hub_inputs("s", source("org/set"))] == ["fr/train-00000-of-00001.jsonl.gz"]
+        hub.files["org/flat"] = {"fra_Latn.jsonl.gz": rows, "test.jsonl.gz": rows}
+        assert [(f.language, f.name) for f in hub_inputs("s", source("org/flat"))] == [
+            ("fra_Latn", "fra_Latn.jsonl.gz")
+        ]
+
+    def test_what_the_hub_does_not_have(self, hub: Hub) -> None:
+        told = r"^cannot read the dataset org/none from the hub: .*\(check the name, the network, and `hf auth login`"
+        with pytest.raises(DataError, match=told):
+            hub_inputs("s", source("org/none"))
+
+
+class TestReleased:
+    def test_ids_of_one_folder(self, hub: Hub, tmp_path: Path) -> None:
+        hub.files["jhu-clsp/mmBERT-decay-data"] = released(tmp_path / "hub")
+        name = "arxiv-sampled-decay-tokenized-chunked-8192-512-32-backfill-nodups"
+        arxiv = source("jhu-clsp/mmBERT-decay-data", configs=[name], language="eng_Latn")
+        work = plan_work("arxiv", arxiv, Cleaning(), tmp_path)
+        assert not work.tasks
+        assert [(file.language, file.name) for file in work.ids] == [
+            ("eng_Latn", f"train/{name}/shard.00000.mds.zstd"),
+            ("eng_Latn", f"train/{name}/shard.00001.mds.zstd"),
+        ]
+        by_folder = plan_work("named", source("jhu-clsp/mmBERT-decay-data"), Cleaning(), tmp_path)
+        assert {file.language for file in by_folder.ids} == {"fao_Latn"}, (
+            "the folder that names no language is left out"
+        )
+        rows = [row["input_ids"].tolist() for file in work.ids for row in open_mds(file).rows(["input_ids"])]
+        assert rows == [[2, 300 + i, 301] for i in range(7)]
+
+    def test_a_missing_and_a_damaged_shard(self, hub: Hub, tmp_path: Path) -> None:
+        files = released(tmp_path / "hub")
+        path = "train/fao_Latn-tokenized-chunked-8192/shard.00001.mds.zstd"
+        whole = files[path]
+        hub.files["org/set"] = {**files, path: whole[:-1] + bytes([whole[-1] ^ 1])}
+        *_, last = hub_inputs("s", source("org/set"))
+        with pytest.raises(DataError, match=rf"^org/set/{path} is damaged \(its sha1 does not match\)"):
+            open_mds(last)
+        del hub.files["org/set"][path]
+        with pytest.raises(DataError, match=r"^no such file: .*/shard\.00001\.mds, which index\.json lists"):
+            hub_inputs("s", source("org/set"))
