@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mmbert.data.prepare import prepare_data
     from mmbert.errors import MMBertError
+    from mmbert.inference.chooser import Chooser
+    from mmbert.inference.classifier import Classifier
+    from mmbert.inference.reranker import Reranker
     from mmbert.model.config import ModelConfig
     from mmbert.model.encoder import Encoder
     from mmbert.model.heads import MaskedLM
@@ -28,12 +31,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Chooser": "mmbert.inference.chooser",
+    "Classifier": "mmbert.inference.classifier",
     "Encoder": "mmbert.model.encoder",
     "MMBertError": "mmbert.errors",
     "MaskedLM": "mmbert.model.heads",
     "ModelConfig": "mmbert.model.config",
     "Packed": "mmbert.packed",
     "Recipe": "mmbert.recipe",
+    "Reranker": "mmbert.inference.reranker",
     "Tokenizer": "mmbert.tokenizer.tokenizer",
     "convert": "mmbert.surgery.convert",
     "extend": "mmbert.surgery.extend",
@@ -46,12 +52,15 @@ _HOMES = {
 }
 
 __all__ = [
+    "Chooser",
+    "Classifier",
     "Encoder",
     "MMBertError",
     "MaskedLM",
     "ModelConfig",
     "Packed",
     "Recipe",
+    "Reranker",
     "Tokenizer",
     "convert",
     "extend",

@@ -1,0 +1,41 @@
+"""The best of several choices, by a model of multiple choice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmbert.errors import ConfigError
+from mmbert.inference.classifier import apply
+from mmbert.inference.judge import Judge
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A choice: its place in the list that was given, its text, its probability among them."""
+
+    index: int
+    text: str
+    score: float
+
+
+class Chooser(Judge):
+    """Choices in the order of how well they answer or go on, by a folder with a ModernBertForMultipleChoice."""
+
+    kinds = ("choice",)
+
+    def __call__(self, question: str, choices: Sequence[str], *, progress: bool | None = None) -> list[Choice]:
+        """The choices, the most probable first. Raises ConfigError for fewer than two."""
+        texts = [] if isinstance(choices, str) else list(choices)
+        if len(texts) < 2:
+            raise ConfigError("choices are a list of at least two texts")
+        scores = apply("softmax", self.logits(question, texts, progress=progress))
+        order = np.argsort(-scores, kind="stable").tolist()
+        return [Choice(index, texts[index], float(scores[index])) for index in order]
+
+    def logits(self, question: str, choices: Sequence[str], *, progress: bool | None = None) -> np.ndarray:
+        """(choices,) fp32, as transformers gives them."""
+        rows = self.stream_logits([(question, text) for text in choices], progress=progress, what="choosing")
+        return np.concatenate(list(rows))

@@ -1,0 +1,108 @@
+"""Texts, or pairs of texts, to classes or numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from mmbert.errors import ConfigError
+from mmbert.inference.facade import is_pair, is_text, respond
+from mmbert.inference.judge import Judge
+
+Function = Literal["softmax", "sigmoid", "none"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a text was judged to be.
+
+    label   the class with the highest score
+    score   its score: a probability, or a regression's value
+    scores  of every class
+    labels  the classes that hold: with several at once those from the threshold on, else the best one
+    """
+
+    label: str
+    score: float
+    scores: dict[str, float]
+    labels: tuple[str, ...]
+
+
+class Classifier(Judge):
+    """Classes of texts, by a folder with a ModernBertForSequenceClassification.
+
+    What is made of logits goes by the folder, as in transformers: nothing for a regression, a sigmoid for several
+    labels at once or a single one, a softmax for one label of several.
+    """
+
+    kinds = ("sequence",)
+
+    def __call__(
+        self, texts: Any, *, function: Function | None = None, threshold: float = 0.5, progress: bool | None = None
+    ) -> Any:
+        """A text -> Prediction; a list -> a list; an iterator -> an iterator, in bounded memory.
+
+        texts      a text is a str or, for pairs, a tuple of two; in a list, pairs may be lists
+        function   softmax, sigmoid or none; default: as the folder says
+        threshold  from which a label holds, where several may
+        progress   a bar on stderr; default: where there are thousands of texts
+        A text longer than the model reads is cut, with a warning.
+        """
+        self._function(function)
+        if not 0 <= threshold <= 1:
+            raise ConfigError(f"threshold is {threshold}: probabilities are between 0 and 1")
+        return respond(texts, _is_one, lambda items: self.stream(items, function, threshold, progress))
+
+    def stream(
+        self,
+        texts: Iterable[Any],
+        function: Function | None = None,
+        threshold: float = 0.5,
+        progress: bool | None = None,
+    ) -> Iterator[Prediction]:
+        """One Prediction a text, in order."""
+        chosen, labels = self._function(function), self.labels
+        for logits in self.stream_logits(texts, progress=progress, what="classifying"):
+            values = apply(chosen, logits)
+            scores = dict(zip(labels, values.tolist(), strict=True))
+            best = labels[int(values.argmax())]
+            several = chosen == "sigmoid"
+            held = tuple(label for label, score in scores.items() if score >= threshold) if several else (best,)
+            yield Prediction(best, scores[best], scores, held)
+
+    def logits(self, texts: Any, *, progress: bool | None = None) -> np.ndarray:
+        """What the model says, untouched: a text -> (labels,), a list -> (n, labels) fp32."""
+        found = respond(texts, _is_one, lambda items: self.stream_logits(items, progress=progress))
+        if isinstance(found, np.ndarray):
+            return found
+        rows = list(found)
+        return np.stack(rows) if rows else np.zeros((0, len(self.labels)), np.float32)
+
+    def _function(self, stated: str | None) -> str:
+        """As transformers' pipeline chooses. Raises ConfigError for an unknown name."""
+        if stated is not None:
+            if stated not in ("softmax", "sigmoid", "none"):
+                raise ConfigError(f"function {stated!r} is none of softmax, sigmoid, none")
+            return stated
+        if self.loaded.problem_type == "regression":
+            return "none"
+        several = self.loaded.problem_type == "multi_label_classification" or len(self.labels) == 1
+        return "sigmoid" if several else "softmax"
+
+
+def apply(function: str, logits: np.ndarray) -> np.ndarray:
+    """Scores (..., labels) of logits, fp32."""
+    if function == "none":
+        return logits
+    if function == "sigmoid":
+        small = np.exp(-np.abs(logits))
+        return np.asarray(np.where(logits >= 0, 1, small) / (1 + small))
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+
+
+def _is_one(asked: Any) -> bool:
+    return is_text(asked) or is_pair(asked)

@@ -1,0 +1,120 @@
+"""Two texts in one sequence, as the folder's own tokenizer joins them: ``<bos> a <eos> b <eos>``, or as its file says.
+
+Too long a pair is cut as transformers cuts it (``longest_first``): the longer text gives way until both are of one
+length, then both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tokenizers
+
+from mmbert.errors import DataError, TokenizerError
+from mmbert.inference.load import Loaded
+
+
+@dataclass(frozen=True)
+class Template:
+    """Special tokens before, between and behind two texts, uint32."""
+
+    before: np.ndarray
+    between: np.ndarray
+    behind: np.ndarray
+
+    @property
+    def size(self) -> int:
+        """How many they are."""
+        return len(self.before) + len(self.between) + len(self.behind)
+
+    def join(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """One sequence of two texts' ids."""
+        return np.concatenate([self.before, first, self.between, second, self.behind])
+
+
+def read_template(loaded: Loaded) -> Template:
+    """How the folder's ``tokenizer.json`` joins two texts. Raises TokenizerError if not the first before the second."""
+    path = loaded.tokenizer.origin
+    written = tokenizers.Tokenizer.from_file(path)
+    written.no_truncation()
+    written.no_padding()
+    found = written.encode("a", "b")
+    ids, texts = np.array(found.ids, np.uint32), found.sequence_ids
+    places = [[index for index, text in enumerate(texts) if text == which] for which in (0, 1)]
+    first, second = places
+    runs = all(place and place == list(range(place[0], place[-1] + 1)) for place in places)
+    if not runs or first[-1] > second[0]:
+        raise TokenizerError(f"{path} joins two texts as {' '.join(found.tokens)}: not the first, then the second")
+    return Template(ids[: first[0]], ids[first[-1] + 1 : second[0]], ids[second[-1] + 1 :])
+
+
+def cut_pair(first: int, second: int, room: int) -> tuple[int, int]:
+    """Lengths that two texts of ``first`` and ``second`` tokens keep, as the tokenizers library cuts longest first."""
+    if first + second <= room:
+        return first, second
+    short, long = min(first, second), max(first, second)
+    long = short if short > room else max(short, room - short)
+    if short + long > room:
+        short = room // 2
+        long = short + room % 2
+    return (short, long) if first <= second else (long, short)
+
+
+def pair_encoder(
+    loaded: Loaded, prompt: str = "", *, noted: Callable[[int, int, int], None] | None = None
+) -> Callable[[Sequence[Any], int], list[np.ndarray]]:
+    """Ids of texts and of pairs of texts, special strings in them read as such, cut at the model's longest.
+
+    prompt  stands before a text, and before the first of a pair
+    noted   called with the number of each text, its tokens, and the number of special tokens around them
+    Raises DataError for what is neither a text nor two.
+    """
+    tokenizer, longest, template = loaded.tokenizer, loaded.max_tokens, read_template(loaded)
+    bos, eos = np.array([tokenizer.bos_id], np.uint32), np.array([tokenizer.eos_id], np.uint32)
+
+    def encode(items: Sequence[Any], start: int) -> list[np.ndarray]:
+        firsts: list[Any] = []
+        seconds: list[Any] = []
+        for number, item in enumerate(items, start):
+            if isinstance(item, str):
+                firsts.append(item)
+                seconds.append("")
+            else:
+                first, second = _pair(item, number)
+                firsts.append(first)
+                seconds.append(second)
+        if prompt:
+            firsts = [prompt + first for first in firsts]
+        left, right = _encode(loaded, firsts, start), _encode(loaded, seconds, start)
+        rows = []
+        for number, (item, a, b) in enumerate(zip(items, left, right, strict=True), start):
+            single = isinstance(item, str)
+            if noted is not None:
+                noted(number, len(a) + len(b), 2 if single else template.size)
+            if single:
+                rows.append(np.concatenate([bos, a[: longest - 2], eos]))
+            else:
+                keep, keep_second = cut_pair(len(a), len(b), longest - template.size)
+                rows.append(template.join(a[:keep], b[:keep_second]))
+        return rows
+
+    return encode
+
+
+def _pair(item: Any, number: int) -> tuple[str, str]:
+    if isinstance(item, tuple | list) and len(item) == 2 and all(isinstance(text, str) for text in item):
+        return item[0], item[1]
+    what = type(item).__name__
+    if isinstance(item, tuple | list):
+        what += f" of {', '.join(type(text).__name__ for text in item[:3])}" if item else " of nothing"
+    raise DataError(f"text {number} is {what}: expected a str, or a pair of two")
+
+
+def _encode(loaded: Loaded, texts: list[str], start: int) -> list[np.ndarray]:
+    """Ids of each text; one that comes again, as a query does with every document, is encoded once."""
+    if len(texts) > 1 and all(text is texts[0] or text == texts[0] for text in texts):
+        return loaded.tokenizer.encode_batch(texts[:1], specials=True, first=start) * len(texts)
+    return loaded.tokenizer.encode_batch(texts, specials=True, first=start)

@@ -1,0 +1,166 @@
+"""Documents in the order in which they answer a query, by a cross-encoder: query and document read together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmbert.errors import ConfigError
+from mmbert.inference.facade import is_pair
+from mmbert.inference.judge import Judge
+from mmbert.inference.modules import ACTIVATIONS
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A document: its place in the list that was given, its score, its text."""
+
+    index: int
+    score: float
+    text: str
+
+
+class Reranker(Judge):
+    """Scores of (query, document) pairs, by any folder with a ModernBertForSequenceClassification.
+
+    Scores go through the activation that the folder names, else, as in sentence-transformers, through a sigmoid if
+    there is one label and through nothing if there are several.
+    """
+
+    kinds = ("sequence",)
+
+    def __call__(
+        self, query: str, documents: Iterable[str], *, top_k: int | None = None, progress: bool | None = None
+    ) -> list[Ranked]:
+        """The documents, best first, the ``top_k`` best if given; equal ones as they came.
+
+        Raises ConfigError for an empty query or a model with several labels.
+        """
+        if not isinstance(query, str) or not query.strip():
+            raise ConfigError("the query is empty" if isinstance(query, str) else f"the query is {query!r}, not a str")
+        if top_k is not None and top_k < 1:
+            raise ConfigError(f"top_k is {top_k}: it must be at least 1")
+        if isinstance(documents, str):
+            raise ConfigError("documents are one str: give a list of them")
+        texts = list(documents)
+        scores = self._scores(query, texts, progress)
+        order = sorted(range(len(texts)), key=lambda index: -scores[index])
+        return [Ranked(index, scores[index], texts[index]) for index in order[:top_k]]
+
+    def _scores(self, query: str, texts: list[str], progress: bool | None) -> list[float]:
+        self._one_label()
+        rows = self.stream_logits([(query, text) for text in texts], progress=progress, what="ranking")
+        activation = self.activation
+        return [float(activation(torch.from_numpy(row))) for row in rows]
+
+    def _one_label(self) -> None:
+        if len(self.labels) != 1:
+            raise ConfigError(
+                f"{self.loaded.folder} has {len(self.labels)} labels, ranking needs one score: use predict"
+            )
+
+    @property
+    def activation(self) -> torch.nn.Module:
+        """What scores go through."""
+        name = self.loaded.activation or ("Sigmoid" if len(self.labels) == 1 else "Identity")
+        return ACTIVATIONS[name]()
+
+    def stream(self, pairs: Iterable[Any], *, progress: bool | None = None) -> Iterator[Any]:
+        """The score of each (query, document) of an iterator, in order: a number, or (labels,) with several."""
+        activation, one = self.activation, len(self.labels) == 1
+        for row in self.stream_logits(pairs, progress=progress, what="ranking"):
+            scores = activation(torch.from_numpy(row)).numpy()
+            yield float(scores[0]) if one else scores
+
+    def predict(
+        self,
+        inputs: Any = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        activation_fn: Any = None,
+        apply_softmax: bool | None = False,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: str | None = None,
+        pool: Any = None,
+        chunk_size: int | None = None,
+        *,
+        sentences: Any = None,
+    ) -> Any:
+        """CrossEncoder.predict: scores of pairs, (n,) or (n, labels); one pair gives one.
+
+        ``sentences`` is the older name of ``inputs``. Batches go by tokens: ``batch_size`` is read and not used.
+        """
+        pairs = sentences if inputs is None else inputs
+        self._check(batch_size, device, pool, chunk_size)
+        if isinstance(pairs, np.ndarray):
+            pairs = pairs.tolist()
+        single = is_pair(pairs) or (isinstance(pairs, list) and len(pairs) == 2 and isinstance(pairs[0], str))
+        if isinstance(pairs, str) or not isinstance(pairs, Iterable):
+            raise ConfigError(f"predict takes pairs of texts, not {type(pairs).__name__}")
+        listed = [pairs] if single else list(pairs)
+        chosen = self._chosen_prompt(prompt, prompt_name)
+        rows = list(self.stream_logits(listed, prompt=chosen, progress=bool(show_progress_bar), what="judging"))
+        if not rows:
+            return torch.tensor([]) if convert_to_tensor else np.array([]) if convert_to_numpy else []
+        scores = (self.activation if activation_fn is None else activation_fn)(torch.from_numpy(np.stack(rows)))
+        if len(self.labels) == 1 and scores.ndim > 1:
+            scores = scores.squeeze(-1)
+        if apply_softmax and scores.ndim > 1:
+            scores = scores.softmax(dim=1)
+        if convert_to_tensor:
+            out: Any = scores.to(self.loaded.device)
+        else:
+            out = scores.numpy() if convert_to_numpy else list(scores)
+        return out[0] if single else out
+
+    def rank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        top_k: int | None = None,
+        return_documents: bool = False,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        activation_fn: Any = None,
+        device: str | None = None,
+        pool: Any = None,
+        chunk_size: int | None = None,
+    ) -> list[dict[str, Any]]:
+        """CrossEncoder.rank: ``[{"corpus_id": 2, "score": 0.9}, ...]``, with the "text" if ``return_documents``."""
+        self._one_label()
+        documents = list(documents)
+        scores = self.predict(
+            [(query, text) for text in documents], prompt_name, prompt, batch_size, show_progress_bar, activation_fn,
+            device=device, pool=pool, chunk_size=chunk_size,
+        )  # fmt: skip
+        results: list[dict[str, Any]] = [
+            {"corpus_id": index, "score": score, **({"text": documents[index]} if return_documents else {})}
+            for index, score in enumerate(scores.tolist())
+        ]
+        return sorted(results, key=lambda result: result["score"], reverse=True)[:top_k]
+
+    def _chosen_prompt(self, prompt: str | None, name: str | None) -> str | None:
+        if prompt is None and name is not None:
+            if name not in self.loaded.prompts:
+                raise ConfigError(
+                    f"prompt_name {name!r} is none of the folder's: {', '.join(self.loaded.prompts) or 'it has none'}"
+                )
+            return self.loaded.prompts[name]
+        return prompt
+
+    def _check(self, batch_size: int, device: str | None, pool: Any, chunk_size: int | None) -> None:
+        if batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}: it must be at least 1")
+        if pool is not None or chunk_size is not None:
+            raise ConfigError("pool and chunk_size are not supported: start one Reranker a process, or a server")
+        if device is not None and torch.device(device).type != self.loaded.device.type:
+            raise ConfigError(f"the model is on {self.loaded.device}: load it with device={device!r}")
