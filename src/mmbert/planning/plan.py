@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mmbert.data.mixture import Mixture
 from mmbert.data.plan import Stage, stages
+from mmbert.errors import ConfigError
 from mmbert.model.config import ModelConfig
 from mmbert.model.count import Parameters, parameters
 from mmbert.planning.draw import Drawn, draw
@@ -157,6 +158,8 @@ def dry_run(
     length   of documents, in tokens (sum of squares over sum, where they vary); None: they fill the context
     Raises ConfigError if the size of the vocabulary is not known without a tokenizer.
     """
+    if length is not None and length < 1:
+        raise ConfigError(f"hardware: a length of {length:g} tokens is none: --length is that of a document")
     machine = machine or Machine()
     recipe = resolve(recipe)
     context = max(phase.context for phase in recipe.phases.values())

@@ -33,17 +33,19 @@ BACKWARD = 2.5
 LAUNCH = 16e-6
 """Seconds of one core to start one operation of the model from Python: modules, autocast, autograd, dispatcher.
 
-This and the next three were measured on one core of the CPU in the table of devices, in a busy hour, so a quiet core is
-faster; a GPU's driver is not in it. docs/scaling.md says how."""
+Measured like the next one on a core of the CPU in the table of devices, in a busy hour: a quiet core is faster, a GPU's
+driver comes on top (``python benchmarks/planning.py``)."""
 
 OPTIMISER_LAUNCH = 3e-6
 """The same in the optimiser, which needs no autograd."""
 
-COMPOSE = 30e6
-"""Tokens a second that a process lays out, and counts labels in, for all ranks."""
+OWN = (37e-9, 40e-6)
+"""Seconds a token, and a block of one context, to make a rank's own micro-batches: drawn, packed, filled, masked.
 
-ASSEMBLE = 15e6
-"""Tokens a second of its own micro-batches that a process fills and masks beside."""
+From 13.2M tokens a second of a core at context 1,024 and 24.1M at 8,192 (``python benchmarks/data.py``)."""
+
+OTHERS = (13e-9, 25e-6)
+"""The same for micro-batches of all other ranks, which every rank lays out too: 27.2M and 63.9M tokens a second."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def step_time(
         checkpoint=batch / runtime.checkpoint_every * copy_seconds(config, runtime, machine),
         launches=rounds * LAUNCH * traffic.launches(checkpointing=bool(again))
         + OPTIMISER_LAUNCH * traffic.optimiser_launches(),
-        loader=batch / COMPOSE + tokens / ASSEMBLE,
+        loader=_loader(phase, batch, min(tokens, batch)),
         beside=runtime.parallel == "fsdp",
     )
 
@@ -136,6 +138,12 @@ def _attention(config: ModelConfig, length: float, machine: Machine, traffic: Tr
         keys = length if config.is_global(layer) else min(length, device.tile + config.window)
         seconds += max((1 + again + BACKWARD) * 4 * config.hidden_size * keys / peak, least)
     return seconds
+
+
+def _loader(phase: Phase, batch: int, own: int) -> float:
+    """Seconds of one core for a step, of which ``own`` tokens are this rank's."""
+    costs = ((own, OWN), (batch - own, OTHERS))
+    return sum(tokens * (token + block / phase.context) for tokens, (token, block) in costs)
 
 
 def shards(runtime: Runtime, machine: Machine) -> int:

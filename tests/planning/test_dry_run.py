@@ -1,0 +1,88 @@
+"""The dry run as a command, and the figures of docs/scaling.md, which are its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from mmbert.cli.main import app
+from mmbert.errors import ConfigError
+from mmbert.planning.hardware import Machine
+from mmbert.planning.plan import DryRun, dry_run
+from mmbert.planning.speed import better_micro_batch
+from mmbert.recipe import Recipe
+
+ROOT = Path(__file__).parents[2]
+RECIPES = ROOT / "recipes"
+PAGE = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+
+
+def plan(name: str, *overrides: str, machine: Machine | None = None) -> DryRun:
+    return dry_run(Recipe.load(RECIPES / f"{name}.yaml", overrides), folder=RECIPES, machine=machine)
+
+
+def command(*arguments: str) -> str:
+    done = CliRunner().invoke(app, ["pretrain", str(RECIPES / "mmbert-base.yaml"), "--dry-run", *arguments])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.output
+
+
+def test_the_command_says_on_what_and_what_binds() -> None:
+    text = command("--device", "h200", "--devices", "8", "--nodes", "64", "--reach", "memory=0.9", "--length", "700")
+    assert "speed on 64 x 8 x H200 SXM, ddp" in text
+    assert "memory 0.9" in text
+    assert "documents of 700 tokens" in " ".join(text.split())
+    assert "pretrain: 81% idle: 96 micro-batches for 512 devices; set micro_batch to 3,072." in text
+    assert "extend, decay_all, decay_cont, decay_eng: 25% idle" in text
+    assert "loader" in text
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_a_device_that_is_too_small_is_told() -> None:
+    assert "L4: 22 GiB; too little for pretrain" in command("--device", "l4", "--devices", "1")
+    assert "too little" not in command("--device", "l4", "--devices", "1", "runtime.gradient_checkpointing=true")
+
+
+def test_bad_hardware_is_one_line() -> None:
+    with pytest.raises(ConfigError, match="no device h101: choose one of"):
+        command("--device", "h101")
+    with pytest.raises(ConfigError, match="did you mean memory"):
+        command("--reach", "memroy=0.5")
+    with pytest.raises(ConfigError, match="length"):
+        command("--length", "0")
+
+
+def rows(text: str) -> list[list[str]]:
+    """Cells of the page's tables."""
+    return [[cell.strip(" *") for cell in line.strip(" |").split("|")] for line in text.splitlines() if "|" in line]
+
+
+@pytest.mark.parametrize("name", ["mmbert-base", "mmbert-small"])
+def test_the_page_has_the_figures_of_eight(name: str) -> None:
+    made, short = plan(name), name.removeprefix("mmbert-")
+    table = PAGE[PAGE.index(f"| {short} | micro-batch") :].split("\n\n")[0]
+    for each, row in zip(made.phases, rows(table)[2:-1], strict=False):
+        assert row[1:5] == [
+            f"{each.phase.micro_batch:,}", f"{each.memory.total / 2**30:.1f}",
+            f"{each.tokens_per_second / 1e6:.2f}M", f"{100 * each.mfu:.0f} %",
+        ]  # fmt: skip
+        assert float(row[5]) == pytest.approx(each.days, rel=0.01)
+    assert rows(table)[-1][5] == f"{made.days:.1f}"
+
+
+@pytest.mark.parametrize("name", ["mmbert-base", "mmbert-small"])
+def test_the_page_has_the_figures_of_512(name: str) -> None:
+    recipe, machine, short = Recipe.load(RECIPES / f"{name}.yaml"), Machine.named("h100", 8, 64), name[7:]
+    sizes = {phase: better_micro_batch(spec, 512) for phase, spec in recipe.phases.items()}
+    made = plan(name, *(f"phases.{phase}.micro_batch={size}" for phase, size in sizes.items()), machine=machine)
+    page = {row[0]: row[1:] for row in rows(PAGE[PAGE.index("| 512 x H100 |") :].split("\n\n")[0])}
+    for each in made.phases:
+        step, row = each.step, page[f"{short}, {'a decay' if each.phase.decay else each.name}"]
+        assert row == [
+            f"{each.memory.total / 2**30:.1f}", f"{each.tokens_per_second / 1e6:.1f}M", f"{100 * each.mfu:.0f} %",
+            f"{each.days:.2f}", *(f"{1000 * t:.0f}" for t in (step.device, step.launches, step.loader)),
+        ]  # fmt: skip
+    assert page[f"{short}, all phases"][3] == f"{made.days:.2f}"
