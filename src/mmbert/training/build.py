@@ -49,7 +49,8 @@ def begin(job: Job, config: ModelConfig) -> tuple[MaskedLM, StableAdamW, State]:
             raise TrainingError(f"phase {job.name} follows {parent}, which is not finished: train it first")
         check(end, job)
         model, optimizer, last = resume(job, config, end)
-        log.info("%s goes on from %s", job.name, end)
+        if job.mesh.main:
+            log.info("%s goes on from %s", job.name, end)
         return model, optimizer, replace(state, optimizer_step=last.optimizer_step)
     model = _empty(config)
     if recipe.start is None:
@@ -63,7 +64,7 @@ def resume(job: Job, config: ModelConfig, path: Path) -> tuple[MaskedLM, StableA
     """Model, optimiser and place of a checkpoint, in the phase's own configuration."""
     model, optimizer = _place(job, _empty(config))
     state = checkpoint.load(path, model, optimizer, job.mesh)
-    if state.phase == job.name and not state.finished:
+    if job.mesh.main and state.phase == job.name and not state.finished:
         log.info("%s goes on after step %d", job.name, state.cursor.step)
     return model, optimizer, state
 

@@ -11,6 +11,7 @@ in parts. In both a gradient is the sum over ranks, never the mean: the loss is 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -206,7 +207,9 @@ _SIGNS = ("gloo", "Connection closed by peer", "Connection reset by peer", "Brok
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    """Without the place in torch's own sources that its messages begin with."""
+    lines = re.sub(r"^\[[^]]*\] *", "", str(error).strip()).splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _sum_not_mean(module: Any) -> None:

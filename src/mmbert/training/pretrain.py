@@ -86,7 +86,8 @@ def run_phase(job: Job) -> Path:
     if newest is not None:
         check(newest, job)
         if final.is_dir() and checkpoint.read_state(newest).finished:
-            log.info("%s is finished: %s", job.name, final)
+            if mesh.main:
+                log.info("%s is finished: %s", job.name, final)
             return final
     job.folder.mkdir(parents=True, exist_ok=True)
     config = phase_config(job.recipe, job.name, job.tokenizer)

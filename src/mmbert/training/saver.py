@@ -92,7 +92,7 @@ class Saver:
         with self._scope:
             if error is None:
                 self.wait()
-            elif self._thread is not None:
+            elif self._thread is not None and not is_lost(error):  # the thread would wait for the lost ones too
                 self._thread.join(_LAST_WAIT)
 
     def _write(self, writer: Writer, stager: DefaultStager, tensors: Any) -> None:
@@ -124,9 +124,9 @@ class Saver:
             return lost(mesh.rank, mesh.world, reason)
         if not isinstance(reason, OSError | MMBertError):
             return reason  # our own mistake: with its traceback
-        cause = reason.__cause__ if isinstance(reason.__cause__, OSError) else reason
+        cause = reason.strerror if isinstance(reason, OSError) else reason
         free = shutil.disk_usage(self._job.folder).free
         return TrainingError(
-            f"cannot save {self._path} ({getattr(cause, 'strerror', None) or cause}): it needs {self._bytes:,} bytes, "
+            f"cannot save {self._path} ({cause}): it needs {self._bytes:,} bytes, "
             f"{free:,} are free; the checkpoint before it is whole: make room, and the same command goes on from there"
         )

@@ -123,7 +123,7 @@ def _go_back(job: Job, model: MaskedLM, optimizer: StableAdamW, state: State, st
         raise spike
     back = checkpoint.load(newest, model, optimizer, job.mesh)
     if state.rollbacks - back.rollbacks >= PATIENCE:
-        raise Spike(f"{spike}; {PATIENCE} times back to {newest} did not help", spike.loss, spike.norm) from spike
+        raise type(spike)(f"{spike}; {PATIENCE} times back to {newest} did not help", spike.loss, spike.norm) from spike
     skipped = step.index + 1 - back.cursor.step
     if job.mesh.main:
         log.warning("%s: going back to %s and past the data of %d steps", spike, newest, skipped)

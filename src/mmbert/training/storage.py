@@ -33,7 +33,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future
 
-from mmbert.errors import TrainingError
+from mmbert.errors import MMBertError, TrainingError
 from mmbert.files import PARTIAL, publish_folder, sha256, write_text
 from mmbert.model.weights import save_state
 from mmbert.training.optim import MOMENTS
@@ -85,7 +85,8 @@ class Writer(StorageWriter):
                 number, of = plan.storage_data
                 name = f"{kind}.safetensors" if of == 1 else f"{kind}-{number:05d}-of-{of:05d}.safetensors"
                 tensors = {item.index.fqn: _resolve(planner, item) for item in items}
-                save_state(tensors, self._partial / name, {} if of == 1 else {_PLACES: json.dumps(_places(items))})
+                with _plain_errors():
+                    save_state(tensors, self._partial / name, {} if of == 1 else {_PLACES: json.dumps(_places(items))})
                 size = (self._partial / name).stat().st_size
                 written.append(WriteResult(items[0].index, size, (name, sha256(self._partial / name))))
         done: Future[list[WriteResult]] = Future()
@@ -95,7 +96,8 @@ class Writer(StorageWriter):
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """After all ranks, on the first: the other files, the checksums of all, the final name."""
         sums = dict(written.storage_data for rank in results for written in rank)
-        self._extras(self._partial)
+        with _plain_errors():
+            self._extras(self._partial)
         others = [file.name for file in self._partial.iterdir() if file.name not in sums]
         sums |= {name: sha256(self._partial / name) for name in others}
         write_text(self._partial / SUMS, "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)))
@@ -153,6 +155,15 @@ def quiet() -> Iterator[None]:
 
 def _reader(path: Path) -> HuggingFaceStorageReader:
     return HuggingFaceStorageReader(str(path))
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """The system's own error instead of ours: on its way between ranks an error loses its cause."""
+    try:
+        yield
+    except MMBertError as error:
+        raise error.__cause__ if isinstance(error.__cause__, OSError) else error from None
 
 
 @contextmanager
