@@ -7,7 +7,6 @@ rarest. Thresholds are those of ``Cleaning`` in the recipe.
 from __future__ import annotations
 
 import unicodedata
-from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,18 +57,22 @@ def repetition(text: str) -> float:
 
 def _count(encoded: bytes) -> tuple[int, int]:
     """Visible characters, and how many of them are letters, marks or digits."""
-    kinds = np.bincount(_kinds()[np.frombuffer(encoded, dtype="<u4")], minlength=3)
-    return int(kinds[1] + kinds[2]), int(kinds[2])
+    points = np.frombuffer(encoded, dtype="<u4")
+    kinds = _KINDS[points]
+    if kinds.max() == _UNKNOWN:
+        for point in np.unique(points[kinds == _UNKNOWN]).tolist():
+            _KINDS[point] = _kind(unicodedata.category(chr(point)))
+        kinds = _KINDS[points]
+    counts = np.bincount(kinds, minlength=3)
+    return int(counts[1] + counts[2]), int(counts[2])
 
 
-@cache
-def _kinds() -> NDArray[np.uint8]:
-    """By code point: 0 space, control or format character; 1 symbol; 2 letter, mark or digit."""
-    table = np.ones(0x110000, dtype=np.uint8)
-    for point in range(0x110000):
-        category = unicodedata.category(chr(point))
-        if category[0] in "LMN":
-            table[point] = 2
-        elif category[0] == "Z" or category in ("Cc", "Cf"):
-            table[point] = 0
-    return table
+def _kind(category: str) -> int:
+    if category[0] in "LMN":
+        return 2
+    return 0 if category[0] == "Z" or category in ("Cc", "Cf") else 1
+
+
+_UNKNOWN = 3
+_KINDS: NDArray[np.uint8] = np.full(0x110000, _UNKNOWN, dtype=np.uint8)
+"""By code point: 0 space, control or format character; 1 symbol; 2 letter, mark or digit. Filled as they occur."""

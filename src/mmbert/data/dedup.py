@@ -8,10 +8,21 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
+_TO_SPACE = bytes.maketrans(b"\t\n\v\f\r\x1c\x1d\x1e\x1f", b" " * 9)
+_WIDE = "\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
+"""With those above and the space all that ``str.isspace`` knows. To look for each is faster than to split the text."""
+
 
 def text_hash(text: str) -> bytes:
     """16 bytes that are equal for texts that differ in white space only."""
-    return blake2b(" ".join(text.split()).encode(), digest_size=16).digest()
+    if not text.isascii():
+        for space in _WIDE:
+            if space in text:
+                text = text.replace(space, " ")
+    folded = text.encode().translate(_TO_SPACE)
+    while b"  " in folded:
+        folded = folded.replace(b"  ", b" ")
+    return blake2b(folded.strip(b" "), digest_size=16).digest()
 
 
 class Seen:
