@@ -14,6 +14,7 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -50,7 +51,7 @@ def device_here(rounds: int) -> Device:
     rates = {}
     for dtype in (torch.bfloat16, torch.float32):
         x, w = torch.randn(4096, 768, dtype=dtype), torch.randn(2304, 768, dtype=dtype)
-        rates[dtype] = 2 * 4096 * 768 * 2304 / best(lambda x=x, w=w: F.linear(x, w), 3 * rounds)
+        rates[dtype] = 2 * 4096 * 768 * 2304 / best(partial(F.linear, x, w), 3 * rounds)
     source = torch.randn(1 << 25)
     target = torch.empty_like(source)
     copied = 8 * source.numel() / best(lambda: target.copy_(source), rounds)

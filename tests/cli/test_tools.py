@@ -39,9 +39,11 @@ def test_doctor_writes_the_schema(tmp_path: Path) -> None:
 
 
 def test_dry_run_takes_hardware_and_overrides() -> None:
-    text = mmbert("pretrain", str(BASE), "phases.pretrain.tokens=1T", "--dry-run", "--devices", "64", "--mfu", "0.3")
-    assert "64 x 990 TFLOP/s at MFU 30%" in text
+    hardware = ("--device", "b200", "--nodes", "8", "--reach", "matrices=0.7")
+    text = mmbert("pretrain", str(BASE), "phases.pretrain.tokens=1T", "--dry-run", *hardware)
+    assert "speed on 8 x 8 x B200" in text
+    assert "matrices 0.7" in text
     assert "306,939,648" in text
     assert "1.7T" in text
-    with pytest.raises(ConfigError, match="mfu in"):
-        mmbert("pretrain", str(BASE), "--dry-run", "--mfu", "2")
+    with pytest.raises(ConfigError, match="matrices is 2, and must be in"):
+        mmbert("pretrain", str(BASE), "--dry-run", "--reach", "matrices=2")

@@ -11,6 +11,7 @@ from mmbert.cli.main import app
 from mmbert.errors import ConfigError
 from mmbert.planning.hardware import Machine
 from mmbert.planning.plan import DryRun, dry_run
+from mmbert.planning.show import _duration
 from mmbert.planning.speed import better_micro_batch
 from mmbert.recipe import Recipe
 
@@ -38,7 +39,15 @@ def test_the_command_says_on_what_and_what_binds() -> None:
     assert "pretrain: 81% idle: 96 micro-batches for 512 devices; set micro_batch to 3,072." in text
     assert "extend, decay_all, decay_cont, decay_eng: 25% idle" in text
     assert "loader" in text
+    assert "3.69 GB every" in text
     assert max(map(len, text.splitlines())) <= 120
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.5, "0.5 s"), (119, "119 s"), (120, "2 min"), (7300, "2.03 h"), (1.5e6, "17.4 days")]
+)
+def test_durations_are_told_in_a_fitting_unit(seconds: float, text: str) -> None:
+    assert _duration(seconds) == text
 
 
 def test_a_device_that_is_too_small_is_told() -> None:

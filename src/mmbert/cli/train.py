@@ -9,6 +9,8 @@ import typer
 
 from mmbert.planning.hardware import DEVICES
 
+PANEL = "With --dry-run (docs/scaling.md)"
+
 
 def pretrain(
     recipe: Annotated[Path, typer.Argument(help="A recipe, such as recipes/nano.yaml.")],
@@ -24,23 +26,28 @@ def pretrain(
         bool, typer.Option("--replay", help="Repeat the step at which a loss or gradient stopped the run.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print size, memory, time and mixture.")] = False,
-    device: Annotated[str, typer.Option(help=f"Dry run: one of {', '.join(DEVICES)}.")] = "h100",
-    devices: Annotated[int, typer.Option(help="Dry run: devices in a node.")] = 8,
-    nodes: Annotated[int, typer.Option(help="Dry run: nodes.")] = 1,
+    device: Annotated[str, typer.Option(help=f"One of {', '.join(DEVICES)}.", rich_help_panel=PANEL)] = "h100",
+    devices: Annotated[int, typer.Option(help="Devices in a node.", rich_help_panel=PANEL)] = 8,
+    nodes: Annotated[int, typer.Option(help="Nodes.", rich_help_panel=PANEL)] = 1,
     reach: Annotated[
         list[str] | None,
         typer.Option(
             metavar="PART=NUMBER",
-            help="Dry run: what is reached of a published figure, in (0, 1]: matrices, attention, memory or links. "
-            "May be repeated. What is taken without it is printed.",
+            help="The part of a published figure, in (0, 1], that is reached: of matrices, attention, memory or links. "
+            "May be repeated. Default: assumptions, which are printed.",
+            rich_help_panel=PANEL,
         ),
     ] = None,
     network: Annotated[
         float | None,
-        typer.Option(help="Dry run: GB/s, one way, from each device to other nodes. Default: the maker's own nodes."),
+        typer.Option(
+            help="GB/s, one way, of each device to other nodes. Default: as in the maker's own nodes.",
+            rich_help_panel=PANEL,
+        ),
     ] = None,
     length: Annotated[
-        float | None, typer.Option(help="Dry run: tokens of a document. Default: the phase's context.")
+        float | None,
+        typer.Option(help="Tokens of a document. Default: the phase's context, the longest.", rich_help_panel=PANEL),
     ] = None,
 ) -> None:
     """Train the phases of a recipe on prepared data. Stopped, it goes on where it was.

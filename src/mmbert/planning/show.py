@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mmbert.data.mixture import CODE
 from mmbert.model.count import Parameters
 from mmbert.planning.draw import Drawn
-from mmbert.planning.plan import DryRun, PhasePlan
+from mmbert.planning.plan import SECONDS_A_DAY, DryRun, PhasePlan
 from mmbert.planning.speed import better_micro_batch, checkpoint_bytes
 
 if TYPE_CHECKING:
@@ -104,12 +104,12 @@ def _speed_title(plan: DryRun) -> str:
 
 
 def _speed_table(plan: DryRun) -> Table:
-    table = _table("phase", "tokens/s", "a device", "MFU", "FLOPs", "days", "binds")
+    table = _table("phase", "tokens/s", "a device", "MFU", "FLOPs", "time", "binds")
     for each in plan.phases:
         rate = each.tokens_per_second
         table.add_row(
             each.name, _short(rate), _short(rate / plan.machine.world), f"{each.mfu:.0%}", f"{each.flops:.3g}",
-            f"{each.days:.3g}", each.step.binds,
+            _duration(each.seconds), each.step.binds,
         )  # fmt: skip
     return table
 
@@ -117,7 +117,7 @@ def _speed_table(plan: DryRun) -> Table:
 def _speed_note(plan: DryRun) -> str:
     parts = ", ".join(f"{each.name} {getattr(plan.machine.parts, each.name):g}" for each in fields(plan.machine.parts))
     length = "as long as the context" if plan.length is None else f"of {plan.length:g} tokens"
-    lines = [f"Counted on of the published figures (--reach): {parts}; documents {length} (--length)."]
+    lines = [f"Taken of the published figures (--reach): {parts}; documents {length} (--length)."]
     advice: dict[str, list[str]] = {}
     for each in plan.phases:
         if each.idle:
@@ -153,19 +153,27 @@ def _short_ms(seconds: float) -> str:
     return f"{milliseconds:,.0f}" if milliseconds >= 100 else f"{milliseconds:.3g}"
 
 
+def _duration(seconds: float) -> str:
+    """In the unit that leaves one to three figures before the point."""
+    for size, name in ((2 * 86_400, "days"), (2 * 3600, "h"), (2 * 60, "min")):
+        if seconds >= size:
+            return f"{2 * seconds / size:,.3g} {name}"
+    return f"{seconds:.3g} s"
+
+
 def _total_table(plan: DryRun) -> Table:
     merge, every = plan.recipe.merge, plan.recipe.runtime.checkpoint_every
     table = _table("what", "how much")
     table.add_row("tokens from the root to the longest end", _short(plan.tokens))
     table.add_row("FLOPs of all phases", f"{plan.flops:.3g}")
-    table.add_row("days, all phases one after another", f"{plan.days:.3g}")
-    table.add_row("device-hours", f"{plan.days * 24 * plan.machine.world:,.0f}")
+    table.add_row("all phases, one after another", _duration(plan.days * SECONDS_A_DAY))
+    table.add_row("device-hours", _short(plan.days * 24 * plan.machine.world))
     if plan.published is not None:
         days, same = plan.published
         table.add_row("check: this recipe on 8 H100, by the same arithmetic, days", f"{same:.3g}")
         table.add_row("check: the published run on 8 H100, days", f"{days:g}")
-    minutes = min(every / each.tokens_per_second for each in plan.phases) / 60
-    size = f"{checkpoint_bytes(plan.config) / 1e9:.3g} GB every {minutes:,.3g} min"
+    seconds = min(every / each.tokens_per_second for each in plan.phases)
+    size = f"{checkpoint_bytes(plan.config) / 1e9:,.3g} GB every {_duration(seconds)}"
     table.add_row("checkpoints, at the most", size)
     if merge is not None:
         table.add_row("merge", f"{merge.method} of {', '.join(merge.phases)}")
