@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mmbert.errors import MMBertError
     from mmbert.inference.chooser import Chooser
     from mmbert.inference.classifier import Classifier
+    from mmbert.inference.fill_mask import FillMask
     from mmbert.inference.reranker import Reranker
     from mmbert.model.config import ModelConfig
     from mmbert.model.encoder import Encoder
@@ -34,6 +35,7 @@ _HOMES = {
     "Chooser": "mmbert.inference.chooser",
     "Classifier": "mmbert.inference.classifier",
     "Encoder": "mmbert.model.encoder",
+    "FillMask": "mmbert.inference.fill_mask",
     "MMBertError": "mmbert.errors",
     "MaskedLM": "mmbert.model.heads",
     "ModelConfig": "mmbert.model.config",
@@ -55,6 +57,7 @@ __all__ = [
     "Chooser",
     "Classifier",
     "Encoder",
+    "FillMask",
     "MMBertError",
     "MaskedLM",
     "ModelConfig",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,9 @@ def tokenizer_json(form: str = "ours", pair: str = PAIR) -> str:
     made.add_special_tokens([AddedToken(t, special=True, normalized=False, lstrip=t == "<mask>") for t in SPECIALS])
     ends = [(token, made.token_to_id(token)) for token in ("<bos>", "<eos>")]
     made.post_processor = processors.TemplateProcessing(single="<bos> $A <eos>", pair=pair, special_tokens=ends)
-    return made.to_str()
+    values = json.loads(made.to_str())  # bytes were special for the trainer only
+    values["added_tokens"] = [token for token in values["added_tokens"] if token["content"] in SPECIALS]
+    return json.dumps(values)
 
 
 def save_theirs(

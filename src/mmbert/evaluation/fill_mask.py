@@ -16,6 +16,7 @@ import torch
 
 from mmbert.evaluation.mlm import autocast
 from mmbert.evaluation.results import FilledMask, Guess
+from mmbert.inference.fill_mask import best_tokens
 from mmbert.model.heads import MaskedLM
 from mmbert.packed import Packed
 from mmbert.recipe import Precision
@@ -82,10 +83,10 @@ def fill(
     model.eval()
     try:
         with torch.inference_mode(), autocast(device, precision):
-            logits = model.logits(Packed(packed.ids, packed.offsets, packed.longest, targets, labels).to(device))
+            asked = Packed(packed.ids, packed.offsets, packed.longest, targets, labels).to(device)
+            probabilities, tokens = best_tokens(model, asked, top)
     finally:
         model.train(training)
-    probabilities, tokens = logits.float().softmax(dim=-1).topk(top, dim=-1)
     filled = []
     for sentence, row, chances in zip(sentences, tokens.tolist(), probabilities.tolist(), strict=True):
         before, after = _around(tokenizer, sentence)
