@@ -30,7 +30,7 @@ def test_fills_are_those_of_the_pipeline(form: str, tmp_path: Path) -> None:
         for one, other in zip(found, expected, strict=True):
             if "�" not in other["token_str"] and other["token_str"]:
                 assert one.token == other["token_str"].removeprefix(" ")
-                if form == "ours":  # where decoding gives the text back
+                if form == "ours" and one.id > 4:  # there, decoding gives the text back but for specials
                     assert one.text.lstrip(" ") == other["sequence"].lstrip(" ")
 
 
