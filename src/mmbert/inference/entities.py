@@ -1,0 +1,124 @@
+"""From labels of tokens to entities: which tokens belong together, what they are, and where they stand in the text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from mmbert.errors import ConfigError
+from mmbert.inference.words import number_words
+
+Strategy = Literal["simple", "first", "average", "max"]
+
+STRATEGIES = ("simple", "first", "average", "max")
+"""simple: each token by itself; first: a word is what its first token is; average: by the mean of its tokens'
+probabilities; max: by its surest token."""
+
+_PREFIXED = re.compile(r"([BIESLUM])[-_](.+)", re.DOTALL)
+
+_OPENS, _CLOSES = "BSU", "ESLU"
+"""Prefixes that begin an entity (beginning, single, unit), and that end one (end, single, last, unit)."""
+
+
+@dataclass(frozen=True)
+class Entity:
+    """``text[start:end]`` is a ``label``: ``score`` is the mean probability of its words or tokens."""
+
+    label: str
+    start: int
+    end: int
+    text: str
+    score: float
+
+
+class Scheme:
+    """How labels are put together: BIO, BIOES, BILOU, BMES, or plain names.
+
+    Plain names that stand side by side are one entity, if there is an ``O`` for what is none; without an ``O`` (parts
+    of speech) each word is one.
+    """
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        found = [_PREFIXED.fullmatch(label) for label in labels]
+        self.tags = [match[2] if match else label for match, label in zip(found, labels, strict=True)]
+        self.prefixes = [match[1] if match else "I" for match in found]
+        self.outside = labels.index("O") if "O" in labels else -1
+        self.alone = self.outside < 0 and not any(found)
+
+
+def check_strategy(strategy: str) -> None:
+    """Raises ConfigError for what is not in STRATEGIES."""
+    if strategy not in STRATEGIES:
+        raise ConfigError(f"strategy {strategy!r} is none of {', '.join(STRATEGIES)}")
+
+
+def read_entities(
+    text: str, spans: np.ndarray, probabilities: np.ndarray, scheme: Scheme, strategy: str = "first"
+) -> list[Entity]:
+    """Entities in the order of the text.
+
+    spans          (n, 2) characters of each token; the space before a word may be in them
+    probabilities  (n, labels) of each token
+    """
+    spans = trim_spans(text, spans)
+    kept = spans[:, 0] < spans[:, 1]  # tokens of nothing but space
+    spans, probabilities = spans[kept], probabilities[kept]
+    if strategy != "simple" and len(spans):
+        spans, probabilities = _words(text, spans, probabilities, strategy)
+    if not len(spans):
+        return []
+    best = probabilities.argmax(axis=1)
+    scores = probabilities[np.arange(len(best)), best]
+    groups: list[list[int]] = []
+    last, closed = -2, True  # the unit of the open entity that came last, and whether no other can join
+    for unit in np.flatnonzero(best != scheme.outside).tolist():
+        label = int(best[unit])
+        joins = (
+            unit == last + 1
+            and not closed
+            and not scheme.alone
+            and scheme.prefixes[label] not in _OPENS
+            and scheme.tags[label] == scheme.tags[int(best[last])]
+        )
+        if joins:
+            groups[-1].append(unit)
+        else:
+            groups.append([unit])
+        last, closed = unit, scheme.prefixes[label] in _CLOSES
+    return [_entity(text, spans[group], scores[group], scheme.tags[int(best[group[0]])]) for group in groups]
+
+
+def _entity(text: str, spans: np.ndarray, scores: np.ndarray, tag: str) -> Entity:
+    start, end = int(spans[0, 0]), int(spans[-1, 1])
+    return Entity(tag, start, end, text[start:end], float(scores.mean()))
+
+
+def trim_spans(text: str, spans: np.ndarray) -> np.ndarray:
+    """Spans (n, 2) without the white space at their ends; empty where there is nothing else."""
+    out = np.array(spans, np.int64).reshape(-1, 2)
+    for row, (start, end) in enumerate(out.tolist()):
+        piece = text[start:end]
+        if piece and (piece[0].isspace() or piece[-1].isspace()):
+            bare = piece.strip()
+            left = start + len(piece) - len(piece.lstrip()) if bare else end
+            out[row] = left, left + len(bare)
+    return out
+
+
+def _words(text: str, spans: np.ndarray, probabilities: np.ndarray, strategy: str) -> tuple[np.ndarray, np.ndarray]:
+    """Spans and probabilities of words instead of tokens."""
+    words = number_words(text)[spans[:, 0]]
+    starts = np.flatnonzero(np.diff(words, prepend=-2))
+    ends = np.append(starts[1:], len(words))
+    found = np.stack([spans[starts, 0], spans[ends - 1, 1]], axis=1)
+    if strategy == "first":
+        return found, probabilities[starts]
+    if strategy == "average":
+        return found, np.add.reduceat(probabilities, starts, axis=0) / (ends - starts)[:, None]
+    surest = probabilities.max(axis=1)
+    chosen = [start + int(surest[start:end].argmax()) for start, end in zip(starts, ends, strict=True)]
+    return found, probabilities[chosen]

@@ -1,0 +1,104 @@
+"""The encoder's layers as a CPU runs them fastest with torch alone: the same function, weights laid out beforehand.
+
+* Matrices are packed once for oneDNN, in fp32 or bf16: no reordering at every call, and faster than MKL in fp32.
+* The rows of Wqkv are put in another order, the two halves that RoPE turns against each other side by side, so that
+  turning queries and keys is one multiplication of complex numbers, in place. Attention does not see the order.
+
+The residual stream, the norms, RoPE and attention are fp32 in both.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmbert.model.attention import AttentionPlan, attend
+from mmbert.model.layers import Layer
+from mmbert.model.rope import Angles
+
+PART = 4096
+"""Tokens that go through a layer's matrices together, at most. Attention takes all."""
+
+_TOKENS = 2048
+"""Rows that the packing is chosen for; any number works."""
+
+
+class PackedMatrix(nn.Module):
+    """x W^T by oneDNN, W packed in ``dtype``; (T, n) fp32 or ``dtype`` -> (T, m) in ``dtype``."""
+
+    def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(dtype).clone(), _TOKENS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self._packed, None, "none", [], "")
+        return out
+
+
+class SplitLayer(nn.Module):
+    """A layer whose matrices take a long batch in parts, so that what stands between them stays in the cache."""
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__()
+        self.local = layer.local
+        self.head_dim = layer.attn.head_dim
+        self.attn_norm, self.mlp_norm = layer.attn_norm, layer.mlp_norm
+
+    def project(self, x: Tensor, turns: Angles) -> Tensor:
+        """Norm, Wqkv and RoPE: (T, h) -> (T, 3, H, D) fp32."""
+        raise NotImplementedError
+
+    def mix(self, x: Tensor, attended: Tensor) -> Tensor:
+        """What comes after attention (T, h): Wo, norm and MLP, added to x (T, h)."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, plan: AttentionPlan, turns: Angles) -> Tensor:
+        """(T, h) -> (T, h), fp32."""
+        parts = x.split(PART)
+        cosines, sines = (turn.split(PART) for turn in turns)
+        projected = [self.project(*part) for part in zip(parts, zip(cosines, sines, strict=True), strict=True)]
+        q, k, v = _joined(projected).unbind(1)
+        attended = attend(q, k, v, plan, local=self.local).flatten(1)
+        return _joined([self.mix(*part) for part in zip(parts, attended.split(PART), strict=True)])
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+class FastLayer(SplitLayer):
+    """A layer in fp32 or bf16, made of a trained one."""
+
+    def __init__(self, layer: Layer, dtype: torch.dtype) -> None:
+        super().__init__(layer)
+        self.qkv = PackedMatrix(paired(layer.attn.Wqkv.weight, self.head_dim), dtype)
+        self.out = PackedMatrix(layer.attn.Wo.weight, dtype)
+        self.wide = PackedMatrix(layer.mlp.Wi.weight, dtype)
+        self.narrow = PackedMatrix(layer.mlp.Wo.weight, dtype)
+
+    def project(self, x: Tensor, turns: Angles) -> Tensor:
+        qkv = self.qkv(self.attn_norm(x)).float().view(x.shape[0], 3, -1, self.head_dim)
+        turn_pairs(qkv, turns)
+        return qkv
+
+    def mix(self, x: Tensor, attended: Tensor) -> Tensor:
+        x = x + self.out(attended)
+        activated, gate = self.wide(self.mlp_norm(x)).chunk(2, dim=-1)
+        return x + self.narrow(F.gelu(activated) * gate)
+
+
+def paired(weight: Tensor, head_dim: int) -> Tensor:
+    """Wqkv (3 h, h) with the rows of each query and key head in the order 0, D/2, 1, D/2 + 1, ..."""
+    q, k, v = weight.detach().chunk(3)
+    order = torch.arange(head_dim).view(2, -1).t().flatten()
+    turned = [part.view(-1, head_dim, part.shape[1])[:, order].reshape(part.shape) for part in (q, k)]
+    return torch.cat([*turned, v])
+
+
+def turn_pairs(qkv: Tensor, turns: Angles) -> None:
+    """Turn queries and keys of ``qkv`` (T, 3, H, D), of :func:`paired` weights, in place."""
+    tokens, _, heads, width = qkv.shape
+    pairs = torch.view_as_complex(qkv.view(tokens, 3 * heads, width // 2, 2)[:, : 2 * heads])
+    pairs *= torch.complex(*turns)

@@ -1,0 +1,50 @@
+"""Words of a text in any script, as far as characters tell them apart.
+
+A tokenizer of Gemma's kind knows no words: its tokens carry the space before them, and all of a text is its word 0.
+What counts here as a word is a run of letters, marks and digits, with a hyphen, apostrophe or the like inside
+(``Jean-Pierre``, ``U.S``), or a run of other signs. Scripts that put no spaces between words (Han, Kana, Thai, Lao,
+Khmer, Burmese, ...) do not tell theirs: there each character with its marks stands for itself.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import lru_cache
+
+import numpy as np
+
+_UNSPACED = (
+    "CJK", "HIRAGANA", "KATAKANA", "HALFWIDTH KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR", "TAI ",
+    "NEW TAI", "YI ", "BALINESE", "JAVANESE", "TANGUT",
+)  # fmt: skip
+"""How the names of letters begin in scripts without spaces."""
+
+_JOINERS = frozenset("'’ʼ-‐‑.·&@/:")
+"""Signs that may stand inside a word."""
+
+_WORD = re.compile("w[wm]*(?:j[w][wm]*)*|um*|[pjm]+")
+
+
+def number_words(text: str) -> np.ndarray:
+    """The word of each character: (n,) int64, counted from 0; -1 for space."""
+    kinds = "".join(map(_kind, text))
+    words = np.full(len(text), -1, np.int64)
+    for number, match in enumerate(_WORD.finditer(kinds)):
+        words[match.start() : match.end()] = number
+    return words
+
+
+@lru_cache(maxsize=1 << 16)
+def _kind(character: str) -> str:
+    """s space, w letter or digit, u letter of a script without spaces, m mark, j joiner, p other sign."""
+    category = unicodedata.category(character)
+    if character.isspace() or character == "\u200b":
+        return "s"
+    if category[0] == "L":
+        return "u" if unicodedata.name(character, "").startswith(_UNSPACED) else "w"
+    if category[0] == "N" or category == "Pc":
+        return "w"
+    if category[0] == "M" or category == "Cf":
+        return "m"
+    return "j" if character in _JOINERS else "p"
