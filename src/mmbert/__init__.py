@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mmbert.inference.classifier import Classifier
     from mmbert.inference.fill_mask import FillMask
     from mmbert.inference.reranker import Reranker
+    from mmbert.inference.tagger import Tagger
     from mmbert.model.config import ModelConfig
     from mmbert.model.encoder import Encoder
     from mmbert.model.heads import MaskedLM
@@ -42,6 +43,7 @@ _HOMES = {
     "Packed": "mmbert.packed",
     "Recipe": "mmbert.recipe",
     "Reranker": "mmbert.inference.reranker",
+    "Tagger": "mmbert.inference.tagger",
     "Tokenizer": "mmbert.tokenizer.tokenizer",
     "convert": "mmbert.surgery.convert",
     "extend": "mmbert.surgery.extend",
@@ -64,6 +66,7 @@ __all__ = [
     "Packed",
     "Recipe",
     "Reranker",
+    "Tagger",
     "Tokenizer",
     "convert",
     "extend",
