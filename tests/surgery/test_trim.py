@@ -58,6 +58,8 @@ def test_text_of_kept_tokens_is_cut_as_before(form: str, seed: int, min_count: i
             assert new_ids.tolist() == [place[index] for index in old_ids.tolist()], sentence
             same += 1
     assert same
+    found = compare(bpe.tokenizer, new, other)
+    assert found.kept == sum(index in place for ids in bpe.tokenizer.encode_batch(other) for index in ids.tolist())
     if min_count == 1 and max_tokens is None:
         found = compare(bpe.tokenizer, new, known)
         assert (found.same, found.before) == (found.documents, found.after)

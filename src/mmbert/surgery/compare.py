@@ -28,6 +28,12 @@ class Comparison:
     before: int
     """Tokens."""
     after: int
+    kept: int
+    """Of the tokens before, those that there still are."""
+
+    @property
+    def kept_share(self) -> float:
+        return self.kept / self.before
 
     @property
     def same_share(self) -> float:
@@ -47,17 +53,19 @@ def compare(before: Tokenizer, after: Tokenizer, texts: Iterable[str]) -> Compar
     """Cut texts with both tokenizers. Raises DataError if there is nothing to cut."""
     new_id = {after.id_to_token(index): index for index in range(after.vocab_size)}
     table = np.array([new_id.get(before.id_to_token(index), -1) for index in range(before.vocab_size)])
-    documents = same = size = old_tokens = new_tokens = 0
+    documents = same = size = old_tokens = new_tokens = kept = 0
     for batch in batches(texts):
         for text, old, new in zip(batch, before.encode_batch(batch), after.encode_batch(batch), strict=True):
             documents += 1
-            same += bool(np.array_equal(table[old], new))
+            moved = table[old]
+            same += bool(np.array_equal(moved, new))
+            kept += int((moved >= 0).sum())
             size += len(text.encode())
             old_tokens += len(old)
             new_tokens += len(new)
     if not old_tokens:
         raise DataError("no text to compare tokenizers on: is the file empty, or of other languages?")
-    return Comparison(documents, same, size, old_tokens, new_tokens)
+    return Comparison(documents, same, size, old_tokens, new_tokens, kept)
 
 
 def batches(texts: Iterable[str]) -> Iterator[list[str]]:
