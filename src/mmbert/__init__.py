@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mmbert.data.prepare import prepare_data
     from mmbert.errors import MMBertError
+    from mmbert.inference.answerer import Answerer
     from mmbert.inference.chooser import Chooser
     from mmbert.inference.classifier import Classifier
     from mmbert.inference.fill_mask import FillMask
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Answerer": "mmbert.inference.answerer",
     "Chooser": "mmbert.inference.chooser",
     "Classifier": "mmbert.inference.classifier",
     "Encoder": "mmbert.model.encoder",
@@ -56,6 +58,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Answerer",
     "Chooser",
     "Classifier",
     "Encoder",
