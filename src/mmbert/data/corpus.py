@@ -115,13 +115,15 @@ def _first_blocks(shards: Sequence[ShardInfo], context: int) -> list[int]:
     return first
 
 
-def pieces_between(ends: NDArray[np.int64], begin: int, end: int, longest: int) -> list[tuple[int, int]]:
+def pieces_between(
+    ends: NDArray[np.int64] | memoryview[int], begin: int, end: int, longest: int
+) -> list[tuple[int, int]]:
     """(start, end) of the pieces of at most ``longest`` tokens that begin in tokens ``begin`` to ``end - 1``.
 
     ends  (documents,) where consecutive documents of a shard stop: those that hold these tokens, and the one before
     """
-    first = int(ends.searchsorted(begin, "right"))  # the document that holds token ``begin``
-    last = int(ends.searchsorted(end - 1, "right"))  # the one that holds the last token, or one past all
+    first = bisect_right(ends, begin)  # the document that holds token ``begin``
+    last = bisect_right(ends, end - 1, first)  # the one that holds the last token, or one past all
     start = int(ends[first - 1]) if first else 0
     # The first document may have begun before the block; its pieces that did belong to an earlier block.
     place = start + max(0, -(-(begin - start) // longest)) * longest

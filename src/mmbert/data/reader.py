@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 import weakref
+from array import array
+from bisect import bisect_right
 from collections import OrderedDict
 from pathlib import Path
 from zlib import crc32
@@ -24,7 +26,7 @@ from mmbert.errors import BadShard
 
 _GROUP = 256
 """Document ends from one that is held in memory to the next."""
-_OPEN = 256
+_OPEN = 512
 """Files kept open."""
 
 
@@ -71,23 +73,24 @@ class ShardReader:
         self._names = str(self.path), str(index.path)
         self._ends_at, self._sums_at = index.ends_at, index.sums_at
         ends = np.frombuffer(body, "<i8", self._documents, index.ends_at)
-        self._milestones = ends[_GROUP - 1 :: _GROUP].copy()
+        self._milestones = array("q", ends[_GROUP - 1 :: _GROUP].tolist())
         self._vocab_size = vocab_size
 
-    def ends(self, begin: int, end: int) -> NDArray[np.int64]:
+    def ends(self, begin: int, end: int) -> memoryview[int]:
         """Ends of consecutive documents: of the one before token ``begin`` to the one that holds token ``end - 1``.
 
         There may be more on both sides; in the first documents of the shard there is none before.
         """
         return self._ends(begin, end)[1]
 
-    def _ends(self, begin: int, end: int) -> tuple[int, NDArray[np.int64]]:
+    def _ends(self, begin: int, end: int) -> tuple[int, memoryview[int]]:
         """The number of the first of these documents, and the ends."""
-        before, after = self._milestones.searchsorted((begin, end - 1), "right").tolist()
+        before = bisect_right(self._milestones, begin)
+        after = bisect_right(self._milestones, end - 1, before)
         first = max(0, before * _GROUP - 1)
         count = min((after + 1) * _GROUP, self._documents) - first
         data = self._read(1, self._ends_at + 8 * first, 8 * count, (begin, end))
-        return first, np.frombuffer(data, "<i8")
+        return first, memoryview(data).cast("q")
 
     def tokens(self, begin: int, end: int) -> NDArray[np.uint32]:
         """Tokens ``begin`` to ``end - 1``."""
@@ -124,7 +127,7 @@ class ShardReader:
         words = f"tokens {place[0]} to {place[1] - 1}"
         if self._names[1] not in why:  # else its documents cannot be looked up
             first, ends = self._ends(*place)
-            words = place_of(*place, ends, first)
+            words = place_of(*place, np.asarray(ends), first)
         return BadShard(self.path, f"{self.path} is damaged at {words} ({why})", CURE)
 
 
