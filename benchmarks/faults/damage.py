@@ -62,7 +62,7 @@ def shard(trial: Trial) -> list[Row]:
 def _copy(trial: Trial) -> tuple[Path, Path]:
     """The data of the reference once more, and one of its shards."""
     data = trial.home / "data"
-    shutil.copytree(trial.reference()[0] / "data", data)
+    shutil.copytree(trial.reference() / "data", data)
     return data, data / "shards/words/swh_Latn/00000.tokens"
 
 

@@ -6,6 +6,7 @@ import random
 import re
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -32,7 +33,8 @@ def stage(folder: Path) -> str:
 def kill(trial: Trial, moments: int = 50, seed: int = 1) -> list[Row]:
     """``moments`` kills, over as many runs as it takes."""
     chance = random.Random(seed)
-    _, seconds = trial.reference()
+    seconds = trial.cost()
+    sys.stderr.write(f"a run takes {seconds:.1f} s of processor\n")
     began, kills, runs, lost, half, wrong = time.monotonic(), 0, 0, 0, 0, 0
     stages: dict[str, int] = {}
     while kills < moments:
@@ -41,22 +43,20 @@ def kill(trial: Trial, moments: int = 50, seed: int = 1) -> list[Row]:
         through = False
         while not through:
             before = checkpoints(folder)
-            wait = chance.uniform(0, 0.6 * seconds) if kills < moments else None
-            since = time.monotonic()
             command = trial.command("run", folder)
-            if wait is None:
-                ended = trial.do("run", folder)
+            if kills < moments:
+                ended = trial.stop(command, signal.SIGKILL, after=chance.uniform(0.2, 1) * seconds)
             else:
-                ended = trial.stop(
-                    command, signal.SIGKILL, lambda since=since, wait=wait: time.monotonic() - since > wait
-                )
+                ended = trial.do("run", folder)
             half += ended.said.count("is damaged")
             for phase, step in RESUMED.findall(ended.said):
                 lost += int(step) < max(before.get(phase, [0]))
             if ended.code == -signal.SIGKILL:
                 kills += 1
                 half += len(broken(folder))
-                stages[stage(folder)] = stages.get(stage(folder), 0) + 1
+                where = stage(folder)
+                stages[where] = stages.get(where, 0) + 1
+                sys.stderr.write(f"killed {kills}: run {runs}, {where}\n")
             elif ended.code:
                 raise SystemExit(f"a run did not go on after a kill:\n{ended.said}")
             through = ended.code == 0

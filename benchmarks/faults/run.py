@@ -39,7 +39,6 @@ def main() -> None:
     tries["kill"] = partial(kill, moments=options.moments)
     with tempfile.TemporaryDirectory(prefix="faults-") as temporary:
         trial = Trial.make(options.home or Path(temporary))
-        sys.stderr.write(f"a run without a fault took {trial.reference()[1]:.0f} s\n")
         print("| fault | what was done | what happened | seconds | held |\n| --- | --- | --- | ---: | --- |")
         failed = False
         for name in options.names or tries:

@@ -12,6 +12,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -135,7 +136,9 @@ class Trial:
 
     def start(self, command: list[str], **environment: str) -> subprocess.Popen[str]:
         """Begin a command; its stderr goes to a file, so that nobody has to read it meanwhile."""
-        quiet = {"MMBERT_QUIET": "1", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        # Many short processes: let what they import be compiled once.
+        kept = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(self.home / "bytecode")}
+        quiet = {"MMBERT_QUIET": "1", "OMP_NUM_THREADS": "1", **kept}
         log = (self.home / "stderr.txt").open("w")
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=log, text=True, env={**os.environ, **quiet, **environment}
@@ -153,38 +156,68 @@ class Trial:
         since = time.monotonic()
         return self.end(self.start(self.command(what, folder, *more)), since)
 
-    def stop(self, command: list[str], how: signal.Signals, when: Callable[[], bool], delay: float = 0.0) -> Ended:
-        """Start a command and send it a signal ``delay`` seconds after ``when`` holds; it may end before that."""
+    def stop(
+        self, command: list[str], how: signal.Signals, when: Callable[[], bool] = lambda: True, after: float = 0.0
+    ) -> Ended:
+        """Start a command and send it a signal when ``when`` holds; it may end before that.
+
+        after  seconds of processor that the command has used by then: on a busy machine it comes equally far
+        """
         process, since = self.start(command), time.monotonic()
-        while process.poll() is None and not when():
+        while process.poll() is None and not (_of(process) >= after and when()):
             if time.monotonic() - since > LIMIT:
                 raise TimeoutError(f"nothing to wait for in {command}")
             time.sleep(0.001)
         if process.poll() is None:
-            time.sleep(delay)
             process.send_signal(how)
             since = time.monotonic()
         return self.end(process, since)
 
-    def reference(self) -> tuple[Path, float]:
-        """A run that nothing happened to, and its seconds; made once."""
-        folder, known = self.home / "whole", self.home / "whole.json"
-        if not known.is_file():
+    def reference(self) -> Path:
+        """A run that nothing happened to, made once."""
+        folder = self.home / "whole"
+        if not (folder / "report.html").is_file():
             ended = self.do("run", folder)
             if ended.code:
                 raise SystemExit(f"the run without a fault failed:\n{ended.said}")
-            known.write_text(json.dumps(ended.seconds))
-        return folder, json.loads(known.read_text())
+        return folder
+
+    def cost(self) -> float:
+        """Seconds of processor of a run, measured on a second one, which must end like the first."""
+        folder = self.home / "second"
+        self.reference()
+        before = _of_children()
+        self.do("run", folder)
+        spent = _of_children() - before
+        if self.differences(folder):
+            raise SystemExit(f"two runs without a fault differ: {self.differences(folder)}")
+        shutil.rmtree(folder)
+        return spent
 
     def data(self) -> list[str]:
         """Options of ``pretrain`` for the data of the reference."""
-        return ["--data", str(self.reference()[0] / "data")]
+        return ["--data", str(self.reference() / "data")]
 
     def differences(self, folder: Path, names: tuple[str, ...] = (*PHASES, "")) -> list[str]:
         """Models of a run that are not those of the reference, bit for bit; ``""`` is the merged one."""
-        whole = self.reference()[0]
+        whole = self.reference()
         files = [f"{name}/final/model.safetensors".lstrip("/") for name in names]
         return [file for file in files if not _same(folder / file, whole / file)]
+
+
+def _of(process: subprocess.Popen[str]) -> float:
+    """Seconds of processor of a process; none once it is over."""
+    try:
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _of_children() -> float:
+    """Of all processes that were waited for."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def checkpoints(folder: Path) -> dict[str, list[int]]:
