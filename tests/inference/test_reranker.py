@@ -116,7 +116,7 @@ def test_bad_input_is_named(reranker: Reranker) -> None:
     for query, documents, message in (
         (" ", ["a"], "the query is empty"),
         (3, ["a"], "the query is 3, not a str"),
-        ("a", "abc", "documents are one str"),
+        ("a", "abc", "documents are str: expected a list"),
     ):
         with pytest.raises(ConfigError, match=message):
             reranker(query, documents)  # type: ignore[arg-type]

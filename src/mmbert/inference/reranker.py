@@ -44,8 +44,8 @@ class Reranker(Judge):
             raise ConfigError("the query is empty" if isinstance(query, str) else f"the query is {query!r}, not a str")
         if top_k is not None and top_k < 1:
             raise ConfigError(f"top_k is {top_k}: it must be at least 1")
-        if isinstance(documents, str):
-            raise ConfigError("documents are one str: give a list of them")
+        if isinstance(documents, str | bytes | dict) or not isinstance(documents, Iterable):
+            raise ConfigError(f"documents are {type(documents).__name__}: expected a list of str")
         texts = list(documents)
         scores = self._scores(query, texts, progress)
         order = sorted(range(len(texts)), key=lambda index: -scores[index])

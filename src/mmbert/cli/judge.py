@@ -1,0 +1,209 @@
+"""``mmbert classify``, ``tag``, ``answer``, ``rerank`` and ``fill-mask``: what a model says of each line, as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from mmbert.cli.lines import STDIN, Line, judge_lines, open_lines, write_lines
+
+if TYPE_CHECKING:
+    from mmbert.inference.facade import Facade
+
+Model = Annotated[str, typer.Argument(help="A folder or hub name.", show_default=False)]
+Source = Annotated[str, typer.Argument(help="Lines of text, or JSON lines; .gz and .zst too. -: standard input.")]
+Texts = Annotated[list[str] | None, typer.Option("--text", "-t", help="A text, instead of a file. May be repeated.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="A file instead of stdout; stopped, it is gone on with.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
+Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or int8.")]
+Field = Annotated[str, typer.Option(help="The field of a JSON line that holds the text.")]
+
+
+def classify(
+    model: Model,
+    source: Source = STDIN,
+    text: Texts = None,
+    out: Out = None,
+    text_field: Field = "text",
+    pair_field: Annotated[str | None, typer.Option(help="The field of the second text, for pairs.")] = None,
+    threshold: Annotated[float, typer.Option(help="From which a label holds, where several may.")] = 0.5,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Classes of texts or pairs: {"label", "score", "scores", "labels"}."""
+    from mmbert.inference.classifier import Classifier
+
+    lines = _lines(source, text, out)
+    facade = Classifier.load(model, device=device, precision=precision)
+
+    def item(line: Line) -> Any:
+        first = line.text(text_field)
+        return first if pair_field is None else (first, line.field(pair_field, "--pair-field"))
+
+    def judge(items: Iterator[Any]) -> Iterator[dict[str, Any]]:
+        return (dict(vars(found)) for found in facade(items, threshold=threshold))
+
+    fields = {"text_field": text_field, "pair_field": pair_field, "threshold": threshold}
+    _run("classify", facade, source, lines, out, item, judge, fields)
+
+
+def tag(
+    model: Model,
+    source: Source = STDIN,
+    text: Texts = None,
+    out: Out = None,
+    text_field: Field = "text",
+    strategy: Annotated[
+        Literal["first", "average", "max", "simple"], typer.Option(help="What a word of several tokens is.")
+    ] = "first",
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Entities in texts: {"entities": [{"label", "start", "end", "text", "score"}]}, in characters."""
+    from mmbert.inference.tagger import Tagger
+
+    lines = _lines(source, text, out)
+    facade = Tagger.load(model, device=device, precision=precision)
+
+    def judge(items: Iterator[Any]) -> Iterator[dict[str, Any]]:
+        return ({"entities": found} for found in facade(items, strategy=strategy))
+
+    fields = {"text_field": text_field, "strategy": strategy}
+    _run("tag", facade, source, lines, out, lambda line: line.text(text_field), judge, fields)
+
+
+def fill_mask(
+    model: Model,
+    source: Source = STDIN,
+    text: Texts = None,
+    out: Out = None,
+    text_field: Field = "text",
+    top_k: Annotated[int, typer.Option("--top-k", "-k", help="How many fills.")] = 5,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """What stands behind <mask>: {"fills": [{"token", "id", "score", "text"}]}; a list of such lists for several."""
+    from mmbert.inference.fill_mask import FillMask
+
+    lines = _lines(source, text, out)
+    facade = FillMask.load(model, device=device, precision=precision)
+
+    def judge(items: Iterator[Any]) -> Iterator[dict[str, Any]]:
+        return ({"fills": found} for found in facade(items, top_k=top_k))
+
+    fields = {"text_field": text_field, "top_k": top_k}
+    _run("fill-mask", facade, source, lines, out, lambda line: line.text(text_field), judge, fields)
+
+
+def answer(
+    model: Model,
+    source: Source = STDIN,
+    question: Annotated[str | None, typer.Option("--question", "-q", help="One question: lines are texts.")] = None,
+    context: Annotated[Path | None, typer.Option("--context", "-c", help="A file: lines are questions on it.")] = None,
+    out: Out = None,
+    question_field: Annotated[str, typer.Option(help="The field of a JSON line with the question.")] = "question",
+    context_field: Annotated[str, typer.Option(help="The field of a JSON line with the text.")] = "context",
+    top_k: Annotated[int, typer.Option("--top-k", "-k", help="How many answers.")] = 1,
+    no_answer: Annotated[bool, typer.Option("--no-answer", help="The text may not hold the answer.")] = False,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Answers as pieces of a text: {"answers": [{"text", "start", "end", "score"}]}."""
+    from mmbert.inference.answerer import Answerer
+
+    read = None if context is None else _read(context)
+    lines = open_lines(source, out)
+    facade = Answerer.load(model, device=device, precision=precision)
+
+    def item(line: Line) -> Any:
+        asked = line.text(question_field, "--question-field") if question is None else question
+        told = line.text(context_field, "--context-field") if read is None else read
+        if question is None and read is None:
+            asked, told = line.field(question_field, "--question-field"), line.field(context_field, "--context-field")
+        return asked, told
+
+    def judge(items: Iterator[Any]) -> Iterator[dict[str, Any]]:
+        return ({"answers": found} for found in facade.stream(items, top_k=top_k, no_answer=no_answer))
+
+    fields = {
+        "question": question, "context": read, "question_field": question_field, "context_field": context_field,
+        "top_k": top_k, "no_answer": no_answer,
+    }  # fmt: skip
+    _run("answer", facade, source, lines, out, item, judge, fields)
+
+
+def rerank(
+    model: Model,
+    source: Source = STDIN,
+    query: Annotated[str | None, typer.Option("--query", "-q", help="One query: lines are documents.")] = None,
+    out: Out = None,
+    text_field: Annotated[str, typer.Option(help="With --query: the field of a JSON line with the text.")] = "text",
+    query_field: Annotated[str, typer.Option(help="The field of a JSON line with the query.")] = "query",
+    documents_field: Annotated[str, typer.Option(help="The field with the list of documents.")] = "documents",
+    top_k: Annotated[int | None, typer.Option("--top-k", "-k", help="How many documents. Default: all.")] = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Documents by how well they answer a query: {"index", "score", "text"} a line, best first.
+
+    Without --query, JSON lines of a query and its documents: {"ranked": [...]} for each.
+    """
+    from mmbert.errors import ConfigError, DataError, TokenizerError
+    from mmbert.inference.reranker import Reranker
+
+    lines = open_lines(source, out)
+    facade = Reranker.load(model, device=device, precision=precision)
+    fields: dict[str, Any] = {"query": query, "top_k": top_k, "query_field": query_field, "text_field": text_field}
+    if query is not None:
+        ranked = facade(query, [line.text(text_field) for line in lines], top_k=top_k)
+        write_lines((dict(vars(found)) for found in ranked), out)
+        return
+
+    def item(line: Line) -> Any:
+        return line, line.field(query_field, "--query-field"), line.field(documents_field, "--documents-field")
+
+    def judge(items: Iterator[Any]) -> Iterator[dict[str, Any]]:
+        for line, asked, documents in items:
+            try:
+                yield {"ranked": facade(asked, documents, top_k=top_k)}
+            except (DataError, TokenizerError, ConfigError) as error:
+                raise type(error)(f"{line.where}: {error}") from error
+
+    _run("rerank", facade, source, lines, out, item, judge, {**fields, "documents_field": documents_field})
+
+
+def _run(
+    command: str,
+    facade: Facade,
+    source: str,
+    lines: Iterator[Line],
+    out: Path | None,
+    item: Callable[[Line], Any],
+    judge: Callable[[Iterator[Any]], Iterator[dict[str, Any]]],
+    options: dict[str, Any],
+) -> None:
+    def stamp() -> dict[str, Any]:
+        loaded = facade.loaded
+        what = {"command": command, "model": loaded.model_hash, "precision": loaded.precision, "input": source}
+        return {**what, **options}
+
+    judge_lines(lines, item, judge, out, stamp)
+
+
+def _lines(source: str, texts: list[str] | None, out: Path | None) -> Iterator[Line]:
+    """Of the texts on the command line, if there are any, else of the source."""
+    if texts:
+        return (Line(f"--text {number}", text) for number, text in enumerate(texts, 1))
+    return open_lines(source, out)
+
+
+def _read(path: Path) -> str:
+    from mmbert.errors import DataError
+
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not UTF-8'}") from error

@@ -1,0 +1,221 @@
+"""Lines in, JSON lines out: what each command says, going on after a stop, and one line for what is wrong."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mmbert import Answerer, Classifier, FillMask, Reranker, Tagger, train_tokenizer
+from mmbert.cli.lines import open_lines
+from mmbert.cli.main import main
+from mmbert.errors import DataError
+from mmbert.model.config import ModelConfig
+from mmbert.model.encoder import Encoder
+from mmbert.model.heads import MaskedLM
+from mmbert.model.tasks import SequenceClassifier, SpanClassifier, TokenClassifier
+from mmbert.recipe import TokenizerTraining
+
+TEXTS = [
+    "All human beings are born free and equal in dignity and rights.",
+    "Tous les êtres humains naissent libres et égaux en dignité et en droits.",
+    "Watu wote wamezaliwa huru, hadhi na haki zao ni sawa.",
+]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of ours for each head, with random weights."""
+    root = tmp_path_factory.mktemp("models")
+    words = train_tokenizer([("eng_Latn", text) for text in TEXTS * 4], TokenizerTraining(vocab_size=512))
+    torch.manual_seed(0)
+    config = ModelConfig(
+        vocab_size=words.vocab_size, hidden_size=16, intermediate_size=16, num_layers=2, num_heads=2, max_context=64,
+        initializer_range=0.3,
+    )  # fmt: skip
+    MaskedLM(config).save(root / "masks")
+    SequenceClassifier(Encoder(config), 2, pooling="mean").save(root / "classes", ["no", "yes"])
+    SequenceClassifier(Encoder(config), 1, pooling="cls").save(root / "ranks", ["score"])
+    TokenClassifier(Encoder(config), 3).save(root / "tags", ["O", "B-X", "I-X"])
+    SpanClassifier(Encoder(config), 2).save(root / "spans", ["start", "end"])
+    for folder in root.iterdir():
+        words.save(folder, max_tokens=64)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """The command line sends log lines to the stderr of its time; a test must not leave that behind."""
+    yield
+    logging.getLogger("mmbert").handlers.clear()
+    logging.getLogger("mmbert").propagate = True
+
+
+Command = Callable[..., list[Any]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    def call(*arguments: str | Path, stdin: str = "") -> list[Any]:
+        """The lines of a command that must succeed."""
+        monkeypatch.setattr(sys, "argv", ["mmbert", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        with pytest.raises(SystemExit) as end:
+            main()
+        said = capsys.readouterr()
+        assert end.value.code == 0, said
+        return [json.loads(line) for line in said.out.splitlines()]
+
+    return call
+
+
+@pytest.fixture
+def fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    def call(*arguments: str | Path) -> str:
+        """The last line of a command that must fail."""
+        monkeypatch.setattr(sys, "argv", ["mmbert", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        said = capsys.readouterr()
+        assert end.value.code == 2, said
+        assert "Traceback" not in said.err
+        return said.err.strip().splitlines()[-1]
+
+    return call
+
+
+def lines(path: Path, values: list[Any]) -> Path:
+    path.write_text("".join((v if isinstance(v, str) else json.dumps(v)) + "\n" for v in values), encoding="utf-8")
+    return path
+
+
+def test_classify(models: Path, run: Command, tmp_path: Path) -> None:
+    expected = Classifier.load(models / "classes")(TEXTS)
+    found = run("classify", models / "classes", stdin="\n".join(TEXTS))
+    assert [line["label"] for line in found] == [one.label for one in expected]
+    assert found[0]["scores"] == pytest.approx(expected[0].scores, abs=1e-5)
+    records = [{"id": n, "body": a, "other": b} for n, (a, b) in enumerate(pairwise(TEXTS))]
+    source = lines(tmp_path / "pairs.jsonl", records)
+    pairs = run("classify", models / "classes", source, "--text-field", "body", "--pair-field", "other")
+    assert [line["id"] for line in pairs] == [0, 1]
+    one = Classifier.load(models / "classes")((TEXTS[0], TEXTS[1]))
+    assert pairs[0]["score"] == pytest.approx(one.score, abs=1e-5)
+
+
+def test_tag(models: Path, run: Command) -> None:
+    found = run("tag", models / "tags", "-t", TEXTS[0], "-t", TEXTS[1], "--strategy", "max")
+    expected = Tagger.load(models / "tags")(TEXTS[:2], strategy="max")
+    for line, entities, text in zip(found, expected, TEXTS, strict=False):
+        assert [(e["label"], e["start"], e["end"]) for e in line["entities"]] == [
+            (e.label, e.start, e.end) for e in entities
+        ]
+        assert all(text[e["start"] : e["end"]] == e["text"] for e in line["entities"])
+    assert found[0]["entities"]
+
+
+def test_fill_mask(models: Path, run: Command, tmp_path: Path) -> None:
+    asked = ["All human beings are born <mask>.", "Watu <mask> wamezaliwa <mask>."]
+    one, two = run("fill-mask", models / "masks", lines(tmp_path / "asked.txt", asked), "-k", 2)
+    expected = FillMask.load(models / "masks")(asked, top_k=2)
+    assert [fill["token"] for fill in one["fills"]] == [fill.token for fill in expected[0]]
+    assert [[fill["id"] for fill in fills] for fills in two["fills"]] == [[f.id for f in fs] for fs in expected[1]]
+
+
+def test_answer(models: Path, run: Command, tmp_path: Path) -> None:
+    expected = Answerer.load(models / "spans")("Who is free?", TEXTS[0], top_k=2)
+    record = lines(tmp_path / "asked.jsonl", [{"question": "Who is free?", "context": TEXTS[0], "id": "a"}])
+    context = lines(tmp_path / "context.txt", [TEXTS[0]])
+    for found in (
+        run("answer", models / "spans", record, "-k", 2),
+        run("answer", models / "spans", "-q", "Who is free?", "-k", 2, stdin=TEXTS[0]),
+        run("answer", models / "spans", "-c", context, "-k", 2, stdin="Who is free?"),
+    ):
+        assert [answer["text"] for answer in found[0]["answers"]] == [answer.text for answer in expected]
+    with_none = run("answer", models / "spans", record, "--no-answer", "-k", 10_000)[0]["answers"]
+    assert "" in [answer["text"] for answer in with_none]
+
+
+def test_rerank(models: Path, run: Command, tmp_path: Path) -> None:
+    expected = Reranker.load(models / "ranks")("free?", TEXTS)
+    found = run("rerank", models / "ranks", "-q", "free?", stdin="\n".join(TEXTS))
+    assert [line["index"] for line in found] == [one.index for one in expected]
+    assert [line["text"] for line in found] == [one.text for one in expected]
+    source = lines(tmp_path / "asked.jsonl", [{"query": "free?", "documents": TEXTS, "id": 7}] * 2)
+    first, second = run("rerank", models / "ranks", source, "--top-k", 2)
+    assert first == second
+    assert first["id"] == 7
+    assert [one["index"] for one in first["ranked"]] == [one.index for one in expected[:2]]
+    out = tmp_path / "ranked.jsonl"
+    run("rerank", models / "ranks", "-q", "free?", "-o", out, stdin="\n".join(TEXTS))
+    assert [json.loads(line)["index"] for line in out.read_text().splitlines()] == [one.index for one in expected]
+
+
+def test_a_stopped_command_goes_on(models: Path, run: Command, fails: Any, tmp_path: Path) -> None:
+    texts = [f"{text} {n}" for n in range(4) for text in TEXTS]
+    source = lines(tmp_path / "texts.txt", texts)
+    run("classify", models / "classes", source, "-o", tmp_path / "whole.jsonl")
+    whole = (tmp_path / "whole.jsonl").read_bytes()
+    assert whole.count(b"\n") == 12
+    assert not list(tmp_path.glob("*partial"))
+
+    out = tmp_path / "stopped.jsonl"
+    lines(source, [*texts[:7], "\\"])
+    source.write_bytes(source.read_bytes().replace(b"\\", b"\xff"))
+    assert "texts.txt:8: not UTF-8" in fails("classify", models / "classes", source, "-o", out)
+    assert not out.exists()
+    partial = out.with_name("stopped.jsonl.partial")
+    # stopped while it wrote: five lines and a half
+    partial.write_bytes(b"".join(whole.splitlines(keepends=True)[:5]) + whole.splitlines()[5][:20])
+    lines(source, texts)
+    assert "another threshold" in fails("classify", models / "classes", source, "-o", out, "--threshold", "0.1")
+    assert "another model" in fails("classify", models / "ranks", source, "-o", out)
+    run("classify", models / "classes", source, "-o", out)
+    for found, expected in zip(out.read_bytes().splitlines(), whole.splitlines(), strict=True):
+        assert json.loads(found)["label"] == json.loads(expected)["label"]
+        assert json.loads(found)["score"] == pytest.approx(json.loads(expected)["score"], abs=1e-5)
+    assert not list(tmp_path.glob("*partial"))
+    assert "is there already" in fails("classify", models / "classes", source, "-o", out)
+
+
+def test_what_is_wrong_is_one_line_with_its_place(models: Path, fails: Any, tmp_path: Path) -> None:
+    masks = models / "masks"
+    said = fails("fill-mask", masks, lines(tmp_path / "a.txt", ["born <mask>", "nothing"]))
+    assert said.startswith(f"mmbert: {tmp_path}/a.txt:2: text 1 has no <mask>")
+    said = fails("fill-mask", masks, "-t", "nothing")
+    assert said.startswith("mmbert: --text 1: text 0 has no <mask>")
+    said = fails("fill-mask", masks, lines(tmp_path / "b.jsonl", [{"text": "<mask>"}, {"body": "<mask>"}]))
+    assert said == f"mmbert: {tmp_path}/b.jsonl:2 has no field 'text' (it has body): choose it with --text-field"
+    said = fails("fill-mask", masks, lines(tmp_path / "c.jsonl", [{"text": "<mask>"}, "born"]))
+    assert f"{tmp_path}/c.jsonl:2 is not JSON" in said
+    said = fails("tag", models / "tags", lines(tmp_path / "d.jsonl", [{"text": "a"}, {"text": "\ud800"}]))
+    assert said.startswith(f"mmbert: {tmp_path}/d.jsonl:2: text 1 holds a lone surrogate")
+    said = fails("tag", models / "tags", lines(tmp_path / "e.jsonl", [{"text": 3}]))
+    assert said.startswith(f"mmbert: {tmp_path}/e.jsonl:1: text 0 is int, not str")
+    said = fails("rerank", models / "ranks", lines(tmp_path / "f.jsonl", [{"query": "", "documents": ["a"]}]))
+    assert said == f"mmbert: {tmp_path}/f.jsonl:1: the query is empty"
+    said = fails("rerank", models / "ranks", lines(tmp_path / "g.jsonl", [{"query": "a", "documents": 3}]))
+    assert said == f"mmbert: {tmp_path}/g.jsonl:1: documents are int: expected a list of str"
+    said = fails("answer", models / "spans", lines(tmp_path / "h.txt", ["Who?"]))
+    assert said == f"mmbert: {tmp_path}/h.txt:1 is not a JSON object: this command takes lines with a field 'question'"
+    assert fails("tag", models / "tags", tmp_path / "none") == f"mmbert: no such file: {tmp_path}/none"
+    assert "use mmbert.FillMask" in fails("tag", masks, "-t", "a")
+    assert "no such model folder" in fails("tag", tmp_path / "nowhere", "-t", "a")
+
+
+def test_lines_are_read_as_they_stand(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt.gz"
+    with gzip.open(path, "wb") as file:
+        file.write("\ufeffa\u2028b\r\n\n{not json\n".encode())
+    assert [line.value for line in open_lines(str(path))] == ["a\u2028b", "", "{not json"]
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(DataError, match="cannot read"):
+        list(open_lines(str(path)))
