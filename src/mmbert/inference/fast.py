@@ -56,12 +56,12 @@ class SplitLayer(nn.Module):
 
     def forward(self, x: Tensor, plan: AttentionPlan, turns: Angles) -> Tensor:
         """(T, h) -> (T, h), fp32."""
-        parts = x.split(PART)
-        cosines, sines = (turn.split(PART) for turn in turns)
-        projected = [self.project(*part) for part in zip(parts, zip(cosines, sines, strict=True), strict=True)]
+        parts, cosines, sines = (torch.split(tensor, PART) for tensor in (x, *turns))
+        angles = zip(cosines, sines, strict=True)
+        projected = [self.project(part, turn) for part, turn in zip(parts, angles, strict=True)]
         q, k, v = _joined(projected).unbind(1)
-        attended = attend(q, k, v, plan, local=self.local).flatten(1)
-        return _joined([self.mix(*part) for part in zip(parts, attended.split(PART), strict=True)])
+        attended = torch.split(attend(q, k, v, plan, local=self.local).flatten(1), PART)
+        return _joined([self.mix(part, rows) for part, rows in zip(parts, attended, strict=True)])
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
@@ -79,14 +79,15 @@ class FastLayer(SplitLayer):
         self.narrow = PackedMatrix(layer.mlp.Wo.weight, dtype)
 
     def project(self, x: Tensor, turns: Angles) -> Tensor:
-        qkv = self.qkv(self.attn_norm(x)).float().view(x.shape[0], 3, -1, self.head_dim)
+        qkv: Tensor = self.qkv(self.attn_norm(x)).float().view(x.shape[0], 3, -1, self.head_dim)
         turn_pairs(qkv, turns)
         return qkv
 
     def mix(self, x: Tensor, attended: Tensor) -> Tensor:
         x = x + self.out(attended)
         activated, gate = self.wide(self.mlp_norm(x)).chunk(2, dim=-1)
-        return x + self.narrow(F.gelu(activated) * gate)
+        out: Tensor = x + self.narrow(F.gelu(activated) * gate)
+        return out
 
 
 def paired(weight: Tensor, head_dim: int) -> Tensor:

@@ -1,10 +1,10 @@
 """Layers in int8: weights by output channel, activations by token at run time (W8A8), sums in int32.
 
-``torch._int_mm`` multiplies; everything between two products (scale, norm, GELU and gate, RoPE, the next rounding) is
-one compiled loop each. Without a C++ compiler the same runs step by step, and then bf16 is faster.
+``torch._int_mm`` multiplies; everything between two products (scale, norm, GELU and gate, the next rounding) is one
+compiled loop each. Without a C++ compiler the same runs step by step, and then bf16 is faster.
 The residual stream, the norms, RoPE and attention are fp32. A token's numbers depend on that token alone.
 
-Shapes: ``T`` tokens, ``h`` hidden size, ``i`` intermediate size, ``H`` heads, ``D`` head dimension.
+Shapes: ``T`` tokens, ``h`` hidden size, ``i`` intermediate size.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbert.inference.fast import SplitLayer
+from mmbert.inference.fast import SplitLayer, paired, turn_pairs
 from mmbert.model.layers import Layer
 from mmbert.model.rope import Angles
 
@@ -27,6 +27,7 @@ class Int8Matrix(nn.Module):
     """x W^T for int8 x; (T, n) int8 -> (T, m) int32, to be multiplied by x's scales (T, 1) and ``scale`` (m,)."""
 
     scale: Tensor
+    weight: Tensor
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
@@ -46,15 +47,20 @@ class Int8Layer(SplitLayer):
 
     def __init__(self, layer: Layer, *, compiled: bool) -> None:
         super().__init__(layer)
-        self.qkv, self.out = Int8Matrix(layer.attn.Wqkv.weight), Int8Matrix(layer.attn.Wo.weight)
+        self.qkv, self.out = Int8Matrix(paired(layer.attn.Wqkv.weight, self.head_dim)), Int8Matrix(layer.attn.Wo.weight)
         self.wide, self.narrow = Int8Matrix(layer.mlp.Wi.weight), Int8Matrix(layer.mlp.Wo.weight)
         self.compiled = compiled
 
     def project(self, x: Tensor, turns: Angles) -> Tensor:
-        weight = None if isinstance(self.attn_norm, nn.Identity) else self.attn_norm.weight
-        eps = 0.0 if weight is None else self.attn_norm.eps
-        rounded, scale = _do(_norm_round, self.compiled)(x, weight, eps)
-        return _do(_turn, self.compiled)(self.qkv(rounded), scale, self.qkv.scale, *turns, self.head_dim)
+        norm = self.attn_norm
+        if isinstance(norm, nn.LayerNorm):
+            rounded, scale = _do(_norm_round, self.compiled)(x, norm.weight, norm.eps)
+        else:  # layer 0
+            rounded, scale = _do(_round, self.compiled)(x)
+        qkv: Tensor = _do(_scaled, self.compiled)(self.qkv(rounded), scale, self.qkv.scale)
+        qkv = qkv.view(x.shape[0], 3, -1, self.head_dim)
+        turn_pairs(qkv, turns)
+        return qkv
 
     def mix(self, x: Tensor, attended: Tensor) -> Tensor:
         rounded, scale = _do(_round, self.compiled)(attended)
@@ -63,7 +69,8 @@ class Int8Layer(SplitLayer):
             x, self.out(rounded), scale, self.out.scale, norm.weight, norm.eps
         )
         rounded, scale = _do(_gate_round, self.compiled)(self.wide(rounded), scale, self.wide.scale)
-        return _do(_add, self.compiled)(x, self.narrow(rounded), scale, self.narrow.scale)
+        out: Tensor = _do(_add, self.compiled)(x, self.narrow(rounded), scale, self.narrow.scale)
+        return out
 
 
 def has_compiler() -> bool:
@@ -82,17 +89,25 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _round(x: Tensor) -> tuple[Tensor, Tensor]:
     """(T, n) -> int8 (T, n) and scales (T, 1): the largest number of a token is 127."""
-    scale = x.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / 127
-    return (x / scale).round().to(torch.int8), scale
+    largest = x.abs().amax(dim=1, keepdim=True).clamp(min=1e-12)
+    return (x * (127 / largest)).round().to(torch.int8), largest / 127
 
 
-def _norm_round(x: Tensor, weight: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
-    return _round(x if weight is None else F.layer_norm(x, (x.shape[1],), weight, None, eps))
+def _norm_round(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """LayerNorm and :func:`_round`. A token's deviation cancels in what is rounded and stays in its scale."""
+    centred = x - x.mean(dim=1, keepdim=True)
+    rounded, scale = _round(centred * weight)
+    return rounded, scale * torch.rsqrt(centred.square().mean(dim=1, keepdim=True) + eps)
+
+
+def _scaled(sums: Tensor, scale: Tensor, scales: Tensor) -> Tensor:
+    """A product as it would be in fp32: (T, m) int32, scales of tokens (T, 1) and of channels (m,)."""
+    return sums.float() * scales * scale
 
 
 def _add(x: Tensor, sums: Tensor, scale: Tensor, scales: Tensor) -> Tensor:
     """The residual stream (T, h) plus a product."""
-    return x + sums.float() * scales * scale
+    return x + _scaled(sums, scale, scales)
 
 
 def _add_norm_round(
@@ -104,14 +119,5 @@ def _add_norm_round(
 
 def _gate_round(sums: Tensor, scale: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
     """GeGLU of a product (T, 2 i), rounded: (T, i) and scales."""
-    activated, gate = (sums.float() * scales * scale).chunk(2, dim=1)
+    activated, gate = _scaled(sums, scale, scales).chunk(2, dim=1)
     return _round(F.gelu(activated) * gate)
-
-
-def _turn(sums: Tensor, scale: Tensor, scales: Tensor, cos: Tensor, sin: Tensor, width: int) -> Tensor:
-    """Product (T, 3 h) -> queries and keys turned, values as they are: (T, 3, H, D)."""
-    states = (sums.float() * scales * scale).view(sums.shape[0], 3, -1, 2, width // 2)
-    first, second = states[:, :2].unbind(3)
-    cos, sin = cos[:, None], sin[:, None]
-    turned = torch.stack([first * cos - second * sin, second * cos + first * sin], dim=3)
-    return torch.cat([turned, states[:, 2:]], dim=1).flatten(3)

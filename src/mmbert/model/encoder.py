@@ -29,6 +29,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         self.gradient_checkpointing = False
+        self.answers: torch.dtype | None = None  # the type of linear layers that were replaced by others
         with torch.device("meta"):  # weights are drawn once, by our rule, not first by torch's
             self.embeddings = Embeddings(config)
             self.layers = nn.ModuleList(Layer(config, index) for index in range(config.num_layers))
@@ -82,10 +83,12 @@ class Encoder(nn.Module):
         return (x if mix is None or mixed is None else torch.add(mixed, x, alpha=mix[-1])), plan
 
     def compute_dtype(self, packed: Packed) -> torch.dtype:
-        """The type linear layers answer in: autocast's, or the weights'."""
+        """The type linear layers answer in: autocast's, ``answers`` where they were replaced, or the weights'."""
         device = packed.ids.device.type
         if torch.is_autocast_enabled(device):
             return torch.get_autocast_dtype(device)
+        if self.answers is not None:
+            return self.answers
         return self.embeddings.tok_embeddings.weight.dtype
 
 
