@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mmbert.inference.answerer import Answerer
     from mmbert.inference.chooser import Chooser
     from mmbert.inference.classifier import Classifier
+    from mmbert.inference.embedder import Embedder
     from mmbert.inference.fill_mask import FillMask
     from mmbert.inference.reranker import Reranker
     from mmbert.inference.tagger import Tagger
@@ -37,6 +38,7 @@ _HOMES = {
     "Answerer": "mmbert.inference.answerer",
     "Chooser": "mmbert.inference.chooser",
     "Classifier": "mmbert.inference.classifier",
+    "Embedder": "mmbert.inference.embedder",
     "Encoder": "mmbert.model.encoder",
     "FillMask": "mmbert.inference.fill_mask",
     "MMBertError": "mmbert.errors",
@@ -61,6 +63,7 @@ __all__ = [
     "Answerer",
     "Chooser",
     "Classifier",
+    "Embedder",
     "Encoder",
     "FillMask",
     "MMBertError",

@@ -1,0 +1,208 @@
+"""Many texts to one file of vectors, in pieces that survive whatever stops the work.
+
+Beside the file that is asked for stands a folder ``NAME.partial`` while the work goes on: ``job.json`` says what is
+being made, and every piece of texts gives two files, its vectors and its keys with a hash of its texts, each whole or
+absent. The same call again takes up what is there, after checking that the texts are the same; when all pieces are
+there they become the file, atomically, and the folder goes. A piece is always computed alone, so that the file has
+the same bytes however often the work was stopped.
+
+Forms: ``.npy`` (n, d); ``.jsonl``, a line ``{"id": ..., "embedding": [...]}`` a text; ``.parquet``, columns id and
+embedding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+import numpy as np
+import orjson
+
+from mmbert.errors import ConfigError, DataError, MissingExtra
+from mmbert.files import PARTIAL, atomic_file, disk_errors, read_json, write_json
+from mmbert.log import progress as progress_bar
+
+if TYPE_CHECKING:
+    from mmbert.inference.embedder import Embedder
+    from mmbert.inference.vectors import Output
+
+FORMS = (".npy", ".jsonl", ".parquet")
+
+PIECE = 4096
+"""Texts of a piece: what is lost when the work is stopped."""
+
+Record = tuple[Any, str]
+"""A key (a number or a string) and a text."""
+
+
+def embed_to_file(
+    embedder: Embedder,
+    records: Iterable[Record],
+    out: str | Path,
+    *,
+    prompt: str | None = None,
+    dimensions: int | None = None,
+    normalize: bool = True,
+    output: Output = "float32",
+    piece: int = PIECE,
+) -> int:
+    """Write the vectors of ``records``, in their order, to ``out``; returns how many. See above.
+
+    int8 and uint8 count from the embedder's ``ranges``, or from those of the first piece; they are saved beside the
+    file as ``NAME.ranges.npy``.
+    Raises ConfigError for a form that is unknown or a job that differs, DataError for no text or text that changed.
+    """
+    out = Path(out)
+    check_form(out)
+    if piece < 1:
+        raise ConfigError(f"piece is {piece} texts: it must be at least 1")
+    folder = out.with_name(out.name + PARTIAL)
+    options: dict[str, Any] = {"prompt": prompt, "dimensions": dimensions, "normalize": normalize, "output": output}
+    with disk_errors(out):
+        folder.mkdir(parents=True, exist_ok=True)
+        _claim(folder, embedder, {**options, "piece": piece})
+        _restore_ranges(folder, embedder)
+        total, stream = 0, iter(records)
+        with progress_bar[Any](desc="embedding", unit="text") as bar:
+            number = 0
+            while chunk := list(islice(stream, piece)):
+                _make(folder, number, chunk, embedder, options)
+                total, number = total + len(chunk), number + 1
+                bar.update(len(chunk))
+        if not total:
+            raise DataError(f"no text to embed into {out}")
+        _assemble(folder, number, total, out)
+        if output in ("int8", "uint8"):
+            (folder / "ranges.npy").replace(out.with_name(out.name + ".ranges.npy"))
+        shutil.rmtree(folder)
+    return total
+
+
+def check_form(out: Path) -> None:
+    """Raises before anything is computed: for a form that is unknown, not installed, or a file that is there."""
+    if out.suffix not in FORMS:
+        raise ConfigError(f"{out}: the name must end in {', '.join(FORMS)}")
+    if out.suffix == ".parquet":
+        _parquet()
+    if out.exists():
+        raise ConfigError(f"{out} is there already: delete it or choose another name")
+
+
+def json_line(key: Any, vector: np.ndarray) -> bytes:
+    """``{"id": ..., "embedding": [...]}``, numbers as short as they are exact."""
+    row = {"id": key, "embedding": np.ascontiguousarray(vector)}
+    return orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
+
+
+def _claim(folder: Path, embedder: Embedder, options: dict[str, Any]) -> None:
+    """Say in ``job.json`` what is made here, or check that it is what was begun."""
+    loaded = embedder.loaded
+    job = {
+        "version": 1,
+        "model": loaded.model_hash,
+        "precision": loaded.precision,
+        "pooling": list(embedder.pooling.modes),
+        "layers": embedder.pooling.layers and list(embedder.pooling.layers),
+        "max_tokens": embedder.max_tokens,
+        "ranges": None if embedder.ranges is None else hashlib.sha256(embedder.ranges.tobytes()).hexdigest()[:16],
+        **options,
+    }
+    path = folder / "job.json"
+    if not path.is_file():
+        write_json(path, job)
+        return
+    begun = read_json(path)
+    differing = [key for key in job if begun.get(key) != job[key]]
+    if differing:
+        key = differing[0]
+        raise ConfigError(
+            f"{folder} was begun with {key} {begun.get(key)!r}, now it is {job[key]!r}: finish it as it was begun, or "
+            "delete that folder"
+        )
+
+
+def _restore_ranges(folder: Path, embedder: Embedder) -> None:
+    path = folder / "ranges.npy"
+    if path.is_file():
+        embedder.ranges = np.load(path, allow_pickle=False)
+
+
+def _make(folder: Path, number: int, chunk: list[Record], embedder: Embedder, options: dict[str, Any]) -> None:
+    """The two files of a piece, unless they are there."""
+    keys, texts = [key for key, _ in chunk], [text for _, text in chunk]
+    digest = hashlib.sha256()
+    for key, text in chunk:
+        digest.update(json.dumps([key, text if isinstance(text, str) else repr(text)]).encode() + b"\n")
+    place = folder / f"{number:06d}.json"
+    if place.is_file():
+        if read_json(place)["sha256"] != digest.hexdigest():
+            raise DataError(f"the texts of piece {number} changed since {folder} was begun: delete that folder")
+        return
+    if options["output"] in ("int8", "uint8") and not (folder / "ranges.npy").is_file():
+        if embedder.ranges is None:
+            embedder.calibrate(texts, **{key: options[key] for key in ("prompt", "dimensions", "normalize")})
+        with atomic_file(folder / "ranges.npy") as file:
+            np.save(file, cast(np.ndarray, embedder.ranges))
+    vectors = np.stack(list(embedder.stream(texts, **options, progress=False, window=len(texts))))
+    with atomic_file(_vectors(folder, number)) as file:
+        np.save(file, vectors)
+    write_json(place, {"sha256": digest.hexdigest(), "keys": keys})  # last: it says that the piece is done
+
+
+def _vectors(folder: Path, number: int) -> Path:
+    return folder / f"{number:06d}.npy"
+
+
+def _pieces(folder: Path, count: int) -> Iterator[tuple[list[Any], np.ndarray]]:
+    for number in range(count):
+        keys = read_json(folder / f"{number:06d}.json")["keys"]
+        yield keys, np.load(_vectors(folder, number), allow_pickle=False)
+
+
+def _assemble(folder: Path, count: int, total: int, out: Path) -> None:
+    """All pieces as one file."""
+    pieces = _pieces(folder, count)
+    with atomic_file(out) as file:
+        if out.suffix == ".npy":
+            for number, (_, vectors) in enumerate(pieces):
+                if number == 0:
+                    header = {"descr": vectors.dtype.str, "fortran_order": False, "shape": (total, vectors.shape[1])}
+                    np.lib.format.write_array_header_1_0(file, header)
+                file.write(np.ascontiguousarray(vectors).data)
+        elif out.suffix == ".jsonl":
+            for keys, vectors in pieces:
+                file.writelines(json_line(key, vector) for key, vector in zip(keys, vectors, strict=True))
+        else:
+            _write_parquet(pieces, file)
+
+
+def _write_parquet(pieces: Iterator[tuple[list[Any], np.ndarray]], file: BinaryIO) -> None:
+    arrow, parquet = _parquet()
+    writer = None
+    for keys, vectors in pieces:
+        numbers = arrow.array(np.ascontiguousarray(vectors).reshape(-1))
+        table = arrow.table(
+            {
+                "id": arrow.array(keys if all(isinstance(key, int) for key in keys) else list(map(str, keys))),
+                "embedding": arrow.FixedSizeListArray.from_arrays(numbers, vectors.shape[1]),
+            }
+        )
+        if writer is None:
+            writer = parquet.ParquetWriter(file, table.schema)
+        writer.write_table(table if table.schema == writer.schema else table.cast(writer.schema))
+    if writer is not None:
+        writer.close()
+
+
+def _parquet() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingExtra("pyarrow", "data") from error
+    return pyarrow, pyarrow.parquet
