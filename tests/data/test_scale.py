@@ -27,7 +27,7 @@ from mmbert.data.prepare import iterate_text, prepare_data, prepare_text
 from mmbert.data.scale import launch, texts
 from mmbert.data.scale.copies import HOLD, KEEP, VERDICTS, compare, decide
 from mmbert.data.scale.launch import prepare_at_scale
-from mmbert.data.scale.near import Words
+from mmbert.data.scale.shingles import shingles, words
 from mmbert.data.store import Report
 from mmbert.errors import ConfigError, MissingExtra, MMBertError
 from mmbert.recipe import Recipe
@@ -217,9 +217,29 @@ class TestNearDuplicates:
         with pytest.raises(ConfigError, match="near_duplicates is found by datatrove: run `mmbert data scale` first"):
             prepare_text(self.recipe(self.write(tmp_path / "raw")), tmp_path / "out")
 
-    def test_words_need_no_spaces(self) -> None:
-        assert Words().word_tokenize("fødd fræls  og") == ["fødd", "fræls", "og"]
-        assert Words().word_tokenize("人人生而自由 abc ไทย") == [*"人人生而自由", "abc", *"ไทย"]
+    def test_words_of_every_script(self) -> None:
+        assert words("Fødd, fræls\u00a0(og)  12.5") == ["fødd", "fræls", "og", "0", "0"]
+        assert words("人人生而自由，abc ไทย।") == [*"人人生而自由", "abc", *"ไทย"]
+        assert words("العَرَبيّة، हिन्दी में।") == ["العربية", "हिन्दी", "में"]
+        assert words("Ὅλοι") == words("ΟΛΟΙ".lower()), "accents do not count"
+
+    def test_shingles_are_runs_of_words(self) -> None:
+        one, other = (set(shingles(text, 3).ravel().tolist()) for text in ("a b c d e f", "x a b c d y"))
+        assert (len(one), len(other), len(one & other)) == (4, 4, 2)
+        assert shingles("a b", 3).shape == (0, 1)
+        assert shingles("a b c", 3).tolist() != shingles("c b a", 3).tolist()
+
+    def test_signatures_are_datatroves(self) -> None:
+        from datatrove.pipeline.dedup.minhash import MinhashDedupSignature
+
+        from mmbert.data.scale.near import HashConfig, MinhashConfig, _NoWords, _Signature
+
+        found = np.random.default_rng(0).integers(0, 2**64, (3000, 1), dtype=np.uint64)
+        found[:4, 0] = (0, 2**61 - 1, 2**61, 2**64 - 1)
+        options = MinhashConfig(hash_config=HashConfig(precision=64, hash_fc="sha1"))
+        theirs, ours = (of("unused", options, _NoWords()) for of in (MinhashDedupSignature, _Signature))
+        for count in (1, 4, 3000):
+            assert ours.get_signature(found[:count]) == theirs.get_signature(found[:count])
 
 
 SCRIPT = """

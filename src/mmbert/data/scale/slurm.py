@@ -43,7 +43,8 @@ def launch(stages: list[Stage], logs: Path, workers: int, cluster: Cluster, name
             )
         )
     if dry_run:
-        return [_write(executor) for executor in executors] + [_write_submit(executors, logs)]
+        waiting = [executor for executor in executors if executor.get_incomplete_ranks()]
+        return [_write(executor) for executor in waiting] + [_write_submit(waiting, logs)]
     if shutil.which("sbatch") is None:
         raise ConfigError("there is no sbatch here: run this on a login node, or add --dry-run for the launch files")
     executors[-1].run()
