@@ -298,11 +298,13 @@ class TestShards:
         recipe = corpus_recipe(raw, holdout=0.2).model_copy(update={"tokenizer": str(tmp_path / "other")})
         small = corpus_recipe(raw, holdout=0.2)
         small = small.model_copy(update={"tokenizer": small.tokenizer.model_copy(update={"vocab_size": 520})})  # type: ignore[union-attr]
-        other = prepare_tokenizer(small, folder)
+        shutil.copytree(prepared[0], tmp_path / "without", ignore=shutil.ignore_patterns("shards"))
+        other = prepare_tokenizer(small, tmp_path / "without")
         other.save(tmp_path / "other")
         told = f"were made with tokenizer {prepared[2].fingerprint}, this run's is {other.fingerprint}"
         with pytest.raises(TokenizerError, match=told):
             prepare_data(recipe, folder)
+        assert Tokenizer.load(folder / "tokenizer").fingerprint == prepared[2].fingerprint  # theirs is not replaced
         (folder / "shards/manifest.json").unlink()
         with pytest.raises(TokenizerError, match=r"eng_Latn/00000\.tokens was made with tokenizer|fao_Latn/00000"):
             prepare_shards(recipe, folder, other)

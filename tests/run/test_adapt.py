@@ -199,7 +199,11 @@ def test_another_tokenizer_is_refused(text: Path, start: Path, taught: RunResult
     assert "\n" not in str(caught.value)
     # shards made with another tokenizer, named by a recipe that has the start's
     foreign = [*_changes(text, start), f"shards={tmp_path / 'trained' / 'data'}"]
-    with pytest.raises(TokenizerError, match="tokenizer"):
+    theirs = (tmp_path / "trained" / "data" / "tokenizer" / "tokenizer.json").read_bytes()
+    with pytest.raises(TokenizerError, match=r"the shards in .* were made with tokenizer"):
+        run(Recipe.load(ADAPT, foreign), out=tmp_path / "foreign")
+    assert (tmp_path / "trained" / "data" / "tokenizer" / "tokenizer.json").read_bytes() == theirs
+    with pytest.raises(TokenizerError, match="were made with tokenizer"):
         pretrain(Recipe.load(ADAPT, foreign), tmp_path / "foreign", tmp_path / "trained" / "data")
     with pytest.raises(TrainingError, match="final is not there, and the merge needs it"):
         merge_phases(Recipe.load(ADAPT, foreign), tmp_path / "foreign", tmp_path / "foreign" / "final")

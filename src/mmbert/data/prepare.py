@@ -40,7 +40,7 @@ from mmbert.data.store import (
     text_folder,
 )
 from mmbert.data.tasks import Task, Work, plan_work, text_options
-from mmbert.data.tokenize import prepare_shards
+from mmbert.data.tokenize import check_shards_tokenizer, prepare_shards
 from mmbert.errors import ConfigError, DataError
 from mmbert.files import read_json, write_json
 from mmbert.log import progress
@@ -108,6 +108,7 @@ def prepare_tokenizer(recipe: Recipe, folder: Path) -> Tokenizer:
         tokenizer = train_tokenizer(bar, recipe.vocabulary)
     else:
         tokenizer = Tokenizer.load(recipe.vocabulary)
+    check_shards_tokenizer(folder, tokenizer)  # before theirs is lost
     record.unlink(missing_ok=True)
     tokenizer.save(home)
     write_json(record, wanted)

@@ -31,14 +31,20 @@ _BATCH_DOCUMENTS = 1024
 _BATCH_CHARACTERS = 4 << 20
 
 
+def check_shards_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
+    """Raises TokenizerError if ``folder/shards`` were made by another tokenizer; without any, all is well."""
+    shards = folder / "shards"
+    if (shards / manifests.FILE).is_file():
+        Manifest.read(shards).check_tokenizer(tokenizer.fingerprint, f"the shards in {shards}")
+
+
 def prepare_shards(recipe: Recipe, folder: Path, tokenizer: Tokenizer, *, max_tokens: int = MAX_TOKENS) -> Manifest:
     """Tokenise ``folder/text`` into ``folder/shards``; returns the manifest, which is written last.
 
     Raises TokenizerError if shards of another tokenizer are there, DataError if one of them is cut short.
     """
     shards = folder / "shards"
-    if (shards / manifests.FILE).is_file():
-        Manifest.read(shards).check_tokenizer(tokenizer.fingerprint, f"the shards in {shards}")
+    check_shards_tokenizer(folder, tokenizer)
     sources = {name: source for name, source in Report.load(folder).sources.items() if name in recipe.sources}
     infos = {
         name: {"source": name, "tokenizer": tokenizer.fingerprint, "text": source.fingerprint}
