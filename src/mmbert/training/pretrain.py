@@ -67,7 +67,7 @@ def pretrain(
         skip = runtime.on_bad_shard == "skip"
         mesh.first(lambda: settle(data / "shards", folder, verify=runtime.verify, skip=skip))
         tokenizer = run_tokenizer(recipe, data)
-        open_start(recipe, folder, tokenizer, mesh)
+        mesh.first(lambda: open_start(recipe, folder, tokenizer))
         precision = settle_environment(runtime, recipe.shape.hidden_size, mesh, folder)
         ends: dict[str, Path] = {}
         for name in chosen:

@@ -16,21 +16,19 @@ from mmbert.model.heads import MaskedLM
 from mmbert.model.weights import model_folder
 from mmbert.recipe import START, Recipe
 from mmbert.tokenizer.tokenizer import Tokenizer
-from mmbert.training.distributed import Mesh
 
 log = logging.getLogger(__name__)
 
 
-def open_start(recipe: Recipe, folder: Path, tokenizer: Tokenizer, mesh: Mesh | None = None) -> Path | None:
+def open_start(recipe: Recipe, folder: Path, tokenizer: Tokenizer) -> Path | None:
     """Copy the model of ``recipe.start`` to ``folder/start``, once; returns that folder, None without a start.
 
-    mesh  the processes of the run; the first one copies, the others wait
     Raises WeightsError if it is no whole model, TokenizerError if it was trained with another tokenizer than the run's.
     """
     if recipe.start is None:
         return None
     home = folder / START
-    if not home.is_dir() and (mesh is None or mesh.main):
+    if not home.is_dir():
         source = model_folder(recipe.start)
         _same_tokenizer(source, tokenizer, recipe.start)
         model = MaskedLM.load(source)
@@ -38,8 +36,6 @@ def open_start(recipe: Recipe, folder: Path, tokenizer: Tokenizer, mesh: Mesh | 
             model.save(partial)
             tokenizer.save(partial, max_tokens=model.config.max_context)
         log.info("the run starts from %s: %s", recipe.start, home)
-    if mesh is not None:
-        mesh.barrier()
     return home
 
 
