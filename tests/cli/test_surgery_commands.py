@@ -85,8 +85,8 @@ def test_trim(folder: Path) -> None:
 
 def test_trim_by_a_runs_text_and_check_on_other(folder: Path) -> None:
     source = {"words": {"kind": "jsonl", "path": str(folder / "text")}}
-    phase = {"tokens": 1024, "data": {"temperature": 1.0}, "context": 64, "mask_rate": 0.3, "batch": 512, "micro_batch": 512,
-             "peak_lr": 1e-3}  # fmt: skip
+    phase = {"tokens": 1024, "data": {"temperature": 1.0}, "context": 64, "mask_rate": 0.3, "batch": 512,
+             "micro_batch": 512, "peak_lr": 1e-3}  # fmt: skip
     recipe = Recipe.model_validate({
         "name": "little", "sources": source, "phases": {"only": phase}, "tokenizer": "x",
         "cleaning": {"min_characters": 1, "holdout": 0.0},

@@ -18,7 +18,7 @@ from mmbert.errors import DataError, TokenizerError
 from mmbert.model.heads import MaskedLM
 from mmbert.surgery.bpe import Bpe
 from mmbert.surgery.compare import compare
-from mmbert.surgery.extend import count_words, extend, new_characters, pieces
+from mmbert.surgery.extend import count_words, extend, neighbours, new_characters, pieces
 from mmbert.surgery.learn import learn_merges
 from mmbert.tokenizer.tokenizer import Tokenizer
 
@@ -37,7 +37,8 @@ def test_any_text_is_cut_as_before_and_then_joined(form: str, seed: int) -> None
     characters = new_characters(bpe, new_text, limit=2)
     assert characters == sorted("жщ", key=lambda c: (-"".join(new_text).count(c), c))
     spelled = Bpe(bpe.extended(characters, []), "spelled")
-    refused = {pair for word in count_words(spelled, keep) for pair in pairwise(word)}
+    refused = neighbours(spelled, keep)
+    assert refused == {pair for word in count_words(spelled, keep) for pair in pairwise(word)}
     words = count_words(spelled, new_text)
     merges = learn_merges(words, 15, known=spelled.ids.keys(), refused=refused)
     assert merges

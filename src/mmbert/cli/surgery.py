@@ -179,6 +179,8 @@ def _print_sizes(before: Size, after: Size) -> None:
 
 def _print_comparison(what: str, found: Comparison) -> None:
     before, after = found.bytes_per_token
-    typer.echo(f"{what}: {found.same:,} of {found.documents:,} documents are cut as before ({found.same_share:.1%}),")
-    typer.echo(f"  {found.kept_share:.2%} of their tokens are kept")
+    lost = f"; {1 - found.kept_share:.2%} of their tokens are gone" if found.kept < found.before else ""
+    typer.echo(
+        f"{what}: {found.same:,} of {found.documents:,} documents are cut as before ({found.same_share:.1%}){lost}"
+    )
     typer.echo(f"{'bytes per token':<24}{before:>14.3f}{after:>14.3f}{after / before:>8.1%}")

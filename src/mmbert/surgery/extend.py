@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from mmbert.errors import DataError, TokenizerError, WeightsError
 from mmbert.model.weights import model_folder
@@ -75,7 +76,7 @@ def extend(
         count_words(spelled, texts),
         tokens - len(characters),
         known=spelled.ids.keys(),
-        refused={pair for word in count_words(spelled, keep) for pair in pairwise(word)},
+        refused=neighbours(spelled, keep),
         min_count=min_count,
     )
     if not characters and not merges:
@@ -111,23 +112,45 @@ def count_words(bpe: Bpe, texts: Iterable[str]) -> Counter[tuple[str, ...]]:
     A run ends where a token begins with a space, and at digits, signs, bytes and added tokens.
     """
     names = {index: token for token, index in bpe.ids.items()}
-    opens = [names.get(index, "")[:1] in (SPACE, " ") for index in range(bpe.tokenizer.vocab_size)]
-    joins = [
-        is_wordlike(names.get(index, "")) and names[index] not in bpe.added for index in range(bpe.tokenizer.vocab_size)
-    ]
-    found: Counter[tuple[int, ...]] = Counter()
+    found: Counter[bytes] = Counter()
+    for ids, inside, opens in _marked(bpe, texts):
+        begins = inside & (opens | ~np.append(False, inside[:-1]))
+        breaks = np.flatnonzero(begins | ~inside)
+        starts = np.flatnonzero(begins)
+        stops = breaks[np.searchsorted(breaks, starts, side="right")]
+        content, size = ids.tobytes(), ids.itemsize
+        found.update(
+            content[start * size : stop * size] for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)
+        )
+    return Counter({tuple(names[i] for i in np.frombuffer(run, np.int64).tolist()): n for run, n in found.items()})
+
+
+def neighbours(bpe: Bpe, texts: Iterable[str]) -> set[Pair]:
+    """All pairs that stand side by side in such runs."""
+    names = {index: token for token, index in bpe.ids.items()}
+    found: set[int] = set()
+    for ids, inside, opens in _marked(bpe, texts):
+        together = inside[:-1] & inside[1:] & ~opens[1:]
+        found.update(np.unique((ids[:-1] << 32 | ids[1:])[together]).tolist())
+    return {(names[pair >> 32], names[pair & 0xFFFF_FFFF]) for pair in found}
+
+
+def _marked(bpe: Bpe, texts: Iterable[str]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Ids of many texts end to end (int64), which of them merges may join, and which begin with a space.
+
+    Behind each text stands an id that is no token and joins nothing.
+    """
+    size = bpe.tokenizer.vocab_size
+    inside, opens = np.zeros(size + 1, dtype=bool), np.zeros(size + 1, dtype=bool)
+    for token, index in bpe.ids.items():
+        inside[index] = is_wordlike(token) and token not in bpe.added
+        opens[index] = token[:1] in (SPACE, " ")
+    end = np.array([size], dtype=np.uint32)
     for batch in batches(texts):
-        for ids in bpe.tokenizer.encode_batch(batch):
-            run: list[int] = []
-            for index in ids.tolist():
-                if run and (opens[index] or not joins[index]):
-                    found[tuple(run)] += 1
-                    run = []
-                if joins[index]:
-                    run.append(index)
-            if run:
-                found[tuple(run)] += 1
-    return Counter({tuple(names[index] for index in run): count for run, count in found.items()})
+        ids = np.concatenate([part for row in bpe.tokenizer.encode_batch(batch) for part in (row, end)]).astype(
+            np.int64
+        )
+        yield ids, inside[ids], opens[ids]
 
 
 def pieces(bpe: Bpe, characters: Iterable[str], merges: Iterable[Pair]) -> dict[str, tuple[int, ...]]:
