@@ -67,7 +67,7 @@ Command = Callable[..., list[Any]]
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     def call(*arguments: str | Path, stdin: str = "") -> list[Any]:
         """The lines of a command that must succeed."""
-        monkeypatch.setattr(sys, "argv", ["mmbert", *map(str, arguments)])
+        monkeypatch.setattr(sys, "argv", ["mmbert", *map(str, arguments), "--precision", "fp32"])
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
         with pytest.raises(SystemExit) as end:
             main()
@@ -99,7 +99,7 @@ def lines(path: Path, values: list[Any]) -> Path:
 
 
 def test_classify(models: Path, run: Command, tmp_path: Path) -> None:
-    expected = Classifier.load(models / "classes")(TEXTS)
+    expected = Classifier.load(models / "classes", precision="fp32")(TEXTS)
     found = run("classify", models / "classes", stdin="\n".join(TEXTS))
     assert [line["label"] for line in found] == [one.label for one in expected]
     assert found[0]["scores"] == pytest.approx(expected[0].scores, abs=1e-5)
@@ -107,13 +107,13 @@ def test_classify(models: Path, run: Command, tmp_path: Path) -> None:
     source = lines(tmp_path / "pairs.jsonl", records)
     pairs = run("classify", models / "classes", source, "--text-field", "body", "--pair-field", "other")
     assert [line["id"] for line in pairs] == [0, 1]
-    one = Classifier.load(models / "classes")((TEXTS[0], TEXTS[1]))
+    one = Classifier.load(models / "classes", precision="fp32")((TEXTS[0], TEXTS[1]))
     assert pairs[0]["score"] == pytest.approx(one.score, abs=1e-5)
 
 
 def test_tag(models: Path, run: Command) -> None:
     found = run("tag", models / "tags", "-t", TEXTS[0], "-t", TEXTS[1], "--strategy", "max")
-    expected = Tagger.load(models / "tags")(TEXTS[:2], strategy="max")
+    expected = Tagger.load(models / "tags", precision="fp32")(TEXTS[:2], strategy="max")
     for line, entities, text in zip(found, expected, TEXTS, strict=False):
         assert [(e["label"], e["start"], e["end"]) for e in line["entities"]] == [
             (e.label, e.start, e.end) for e in entities
@@ -125,13 +125,13 @@ def test_tag(models: Path, run: Command) -> None:
 def test_fill_mask(models: Path, run: Command, tmp_path: Path) -> None:
     asked = ["All human beings are born <mask>.", "Watu <mask> wamezaliwa <mask>."]
     one, two = run("fill-mask", models / "masks", lines(tmp_path / "asked.txt", asked), "-k", 2)
-    expected = FillMask.load(models / "masks")(asked, top_k=2)
+    expected = FillMask.load(models / "masks", precision="fp32")(asked, top_k=2)
     assert [fill["token"] for fill in one["fills"]] == [fill.token for fill in expected[0]]
     assert [[fill["id"] for fill in fills] for fills in two["fills"]] == [[f.id for f in fs] for fs in expected[1]]
 
 
 def test_answer(models: Path, run: Command, tmp_path: Path) -> None:
-    expected = Answerer.load(models / "spans")("Who is free?", TEXTS[0], top_k=2)
+    expected = Answerer.load(models / "spans", precision="fp32")("Who is free?", TEXTS[0], top_k=2)
     record = lines(tmp_path / "asked.jsonl", [{"question": "Who is free?", "context": TEXTS[0], "id": "a"}])
     context = lines(tmp_path / "context.txt", [TEXTS[0]])
     for found in (
@@ -145,7 +145,7 @@ def test_answer(models: Path, run: Command, tmp_path: Path) -> None:
 
 
 def test_rerank(models: Path, run: Command, tmp_path: Path) -> None:
-    expected = Reranker.load(models / "ranks")("free?", TEXTS)
+    expected = Reranker.load(models / "ranks", precision="fp32")("free?", TEXTS)
     found = run("rerank", models / "ranks", "-q", "free?", stdin="\n".join(TEXTS))
     assert [line["index"] for line in found] == [one.index for one in expected]
     assert [line["text"] for line in found] == [one.text for one in expected]
@@ -170,14 +170,15 @@ def test_a_stopped_command_goes_on(models: Path, run: Command, fails: Any, tmp_p
     out = tmp_path / "stopped.jsonl"
     lines(source, [*texts[:7], "\\"])
     source.write_bytes(source.read_bytes().replace(b"\\", b"\xff"))
-    assert "texts.txt:8: not UTF-8" in fails("classify", models / "classes", source, "-o", out)
+    assert "texts.txt:8: not UTF-8" in fails("classify", models / "classes", source, "-o", out, "--precision", "fp32")
     assert not out.exists()
     partial = out.with_name("stopped.jsonl.partial")
     # stopped while it wrote: five lines and a half
     partial.write_bytes(b"".join(whole.splitlines(keepends=True)[:5]) + whole.splitlines()[5][:20])
     lines(source, texts)
-    assert "another threshold" in fails("classify", models / "classes", source, "-o", out, "--threshold", "0.1")
-    assert "another model" in fails("classify", models / "ranks", source, "-o", out)
+    same = ("-o", out, "--precision", "fp32")
+    assert "another threshold" in fails("classify", models / "classes", source, *same, "--threshold", "0.1")
+    assert "another model" in fails("classify", models / "ranks", source, *same)
     run("classify", models / "classes", source, "-o", out)
     for found, expected in zip(out.read_bytes().splitlines(), whole.splitlines(), strict=True):
         assert json.loads(found)["label"] == json.loads(expected)["label"]

@@ -39,7 +39,7 @@ def all_pieces(answerer: Answerer, context: str, longest: int) -> tuple[dict[tup
 @pytest.mark.parametrize("form", ["ours", "metaspace", "gemma"])
 def test_logits_are_those_of_transformers(form: str, pair: str, tmp_path: Path) -> None:
     theirs, words = save_theirs(tmp_path, "QuestionAnswering", form=form, pair=pair)
-    answerer = Answerer.load(tmp_path)
+    answerer = Answerer.load(tmp_path, precision="fp32")
     for text in TEXTS:
         encoded = words(QUESTION, text, return_tensors="pt")
         with torch.inference_mode():
@@ -139,4 +139,4 @@ def test_bad_input_is_named(answerer: Answerer, tmp_path: Path) -> None:
         answerer.logits("a", "b " * 400)
     save_theirs(tmp_path / "other", "SequenceClassification")
     with pytest.raises(WeightsError, match=r"use mmbert\.Classifier or mmbert\.Reranker"):
-        Answerer.load(tmp_path / "other")
+        Answerer.load(tmp_path / "other", precision="fp32")

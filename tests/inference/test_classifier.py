@@ -50,7 +50,7 @@ def test_logits_are_those_of_transformers(pooling: str, form: str, tmp_path: Pat
 def test_predictions_are_those_of_the_pipeline(problem: str | None, labels: int, tmp_path: Path) -> None:
     theirs, words = save_theirs(tmp_path, "SequenceClassification", num_labels=labels, problem_type=problem)
     pipeline = transformers.TextClassificationPipeline(model=theirs, tokenizer=words)
-    classifier = Classifier.load(tmp_path)
+    classifier = Classifier.load(tmp_path, precision="fp32")
     for text, found in zip(TEXTS, classifier(TEXTS), strict=True):
         best, *rest = pipeline(text, top_k=None)
         assert found.label == best["label"]
@@ -134,7 +134,7 @@ def test_another_head_is_named_with_its_facade(tmp_path: Path) -> None:
         match="is a ModernBertForTokenClassification, Classifier needs a ModernBertForSequenceClassification: "
         r"use mmbert\.Tagger",
     ):
-        Classifier.load(tmp_path)
+        Classifier.load(tmp_path, precision="fp32")
 
 
 def test_unknown_pooling_is_refused(tmp_path: Path) -> None:
@@ -142,4 +142,4 @@ def test_unknown_pooling_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(path.read_text().replace('"classifier_pooling": "cls"', '"classifier_pooling": "max"'))
     with pytest.raises(WeightsError, match="classifier_pooling 'max' is neither cls nor mean"):
-        Classifier.load(tmp_path)
+        Classifier.load(tmp_path, precision="fp32")

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mmbert.errors import ConfigError
 from mmbert.inference.entities import Scheme, check_strategy, read_entities, trim_spans
@@ -114,6 +116,14 @@ def test_bytes_of_one_character_are_one_word() -> None:
     scores = said(["O", "X"], ["X", "O", "O"])
     found = read_entities("𐍈", np.array([[0, 1]] * 3), scores, Scheme(["O", "X"]), "first")
     assert [entity.text for entity in found] == ["𐍈"]
+
+
+@given(st.text("ab \n\u3000", max_size=12), st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), max_size=6))
+def test_spans_are_trimmed_as_strings_are(text: str, spans: list[tuple[int, int]]) -> None:
+    inside = [(min(a, b, len(text)), min(max(a, b), len(text))) for a, b in spans]
+    for (start, end), (left, right) in zip(inside, trim_spans(text, np.array(inside)).tolist(), strict=True):
+        assert start <= left <= right <= end
+        assert text[left:right] == text[start:end].strip()
 
 
 def test_spaces_are_no_entities() -> None:

@@ -36,7 +36,7 @@ def test_fills_are_those_of_the_pipeline(form: str, tmp_path: Path) -> None:
 
 def test_several_masks_and_several_texts(tmp_path: Path) -> None:
     theirs, words = save_theirs(tmp_path, "MaskedLM")
-    fill = FillMask.load(tmp_path)
+    fill = FillMask.load(tmp_path, precision="fp32")
     text = "All <mask> beings are <mask> free and <mask>."
     first, second, third = fill(text, top_k=3)
     expected = transformers.FillMaskPipeline(model=theirs, tokenizer=words)(text, top_k=3)
@@ -54,7 +54,7 @@ def test_several_masks_and_several_texts(tmp_path: Path) -> None:
 
 def test_masks_far_into_a_long_text(tmp_path: Path) -> None:
     save_theirs(tmp_path, "MaskedLM", max_tokens=64)
-    fill = FillMask.load(tmp_path)
+    fill = FillMask.load(tmp_path, precision="fp32")
     words = "free equal rights dignity reason born " * 40
     text = f"{words}<mask> {words}<mask> free <mask> {words}"
     pieces = text.split(" <mask>")
@@ -66,7 +66,7 @@ def test_masks_far_into_a_long_text(tmp_path: Path) -> None:
 
 def test_each_mask_of_a_long_text_is_asked_in_its_window(tmp_path: Path) -> None:
     save_theirs(tmp_path, "MaskedLM", max_tokens=64)
-    fill = FillMask.load(tmp_path)
+    fill = FillMask.load(tmp_path, precision="fp32")
     ids_of_words = fill.loaded.tokenizer.encode_batch
     words = "free equal rights dignity reason born " * 40
     text = f"{words}<mask> {words}"
@@ -104,7 +104,7 @@ def test_tokens_are_put_in_the_place_of_the_mask(text: str, span: tuple[int, int
 def test_bad_input_is_named(tmp_path: Path) -> None:
     save_theirs(tmp_path / "masks", "MaskedLM")
     save_theirs(tmp_path / "tags", "TokenClassification")
-    fill = FillMask.load(tmp_path / "masks")
+    fill = FillMask.load(tmp_path / "masks", precision="fp32")
     with pytest.raises(DataError, match="text 1 has no <mask>: write it where"):
         fill([ASKED[0], "Nothing here [MASK]."])
     with pytest.raises(DataError, match="text 0 has no <mask>"):
@@ -116,4 +116,4 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="top_k is 0"):
         fill(ASKED[0], top_k=0)
     with pytest.raises(WeightsError, match=r"FillMask needs a ModernBertForMaskedLM: use mmbert\.Tagger"):
-        FillMask.load(tmp_path / "tags")
+        FillMask.load(tmp_path / "tags", precision="fp32")

@@ -75,7 +75,7 @@ def test_the_activation_that_the_folder_names(where: str, cross: CrossEncoder, t
         old = {"sbert_ce_default_activation_function": name}
         config |= old if where == "version 3" else {"sentence_transformers": {"activation_fn": name, "version": "5.1"}}
         (folder / "config.json").write_text(json.dumps(config))
-    reranker = Reranker.load(folder)
+    reranker = Reranker.load(folder, precision="fp32")
     found = reranker.predict([(QUERY, text) for text in TEXTS])
     np.testing.assert_allclose(found, cross.predict([(QUERY, t) for t in TEXTS], activation_fn=torch.nn.Identity()),
                                atol=1e-4)  # fmt: skip
@@ -84,7 +84,7 @@ def test_the_activation_that_the_folder_names(where: str, cross: CrossEncoder, t
 
 def test_several_labels(tmp_path: Path) -> None:
     save_theirs(tmp_path, "SequenceClassification", num_labels=3)
-    cross, reranker = CrossEncoder(str(tmp_path), device="cpu"), Reranker.load(tmp_path)
+    cross, reranker = CrossEncoder(str(tmp_path), device="cpu"), Reranker.load(tmp_path, precision="fp32")
     pairs = [(QUERY, text) for text in TEXTS]
     np.testing.assert_allclose(reranker.predict(pairs), cross.predict(pairs), atol=1e-4)
     np.testing.assert_allclose(
@@ -101,7 +101,7 @@ def test_prompts_of_a_folder(cross: CrossEncoder, tmp_path: Path) -> None:
         str(tmp_path / "theirs"), device="cpu", prompts={"web": "search: ", "own": "mail: "}, default_prompt_name="web"
     )
     other.save_pretrained(str(tmp_path / "saved"))
-    reranker = Reranker.load(tmp_path / "saved")
+    reranker = Reranker.load(tmp_path / "saved", precision="fp32")
     pairs = [(QUERY, text) for text in TEXTS]
     np.testing.assert_allclose(reranker.predict(pairs), other.predict(pairs), atol=1e-4)
     np.testing.assert_allclose(
@@ -134,7 +134,7 @@ def test_bad_input_is_named(reranker: Reranker) -> None:
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_choices_are_those_of_transformers(pooling: str, tmp_path: Path) -> None:
     theirs, words = save_theirs(tmp_path, "MultipleChoice", classifier_pooling=pooling)
-    chooser = Chooser.load(tmp_path)
+    chooser = Chooser.load(tmp_path, precision="fp32")
     encoded = words([QUERY] * len(TEXTS), TEXTS, return_tensors="pt", padding=True)
     with torch.inference_mode():
         expected = theirs(**{key: encoded[key][None] for key in ("input_ids", "attention_mask")}).logits[0]
@@ -146,4 +146,4 @@ def test_choices_are_those_of_transformers(pooling: str, tmp_path: Path) -> None
     with pytest.raises(ConfigError, match="at least two texts"):
         chooser(QUERY, "ab")
     with pytest.raises(WeightsError, match=r"use mmbert\.Chooser"):
-        Reranker.load(tmp_path)
+        Reranker.load(tmp_path, precision="fp32")

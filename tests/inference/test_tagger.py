@@ -37,7 +37,7 @@ def test_probabilities_are_those_of_transformers(form: str, tmp_path: Path) -> N
 def test_entities_are_those_of_the_pipeline(form: str, tmp_path: Path) -> None:
     theirs, words = save_theirs(tmp_path, "TokenClassification", form=form, **NAMES)
     pipeline = transformers.TokenClassificationPipeline(model=theirs, tokenizer=words, aggregation_strategy="simple")
-    tagger = Tagger.load(tmp_path)
+    tagger = Tagger.load(tmp_path, precision="fp32")
     seen = 0
     for text, found in zip(TEXTS, tagger(TEXTS, strategy="simple"), strict=True):
         expected = pipeline(text)
@@ -78,7 +78,7 @@ def test_words_are_whole_but_with_simple(tagger: Tagger) -> None:
 
 def test_a_long_text_goes_in_windows(tmp_path: Path) -> None:
     save_theirs(tmp_path, "TokenClassification", max_tokens=64, **NAMES)
-    tagger = Tagger.load(tmp_path)
+    tagger = Tagger.load(tmp_path, precision="fp32")
     text = " ".join(TEXTS * 3)
     found = tagger.tokens(text)
     ids = tagger.loaded.tokenizer.encode_batch([text])[0]
@@ -107,4 +107,4 @@ def test_bad_input_is_named(tagger: Tagger, tmp_path: Path) -> None:
         tagger(None)
     save_theirs(tmp_path / "masks", "MaskedLM")
     with pytest.raises(WeightsError, match=r"Tagger needs a ModernBertForTokenClassification: use mmbert\.FillMask"):
-        Tagger.load(tmp_path / "masks")
+        Tagger.load(tmp_path / "masks", precision="fp32")

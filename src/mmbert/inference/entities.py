@@ -20,6 +20,8 @@ probabilities; max: by its surest token."""
 
 _PREFIXED = re.compile(r"([BIESLUM])[-_](.+)", re.DOTALL)
 
+_SPACES = np.array([code for code in range(0x10000) if chr(code).isspace()], np.uint32)
+
 _OPENS, _CLOSES = "BSU", "ESLU"
 """Prefixes that begin an entity (beginning, single, unit), and that end one (end, single, last, unit)."""
 
@@ -99,14 +101,15 @@ def _entity(text: str, spans: np.ndarray, scores: np.ndarray, tag: str) -> Entit
 
 def trim_spans(text: str, spans: np.ndarray) -> np.ndarray:
     """Spans (n, 2) without the white space at their ends; empty where there is nothing else."""
-    out = np.array(spans, np.int64).reshape(-1, 2)
-    for row, (start, end) in enumerate(out.tolist()):
-        piece = text[start:end]
-        if piece and (piece[0].isspace() or piece[-1].isspace()):
-            bare = piece.strip()
-            left = start + len(piece) - len(piece.lstrip()) if bare else end
-            out[row] = left, left + len(bare)
-    return out
+    characters = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    places = np.arange(len(characters))
+    space = np.isin(characters, _SPACES)
+    following = np.minimum.accumulate(np.where(space, len(characters), places)[::-1])[::-1]
+    following = np.append(following, len(characters))  # the next place that is no space
+    before = np.append(0, np.maximum.accumulate(np.where(space, 0, places + 1)))  # the end of the last that is none
+    spans = np.asarray(spans, np.int64).reshape(-1, 2)
+    starts = np.minimum(following[spans[:, 0]], spans[:, 1])
+    return np.stack([starts, np.maximum(before[spans[:, 1]], starts)], axis=1)
 
 
 def _words(text: str, spans: np.ndarray, probabilities: np.ndarray, strategy: str) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from functools import lru_cache
 
 import numpy as np
 
@@ -28,14 +27,13 @@ _WORD = re.compile("w[wm]*(?:j[w][wm]*)*|um*|[pjm]+")
 
 def number_words(text: str) -> np.ndarray:
     """The word of each character: (n,) int64, counted from 0; -1 for space."""
-    kinds = "".join(map(_kind, text))
+    kinds = text.translate(_KINDS)
     words = np.full(len(text), -1, np.int64)
     for number, match in enumerate(_WORD.finditer(kinds)):
         words[match.start() : match.end()] = number
     return words
 
 
-@lru_cache(maxsize=1 << 16)
 def _kind(character: str) -> str:
     """s space, w letter or digit, u letter of a script without spaces, m mark, j joiner, p other sign."""
     category = unicodedata.category(character)
@@ -48,3 +46,14 @@ def _kind(character: str) -> str:
     if category[0] == "M" or category == "Cf":
         return "m"
     return "j" if character in _JOINERS else "p"
+
+
+class _Kinds(dict[int, str]):
+    """The kind of each character by its code, looked up as characters occur."""
+
+    def __missing__(self, code: int) -> str:
+        self[code] = kind = _kind(chr(code))
+        return kind
+
+
+_KINDS = _Kinds()
