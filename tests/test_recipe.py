@@ -100,7 +100,10 @@ def test_overrides(path: Path) -> None:
         ("phases.first.peak_lr=0", "phases.first.peak_lr: should be greater than 0 (given: 0)"),
         ("phases.first.mask_rate=1.5", "phases.first.mask_rate: should be less than 1 (given: 1.5)"),
         ("phases.first=5", "phases.first: should be a map (given: 5)"),
-        ("sources.web.kind=jsonnl", "sources.web.kind: should be 'jsonl', 'text', 'parquet', 'mds', 'hub' or 'catalogs'"),
+        (
+            "sources.web.kind=jsonnl",
+            "sources.web.kind: should be 'jsonl', 'text', 'parquet', 'mds', 'hub' or 'catalogs'",
+        ),
         ("phases.first.peak_lr=null", "phases.first.peak_lr is missing"),
         ("sources.web.path=null", "sources.web: a source of kind jsonl needs a path"),
         ("phases.first.follows=second", "phases first, second follow one another in a circle"),

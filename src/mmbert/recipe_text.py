@@ -51,7 +51,7 @@ class LanguageId(Spec):
     """A model that tells languages apart, to drop documents that are not in the language they claim."""
 
     model: str
-    """A file in fastText's form, or one on the hub: ``cis-lmu/glotlid`` (its ``model.bin``), ``owner/name/file.bin``."""
+    """A file in fastText's form, or one on the hub: ``cis-lmu/glotlid`` (``model.bin``), ``owner/name/file.bin``."""
     min_score: Share = 0.5
     """What the model says with a lower probability is not counted against a document."""
 

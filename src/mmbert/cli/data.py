@@ -65,7 +65,7 @@ def scale(
 
     wanted = Recipe.load(recipe, overrides or [])
     folder = out or (Path(wanted.shards) if wanted.shards else Path("runs") / wanted.name / "data")
-    options = dict(option.split("=", 1) if "=" in option else (option, "") for option in sbatch or ())
+    options = {name: value for name, _, value in (option.partition("=") for option in sbatch or ())}
     cluster = Cluster(partition, time, memory_gb, setup, options)
     files = prepare_at_scale(
         wanted, folder, executor=executor.value, tasks=tasks, workers=workers, cluster=cluster, dry_run=dry_run
