@@ -1,10 +1,10 @@
 """Many texts to one file of vectors, in pieces that survive whatever stops the work.
 
-Beside the file that is asked for stands a folder ``NAME.partial`` while the work goes on: ``job.json`` says what is
-being made, and every piece of texts gives two files, its vectors and its keys with a hash of its texts, each whole or
-absent. The same call again takes up what is there, after checking that the texts are the same; when all pieces are
-there they become the file, atomically, and the folder goes. A piece is always computed alone, so that the file has
-the same bytes however often the work was stopped.
+While the work goes on, a folder ``NAME.pieces.partial`` stands beside the file: ``job.json`` says what is being made,
+and every piece of texts gives two files, its vectors and its keys with a hash of its texts, each whole or absent. The
+same call again takes up what is there, after checking that the texts are the same; when all pieces are there they
+become the file, atomically, and the folder goes. A piece is always computed alone, so that the file has the same bytes
+however often the work was stopped.
 
 Forms: ``.npy`` (n, d); ``.jsonl``, a line ``{"id": ..., "embedding": [...]}`` a text; ``.parquet``, columns id and
 embedding.
@@ -61,12 +61,11 @@ def embed_to_file(
     check_form(out)
     if piece < 1:
         raise ConfigError(f"piece is {piece} texts: it must be at least 1")
-    folder = out.with_name(out.name + PARTIAL)
+    folder = out.with_name(out.name + ".pieces" + PARTIAL)
     options: dict[str, Any] = {"prompt": prompt, "dimensions": dimensions, "normalize": normalize, "output": output}
     with disk_errors(out):
         folder.mkdir(parents=True, exist_ok=True)
         _claim(folder, embedder, {**options, "piece": piece})
-        _restore_ranges(folder, embedder)
         total, stream = 0, iter(records)
         with progress_bar[Any](desc="embedding", unit="text") as bar:
             number = 0
@@ -76,9 +75,9 @@ def embed_to_file(
                 bar.update(len(chunk))
         if not total:
             raise DataError(f"no text to embed into {out}")
-        _assemble(folder, number, total, out)
         if output in ("int8", "uint8"):
-            (folder / "ranges.npy").replace(out.with_name(out.name + ".ranges.npy"))
+            _save_array(out.with_name(out.name + ".ranges.npy"), cast(np.ndarray, embedder.ranges))
+        _assemble(folder, number, total, out)
         shutil.rmtree(folder)
     return total
 
@@ -100,8 +99,14 @@ def json_line(key: Any, vector: np.ndarray) -> bytes:
 
 
 def _claim(folder: Path, embedder: Embedder, options: dict[str, Any]) -> None:
-    """Say in ``job.json`` what is made here, or check that it is what was begun."""
-    loaded = embedder.loaded
+    """Say in ``job.json`` what is made here, or check that it is what was begun; take up the ranges measured then."""
+    loaded, path, ranges = embedder.loaded, folder / "job.json", folder / "ranges.npy"
+    begun = read_json(path) if path.is_file() else None
+    given = embedder.ranges
+    if begun is not None and begun.get("ranges") is None and ranges.is_file():
+        measured = np.load(ranges, allow_pickle=False)
+        if given is None or np.array_equal(given, measured):
+            embedder.ranges, given = measured, None
     job = {
         "version": 1,
         "model": loaded.model_hash,
@@ -109,14 +114,12 @@ def _claim(folder: Path, embedder: Embedder, options: dict[str, Any]) -> None:
         "pooling": list(embedder.pooling.modes),
         "layers": embedder.pooling.layers and list(embedder.pooling.layers),
         "max_tokens": embedder.max_tokens,
-        "ranges": None if embedder.ranges is None else hashlib.sha256(embedder.ranges.tobytes()).hexdigest()[:16],
+        "ranges": None if given is None else hashlib.sha256(given.tobytes()).hexdigest()[:16],
         **options,
     }
-    path = folder / "job.json"
-    if not path.is_file():
+    if begun is None:
         write_json(path, job)
         return
-    begun = read_json(path)
     differing = [key for key in job if begun.get(key) != job[key]]
     if differing:
         key = differing[0]
@@ -124,12 +127,6 @@ def _claim(folder: Path, embedder: Embedder, options: dict[str, Any]) -> None:
             f"{folder} was begun with {key} {begun.get(key)!r}, now it is {job[key]!r}: finish it as it was begun, or "
             "delete that folder"
         )
-
-
-def _restore_ranges(folder: Path, embedder: Embedder) -> None:
-    path = folder / "ranges.npy"
-    if path.is_file():
-        embedder.ranges = np.load(path, allow_pickle=False)
 
 
 def _make(folder: Path, number: int, chunk: list[Record], embedder: Embedder, options: dict[str, Any]) -> None:
@@ -146,12 +143,15 @@ def _make(folder: Path, number: int, chunk: list[Record], embedder: Embedder, op
     if options["output"] in ("int8", "uint8") and not (folder / "ranges.npy").is_file():
         if embedder.ranges is None:
             embedder.calibrate(texts, **{key: options[key] for key in ("prompt", "dimensions", "normalize")})
-        with atomic_file(folder / "ranges.npy") as file:
-            np.save(file, cast(np.ndarray, embedder.ranges))
+        _save_array(folder / "ranges.npy", cast(np.ndarray, embedder.ranges))
     vectors = np.stack(list(embedder.stream(texts, **options, progress=False, window=len(texts))))
-    with atomic_file(_vectors(folder, number)) as file:
-        np.save(file, vectors)
+    _save_array(_vectors(folder, number), vectors)
     write_json(place, {"sha256": digest.hexdigest(), "keys": keys})  # last: it says that the piece is done
+
+
+def _save_array(path: Path, values: np.ndarray) -> None:
+    with atomic_file(path) as file:
+        np.save(file, values)
 
 
 def _vectors(folder: Path, number: int) -> Path:

@@ -65,7 +65,5 @@ def similarity(first: Any, second: Any, kind: str = "cosine") -> np.ndarray:
         a, b = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (a, b))
     if kind in ("cosine", "dot"):
         return np.asarray(a @ b.T)
-    if kind == "manhattan":
-        return np.array([-np.abs(row - b).sum(axis=1) for row in a], np.float32).reshape(len(a), len(b))
-    squares = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1) - 2 * (a @ b.T)
-    return np.asarray(-np.sqrt(np.maximum(squares, 0)))
+    power = 1 if kind == "manhattan" else 2  # by differences: a^2 + b^2 - 2 ab would say that equal vectors differ
+    return np.array([-np.linalg.norm(row - b, ord=power, axis=1) for row in a], np.float32).reshape(len(a), len(b))
