@@ -10,24 +10,29 @@ import sys
 import time
 from pathlib import Path
 
-from trial import Row, Trial, broken, checkpoints
+from trial import PHASES, Row, Trial, broken, checkpoints
 
 RESUMED = re.compile(r"(\w+) goes on after step (\d+)")
 
 
-def stage(folder: Path) -> str:
-    """Where a run was when it was killed, by what it left."""
-    if (folder / "report.html").is_file():
-        return "report"
+def stage(folder: Path) -> str | None:
+    """Where a run was when it was killed, by what it left; None if nothing was left to do."""
     if not (folder / "data/shards/manifest.json").is_file():
         return "prepare"
-    phases = [path.parent.name for path in folder.glob("*/metrics.jsonl")]
-    open_phases = [name for name in phases if not (folder / name / "final").is_dir()]
-    if open_phases:
-        return "training"
-    if len(phases) == 5 and not (folder / "merge/inputs.json").is_file() and (folder / "merge").is_dir():
+    if not (folder / "evaluation/unigram.json").is_file():
+        return "the baseline"
+    for name in PHASES:
+        if not (folder / name / "metrics.jsonl").is_file():
+            return "starting a phase"
+        if not (folder / name / "final").is_dir():
+            return "training"
+        if not (folder / f"evaluation/{name}.json").is_file():
+            return "evaluation"
+    if not (folder / "merge/inputs.json").is_file():
         return "merge"
-    return "evaluation, merge or between phases" if phases else "before training"
+    if not (folder / "evaluation/merged.json").is_file():
+        return "evaluation"
+    return None if (folder / "final/README.md").is_file() else "report"
 
 
 def kill(trial: Trial, moments: int = 50, seed: int = 1) -> list[Row]:
@@ -51,15 +56,15 @@ def kill(trial: Trial, moments: int = 50, seed: int = 1) -> list[Row]:
             half += ended.said.count("is damaged")
             for phase, step in RESUMED.findall(ended.said):
                 lost += int(step) < max(before.get(phase, [0]))
-            if ended.code == -signal.SIGKILL:
+            half += len(broken(folder))
+            where = stage(folder)
+            if ended.code == -signal.SIGKILL and where is not None:
                 kills += 1
-                half += len(broken(folder))
-                where = stage(folder)
                 stages[where] = stages.get(where, 0) + 1
                 sys.stderr.write(f"killed {kills}: run {runs}, {where}\n")
-            elif ended.code:
+            elif ended.code not in (0, -signal.SIGKILL):
                 raise SystemExit(f"a run did not go on after a kill:\n{ended.said}")
-            through = ended.code == 0
+            through = where is None
         wrong += len(trial.differences(folder))
         shutil.rmtree(folder)
     told = ", ".join(f"{number} in {name}" for name, number in sorted(stages.items(), key=lambda item: -item[1]))
