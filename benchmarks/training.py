@@ -18,12 +18,12 @@ Prints a Markdown table for RECORDS.md. Lengths are log-normal around a quarter 
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -151,6 +151,12 @@ def peak_memory(name: str, argv: list[str]) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout) / 2**20
 
 
+def peak_kib() -> int:
+    """Of this process; ``getrusage`` would begin with its parent's."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", default="nano", choices=["nano", "small", "base"])
@@ -167,11 +173,11 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.measure:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = peak_kib()
         step = make(options.measure, options)
         step()
         step()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+        print(peak_kib() - before)
         return
     seconds, speed = measure(options)
     report(options, seconds, speed)
