@@ -9,6 +9,7 @@ Shapes: ``T`` tokens, ``h`` hidden size, ``i`` intermediate size.
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable
 from functools import cache
@@ -21,6 +22,8 @@ from torch import Tensor, nn
 from mmbert.inference.fast import SplitLayer, paired, turn_pairs
 from mmbert.model.layers import Layer
 from mmbert.model.rope import Angles
+
+log = logging.getLogger(__name__)
 
 
 class Int8Matrix(nn.Module):
@@ -73,9 +76,18 @@ class Int8Layer(SplitLayer):
         return out
 
 
-def has_compiler() -> bool:
-    """Whether torch.compile finds a C++ compiler."""
-    return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
+@cache
+def compiles() -> bool:
+    """Whether torch.compile works here, which needs a C++ compiler; tried on the smallest loop."""
+    if not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
+        return False
+    try:
+        with torch.inference_mode():
+            _compiled(_round)(torch.ones(2, 8))
+    except Exception as error:  # the compiler's own, of any kind
+        log.debug("torch.compile does not work here: %s", error)
+        return False
+    return True
 
 
 def _do(function: Callable[..., Any], compiled: bool) -> Callable[..., Any]:

@@ -13,6 +13,7 @@ times nearer to fp32 than a model that is bf16 throughout.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import torch
@@ -21,9 +22,11 @@ from torch import Tensor, nn
 
 from mmbert.errors import ConfigError
 from mmbert.inference.fast import FastLayer, PackedMatrix
-from mmbert.inference.int8 import Int8Layer, has_compiler
+from mmbert.inference.int8 import Int8Layer, compiles
 from mmbert.model.encoder import Encoder
 from mmbert.model.layers import Layer
+
+log = logging.getLogger(__name__)
 
 PRECISIONS = ("auto", "fp32", "bf16", "int8", "plain")
 
@@ -69,7 +72,9 @@ def settle(encoder: Encoder, device: torch.device, precision: str) -> str:
     if used == "int8":
         if device.type != "cpu":
             raise ConfigError(f"int8 is for CPUs: take bf16 on {device}")
-        compiled = has_compiler()
+        compiled = compiles()
+        if not compiled:
+            log.warning("int8 without a C++ compiler (g++) is slower than bf16: install one, or take bf16")
         _replace(encoder, lambda layer: Int8Layer(layer, compiled=compiled))
     elif used in ("fp32", "bf16") and device.type == "cpu" and _packs(_DTYPES[used]):
         _replace(encoder, lambda layer: FastLayer(layer, _DTYPES[used]))

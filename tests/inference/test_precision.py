@@ -1,0 +1,162 @@
+"""Precisions: the same function, within what each promises; a text's vector does not depend on its company."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sentence_folders import TEXTS
+
+from mmbert.errors import ConfigError
+from mmbert.inference import fast, precision
+from mmbert.inference.embedder import Embedder
+from mmbert.inference.fast import FastLayer, paired, turn_pairs
+from mmbert.inference.int8 import Int8Layer, compiles
+from mmbert.inference.precision import Bf16Linear, choose, settle
+from mmbert.model.config import ModelConfig
+from mmbert.model.encoder import Encoder
+from mmbert.model.rope import angles, rotate
+from mmbert.packed import Packed
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def trained() -> Encoder:
+    """Random weights large enough for attention to choose; the published window, two angles."""
+    torch.manual_seed(0)
+    config = ModelConfig(
+        vocab_size=300, hidden_size=64, intermediate_size=96, num_layers=4, num_heads=2,
+        rope_theta=160_000.0, local_rope_theta=10_000.0,
+    )  # fmt: skip
+    encoder = Encoder(config).eval().requires_grad_(False)
+    for name, parameter in encoder.named_parameters():
+        if name.endswith("norm.weight"):
+            parameter.uniform_(0.5, 1.5)
+        elif parameter.dim() == 2:
+            parameter.normal_(0, 0.1 if "Wqkv" in name else 0.06)
+    return encoder
+
+
+@pytest.fixture(scope="module")
+def packed() -> Packed:
+    rng = np.random.default_rng(0)
+    return Packed.from_lists([rng.integers(5, 300, n) for n in (300, 2, 65, 129, 161, 40, 40, 500)]).to()
+
+
+def settled(encoder: Encoder, used: str) -> Encoder:
+    copied = copy.deepcopy(encoder)
+    assert settle(copied, CPU, used) == used
+    return copied
+
+
+def states(encoder: Encoder, packed: Packed) -> torch.Tensor:
+    with torch.inference_mode():
+        return encoder(packed).clone()
+
+
+def nearness(found: torch.Tensor, wanted: torch.Tensor) -> tuple[float, float]:
+    """Relative error of all, and the smallest cosine of a token."""
+    cosine = torch.nn.functional.cosine_similarity(found, wanted, dim=1)
+    return float((found - wanted).norm() / wanted.norm()), float(cosine.min())
+
+
+@pytest.mark.parametrize(("used", "error", "cosine"), [("plain", 0, 1), ("fp32", 1e-6, 1), ("bf16", 1e-2, 0.9999)])
+def test_how_near(trained: Encoder, packed: Packed, used: str, error: float, cosine: float) -> None:
+    found, wanted = states(settled(trained, used), packed), states(trained, packed)
+    assert found.dtype == torch.float32
+    assert nearness(found, wanted)[0] <= error
+    assert nearness(found, wanted)[1] >= cosine - 1e-6
+    if used == "bf16":
+        assert nearness(found, wanted)[0] > 1e-5  # it is bf16
+
+
+def int8(encoder: Encoder, *, compiled: bool) -> Encoder:
+    copied = copy.deepcopy(encoder)
+    copied.layers = torch.nn.ModuleList(Int8Layer(layer, compiled=compiled) for layer in copied.layers)  # type: ignore[arg-type]
+    return copied
+
+
+def test_how_near_int8(trained: Encoder, packed: Packed) -> None:
+    error, cosine = nearness(states(int8(trained, compiled=False), packed), states(trained, packed))
+    assert 1e-4 < error < 0.04
+    assert cosine > 0.999
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
+def test_compiled_int8_is_the_same(trained: Encoder, packed: Packed) -> None:
+    if not compiles():
+        pytest.skip("needs a C++ compiler")
+    step_by_step, compiled = (states(int8(trained, compiled=flag), packed) for flag in (False, True))
+    assert nearness(compiled, step_by_step)[0] < 2e-3  # a number on the border of two steps rounds either way
+
+
+@pytest.mark.parametrize("used", ["fp32", "bf16"])
+def test_long_batches_in_parts(trained: Encoder, packed: Packed, used: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = settled(trained, used)
+    whole = states(encoder, packed)
+    monkeypatch.setattr(fast, "PART", 100)
+    assert nearness(states(encoder, packed), whole)[0] < (1e-6 if used == "fp32" else 1e-3)
+
+
+def test_int8_in_parts(trained: Encoder, packed: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = int8(trained, compiled=False)
+    whole = states(encoder, packed)
+    monkeypatch.setattr(fast, "PART", 100)
+    assert nearness(states(encoder, packed), whole)[0] < 2e-3
+
+
+def test_bf16_where_nothing_can_be_packed(trained: Encoder, packed: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "_packs", lambda dtype: False)
+    encoder = settled(trained, "bf16")
+    assert isinstance(encoder.layers[0].attn.Wqkv, Bf16Linear)
+    assert encoder.compute_dtype(packed) == torch.bfloat16
+    assert nearness(states(encoder, packed), states(trained, packed))[0] < 1e-2
+    assert isinstance(settled(trained, "fp32").layers[0].attn.Wqkv, torch.nn.Linear)
+    assert choose(CPU)[0] == "fp32"
+
+
+def test_pairs_turn_as_halves_do() -> None:
+    weight = torch.randn(3 * 16, 16)
+    x, turns = torch.randn(9, 16), angles(torch.arange(9), 8, 10_000.0)
+    q, k, v = rotate((x @ weight.t()).view(9, 3, 2, 8), turns, torch.float32)
+    qkv = (x @ paired(weight, 8).t()).view(9, 3, 2, 8)
+    turn_pairs(qkv, turns)
+    mine, mine_keys, mine_values = qkv.unbind(1)
+    assert torch.allclose(torch.einsum("ihd,jhd->hij", mine, mine_keys), torch.einsum("ihd,jhd->hij", q, k), atol=1e-4)
+    assert torch.allclose(mine_values, v, atol=1e-6)
+
+
+@pytest.mark.parametrize(("used", "bound"), [("fp32", 1e-6), ("bf16", 2e-3), ("plain", 1e-6)])
+def test_company_does_not_matter(bare: Path, used: str, bound: float) -> None:
+    embed = Embedder.load(bare, device="cpu", precision=used)
+    together = embed(TEXTS * 3)
+    assert abs(together[:10] - together[10:20]).max() <= bound
+    alone = np.stack([embed(text) for text in TEXTS])
+    assert abs(together[:10] - alone).max() <= bound
+    assert abs(embed(TEXTS[::-1])[::-1] - alone).max() <= bound
+    assert abs(alone[0] - alone[1]).max() > 0.02  # the vectors differ by far more than the bound
+
+
+def test_what_auto_is(bare: Path) -> None:
+    chosen, why = choose(CPU)
+    assert chosen in ("fp32", "bf16")
+    assert why
+    assert Embedder.load(bare, device="cpu").loaded.precision == chosen
+
+
+def test_layers_are_replaced(trained: Encoder) -> None:
+    encoder = settled(trained, "fp32")
+    assert all(isinstance(layer, FastLayer) for layer in encoder.layers)
+    assert all(parameter.dim() == 1 or "tok_embeddings" in name for name, parameter in encoder.named_parameters())
+
+
+def test_precisions_that_do_not_exist(trained: Encoder) -> None:
+    with pytest.raises(ConfigError, match="fp64"):
+        settle(copy.deepcopy(trained), CPU, "fp64")
+    with pytest.raises(ConfigError, match="int8 is for CPUs"):
+        settle(copy.deepcopy(trained).to("meta"), torch.device("meta"), "int8")
