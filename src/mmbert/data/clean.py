@@ -45,7 +45,7 @@ def check(document: Document, cleaning: Cleaning) -> str | None:
 
 def repetition(text: str) -> float:
     """Share of lines, or for one line of words within runs of 64, that are copies of earlier ones."""
-    lines = [stripped for line in text.split("\n") if (stripped := line.strip())]
+    lines = list(filter(None, map(str.strip, text.split("\n"))))
     if len(lines) > 1:
         return 1 - len(set(lines)) / len(lines) if len(lines) >= _MIN_UNITS else 0.0
     words = text.split()
@@ -63,8 +63,8 @@ def _count(encoded: bytes) -> tuple[int, int]:
         for point in np.unique(points[kinds == _UNKNOWN]).tolist():
             _KINDS[point] = _kind(unicodedata.category(chr(point)))
         kinds = _KINDS[points]
-    counts = np.bincount(kinds, minlength=3)
-    return int(counts[1] + counts[2]), int(counts[2])
+    symbols, letters = (int(np.count_nonzero(kinds == kind)) for kind in (1, 2))
+    return symbols + letters, letters
 
 
 def _kind(category: str) -> int:
