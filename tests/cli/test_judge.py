@@ -217,6 +217,14 @@ def test_lines_are_read_as_they_stand(tmp_path: Path) -> None:
     with gzip.open(path, "wb") as file:
         file.write("\ufeffa\u2028b\r\n\n{not json\n".encode())
     assert [line.value for line in open_lines(str(path))] == ["a\u2028b", "", "{not json"]
+    for content, expected in (
+        (b"\n\na\n", ["", "", "a"]),
+        (b"\n \n", ["", " "]),
+        (b"", []),
+        (b'\n{"a": 1}\n\n{"a": 2}\n\n', [{"a": 1}, {"a": 2}]),
+    ):
+        (tmp_path / "b.txt").write_bytes(content)
+        assert [line.value for line in open_lines(str(tmp_path / "b.txt"))] == expected
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(DataError, match="cannot read"):
         list(open_lines(str(path)))

@@ -50,8 +50,9 @@ class Line:
 def open_lines(path: str, out: Path | None = None) -> Iterator[Line]:
     """Lines of a file (``.gz`` and ``.zst`` too) or of standard input, ``-``; only ``\\n`` divides them.
 
-    They are JSON objects if the first one that is not empty is. Raises DataError, at once if there is no such file,
-    later naming file and line; ConfigError if the file for answers is there already.
+    They are JSON objects if the first one that is not blank is; blank lines between objects are passed over.
+    Raises DataError, at once if there is no such file, later naming file and line; ConfigError if the file for answers
+    is there already.
     """
     if path != STDIN and not Path(path).is_file():
         raise DataError(f"no such file: {path}")
@@ -63,6 +64,7 @@ def open_lines(path: str, out: Path | None = None) -> Iterator[Line]:
 def _lines(path: str) -> Iterator[Line]:
     name = "stdin" if path == STDIN else path
     objects: bool | None = None
+    blank: list[Line] = []  # before it is known what the lines are
     for number, raw in enumerate(_raw_lines(path, name), 1):
         where = f"{name}:{number}"
         try:
@@ -70,9 +72,19 @@ def _lines(path: str) -> Iterator[Line]:
         except UnicodeDecodeError as error:
             raise DataError(f"{where}: not UTF-8 at byte {error.start + 1}: convert it first") from error
         text = text.removeprefix("\ufeff") if number == 1 else text
-        if objects is None and text.strip():
+        if objects is None and not text.strip():
+            blank.append(Line(where, text))
+            continue
+        if objects is None:
             objects = text.lstrip().startswith("{") and _parses(text)
-        yield Line(where, _object(text, where) if objects else text)
+            if not objects:
+                yield from blank
+        if not objects:
+            yield Line(where, text)
+        elif text.strip():
+            yield Line(where, _object(text, where))
+    if objects is None:
+        yield from blank
 
 
 def _raw_lines(path: str, name: str) -> Iterator[bytes]:
