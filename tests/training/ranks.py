@@ -19,7 +19,15 @@ LIMIT = 120.0
 """Seconds until processes that do not get anywhere fail the test."""
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["mmbert.training.pretrain", "mmbert.cli.main", "torch.utils.tensorboard"])
+_context.set_forkserver_preload(
+    [
+        "mmbert.training.pretrain",
+        "mmbert.cli.main",
+        "torch._dynamo",
+        "torch.distributed.fsdp",
+        "torch.utils.tensorboard",
+    ]
+)
 
 
 class Ranks:
@@ -48,13 +56,14 @@ class Ranks:
             process.kill()
         return codes
 
-    def signal(self, rank: int, what: signal.Signals, when: Callable[[], bool]) -> None:
-        """Send a signal to one rank as soon as ``when`` holds."""
+    def signal(self, rank: int, what: signal.Signals, when: Callable[[], bool], delay: float = 0.0) -> None:
+        """Send a signal to one rank, ``delay`` seconds after ``when`` holds."""
         end = time.monotonic() + LIMIT
         while not when():
             assert all(process.is_alive() for process in self.processes), self.words()
             assert time.monotonic() < end, "nothing happened"
-            time.sleep(0.002)
+            time.sleep(0.001)
+        time.sleep(delay)
         pid = self.processes[rank].pid
         assert pid is not None
         os.kill(pid, what)
