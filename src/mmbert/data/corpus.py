@@ -7,7 +7,6 @@ the document ends alone, by bisection; nothing is indexed beforehand.
 
 from __future__ import annotations
 
-import logging
 from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +18,6 @@ from numpy.typing import NDArray
 from mmbert.data.manifest import Manifest, ShardInfo
 from mmbert.data.reader import Block, Files, ShardReader
 from mmbert.errors import DataError
-
-log = logging.getLogger(__name__)
 
 
 class Tokens(Protocol):
@@ -67,19 +64,16 @@ class Corpus:
         self.blocks_per_stream = np.array([blocks[-1] for blocks in self._first_blocks], dtype=np.int64)
         """(S,) blocks of each stream."""
 
-    def leave_out(self, files: frozenset[str]) -> None:
-        """From now on the blocks of these shards are empty. Raises DataError if no other is left."""
-        if files == self._left_out:
-            return
+    def leave_out(self, files: frozenset[str]) -> float:
+        """From now on the blocks of these shards are empty; returns their part of all tokens.
+
+        Raises DataError if no other shard is left.
+        """
         drawn = {shard.file: shard.tokens for shards in self._shards for shard in shards}
         if files.issuperset(drawn):
             raise DataError(f"every shard of this phase in {self._folder} is damaged: prepare them again")
-        tokens = sum(drawn.get(file, 0) for file in files)
-        log.warning(
-            "%d damaged shards are left out: %d of %d tokens (%.2g %%)",
-            len(files.intersection(drawn)), tokens, sum(drawn.values()), 100 * tokens / sum(drawn.values()),
-        )  # fmt: skip
         self._left_out = files
+        return sum(drawn.get(file, 0) for file in files) / sum(drawn.values())
 
     def info(self, path: Path) -> ShardInfo:
         """The shard whose file is ``path``."""

@@ -9,6 +9,7 @@ resumed after any step, sees the same micro-batches with the same masks.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from mmbert.data.plan import Plan, batch_at
 from mmbert.errors import BadShard
 from mmbert.packed import Packed
 from mmbert.recipe import Recipe
+
+log = logging.getLogger(__name__)
 
 
 class TokenizerInfo(HasVocabulary, Protocol):
@@ -95,6 +98,7 @@ class Steps:
         self._seed = recipe.seed
         self._place = place
         self._bad = bad
+        self._left_out: frozenset[str] = frozenset()
         self._skip = recipe.runtime.on_bad_shard == "skip"
         manifest = Manifest.read(folder)  # each shard is looked at when it is first drawn from
         manifest.check_tokenizer(tokenizer.fingerprint, str(folder))
@@ -111,8 +115,7 @@ class Steps:
             batch = batch_at(phase, cursor.tokens)
             left = -(-(phase.tokens - cursor.tokens) // phase.micro_batch)
             num_bins = min(batch // phase.micro_batch, left)
-            if self._bad is not None:
-                self._corpus.leave_out(self._bad.at(self.name, cursor.draw, cursor.offset))
+            self._leave_out_known(cursor)
             try:
                 bins, after = compose(self.plan, self._corpus, cursor, num_bins, phase.micro_batch)
                 step = self._make_step(cursor, bins, after, batch)
@@ -121,6 +124,14 @@ class Steps:
                 continue
             yield step
             cursor = after
+
+    def _leave_out_known(self, cursor: Cursor) -> None:
+        """Leave out what the run's list names for a step that begins here."""
+        files = self._bad.at(self.name, cursor.draw, cursor.offset) if self._bad else frozenset()
+        if files != self._left_out:
+            self._left_out, part = files, self._corpus.leave_out(files)
+            if part and self._place.rank == 0:
+                log.warning("%s goes without %.2g %% of its tokens: damaged shards", self.name, 100 * part)
 
     def _leave_out(self, error: BadShard, cursor: Cursor) -> None:
         """Put a damaged shard on the run's list, if it may go on without it; else raise the error.
