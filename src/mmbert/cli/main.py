@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -100,6 +101,8 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("mmbert: interrupted; the same command goes on from the last checkpoint\n")
         sys.exit(130)
+    finally:
+        gc.freeze()  # Python's end looks through every object again, which with torch takes a second
 
 
 if __name__ == "__main__":
