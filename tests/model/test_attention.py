@@ -82,13 +82,15 @@ def test_local_masks_grow_with_tokens_times_window_not_with_their_square() -> No
 
 
 def test_short_documents_carry_no_band_and_shorter_ones_no_mask() -> None:
-    plan = plan_attention(packed_of([65, 192, 20, 66]), 128, torch.float32)
+    longest = BLOCK + 128  # a block of queries would see as many keys
+    plan = plan_attention(packed_of([65, longest, 20, 66]), 128, torch.float32)
     assert plan.band is None
+    assert plan_attention(packed_of([longest + 1]), 128, torch.float32).band is not None
     assert [(group.length, group.mask is None) for group in plan.short] == [
         (20, True),
         (65, True),
         (66, False),
-        (192, False),
+        (longest, False),
     ]
     assert all(group.mask is None for group in plan.whole)
 
