@@ -122,3 +122,22 @@ def test_text_between_ends(loaded: Loaded) -> None:
 def test_budgets_below_one(loaded: Loaded) -> None:
     with pytest.raises(ConfigError, match="budget is -1"):
         list(run(loaded, [1], lambda packed, indices: indices, encode=by_number, budget=-1))
+
+
+def test_very_long_texts_are_not_tokenised_whole(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = loaded.tokenizer
+    texts = [" ".join(TEXTS) * 40, "自由" * 3000, "free" + " " * 4000 + "equal", "free " * 3000]
+    wanted = [tokens.encode_batch([text], specials=True)[0][:28] for text in texts]
+    read: list[int] = []
+    whole = tokens.encode_batch
+
+    def counted(found: list[str], **options: object) -> list[np.ndarray]:
+        read.extend(map(len, found))
+        return whole(found, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(tokens, "encode_batch", counted)
+    rows = text_encoder(loaded, max_tokens=30)(texts, 0)
+    for row, ids in zip(rows, wanted, strict=True):
+        assert row[1:-1].tolist() == ids.tolist()
+    assert read[0] < len(texts[0]) / 4
+    assert read[3] < len(texts[3]) / 4

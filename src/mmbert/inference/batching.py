@@ -55,21 +55,32 @@ def text_encoder(
 ) -> Encode[str]:
     """``<bos> prompt text <eos>``, cut at ``max_tokens`` (default: the model's), special strings read as such.
 
-    noted  called with a text's number and its length in tokens where it is cut
+    noted  called with a text's number and its tokens, ends included, where there are none or some are cut off
     """
-    tokenizer, longest = loaded.tokenizer, max_tokens or loaded.max_tokens
+    tokenizer, longest = loaded.tokenizer, (max_tokens or loaded.max_tokens) - 2
     bos, eos = np.array([tokenizer.bos_id], np.uint32), np.array([tokenizer.eos_id], np.uint32)
 
     def encode(texts: Sequence[str], first: int) -> list[np.ndarray]:
         if prompt:
             texts = [prompt + text if isinstance(text, str) else text for text in texts]
-        rows = tokenizer.encode_batch(texts, specials=True, first=first)
-        for number, row in enumerate(rows, first):
-            if noted is not None and len(row) + 2 > longest:
-                noted(number, len(row) + 2)
-        return [np.concatenate([bos, row[: longest - 2], eos]) for row in rows]
+        begun = [_beginning(text, longest) for text in texts]
+        rows = tokenizer.encode_batch(begun, specials=True, first=first)
+        for index, row in enumerate(rows):
+            if len(row) < longest and len(begun[index]) < len(texts[index]):
+                rows[index] = row = tokenizer.encode_batch([texts[index]], specials=True, first=first + index)[0]
+            if noted is not None and (len(row) > longest or not len(row)):
+                noted(first + index, len(row) + 2)
+        return [np.concatenate([bos, row[:longest], eos]) for row in rows]
 
     return encode
+
+
+def _beginning(text: str, tokens: int) -> str:
+    """As much of a very long text as holds so many tokens, which do not depend on the rest: up to a space."""
+    if not isinstance(text, str) or len(text) <= 64 * tokens:
+        return text
+    space = text.find(" ", 64 * tokens)
+    return text[:space] if space > 0 and not text[space - 1].isspace() else text
 
 
 def batches(items: Iterable[T], encode: Encode[T], budget: int, window: int = WINDOW) -> Iterator[Batch]:

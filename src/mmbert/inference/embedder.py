@@ -295,8 +295,8 @@ class Embedder(DropIn):
         else:
             self.say_once(
                 "cut",
-                f"text {number} has {length:,} tokens, of which the first {self.max_tokens:,} are read (and so for "
-                "others): passages() or chunking='windows' reads all",
+                f"text {number} is longer than the {self.max_tokens:,} tokens that are read, the rest is left out (and "
+                "so for others): passages() or chunking='windows' reads all",
             )
 
     def _warn_untuned(self) -> None:

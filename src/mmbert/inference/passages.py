@@ -72,7 +72,7 @@ def stream_passages(
     """See ``Embedder.passages``."""
     check_output(output)
     prefix = embedder.prompt_text(prompt)
-    capacity = embedder.max_tokens - 1 - len(_head(embedder, prefix))
+    capacity = embedder.max_tokens - 2 - len(embedder.loaded.tokenizer.encode_batch([prefix], specials=True)[0])
     if capacity < 1:
         raise ConfigError(
             f"the prompt leaves no room for text in the {embedder.max_tokens} tokens that the model reads"
@@ -148,14 +148,16 @@ def _stream(
     numbers = count()
     late = isinstance(cutter, _Late)
     skip = embedder.skipped(prefix)
-    head = _head(embedder, prefix)
+    tokenizer = embedder.loaded.tokenizer
 
     def produce() -> Iterator[np.ndarray]:
-        for number, text, ids, spans in _tokenised(embedder, texts):
-            cut = cutter(number, text, spans)
+        for number, text, ids, spans in _tokenised(embedder, texts, prefix):
+            own = int(np.searchsorted(spans[:, 1], len(prefix), side="right")) if prefix else 0
+            head, ids = np.concatenate([[tokenizer.bos_id], ids[:own]]), ids[own:]
+            cut = cutter(number, text, np.maximum(spans[own:] - len(prefix), 0))
             waiting.append(cut)
             for window in cut.windows:
-                row = np.concatenate([head, ids[window.start : window.end], [embedder.loaded.tokenizer.eos_id]])
+                row = np.concatenate([head, ids[window.start : window.end], [tokenizer.eos_id]])
                 parts = _parts(cut, window, len(head), skip) if late else []
                 pieces[next(numbers)] = _Piece(row, parts)
                 yield row
@@ -180,12 +182,6 @@ def _stream(
         pooled = _means(text) if late else np.concatenate(text.sums)
         vectors = embedder.finish(torch.from_numpy(pooled).to(embedder.loaded.device), dimensions, normalize)
         yield Passages(text.text, text.spans, quantize(vectors, output, embedder.ranges))
-
-
-def _head(embedder: Embedder, prefix: str) -> np.ndarray:
-    """<bos> and the prompt."""
-    tokenizer = embedder.loaded.tokenizer
-    return np.concatenate([[tokenizer.bos_id], tokenizer.encode_batch([prefix], specials=True)[0]]).astype(np.uint32)
 
 
 def _parts(text: _Text, window: Window, head: int, skip: int) -> list[tuple[int, int, int]]:
@@ -221,11 +217,14 @@ def _means(text: _Text) -> np.ndarray:
     return np.asarray(total[:, :-1] / np.maximum(total[:, -1:], 1))
 
 
-def _tokenised(embedder: Embedder, texts: Iterable[str]) -> Iterator[tuple[int, str, np.ndarray, np.ndarray]]:
-    """(number, text, ids, spans) of each text."""
+def _tokenised(
+    embedder: Embedder, texts: Iterable[str], prefix: str = ""
+) -> Iterator[tuple[int, str, np.ndarray, np.ndarray]]:
+    """(number, text, ids, spans) of each text with the prompt before it; spans count the prompt's characters too."""
     stream, number = iter(texts), 0
     while chunk := list(islice(stream, _AHEAD)):
-        encoded = embedder.loaded.tokenizer.encode_spans(chunk, specials=True, first=number)
+        prompted = [prefix + text if isinstance(text, str) else text for text in chunk]
+        encoded = embedder.loaded.tokenizer.encode_spans(prompted, specials=True, first=number)
         for text, (ids, spans) in zip(chunk, encoded, strict=True):
             yield number, text, ids, spans
             number += 1
