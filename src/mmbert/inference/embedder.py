@@ -25,8 +25,8 @@ from mmbert.packed import Packed
 
 log = logging.getLogger(__name__)
 
-TUNE = "mmbert finetune recipes/finetune/embed.yaml"
-"""The command that makes an embedding model of a pretrained one."""
+TUNE = "train it with sentence-transformers, which loads the folder as it is"
+"""What makes an embedding model of a pretrained one."""
 
 _NAMES = {"first": "cls", "last": "lasttoken"}
 
@@ -303,8 +303,7 @@ class Embedder(DropIn):
         if not self.loaded.tuned:
             self.say_once(
                 "untuned",
-                f"{self.loaded.folder} was never tuned for embeddings: texts of like meaning may be far apart; "
-                f"to tune it: {TUNE}",
+                f"{self.loaded.folder} was never tuned for embeddings: texts of like meaning may be far apart; {TUNE}",
             )
 
     def say_once(self, what: str, message: str) -> None:

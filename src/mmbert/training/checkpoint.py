@@ -151,8 +151,13 @@ def prune(folder: Path, keep: int) -> None:
     found = checkpoints(folder)
     due = [path for path in found if _is_due(path)]
     kept = {*due[-keep:], *found[-1:]}
-    for path in [*(path for path in found if path not in kept), *folder.glob(f"step-*{PARTIAL}")]:
+    for path in folder.glob(f"step-*{PARTIAL}"):
         shutil.rmtree(path, ignore_errors=True)
+    for path in found:
+        if path not in kept:
+            going = path.with_name(path.name + PARTIAL)
+            path.rename(going)  # a checkpoint is whole or absent also where deleting it is cut short
+            shutil.rmtree(going, ignore_errors=True)
 
 
 def _is_due(path: Path) -> bool:
