@@ -53,10 +53,12 @@ def kill(trial: Trial, moments: int = 50, seed: int = 1) -> list[Row]:
                 ended = trial.stop(command, signal.SIGKILL, after=chance.uniform(0.2, 1) * seconds)
             else:
                 ended = trial.do("run", folder)
-            half += ended.said.count("is damaged")
+            bad = [line for line in ended.said.splitlines() if "is damaged" in line] + broken(folder)
+            for name in bad:
+                sys.stderr.write(f"incomplete: {name}\n")
+            half += len(bad)
             for phase, step in RESUMED.findall(ended.said):
                 lost += int(step) < max(before.get(phase, [0]))
-            half += len(broken(folder))
             where = stage(folder)
             if ended.code == -signal.SIGKILL and where is not None:
                 kills += 1
