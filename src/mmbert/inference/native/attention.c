@@ -1,17 +1,18 @@
-/* Attention over documents laid end to end, for CPUs with AVX-512 and bf16 dot products: what fast.py does with
- * turn_pairs and attend, in one pass. Products take bf16 and add up in fp32; angles and softmax are fp32.
+/* Attention over documents laid end to end, for CPUs with AVX-512 and its bf16 dot products: RoPE, scores, softmax and
+ * the sum of values in one pass. Numbers come, go and are multiplied in bf16; sums, angles and the softmax are fp32.
  *
- * qkv (T, 3, H, D) holds unturned queries and keys whose RoPE halves lie side by side (0, D/2, 1, D/2 + 1, ...).
- * A piece of work is up to a few hundred queries of one document and one head: its keys and values are packed once,
- * then queries go through in tiles of ROWS, each against CHUNK keys at a time:
+ * qkv (T, 3, H, D) holds queries and keys that are not turned yet, RoPE's two halves side by side (0, D/2, 1, ...).
+ * The work is cut into pieces: up to some hundred queries of one document and one head. A piece packs the keys and
+ * values it sees, then takes its queries ROWS at a time against CHUNK keys at a time:
  *
- *   scores   ROWS x 64 at a time, 24 registers; two dimensions of a key lie in one lane, as vdpbf16ps adds them
- *   softmax  online: largest score and sum go from chunk to chunk (most documents, and all windows, are one chunk)
- *   weigh    ROWS x D, up to 24 registers; two keys lie in one lane
+ *   score    ROWS x 64 products in 24 registers; two dimensions of one key share a lane, as vdpbf16ps adds them
+ *   soften   softmax online: largest score and sum go on from chunk to chunk (windows and most documents are one)
+ *   weigh    ROWS x D sums, 24 registers for D = 64; two keys share a lane
  *
- * A document's numbers depend on that document alone. Needs gcc or clang; memory is the caller's.
+ * A document's numbers depend on that document alone. For gcc and clang; all memory is the caller's.
  */
 #include <immintrin.h>
+#include <omp.h>
 #include <stdint.h>
 
 #define INLINE static inline __attribute__((always_inline))
@@ -22,14 +23,27 @@ enum { LANES = 16, ROWS = 6, WIDE = 4 /* registers of keys side by side */, CHUN
 static const float HIDDEN = -1e30f; /* finite: a chunk in which a query sees nothing must not make NaN */
 
 typedef struct {
-    const char *qkv;         /* (T, 3, H, D) bf16 or fp32 */
-    char *out;               /* (T, H, D), of the same type */
+    int64_t begin, end;   /* queries */
+    int64_t first, last;  /* keys that any of them sees: [first, last) */
+} Piece;
+
+typedef struct {
+    const uint16_t *qkv;     /* (T, 3, H, D) bf16 */
+    uint16_t *out;           /* (T, H, D) bf16 */
     const float *cos, *sin;  /* (T, D / 2) */
-    const int64_t *pieces;   /* (N, 4): first query, end of queries, first token and end of their document */
-    char *scratch;           /* (threads, room) bytes, aligned to 64 */
-    int64_t room, heads, half; /* half: of the window, negative for none */
-    int32_t count, threads, fp32;
+    const Piece *pieces;     /* (count,) */
+    char *scratch;           /* (threads, room) bytes, aligned to 64: keys and values of a piece */
+    int64_t room, count, heads, threads;
+    int64_t half;            /* of the window: i sees j iff |i - j| <= half */
 } Batch;
+
+/* The compiler, for who asks what is installed. */
+const char built_by[] =
+#ifdef __clang__
+    __VERSION__;
+#else
+    "gcc " __VERSION__;
+#endif
 
 /* 2^x for x <= 0. With |f| <= 1/2 the polynomial is within 3e-6 of 2^f, relatively; bf16 keeps 2e-3. */
 INLINE __m512 power(__m512 x) {
@@ -42,34 +56,20 @@ INLINE __m512 power(__m512 x) {
     return _mm512_scalef_ps(p, n);
 }
 
-INLINE __m512 low_half(__m512i x) { return _mm512_castsi512_ps(_mm512_slli_epi32(x, 16)); }
-INLINE __m512 high_half(__m512i x) { return _mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32(0xffff0000))); }
-
-/* Where numbers of head h begin: part 0 queries, 1 keys, 2 values. */
-INLINE int64_t place(const Batch *b, int64_t token, int part, int64_t h, int D) {
-    return ((token * 3 + part) * b->heads + h) * D;
+/* Where 32 numbers of a token begin: part 0 queries, 1 keys, 2 values; head h; g-th 32 of D. */
+INLINE int64_t place(const Batch *b, int64_t token, int part, int64_t h, int g, int D) {
+    return ((token * 3 + part) * b->heads + h) * D + g * 32;
 }
 
-/* 16 pairs at x[0..31], turned and scaled, as bf16: the first of all pairs, then the second. */
-INLINE __m512i turned(const Batch *b, int64_t at, const float *cos, const float *sin, float scale) {
-    __m512 first, second, c = _mm512_loadu_ps(cos) * _mm512_set1_ps(scale), s = _mm512_loadu_ps(sin) * _mm512_set1_ps(scale);
-    if (b->fp32) {
-        const float *x = (const float *)b->qkv + at;
-        __m512 low = _mm512_loadu_ps(x), high = _mm512_loadu_ps(x + LANES);
-        __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
-        first = _mm512_permutex2var_ps(low, even, high);
-        second = _mm512_permutex2var_ps(low, _mm512_or_si512(even, _mm512_set1_epi32(1)), high);
-    } else {
-        __m512i x = _mm512_loadu_si512((const uint16_t *)b->qkv + at);
-        first = low_half(x), second = high_half(x);
-    }
-    return (__m512i)_mm512_cvtne2ps_pbh(second * c + first * s, first * c - second * s);
-}
-
-/* 16 numbers as bf16, one in each lane of 32 bits. */
-INLINE __m512i rounded(const Batch *b, int64_t at) {
-    if (b->fp32) return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps((const float *)b->qkv + at)));
-    return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)((const uint16_t *)b->qkv + at)));
+/* 16 pairs of a query or key, turned and scaled: the first of all pairs, then the second (any order will do). */
+INLINE __m512i turned(const Batch *b, int64_t token, int part, int64_t h, int g, float scale, int D) {
+    const __m512i x = _mm512_loadu_si512(b->qkv + place(b, token, part, h, g, D));
+    const __m512 first = _mm512_castsi512_ps(_mm512_slli_epi32(x, 16)); /* bf16 is the upper half of fp32 */
+    const __m512 second = _mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32(0xffff0000)));
+    const int64_t angle = token * (D / 2) + g * LANES;
+    const __m512 cos = _mm512_loadu_ps(b->cos + angle) * _mm512_set1_ps(scale);
+    const __m512 sin = _mm512_loadu_ps(b->sin + angle) * _mm512_set1_ps(scale);
+    return (__m512i)_mm512_cvtne2ps_pbh(second * cos + first * sin, first * cos - second * sin);
 }
 
 /* Rows become columns: blocks of 1, 2, 4 and 8 lanes change places across the diagonal. */
@@ -90,25 +90,25 @@ INLINE void transpose(__m512i rows[LANES]) {
     }
 }
 
-/* Keys and values of head h, from token ``first`` to ``end``, zeros up to a multiple of 16:
+/* 16 numbers of bf16, each in the lower half of 32 bits. */
+INLINE __m512i widened(const uint16_t *x) { return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)x)); }
+
+/* Keys and values of a piece and head, zeros up to a multiple of 16:
  * keys (n / 16, D / 2, 16 keys, 2 dimensions), values (n / 2, D, 2 keys). */
-INLINE void pack(const Batch *b, int64_t first, int64_t end, int64_t h, __m512i *keys, __m512i *values, int D) {
-    for (int64_t at = first; at < end; at += LANES) {
+INLINE void pack(const Batch *b, const Piece *p, int64_t h, __m512i *keys, __m512i *values, int D) {
+    const __m512i zero = _mm512_setzero_si512();
+    for (int64_t at = p->first; at < p->last; at += LANES) {
         EACH(g, D / 32) {
             __m512i rows[LANES];
-            for (int i = 0; i < LANES; i++) {
-                int64_t turn = (at + i) * (D / 2) + g * LANES;
-                rows[i] = at + i < end ? turned(b, place(b, at + i, 1, h, D) + g * 32, b->cos + turn, b->sin + turn, 1)
-                                       : _mm512_setzero_si512();
-            }
+            for (int i = 0; i < LANES; i++) rows[i] = at + i < p->last ? turned(b, at + i, 1, h, g, 1, D) : zero;
             transpose(rows);
             EACH(i, LANES) *keys++ = rows[i];
         }
         for (int i = 0; i < LANES; i += 2)
             EACH(g, D / LANES) {
-                __m512i even = _mm512_setzero_si512(), odd = even;
-                if (at + i < end) even = rounded(b, place(b, at + i, 2, h, D) + g * LANES);
-                if (at + i + 1 < end) odd = rounded(b, place(b, at + i + 1, 2, h, D) + g * LANES);
+                const uint16_t *row = b->qkv + place(b, at + i, 2, h, 0, D) + g * LANES;
+                const __m512i even = at + i < p->last ? widened(row) : zero;
+                const __m512i odd = at + i + 1 < p->last ? widened(row + 3 * b->heads * D) : zero;
                 *values++ = _mm512_or_si512(even, _mm512_slli_epi32(odd, 16));
             }
     }
@@ -129,10 +129,22 @@ INLINE void score(const int32_t query[], const __m512i *keys, float *scores, int
     EACH(r, ROWS) EACH(v, n) _mm512_store_ps(scores + r * CHUNK + v * LANES, sum[r][v]);
 }
 
-/* HIDDEN over scores[from..to). */
-INLINE void hide(float *scores, int64_t from, int64_t to) {
-    for (; from < to; from += LANES)
-        _mm512_mask_storeu_ps(scores + from, to - from < LANES ? (1 << (to - from)) - 1 : 0xffff, _mm512_set1_ps(HIDDEN));
+/* The same for any n up to CHUNK that is a multiple of 16. */
+INLINE void score_all(const int32_t query[], const __m512i *keys, float *scores, int D, int n) {
+    for (; n >= 4 * LANES; n -= 4 * LANES, keys += 4 * D / 2, scores += 4 * LANES) score(query, keys, scores, D, 4);
+    if (n == 3 * LANES) score(query, keys, scores, D, 3);
+    if (n == 2 * LANES) score(query, keys, scores, D, 2);
+    if (n == 1 * LANES) score(query, keys, scores, D, 1);
+}
+
+/* HIDDEN over scores [from, to) of n. */
+INLINE void hide(float *scores, int64_t from, int64_t to, int64_t n) {
+    if (from < 0) from = 0;
+    if (to > n) to = n;
+    for (; from < to; from += LANES) {
+        const __mmask16 lanes = to - from < LANES ? (1 << (to - from)) - 1 : 0xffff;
+        _mm512_mask_storeu_ps(scores + from, lanes, _mm512_set1_ps(HIDDEN));
+    }
 }
 
 /* Scores of one query -> weights in bf16; moves its largest score and its sum on. Returns by how much the
@@ -167,73 +179,59 @@ INLINE void weigh(const uint16_t *weights, const __m512i *values, __m512 out[ROW
     EACH(r, ROWS) EACH(g, D / LANES) out[r][g] = sum[r][g];
 }
 
-INLINE void piece(const Batch *b, const int64_t *p, int64_t h, char *scratch, int D) {
-    const int64_t begin = p[0], end = p[1], half = b->half < 0 ? INT32_MAX : b->half;
-    const int64_t first = begin - half > p[2] ? begin - half : p[2], last = end + half < p[3] ? end + half : p[3];
-    const int64_t packed = (last - first + LANES - 1) / LANES * LANES;
-    const float scale = 1.44269504f / (D == 64 ? 8.0f : 5.65685425f); /* log2(e) / sqrt(D) */
-    __m512i *keys = (__m512i *)scratch, *values = keys + packed * D / 32;
-    pack(b, first, last, h, keys, values, D);
-
-    for (int64_t q = begin; q < end; q += ROWS) {
-        _Alignas(64) int32_t query[ROWS * 32];
-        _Alignas(64) float scores[ROWS * CHUNK];
-        _Alignas(64) uint16_t weights[ROWS * CHUNK];
-        __m512 out[ROWS][WIDE], sum[ROWS];
-        float largest[ROWS];
-        EACH(r, ROWS) {
-            int64_t token = q + r < end ? q + r : end - 1; /* rows to spare repeat the last query */
-            EACH(g, D / 32) {
-                int64_t turn = token * (D / 2) + g * LANES;
-                __m512i x = turned(b, place(b, token, 0, h, D) + g * 32, b->cos + turn, b->sin + turn, scale);
-                _mm512_store_si512(query + r * (D / 2) + g * LANES, x);
-            }
-            EACH(g, D / LANES) out[r][g] = _mm512_setzero_ps();
-            sum[r] = _mm512_setzero_ps(), largest[r] = HIDDEN;
-        }
-        /* keys that a query of the tile sees, counted from ``first``, from a whole group of 16 on */
-        int64_t from = q - half > first ? (q - half - first) / LANES * LANES : 0;
-        int64_t to = (q + ROWS + half < last ? q + ROWS + half : last) - first;
-        for (; from < to; from += CHUNK) {
-            int n = to - from < CHUNK ? (to - from + LANES - 1) / LANES * LANES : CHUNK, k = 0;
-            const __m512i *key = keys + from * D / 32, *value = values + from * D / 32;
-            for (; k + 64 <= n; k += 64) score(query, key + k * D / 32, scores + k, D, 4);
-            if (n - k == 48) score(query, key + k * D / 32, scores + k, D, 3);
-            if (n - k == 32) score(query, key + k * D / 32, scores + k, D, 2);
-            if (n - k == 16) score(query, key + k * D / 32, scores + k, D, 1);
-            EACH(r, ROWS) {
-                int64_t at = q + r - first - from, low = at - half, high = at + half + 1, stop = last - first - from;
-                if (high > stop) high = stop;
-                hide(scores + r * CHUNK, 0, low < n ? low : n);
-                hide(scores + r * CHUNK, high > 0 ? high : 0, n);
-                __m512 fade = soften(scores + r * CHUNK, weights + r * CHUNK, n, largest + r, sum + r);
-                EACH(g, D / LANES) out[r][g] *= fade;
-            }
-            weigh(weights, value, out, D, n);
-        }
-        for (int r = 0; r < ROWS && q + r < end; r++) {
-            __m512 share = _mm512_set1_ps(1 / _mm512_reduce_add_ps(sum[r]));
-            EACH(g, D / LANES) {
-                int64_t at = ((q + r) * b->heads + h) * D + g * LANES;
-                __m512 x = out[r][g] * share;
-                if (b->fp32) _mm512_storeu_ps((float *)b->out + at, x);
-                else _mm256_storeu_si256((__m256i *)((uint16_t *)b->out + at), (__m256i)_mm512_cvtneps_pbh(x));
-            }
-        }
+/* Queries q, q + 1, ... of a piece and head: reads its packed keys and values, writes their rows of ``out``. */
+INLINE void tile(const Batch *b, const Piece *p, int64_t h, int64_t q, const __m512i *keys, const __m512i *values,
+                 int D) {
+    _Alignas(64) int32_t query[ROWS * 32];
+    _Alignas(64) float scores[ROWS * CHUNK];
+    _Alignas(64) uint16_t weights[ROWS * CHUNK];
+    __m512 out[ROWS][WIDE], sum[ROWS];
+    float largest[ROWS];
+    const float scale = 1.44269504f / (D == 64 ? 8 : 5.65685425f); /* log2(e) / sqrt(D) */
+    EACH(r, ROWS) {
+        const int64_t token = q + r < p->end ? q + r : p->end - 1; /* rows to spare repeat the last query */
+        EACH(g, D / 32)
+            _mm512_store_si512(query + r * (D / 2) + g * LANES, turned(b, token, 0, h, g, scale, D));
+        EACH(g, D / LANES) out[r][g] = _mm512_setzero_ps();
+        sum[r] = _mm512_setzero_ps(), largest[r] = HIDDEN;
     }
+    /* what these queries see, counted from the first key of the piece, from a whole group of 16 on */
+    int64_t from = q - b->half > p->first ? (q - b->half - p->first) / LANES * LANES : 0;
+    const int64_t to = (q + ROWS + b->half < p->last ? q + ROWS + b->half : p->last) - p->first;
+    for (; from < to; from += CHUNK) {
+        const int n = to - from < CHUNK ? (to - from + LANES - 1) / LANES * LANES : CHUNK;
+        score_all(query, keys + from * D / 32, scores, D, n);
+        EACH(r, ROWS) {
+            const int64_t at = q + r - p->first - from, stop = p->last - p->first - from;
+            hide(scores + r * CHUNK, 0, at - b->half, n);
+            hide(scores + r * CHUNK, at + b->half + 1 < stop ? at + b->half + 1 : stop, n, n);
+            const __m512 fade = soften(scores + r * CHUNK, weights + r * CHUNK, n, largest + r, sum + r);
+            EACH(g, D / LANES) out[r][g] *= fade;
+        }
+        weigh(weights, values + from * D / 32, out, D, n);
+    }
+    for (int r = 0; r < ROWS && q + r < p->end; r++)
+        EACH(g, D / LANES) {
+            const __m512 mean = out[r][g] / _mm512_set1_ps(_mm512_reduce_add_ps(sum[r]));
+            uint16_t *row = b->out + ((q + r) * b->heads + h) * D + g * LANES;
+            _mm256_storeu_si256((__m256i *)row, (__m256i)_mm512_cvtneps_pbh(mean));
+        }
 }
 
-static __attribute__((noinline)) void piece_32(const Batch *b, const int64_t *p, int64_t h, char *s) { piece(b, p, h, s, 32); }
-static __attribute__((noinline)) void piece_64(const Batch *b, const int64_t *p, int64_t h, char *s) { piece(b, p, h, s, 64); }
+INLINE void work(const Batch *b, const Piece *p, int64_t h, __m512i *scratch, int D) {
+    __m512i *keys = scratch, *values = keys + (p->last - p->first + LANES - 1) / LANES * (D / 2);
+    pack(b, p, h, keys, values, D);
+    for (int64_t q = p->begin; q < p->end; q += ROWS) tile(b, p, h, q, keys, values, D);
+}
 
-#include <omp.h>
+static void work_32(const Batch *b, const Piece *p, int64_t h, __m512i *scratch) { work(b, p, h, scratch, 32); }
+static void work_64(const Batch *b, const Piece *p, int64_t h, __m512i *scratch) { work(b, p, h, scratch, 64); }
 
-/* head_dim 32 or 64 */
+/* ``head_dim`` is 32 or 64. */
 void attend(const Batch *b, int head_dim) {
-    /* the last documents are the longest, and begun first */
-#pragma omp parallel for schedule(dynamic) num_threads(b->threads)
-    for (int64_t i = b->count * b->heads - 1; i >= 0; i--) {
-        char *scratch = b->scratch + omp_get_thread_num() * b->room;
-        (head_dim == 32 ? piece_32 : piece_64)(b, b->pieces + i / b->heads * 4, i % b->heads, scratch);
+#pragma omp parallel for schedule(dynamic) num_threads((int)b->threads)
+    for (int64_t i = b->count * b->heads - 1; i >= 0; i--) { /* long documents are last, and begun first */
+        __m512i *scratch = (__m512i *)(b->scratch + omp_get_thread_num() * b->room);
+        (head_dim == 32 ? work_32 : work_64)(b, b->pieces + i / b->heads, i % b->heads, scratch);
     }
 }
