@@ -128,6 +128,18 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def cache_folder() -> Path:
+    """For what can be made again at any time: ``$XDG_CACHE_HOME/mmbert``, or ``~/.cache/mmbert``. It need not exist.
+
+    Raises OSError for a user without a home.
+    """
+    named = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(named) if named else Path("~/.cache").expanduser()) / "mmbert"
+    except RuntimeError as error:
+        raise FileNotFoundError("no home folder") from error
+
+
 def environment(name: str) -> str | None:
     """An environment variable. The only other readers are ``log`` and ``training.distributed``."""
     return os.environ.get(name)

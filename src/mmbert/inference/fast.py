@@ -1,10 +1,11 @@
-"""The encoder's layers as a CPU runs them fastest with torch alone: the same function, weights laid out beforehand.
+"""The encoder's layers as a CPU runs them fastest: the same function, weights laid out beforehand.
 
 * Matrices are packed once for oneDNN, in fp32 or bf16: no reordering at every call, and faster than MKL in fp32.
 * The rows of Wqkv are put in another order, the two halves that RoPE turns against each other side by side, so that
   turning queries and keys is one multiplication of complex numbers, in place. Attention does not see the order.
 
-The residual stream, the norms, RoPE and attention are fp32 in both.
+The residual stream, the norms, RoPE and attention are fp32 in both, but for the products of attention in bf16 where
+``native.kernel`` computes it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmbert.inference.native import kernel
 from mmbert.model.attention import AttentionPlan, attend
 from mmbert.model.layers import Layer
 from mmbert.model.rope import Angles
@@ -38,16 +40,20 @@ class PackedMatrix(nn.Module):
 
 
 class SplitLayer(nn.Module):
-    """A layer whose matrices take a long batch in parts, so that what stands between them stays in the cache."""
+    """A layer whose matrices take a long batch in parts, so that what stands between them stays in the cache.
 
-    def __init__(self, layer: Layer) -> None:
+    ``native``: attention is that of ``native.kernel``, which takes queries and keys unturned in bf16.
+    """
+
+    def __init__(self, layer: Layer, *, native: bool) -> None:
         super().__init__()
         self.local = layer.local
         self.head_dim = layer.attn.head_dim
+        self.native = native
         self.attn_norm, self.mlp_norm = layer.attn_norm, layer.mlp_norm
 
-    def project(self, x: Tensor, turns: Angles) -> Tensor:
-        """Norm, Wqkv and RoPE: (T, h) -> (T, 3, H, D) fp32."""
+    def project(self, x: Tensor) -> Tensor:
+        """Norm and Wqkv: (T, h) -> (T, 3 h), bf16 where ``native``, else fp32."""
         raise NotImplementedError
 
     def mix(self, x: Tensor, attended: Tensor) -> Tensor:
@@ -57,11 +63,22 @@ class SplitLayer(nn.Module):
     def forward(self, x: Tensor, plan: AttentionPlan, turns: Angles) -> Tensor:
         """(T, h) -> (T, h), fp32."""
         parts, cosines, sines = (torch.split(tensor, PART) for tensor in (x, *turns))
-        angles = zip(cosines, sines, strict=True)
-        projected = [self.project(part, turn) for part, turn in zip(parts, angles, strict=True)]
-        q, k, v = _joined(projected).unbind(1)
-        attended = torch.split(attend(q, k, v, plan, local=self.local).flatten(1), PART)
-        return _joined([self.mix(part, rows) for part, rows in zip(parts, attended, strict=True)])
+        projected = []
+        for part, cos, sin in zip(parts, cosines, sines, strict=True):
+            qkv = self.project(part).view(part.shape[0], 3, -1, self.head_dim)
+            if not self.native:
+                turn_pairs(qkv, (cos, sin))
+            projected.append(qkv)
+        together = self._attend(_joined(projected), plan, turns).flatten(1)
+        attended = zip(parts, torch.split(together, PART), strict=True)
+        return _joined([self.mix(part, rows) for part, rows in attended])
+
+    def _attend(self, qkv: Tensor, plan: AttentionPlan, turns: Angles) -> Tensor:
+        """(T, 3, H, D) -> (T, H, D)."""
+        if self.native:
+            return kernel.attend(qkv, turns, plan, local=self.local)
+        q, k, v = qkv.unbind(1)
+        return attend(q, k, v, plan, local=self.local)
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
@@ -72,16 +89,15 @@ class FastLayer(SplitLayer):
     """A layer in fp32 or bf16, made of a trained one."""
 
     def __init__(self, layer: Layer, dtype: torch.dtype) -> None:
-        super().__init__(layer)
+        super().__init__(layer, native=dtype == torch.bfloat16 and kernel.ready(layer.attn.head_dim))
         self.qkv = PackedMatrix(paired(layer.attn.Wqkv.weight, self.head_dim), dtype)
         self.out = PackedMatrix(layer.attn.Wo.weight, dtype)
         self.wide = PackedMatrix(layer.mlp.Wi.weight, dtype)
         self.narrow = PackedMatrix(layer.mlp.Wo.weight, dtype)
 
-    def project(self, x: Tensor, turns: Angles) -> Tensor:
-        qkv: Tensor = self.qkv(self.attn_norm(x)).float().view(x.shape[0], 3, -1, self.head_dim)
-        turn_pairs(qkv, turns)
-        return qkv
+    def project(self, x: Tensor) -> Tensor:
+        qkv: Tensor = self.qkv(self.attn_norm(x))
+        return qkv if self.native else qkv.float()
 
     def mix(self, x: Tensor, attended: Tensor) -> Tensor:
         x = x + self.out(attended)

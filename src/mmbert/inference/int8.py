@@ -2,7 +2,8 @@
 
 ``torch._int_mm`` multiplies; everything between two products (scale, norm, GELU and gate, the next rounding) is one
 compiled loop each. Without a C++ compiler the same runs step by step, and then bf16 is faster.
-The residual stream, the norms, RoPE and attention are fp32. A token's numbers depend on that token alone.
+The residual stream, the norms and RoPE are fp32, and so is attention where ``native.kernel`` does not compute it.
+A token's numbers depend on that token alone.
 
 Shapes: ``T`` tokens, ``h`` hidden size, ``i`` intermediate size.
 """
@@ -19,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbert.inference.fast import SplitLayer, paired, turn_pairs
+from mmbert.inference.fast import SplitLayer, paired
+from mmbert.inference.native import kernel
 from mmbert.model.layers import Layer
-from mmbert.model.rope import Angles
 
 log = logging.getLogger(__name__)
 
@@ -49,20 +50,19 @@ class Int8Layer(SplitLayer):
     """One layer for inference, made of a trained one."""
 
     def __init__(self, layer: Layer, *, compiled: bool) -> None:
-        super().__init__(layer)
+        super().__init__(layer, native=kernel.ready(layer.attn.head_dim))
         self.qkv, self.out = Int8Matrix(paired(layer.attn.Wqkv.weight, self.head_dim)), Int8Matrix(layer.attn.Wo.weight)
         self.wide, self.narrow = Int8Matrix(layer.mlp.Wi.weight), Int8Matrix(layer.mlp.Wo.weight)
         self.compiled = compiled
 
-    def project(self, x: Tensor, turns: Angles) -> Tensor:
+    def project(self, x: Tensor) -> Tensor:
         norm = self.attn_norm
         if isinstance(norm, nn.LayerNorm):
             rounded, scale = _do(_norm_round, self.compiled)(x, norm.weight, norm.eps)
         else:  # layer 0
             rounded, scale = _do(_round, self.compiled)(x)
-        qkv: Tensor = _do(_scaled, self.compiled)(self.qkv(rounded), scale, self.qkv.scale)
-        qkv = qkv.view(x.shape[0], 3, -1, self.head_dim)
-        turn_pairs(qkv, turns)
+        finish = _scaled_bf16 if self.native else _scaled
+        qkv: Tensor = _do(finish, self.compiled)(self.qkv(rounded), scale, self.qkv.scale)
         return qkv
 
     def mix(self, x: Tensor, attended: Tensor) -> Tensor:
@@ -101,6 +101,7 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _round(x: Tensor) -> tuple[Tensor, Tensor]:
     """(T, n) -> int8 (T, n) and scales (T, 1): the largest number of a token is 127."""
+    x = x.float()
     largest = x.abs().amax(dim=1, keepdim=True).clamp(min=1e-12)
     return (x * (127 / largest)).round().to(torch.int8), largest / 127
 
@@ -115,6 +116,10 @@ def _norm_round(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 def _scaled(sums: Tensor, scale: Tensor, scales: Tensor) -> Tensor:
     """A product as it would be in fp32: (T, m) int32, scales of tokens (T, 1) and of channels (m,)."""
     return sums.float() * scales * scale
+
+
+def _scaled_bf16(sums: Tensor, scale: Tensor, scales: Tensor) -> Tensor:
+    return _scaled(sums, scale, scales).bfloat16()
 
 
 def _add(x: Tensor, sums: Tensor, scale: Tensor, scales: Tensor) -> Tensor:
