@@ -26,7 +26,7 @@ def test_doctor_names_versions_and_choices() -> None:
     assert found["torch"] == torch.__version__
     assert found["device"].startswith("cuda" if torch.cuda.is_available() else "cpu")
     assert found["precision"].startswith(("bf16:", "fp32:"))
-    assert {"mmbert", "python", "attention", "extras"} <= set(found)
+    assert {"mmbert", "python", "attention", "threads", "int8", "extra"} <= set(found)
 
 
 def test_doctor_writes_the_schema(tmp_path: Path) -> None:

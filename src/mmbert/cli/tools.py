@@ -1,28 +1,92 @@
-"""``mmbert doctor``: what this machine has and what would be used; and the schema of a recipe, for editors."""
+"""``mmbert doctor``: what this machine has, what a model folder is and who reads it; and the schema of a recipe."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    import torch
+    from mmbert.diagnosis.model import Examination
+    from mmbert.diagnosis.readers import Verdict
 
 
 def doctor(
+    model: Annotated[str | None, typer.Argument(help="A model folder or hub name to examine.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as JSON.")] = False,
+    device: Annotated[str, typer.Option(help="Where MODEL is tried: auto, cpu, cuda or cuda:1.")] = "auto",
     schema: Annotated[
         Path | None, typer.Option(help="Write the JSON schema of recipes to this file (- for stdout), and stop.")
     ] = None,
 ) -> None:
-    """Versions, device, attention and precision that a run would use here. Mends nothing."""
+    """What this machine would use and why; with MODEL, what the folder is, what is wrong, who reads it. Mends nothing.
+
+    Exit status: 0 nothing is wrong, 1 problems were found in MODEL (each is printed with its cure), 2 no such model.
+    """
     if schema is not None:
         _write_schema(schema)
         return
-    for name, value in _findings():
-        typer.echo(f"{name:<14}{value}")
+    from mmbert.diagnosis.machine import describe_machine
+    from mmbert.diagnosis.model import examine
+
+    examined = None if model is None else examine(model, device=device)
+    machine = describe_machine()
+    if as_json:
+        typer.echo(json.dumps(_as_json(machine, examined), ensure_ascii=False, indent=1))
+    else:
+        for line in _lines(machine, examined):
+            typer.echo(line)
+    if examined is not None and examined.problems:
+        raise typer.Exit(1)
+
+
+def _as_json(machine: dict[str, str], examined: Examination | None) -> dict[str, Any]:
+    if examined is None:
+        return {"machine": machine}
+    return {
+        "machine": machine,
+        "model": examined.facts,
+        "readers": [asdict(verdict) for verdict in examined.readers],
+        "problems": [asdict(problem) for problem in examined.problems],
+    }
+
+
+def _lines(machine: dict[str, str], examined: Examination | None) -> Iterator[str]:
+    yield from _table(machine)
+    if examined is None:
+        return
+    yield ""
+    yield from _table(examined.facts)
+    yield ""
+    yield from _table({verdict.reader: _said(verdict) for verdict in examined.readers})
+    yield ""
+    yield from (f"problem: {problem}" for problem in examined.problems)
+    if not examined.problems:
+        yield "no problems"
+
+
+def _table(rows: dict[str, Any]) -> Iterator[str]:
+    width = max(map(len, rows)) + 2
+    return (f"{name:<{width}}{_words(value)}" for name, value in rows.items())
+
+
+def _words(value: Any) -> str:
+    """A fact as people read it: ``layers 22, width 768``."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_words(inner)}" for key, inner in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_words, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _said(verdict: Verdict) -> str:
+    return f"{verdict.reads}: {verdict.why}" if verdict.why else verdict.reads
 
 
 def _write_schema(path: Path) -> None:
@@ -35,64 +99,3 @@ def _write_schema(path: Path) -> None:
         typer.echo(text, nl=False)
     else:
         write_text(path, text)
-
-
-def _findings() -> list[tuple[str, str]]:
-    """What is here, in the order printed."""
-    import platform
-
-    import torch
-
-    from mmbert.training.folder import versions
-
-    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    found = list(versions().items())
-    found.append(("platform", platform.platform()))
-    if device.type == "cuda":
-        memory = torch.cuda.get_device_properties(device).total_memory / 2**30
-        name = f"{torch.cuda.get_device_name(device)}, {memory:.0f} GiB"
-        found.append(("device", f"cuda: {torch.cuda.device_count()} x {name}"))
-    else:
-        found.append(("device", f"cpu: {torch.get_num_threads()} threads (no CUDA device, or a torch without CUDA)"))
-    found += [("precision", _precision(device)), ("attention", _attention(device)), ("extras", _extras())]
-    return found
-
-
-def _precision(device: torch.device) -> str:
-    """What ``precision: auto`` chooses, and why."""
-    from mmbert.model.config import PRESETS
-    from mmbert.training.folder import choose_precision
-
-    chosen = {choose_precision(device, int(preset["hidden_size"])) for preset in PRESETS.values()}
-    if device.type == "cuda":
-        return "bf16: matrix products run on the tensor cores in it; weights stay fp32"
-    if "bf16" in chosen:
-        return "bf16: this processor multiplies it in hardware (narrow models: fp32); weights stay fp32"
-    return "fp32: this processor has no bf16 instructions (AVX-512 BF16 or AMX)"
-
-
-def _attention(device: torch.device) -> str:
-    """Which of the two implementations runs."""
-    if device.type != "cuda":
-        return "torch's scaled_dot_product_attention: documents of one length per call, local layers in blocks"
-    try:
-        from torch.nn.attention import varlen  # noqa: F401  (absent from some builds)
-    except ImportError:
-        return "this torch has no varlen_attn: set runtime.precision=fp32, or install torch 2.11 or newer"
-    return "varlen_attn (flash attention with a window) in bf16; blocks in fp32"
-
-
-def _extras() -> str:
-    """Which optional dependencies are installed."""
-    from importlib.util import find_spec
-
-    packages = {
-        "data": ("pyarrow",),
-        "catalogs": ("django", "babel", "pycountry"),
-        "train": ("tensorboard",),
-        "report": ("jinja2", "altair", "vl_convert"),
-    }
-    has = {name: all(find_spec(package) for package in needed) for name, needed in packages.items()}
-    missing = [name for name, there in has.items() if not there]
-    installed = ", ".join(name for name, there in has.items() if there) or "none"
-    return installed + (f"; missing: pip install 'mmbert[{','.join(missing)}]'" if missing else "")

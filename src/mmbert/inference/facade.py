@@ -16,7 +16,7 @@ R = TypeVar("R")
 
 _CLASSES: dict[Kind, str] = {kind: name for name, kind in KINDS.items()} | {"sentence": "sentence-transformers model"}
 
-_READERS: dict[Kind, str] = {
+READERS: dict[Kind, str] = {
     "encoder": "mmbert.Embedder",
     "sentence": "mmbert.Embedder",
     "masked_lm": "mmbert.FillMask (or Embedder)",
@@ -39,7 +39,7 @@ class Facade:
             needed = " or ".join(_CLASSES[kind] for kind in self.kinds)
             raise WeightsError(
                 f"{loaded.folder} is a {_CLASSES[loaded.kind]}, {type(self).__name__} needs a {needed}: "
-                f"use {_READERS[loaded.kind]}"
+                f"use {READERS[loaded.kind]}"
             )
         self.loaded = loaded
         self._said: set[str] = set()

@@ -168,9 +168,9 @@ def _kind(values: Mapping[str, Any], place: Path, parts: Parts | None) -> Kind:
     """What the folder is, by the class its config names."""
     if parts is not None and parts.pooling is not None:
         return "sentence"
-    names = values.get("architectures") or []
-    name = names[0] if names else "ModernBertModel"
-    if name not in KINDS:
+    names = values.get("architectures") or ["ModernBertModel"]
+    name = names[0] if isinstance(names, list) else names
+    if not isinstance(name, str) or name not in KINDS:
         raise WeightsError(f"{place / 'config.json'}: {name} is not supported: expected one of {', '.join(KINDS)}")
     return KINDS[name]
 
@@ -260,12 +260,17 @@ def _max_tokens(place: Path, config: ModelConfig, parts: Parts | None) -> int:
     if parts is not None and parts.max_tokens is not None:
         return parts.max_tokens
     stated = _tokenizer_config(place).get("model_max_length", config.max_context)
-    return int(min(stated, config.max_context)) if isinstance(stated, int | float) else config.max_context
+    if not isinstance(stated, int | float):
+        return config.max_context
+    if not stated >= 3:
+        raise TokenizerError(f"{place / 'tokenizer_config.json'}: model_max_length is {stated}: <bos>, a token, <eos>")
+    return int(min(stated, config.max_context))
 
 
 def _activation(values: Mapping[str, Any], parts: Parts | None, place: Path) -> str | None:
     """Of a CrossEncoder: in its own file (version 6), in config.json (4 and 5) or under an older key there."""
     if parts is not None and parts.activation is not None:
         return parts.activation
-    stated = (values.get("sentence_transformers") or {}).get("activation_fn")
+    options = values.get("sentence_transformers")
+    stated = options.get("activation_fn") if isinstance(options, dict) else None
     return activation_name(stated or values.get("sbert_ce_default_activation_function"), str(place))

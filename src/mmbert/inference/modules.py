@@ -101,9 +101,9 @@ def read_parts(folder: Path) -> Parts | None:
     pooling, after = (None, ()) if cross else _stack(listing, place, modules[1:])
     if cross and len(modules) > 1:
         raise WeightsError(f"{listing}: {modules[1][0]} behind a CrossEncoder is not supported")
-    prompts = {name: text or "" for name, text in (settings.get("prompts") or {}).items()}
+    prompts = _prompts(settings, folder)
     default = settings.get("default_prompt_name")
-    if default is not None and default not in prompts:
+    if default is not None and (not isinstance(default, str) or default not in prompts):
         raise WeightsError(f"{folder}: default_prompt_name is {default}, prompts are {', '.join(prompts) or 'none'}")
     similarity = settings.get("similarity_fn_name") or "cosine"
     if similarity not in ("cosine", "dot", "euclidean", "manhattan"):
@@ -113,11 +113,19 @@ def read_parts(folder: Path) -> Parts | None:
     return Parts(place, pooling, after, prompts, default, longest, similarity, activation)
 
 
-def activation_name(path: str | None, where: str) -> str | None:
+def _prompts(settings: dict[str, Any], folder: Path) -> dict[str, str]:
+    """Texts by name; null is the empty one."""
+    stated = settings.get("prompts") or {}
+    if not isinstance(stated, dict) or not all(isinstance(text, str | None) for text in stated.values()):
+        raise WeightsError(f"{folder / 'config_sentence_transformers.json'}: prompts are not a table of texts by name")
+    return {name: text or "" for name, text in stated.items()}
+
+
+def activation_name(path: Any, where: str) -> str | None:
     """``torch.nn.modules.activation.Sigmoid`` -> ``Sigmoid``. Raises WeightsError for what is not in ACTIVATIONS."""
     if path is None:
         return None
-    root, _, name = path.rpartition(".")
+    root, _, name = str(path).rpartition(".")
     if not root.startswith("torch.nn") or name not in ACTIVATIONS:
         raise WeightsError(f"{where}: activation {path} is not supported: it would be other code than torch's")
     return name
@@ -190,7 +198,7 @@ def _pooling(place: Path, layers: tuple[float, ...] | None) -> Pooling:
     modes = values.get("pooling_mode")
     if modes is None:
         modes = [mode for key, mode in _OLD_MODES.items() if values.get(key)] or ["mean"]
-    modes = (modes,) if isinstance(modes, str) else tuple(modes)
+    modes = tuple(modes) if isinstance(modes, list) else (modes,)
     unknown = [mode for mode in modes if mode not in MODES]
     unknown += [key for key in values if key.startswith("pooling_mode_") and key not in _OLD_MODES and values[key]]
     if unknown or not modes:
@@ -214,8 +222,8 @@ def _dense(place: Path) -> Dense:
     _of_sentences(place, values)
     name = activation_name(values.get("activation_function", "torch.nn.modules.activation.Tanh"), str(place))
     width, out, bias = values.get("in_features"), values.get("out_features"), values.get("bias", True)
-    if not isinstance(width, int) or not isinstance(out, int):
-        raise WeightsError(f"{place / 'config.json'}: in_features and out_features are not numbers")
+    if type(width) is not int or type(out) is not int or min(width, out) < 1:
+        raise WeightsError(f"{place / 'config.json'}: in_features and out_features are not numbers above 0")
     residual: nn.Module | None = None
     if values.get("use_residual"):
         residual = nn.Identity() if width == out else nn.Linear(width, out, bias=False)

@@ -41,6 +41,13 @@ class ModelConfig(BaseModel):
 
     @model_validator(mode="after")
     def _shapes(self) -> Self:
+        sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "max_context")
+        for name in sizes:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, and must be at least 1")
+        for name in ("embed_dropout", "attention_out_dropout", "mlp_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, and must be in [0, 1]")
         if self.hidden_size % self.num_heads or self.head_dim % 2:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not an even multiple of {self.num_heads} heads: RoPE turns pairs"
@@ -162,13 +169,18 @@ def config_from_hf(values: dict[str, Any], where: str = "config.json") -> ModelC
 def _thetas(values: dict[str, Any], where: str) -> tuple[float, float]:
     """RoPE bases of global and local layers, new form first, as transformers 5 reads them."""
     parameters = values.get("rope_parameters") or {}
+    if not isinstance(parameters, dict) or not all(isinstance(entry or {}, dict) for entry in parameters.values()):
+        raise WeightsError(f"{where}: rope_parameters is not a table of kinds of layers")
     found = []
     kinds = (("full_attention", "global_rope_theta", 160_000.0), ("sliding_attention", "local_rope_theta", 10_000.0))
     for kind, old, default in kinds:
         rope = parameters.get(kind) or {}
         if rope.get("rope_type", "default") != "default" or values.get("rope_scaling"):
             raise WeightsError(f"{where}: scaled RoPE ({rope or values['rope_scaling']}) is not supported")
-        found.append(float(rope.get("rope_theta", values.get(old, default))))
+        theta = rope.get("rope_theta", values.get(old, default))
+        if not isinstance(theta, int | float) or theta <= 0:
+            raise WeightsError(f"{where}: {old} is {theta!r}, not a number above 0")
+        found.append(float(theta))
     return found[0], found[1]
 
 
@@ -179,8 +191,10 @@ def _global_every(values: dict[str, Any], where: str) -> int:
         values.get("layer_types"),
         values.get("global_attn_every_n_layers", 3),
     )
+    if not isinstance(stated, int) or stated < 1:
+        raise WeightsError(f"{where}: global_attn_every_n_layers is {stated!r}, not a whole number from 1 on")
     if types is None:
-        return int(stated)
+        return stated
     for every in (stated, *range(1, layers + 1)):  # the stated number first: one global layer fits several
         if types == _layer_types(layers, every):
             return int(every)
