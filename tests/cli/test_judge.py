@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 import torch
 
@@ -187,6 +188,44 @@ def test_a_stopped_command_goes_on(models: Path, run: Command, fails: Any, tmp_p
     assert "is there already" in fails("classify", models / "classes", source, "-o", out)
 
 
+def test_parquet_holds_what_json_lines_hold(models: Path, run: Command, fails: Any, tmp_path: Path) -> None:
+    texts = [{"text": text, "id": n} for n, text in enumerate([*TEXTS, "<mask>", "<mask> <mask>"] * 2)]
+    source = lines(tmp_path / "texts.jsonl", texts)
+    masked = lines(tmp_path / "masked.jsonl", texts[3:5])
+    asked = lines(
+        tmp_path / "asked.jsonl",
+        [{"query": "free?", "documents": TEXTS, "id": "a"}, {"query": "?", "documents": TEXTS}],
+    )
+    for command, where, options in (
+        ("classify", "classes", [source]),
+        ("tag", "tags", [source]),
+        ("fill-mask", "masks", [masked, "-k", 2]),
+        ("rerank", "ranks", [asked]),
+        ("rerank", "ranks", [source, "-q", "free?"]),
+    ):
+        out = tmp_path / "out.parquet"
+        run(command, models / where, *options, "-o", out)
+        rows = pyarrow.parquet.read_table(out).to_pylist()
+        expected = run(command, models / where, *options)
+        if command == "fill-mask":  # one mask or several: a list of lists
+            assert len(expected[0]["fills"]) == len(expected[1]["fills"]) == 2
+            expected[0]["fills"] = [expected[0]["fills"]]
+        if options == [asked]:
+            expected[1]["id"] = None
+        assert rows == expected
+        out.unlink()
+        assert not list(tmp_path.glob("*partial"))
+    lines(tmp_path / "bad.jsonl", [*texts[:5], {"text": 3}])
+    assert "text is int" in fails(
+        "classify", models / "classes", tmp_path / "bad.jsonl", "-o", out, "--precision", "fp32"
+    )
+    assert not out.exists()
+    assert out.with_name("out.parquet.jsonl.partial").exists()
+    lines(tmp_path / "bad.jsonl", texts)
+    run("classify", models / "classes", tmp_path / "bad.jsonl", "-o", out)
+    assert pyarrow.parquet.read_table(out)["id"].to_pylist() == list(range(10))
+
+
 def test_what_is_wrong_is_one_line_with_its_place(models: Path, fails: Any, tmp_path: Path) -> None:
     masks = models / "masks"
     said = fails("fill-mask", masks, lines(tmp_path / "a.txt", ["born <mask>", "nothing"]))
@@ -198,9 +237,9 @@ def test_what_is_wrong_is_one_line_with_its_place(models: Path, fails: Any, tmp_
     said = fails("fill-mask", masks, lines(tmp_path / "c.jsonl", [{"text": "<mask>"}, "born"]))
     assert f"{tmp_path}/c.jsonl:2 is not JSON" in said
     said = fails("tag", models / "tags", lines(tmp_path / "d.jsonl", [{"text": "a"}, {"text": "\ud800"}]))
-    assert said.startswith(f"mmbert: {tmp_path}/d.jsonl:2: text 1 holds a lone surrogate")
+    assert said.startswith(f"mmbert: {tmp_path}/d.jsonl:2: text holds a lone surrogate")
     said = fails("tag", models / "tags", lines(tmp_path / "e.jsonl", [{"text": 3}]))
-    assert said.startswith(f"mmbert: {tmp_path}/e.jsonl:1: text 0 is int, not str")
+    assert said == f"mmbert: {tmp_path}/e.jsonl:1: text is int, not text: choose the field with --text-field"
     said = fails("rerank", models / "ranks", lines(tmp_path / "f.jsonl", [{"query": "", "documents": ["a"]}]))
     assert said == f"mmbert: {tmp_path}/f.jsonl:1: the query is empty"
     said = fails("rerank", models / "ranks", lines(tmp_path / "g.jsonl", [{"query": "a", "documents": 3}]))

@@ -1,4 +1,4 @@
-"""``mmbert classify``, ``tag``, ``answer``, ``rerank`` and ``fill-mask``: what a model says of each line, as JSON."""
+"""``mmbert classify``, ``tag``, ``answer``, ``rerank`` and ``fill-mask``: what a model says of each line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from mmbert.cli.lines import STDIN, Line, judge_lines, open_lines, write_lines
+from mmbert.cli.answers import check_out, judge_lines, write_lines
+from mmbert.cli.lines import STDIN, Line, open_lines
+from mmbert.cli.parquet import PARQUET
 
 if TYPE_CHECKING:
     from mmbert.inference.facade import Facade
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 Model = Annotated[str, typer.Argument(help="A folder or hub name.", show_default=False)]
 Source = Annotated[str, typer.Argument(help="Lines of text, or JSON lines; .gz and .zst too. -: standard input.")]
 Texts = Annotated[list[str] | None, typer.Option("--text", "-t", help="A text, instead of a file. May be repeated.")]
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="A file instead of stdout; stopped, it is gone on with.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="A file, .parquet or JSON lines, that is gone on with.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or int8.")]
 Field = Annotated[str, typer.Option(help="The field of a JSON line that holds the text.")]
@@ -41,7 +43,7 @@ def classify(
 
     def item(line: Line) -> Any:
         first = line.text(text_field)
-        return first if pair_field is None else (first, line.field(pair_field, "--pair-field"))
+        return first if pair_field is None else (first, line.text(pair_field, "--pair-field"))
 
     def judge(items: Iterator[Any]) -> Iterator[dict[str, Any]]:
         return (dict(vars(found)) for found in facade(items, threshold=threshold))
@@ -85,14 +87,20 @@ def fill_mask(
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:
-    """What stands behind <mask>: {"fills": [{"token", "id", "score", "text"}]}; a list of such lists for several."""
+    """What stands behind <mask>: {"fills": [{"token", "id", "score", "text"}]}; a list of such lists for several.
+
+    In a Parquet file it is always a list of lists.
+    """
     from mmbert.inference.fill_mask import FillMask
 
+    nested = out is not None and out.suffix == PARQUET
     lines = _lines(source, text, out)
     facade = FillMask.load(model, device=device, precision=precision)
 
     def judge(items: Iterator[Any]) -> Iterator[dict[str, Any]]:
-        return ({"fills": found} for found in facade(items, top_k=top_k))
+        for found in facade(items, top_k=top_k):
+            several = bool(found) and isinstance(found[0], list)
+            yield {"fills": [found] if nested and not several else found}
 
     fields = {"text_field": text_field, "top_k": top_k}
     _run("fill-mask", facade, source, lines, out, lambda line: line.text(text_field), judge, fields)
@@ -115,15 +123,14 @@ def answer(
     from mmbert.inference.answerer import Answerer
 
     read = None if context is None else _read(context)
-    lines = open_lines(source, out)
+    lines = _lines(source, None, out)
     facade = Answerer.load(model, device=device, precision=precision)
 
     def item(line: Line) -> Any:
-        asked = line.text(question_field, "--question-field") if question is None else question
-        told = line.text(context_field, "--context-field") if read is None else read
         if question is None and read is None:
-            asked, told = line.field(question_field, "--question-field"), line.field(context_field, "--context-field")
-        return asked, told
+            line.field(question_field, "--question-field")  # raises for a line of text, which cannot hold both
+        asked = line.text(question_field, "--question-field") if question is None else question
+        return asked, line.text(context_field, "--context-field") if read is None else read
 
     def judge(items: Iterator[Any]) -> Iterator[dict[str, Any]]:
         return ({"answers": found} for found in facade.stream(items, top_k=top_k, no_answer=no_answer))
@@ -154,7 +161,7 @@ def rerank(
     from mmbert.errors import ConfigError, DataError, TokenizerError
     from mmbert.inference.reranker import Reranker
 
-    lines = open_lines(source, out)
+    lines = _lines(source, None, out)
     facade = Reranker.load(model, device=device, precision=precision)
     fields: dict[str, Any] = {"query": query, "top_k": top_k, "query_field": query_field, "text_field": text_field}
     if query is not None:
@@ -195,9 +202,10 @@ def _run(
 
 def _lines(source: str, texts: list[str] | None, out: Path | None) -> Iterator[Line]:
     """Of the texts on the command line, if there are any, else of the source."""
+    check_out(out)
     if texts:
-        return (Line(f"--text {number}", text) for number, text in enumerate(texts, 1))
-    return open_lines(source, out)
+        return (Line(f"--text {number}", text, number) for number, text in enumerate(texts, 1))
+    return open_lines(source)
 
 
 def _read(path: Path) -> str:

@@ -1,0 +1,155 @@
+"""An answer for every line: JSON lines or a Parquet file out; with ``-o`` a command goes on where it was stopped.
+
+While it works, ``NAME.partial`` (of a Parquet file: ``NAME.jsonl.partial``) holds the answers so far as JSON lines, and
+``NAME.json.partial`` what makes them. At the end the one becomes the file and the other goes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+import typer
+
+from mmbert.cli.lines import Line
+from mmbert.cli.parquet import PARQUET, check_parquet, write_parquet
+from mmbert.errors import ConfigError, MMBertError
+from mmbert.files import PARTIAL, atomic_file, disk_errors, read_json, sync_file, sync_folder, write_json
+
+_NUMBER = re.compile(r"(?:text|question|context|query) (\d+)\b")
+
+
+def check_out(out: Path | None) -> None:
+    """Raises before anything is computed: for a file that is there, a folder, or Parquet without pyarrow."""
+    if out is None:
+        return
+    if out.exists():
+        raise ConfigError(f"{out} is there already: delete it, or choose another name")
+    if out.suffix == PARQUET:
+        check_parquet()
+
+
+def judge_lines(
+    lines: Iterable[Line],
+    item: Callable[[Line], Any],
+    judge: Callable[[Iterator[Any]], Iterator[dict[str, Any]]],
+    out: Path | None,
+    stamp: Callable[[], dict[str, Any]],
+) -> None:
+    """One JSON line out for every line in, in order, with the ``id`` of a line that has one.
+
+    item   what a line asks
+    judge  a stream of that -> a stream of answers
+    out    a file, .parquet or of JSON lines; without one, standard output. Stopped, the same command goes on with the
+           line it had reached
+    stamp  what makes the answers: a begun file with another one is refused
+    """
+    with _sink(out, stamp) as (write, done):
+        waiting: deque[Line] = deque()
+        recent: deque[tuple[int, str]] = deque(maxlen=1 << 16)
+
+        def items() -> Iterator[Any]:
+            for number, line in enumerate(islice(lines, done, None)):
+                waiting.append(line)
+                recent.append((number, line.where))
+                line.key()  # raises for one that cannot be written
+                yield item(line)
+
+        try:
+            for answer in judge(items()):
+                line = waiting.popleft()
+                known = isinstance(line.value, dict) and "id" in line.value
+                write({"id": line.value["id"], **answer} if known else answer)  # type: ignore[index]
+        except MMBertError as error:
+            raise _placed(error, dict(recent)) from error
+
+
+def write_lines(values: Iterable[dict[str, Any]], out: Path | None) -> None:
+    """What is known as a whole: JSON lines to standard output, or a file that is whole or absent."""
+    if out is None:
+        for value in values:
+            typer.echo(orjson.dumps(value))
+        return
+    rows = list(values)
+    with atomic_file(out) as file:
+        if out.suffix == PARQUET:
+            write_parquet(lambda: map(_plain, rows), file)
+            return
+        for value in rows:
+            _write(file, value)
+
+
+def _placed(error: MMBertError, places: dict[int, str]) -> MMBertError:
+    """The error with the line instead of the text's number in the stream."""
+    found = _NUMBER.match(str(error))
+    where = places.get(int(found[1])) if found else None
+    return type(error)(f"{where}: {error}") if where else error
+
+
+@contextmanager
+def _sink(
+    out: Path | None, stamp: Callable[[], dict[str, Any]]
+) -> Iterator[tuple[Callable[[dict[str, Any]], None], int]]:
+    """(write one object, how many are there already)."""
+    if out is None:
+        yield (lambda value: typer.echo(orjson.dumps(value))), 0
+        return
+    table = out.suffix == PARQUET
+    partial = out.with_name(out.name + (".jsonl" if table else "") + PARTIAL)
+    begun = out.with_name(out.name + ".json" + PARTIAL)
+    with disk_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        done = _resume(partial, begun, stamp())
+        with partial.open("ab") as file:
+            yield (lambda value: _write(file, value)), done
+        if table:
+            with atomic_file(out) as file:
+                write_parquet(lambda: _read(partial), file)
+            partial.unlink()
+        else:
+            sync_file(partial)
+            partial.replace(out)
+        begun.unlink(missing_ok=True)
+        sync_folder(out.parent)
+
+
+def _write(file: IO[bytes], value: dict[str, Any]) -> None:
+    file.write(orjson.dumps(value) + b"\n")
+
+
+def _plain(value: dict[str, Any]) -> dict[str, Any]:
+    """Without dataclasses."""
+    plain: dict[str, Any] = orjson.loads(orjson.dumps(value))
+    return plain
+
+
+def _read(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open("rb") as file:
+        for line in file:
+            yield orjson.loads(line)
+
+
+def _resume(partial: Path, begun: Path, stamp: dict[str, Any]) -> int:
+    """Whole lines of a begun file, what follows them cut off. Raises ConfigError if it was begun otherwise."""
+    if partial.exists() and begun.exists():
+        stated = read_json(begun)
+        changed = [key for key in stamp if stated.get(key) != stamp[key]]
+        if changed:
+            raise ConfigError(f"{partial} was begun with another {', '.join(changed)}: delete it to begin anew")
+    else:
+        partial.unlink(missing_ok=True)
+        write_json(begun, stamp)
+        return 0
+    lines = whole = 0
+    with partial.open("rb+") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                lines, whole = lines + 1, whole + len(line)
+        file.truncate(whole)
+    return lines

@@ -1,0 +1,231 @@
+"""``mmbert index``: build an index of texts and search it."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(no_args_is_help=True)
+
+_Index = Annotated[Path, typer.Argument(help="The folder of an index.")]
+_Files = Annotated[
+    list[str],
+    typer.Argument(help="Lines of text or JSON lines (also .gz, .zst; - is standard input), or folders of .txt."),
+]
+_Moved = Annotated[str | None, typer.Option(help="The model's folder now, if it is not where it was.")]
+_TextField = Annotated[str, typer.Option(help="The field of JSON lines that holds the text.")]
+_IdField = Annotated[str, typer.Option(help="The field of JSON lines that names a record. Without it: FILE:LINE.")]
+_Piece = Annotated[int, typer.Option(min=1, help="Records computed and saved together.")]
+_Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
+_Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or int8, of the model's matrices.")]
+
+_CONDITION = re.compile(r"([^=<>!]+?)\s*(!=|<=|>=|=|<|>)\s*(.*)", re.DOTALL)
+
+
+@app.command()
+def build(
+    model: Annotated[str, typer.Argument(help="A folder of a saved model, or a name of the hub.")],
+    files: _Files,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the index.")],
+    output: Annotated[str, typer.Option(help="Numbers of a row: float32, float16 or int8.")] = "float32",
+    store: Annotated[
+        str, typer.Option(help="exact, lance, or auto: exact up to 200,000 rows, beyond that LanceDB.")
+    ] = "auto",
+    kind: Annotated[
+        str, typer.Option(help="LanceDB's index: ivf_hnsw_sq, ivf_pq, ivf_sq, ivf_rq or ivf_flat.")
+    ] = "ivf_hnsw_sq",
+    dimensions: Annotated[int | None, typer.Option(help="Keep the first so many (Matryoshka).")] = None,
+    query_prompt: Annotated[str, typer.Option(help="A prompt of the model, or text to put before queries.")] = "query",
+    document_prompt: Annotated[
+        str, typer.Option(help="A prompt of the model, or text to put before texts.")
+    ] = "document",
+    chunking: Annotated[
+        str | None, typer.Option(help="Divide long texts: windows, or late. Default: a text is one passage.")
+    ] = None,
+    by: Annotated[str | None, typer.Option(help="Passages of late: sentence, paragraph or size.")] = None,
+    size: Annotated[int | None, typer.Option(help="Tokens of a passage.")] = None,
+    overlap: Annotated[int | None, typer.Option(help="Tokens that two windows share.")] = None,
+    text_field: _TextField = "text",
+    id_field: _IdField = "id",
+    piece: _Piece = 1024,
+    device: _Device = "auto",
+    precision: _Precision = "auto",
+) -> None:
+    """Make an index of texts. Stopped, the same command goes on where it was."""
+    from mmbert.cli.records import read_records
+    from mmbert.search.index import SearchIndex
+
+    _check_files(files)
+    options: dict[str, Any] = {
+        "output": output, "store": store, "kind": kind, "dimensions": dimensions, "query_prompt": query_prompt,
+        "document_prompt": document_prompt, "chunking": chunking, "by": by, "size": size, "overlap": overlap,
+    }  # fmt: skip
+    with SearchIndex.create(out, model, **options, resume=True, device=device, precision=precision) as index:
+        _say(out, index.add(read_records(files, text_field, id_field), piece=piece), index)
+
+
+@app.command()
+def add(
+    index: _Index,
+    files: _Files,
+    update: Annotated[
+        bool, typer.Option("--update", help="Records that are there with another text give way.")
+    ] = False,
+    model: _Moved = None,
+    text_field: _TextField = "text",
+    id_field: _IdField = "id",
+    piece: _Piece = 1024,
+    device: _Device = "auto",
+    precision: _Precision = "auto",
+) -> None:
+    """Add texts to an index. Stopped, the same command goes on where it was."""
+    from mmbert.cli.records import read_records
+    from mmbert.search.index import SearchIndex
+
+    _check_files(files)
+    with SearchIndex.load(index, model=model, device=device, precision=precision) as found:
+        write = found.update if update else found.add
+        _say(index, write(read_records(files, text_field, id_field), piece=piece), found)
+
+
+@app.command()
+def query(
+    index: _Index,
+    texts: Annotated[list[str] | None, typer.Argument(help="Queries. Default: lines of standard input.")] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Hits of a query.")] = 10,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help="A condition on metadata: lang=fra_Latn, lang!=x, 'year>=2020'; or a filter in JSON."),
+    ] = None,
+    hybrid: Annotated[
+        bool, typer.Option("--hybrid", help="By words as well: ranks by meaning and words fused.")
+    ] = False,
+    share: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Hybrid by scores: the share of meaning, 0 to 1.")
+    ] = None,
+    per_record: Annotated[int, typer.Option(min=1, help="Passages of one record among the hits.")] = 1,
+    model: _Moved = None,
+    device: _Device = "auto",
+    precision: _Precision = "auto",
+) -> None:
+    """Search an index: a JSON line a query, {"query": ..., "hits": [{"id", "score", "text", "metadata", ...}]}."""
+    import orjson
+
+    from mmbert.search.index import SearchIndex
+
+    options: dict[str, Any] = {"top_k": top_k, "per_record": per_record, "hybrid": hybrid if share is None else share}
+    options["where"] = parse_where(where) if where else None
+    with SearchIndex.load(index, model=model, device=device, precision=precision) as found:
+        asked = iter(texts) if texts else _queries()
+        while chunk := list(islice(asked, 1 if not texts and sys.stdin.isatty() else 64)):
+            for text, hits in zip(chunk, found(chunk, **options), strict=True):
+                typer.echo(orjson.dumps({"query": text, "hits": hits}))
+
+
+@app.command()
+def delete(
+    index: _Index, ids: Annotated[list[str], typer.Argument(help="Ids of records; - reads them, a line each.")]
+) -> None:
+    """Remove records. One that is not there is passed over."""
+    from mmbert.search.index import SearchIndex
+
+    names = [name for given in ids for name in (_lines() if given == "-" else [given])]
+    with SearchIndex.load(index) as found:
+        numbers = [int(name) for name in names if re.fullmatch(r"-?[0-9]{1,18}", name) and name not in found]
+        gone = found.delete([*names, *numbers])
+    sys.stderr.write(f"{gone:,} of {len(names):,} records removed from {index}\n")
+
+
+@app.command()
+def show(index: _Index) -> None:
+    """What an index is and holds, as JSON."""
+    from mmbert.search.index import SearchIndex
+
+    with SearchIndex.load(index) as found:
+        typer.echo(json.dumps(found.describe(), ensure_ascii=False, indent=2))
+
+
+@app.command()
+def compact(index: _Index) -> None:
+    """Give back the space of removed records."""
+    from mmbert.search.index import SearchIndex
+
+    with SearchIndex.load(index) as found:
+        sys.stderr.write(f"{found.compact():,} rows of removed records are gone from {index}\n")
+
+
+def parse_where(conditions: list[str]) -> dict[str, Any]:
+    """A filter from the command line; conditions on one key must all hold. Raises ConfigError.
+
+    A value is true, false, null, a number, or text; text that looks like one of these stands in double quotes.
+    """
+    from mmbert.errors import ConfigError
+
+    found: dict[str, Any] = {}
+    for condition in conditions:
+        if condition.lstrip().startswith("{"):
+            try:
+                parsed = json.loads(condition)
+            except ValueError as error:
+                raise ConfigError(f"--where {condition}: not JSON ({error})") from error
+            parts = list(parsed.items())
+        else:
+            match = _CONDITION.fullmatch(condition.strip())
+            if match is None:
+                raise ConfigError(f"--where {condition}: expected KEY=VALUE, with one of = != < <= > >=, or JSON")
+            key, operator, value = match[1], match[2], _value(match[3])
+            if value is None:
+                if operator not in ("=", "!="):
+                    raise ConfigError(f"--where {condition}: null has no order")
+                parts = [(key, None if operator == "=" else {"not": None})]
+            else:
+                parts = [(key, {"not": value} if operator == "!=" else {operator: value})]
+        for key, condition_of_key in parts:
+            there = found.get(key, {})
+            if not isinstance(there, dict) or (key in found and not isinstance(condition_of_key, dict)):
+                raise ConfigError(f"--where has two conditions on {key!r} that do not go together: write them as JSON")
+            if isinstance(condition_of_key, dict) and set(there) & set(condition_of_key):
+                raise ConfigError(f"--where has two conditions of a kind on {key!r}: write them as JSON")
+            found[key] = {**there, **condition_of_key} if isinstance(condition_of_key, dict) else condition_of_key
+    return found
+
+
+def _value(text: str) -> Any:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return text
+    return found if not isinstance(found, dict | list) else text
+
+
+def _queries() -> Iterator[str]:
+    return (line for line in _lines() if line.strip())
+
+
+def _lines() -> Iterator[str]:
+    from mmbert.cli.lines import STDIN, open_lines
+
+    for line in open_lines(STDIN):
+        yield line.value if isinstance(line.value, str) else str(line.text())
+
+
+def _check_files(files: list[str]) -> None:
+    """Raises DataError before a model is loaded."""
+    from mmbert.errors import DataError
+
+    missing = [file for file in files if file != "-" and not Path(file).exists()]
+    if missing:
+        raise DataError(f"no such file: {missing[0]}")
+
+
+def _say(place: Path, changed: Any, index: Any) -> None:
+    updated = f", {changed.updated:,} updated" if changed.updated else ""
+    same = f", {changed.same:,} there already" if changed.same else ""
+    sys.stderr.write(f"{changed.added:,} records added{updated}{same}: {len(index):,} in {place}\n")
