@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mmbert.packed import Packed
     from mmbert.recipe import Recipe
     from mmbert.run import run
+    from mmbert.search.index import SearchIndex
     from mmbert.surgery.convert import convert
     from mmbert.surgery.extend import extend
     from mmbert.surgery.merge import merge
@@ -47,6 +48,7 @@ _HOMES = {
     "Packed": "mmbert.packed",
     "Recipe": "mmbert.recipe",
     "Reranker": "mmbert.inference.reranker",
+    "SearchIndex": "mmbert.search.index",
     "Tagger": "mmbert.inference.tagger",
     "Tokenizer": "mmbert.tokenizer.tokenizer",
     "convert": "mmbert.surgery.convert",
@@ -72,6 +74,7 @@ __all__ = [
     "Packed",
     "Recipe",
     "Reranker",
+    "SearchIndex",
     "Tagger",
     "Tokenizer",
     "convert",

@@ -1,0 +1,139 @@
+"""Exact search: all rows in one file, mapped into memory, compared with every query.
+
+Rows are float32, float16, or int8: the range of each dimension in 255 equal steps, as in ``mmbert.inference.vectors``.
+Of an int8 row the middle of each step is taken, so that no error is added to the query's side.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mmbert.errors import ConfigError, DataError
+from mmbert.files import atomic_file, disk_errors, sync_folder
+from mmbert.inference.vectors import measure_ranges, quantize
+from mmbert.search.store import Found, check_width, largest
+
+_BLOCK = 1024
+"""Rows made float32 at a time: they stay in the processor's cache."""
+
+_QUERIES = 32
+"""Queries compared at a time: their scores for all rows are in memory."""
+
+_FEW = 8
+"""Where at most one row of so many is allowed, those alone are read."""
+
+CALIBRATION = 100
+"""Vectors at least from which ranges for int8 are measured."""
+
+_RANGES = "ranges.npy"
+
+
+class ExactStore:
+    """See :class:`mmbert.search.store.Store`."""
+
+    def __init__(self, path: Path, width: int, output: str, ranges: np.ndarray | None = None) -> None:
+        """``ranges`` (2, width) are needed for int8 before the first row."""
+        self.path, self.width = path, width
+        self._type = np.dtype(output)
+        self._ranges = ranges
+
+    def append(self, vectors: np.ndarray, first: int) -> None:
+        check_width(vectors, self.width, self.path)
+        rows = np.ascontiguousarray(quantize(vectors, self._type.name, self._ranges))
+        with disk_errors(self.path):
+            fresh = not self.path.exists()
+            if first:
+                self._map(first)  # raises if they are not there
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("wb" if fresh else "r+b") as file:
+                file.truncate(first * self._type.itemsize * self.width)
+                file.seek(0, os.SEEK_END)
+                file.write(rows.data)
+                file.flush()
+                os.fsync(file.fileno())
+            if fresh:
+                sync_folder(self.path.parent)
+                sync_folder(self.path.parent.parent)
+
+    def search(self, queries: np.ndarray, k: int, rows: int, allowed: np.ndarray | None) -> list[Found]:
+        if not rows:
+            return [(np.zeros(0, np.int64), np.zeros(0, np.float32)) for _ in queries]
+        stored: np.ndarray = self._map(rows)
+        places: np.ndarray | None = None
+        if allowed is not None and allowed.sum() * _FEW <= rows:
+            places = np.flatnonzero(allowed)
+            stored, allowed = stored[places], None
+        found: list[Found] = []
+        for start in range(0, len(queries), _QUERIES):
+            scores = self._compare(queries[start : start + _QUERIES], stored)
+            if allowed is not None:
+                scores[:, ~allowed] = -np.inf
+            for row in scores:
+                best = largest(row, k)
+                found.append((best if places is None else places[best], row[best]))
+        return found
+
+    def vectors(self, rows: np.ndarray) -> np.ndarray:
+        if not len(rows):
+            return np.zeros((0, self.width), np.float32)
+        stored = self._map(int(rows[-1]) + 1)[rows]
+        if self._type != np.int8:
+            return np.asarray(stored, np.float32)
+        start, step = self._steps()
+        return np.asarray(stored * step + start)
+
+    def settle(self, rows: int) -> None:
+        """Nothing to do: a map needs no index."""
+
+    def tidy(self) -> None:
+        """Nothing to do: there is one file."""
+
+    def _map(self, rows: int) -> np.ndarray:
+        needed = rows * self.width * self._type.itemsize
+        size = self.path.stat().st_size if self.path.is_file() else 0
+        if size < needed:
+            raise DataError(f"{self.path} has {size:,} bytes of {needed:,}: it is damaged, build the index again")
+        return np.memmap(self.path, self._type, mode="r", shape=(rows, self.width))
+
+    def _compare(self, queries: np.ndarray, stored: np.ndarray) -> np.ndarray:
+        """Dot products (q, n) fp32."""
+        queries = queries.astype(np.float32, copy=False)
+        if self._type == np.float32:
+            return np.asarray(queries @ stored.T)
+        shift = np.zeros(len(queries), np.float32)
+        if self._type == np.int8:
+            start, step = self._steps()
+            queries, shift = queries * step, queries @ start
+        factors = torch.from_numpy(np.ascontiguousarray(queries.T))
+        out = np.empty((len(stored), len(queries)), np.float32)
+        for first in range(0, len(stored), _BLOCK):
+            block = np.array(stored[first : first + _BLOCK])  # a copy: torch warns of what it may not write to
+            out[first : first + _BLOCK] = (torch.from_numpy(block).float() @ factors).numpy()
+        return out.T + shift[:, None]
+
+    def _steps(self) -> tuple[np.ndarray, np.ndarray]:
+        """(start, step): level * step + start is the middle of a level's step."""
+        assert self._ranges is not None
+        step = (self._ranges[1] - self._ranges[0]) / 255
+        return np.asarray(self._ranges[0] + 128.5 * step), np.asarray(step)
+
+
+def save_ranges(folder: Path, vectors: np.ndarray) -> None:
+    """Measure and keep the range of each dimension. Raises ConfigError for too few vectors to tell."""
+    if len(vectors) < CALIBRATION:
+        raise ConfigError(
+            f"int8 rows are counted from the range of each dimension, for which the first piece must hold at least "
+            f"{CALIBRATION} passages, not {len(vectors)}: add more at once, or choose float16"
+        )
+    with atomic_file(folder / _RANGES) as file:
+        np.save(file, measure_ranges(vectors))
+
+
+def load_ranges(folder: Path) -> np.ndarray | None:
+    """What :func:`save_ranges` kept; None before."""
+    path = folder / _RANGES
+    return np.load(path, allow_pickle=False) if path.is_file() else None

@@ -1,0 +1,336 @@
+"""A folder of texts that are found by what they mean, in whatever language they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self, cast
+
+import numpy as np
+
+from mmbert.errors import ConfigError, DataError, MMBertError
+from mmbert.files import atomic_folder
+from mmbert.inference.embedder import Embedder
+from mmbert.search import writing
+from mmbert.search.document import Document, Id, check_id
+from mmbert.search.lance import libraries
+from mmbert.search.manifest import NAME, Manifest, describe_model
+from mmbert.search.opened import Opened
+from mmbert.search.ranking import Query, Wish, rank
+from mmbert.search.records import Records
+from mmbert.search.store import StoreName
+from mmbert.search.words import Words
+from mmbert.search.writing import PIECE, Changed
+
+
+class SearchIndex:
+    """A persistent index of texts with ids and metadata, searched by meaning, and by words as well if wanted.
+
+    Made by :meth:`create` or :meth:`load`; called with a query. Work that is stopped, in whatever way, leaves the index
+    as it was after its last whole piece; the same call goes on from there. Others may search while one writes.
+    """
+
+    def __init__(self, opened: Opened, model: str | Path | Embedder | None, device: str, precision: str) -> None:
+        self._opened = opened
+        self._model = model
+        self._device, self._precision = device, precision
+        self._embedder: Embedder | None = None
+        self._words: Words | None = None
+
+    @classmethod
+    def create(
+        cls,
+        folder: str | Path,
+        model: str | Path | Embedder,
+        *,
+        output: Literal["float32", "float16", "int8"] = "float32",
+        store: StoreName = "auto",
+        kind: str = "ivf_hnsw_sq",
+        dimensions: int | None = None,
+        query_prompt: str = "query",
+        document_prompt: str = "document",
+        chunking: Literal["windows", "late"] | None = None,
+        by: Literal["sentence", "paragraph", "size"] | None = None,
+        size: int | None = None,
+        overlap: int | None = None,
+        resume: bool = False,
+        device: str = "auto",
+        precision: str = "auto",
+    ) -> SearchIndex:
+        """An empty index in a new folder.
+
+        model         a folder or hub name, or an Embedder
+        output        numbers of a row; int8 counts from the ranges of the first piece that is added, at least 100 rows
+        store         exact: every row is compared; lance: LanceDB, approximate; auto: exact, and LanceDB from 200,000
+                      rows on (not for int8)
+        kind          LanceDB's index: ivf_hnsw_sq, ivf_pq, ivf_sq, ivf_rq or ivf_flat
+        dimensions    keep the first so many (Matryoshka)
+        *_prompt      as the Embedder's ``prompt``: the folder's own for queries and documents, or a text
+        chunking ...  how long texts become passages, as in ``Embedder.passages``; default: a text is one passage
+        resume        take up the index that is there, if it was made with the same options
+        device, precision  of the model, see ``Embedder.load``
+        Raises ConfigError, and what loading a model raises, in one line.
+        """
+        folder = Path(folder)
+        there = (folder / NAME).is_file()
+        if folder.exists() and not (there and resume):
+            raise ConfigError(f"{folder} is there already: load it, or choose another name")
+        embedder = model if isinstance(model, Embedder) else Embedder.load(model, device=device, precision=precision)
+        if dimensions is not None and not 1 <= dimensions <= embedder.dimensions:
+            raise ConfigError(f"dimensions is {dimensions}: the model's vectors have 1 to {embedder.dimensions}")
+        made = Manifest(
+            **describe_model(embedder, None if isinstance(model, Embedder) else model),
+            dimensions=dimensions or embedder.dimensions,
+            output=output,
+            store=store,
+            kind=kind,
+            query_prompt=embedder.prompt_text(query_prompt),
+            document_prompt=embedder.prompt_text(document_prompt),
+            chunking=chunking,
+            by=by,
+            size=size,
+            overlap=overlap,
+        )
+        if chunking is not None:
+            embedder.passages("a", chunking=chunking, by=by, size=size, overlap=overlap)  # raises for what cannot work
+        elif any(option is not None for option in (by, size, overlap)):
+            raise ConfigError("by, size and overlap are for chunking: choose windows or late")
+        if there:
+            found = Manifest.load(folder)
+            found.check_model(embedder, folder)
+            found.check_same(made, folder)
+        else:
+            if store == "lance":
+                libraries()
+            with atomic_folder(folder) as place:
+                Records.create(place, "lance" if store == "lance" else "exact")
+                made.save(place)
+        return cls(Opened(folder), embedder, device, precision)
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        model: str | Path | Embedder | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+    ) -> SearchIndex:
+        """An index that is there. The model is loaded with the first text.
+
+        model  where its model is now, if that is not where it was
+        Raises DataError for a folder that is no index, is damaged, or of another version; ConfigError, then or with the
+        first text, for another model.
+        """
+        index = cls(Opened(Path(folder)), model, device, precision)
+        if isinstance(model, Embedder):
+            index.embedder  # noqa: B018  (checks it)
+        return index
+
+    def __call__(
+        self,
+        query: Any,
+        *,
+        top_k: int = 10,
+        where: Mapping[str, Any] | None = None,
+        hybrid: bool | float = False,
+        per_record: int = 1,
+    ) -> Any:
+        """A query -> its hits, best first; a list of queries, or vectors (n, d) of them -> a list of such lists.
+
+        where       a filter on metadata, as ``{"lang": "fra_Latn", "year": {">=": 2020}}``: see ``mmbert.search.where``
+        hybrid      True: rankings by meaning and by words, fused by reciprocal ranks. A number from 0.0 to 1.0: the
+                    share of meaning in a sum of both scores
+        per_record  passages of one record among the hits, where texts are divided
+        Raises ConfigError for a wrong option or filter, or another model than the index was made with.
+        """
+        wish = Wish(top_k, where, hybrid, per_record)
+        single = isinstance(query, str)
+        queries = self._queries([query] if single else query, wish)
+        hits = rank(self._opened, queries, wish, self._lexical() if wish.lexical else None) if queries else []
+        return hits[0] if single else hits
+
+    def add(
+        self,
+        records: Iterable[Mapping[str, Any]],
+        *,
+        vectors: np.ndarray | None = None,
+        piece: int = PIECE,
+        progress: bool | None = None,
+    ) -> Changed:
+        """Add records, each a dict with ``id`` (text or whole number), ``text``, and perhaps ``metadata`` (a dict).
+
+        vectors   of the records in their order, (n, d), made with this model and prompt; default: they are computed
+        piece     records computed and saved together
+        progress  a bar on stderr; default: where there is more than one piece
+        Records that are there already, the same, are passed over, so that stopped work goes on with the same call.
+        Raises DataError for a record that is there with another text or metadata (see :meth:`update`) or is none.
+        """
+        return self._write(records, vectors, piece, progress, replacing=False)
+
+    def update(
+        self,
+        records: Iterable[Mapping[str, Any]],
+        *,
+        vectors: np.ndarray | None = None,
+        piece: int = PIECE,
+        progress: bool | None = None,
+    ) -> Changed:
+        """As :meth:`add`, but records that are there with another text or metadata give way."""
+        return self._write(records, vectors, piece, progress, replacing=True)
+
+    def delete(self, ids: Id | Iterable[Id]) -> int:
+        """Remove records; returns how many were there. Their space is given back by :meth:`compact`."""
+        names = [ids] if isinstance(ids, str | int) else list(ids)
+        for name in names:
+            check_id(name, f"id {name!r}")
+        return writing.delete_records(self._opened, names)
+
+    def compact(self) -> int:
+        """Write the rows anew without those of removed records; returns how many went."""
+        return writing.compact(self._opened)
+
+    @property
+    def embedder(self) -> Embedder:
+        """The model, loaded when it is needed, and checked."""
+        if self._embedder is None:
+            made, model = self._opened.manifest, self._model
+            if not isinstance(model, Embedder):
+                model = self._load_model(made.model if model is None else model)
+            made.check_model(model, self._opened.folder)
+            self._embedder = model
+        return self._embedder
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the index was made with."""
+        return self._opened.manifest
+
+    def describe(self) -> dict[str, Any]:
+        """What the index is and holds, as JSON may have it."""
+        with self._opened.records.reading() as state:
+            documents, passages, dead = self._opened.records.counts()
+            keys = self._opened.records.keys()
+        made = self._opened.manifest
+        size = sum(path.stat().st_size for path in self._opened.folder.rglob("*") if path.is_file())
+        return {
+            "records": documents, "passages": passages, "removed": dead, "metadata": keys, "store": state.store,
+            "kind": made.kind if state.store == "lance" else None, "output": made.output,
+            "dimensions": made.dimensions, "similarity": made.similarity, "bytes": size, "model": made.model,
+            "model_hash": made.model_hash, "query_prompt": made.query_prompt, "document_prompt": made.document_prompt,
+            "chunking": made.chunking,
+        }  # fmt: skip
+
+    def __len__(self) -> int:
+        with self._opened.records.reading():
+            return self._opened.records.counts()[0]
+
+    def __contains__(self, name: object) -> bool:
+        try:
+            check_id(name, "")
+        except DataError:
+            return False
+        with self._opened.records.reading():
+            return bool(self._opened.records.known([cast(Id, name)]))
+
+    def close(self) -> None:
+        """Close its files; it cannot be used any more."""
+        self._opened.records.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _load_model(self, name: str | Path) -> Embedder:
+        made = self._opened.manifest
+        try:
+            return Embedder.load(
+                name, device=self._device, precision=self._precision, pooling=made.pooling, layers=made.layers,
+                max_tokens=made.max_tokens,
+            )  # fmt: skip
+        except MMBertError as error:
+            if self._model is None and Path(name).is_absolute() and not Path(name).exists():
+                raise ConfigError(
+                    f"{self._opened.folder} was made with {name}, which is not there: say where its model is"
+                ) from error
+            raise
+
+    def _queries(self, asked: Any, wish: Wish) -> list[Query]:
+        made = self._opened.manifest
+        if isinstance(asked, np.ndarray):
+            if wish.lexical:
+                raise ConfigError("hybrid search needs the text of a query, not its vector")
+            return [Query(row) for row in _unit(_checked(asked, made.dimensions), made)]
+        if isinstance(asked, bytes | Mapping) or not isinstance(asked, Iterable):
+            raise ConfigError(f"query is {type(asked).__name__}: expected a str, a list of str, or vectors (n, d)")
+        texts = list(asked)
+        for number, text in enumerate(texts):
+            if not isinstance(text, str) or not text.strip():
+                what = "empty" if isinstance(text, str) else f"{type(text).__name__}, not str"
+                raise DataError(f"query {number} is {what}")
+        if not texts:
+            return []
+        vectors = self.embedder(
+            texts, prompt=made.query_prompt, dimensions=made.dimensions, normalize=made.similarity == "cosine"
+        )
+        return [Query(vector, text) for vector, text in zip(vectors, texts, strict=True)]
+
+    def _lexical(self) -> Words:
+        if self._words is None:
+            self._words = Words(self._opened.folder, self.embedder.loaded.tokenizer)
+        return self._words
+
+    def _write(
+        self, records: Iterable[Any], vectors: np.ndarray | None, piece: int, progress: bool | None, *, replacing: bool
+    ) -> Changed:
+        if isinstance(records, str | bytes | Mapping) or not isinstance(records, Iterable):
+            raise ConfigError(f"records are {type(records).__name__}: expected a list or an iterator of dicts")
+        shown = progress if progress is not None else not isinstance(records, Sequence) or len(records) > piece
+        made = self._opened.manifest
+        if vectors is None:
+            return writing.write_records(
+                self._opened, records, self._embed, replacing=replacing, piece=piece, shown=shown
+            )  # fmt: skip
+        if made.chunking is not None:
+            raise ConfigError("vectors are given for texts that are one passage, this index divides them: leave it out")
+        given = _checked(vectors, made.dimensions)
+
+        def look_up(documents: list[Document], places: list[int]) -> tuple[list[list[tuple[int, int]]], np.ndarray]:
+            if places[-1] >= len(given):
+                raise DataError(f"{len(given)} vectors for more records: give one for each")
+            return [[(0, len(document.text))] for document in documents], _unit(given[places], made)
+
+        return writing.write_records(
+            self._opened, records, look_up, replacing=replacing, piece=piece, shown=shown
+        )  # fmt: skip
+
+    def _embed(self, documents: list[Document], places: list[int]) -> tuple[list[list[tuple[int, int]]], np.ndarray]:
+        made, texts = self._opened.manifest, [document.text for document in documents]
+        options: dict[str, Any] = {
+            "prompt": made.document_prompt, "dimensions": made.dimensions, "normalize": made.similarity == "cosine",
+            "progress": False,
+        }  # fmt: skip
+        if made.chunking is None:
+            rows = np.stack(list(self.embedder.stream(texts, window=len(texts), **options)))
+            return [[(0, len(text))] for text in texts], rows
+        found = self.embedder.passages(
+            texts, chunking=cast(Any, made.chunking), by=cast(Any, made.by), size=made.size, overlap=made.overlap,
+            **options,
+        )  # fmt: skip
+        return [passages.spans for passages in found], np.concatenate([passages.vectors for passages in found])
+
+
+def _checked(vectors: np.ndarray, width: int) -> np.ndarray:
+    if vectors.ndim != 2 or vectors.shape[1] != width:
+        raise ConfigError(f"vectors are {vectors.shape}: this index takes (n, {width})")
+    return vectors
+
+
+def _unit(vectors: np.ndarray, made: Manifest) -> np.ndarray:
+    """fp32, of unit length where the index compares cosines."""
+    rows = vectors.astype(np.float32)
+    if made.similarity != "cosine":
+        return rows
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12))

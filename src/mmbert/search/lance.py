@@ -1,0 +1,168 @@
+"""Search among many rows with LanceDB: an approximate index, whose candidates are compared exactly.
+
+The table has two columns, ``row`` and ``vector``, in the order of rows, and nothing is ever deleted from it but rows
+behind those that count. Filters and deleted rows reach it as a mask: where few rows are allowed those are fetched and
+compared, where many are, more candidates are asked for until enough of them are allowed.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmbert.errors import DataError, MissingExtra
+from mmbert.files import disk_errors
+from mmbert.search.store import KINDS, Found, check_width, largest
+
+log = logging.getLogger(__name__)
+
+INDEXED_FROM = 10_000
+"""Rows below which an index would not pay: all are compared."""
+
+_FEW = 10_000
+"""Allowed rows up to which they are fetched and compared."""
+
+_ATTEMPTS = 3
+"""Times that candidates are asked for, four times as many each, before all allowed rows are compared."""
+
+_BLOCK = 4096
+"""Rows fetched at a time."""
+
+_REFINE = 4
+"""So many times the wanted neighbours are compared exactly."""
+
+_PROBES = 20
+"""Parts of the index that are looked into."""
+
+_TABLE = "rows"
+
+
+def libraries() -> tuple[Any, Any]:
+    """LanceDB and Arrow. Raises MissingExtra."""
+    try:
+        import lancedb
+        import pyarrow
+    except ImportError as error:
+        raise MissingExtra(error.name or "lancedb", "search") from error
+    return lancedb, pyarrow
+
+
+class LanceStore:
+    """See :class:`mmbert.search.store.Store`."""
+
+    def __init__(self, path: Path, width: int, output: str, kind: str) -> None:
+        lancedb, pyarrow = libraries()
+        self.path, self.width, self.kind = path, width, kind
+        self._arrow = pyarrow
+        self._number = pyarrow.float32() if output == "float32" else pyarrow.float16()
+        self._type = np.dtype(output)
+        self._database = lancedb.connect(path)
+        self._opened: Any = None
+
+    def append(self, vectors: np.ndarray, first: int) -> None:
+        check_width(vectors, self.width, self.path)
+        arrow = self._arrow
+        numbers = arrow.array(np.ascontiguousarray(vectors.astype(self._type)).reshape(-1), self._number)
+        columns = {
+            "row": arrow.array(np.arange(first, first + len(vectors))),
+            "vector": arrow.FixedSizeListArray.from_arrays(numbers, self.width),
+        }
+        with disk_errors(self.path):
+            table = self._table(create=True)
+            if table.count_rows() > first:
+                table.delete(f"row >= {first}")
+            table.add(arrow.table(columns))
+
+    def search(self, queries: np.ndarray, k: int, rows: int, allowed: np.ndarray | None) -> list[Found]:
+        if not rows or (allowed is not None and not allowed.any()):
+            return [(np.zeros(0, np.int64), np.zeros(0, np.float32)) for _ in queries]
+        places = None if allowed is None else np.flatnonzero(allowed)
+        if places is not None and len(places) <= _FEW:
+            return self._compare(queries, places, k)
+        found = []
+        for query in queries:
+            nearest = self._nearest(query, k, rows, allowed)
+            if nearest is None:
+                (nearest,) = self._compare(query[None], np.arange(rows) if places is None else places, k)
+            found.append(nearest)
+        return found
+
+    def _compare(self, queries: np.ndarray, places: np.ndarray, k: int) -> list[Found]:
+        """The best of ``places``, all of them fetched."""
+        scores = np.empty((len(queries), len(places)), np.float32)
+        for start in range(0, len(places), _BLOCK):
+            block = self.vectors(places[start : start + _BLOCK])
+            scores[:, start : start + _BLOCK] = queries.astype(np.float32, copy=False) @ block.T
+        best = [largest(row, k) for row in scores]
+        return [(places[chosen], row[chosen]) for chosen, row in zip(best, scores, strict=True)]
+
+    def vectors(self, rows: np.ndarray) -> np.ndarray:
+        found = np.zeros((len(rows), self.width), np.float32)
+        for start in range(0, len(rows), _BLOCK):
+            wanted = rows[start : start + _BLOCK]
+            table = self._table().take_offsets(wanted.tolist()).select(["row", "vector"]).to_arrow()
+            numbers = table["row"].to_numpy()
+            if not np.array_equal(numbers, wanted):
+                raise DataError(f"{self.path} lacks rows of the index: it is damaged, build the index again")
+            values = np.concatenate([chunk.values.to_numpy() for chunk in table["vector"].chunks])
+            found[start : start + len(wanted)] = values.reshape(-1, self.width)
+        return found
+
+    def settle(self, rows: int) -> None:
+        """Make the index, or let it take up the rows that came since."""
+        if rows < INDEXED_FROM:
+            return
+        table = self._table()
+        if table.list_indices():
+            table.optimize()
+            return
+        log.info("indexing %s rows (%s)", f"{rows:,}", self.kind)
+        from lancedb import index
+
+        table.create_index("vector", config=getattr(index, KINDS[self.kind])(distance_type="dot"))
+        table.optimize()
+
+    def tidy(self) -> None:
+        with disk_errors(self.path):
+            self._table(create=True).optimize(cleanup_older_than=timedelta(0))
+
+    def _nearest(self, query: np.ndarray, k: int, rows: int, allowed: np.ndarray | None) -> Found | None:
+        """By the index; None if not enough of the candidates, enlarged twice, are allowed."""
+        table = self._table()
+        there = rows if allowed is None else int(allowed.sum())
+        wanted = min(k, there)
+        asked = k if allowed is None else k + int(1.5 * k * rows / there)
+        for _ in range(_ATTEMPTS):
+            found = (
+                table.search(query.astype(np.float32, copy=False))
+                .distance_type("dot")
+                .nprobes(_PROBES)
+                .refine_factor(_REFINE)
+                .select(["row", "_distance"])
+                .limit(asked)
+                .to_arrow()
+            )
+            places = found["row"].to_numpy().astype(np.int64)
+            scores = (1 - found["_distance"].to_numpy()).astype(np.float32)
+            keep = places < rows
+            if allowed is not None:
+                keep[keep] = allowed[places[keep]]
+            if keep.sum() >= wanted:
+                places, scores = places[keep], scores[keep]
+                order = np.lexsort((places, -scores))[:k]
+                return places[order], scores[order]
+            asked *= 4
+        return None
+
+    def _table(self, *, create: bool = False) -> Any:
+        if self._opened is None:
+            arrow = self._arrow
+            if not create and not (self.path / f"{_TABLE}.lance").is_dir():
+                raise DataError(f"no rows in {self.path}: it is damaged, build the index again")
+            columns = [("row", arrow.int64()), ("vector", arrow.list_(self._number, self.width))]
+            self._opened = self._database.create_table(_TABLE, schema=arrow.schema(columns), exist_ok=True)
+        return self._opened

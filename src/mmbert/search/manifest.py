@@ -1,0 +1,126 @@
+"""What an index is (``index.json``): the model behind its vectors, how texts become vectors, the form of its rows."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from mmbert.errors import ConfigError, DataError
+from mmbert.files import read_json, write_json
+from mmbert.inference.embedder import Embedder
+from mmbert.search.store import KINDS, StoreName
+
+VERSION = 1
+
+NAME = "index.json"
+
+OUTPUTS = ("float32", "float16", "int8")
+"""Forms of a row's numbers."""
+
+_HASH = re.compile(r"[0-9a-f]{16}")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Written when an index is made, never changed.
+
+    model            where the model was loaded from; ``model_hash`` of its weights, configs and tokenizer
+    similarity       cosine (rows of unit length) or dot
+    output           float32, float16 or int8
+    store, kind      auto, exact or lance; LanceDB's kind of index
+    *_prompt         the text before every query and document
+    pooling, layers  of the Embedder
+    chunking ...     how long texts are divided, as in ``Embedder.passages``; None: a text is one passage
+    """
+
+    model: str
+    model_hash: str
+    dimensions: int
+    similarity: str
+    output: str
+    store: str
+    kind: str
+    query_prompt: str
+    document_prompt: str
+    pooling: list[str]
+    layers: list[float] | None
+    max_tokens: int
+    chunking: str | None
+    by: str | None
+    size: int | None
+    overlap: int | None
+
+    def __post_init__(self) -> None:
+        if self.output not in OUTPUTS:
+            raise ConfigError(f"output {self.output!r} is none of {', '.join(OUTPUTS)}")
+        if self.store not in get_args(StoreName):
+            raise ConfigError(f"store {self.store!r} is none of {', '.join(get_args(StoreName))}")
+        if self.kind not in KINDS:
+            raise ConfigError(f"kind {self.kind!r} is none of {', '.join(KINDS)}")
+        if self.store == "lance" and self.output == "int8":
+            raise ConfigError("LanceDB's rows are float32 or float16 (its index has int8 of its own): choose another")
+        if self.similarity not in ("cosine", "dot"):
+            raise ConfigError(f"{self.model} compares by {self.similarity}: an index compares by cosine or dot")
+
+    @classmethod
+    def load(cls, folder: Path) -> Manifest:
+        """Raises DataError for a folder that is no index, or one of another version of this package."""
+        path = folder / NAME
+        if not path.is_file():
+            raise DataError(f"no index in {folder}: make one with mmbert index build, or SearchIndex.create")
+        values = read_json(path)
+        version = values.pop("version", None) if isinstance(values, dict) else None
+        if version != VERSION:
+            raise DataError(f"{path} is of version {version}, this package reads {VERSION}: build the index again")
+        names = {field.name for field in fields(cls)}
+        if set(values) != names or not _HASH.fullmatch(str(values["model_hash"])):
+            raise DataError(f"{path} is damaged ({', '.join(sorted(names ^ set(values)))}): build the index again")
+        return cls(**values)
+
+    def save(self, folder: Path) -> None:
+        write_json(folder / NAME, {"version": VERSION, **asdict(self)})
+
+    def check_model(self, embedder: Embedder, folder: Path) -> None:
+        """Raises ConfigError, naming both, for a model that did not make the vectors."""
+        here = embedder.loaded
+        if here.model_hash != self.model_hash:
+            raise ConfigError(
+                f"{folder} was made with {self.model} ({self.model_hash}), {here.folder} is another model "
+                f"({here.model_hash}): give the first, or build the index again"
+            )
+        modes, layers = list(embedder.pooling.modes), _listed(embedder.pooling.layers)
+        if modes != self.pooling:
+            raise ConfigError(f"{folder} was made with pooling {self.pooling}, now it is {modes}")
+        if (layers is None) != (self.layers is None) or not np.allclose(layers or [], self.layers or []):
+            raise ConfigError(f"{folder} was made with layers {self.layers}, now it is {layers}")
+
+    def check_same(self, other: Manifest, folder: Path) -> None:
+        """Raises ConfigError if work begun as ``self`` would go on as ``other``."""
+        for name, value in asdict(self).items():
+            if name != "model" and value != getattr(other, name):
+                raise ConfigError(
+                    f"{folder} was begun with {name} {value!r}, now it is {getattr(other, name)!r}: go on as it was "
+                    "begun, or choose another folder"
+                )
+
+
+def describe_model(embedder: Embedder, name: str | Path | None) -> dict[str, Any]:
+    """The fields of a manifest that say which model it is."""
+    loaded = embedder.loaded
+    given = loaded.folder if name is None or Path(name).exists() else None
+    return {
+        "model": str(name) if given is None else str(given.absolute()),
+        "model_hash": loaded.model_hash,
+        "similarity": loaded.similarity,
+        "pooling": list(embedder.pooling.modes),
+        "layers": _listed(embedder.pooling.layers),
+        "max_tokens": embedder.max_tokens,
+    }
+
+
+def _listed(values: Any) -> list[float] | None:
+    return None if values is None else list(values)

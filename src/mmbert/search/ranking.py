@@ -1,0 +1,136 @@
+"""From queries to hits: rows by meaning, by words, or both; then their passages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mmbert.errors import ConfigError
+from mmbert.search.document import Id
+from mmbert.search.fusion import DEPTH, fuse_ranks, fuse_scores
+from mmbert.search.opened import Opened
+from mmbert.search.records import State
+from mmbert.search.store import Found
+from mmbert.search.where import check_filter
+from mmbert.search.words import Words
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A passage that answers a query: characters ``start`` to ``end`` of the record ``id``, which are ``text``.
+
+    score  by meaning: the cosine (or dot product). hybrid: the sum of reciprocal ranks, or the weighted score
+    """
+
+    id: Id
+    score: float
+    text: str
+    metadata: dict[str, Any]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked beside the query, see ``SearchIndex.__call__``."""
+
+    top_k: int = 10
+    where: Mapping[str, Any] | None = None
+    hybrid: bool | float = False
+    per_record: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("top_k", "per_record"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigError(f"{name} is {value!r}: it must be a whole number, at least 1")
+        if not isinstance(self.hybrid, bool) and not (isinstance(self.hybrid, float) and 0 <= self.hybrid <= 1):
+            raise ConfigError(f"hybrid is {self.hybrid!r}: True, False, or the share of meaning between 0.0 and 1.0")
+        if self.where is not None:
+            check_filter(self.where)
+
+    @property
+    def lexical(self) -> bool:
+        return self.hybrid is not False
+
+
+@dataclass(frozen=True)
+class Query:
+    """A vector (d,) fp32, and the text where words count."""
+
+    vector: np.ndarray
+    text: str = ""
+
+
+def rank(opened: Opened, queries: Sequence[Query], wish: Wish, words: Words | None) -> list[list[Hit]]:
+    """The best hits of each query, best first. ``words`` are needed for hybrid search."""
+    with opened.records.reading() as state:
+        if words is not None and state.rows:
+            words.refresh(opened.records, state)
+        found = _rank_rows(opened, state, queries, wish, words) if state.rows else [_NONE] * len(queries)
+        passages = opened.records.passages(np.unique(np.concatenate([rows for rows, _ in found])).tolist())
+    hits = []
+    for rows, scores in found:
+        places = [(passages[row], score) for row, score in zip(rows.tolist(), scores.tolist(), strict=True)]
+        hits.append([Hit(p.id, score, p.text[p.start : p.end], p.metadata, p.start, p.end) for p, score in places])
+    return hits
+
+
+_NONE: Found = (np.zeros(0, np.int64), np.zeros(0, np.float32))
+
+
+def _rank_rows(opened: Opened, state: State, queries: Sequence[Query], wish: Wish, words: Words | None) -> list[Found]:
+    """Rows and scores, no record more often than is wished."""
+    single = opened.manifest.chunking is None
+    depth = wish.top_k if single else 4 * wish.top_k * wish.per_record
+    found: list[Found] = [_NONE] * len(queries)
+    pending = list(range(len(queries)))
+    while pending:
+        ranked = _candidates(opened, state, [queries[number] for number in pending], wish, words, depth)
+        later = []
+        for number, (rows, scores) in zip(pending, ranked, strict=True):
+            kept = np.arange(len(rows)) if single else _first_of_each(opened, rows, wish.per_record)
+            kept = kept[: wish.top_k]
+            found[number] = rows[kept], scores[kept]
+            if len(kept) < wish.top_k and len(rows) >= depth:
+                later.append(number)
+        pending, depth = later, 4 * depth
+    return found
+
+
+def _first_of_each(opened: Opened, rows: np.ndarray, most: int) -> np.ndarray:
+    """Places of rows, without those of a record that stood there ``most`` times before."""
+    documents = opened.records.documents_of(rows.tolist())
+    seen: dict[int, int] = {}
+    kept = []
+    for place, row in enumerate(rows.tolist()):
+        seen[documents[row]] = seen.get(documents[row], 0) + 1
+        if seen[documents[row]] <= most:
+            kept.append(place)
+    return np.array(kept, np.int64)
+
+
+def _candidates(
+    opened: Opened, state: State, queries: Sequence[Query], wish: Wish, words: Words | None, depth: int
+) -> list[Found]:
+    store, allowed = opened.store(state), opened.allowed(state, wish.where)
+    vectors = np.stack([query.vector for query in queries])
+    if words is None:
+        return store.search(vectors, depth, state.rows, allowed)
+    deep = max(DEPTH, 4 * depth)
+    semantic = store.search(vectors, deep, state.rows, allowed)
+    found = []
+    for query, (rows, _) in zip(queries, semantic, strict=True):
+        others, _ = words.search(query.text, deep, allowed)
+        if wish.hybrid is True:
+            best, scores = fuse_ranks([rows, others])
+        else:
+            both = np.union1d(rows, others)
+            share = float(wish.hybrid)
+            cosines = store.vectors(both) @ query.vector
+            best, scores = fuse_scores(both, cosines, words.scores_of(query.text, both), share)
+        found.append((best[:depth], scores[:depth]))
+    return found

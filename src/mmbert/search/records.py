@@ -1,0 +1,284 @@
+"""What an index holds beside vectors, in SQLite: documents, their passages, their metadata, and how many rows count.
+
+One transaction of this file is what makes a piece of work done: vectors are on disk before it, and rows that it does
+not count are as if they were never written. SQLite undoes what a killed writer left.
+
+    documents   number, id (text or whole number), text, metadata (JSON)
+    passages    row (of the vectors), document, its characters in the text
+    attributes  key, value, document: what filters look at
+    dead        rows whose passage is gone
+    state       generation and store of the vectors, rows, and a count of changes, by which readers notice others' work
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+import numpy as np
+import orjson
+
+from mmbert.errors import DataError, MMBertError
+from mmbert.search.document import Document, Id
+from mmbert.search.where import attribute_values, compile_filter, unknown_key
+
+NAME = "records.sqlite"
+
+_WAIT = 600.0
+"""Seconds until a reader or writer gives up on the other."""
+
+_TABLES = """
+CREATE TABLE documents (number INTEGER PRIMARY KEY, id NOT NULL UNIQUE, text TEXT NOT NULL, metadata TEXT NOT NULL);
+CREATE TABLE passages (row INTEGER PRIMARY KEY, document INTEGER NOT NULL,
+    start INTEGER NOT NULL, end INTEGER NOT NULL);
+CREATE INDEX passages_of ON passages (document);
+CREATE TABLE attributes (key TEXT NOT NULL, value NOT NULL, document INTEGER NOT NULL,
+    PRIMARY KEY (key, value, document)) WITHOUT ROWID;
+CREATE INDEX attributes_of ON attributes (document);
+CREATE TABLE dead (row INTEGER PRIMARY KEY);
+CREATE TABLE state (generation INTEGER NOT NULL, store TEXT NOT NULL, rows INTEGER NOT NULL, changes INTEGER NOT NULL);
+"""
+
+
+@dataclass(frozen=True)
+class State:
+    """Which files hold the vectors, and how many of their rows count."""
+
+    generation: int
+    store: str
+    rows: int
+    changes: int
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A row, with its document."""
+
+    number: int
+    id: Id
+    text: str
+    metadata: dict[str, Any]
+    start: int
+    end: int
+
+
+class Records:
+    """The open file. May be used by several threads, one at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / NAME
+        self._lock = RLock()
+        self._depth = 0
+        if not self.path.is_file():
+            raise DataError(f"no {NAME} in {folder}: it is damaged, build the index again")
+        with self._errors():
+            self._db = sqlite3.connect(
+                f"{self.path.absolute().as_uri()}?mode=rw",
+                uri=True,
+                timeout=_WAIT,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+
+    @classmethod
+    def create(cls, folder: Path, store: str) -> None:
+        """An empty file."""
+        database = sqlite3.connect(folder / NAME, isolation_level=None)
+        database.executescript(_TABLES)
+        database.execute("INSERT INTO state VALUES (0, ?, 0, 0)", [store])
+        database.close()
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    @contextmanager
+    def reading(self) -> Iterator[State]:
+        """One view of everything, whatever others write meanwhile; they wait for its end."""
+        with self._transaction("BEGIN"):
+            yield self.state()
+
+    @contextmanager
+    def writing(self) -> Iterator[State]:
+        """All changes of the block together, or none."""
+        with self._transaction("BEGIN IMMEDIATE"):
+            yield self.state()
+
+    @contextmanager
+    def alone(self) -> Iterator[State]:
+        """As :meth:`writing`, and nobody reads meanwhile."""
+        with self._transaction("BEGIN EXCLUSIVE"):
+            yield self.state()
+
+    @contextmanager
+    def _transaction(self, begin: str) -> Iterator[None]:
+        with self._lock, self._errors():
+            outer = self._depth == 0
+            if outer:
+                self._db.execute(begin)
+            self._depth += 1
+            try:
+                yield
+                if outer:
+                    self._db.execute("COMMIT")
+            finally:
+                self._depth -= 1
+                if outer and self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            if "full" in str(error):
+                raise MMBertError(
+                    f"no space left on the disk of {self.path}: make room and run the same again"
+                ) from error
+            raise DataError(f"cannot use {self.path}: {error}; is another process at work there?") from error
+        except sqlite3.DatabaseError as error:
+            raise DataError(f"{self.path} is damaged ({error}): build the index again") from error
+
+    def state(self) -> State:
+        return State(*self._db.execute("SELECT generation, store, rows, changes FROM state").fetchone())
+
+    def set_state(self, state: State) -> None:
+        """Also counts the change."""
+        values = [state.generation, state.store, state.rows]
+        self._db.execute("UPDATE state SET generation = ?, store = ?, rows = ?, changes = changes + 1", values)
+
+    def known(self, ids: Sequence[Id]) -> dict[Id, Document]:
+        """Documents by id, of those that are there."""
+        found = {}
+        for chunk in _chunks(ids):
+            marks = ", ".join("?" * len(chunk))
+            rows = self._db.execute(f"SELECT number, id, text, metadata FROM documents WHERE id IN ({marks})", chunk)
+            for number, name, text, metadata in rows:
+                found[name] = Document(name, text, orjson.loads(metadata), number)
+        return found
+
+    def insert(self, documents: Iterable[tuple[Document, Sequence[tuple[int, int]]]]) -> None:
+        """Documents with the spans of their passages; rows follow those that count."""
+        state = self.state()
+        row = state.rows
+        for document, spans in documents:
+            metadata = orjson.dumps(document.metadata).decode()
+            values = [document.id, document.text, metadata]
+            number = self._db.execute("INSERT INTO documents (id, text, metadata) VALUES (?, ?, ?)", values).lastrowid
+            assert number is not None
+            self._describe(number, document.metadata)
+            passages = [(row + place, number, start, end) for place, (start, end) in enumerate(spans)]
+            self._db.executemany("INSERT INTO passages VALUES (?, ?, ?, ?)", passages)
+            row += len(passages)
+        self.set_state(replace(state, rows=row))
+
+    def remove(self, numbers: Iterable[int]) -> None:
+        """Documents and all that belongs to them; their rows are dead."""
+        for number in numbers:
+            self._db.execute("INSERT INTO dead SELECT row FROM passages WHERE document = ?", [number])
+            self._db.execute("DELETE FROM passages WHERE document = ?", [number])
+            self._db.execute("DELETE FROM attributes WHERE document = ?", [number])
+            self._db.execute("DELETE FROM documents WHERE number = ?", [number])
+        self.set_state(self.state())
+
+    def describe(self, number: int, metadata: Mapping[str, Any]) -> None:
+        """Other metadata for a document."""
+        self._db.execute(
+            "UPDATE documents SET metadata = ? WHERE number = ?", [orjson.dumps(metadata).decode(), number]
+        )
+        self._db.execute("DELETE FROM attributes WHERE document = ?", [number])
+        self._describe(number, metadata)
+        self.set_state(self.state())
+
+    def _describe(self, number: int, metadata: Mapping[str, Any]) -> None:
+        rows = [(key, found, number) for key, value in metadata.items() for found in attribute_values(value)]
+        self._db.executemany("INSERT OR IGNORE INTO attributes VALUES (?, ?, ?)", rows)
+
+    def alive(self, rows: int) -> np.ndarray | None:
+        """(rows,) bool: which rows have a passage; None: all."""
+        dead = _numbers(self._db.execute("SELECT row FROM dead"))
+        if not len(dead):
+            return None
+        alive = np.ones(rows, dtype=bool)
+        alive[dead] = False
+        return alive
+
+    def matching(self, where: Mapping[str, Any], rows: int) -> np.ndarray:
+        """(rows,) bool: rows whose document fits. Raises ConfigError for a wrong filter or a key that none has."""
+        clause, values = compile_filter(where)
+        for key in where:
+            if not self._db.execute("SELECT 1 FROM attributes WHERE key = ? LIMIT 1", [key]).fetchone():
+                raise unknown_key(key, self.keys())
+        mask = np.zeros(rows, dtype=bool)
+        mask[_numbers(self._db.execute(f"SELECT row FROM passages WHERE {clause}", values))] = True
+        return mask
+
+    def keys(self) -> list[str]:
+        """Names of metadata that filters can use."""
+        return [key for (key,) in self._db.execute("SELECT DISTINCT key FROM attributes")]
+
+    def passages(self, rows: Sequence[int]) -> dict[int, Passage]:
+        """Passages by row."""
+        found = {}
+        for chunk in _chunks(rows):
+            marks = ", ".join("?" * len(chunk))
+            query = (
+                "SELECT row, number, id, text, metadata, start, end FROM passages "
+                f"JOIN documents ON number = document WHERE row IN ({marks})"
+            )
+            for row, number, name, text, metadata, start, end in self._db.execute(query, chunk):
+                found[row] = Passage(number, name, text, orjson.loads(metadata), start, end)
+        return found
+
+    def documents_of(self, rows: Sequence[int]) -> dict[int, int]:
+        """The number of each row's document."""
+        found: dict[int, int] = {}
+        for chunk in _chunks(rows):
+            marks = ", ".join("?" * len(chunk))
+            found.update(self._db.execute(f"SELECT row, document FROM passages WHERE row IN ({marks})", chunk))
+        return found
+
+    def texts(self, first: int) -> Iterator[tuple[int, str]]:
+        """(row, text) of every passage from row ``first`` on."""
+        query = (
+            "SELECT row, text, start, end FROM passages JOIN documents ON number = document WHERE row >= ? ORDER BY row"
+        )
+        for row, text, start, end in self._db.execute(query, [first]):
+            yield row, text[start:end]
+
+    def counts(self) -> tuple[int, int, int]:
+        """(documents, passages, dead rows)."""
+        documents, passages, dead = (
+            self._db.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+            for table in ("documents", "passages", "dead")
+        )
+        return documents, passages, dead
+
+    def rows(self) -> np.ndarray:
+        """Rows that have a passage, ascending."""
+        return _numbers(self._db.execute("SELECT row FROM passages ORDER BY row"))
+
+    def renumber(self, rows: np.ndarray) -> None:
+        """Row ``rows[i]`` (ascending, all that have a passage) becomes row i; none is dead any more."""
+        moved = [(new, old) for new, old in enumerate(rows.tolist()) if new != old]
+        self._db.executemany("UPDATE passages SET row = ? WHERE row = ?", moved)
+        self._db.execute("DELETE FROM dead")
+
+    def vacuum(self) -> None:
+        """Give the space of what was removed back to the disk."""
+        with self._lock, self._errors():
+            self._db.execute("VACUUM")
+
+
+def _numbers(rows: Iterable[tuple[int]]) -> np.ndarray:
+    return np.fromiter((row for (row,) in rows), np.int64)
+
+
+def _chunks(values: Sequence[Any], size: int = 10_000) -> Iterator[list[Any]]:
+    for start in range(0, len(values), size):
+        yield list(values[start : start + size])

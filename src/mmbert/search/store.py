@@ -1,0 +1,81 @@
+"""Rows of vectors on disk behind one small interface: exact on a memory map, or LanceDB where there are many."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+
+from mmbert.errors import DataError
+
+StoreName = Literal["auto", "exact", "lance"]
+
+KINDS = {"ivf_hnsw_sq": "HnswSq", "ivf_pq": "IvfPq", "ivf_sq": "IvfSq", "ivf_rq": "IvfRq", "ivf_flat": "IvfFlat"}
+"""LanceDB's indices of vectors, and its classes for them."""
+
+LARGEST_EXACT = 200_000
+"""Rows up to which ``auto`` searches exactly: a query then takes some tens of milliseconds on one core."""
+
+Found = tuple[np.ndarray, np.ndarray]
+"""Rows (k,) int64, best first, and their scores (k,) fp32; fewer where there are fewer."""
+
+
+class Store(Protocol):
+    """Vectors by row number, only ever added to: which rows count is said elsewhere, and given to every search.
+
+    A writer that is killed may leave rows behind those that count; :meth:`append` writes over them.
+    """
+
+    def append(self, vectors: np.ndarray, first: int) -> None:
+        """Put fp32 vectors (n, d) at rows ``first`` and following, and flush them to disk."""
+
+    def search(self, queries: np.ndarray, k: int, rows: int, allowed: np.ndarray | None) -> list[Found]:
+        """For each query (q, d), the ``k`` rows of the first ``rows`` with the largest dot product.
+
+        allowed  (rows,) bool: those that may be found; None: all
+        """
+
+    def vectors(self, rows: np.ndarray) -> np.ndarray:
+        """Vectors (n, d) fp32 of rows (n,), ascending."""
+
+    def settle(self, rows: int) -> None:
+        """After much was added: whatever makes searches faster, while others read."""
+
+    def tidy(self) -> None:
+        """Remove files that nothing needs; nobody reads meanwhile."""
+
+
+def open_store(folder: Path, name: str, generation: int, *, width: int, output: str, kind: str) -> Store:
+    """The store of an index; its files need not be there yet. Raises MissingExtra."""
+    path = store_path(folder, generation)
+    if name == "lance":
+        from mmbert.search.lance import LanceStore
+
+        return LanceStore(path, width, output, kind)
+    from mmbert.search.exact import ExactStore, load_ranges
+
+    return ExactStore(path / "rows.bin", width, output, load_ranges(folder) if output == "int8" else None)
+
+
+def store_path(folder: Path, generation: int) -> Path:
+    """The folder of a store's files. Each rewriting of the rows has one of its own."""
+    return folder / f"vectors-{generation:04d}"
+
+
+def largest(scores: np.ndarray, k: int) -> np.ndarray:
+    """Places of the ``k`` largest finite scores of (n,), best first; the earlier one of equals."""
+    k = min(k, len(scores))
+    if not k:
+        return np.zeros(0, np.int64)
+    bound = np.partition(scores, len(scores) - k)[len(scores) - k]
+    places = np.flatnonzero((scores >= bound) & np.isfinite(scores))
+    return places[np.lexsort((places, -scores[places]))[:k]]
+
+
+def check_width(vectors: np.ndarray, width: int, path: Path) -> None:
+    """Raises DataError for vectors that are no rows of this store, or not finite."""
+    if vectors.ndim != 2 or vectors.shape[1] != width:
+        raise DataError(f"{path} has rows of {width} numbers, the vectors are {vectors.shape}")
+    if not np.isfinite(vectors).all():
+        raise DataError(f"a vector for {path} holds NaN or infinite values: see what the model makes of the text")

@@ -1,0 +1,159 @@
+"""Changes of an index, each in pieces that are whole or absent.
+
+A piece goes in this order: vectors to disk, behind the rows that count; then one transaction that counts them, with
+their documents. Killed before its end, an index is as it was, and what lies behind the rows is written over.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence, Sized
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from mmbert.errors import ConfigError, DataError, MissingExtra
+from mmbert.log import progress as progress_bar
+from mmbert.search.document import Document, Id, read_record
+from mmbert.search.exact import save_ranges
+from mmbert.search.lock import locked
+from mmbert.search.opened import Opened
+from mmbert.search.store import LARGEST_EXACT
+
+log = logging.getLogger(__name__)
+
+PIECE = 1024
+"""Records of a piece: what is lost when the work is stopped."""
+
+_BLOCK = 8192
+"""Rows written anew at a time."""
+
+Embed = Callable[[list[Document], list[int]], tuple[list[list[tuple[int, int]]], np.ndarray]]
+"""Documents, and their numbers in the stream -> the passages of each, and the vectors of all passages (n, d) fp32."""
+
+
+@dataclass(frozen=True)
+class Changed:
+    """What a call did to an index, in records."""
+
+    added: int = 0
+    updated: int = 0
+    same: int = 0
+    """They were there already, as they are."""
+
+    def __add__(self, other: Changed) -> Changed:
+        return Changed(self.added + other.added, self.updated + other.updated, self.same + other.same)
+
+
+def write_records(
+    opened: Opened, records: Iterable[Any], embed: Embed, *, replacing: bool, piece: int, shown: bool
+) -> Changed:
+    """Add records, piece by piece; with ``replacing`` those that are there give way to what differs.
+
+    Raises DataError for a wrong record, or one that is there with another text, after the pieces before it.
+    """
+    if piece < 1:
+        raise ConfigError(f"piece is {piece} records: it must be at least 1")
+    done, place, stream = Changed(), 0, iter(records)
+    total = len(records) if isinstance(records, Sized) else None
+    with locked(opened.folder), ExitStack() as stack:
+        with opened.records.reading() as state:
+            opened.sweep(state)
+        bar = stack.enter_context(progress_bar[Any](desc="indexing", unit="record", total=total)) if shown else None
+        while chunk := list(islice(stream, piece)):
+            documents = [read_record(record, number) for number, record in enumerate(chunk, place)]
+            done += _write_piece(opened, documents, place, embed, replacing)
+            place += len(chunk)
+            if bar is not None:
+                bar.update(len(chunk))
+        _settle(opened)
+    return done
+
+
+def _write_piece(opened: Opened, documents: list[Document], first: int, embed: Embed, replacing: bool) -> Changed:
+    records = opened.records
+    with records.reading() as state:
+        known = records.known([document.id for document in documents])
+    wanted: dict[Id, tuple[Document, int]] = {}
+    same = 0
+    for place, document in enumerate(documents, first):
+        there = wanted[document.id][0] if document.id in wanted else known.get(document.id)
+        if there is not None and there.says_as(document):
+            same += 1
+        elif there is None or replacing:
+            wanted[document.id] = (document, place)
+        else:
+            what = "text" if there.text != document.text else "metadata"
+            raise DataError(f"record {place} (id {document.id!r}) is there already with another {what}: use update")
+    described = {name for name, (document, _) in wanted.items() if name in known and known[name].text == document.text}
+    fresh = [item for name, item in wanted.items() if name not in described]
+    spans: list[list[tuple[int, int]]] = []
+    if fresh:
+        spans, vectors = embed([document for document, _ in fresh], [place for _, place in fresh])
+        if opened.manifest.output == "int8" and not state.rows:
+            save_ranges(opened.folder, vectors)
+            opened.forget()
+        opened.store(state).append(vectors, state.rows)
+    gone = {document.id for document, _ in fresh if document.id in known}
+    if wanted:
+        with records.writing():
+            records.remove([known[name].number for name in gone])
+            records.insert([(document, places) for (document, _), places in zip(fresh, spans, strict=True)])
+            for name in described:
+                records.describe(known[name].number, wanted[name][0].metadata)
+    updated = len(gone) + len(described)
+    return Changed(len(wanted) - updated, updated, same)
+
+
+def delete_records(opened: Opened, ids: Sequence[Id]) -> int:
+    """Remove records; how many were there. All of them, or, if stopped, none."""
+    with locked(opened.folder), opened.records.writing():
+        found = opened.records.known(list(dict.fromkeys(ids)))
+        opened.records.remove([document.number for document in found.values()])
+    return len(found)
+
+
+def compact(opened: Opened) -> int:
+    """Write the rows anew without those of removed records; how many went."""
+    with locked(opened.folder):
+        with opened.records.reading() as state:
+            opened.sweep(state)
+        rows = _rewrite(opened, state.store)
+        opened.records.vacuum()
+    return state.rows - rows
+
+
+def _settle(opened: Opened) -> None:
+    """After pieces were added: choose the store by their number, and let it do what makes searches fast."""
+    with opened.records.reading() as state:
+        made = opened.manifest
+    if state.store == "lance":
+        store = opened.store(state)
+        store.settle(state.rows)
+        with opened.records.alone() as state:
+            store.tidy()
+            opened.records.set_state(state)  # others open the table again
+    elif made.store == "auto" and made.output != "int8" and state.rows > LARGEST_EXACT:
+        try:
+            _rewrite(opened, "lance")
+        except MissingExtra as error:
+            log.warning("%s rows are compared one by one with every query, LanceDB would not: %s", state.rows, error)
+
+
+def _rewrite(opened: Opened, name: str) -> int:
+    """All rows that count, as the next generation, in the store ``name``; how many they are."""
+    with opened.records.reading() as state:
+        rows = opened.records.rows()
+    old, new = opened.store(state), opened.new_store(state.generation + 1, name)
+    for start in range(0, len(rows), _BLOCK):
+        new.append(old.vectors(rows[start : start + _BLOCK]), start)
+    new.settle(len(rows))
+    with opened.records.writing() as state:
+        opened.records.renumber(rows)
+        opened.records.set_state(replace(state, generation=state.generation + 1, store=name, rows=len(rows)))
+    with opened.records.reading() as state:
+        opened.sweep(state)
+    return len(rows)
