@@ -9,8 +9,8 @@ the published window. Ways, all from the bf16 product of Wqkv to what goes into 
   bf16    the same in bf16
 GFLOP/s count what is asked for (4 D per query, head and key that it sees), not what is computed. ``--models``: tokens/s
 of the small shape in bf16 and int8, 22 layers of random weights, with and without the kernel. Medians of rounds in
-which the ways take turns, in an order that is reversed every round. ``--clock cpu`` takes processor time, for one thread
-on a core that is shared. Prints Markdown.
+which the ways take turns, in an order that is reversed every round. ``--clock cpu`` takes processor time, for one
+thread on a core that is shared. Prints Markdown.
 """
 
 from __future__ import annotations
