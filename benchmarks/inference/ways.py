@@ -22,6 +22,7 @@ from texts import Work
 
 from mmbert.inference.batching import run
 from mmbert.inference.embedder import Embedder
+from mmbert.inference.native import kernel
 from mmbert.inference.pooling import pool
 from mmbert.packed import Packed
 
@@ -51,8 +52,10 @@ class Ours:
 
     batch = "2,048 tokens"
 
-    def __init__(self, setting: Setting, precision: str, *, from_text: bool) -> None:
+    def __init__(self, setting: Setting, precision: str, *, from_text: bool = False, native: bool = True) -> None:
+        kernel.use(native)
         self.embed = Embedder.load(setting.folder, device="cpu", precision=precision)
+        kernel.use(True)
         self.from_text = from_text
 
     def __call__(self, work: Work) -> np.ndarray:
@@ -178,9 +181,11 @@ def onnx_runtime(setting: Setting, *, int8: bool) -> Padded:
 
 
 WAYS: dict[str, Callable[[Setting], Way]] = {
-    "ours-fp32": partial(Ours, precision="fp32", from_text=False),
-    "ours-bf16": partial(Ours, precision="bf16", from_text=False),
-    "ours-int8": partial(Ours, precision="int8", from_text=False),
+    "ours-fp32": partial(Ours, precision="fp32"),
+    "ours-bf16": partial(Ours, precision="bf16"),
+    "ours-int8": partial(Ours, precision="int8"),
+    "ours-bf16-torch": partial(Ours, precision="bf16", native=False),
+    "ours-int8-torch": partial(Ours, precision="int8", native=False),
     "ours-fp32-text": partial(Ours, precision="fp32", from_text=True),
     "ours-bf16-text": partial(Ours, precision="bf16", from_text=True),
     "ours-int8-text": partial(Ours, precision="int8", from_text=True),
@@ -202,6 +207,7 @@ SHORT = ("xlmr-fp32", "minilm-fp32", "mdistilbert-fp32")
 
 NAMES = {
     "ours-fp32": "ours, fp32", "ours-bf16": "ours, bf16", "ours-int8": "ours, int8",
+    "ours-bf16-torch": "ours, bf16, torch alone", "ours-int8-torch": "ours, int8, torch alone",
     "ours-fp32-text": "ours, fp32, from text", "ours-bf16-text": "ours, bf16, from text",
     "ours-int8-text": "ours, int8, from text",
     "hf-fp32-32": "transformers sdpa fp32, sorted, batches of 32", "hf-fp32": "transformers sdpa fp32, best batch",
