@@ -117,7 +117,7 @@ class LanceStore:
         if rows < INDEXED_FROM:
             return
         table = self._table()
-        if table.list_indices():
+        if self._indices.is_dir():
             table.optimize()
             return
         log.info("indexing %s rows (%s)", f"{rows:,}", self.kind)
@@ -128,7 +128,7 @@ class LanceStore:
 
     def tidy(self) -> None:
         with disk_errors(self.path):
-            self._table(create=True).optimize(cleanup_older_than=timedelta(0))
+            self._table(create=True).optimize(cleanup_older_than=timedelta(milliseconds=1))
 
     def _nearest(self, query: np.ndarray, k: int, rows: int, allowed: np.ndarray | None) -> Found | None:
         """By the index; None if not enough of the candidates, enlarged twice, are allowed."""
@@ -157,6 +157,11 @@ class LanceStore:
                 return places[order], scores[order]
             asked *= 4
         return None
+
+    @property
+    def _indices(self) -> Path:
+        """Looked for here: asking the table makes the library warn on stderr."""
+        return self.path / f"{_TABLE}.lance" / "_indices"
 
     def _table(self, *, create: bool = False) -> Any:
         if self._opened is None:

@@ -13,6 +13,7 @@ import shutil
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,9 @@ FRESH = 1000
 
 _CHUNK = 2048
 """Texts tokenised at once."""
+
+_SHOWN = 20_000
+"""Passages from which a bar is shown while they are weighed."""
 
 _NAME = "words"
 
@@ -144,13 +148,19 @@ class Words:
         numbers: dict[int, int] = {}
         lists: list[list[int]] = []
         rows: list[int] = []
-        with progress[Any](desc="weighing words", unit="passage", total=state.rows) as bar:
-            texts = records.texts(0)
+        texts = records.texts(0)
+        with ExitStack() as stack:
+            bar = (
+                progress[Any](desc="weighing words", unit="passage", total=state.rows) if state.rows > _SHOWN else None
+            )
+            if bar is not None:
+                stack.enter_context(bar)
             while chunk := list(islice(texts, _CHUNK)):
                 rows += [row for row, _ in chunk]
                 tokens = self._cut([text for _, text in chunk])
                 lists += [[numbers.setdefault(index, len(numbers)) for index in ids.tolist()] for ids in tokens]
-                bar.update(len(chunk))
+                if bar is not None:
+                    bar.update(len(chunk))
         self._forget()
         self._next = state.rows
         self._rows, self._columns = np.array(rows, np.int64), numbers
