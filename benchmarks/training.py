@@ -1,6 +1,6 @@
-"""Training steps, ours beside transformers' ModernBERT, interleaved in one process, on the same texts.
+"""Training steps, ours beside transformers' ModernBERT, taking turns on the same texts, each in a process of its own.
 
-    python benchmarks/training.py [--shape nano] [--vocab-size 32000] [--context 1024] [--tokens 8192] [--memory]
+    python benchmarks/training.py [--shape nano] [--vocab-size 32000] [--context 1024] [--tokens 8192]
 
 Ways to take one optimiser step on the same masked tokens:
   ours     packed, MaskedLM + StableAdamW as the training loop does it, in the loop's precision
@@ -10,8 +10,7 @@ Ways to take one optimiser step on the same masked tokens:
 Figures are tokens (never padding) per second: medians over rounds in which the ways take turns, since a machine with
 neighbours gives meaningless absolute numbers. ``floor`` is the part of the time that the step's matrix products alone
 would need, at the speed measured between the rounds for one product of the shape's own size in our precision.
-``--memory`` adds the peak of resident memory beyond the start of the process, each way in a process of its own.
-Prints a Markdown table for RECORDS.md. Lengths are log-normal around a quarter of the context, as in web text;
+Memory is the peak of resident memory beyond the imports. Prints a Markdown table for RECORDS.md. Lengths are log-normal around a quarter of the context, as in web text;
 ``--full`` makes every text as long as the context, so that there is no padding to save.
 """
 
@@ -37,6 +36,7 @@ from mmbert.packed import Packed
 from mmbert.training.folder import choose_precision
 from mmbert.training.loss import loss_sum
 from mmbert.training.optim import StableAdamW, parameter_groups
+from mmbert.training.surroundings import keep_memory
 
 IGNORED = -100
 FIRST_ID = 300
@@ -145,12 +145,6 @@ def matrix_speed(config: ModelConfig, tokens: int) -> float:
     return times * 2.0 * x.shape[0] * w.numel() / (time.perf_counter() - started)
 
 
-def peak_memory(name: str, argv: list[str]) -> float:
-    """GiB beyond the imports, over two steps, in a process of its own."""
-    command = [sys.executable, __file__, *argv, "--measure", name]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout) / 2**20
-
-
 def peak_kib() -> int:
     """Of this process; ``getrusage`` would begin with its parent's."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
@@ -168,37 +162,60 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--ways", nargs="+", default=["ours", "sparse", "sorted", "default"])
     parser.add_argument("--full", action="store_true", help="all texts as long as the context")
-    parser.add_argument("--memory", action="store_true", help="also the peak of memory")
-    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    parser.add_argument("--step", help=argparse.SUPPRESS)  # what a way's own process is told
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if options.measure:
-        before = peak_kib()
-        step = make(options.measure, options)
-        step()
-        step()
-        print(peak_kib() - before)
-        return
-    seconds, speed = measure(options)
-    report(options, seconds, speed)
+    if options.step:
+        serve(options)
+    else:
+        report(options, *measure(options))
 
 
-def measure(options: argparse.Namespace) -> tuple[dict[str, float], float]:
-    """Median seconds of each way, and the median speed of a matrix product, all taking turns."""
-    ways = {name: make(name, options) for name in options.ways}
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+def serve(options: argparse.Namespace) -> None:
+    """One step of one way for every line of stdin; seconds and KiB of peak memory on stdout."""
+    if options.step == "ours":
+        keep_memory()
+    before = peak_kib()
+    step = make(options.step, options)
+    for _ in sys.stdin:
+        started = time.perf_counter()
+        step()
+        print(time.perf_counter() - started, peak_kib() - before, flush=True)
+
+
+class Way:
+    """A process that steps when asked."""
+
+    def __init__(self, name: str) -> None:
+        command = [sys.executable, __file__, *sys.argv[1:], "--step", name]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.seconds: list[float] = []
+        self.memory = 0.0
+
+    def step(self) -> None:
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        seconds, kib = self.process.stdout.readline().split()
+        self.seconds.append(float(seconds))
+        self.memory = int(kib) / 2**20
+
+
+def measure(options: argparse.Namespace) -> tuple[dict[str, Way], float]:
+    """The ways after their turns, and the median speed of a matrix product between them."""
+    ways = {name: Way(name) for name in options.ways}
     speeds: list[float] = []
     for turn in range(options.rounds + 1):
-        for name in list(ways) if turn % 2 else reversed(list(ways)):
+        for way in list(ways.values()) if turn % 2 else reversed(ways.values()):
             speeds.append(matrix_speed(shape(options), options.tokens))
-            started = time.perf_counter()
-            ways[name]()
-            if turn:  # the first round warms up
-                seconds[name].append(time.perf_counter() - started)
-    return {name: statistics.median(times) for name, times in seconds.items()}, statistics.median(speeds)
+            way.step()
+    for way in ways.values():
+        way.seconds.pop(0)  # the first round warms up
+        way.process.stdin.close()
+        way.process.wait()
+    return ways, statistics.median(speeds)
 
 
-def report(options: argparse.Namespace, seconds: dict[str, float], speed: float) -> None:
+def report(options: argparse.Namespace, ways: dict[str, Way], speed: float) -> None:
     """Print the table."""
     sequences = texts(options.tokens, options.context, options.vocab_size, full=options.full)
     mean_length = sum(len(s) ** 2 for s in sequences) / options.tokens
@@ -207,15 +224,17 @@ def report(options: argparse.Namespace, seconds: dict[str, float], speed: float)
     print(
         f"{options.shape}, vocabulary {options.vocab_size:,}, context {options.context}, {len(sequences)} texts of "
         f"{options.tokens} tokens ({padded} padded to the longest), {options.mask_rate:.0%} masked; {options.threads} "
-        f"thread(s), medians of {options.rounds} interleaved rounds; one product: {speed / 1e9:.0f} GFLOP/s\n"
+        f"thread(s), medians of {options.rounds} rounds; one product: {speed / 1e9:.0f} GFLOP/s\n"
     )
-    memory = {name: peak_memory(name, sys.argv[1:]) for name in seconds} if options.memory else {}
-    print("| step | tokens/s | ours is faster by | of the matrix floor |" + (" peak memory |" if memory else ""))
-    print("| --- | ---: | ---: | ---: |" + (" ---: |" if memory else ""))
-    for name, time_taken in seconds.items():
-        ratio = time_taken / seconds["ours"] if "ours" in seconds else float("nan")
-        row = f"| {name} | {options.tokens / time_taken:,.0f} | {ratio:.2f}x | {flops / speed / time_taken:.0%} |"
-        print(row + (f" {memory[name]:.2f} GiB |" if memory else ""))
+    print("| step | tokens/s | ours is faster by | of the matrix floor | peak memory |")
+    print("| --- | ---: | ---: | ---: | ---: |")
+    medians = {name: statistics.median(way.seconds) for name, way in ways.items()}
+    for name, seconds in medians.items():
+        ratio = f"{seconds / medians['ours']:.2f}x" if "ours" in medians else ""
+        print(
+            f"| {name} | {options.tokens / seconds:,.0f} | {ratio} | {flops / speed / seconds:.0%} | "
+            f"{ways[name].memory:.2f} GiB |"
+        )
 
 
 if __name__ == "__main__":

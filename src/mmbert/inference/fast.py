@@ -12,6 +12,8 @@ The residual stream, the norms, RoPE and attention are fp32 in both, but for the
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -121,7 +123,7 @@ def paired(weight: Tensor, head_dim: int) -> Tensor:
     return torch.cat([*turned, v])
 
 
-def turn_pairs(qkv: Tensor, turns: Angles) -> None:
+def turn_pairs(qkv: Tensor, turns: Iterable[Tensor]) -> None:
     """Turn queries and keys of ``qkv`` (T, 3, H, D), of :func:`paired` weights, in place."""
     tokens, _, heads, width = qkv.shape
     pairs = torch.view_as_complex(qkv.view(tokens, 3 * heads, width // 2, 2)[:, : 2 * heads])

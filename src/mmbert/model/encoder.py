@@ -66,19 +66,20 @@ class Encoder(nn.Module):
         """
         config = self.config
         plan = plan_attention(packed, config.window, self.compute_dtype(packed))
-        global_turns = angles(plan.positions, config.head_dim, config.rope_theta)
-        same = config.local_rope_theta == config.rope_theta
-        local_turns = global_turns if same else angles(plan.positions, config.head_dim, config.local_rope_theta)
+        turns = {
+            theta: angles(plan.positions, config.head_dim, theta, config.num_heads)
+            for theta in (config.rope_theta, config.local_rope_theta)
+        }
         x = self.embeddings(packed.ids if plan.order is None else packed.ids.index_select(0, plan.order))
         mixed = None
         for index, layer in enumerate(self.layers):
             if mix is not None:
                 mixed = x * mix[index] if mixed is None else torch.add(mixed, x, alpha=mix[index])
-            turns = local_turns if layer.local else global_turns
+            turning = turns[config.local_rope_theta if layer.local else config.rope_theta]
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(layer, x, plan, turns, use_reentrant=False)
+                x = checkpoint(layer, x, plan, turning, use_reentrant=False)
             else:
-                x = layer(x, plan, turns)
+                x = layer(x, plan, turning)
         x = self.final_norm(x)
         return (x if mix is None or mixed is None else torch.add(mixed, x, alpha=mix[-1])), plan
 

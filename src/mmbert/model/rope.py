@@ -1,7 +1,7 @@
 """Rotary positions (RoFormer, 2104.09864), NeoX halves as in Hugging Face's ModernBERT, restarted at every document.
 
 Angles are computed once per batch in fp32 and shared by all layers with the same theta. ``rotate`` takes the fused
-projection apart and turns queries and keys in one pass: autograd through slices and ``cat`` would write each gradient
+projection apart and turns queries and keys by hand: autograd through slices and ``cat`` would write each gradient
 several times over.
 
 Shapes: ``T`` tokens, ``H`` heads, ``D`` head dimension.
@@ -9,21 +9,45 @@ Shapes: ``T`` tokens, ``H`` heads, ``D`` head dimension.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-Angles = tuple[Tensor, Tensor]
-"""Cosine and sine of position times frequency, each (T, 1, D / 2) fp32."""
+
+@dataclass(frozen=True)
+class Angles:
+    """Cosine and sine of position times frequency, each (T, 1, D / 2) fp32; iterating gives the two."""
+
+    cos: Tensor
+    sin: Tensor
+    heads: int
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter((self.cos, self.sin))
+
+    @cached_property
+    def wide(self) -> tuple[Tensor, Tensor]:
+        """What x and x with its halves exchanged are multiplied by: (cos, cos) and (-sin, sin), for all dimensions.
+
+        On a CPU (T, H, D), written out for every head: a product over whole rows is four times as fast as one that
+        starts anew for each half of each head. Elsewhere (T, 1, D).
+        """
+        cos, sin = torch.cat((self.cos, self.cos), -1), torch.cat((-self.sin, self.sin), -1)
+        if cos.device.type != "cpu":
+            return cos, sin
+        return cos.repeat(1, self.heads, 1), sin.repeat(1, self.heads, 1)
 
 
-def angles(positions: Tensor, head_dim: int, theta: float) -> Angles:
-    """Cosines and sines for ``positions`` (T,): frequency j is theta^(-2j / D)."""
+def angles(positions: Tensor, head_dim: int, theta: float, heads: int = 1) -> Angles:
+    """Cosines and sines for ``positions`` (T,): frequency j is theta^(-2j / D). ``heads``: of what they will turn."""
     # the powers are taken on the host so that every device turns by the very same angles
     frequencies = 1.0 / (theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu") / head_dim))
     turns = positions.to(torch.float32)[:, None] * frequencies.to(positions.device)
-    return turns.cos()[:, None, :], turns.sin()[:, None, :]
+    return Angles(turns.cos()[:, None, :], turns.sin()[:, None, :], heads)
 
 
 def rotate(qkv: Tensor, turns: Angles, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -31,7 +55,7 @@ def rotate(qkv: Tensor, turns: Angles, dtype: torch.dtype) -> tuple[Tensor, Tens
 
     The turning itself is done in fp32 whatever the types of input and output.
     """
-    q, k, v = _Rotate.apply(qkv, *turns, dtype)  # type: ignore[no-untyped-call]
+    q, k, v = _Rotate.apply(qkv, *turns.wide, dtype)  # type: ignore[no-untyped-call]
     return q, k, v
 
 
@@ -42,29 +66,22 @@ class _Rotate(torch.autograd.Function):
     def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(cos, sin)
         ctx.dtype = qkv.dtype
-        tokens, _, heads, width = qkv.shape
-        q, k, v = qkv.new_empty(3, tokens, heads, width, dtype=dtype).unbind(0)
-        _turn(qkv[:, 0], cos, sin, q)
-        _turn(qkv[:, 1], cos, sin, k)
-        v.copy_(qkv[:, 2])
-        return q, k, v
+        q, k = (_turn(qkv[:, part].float(), cos, sin).to(dtype) for part in (0, 1))
+        return q, k, qkv[:, 2].to(dtype, copy=True)
 
     @staticmethod
     def backward(ctx: Any, dq: Tensor, dk: Tensor, dv: Tensor) -> tuple[Tensor, None, None, None]:
         cos, sin = ctx.saved_tensors
         grad = dq.new_empty(dq.shape[0], 3, *dq.shape[1:], dtype=ctx.dtype)
-        _turn(dq, cos, -sin, grad[:, 0])
-        _turn(dk, cos, -sin, grad[:, 1])
-        grad[:, 2].copy_(dv)
+        for part, turned in enumerate((dq, dk)):
+            grad[:, part] = _turn(turned.float(), cos, sin, back=True)
+        grad[:, 2] = dv
         return grad, None, None, None
 
 
-def _turn(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
-    """Write x turned by the angles into ``out``; both (T, H, D)."""
-    turned = out if out.dtype == torch.float32 else torch.empty_like(out, dtype=torch.float32)
-    first, second = x.float().chunk(2, dim=-1)
-    left, right = turned.chunk(2, dim=-1)
-    torch.mul(first, cos, out=left).addcmul_(second, sin, value=-1)
-    torch.mul(second, cos, out=right).addcmul_(first, sin)
-    if turned is not out:
-        out.copy_(turned)
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, *, back: bool = False) -> Tensor:
+    """x (T, H, D) fp32, turned by the wide angles; a new tensor."""
+    half = x.shape[-1] // 2
+    exchanged = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    exchanged[..., :half], exchanged[..., half:] = x[..., half:], x[..., :half]
+    return torch.mul(x, cos).addcmul_(exchanged, sin, value=-1 if back else 1)

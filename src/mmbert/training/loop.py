@@ -25,7 +25,7 @@ from mmbert.training.meters import Meters
 from mmbert.training.optim import StableAdamW, gradient_norm
 from mmbert.training.saver import Saver
 from mmbert.training.schedule import learning_rate
-from mmbert.training.surroundings import garbage_by_hand, own_random_numbers, sigterm
+from mmbert.training.surroundings import garbage_by_hand, keep_memory, own_random_numbers, sigterm
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,7 @@ def train_phase(job: Job, model: MaskedLM, optimizer: StableAdamW, state: State)
     with ExitStack() as around:
         around.enter_context(own_random_numbers(job.mesh.device))
         around.enter_context(garbage_by_hand())
+        keep_memory()
         stop = around.enter_context(sigterm())
         saver = around.enter_context(Saver(job))
         model.train()

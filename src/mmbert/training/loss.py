@@ -7,14 +7,6 @@ The gradients of the projection are computed chunk by chunk in the forward pass,
 so logits are made once (checkpointed chunks make them twice), and memory is one chunk of logits plus the gradients
 themselves. Products are in autocast's type, the softmax, the loss and the sums over chunks in fp32.
 
-Measured on one thread of a CPU with AVX-512 bf16, ms forward and backward, chunks of 256 rows (gradients equal):
-
-    rows x width -> vocabulary       plain    checkpointed chunks    F.linear_cross_entropy    this
-    2500 x 192 -> 8,192    fp32        438                    480                       320     331
-                           bf16        370                    298                       371     204
-    512 x 384 -> 256,000   fp32          -                  7,514                     4,475   5,437
-                           bf16          -                  5,435                     6,010   3,696
-
 ``F.linear_cross_entropy`` (torch 2.13) adds the loss itself up in bf16 (9.0112 instead of 9.0451), is slower there,
 and does not exist before; so this is the only path, on all versions. It serves as an oracle in the tests.
 """
@@ -29,6 +21,9 @@ from torch.autograd.function import once_differentiable
 
 from mmbert.model.heads import MaskedLM
 from mmbert.packed import Packed
+
+_CACHED = 2**17
+"""Scores (fp32) that a CPU core keeps near while it walks over them several times."""
 
 
 def loss_sum(model: MaskedLM, packed: Packed, chunk: int | None = None) -> Tensor:
@@ -47,7 +42,7 @@ def cross_entropy_sum(hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tens
     hidden (N, h), weight (V, h), bias (V,), labels (N,) int64 -> scalar fp32. Its backward pass can run once.
     """
     if chunk is None:
-        chunk = 256 if hidden.device.type == "cpu" else 4096  # CPU: 256 x 8,192 logits stay in the cache
+        chunk = 512 if hidden.device.type == "cpu" else 4096
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
     train = torch.is_grad_enabled()
@@ -66,15 +61,11 @@ class _CrossEntropySum(torch.autograd.Function):
             grad_hidden = torch.empty_like(hidden) if train else None
             for start in range(0, len(labels), chunk):
                 rows = slice(start, start + chunk)
-                target = labels[rows, None]
-                scores = torch.log_softmax((x[rows] @ w.t()).float().add_(bias), dim=1)
-                total -= scores.gather(1, target).sum()
+                scores = x[rows] @ w.t()
+                total += _softmax_gradient(scores, bias, labels[rows], grads[1] if train else None)
                 if grad_hidden is not None:
-                    grad = scores.exp_().scatter_add_(1, target, scores.new_full(target.shape, -1.0))
-                    grads[1] += grad.sum(0)
-                    grad = grad.to(dtype)
-                    _add_product(grads[0], grad.t(), x[rows])
-                    grad_hidden[rows] = grad @ w
+                    _add_product(grads[0], scores.t(), x[rows])
+                    grad_hidden[rows] = scores @ w
         if grad_hidden is not None:
             ctx.save_for_backward(grad_hidden, *grads)
         return total.float()
@@ -85,6 +76,26 @@ class _CrossEntropySum(torch.autograd.Function):
         # in place: a second backward pass through the same graph raises, as torch watches saved tensors
         grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
         return (*(g.mul_(grad_output) for g in (grad_hidden, grad_weight, grad_bias)), None, None, None, None)
+
+
+def _softmax_gradient(scores: Tensor, bias: Tensor, labels: Tensor, grad_bias: Tensor | None) -> Tensor:
+    """The loss of a chunk, a scalar; ``scores`` (n, V), before the bias, become their own gradient in place.
+
+    On a CPU a few rows at a time, so that the steps between two products stay in the cache. ``grad_bias`` (V,) is added
+    to; None: the loss alone is wanted.
+    """
+    rows = max(1, _CACHED // len(bias)) if scores.device.type == "cpu" else len(labels)
+    total = torch.zeros((), dtype=torch.float64, device=scores.device)
+    for part, of_part in zip(torch.split(scores, rows), torch.split(labels[:, None], rows), strict=True):
+        logits = part.float().add_(bias)
+        shares = torch.softmax(logits, dim=1)
+        # logsumexp by way of the largest score, whose share cannot vanish: no second exponential of every score
+        total += (logits.amax(1) - shares.amax(1).log()).sum() - logits.gather(1, of_part).sum()
+        if grad_bias is not None:
+            shares.scatter_add_(1, of_part, shares.new_full(of_part.shape, -1.0))
+            grad_bias += shares.sum(0)
+            part.copy_(shares)
+    return total
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
