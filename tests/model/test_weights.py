@@ -198,6 +198,12 @@ def test_unreadable_files_are_named(folder: Path) -> None:
     assert "no such file" in refused(folder)
 
 
+def test_checkpoint_in_parts_names_its_cure(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    assert "mmbert checkpoint export" in refused(folder)
+
+
+
 def test_ignored_dropout_is_said(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     change_config(folder, attention_dropout=0.1)
     MaskedLM.load(folder)

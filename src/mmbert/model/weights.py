@@ -97,6 +97,10 @@ def load_state(folder: str | Path) -> dict[str, Tensor]:
         return state
     if (folder / "pytorch_model.bin").is_file():
         return _read_bin(folder / "pytorch_model.bin")
+    if any(folder.glob("model-*-of-*.safetensors")):
+        raise WeightsError(
+            f"{folder} is a checkpoint that several processes wrote in parts: mmbert checkpoint export makes a model of it"
+        )
     raise WeightsError(f"no {WEIGHTS} in {folder}: not a model folder, or its download is incomplete")
 
 
