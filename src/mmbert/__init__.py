@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mmbert.data.prepare import prepare_data
     from mmbert.errors import MMBertError
+    from mmbert.exporting.export import export
     from mmbert.inference.answerer import Answerer
     from mmbert.inference.chooser import Chooser
     from mmbert.inference.classifier import Classifier
@@ -52,6 +53,7 @@ _HOMES = {
     "Tagger": "mmbert.inference.tagger",
     "Tokenizer": "mmbert.tokenizer.tokenizer",
     "convert": "mmbert.surgery.convert",
+    "export": "mmbert.exporting.export",
     "extend": "mmbert.surgery.extend",
     "merge": "mmbert.surgery.merge",
     "prepare_data": "mmbert.data.prepare",
@@ -78,6 +80,7 @@ __all__ = [
     "Tagger",
     "Tokenizer",
     "convert",
+    "export",
     "extend",
     "merge",
     "prepare_data",

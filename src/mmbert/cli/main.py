@@ -72,7 +72,7 @@ def report(
 
 
 def _add_commands() -> None:
-    from mmbert.cli import checkpoint, data, index, infer, judge, surgery, tokenizer, tools, train
+    from mmbert.cli import checkpoint, data, export, index, infer, judge, surgery, tokenizer, tools, train
 
     app.add_typer(data.app, name="data", help="Prepare text, look at shards, plan the mixture.")
     app.add_typer(tokenizer.app, name="tokenizer", help="Train a tokenizer, measure one.")
@@ -81,6 +81,7 @@ def _add_commands() -> None:
     app.command()(surgery.trim)
     app.command()(surgery.extend)
     app.command()(surgery.convert)
+    app.command()(export.export)
     app.add_typer(checkpoint.app, name="checkpoint", help="Take the model out of a checkpoint.")
     app.command()(infer.embed)
     for command in (judge.fill_mask, judge.classify, judge.tag, judge.answer, judge.rerank):

@@ -1,0 +1,151 @@
+"""Is what was written the same model? Answers to the same texts, number by number, in several paddings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmbert.errors import ConfigError, MMBertError
+from mmbert.exporting.source import Output, Source
+from mmbert.inference.batching import text_encoder
+from mmbert.inference.pooling import pool
+from mmbert.model.heads import MaskedLM
+from mmbert.model.tasks import SequenceClassifier, SpanClassifier, TaskHead, TokenClassifier
+from mmbert.packed import Packed
+from mmbert.tokenizer.tokenizer import Tokenizer
+
+TOLERANCE = 1e-4
+"""By how much an fp32 export may differ, as a share of the source's largest number or of 1."""
+
+TOGETHER = 3
+"""Texts of a batch with padding: few, because scores over a vocabulary are large."""
+
+Run = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
+"""Ids of texts -> an array for each: (n, h) hidden, (d,) embedding, logits as the head gives them."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How near an export is to its model.
+
+    texts       compared, each alone and in batches with padding
+    difference  largest, of all numbers
+    largest     number of the model
+    cosine      smallest, of texts: all numbers of a text are one vector (of a classifier, all scores of all texts)
+    worst       number of the text with the smallest cosine
+    """
+
+    texts: int
+    difference: float
+    largest: float
+    cosine: float
+    worst: int
+
+    @property
+    def equal(self) -> bool:
+        """As near as fp32 is."""
+        return self.difference <= TOLERANCE * max(1.0, self.largest)
+
+
+def compare(expected: Run, found: Run, rows: Sequence[np.ndarray], *, joint: bool = False) -> Agreement:
+    """Both on the same ids. ``joint``: a text has too few numbers for a cosine, those of all texts are one vector."""
+    difference = largest = 0.0
+    products = np.zeros((len(rows), 2, 3))  # of a text, alone and with others: a.b, a.a, b.b
+    for which, batch in _batches(len(rows)):
+        chosen = [rows[index] for index in batch]
+        for index, a, b in zip(batch, expected(chosen), found(chosen), strict=True):
+            if a.shape != b.shape:
+                raise MMBertError(f"text {index} gives {b.shape} numbers in the export, {a.shape} in the model")
+            left, right = a.ravel().astype(np.float64), b.ravel().astype(np.float64)
+            gap = float(np.abs(left - right).max())
+            difference = max(difference, gap) if np.isfinite(gap) else float("inf")
+            largest = max(largest, float(np.abs(left).max()))
+            products[index, which] = left @ right, left @ left, right @ right
+    if joint:
+        products = products.sum(axis=0, keepdims=True)
+    lengths = np.sqrt(products[..., 1] * products[..., 2])
+    cosines = np.divide(products[..., 0], lengths, out=np.ones_like(lengths), where=lengths > 0).min(axis=1)
+    cosines = np.where(np.isfinite(cosines), cosines, -1.0)
+    return Agreement(len(rows), difference, largest, float(cosines.min()), int(cosines.argmin()))
+
+
+def encode(source: Source, texts: Sequence[str], tokenizer: Tokenizer) -> list[np.ndarray]:
+    """Ids of the texts, as the model reads them and as ``tokenizer`` of the export must too. Raises ConfigError."""
+    rows = text_encoder(source.loaded, max_tokens=source.max_tokens)(texts, 0)
+    for index, (row, ids) in enumerate(zip(rows, tokenizer.encode_batch(texts, specials=True), strict=True)):
+        if not np.array_equal(row[1:-1], ids[: source.max_tokens - 2]):
+            raise ConfigError(f"text {index} is cut into other tokens by the tokenizer that was written")
+    return [np.asarray(row) for row in rows]
+
+
+def model_run(source: Source, output: Output) -> Run:
+    """The model itself, by our own encoder: documents end to end."""
+    loaded = source.loaded
+    model: nn.Module = loaded.encoder
+    if output == "logits":
+        model = _with_head(source)
+
+    def run(rows: Sequence[np.ndarray]) -> list[np.ndarray]:
+        packed = Packed.from_lists(list(rows)).to("cpu")
+        with torch.inference_mode():
+            if output != "embedding":
+                return _split(model(packed), packed)
+            x = pool(loaded.encoder(packed, source.pooling.shares), packed, source.pooling.modes)
+            for module in source.after:
+                x = module(x)
+            return list(x.numpy())
+
+    return run
+
+
+def graph_run(path: Path, source: Source, output: Output) -> Run:
+    """An ONNX file, by onnxruntime, with padding."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    pad = source.config.pad_id
+
+    def run(rows: Sequence[np.ndarray]) -> list[np.ndarray]:
+        lengths = [len(row) for row in rows]
+        ids = np.full((len(rows), max(lengths)), pad, np.int64)
+        mask = np.zeros_like(ids)
+        for index, row in enumerate(rows):
+            ids[index, : len(row)], mask[index, : len(row)] = row, 1
+        found = session.run(None, {"input_ids": ids, "attention_mask": mask})
+        values = found[0] if len(found) == 1 else np.stack(found, axis=-1)
+        if output == "embedding" or (output == "logits" and source.loaded.kind == "sequence"):
+            return list(values)
+        return [value[:length] for value, length in zip(values, lengths, strict=True)]
+
+    return run
+
+
+def _with_head(source: Source) -> nn.Module:
+    loaded, head = source.loaded, source.loaded.head
+    if isinstance(head, MaskedLM):
+        return head
+    assert isinstance(head, TaskHead)
+    if loaded.kind in ("sequence", "choice"):
+        return SequenceClassifier.around(loaded.encoder, head, loaded.classifier_pooling).eval()
+    return (SpanClassifier if loaded.kind == "span" else TokenClassifier).around(loaded.encoder, head).eval()
+
+
+def _split(x: Tensor, packed: Packed) -> list[np.ndarray]:
+    """A row a text, or rows a token."""
+    values = x.float().numpy()
+    return list(values) if len(values) == len(packed.lengths) else packed.unpack(values)
+
+
+def _batches(count: int) -> Iterator[tuple[int, list[int]]]:
+    """Every text alone (0), and with its neighbours (1)."""
+    for index in range(count):
+        yield 0, [index]
+    for start in range(0, count, TOGETHER):
+        yield 1, list(range(start, min(start + TOGETHER, count)))

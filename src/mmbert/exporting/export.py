@@ -1,0 +1,237 @@
+"""A model for other libraries and runtimes: written, read again, compared, and only then in its place."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from mmbert import __version__
+from mmbert.errors import ConfigError, DataError, MMBertError
+from mmbert.exporting import graph
+from mmbert.exporting.compare import TOLERANCE, Agreement, compare, encode, graph_run, model_run
+from mmbert.exporting.plain import (
+    PIPELINES,
+    write_card,
+    write_config,
+    write_plain,
+    write_tokenizer,
+)
+from mmbert.exporting.sentence import write_modules
+from mmbert.exporting.source import Output, Source
+from mmbert.exporting.texts import TEXTS
+from mmbert.files import atomic_folder, write_json
+from mmbert.model.weights import WEIGHTS, model_folder
+from mmbert.tokenizer.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+Format = Literal["sentence-transformers", "onnx", "huggingface"]
+
+RECORD = "export.json"
+"""What was exported and how near it is; a folder that has it may be exported to again."""
+
+FP32, INT8 = "onnx/model.onnx", "onnx/model_quantized.onnx"
+"""Names that optimum and transformers.js look for; sentence-transformers takes them as ``file_name``."""
+
+_OUTPUTS: dict[Format, tuple[Output, ...]] = {
+    "sentence-transformers": ("embedding",),
+    "huggingface": ("logits", "hidden"),
+    "onnx": ("logits", "hidden", "embedding"),
+}
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written.
+
+    output  what it answers: hidden, embedding or logits
+    sizes   bytes of each file of weights
+    checks  how near each of them is to the model
+    """
+
+    out: Path
+    format: Format
+    output: Output
+    sizes: dict[str, int]
+    checks: dict[str, Agreement]
+
+
+def export(
+    model: str | Path,
+    out: str | Path,
+    *,
+    format: Format,
+    output: Output | None = None,
+    int8: bool = False,
+    quality: float = 0.99,
+    pooling: str | Sequence[str] | None = None,
+    normalize: bool | None = None,
+    prompts: Mapping[str, str] | None = None,
+    similarity: str | None = None,
+    max_tokens: int | None = None,
+    texts: Sequence[str] | None = None,
+    revision: str | None = None,
+) -> ExportReport:
+    """Write ``model``, a folder or hub name, to the folder ``out`` in a form that others read.
+
+    format      sentence-transformers: pooling, Normalize, prompts and longest text around the encoder;
+                onnx: ``onnx/model.onnx`` for any number of texts of any length, config and tokenizer beside it;
+                huggingface: config, weights and tokenizer
+    output      of onnx and huggingface: logits (of the head, default where there is one), hidden (vectors of tokens,
+                the bare encoder), embedding (of onnx: pooling and what comes after it inside)
+    int8        of onnx: also ``onnx/model_quantized.onnx``, matrices in int8
+    quality     smallest cosine between int8 and fp32 that is accepted
+    pooling     of vectors of texts: mean, first, last, max, weightedmean, or several. Default: the model's, or mean
+    normalize   unit length at the end, or not. Default: as the model says
+    prompts     by name, beside the model's own; similarity: cosine, dot, euclidean, manhattan
+    max_tokens  longest text. Default: the model's
+    texts       to compare by. Default: 18 sentences of 12 scripts
+
+    The result is read again and compared with the model; fp32 must agree to 1e-4 of the largest number (or of 1).
+    Raises ConfigError for options that do not go together and an ``out`` that holds other files, MMBertError for a
+    result that is not near enough; then nothing is left.
+    """
+    folder, place = model_folder(model, revision=revision), Path(out)
+    _check_place(place, folder)
+    source = Source.load(
+        folder, pooling=pooling, normalize=normalize, prompts=prompts, similarity=similarity, max_tokens=max_tokens
+    )
+    wanted = _output(source, format, output)
+    chosen = {"pooling": pooling, "normalize": normalize, "prompts": prompts, "similarity": similarity}
+    _check_options(format, wanted, int8=int8, chosen=chosen)
+    compared = TEXTS if texts is None else texts
+    if not compared:
+        raise DataError("no text to compare by: is the file empty?")
+    with atomic_folder(place) as partial:
+        if format == "onnx":
+            checks = _write_onnx(source, wanted, partial, compared, quality if int8 else None)
+        else:
+            checks = _write_folder(source, format, wanted, partial, compared)
+        weights = (path for path in sorted(partial.rglob("*")) if ".onnx" in path.name or path.name == WEIGHTS)
+        report = ExportReport(
+            place,
+            format,
+            wanted,
+            {path.relative_to(partial).as_posix(): path.stat().st_size for path in weights},
+            checks,
+        )
+        write_json(partial / RECORD, _record(report, source))
+    return report
+
+
+def _write_folder(
+    source: Source, format: Format, output: Output, folder: Path, texts: Sequence[str]
+) -> dict[str, Agreement]:
+    """A folder of transformers or sentence-transformers."""
+    sentence, head = format == "sentence-transformers", output == "logits"
+    write_plain(source, folder, head=head)
+    kind = "sentence" if sentence else source.loaded.kind if head else "encoder"
+    if sentence:
+        write_modules(source, folder)
+    elif source.loaded.kind == "sentence":
+        log.warning("a plain Hugging Face folder has no pooling and no prompts: those of %s stay behind", source.place)
+    write_card(source, folder, "sentence-transformers" if sentence else "transformers", PIPELINES[kind])
+    again = Source.load(folder)
+    rows = encode(source, texts, again.loaded.tokenizer)
+    if sentence:
+        for what in ("pooling", "default_prompt", "similarity", "max_tokens"):
+            assert getattr(again, what) == getattr(source, what), f"{what} of what was written"
+        assert source.prompts.items() <= again.prompts.items(), "prompts of what was written"
+    joint = head and source.loaded.kind in ("sequence", "choice")
+    found = compare(model_run(source, output), model_run(again, output), rows, joint=joint)
+    _check_equal(found, WEIGHTS)
+    return {WEIGHTS: found}
+
+
+def _write_onnx(
+    source: Source, output: Output, folder: Path, texts: Sequence[str], quality: float | None
+) -> dict[str, Agreement]:
+    """Graphs, and what a reader wants beside them. ``quality``: smallest cosine of int8; None: fp32 alone."""
+    graph.need()
+    module, names = graph.graph_module(source, output)
+    write_config(source, folder, "float32", head=output == "logits")
+    write_tokenizer(source, folder)
+    if output == "hidden" and source.loaded.kind == "sentence":
+        write_modules(source, folder)
+    kind = source.loaded.kind if output == "logits" else "sentence" if output == "embedding" else "encoder"
+    write_card(source, folder, "onnx", PIPELINES[kind])
+    rows = encode(source, texts, Tokenizer.load(folder))
+    joint = output == "logits" and source.loaded.kind == "sequence"
+    expected = model_run(source, output)
+
+    log.info("tracing %s", source.loaded.folder)
+    graph.write_graph(module, names, folder / FP32)
+    checks = {FP32: compare(expected, graph_run(folder / FP32, source, output), rows, joint=joint)}
+    _check_equal(checks[FP32], FP32)
+    if quality is not None:
+        log.info("rounding to int8")
+        graph.write_int8(folder / FP32, folder / INT8)
+        found = compare(expected, graph_run(folder / INT8, source, output), rows, joint=joint)
+        if found.cosine < quality:
+            raise MMBertError(
+                f"int8: the smallest cosine to fp32 is {found.cosine:.7f} (text {found.worst}), below the quality "
+                f"{quality} asked for: nothing was written; export fp32 alone, or ask for less"
+            )
+        checks[INT8] = found
+    return checks
+
+
+def _check_place(out: Path, model: Path) -> None:
+    """Refuse a place that is in use."""
+    if out.resolve() == model.resolve():
+        raise ConfigError(f"{out} is the model itself: give another folder for the export")
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file: give a folder for the export")
+    if out.is_dir() and any(out.iterdir()) and not (out / RECORD).is_file():
+        raise ConfigError(f"{out} is not empty and holds no earlier export: give another folder")
+
+
+def _output(source: Source, format: Format, output: Output | None) -> Output:
+    if format not in get_args(Format):
+        raise ConfigError(f"format {format!r} is none of {', '.join(get_args(Format))}")
+    possible = _OUTPUTS[format]
+    if format == "sentence-transformers" and source.loaded.kind not in ("encoder", "masked_lm", "sentence"):
+        raise ConfigError(
+            f"{source.loaded.folder} has the head of a task, which has no place in a model of vectors "
+            "(sentence-transformers' CrossEncoder reads --format huggingface)"
+        )
+    if output is None:
+        return "logits" if source.has_head and "logits" in possible else next(o for o in possible if o != "logits")
+    if output not in possible:
+        raise ConfigError(f"output {output!r} is not of {format}: choose {' or '.join(possible)}")
+    if output == "logits" and not source.has_head:
+        raise ConfigError(f"{source.loaded.folder} has no head: choose {' or '.join(possible[1:])}")
+    return output
+
+
+def _check_options(format: Format, output: Output, *, int8: bool, chosen: Mapping[str, Any]) -> None:
+    """Refuse options that would change nothing."""
+    if int8 and format != "onnx":
+        raise ConfigError(f"int8 is a form of onnx, not of {format}")
+    for name, value in chosen.items():
+        needed = ("sentence-transformers",) if name in ("similarity", "prompts") else ("sentence-transformers", "onnx")
+        if value is not None and (format not in needed or output != "embedding"):
+            raise ConfigError(f"{name} says how texts get vectors; {format} with output {output} has no place for it")
+
+
+def _check_equal(found: Agreement, name: str) -> None:
+    if not found.equal:
+        raise MMBertError(
+            f"{name} differs from the model by {found.difference:.2g} (text {found.worst}, cosine {found.cosine:.7f}), "
+            f"more than {TOLERANCE:g} of its largest number, {found.largest:.2g}: nothing was written"
+        )
+
+
+def _record(report: ExportReport, source: Source) -> dict[str, Any]:
+    return {
+        "model": source.loaded.folder.resolve().name,
+        "model_hash": source.loaded.model_hash,
+        "format": report.format,
+        "output": report.output,
+        "sizes": report.sizes,
+        "checks": {name: asdict(found) for name, found in report.checks.items()},
+        "mmbert": __version__,
+    }

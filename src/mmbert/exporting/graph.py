@@ -1,0 +1,130 @@
+"""ONNX files: the padded model traced by torch.export, in fp32, and with matrices in int8."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmbert.errors import ConfigError, MissingExtra
+from mmbert.exporting.padded import PaddedClassifier, PaddedEmbedder, PaddedEncoder, PaddedMaskedLM, PaddedSpans
+from mmbert.exporting.source import Output, Source
+from mmbert.model.heads import MaskedLM
+from mmbert.model.tasks import TaskHead
+
+OPSET = 18
+"""Read by onnxruntime since 1.14, and by OpenVINO."""
+
+ONE_FILE = 1_900_000_000
+"""Bytes of weights that a file may hold: protobuf ends at 2 GiB. Larger ones lie beside it, in ``NAME_data``."""
+
+_NOISY = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "onnxruntime", "root")
+
+
+def need() -> None:
+    """Raises MissingExtra naming what is not installed."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        try:
+            __import__(package)
+        except ImportError as error:
+            raise MissingExtra(package, "export") from error
+
+
+def graph_module(source: Source, output: Output) -> tuple[nn.Module, list[str]]:
+    """What is traced, and the names of its outputs. Raises ConfigError for what no such graph can be made of."""
+    loaded, encoder, head = source.loaded, source.loaded.encoder, source.loaded.head
+    if output == "hidden":
+        if source.pooling.layers is not None:
+            raise ConfigError(
+                f"{loaded.folder} pools a mix of layers, hidden is the last: export --output embedding, with all inside"
+            )
+        return PaddedEncoder(encoder), ["last_hidden_state"]
+    if output == "embedding":
+        if not source.pooling.include_prompt and any(source.prompts.values()):
+            raise ConfigError(
+                f"{loaded.folder} leaves prompts out of pooling, and a graph cannot tell them: export --output hidden"
+            )
+        return PaddedEmbedder(encoder, source.pooling, source.after), ["sentence_embedding"]
+    if isinstance(head, MaskedLM):
+        return PaddedMaskedLM(encoder, head.head, head.decoder), ["logits"]
+    if not isinstance(head, TaskHead) or loaded.kind == "choice":
+        raise ConfigError(f"no graph is written for the head of {loaded.folder}: export --output hidden")
+    if loaded.kind == "span":
+        return PaddedSpans(encoder, head, None), ["start_logits", "end_logits"]
+    pooling = loaded.classifier_pooling if loaded.kind == "sequence" else None
+    return PaddedClassifier(encoder, head, pooling), ["logits"]
+
+
+def write_graph(module: nn.Module, outputs: list[str], path: Path) -> None:
+    """Trace a padded model and write it, for any number of texts and any length."""
+    import onnx_ir
+
+    ids = torch.full((2, 6), 5)
+    mask = torch.tensor([[1] * 6, [1] * 4 + [0] * 2])
+    axes = {0: torch.export.Dim("batch_size"), 1: torch.export.Dim("sequence_length")}
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            module.eval(), (ids, mask), input_names=["input_ids", "attention_mask"], output_names=outputs,
+            dynamic_shapes=(axes, axes), opset_version=OPSET, dynamo=True, verbose=False,
+        )  # fmt: skip
+    assert program is not None, "dynamo answers with a program"
+    model = program.model
+    _strip(model)
+    weights = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx_ir.save(model, path, external_data=f"{path.name}_data" if weights > ONE_FILE else None)
+
+
+def write_int8(path: Path, out: Path) -> None:
+    """The same with products in int8: weights rounded by column beforehand, activations by tensor at run time.
+
+    Products of attention, the norms and the token embedding stay fp32; so does a decoder tied to it, which would be a
+    second copy.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    large = path.with_name(f"{path.name}_data").is_file()
+    with _quiet(), tempfile.TemporaryDirectory(dir=path.parent) as place:
+        known = Path(place) / "model.onnx"  # with the shape of every value
+        quant_pre_process(
+            path, known, skip_optimization=True, save_as_external_data=large, all_tensors_to_one_file=large
+        )
+        quantize_dynamic(
+            known, out, op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8,
+            use_external_data_format=large,
+        )  # fmt: skip
+
+
+def _strip(model: Any) -> None:
+    """Leave out what tracing noted on every node: lines of code, with the folders of this machine."""
+    graph = model.graph
+    for part in (model, graph, *graph, *graph.inputs, *graph.outputs, *graph.initializers.values()):
+        part.metadata_props.clear()
+    for node in graph:
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Torch and onnxruntime talk of their own insides while they work."""
+    loggers = [logging.getLogger(None if name == "root" else name) for name in _NOISY]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

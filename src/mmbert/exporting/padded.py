@@ -1,0 +1,170 @@
+"""The model over padded batches, as a graph for other runtimes: plain products and sums, weights shared with the model.
+
+Our own encoder takes documents end to end, which no exchange format knows. Here ids are (B, L) with a mask of real
+tokens, as everybody has them. Padding may stand on either side; what it computes there is finite and means nothing.
+
+Shapes: ``B`` texts, ``L`` tokens of the longest, ``h`` hidden size, ``H`` heads, ``D`` head dimension, ``d`` width of a
+text's vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmbert.errors import ConfigError
+from mmbert.inference.pooling import Pooling
+from mmbert.model.encoder import Encoder
+from mmbert.model.layers import Layer
+from mmbert.model.tasks import TaskHead
+
+_HIDDEN = torch.finfo(torch.float32).min
+"""Added to a score that must not count. Finite: a padded token that sees nothing then gives no NaN."""
+
+Turns = tuple[Tensor, Tensor]
+
+
+class PaddedEncoder(nn.Module):
+    """(B, L) ids and mask -> last hidden states (B, L, h), or a weighted sum of all layers'.
+
+    ``encoder`` must be in precision ``plain``: its layers are read, not called. ``mix``: weights, embeddings first.
+    """
+
+    frequencies: Tensor
+    local_frequencies: Tensor
+
+    def __init__(self, encoder: Encoder, mix: Sequence[float] | None = None) -> None:
+        super().__init__()
+        self.encoder, self.mix = encoder, mix
+        config = encoder.config
+        for name, theta in (("frequencies", config.rope_theta), ("local_frequencies", config.local_rope_theta)):
+            # numbers of the file, not of a runtime's own power function: an error grows with the position
+            powers = theta ** (torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim)
+            self.register_buffer(name, 1.0 / powers, persistent=False)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """(B, L) int64 each -> (B, L, h) fp32."""
+        encoder, places = self.encoder, torch.arange(input_ids.shape[1], device=input_ids.device)
+        seen = attention_mask.to(torch.bool)[:, None, None, :]
+        near = (places[:, None] - places[None, :]).abs() <= encoder.config.window // 2
+        whole, local = _bias(seen), _bias(seen & near)
+        turns = _turns(places, self.frequencies), _turns(places, self.local_frequencies)
+        x: Tensor = encoder.embeddings.norm(F.embedding(input_ids, encoder.embeddings.tok_embeddings.weight))
+        mixed = None
+        for index, layer in enumerate(encoder.layers):
+            assert isinstance(layer, Layer), "an encoder in precision plain"
+            if self.mix is not None:
+                mixed = x * self.mix[index] if mixed is None else mixed + x * self.mix[index]
+            x = x + _attend(layer, x, local if layer.local else whole, turns[layer.local])
+            x = x + layer.feed_forward(x)
+        x = encoder.final_norm(x)
+        return x if self.mix is None or mixed is None else mixed + x * self.mix[-1]
+
+
+class PaddedEmbedder(nn.Module):
+    """(B, L) ids and mask -> vectors of texts (B, d): pooling, and the modules behind it."""
+
+    def __init__(self, encoder: Encoder, pooling: Pooling, after: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.encoder = PaddedEncoder(encoder, pooling.shares)
+        self.modes, self.after = pooling.modes, nn.Sequential(*after)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """(B, L) int64 each -> (B, d) fp32."""
+        x = self.encoder(input_ids, attention_mask)
+        out: Tensor = self.after(torch.cat([pool_padded(mode, x, attention_mask) for mode in self.modes], dim=1))
+        return out
+
+
+class PaddedClassifier(nn.Module):
+    """A head of ``mmbert.model.tasks``: logits of each text (B, labels), or of each token (B, L, labels).
+
+    pooling  "mean" or "cls" of the tokens; None: each token
+    """
+
+    def __init__(self, encoder: Encoder, head: TaskHead, pooling: str | None) -> None:
+        super().__init__()
+        self.encoder, self.head, self.pooling = PaddedEncoder(encoder), head, pooling
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """(B, L) int64 each -> logits fp32."""
+        x = self.encoder(input_ids, attention_mask)
+        out: Tensor = self.head(x if self.pooling is None else pool_padded(self.pooling, x, attention_mask))
+        return out
+
+
+class PaddedSpans(PaddedClassifier):
+    """Logits of each token to begin and to end the answer, (B, L) each."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """(B, L) int64 each -> (B, L) fp32, twice."""
+        start, end = super().forward(input_ids, attention_mask).unbind(-1)
+        return start, end
+
+
+class PaddedMaskedLM(nn.Module):
+    """Logits over the vocabulary (B, L, V)."""
+
+    def __init__(self, encoder: Encoder, head: nn.Module, decoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.head, self.decoder = PaddedEncoder(encoder), head, decoder
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """(B, L) int64 each -> (B, L, V) fp32."""
+        out: Tensor = self.decoder(self.head(self.encoder(input_ids, attention_mask)))
+        return out
+
+
+def pool_padded(mode: str, x: Tensor, mask: Tensor) -> Tensor:
+    """(B, L, h) and a mask (B, L) -> (B, h), as ``mmbert.inference.pooling`` does it for documents end to end."""
+    counted = mask.to(x.dtype)[:, :, None]
+    if mode == "cls":
+        return _row(x, mask.argmax(dim=1))
+    if mode == "lasttoken":
+        return _row(x, (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(dim=1))
+    if mode == "max":
+        return torch.where(mask.to(torch.bool)[:, :, None], x, _HIDDEN).amax(dim=1)
+    if mode == "weightedmean":  # by the place in the text: 1, 2, ...
+        counted = counted * mask.cumsum(dim=1).to(x.dtype)[:, :, None]
+    total = (x * counted).sum(dim=1)
+    if mode == "mean_sqrt_len_tokens":
+        return total / counted.sum(dim=1).sqrt()
+    if mode not in ("mean", "weightedmean"):
+        raise ConfigError(f"pooling {mode} cannot be exported")
+    return total / counted.sum(dim=1)
+
+
+def _row(x: Tensor, index: Tensor) -> Tensor:
+    """(B, L, h) and (B,) -> (B, h)."""
+    return x.gather(1, index[:, None, None].expand(-1, 1, x.shape[2]))[:, 0]
+
+
+def _bias(seen: Tensor) -> Tensor:
+    return torch.where(seen, 0.0, _HIDDEN)
+
+
+def _turns(places: Tensor, frequencies: Tensor) -> Turns:
+    """Cosine and sine (L, D / 2), fp32."""
+    angles = places.to(torch.float32)[:, None] * frequencies
+    return angles.cos(), angles.sin()
+
+
+def _attend(layer: Layer, x: Tensor, bias: Tensor, turns: Turns) -> Tensor:
+    """Norm and attention: (B, L, h) -> (B, L, h); ``bias`` (B, 1, 1 or L, L) is added to the scores."""
+    attention = layer.attn
+    batch, length, width = x.shape
+    qkv = attention.Wqkv(layer.attn_norm(x)).view(batch, length, 3, width // attention.head_dim, attention.head_dim)
+    q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))  # (B, H, L, D)
+    scores = _turn(q * attention.head_dim**-0.5, turns) @ _turn(k, turns).transpose(2, 3)
+    mixed = torch.softmax(scores + bias, dim=-1) @ v
+    out: Tensor = attention.Wo(mixed.transpose(1, 2).reshape(batch, length, width))
+    return out
+
+
+def _turn(x: Tensor, turns: Turns) -> Tensor:
+    """RoPE by halves: (B, H, L, D) -> (B, H, L, D)."""
+    (cos, sin), (first, second) = turns, x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)

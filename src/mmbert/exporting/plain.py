@@ -1,0 +1,81 @@
+"""A plain Hugging Face folder: config, weights and tokenizer, as transformers 4 and 5 and servers read them alike."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import tokenizers
+
+from mmbert.exporting.source import CLASSES, Source
+from mmbert.files import write_json, write_text
+from mmbert.inference.modules import ACTIVATIONS
+from mmbert.model.config import config_to_hf
+from mmbert.model.weights import WEIGHTS, save_state
+
+_KEPT = (
+    "id2label", "label2id", "problem_type", "classifier_pooling", "classifier_dropout", "sentence_transformers",
+    "sbert_ce_default_activation_function",
+)  # fmt: skip
+"""Keys of a head; all others are the encoder's and are written anew."""
+
+PIPELINES = {
+    "encoder": "feature-extraction", "sentence": "sentence-similarity", "masked_lm": "fill-mask",
+    "sequence": "text-classification", "tokens": "token-classification", "span": "question-answering",
+    "choice": "multiple-choice",
+}  # fmt: skip
+"""What the hub calls the use of each kind of model."""
+
+
+def write_config(source: Source, folder: Path, dtype: str, *, head: bool) -> None:
+    """``config.json`` in both dialects. ``head``: with its class and labels; else of a ModernBertModel."""
+    kind = source.loaded.kind if head else "encoder"
+    values = config_to_hf(source.config, CLASSES[kind], dtype)
+    if head:
+        values |= {key: source.loaded.values[key] for key in _KEPT if key in source.loaded.values}
+    if head and source.loaded.activation is not None:  # sentence-transformers 6 keeps it in a file of its own
+        activation = ACTIVATIONS[source.loaded.activation]
+        name = f"{activation.__module__}.{activation.__name__}"
+        values["sentence_transformers"] = {**values.get("sentence_transformers", {}), "activation_fn": name}
+    if not head and source.pooling.layers is not None:
+        values["output_hidden_states"] = True  # for the module that mixes them
+    write_json(folder / "config.json", values)
+
+
+def write_weights(source: Source, folder: Path, *, head: bool) -> str:
+    """``model.safetensors``, in the type in which the model is stored, which is returned."""
+    state = source.state(head=head)
+    save_state(state, folder / WEIGHTS, None)
+    return str(next(iter(state.values())).dtype).removeprefix("torch.")
+
+
+def write_tokenizer(source: Source, folder: Path) -> None:
+    """``tokenizer.json``, ``tokenizer_config.json``, ``special_tokens_map.json``."""
+    source.loaded.tokenizer.save(folder, max_tokens=source.max_tokens)
+    written = tokenizers.Tokenizer.from_file(source.loaded.tokenizer.origin)  # joins two texts in its own way
+    written.no_truncation()
+    written.no_padding()
+    write_text(folder / "tokenizer.json", written.to_str(pretty=True) + "\n")
+
+
+def write_card(source: Source, folder: Path, library: str, pipeline: str) -> None:
+    """``README.md``: the model's own with these two keys, or a short one; and its licence."""
+    for path in source.loaded.folder.glob("LICENSE*"):
+        if path.is_file():
+            shutil.copyfile(path, folder / path.name)
+    card = source.loaded.folder / "README.md"
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    head, body = "", text
+    if found := re.match(r"---\n(.*?)^---\n", text, re.DOTALL | re.MULTILINE):
+        head, body = found[1], text[found.end() :]
+    kept = [line for line in head.splitlines() if not line.startswith(("library_name:", "pipeline_tag:"))]
+    lines = ["---", *kept, f"library_name: {library}", f"pipeline_tag: {pipeline}", "---", ""]
+    write_text(folder / "README.md", "\n".join(lines) + (body or f"# {source.loaded.folder.resolve().name}\n"))
+
+
+def write_plain(source: Source, folder: Path, *, head: bool) -> None:
+    """The whole folder."""
+    dtype = write_weights(source, folder, head=head)
+    write_config(source, folder, dtype, head=head)
+    write_tokenizer(source, folder)

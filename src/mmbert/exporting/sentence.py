@@ -1,0 +1,101 @@
+"""The files of a sentence-transformers folder around an encoder, in a form that versions 2 to 6 and servers read alike.
+
+Version 6 still reads what version 5 wrote, not the reverse: ``modules.json`` names ``sentence_transformers.models``,
+pooling is booleans, ``sentence_bert_config.json`` has the longest text (without these older versions fail,
+text-embeddings-inference refuses, and servers that see no booleans have taken the first token in silence).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmbert.errors import ConfigError
+from mmbert.exporting.source import Source
+from mmbert.files import write_json
+from mmbert.inference.modules import Dense, Normalize
+from mmbert.model.weights import WEIGHTS, save_state
+
+_POOLING = {
+    "cls": "pooling_mode_cls_token",
+    "max": "pooling_mode_max_tokens",
+    "mean": "pooling_mode_mean_tokens",
+    "mean_sqrt_len_tokens": "pooling_mode_mean_sqrt_len_tokens",
+    "weightedmean": "pooling_mode_weightedmean_tokens",
+    "lasttoken": "pooling_mode_lasttoken",
+}
+"""In the order in which several are laid side by side."""
+
+
+def write_modules(source: Source, folder: Path) -> None:
+    """``modules.json``, the modules behind the encoder, prompts and longest text. Raises ConfigError for what only one
+    of the versions could read."""
+    steps: list[tuple[str, dict[str, Any] | None, dict[str, torch.Tensor]]] = []
+    if source.pooling.layers is not None:
+        steps.append(_layers(source))
+    steps.append(("Pooling", _pooling(source), {}))
+    steps += [_module(module, source) for module in source.after]
+    modules = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
+    for index, (name, config, state) in enumerate(steps, 1):
+        place = f"{index}_{name}"
+        modules.append(
+            {"idx": index, "name": str(index), "path": place, "type": f"sentence_transformers.models.{name}"}
+        )
+        (folder / place).mkdir()
+        if config is not None:
+            write_json(folder / place / "config.json", config)
+        if state:
+            save_state(state, folder / place / WEIGHTS)
+    write_json(folder / "modules.json", modules)
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": source.max_tokens, "do_lower_case": False})
+    settings = {
+        "model_type": "SentenceTransformer",
+        "__version__": {},
+        "prompts": {"query": "", "document": "", **source.prompts},
+        "default_prompt_name": source.default_prompt,
+        "similarity_fn_name": source.similarity,
+    }
+    write_json(folder / "config_sentence_transformers.json", settings)
+
+
+def _pooling(source: Source) -> dict[str, Any]:
+    modes = source.pooling.modes
+    if list(modes) != [mode for mode in _POOLING if mode in modes]:
+        raise ConfigError(f"pooling {', '.join(modes)}: all versions can only read the order {', '.join(_POOLING)}")
+    return {
+        "word_embedding_dimension": source.config.hidden_size,
+        **{key: mode in modes for mode, key in _POOLING.items()},
+        "include_prompt": source.pooling.include_prompt,
+    }
+
+
+def _layers(source: Source) -> tuple[str, dict[str, Any], dict[str, torch.Tensor]]:
+    weights = torch.tensor(source.pooling.layers, dtype=torch.float32)
+    config = {
+        "word_embedding_dimension": source.config.hidden_size,
+        "layer_start": 0,
+        "num_hidden_layers": source.config.num_layers,
+    }
+    return "WeightedLayerPooling", config, {"layer_weights": weights}
+
+
+def _module(module: nn.Module, source: Source) -> tuple[str, dict[str, Any] | None, dict[str, torch.Tensor]]:
+    if isinstance(module, Normalize):
+        return "Normalize", None, {}
+    assert isinstance(module, Dense), "nothing else comes behind pooling"
+    if module.residual is not None:
+        raise ConfigError(
+            f"{source.loaded.folder}: version 5 of sentence-transformers has no Dense module with a residual sum; "
+            "export --format onnx --output embedding instead"
+        )
+    linear, activation = module.linear, type(module.activation)
+    config = {
+        "in_features": linear.in_features,
+        "out_features": linear.out_features,
+        "bias": linear.bias is not None,
+        "activation_function": f"{activation.__module__}.{activation.__name__}",
+    }
+    return "Dense", config, {f"linear.{name}": value for name, value in linear.state_dict().items()}
