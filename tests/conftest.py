@@ -1,11 +1,47 @@
-"""Property tests draw new examples on a developer's machine and the same ones on every run of CI."""
+"""Little models; property tests draw new examples on a developer's machine and the same ones on every run of CI."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
+
+
+@pytest.fixture(scope="session")
+def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of ours for each head, with random weights: masks, classes, ranks, tags, spans. They read 64 tokens."""
+    import torch
+
+    from mmbert import MaskedLM, ModelConfig, train_tokenizer
+    from mmbert.model.encoder import Encoder
+    from mmbert.model.tasks import SequenceClassifier, SpanClassifier, TokenClassifier
+    from mmbert.recipe import TokenizerTraining
+
+    root = tmp_path_factory.mktemp("heads")
+    words = train_tokenizer([("eng_Latn", text) for text in RIGHTS * 4], TokenizerTraining(vocab_size=512))
+    torch.manual_seed(0)
+    config = ModelConfig(
+        vocab_size=words.vocab_size, hidden_size=16, intermediate_size=16, num_layers=2, num_heads=2, max_context=64,
+        initializer_range=0.3,
+    )  # fmt: skip
+    MaskedLM(config).save(root / "masks")
+    SequenceClassifier(Encoder(config), 2, pooling="mean").save(root / "classes", ["no", "yes"])
+    SequenceClassifier(Encoder(config), 1, pooling="cls").save(root / "ranks", ["score"])
+    TokenClassifier(Encoder(config), 3).save(root / "tags", ["O", "B-X", "I-X"])
+    SpanClassifier(Encoder(config), 2).save(root / "spans", ["start", "end"])
+    for folder in root.iterdir():
+        words.save(folder, max_tokens=64)
+    return root
+
+
+RIGHTS = [
+    "All human beings are born free and equal in dignity and rights.",
+    "Tous les êtres humains naissent libres et égaux en dignité et en droits.",
+    "Watu wote wamezaliwa huru, hadhi na haki zao ni sawa.",
+]

@@ -84,6 +84,8 @@ def disk_errors(path: Path) -> Iterator[None]:
             ) from error
         if error.errno in (errno.EACCES, errno.EROFS):
             raise MMBertError(f"cannot write {path}: {error.strerror}; choose another folder") from error
+        if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG):
+            raise MMBertError(f"cannot write {path}: {error.strerror}; choose another name") from error
         raise
 
 
@@ -118,7 +120,9 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise MMBertError(f"no such file: {path}") from error
-    except ValueError as error:
+    except OSError as error:
+        raise MMBertError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
         raise MMBertError(f"{path} is not valid JSON ({error}): delete it or restore it") from error
 
 

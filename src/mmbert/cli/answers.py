@@ -29,8 +29,9 @@ def check_out(out: Path | None) -> None:
     """Raises before anything is computed: for a file that is there, a folder, or Parquet without pyarrow."""
     if out is None:
         return
-    if out.exists():
-        raise ConfigError(f"{out} is there already: delete it, or choose another name")
+    with disk_errors(out):
+        if out.exists():
+            raise ConfigError(f"{out} is there already: delete it, or choose another name")
     if out.suffix == PARQUET:
         check_parquet()
 

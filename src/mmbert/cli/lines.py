@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import orjson
-import zstandard
 
 from mmbert.errors import DataError
 
 STDIN = "-"
+
+_CHUNK = 2**20
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def _lines(path: str, stated: bool) -> Iterator[Line]:
     for number, raw in enumerate(_raw_lines(path, name), 1):
         where = f"{name}:{number}"
         try:
-            text = raw.decode().removesuffix("\n").removesuffix("\r")
+            text = raw.decode().removesuffix("\r")
         except UnicodeDecodeError as error:
             raise DataError(f"{where}: not UTF-8 at byte {error.start + 1}: convert it first") from error
         text = text.removeprefix("\ufeff") if number == 1 else text
@@ -99,21 +99,27 @@ def _lines(path: str, stated: bool) -> Iterator[Line]:
 
 
 def _raw_lines(path: str, name: str) -> Iterator[bytes]:
+    from mmbert.data.read import decompress, split_lines
+
+    return split_lines(decompress(_chunks(path, name), path, name))
+
+
+def _chunks(path: str, name: str) -> Iterator[bytes]:
+    """As they come: a line that is typed is not waited with."""
     try:
         with _open(path) as file:
-            yield from file
-    except (OSError, EOFError, zstandard.ZstdError) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise DataError(f"cannot read {name}: {reason}") from error
+            while chunk := file.read1(_CHUNK):
+                yield chunk
+    except OSError as error:
+        raise DataError(f"cannot read {name}: {error.strerror or error}") from error
 
 
 @contextmanager
-def _open(path: str) -> Iterator[IO[bytes]]:
+def _open(path: str) -> Iterator[Any]:
     if path == STDIN:
         yield sys.stdin.buffer
         return
-    openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".zst": zstandard.open}
-    with openers.get(Path(path).suffix, open)(path, "rb") as file:
+    with Path(path).open("rb") as file:
         yield file
 
 

@@ -217,13 +217,20 @@ def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _chunks(input: Input, advance: Advance) -> Iterator[bytes]:
-    raw = _raw_chunks(input, advance)
-    if input.name.endswith(".gz"):
-        return _decompress(raw, partial(zlib.decompressobj, wbits=31), input.path)
-    if input.name.endswith(".zst"):
+    return decompress(_raw_chunks(input, advance), input.name, input.path)
+
+
+def decompress(chunks: Iterator[bytes], name: str, path: str) -> Iterator[bytes]:
+    """What a file holds, by the end of its name: ``.gz``, ``.zst``, else as it is. ``path`` names it in errors.
+
+    Raises DataError for one that is corrupt or cut short.
+    """
+    if name.endswith(".gz"):
+        return _decompress(chunks, partial(zlib.decompressobj, wbits=31), path)
+    if name.endswith(".zst"):
         decompressor = zstandard.ZstdDecompressor(max_window_size=2**31)
-        return _decompress(raw, decompressor.decompressobj, input.path)
-    return raw
+        return _decompress(chunks, decompressor.decompressobj, path)
+    return chunks
 
 
 def _raw_chunks(input: Input, advance: Advance) -> Iterator[bytes]:

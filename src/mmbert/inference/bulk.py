@@ -88,8 +88,9 @@ def check_form(out: Path) -> None:
         raise ConfigError(f"{out}: the name must end in {', '.join(FORMS)}")
     if out.suffix == ".parquet":
         _parquet()
-    if out.exists():
-        raise ConfigError(f"{out} is there already: delete it or choose another name")
+    with disk_errors(out):
+        if out.exists():
+            raise ConfigError(f"{out} is there already: delete it or choose another name")
 
 
 def json_line(key: Any, vector: np.ndarray) -> bytes:

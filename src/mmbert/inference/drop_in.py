@@ -6,13 +6,13 @@ go by tokens, so ``batch_size`` is read and not used; one process does the work,
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
 
 from mmbert.errors import ConfigError
+from mmbert.inference.facade import check_many
 from mmbert.inference.vectors import measure_ranges, quantize
 
 if TYPE_CHECKING:
@@ -153,6 +153,5 @@ def _check_device(embedder: Embedder, device: str | None) -> None:
 
 
 def _list(texts: Any) -> list[str]:
-    if isinstance(texts, bytes | dict) or not isinstance(texts, Iterable):
-        raise ConfigError(f"inputs are {type(texts).__name__}: expected a str or a list of str")
+    check_many(texts, "inputs", "a str or a list of str")
     return list(texts)

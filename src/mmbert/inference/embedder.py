@@ -17,6 +17,7 @@ from mmbert.inference import passages
 from mmbert.inference.batching import WINDOW, run, text_encoder
 from mmbert.inference.chunking import Passages, Span
 from mmbert.inference.drop_in import DropIn
+from mmbert.inference.facade import check_many
 from mmbert.inference.load import Loaded, load
 from mmbert.inference.modules import Dense
 from mmbert.inference.pooling import MODES, Pooling, pool
@@ -163,8 +164,7 @@ class Embedder(DropIn):
                 progress=progress,
             )  # fmt: skip
         rows = self.stream(
-            [texts] if isinstance(texts, str) else texts if isinstance(texts, Iterator) else _listed(texts),
-            prompt=prompt, dimensions=dimensions, normalize=normalize, output=output, progress=progress,
+            _stream(texts), prompt=prompt, dimensions=dimensions, normalize=normalize, output=output, progress=progress,
         )  # fmt: skip
         if isinstance(texts, str):
             return next(rows)
@@ -236,7 +236,7 @@ class Embedder(DropIn):
         Other options as for a call. Raises ConfigError for options that do not go together.
         """
         found = passages.stream_passages(
-            self, [texts] if isinstance(texts, str) else texts, chunking=chunking, by=by, size=size, overlap=overlap,
+            self, _stream(texts), chunking=chunking, by=by, size=size, overlap=overlap,
             prompt=prompt, dimensions=self._width(dimensions), normalize=normalize, output=output, progress=progress,
         )  # fmt: skip
         self._warn_untuned()
@@ -249,7 +249,7 @@ class Embedder(DropIn):
 
         Texts longer than ``max_tokens`` are cut.
         """
-        found = passages.stream_tokens(self, [texts] if isinstance(texts, str) else texts, progress)
+        found = passages.stream_tokens(self, _stream(texts), progress)
         if isinstance(texts, str):
             return next(found)
         return found if isinstance(texts, Iterator) else list(found)
@@ -314,10 +314,16 @@ class Embedder(DropIn):
 
 
 def _listed(texts: Any) -> list[str]:
-    """A list, tuple, array or column of texts. Raises ConfigError for what holds none."""
-    if isinstance(texts, bytes | dict) or not isinstance(texts, Iterable):
-        raise ConfigError(f"texts are {type(texts).__name__}: expected a str, a list of str or an iterator of str")
+    """A list, tuple, array or column of texts. Raises ConfigError for what holds none, or in no order."""
+    check_many(texts)
     return texts if isinstance(texts, list) else list(texts)
+
+
+def _stream(texts: Any) -> Iterable[str]:
+    """One text, a list or an iterator, to go through."""
+    if isinstance(texts, str):
+        return [texts]
+    return texts if isinstance(texts, Iterator) else _listed(texts)
 
 
 def _pooling(loaded: Loaded, pooling: str | Sequence[str] | None, layers: Sequence[float] | None) -> Pooling:

@@ -79,11 +79,16 @@ def respond(asked: Any, single: Callable[[Any], bool], stream: Callable[[Iterabl
     """
     if single(asked):
         return next(stream([asked]))
-    if isinstance(asked, bytes | dict) or not isinstance(asked, Iterable):
-        raise ConfigError(f"texts are {type(asked).__name__}: expected a str, a list of str or an iterator of str")
+    check_many(asked)
     if isinstance(asked, Iterator):
         return stream(asked)
     return list(stream(asked if isinstance(asked, list) else list(asked)))
+
+
+def check_many(asked: Any, what: str = "texts", expected: str = "a str, a list of str or an iterator of str") -> None:
+    """Raises ConfigError for what holds no texts, or holds them in no order."""
+    if isinstance(asked, str | bytes | dict | set | frozenset) or not isinstance(asked, Iterable):
+        raise ConfigError(f"{what} are {type(asked).__name__}: expected {expected}")
 
 
 def is_text(asked: Any) -> bool:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmbert.errors import ConfigError
-from mmbert.inference.facade import is_pair
+from mmbert.errors import ConfigError, DataError
+from mmbert.inference.facade import check_many, is_pair
 from mmbert.inference.judge import Judge
 from mmbert.inference.modules import ACTIVATIONS
 
@@ -44,9 +44,11 @@ class Reranker(Judge):
             raise ConfigError("the query is empty" if isinstance(query, str) else f"the query is {query!r}, not a str")
         if top_k is not None and top_k < 1:
             raise ConfigError(f"top_k is {top_k}: it must be at least 1")
-        if isinstance(documents, str | bytes | dict) or not isinstance(documents, Iterable):
-            raise ConfigError(f"documents are {type(documents).__name__}: expected a list of str")
+        check_many(documents, "documents", "a list of str")
         texts = list(documents)
+        wrong = next((number for number, text in enumerate(texts) if not isinstance(text, str)), None)
+        if wrong is not None:
+            raise DataError(f"document {wrong} is {type(texts[wrong]).__name__}, not str")
         scores = self._scores(query, texts, progress)
         order = sorted(range(len(texts)), key=lambda index: -scores[index])
         return [Ranked(index, scores[index], texts[index]) for index in order[:top_k]]
