@@ -1,9 +1,10 @@
 """Attention on a CPU: the native kernel beside torch's, interleaved in one process, and what it does to a whole model.
 
-    python benchmarks/attention.py [--heads 6] [--head-dim 64] [--threads 1] [--rounds 9] [--clock wall] [--models]
+    python benchmarks/attention.py [--heads 6] [--head-dim 64] [--threads 1] [--rounds 9] [--clock wall]
+        [--work variable 512 8192 query] [--models]
 
-Work: eight documents of variable length (normal(256, 64), 16 to 512), four of 512, one of 8192; global, and local with
-the published window. Ways, all from the bf16 product of Wqkv to what goes into Wo, RoPE included:
+Work: eight documents of variable length (normal(256, 64), 16 to 512), four of 512, one of 8192, one of 12; global, and
+local with the published window. Ways, all from the bf16 product of Wqkv to what goes into Wo, RoPE included:
   native  attention.c
   torch   what layers do without it: fp32, RoPE in place, groups and bands (model/attention.py)
   bf16    the same in bf16
@@ -43,6 +44,7 @@ WORK = {
     "variable": sorted(np.random.default_rng(42).normal(256, 64, 8).clip(16, 512).astype(int).tolist()),
     "512": [512] * 4,
     "8192": [8192],
+    "query": [12],
 }
 
 
@@ -75,7 +77,8 @@ def medians(ways: dict[str, Callable[[], object]], rounds: int, clock: Callable[
 def compare_attention(options: argparse.Namespace) -> None:
     print("| documents | layer | native GFLOP/s | torch | torch, bf16 | native is faster by | native is off by |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
-    for name, lengths in WORK.items():
+    for name in options.work:
+        lengths = WORK[name]
         packed = Packed.from_lists([np.zeros(length, np.int64) for length in lengths]).to()
         for local in (False, True):
             qkv = torch.randn(sum(lengths), 3, options.heads, options.head_dim).bfloat16()
@@ -89,7 +92,7 @@ def compare_attention(options: argparse.Namespace) -> None:
             if not local:  # masks are fp32
                 ways["bf16"] = partial(by_torch, qkv, turns, plan, torch.bfloat16, local=local)
             found, wanted = ways["native"]().float(), ways["torch"]().float()
-            times = medians(ways, options.rounds if len(lengths) > 1 else 3, CLOCKS[options.clock])
+            times = medians(ways, 3 if sum(lengths) == 8192 else options.rounds, CLOCKS[options.clock])
             work = 4e-9 * options.heads * options.head_dim * sum(seen(length, local=local) for length in lengths)
             speeds = [f"{work / times[way]:.0f}" if way in times else "" for way in ("native", "torch", "bf16")]
             off = float((found - wanted).norm() / wanted.norm())
@@ -111,11 +114,12 @@ def compare_models(options: argparse.Namespace) -> None:
             settle(models[precision, on], torch.device("cpu"), precision)
     print("\n| small | bf16 tokens/s | without the kernel | | int8 | without | |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
-    for name, lengths in {**WORK, "one of 12": [12]}.items():
+    for name in options.work:
+        lengths = WORK[name]
         rng = np.random.default_rng(0)
         packed = Packed.from_lists([rng.integers(300, 32_000, length) for length in lengths]).to()
         ways = {f"{precision} {on}": partial(model, packed) for (precision, on), model in models.items()}
-        times = medians(ways, options.rounds if sum(lengths) < 8192 else 2, CLOCKS[options.clock])
+        times = medians(ways, 2 if sum(lengths) == 8192 else options.rounds, CLOCKS[options.clock])
         cells = []
         for precision in ("bf16", "int8"):
             mine, torchs = times[f"{precision} True"], times[f"{precision} False"]
@@ -130,6 +134,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall")
+    parser.add_argument("--work", nargs="+", choices=WORK, default=list(WORK))
     parser.add_argument("--models", action="store_true", help="whole models too")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
