@@ -101,6 +101,8 @@ def test_what_todays_libraries_write_is_told_to_yesterdays(models: Path) -> None
     assert {verdicts[reader] for reader in older} == {"not"}
     assert '"local_rope_theta": 160000.0' in said(found)
     assert '"global_rope_theta": 160000.0' in said(found)
+    assert found.portable == "sentence-transformers"
+    assert examine(str(models / "masks"), device="cpu").portable is None
 
 
 def test_an_angle_that_transformers_4_would_take_otherwise(copy: Callable[[str], Path]) -> None:

@@ -67,6 +67,9 @@ def _lines(machine: dict[str, str], examined: Examination | None) -> Iterator[st
     yield from (f"problem: {problem}" for problem in examined.problems)
     if not examined.problems:
         yield "no problems"
+    elif examined.portable:
+        command = f"mmbert export {examined.facts['folder']} --format {examined.portable} --out DIR"
+        yield f"{command} writes it for all of them"
 
 
 def _table(rows: dict[str, Any]) -> Iterator[str]:

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 import torch
 
 from mmbert.inference import precision
+from mmbert.inference.native import kernel
 from mmbert.model.config import PRESETS
 from mmbert.training.folder import choose_precision, versions
 
@@ -50,7 +51,7 @@ def this_device() -> torch.device:
 def attention(device: torch.device) -> str:
     """Which implementation runs, and why."""
     if device.type != "cuda":
-        return "torch's scaled_dot_product_attention: documents of one length per call, local layers in blocks"
+        return f"bf16, int8: {kernel.describe()}; fp32: torch, documents of one length per call, local layers in blocks"
     try:
         from torch.nn.attention import varlen  # noqa: F401  (absent from some builds)
     except ImportError:

@@ -24,6 +24,9 @@ from mmbert.tokenizer.tokenizer import SPACE, SPECIALS, Tokenizer
 _SENTENCE = "All human beings are born free and equal in dignity and rights."
 
 
+_FINE = ("rightly", "with an option", "not its kind")
+
+
 @dataclass
 class Examination:
     """Of one folder.
@@ -36,6 +39,13 @@ class Examination:
     facts: dict[str, Any] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     readers: list[Verdict] = field(default_factory=list)
+
+    @property
+    def portable(self) -> str | None:
+        """The format of ``mmbert export`` that mends what other readers stumble over; None where that is not it."""
+        if self.readers[-1].reads != "rightly" or all(verdict.reads in _FINE for verdict in self.readers):
+            return None
+        return "sentence-transformers" if str(self.facts["kind"]).startswith("sentence") else "huggingface"
 
 
 def examine(name: str, *, revision: str | None = None, device: str = "auto") -> Examination:

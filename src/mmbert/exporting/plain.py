@@ -34,6 +34,8 @@ def write_config(source: Source, folder: Path, dtype: str, *, head: bool) -> Non
     values = config_to_hf(source.config, CLASSES[kind], dtype)
     if head:
         values |= {key: source.loaded.values[key] for key in _KEPT if key in source.loaded.values}
+        if "id2label" in values:
+            values["num_labels"] = len(values["id2label"])  # text-embeddings-inference counts one without it
     if head and source.loaded.activation is not None:  # sentence-transformers 6 keeps it in a file of its own
         activation = ACTIVATIONS[source.loaded.activation]
         name = f"{activation.__module__}.{activation.__name__}"

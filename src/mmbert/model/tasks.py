@@ -93,6 +93,7 @@ class TaskModel(nn.Module):
         more: dict[str, Any] = {
             "id2label": {str(index): name for index, name in enumerate(names)},
             "label2id": {name: index for index, name in enumerate(names)},
+            "num_labels": self.labels,  # text-embeddings-inference counts one without it
             "classifier_dropout": self.dropout,
         }
         if self.pooling:
