@@ -14,7 +14,7 @@ from little_models import TEXTS, WIDTH, records, unit_rows
 import mmbert
 from mmbert.errors import ConfigError, DataError, MMBertError
 from mmbert.inference.embedder import Embedder
-from mmbert.search import writing
+from mmbert.search import lance, writing
 from mmbert.search.index import SearchIndex
 from mmbert.search.lock import locked
 
@@ -204,6 +204,25 @@ def test_many_rows_move_to_lancedb(embed: Embedder, tmp_path: Path, monkeypatch:
         scores = rows[50] @ rows.T
         wanted = [f"r{n}" for n in np.argsort(-scores) if n not in (3, 4)]
         assert ids(hits) == wanted
+
+
+def test_readers_go_on_while_lancedb_is_tidied(
+    embed: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lance, "INDEXED_FROM", 300)
+    monkeypatch.setattr(lance, "_PARTS", 2)
+    rows = unit_rows(700)
+    index = SearchIndex.create(tmp_path / "index", embed, store="lance", kind="ivf_flat")
+    reader = SearchIndex.load(tmp_path / "index", model=embed)
+    given = records([f"text {n}" for n in range(700)])
+    for count in (100, 400, 500, 600, 700):
+        start = len(index)
+        index.add(given[start:count], vectors=rows[start:count], piece=50)
+        for found in (index, reader):
+            assert found(rows[count - 1 : count], top_k=1)[0][0].id == f"r{count - 1}"
+    files = tmp_path / "index" / "vectors-0000" / "rows.lance"
+    assert (files / "_indices").is_dir()
+    assert len(list((files / "_versions").iterdir())) <= 2  # what earlier readers had open is gone
 
 
 def test_given_vectors(embed: Embedder, tmp_path: Path) -> None:

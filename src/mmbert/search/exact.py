@@ -86,8 +86,9 @@ class ExactStore:
         start, step = self._steps()
         return np.asarray(stored * step + start)
 
-    def settle(self, rows: int) -> None:
+    def settle(self, rows: int) -> bool:
         """Nothing to do: a map needs no index."""
+        return False
 
     def tidy(self) -> None:
         """Nothing to do: there is one file."""

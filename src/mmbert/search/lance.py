@@ -38,6 +38,9 @@ _REFINE = 4
 _PROBES = 20
 """Parts of the index that are looked into."""
 
+_PARTS = 32
+"""Files of rows, one a piece, above which they are joined and the index takes them up; until then they are compared."""
+
 _TABLE = "rows"
 
 
@@ -112,19 +115,22 @@ class LanceStore:
             found[start : start + len(wanted)] = values.reshape(-1, self.width)
         return found
 
-    def settle(self, rows: int) -> None:
-        """Make the index, or let it take up the rows that came since."""
+    def settle(self, rows: int) -> bool:
+        """Make the index, or let it take up the rows that came since, if they are many."""
         if rows < INDEXED_FROM:
-            return
+            return False
         table = self._table()
-        if self._indices.is_dir():
-            table.optimize()
-            return
+        if (self._files / "_indices").is_dir():  # asking the table makes the library warn on stderr
+            many = len(list((self._files / "data").iterdir())) > _PARTS
+            if many:
+                table.optimize()
+            return many
         log.info("indexing %s rows (%s)", f"{rows:,}", self.kind)
         from lancedb import index
 
         table.create_index("vector", config=getattr(index, KINDS[self.kind])(distance_type="dot"))
         table.optimize()
+        return True
 
     def tidy(self) -> None:
         with disk_errors(self.path):
@@ -159,14 +165,13 @@ class LanceStore:
         return None
 
     @property
-    def _indices(self) -> Path:
-        """Looked for here: asking the table makes the library warn on stderr."""
-        return self.path / f"{_TABLE}.lance" / "_indices"
+    def _files(self) -> Path:
+        return self.path / f"{_TABLE}.lance"
 
     def _table(self, *, create: bool = False) -> Any:
         if self._opened is None:
             arrow = self._arrow
-            if not create and not (self.path / f"{_TABLE}.lance").is_dir():
+            if not create and not self._files.is_dir():
                 raise DataError(f"no rows in {self.path}: it is damaged, build the index again")
             columns = [("row", arrow.int64()), ("vector", arrow.list_(self._number, self.width))]
             self._opened = self._database.create_table(_TABLE, schema=arrow.schema(columns), exist_ok=True)

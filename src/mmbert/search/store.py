@@ -39,8 +39,8 @@ class Store(Protocol):
     def vectors(self, rows: np.ndarray) -> np.ndarray:
         """Vectors (n, d) fp32 of rows (n,), ascending."""
 
-    def settle(self, rows: int) -> None:
-        """After much was added: whatever makes searches faster, while others read."""
+    def settle(self, rows: int) -> bool:
+        """After rows were added: whatever makes searches faster, while others read. Says whether there was any."""
 
     def tidy(self) -> None:
         """Remove files that nothing needs; nobody reads meanwhile."""

@@ -132,10 +132,10 @@ def _settle(opened: Opened) -> None:
         made = opened.manifest
     if state.store == "lance":
         store = opened.store(state)
-        store.settle(state.rows)
-        with opened.records.alone() as state:
-            store.tidy()
-            opened.records.set_state(state)  # others open the table again
+        if store.settle(state.rows):
+            with opened.records.alone() as state:
+                store.tidy()
+                opened.records.set_state(state)  # others open the table again
     elif made.store == "auto" and made.output != "int8" and state.rows > LARGEST_EXACT:
         try:
             _rewrite(opened, "lance")
