@@ -188,6 +188,7 @@ class Way:
 
     def __init__(self, name: str) -> None:
         command = [sys.executable, __file__, *sys.argv[1:], "--step", name]
+        self.name = name
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.seconds: list[float] = []
         self.memory = 0.0
@@ -195,7 +196,12 @@ class Way:
     def step(self) -> None:
         self.process.stdin.write("\n")
         self.process.stdin.flush()
-        seconds, kib = self.process.stdout.readline().split()
+        told = self.process.stdout.readline()
+        if not told:
+            sys.exit(
+                f"the process of {self.name} ended with {self.process.wait()}: too little memory for all ways at once?"
+            )
+        seconds, kib = told.split()
         self.seconds.append(float(seconds))
         self.memory = int(kib) / 2**20
 
