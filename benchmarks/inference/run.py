@@ -13,7 +13,7 @@ samples in which other processes left us the cores that we need (``clean``; a ti
 are taken). ``--clock cpu`` takes processor time instead, to look at one thread on a core that is shared.
 
 --equal compares vectors of a trained model's folder first; --growth is the cost of a token by length; --memory the peak
-of resident memory, weights and libraries included, each way in a process of its own; --latency one query of ten tokens.
+of resident memory with weights and without libraries, each way in a process of its own; --latency one short query.
 Prints Markdown for RECORDS.md.
 """
 
@@ -34,7 +34,7 @@ from typing import Any
 import torch
 from guard import Sample, forget_peak, median, memory_mib, take
 from tables import equal_table, growth_table, latency_table, speed_table
-from texts import COUNTS, LENGTHS, Work, draw, make_model, query
+from texts import COUNTS, LENGTHS, Work, draw, lines, make_model, query
 from ways import SHORT, WAYS, Setting, tune
 
 from mmbert.tokenizer.tokenizer import Tokenizer
@@ -174,15 +174,18 @@ def peak_of(name: str, lengths: str, batch: int | str, options: argparse.Namespa
 
 
 def peak(setting: Setting, options: argparse.Namespace) -> None:
-    """What :func:`peak_of` runs: weights, libraries and what two passes need; not what loading needed."""
-    way: Any = WAYS[options.peak](setting)
+    """What :func:`peak_of` runs: prints MiB of weights and of what two passes need; not what loading needed."""
     work = draw(options.lengths[0], Tokenizer.load(setting.folder), options.texts)
+    lines.cache_clear()
+    forget_peak()
+    before = memory_mib("VmRSS")
+    way: Any = WAYS[options.peak](setting)
     if not options.peak.startswith("ours"):
         way.batch = options.batches[0]
     forget_peak()
     way(work)
     way(work)
-    print(memory_mib("VmHWM"))
+    print(memory_mib("VmHWM") - before)
 
 
 if __name__ == "__main__":
