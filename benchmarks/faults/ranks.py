@@ -1,4 +1,4 @@
-"""One of two processes dies, under ``torchrun`` and without it."""
+"""One of two processes dies or hangs, under ``torchrun`` and without it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ WITHIN = 60.0
 
 
 def ranks(trial: Trial) -> list[Row]:
-    """``kill -9`` to the second process in the middle of a phase."""
-    return [_by_hand(trial, parallel) for parallel in ("ddp", "fsdp")] + [_torchrun(trial)]
+    """SIGKILL or SIGSTOP to the second process in the middle of a phase."""
+    dead = [_by_hand(trial, parallel, signal.SIGKILL) for parallel in ("ddp", "fsdp")]
+    return [*dead, _by_hand(trial, "ddp", signal.SIGSTOP, "runtime.timeout=5"), _torchrun(trial)]
 
 
 def _options(trial: Trial, folder: Path, parallel: str) -> list[str]:
@@ -41,31 +42,34 @@ def _torchrun(trial: Trial) -> Row:
     return Row("a rank dies", "`kill -9` to one of two under torchrun", happened, time.monotonic() - began, held)
 
 
-def _by_hand(trial: Trial, parallel: str) -> Row:
+def _by_hand(trial: Trial, parallel: str, harm: signal.Signals, *more: str) -> Row:
     """Nobody watches the processes: each has to notice by itself."""
     folder, began = trial.home / "ranks", time.monotonic()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
-    command = [sys.executable, "-m", "mmbert", *_options(trial, folder, parallel)]
+    command = [sys.executable, "-m", "mmbert", *_options(trial, folder, parallel), *more]
     second = subprocess.Popen(
         command, env={**os.environ, **common, "RANK": "1", "OMP_NUM_THREADS": "1", "MMBERT_QUIET": "1"},
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     first = trial.start(command, RANK="0", **common)
     _wait(first, folder)
+    second.send_signal(harm)
+    ended = trial.end(first, time.monotonic())
     second.kill()
     second.wait()
-    ended = trial.end(first, time.monotonic())
-    again = trial.do("pretrain", folder, f"runtime.parallel={parallel}", *trial.data())
+    again = trial.do("pretrain", folder, f"runtime.parallel={parallel}", *more, *trial.data())
     happened = (
         f"the other ended after {ended.seconds:.1f} s with exit code {ended.code}: {ended.error}; {_resumed(again)}"
     )
     held = ended.code == 2 and ended.seconds < WITHIN and again.code == 0
     shutil.rmtree(folder)
-    done = f"`kill -9` to one of two, {parallel}, nobody watching"
-    return Row("a rank dies", done, happened, time.monotonic() - began, held)
+    done = " ".join([f"{harm.name} to one of two, {parallel}, nobody watching", *(f"`{option}`" for option in more)])
+    return Row(
+        "a rank dies" if harm == signal.SIGKILL else "a rank hangs", done, happened, time.monotonic() - began, held
+    )
 
 
 def _wait(process: subprocess.Popen[str], folder: Path) -> None:
