@@ -68,10 +68,17 @@ def compare(expected: Run, found: Run, rows: Sequence[np.ndarray], *, joint: boo
             products[index, which] = left @ right, left @ left, right @ right
     if joint:
         products = products.sum(axis=0, keepdims=True)
-    lengths = np.sqrt(products[..., 1] * products[..., 2])
-    cosines = np.divide(products[..., 0], lengths, out=np.ones_like(lengths), where=lengths > 0).min(axis=1)
-    cosines = np.where(np.isfinite(cosines), cosines, -1.0)
+    cosines = _cosines(*np.moveaxis(products, 2, 0)).min(axis=1)
     return Agreement(len(rows), difference, largest, float(cosines.min()), int(cosines.argmin()))
+
+
+def _cosines(ab: np.ndarray, aa: np.ndarray, bb: np.ndarray) -> np.ndarray:
+    """Of products of vectors. Two of zeros are equal; what is not finite is like nothing."""
+    lengths = np.sqrt(aa * bb)
+    cosines = np.divide(ab, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+    cosines[(aa == 0) & (bb == 0)] = 1.0
+    cosines[~np.isfinite(lengths)] = -1.0
+    return cosines
 
 
 def encode(source: Source, texts: Sequence[str], tokenizer: Tokenizer) -> list[np.ndarray]:

@@ -88,19 +88,22 @@ def write_int8(path: Path, out: Path) -> None:
     Products of attention, the norms and the token embedding stay fp32; so does a decoder tied to it, which would be a
     second copy.
     """
+    import onnx_ir
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     large = path.with_name(f"{path.name}_data").is_file()
     with _quiet(), tempfile.TemporaryDirectory(dir=path.parent) as place:
         known = Path(place) / "model.onnx"  # with the shape of every value
+        rounded = Path(place) / "rounded.onnx"
         quant_pre_process(
             path, known, skip_optimization=True, save_as_external_data=large, all_tensors_to_one_file=large
         )
         quantize_dynamic(
-            known, out, op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8,
+            known, rounded, op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8,
             use_external_data_format=large,
         )  # fmt: skip
+        onnx_ir.save(onnx_ir.load(rounded), out, external_data=f"{out.name}_data" if large else None)
 
 
 def _strip(model: Any) -> None:

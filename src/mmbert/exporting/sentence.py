@@ -31,8 +31,10 @@ _POOLING = {
 
 
 def write_modules(source: Source, folder: Path) -> None:
-    """``modules.json``, the modules behind the encoder, prompts and longest text. Raises ConfigError for what only one
-    of the versions could read."""
+    """``modules.json``, the modules behind the encoder, prompts and longest text.
+
+    Raises ConfigError for what the versions read differently, or only one of them.
+    """
     steps: list[tuple[str, dict[str, Any] | None, dict[str, torch.Tensor]]] = []
     if source.pooling.layers is not None:
         steps.append(_layers(source))
@@ -74,6 +76,11 @@ def _pooling(source: Source) -> dict[str, Any]:
 
 def _layers(source: Source) -> tuple[str, dict[str, Any], dict[str, torch.Tensor]]:
     weights = torch.tensor(source.pooling.layers, dtype=torch.float32)
+    if weights[-1] != 0:
+        raise ConfigError(
+            f"{source.loaded.folder} mixes in the last layer, which transformers 4 takes before its norm and 5 behind "
+            "it: vectors would differ; export --format onnx --output embedding instead"
+        )
     config = {
         "word_embedding_dimension": source.config.hidden_size,
         "layer_start": 0,

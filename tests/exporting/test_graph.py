@@ -1,0 +1,160 @@
+"""ONNX files, run by onnxruntime: the numbers of transformers and of our encoder at any shape; int8; refusals."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+import transformers
+from export_models import padded, random_rows, save_task
+
+import mmbert
+from mmbert.errors import ConfigError, MissingExtra, MMBertError
+from mmbert.exporting import graph
+from mmbert.exporting.export import FP32, INT8, ExportReport
+from mmbert.exporting.texts import TEXTS
+from mmbert.model.tasks import ChoiceClassifier, SpanClassifier
+from mmbert.tokenizer.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def hidden(masked_lm: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportReport:
+    out = tmp_path_factory.mktemp("onnx") / "hidden"
+    return mmbert.export(masked_lm, out, format="onnx", output="hidden", int8=True, quality=0.9)
+
+
+@pytest.fixture(scope="module")
+def vectors(masked_lm: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportReport:
+    out = tmp_path_factory.mktemp("onnx") / "vectors"
+    return mmbert.export(masked_lm, out, format="onnx", output="embedding", pooling=["first", "mean"], normalize=True)
+
+
+def session(path: Path) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+def feed(rows: list[np.ndarray], *, left: bool = False) -> dict[str, np.ndarray]:
+    ids, mask = padded(rows, left=left)
+    return {"input_ids": ids.numpy(), "attention_mask": mask.numpy()}
+
+
+def test_any_shape_equals_transformers(hidden: ExportReport, masked_lm: Path, tokenizer: Tokenizer) -> None:
+    """One text and three, from one token to beyond the window, padding on either side."""
+    run = session(hidden.out / FP32)
+    theirs = transformers.ModernBertModel.from_pretrained(masked_lm).eval()
+    for lengths in ([1], [2], [16], [17], [33, 1, 34], [300], [7, 300, 65]):
+        rows = random_rows(lengths, tokenizer.vocab_size)
+        ids, mask = padded(rows)
+        with torch.inference_mode():
+            wanted = theirs(input_ids=ids, attention_mask=mask).last_hidden_state[mask.bool()].numpy()
+        for left in (False, True):
+            (found,) = run.run(["last_hidden_state"], feed(rows, left=left))
+            seen = feed(rows, left=left)["attention_mask"].astype(bool)
+            np.testing.assert_allclose(found[seen], wanted, rtol=0, atol=2e-5)
+
+
+def test_reported(hidden: ExportReport) -> None:
+    assert (hidden.format, hidden.output, set(hidden.sizes)) == ("onnx", "hidden", {FP32, INT8})
+    fp32, int8 = hidden.checks[FP32], hidden.checks[INT8]
+    assert fp32.texts == len(TEXTS)
+    assert 0 < fp32.difference < 1e-4
+    assert fp32.cosine > 1 - 1e-9
+    assert fp32.difference < int8.difference
+    assert 0.9 < int8.cosine < 1 - 1e-7
+    assert json.loads((hidden.out / "export.json").read_text())["checks"][INT8]["cosine"] == int8.cosine
+
+
+def test_int8_file(hidden: ExportReport) -> None:
+    """Products are in int8, all of them; the rest of the world's operators are standard ones."""
+    model = onnx.load(hidden.out / INT8)
+    onnx.checker.check_model(model)
+    kinds = [node.op_type for node in model.graph.node]
+    assert kinds.count("MatMulInteger") == 8, "four a layer"
+    assert kinds.count("MatMul") == 4, "scores and mixes of two layers"
+    assert {node.domain for node in model.graph.node} <= {"", "ai.onnx"}
+    assert hidden.sizes[INT8] < hidden.sizes[FP32]
+    values = [value.type.tensor_type.shape.dim for value in onnx.load(hidden.out / FP32).graph.input]
+    assert [[dim.dim_param for dim in dims] for dims in values] == [["batch_size", "sequence_length"]] * 2
+
+
+def test_beside_the_graph(hidden: ExportReport, tokenizer: Tokenizer) -> None:
+    names = {path.name for path in hidden.out.iterdir()}
+    assert names == {"README.md", "config.json", "export.json", "onnx", "special_tokens_map.json", "tokenizer.json",
+                     "tokenizer_config.json"}  # fmt: skip
+    assert {path.name for path in (hidden.out / "onnx").iterdir()} == {"model.onnx", "model_quantized.onnx"}
+    words = transformers.AutoTokenizer.from_pretrained(hidden.out)
+    assert words(TEXTS[3])["input_ids"] == tokenizer.encode(TEXTS[3], specials=True)
+    assert str(Path(graph.__file__).parent).encode() not in (hidden.out / FP32).read_bytes()
+
+
+def test_pooling_inside(vectors: ExportReport, masked_lm: Path, tokenizer: Tokenizer) -> None:
+    embed = mmbert.Embedder.load(masked_lm, pooling=["first", "mean"], precision="plain")
+    rows = [np.array(tokenizer.encode(text, specials=True)) for text in TEXTS]
+    (found,) = session(vectors.out / FP32).run(["sentence_embedding"], feed(rows))
+    assert found.shape == (len(TEXTS), 64)
+    np.testing.assert_allclose(found, embed(list(TEXTS)), rtol=0, atol=1e-5)
+
+
+@pytest.fixture
+def ready(hidden: ExportReport, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph of the model, traced once for all tests."""
+
+    def copy(module: Any, outputs: list[str], path: Path) -> None:
+        path.parent.mkdir()
+        shutil.copyfile(hidden.out / FP32, path)
+
+    monkeypatch.setattr(graph, "write_graph", copy)
+
+
+@pytest.mark.usefixtures("ready")
+def test_poor_int8_is_refused(masked_lm: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        MMBertError, match=r"int8: the smallest cosine to fp32 is 0\.\d+ \(text \d+\), below the quality"
+    ):
+        mmbert.export(masked_lm, tmp_path / "out", format="onnx", output="hidden", int8=True, quality=0.9999999)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("ready")
+def test_another_graph_is_refused(masked_lm: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """A file that computes something else than the model: here that of another window."""
+    shutil.copytree(masked_lm, tmp_path / "model")
+    values = json.loads((tmp_path / "model" / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps({**values, "local_attention": 34}))
+    with pytest.raises(MMBertError, match=r"onnx/model\.onnx differs from the model by .* nothing was written"):
+        mmbert.export(tmp_path / "model", tmp_path / "out", format="onnx", output="hidden")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_answers_and_large_weights(tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two outputs; weights beside the graph where they are too large for one file."""
+    folder = save_task(tmp_path / "span", tokenizer, SpanClassifier, ["start", "end"])
+    monkeypatch.setattr(graph, "ONE_FILE", 1000)
+    report = mmbert.export(folder, tmp_path / "out", format="onnx", int8=True, quality=0.5, texts=TEXTS[:4])
+    assert report.output == "logits"
+    assert set(report.sizes) == {FP32, FP32 + "_data", INT8, INT8 + "_data"}
+    assert report.sizes[FP32 + "_data"] > 10 * tokenizer.vocab_size
+    assert report.checks[FP32].equal
+    start, end = session(tmp_path / "out" / FP32).run(["start_logits", "end_logits"], feed([np.arange(5, 12)] * 2))
+    assert start.shape == end.shape == (2, 7)
+
+
+def test_refused(masked_lm: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    choice = save_task(tmp_path / "choice", tokenizer, ChoiceClassifier, ["score"])
+    with pytest.raises(ConfigError, match="no graph is written for the head"):
+        mmbert.export(choice, tmp_path / "out", format="onnx")
+    with pytest.raises(ConfigError, match="pooling says how texts get vectors"):
+        mmbert.export(masked_lm, tmp_path / "out", format="onnx", pooling="mean")
+    with pytest.raises(ConfigError, match="similarity says how texts get vectors"):
+        mmbert.export(masked_lm, tmp_path / "out", format="onnx", output="embedding", similarity="dot")
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    with pytest.raises(MissingExtra, match=r"onnxruntime is not installed: pip install 'mmbert\[export\]'"):
+        mmbert.export(masked_lm, tmp_path / "out", format="onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["choice"]
