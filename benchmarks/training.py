@@ -10,7 +10,8 @@ Ways to take one optimiser step on the same masked tokens:
 Figures are tokens (never padding) per second: medians over rounds in which the ways take turns, since a machine with
 neighbours gives meaningless absolute numbers. ``floor`` is the part of the time that the step's matrix products alone
 would need, at the speed measured between the rounds for one product of the shape's own size in our precision.
-Memory is the peak of resident memory beyond the imports. Prints a Markdown table for RECORDS.md. Lengths are log-normal around a quarter of the context, as in web text;
+Memory is the peak of resident memory beyond the imports. Prints a Markdown table for RECORDS.md. Lengths are log-normal
+around a quarter of the context, as in web text;
 ``--full`` makes every text as long as the context, so that there is no padding to save.
 """
 

@@ -203,7 +203,6 @@ def test_checkpoint_in_parts_names_its_cure(folder: Path) -> None:
     assert "mmbert checkpoint export" in refused(folder)
 
 
-
 def test_ignored_dropout_is_said(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     change_config(folder, attention_dropout=0.1)
     MaskedLM.load(folder)

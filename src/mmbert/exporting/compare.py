@@ -75,7 +75,7 @@ def compare(expected: Run, found: Run, rows: Sequence[np.ndarray], *, joint: boo
 def _cosines(ab: np.ndarray, aa: np.ndarray, bb: np.ndarray) -> np.ndarray:
     """Of products of vectors. Two of zeros are equal; what is not finite is like nothing."""
     lengths = np.sqrt(aa * bb)
-    cosines = np.divide(ab, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+    cosines: np.ndarray = np.divide(ab, lengths, out=np.zeros_like(lengths), where=lengths > 0)
     cosines[(aa == 0) & (bb == 0)] = 1.0
     cosines[~np.isfinite(lengths)] = -1.0
     return cosines

@@ -30,15 +30,15 @@ class Angles:
         return iter((self.cos, self.sin))
 
     @cached_property
-    def wide(self) -> tuple[Tensor, Tensor]:
-        """What x and x with its halves exchanged are multiplied by: (cos, cos) and (-sin, sin), for all dimensions.
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """What ``_turn`` multiplies by. On a CPU (T, H, D): (cos, cos) and (-sin, sin), written out for every head.
 
-        On a CPU (T, H, D), written out for every head: a product over whole rows is four times as fast as one that
-        starts anew for each half of each head. Elsewhere (T, 1, D).
+        There a product over whole rows is four times as fast as one that starts anew for each half of each head;
+        elsewhere cos and sin are all that should be read.
         """
+        if self.cos.device.type != "cpu":
+            return self.cos, self.sin
         cos, sin = torch.cat((self.cos, self.cos), -1), torch.cat((-self.sin, self.sin), -1)
-        if cos.device.type != "cpu":
-            return cos, sin
         return cos.repeat(1, self.heads, 1), sin.repeat(1, self.heads, 1)
 
 
@@ -55,7 +55,7 @@ def rotate(qkv: Tensor, turns: Angles, dtype: torch.dtype) -> tuple[Tensor, Tens
 
     The turning itself is done in fp32 whatever the types of input and output.
     """
-    q, k, v = _Rotate.apply(qkv, *turns.wide, dtype)  # type: ignore[no-untyped-call]
+    q, k, v = _Rotate.apply(qkv, *turns.factors, dtype)  # type: ignore[no-untyped-call]
     return q, k, v
 
 
@@ -80,8 +80,14 @@ class _Rotate(torch.autograd.Function):
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor, *, back: bool = False) -> Tensor:
-    """x (T, H, D) fp32, turned by the wide angles; a new tensor."""
-    half = x.shape[-1] // 2
-    exchanged = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    exchanged[..., :half], exchanged[..., half:] = x[..., half:], x[..., :half]
-    return torch.mul(x, cos).addcmul_(exchanged, sin, value=-1 if back else 1)
+    """x (T, H, D) fp32, turned (``back``: by the opposite angles); a new tensor. Factors as in :class:`Angles`."""
+    sign = -1 if back else 1
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    (first, second), (left, right) = x.chunk(2, dim=-1), out.chunk(2, dim=-1)
+    if cos.shape[-1] == x.shape[-1]:
+        left.copy_(second)
+        right.copy_(first)
+        return torch.mul(x, cos).addcmul_(out, sin, value=sign)
+    torch.mul(first, cos, out=left).addcmul_(second, sin, value=-sign)
+    torch.mul(second, cos, out=right).addcmul_(first, sin, value=sign)
+    return out

@@ -99,7 +99,7 @@ def load_state(folder: str | Path) -> dict[str, Tensor]:
         return _read_bin(folder / "pytorch_model.bin")
     if any(folder.glob("model-*-of-*.safetensors")):
         raise WeightsError(
-            f"{folder} is a checkpoint that several processes wrote in parts: mmbert checkpoint export makes a model of it"
+            f"{folder} is a checkpoint in parts of several processes: make a model of it with mmbert checkpoint export"
         )
     raise WeightsError(f"no {WEIGHTS} in {folder}: not a model folder, or its download is incomplete")
 

@@ -8,7 +8,7 @@ from typing import Literal
 from mmbert.model.config import ModelConfig
 from mmbert.model.count import activation_bytes, layer_matrices, parameters
 
-LOSS_ROWS = {"cuda": 4096, "cpu": 256}
+LOSS_ROWS = {"cuda": 4096, "cpu": 512}
 """Rows of logits that exist at a time (``training/loss.py``)."""
 
 
@@ -65,8 +65,9 @@ def training_memory(
     head = mask_rate * h * (4 + 3 * linear + 4)
     activations = int(tokens * (layers + ends + head))
     rows = int(min(LOSS_ROWS[device] if loss_rows is None else loss_rows, tokens * mask_rate))
-    # logits twice in fp32, the loss's gradient of the table; in bf16 its copy and one chunk's product
-    loss = 8 * rows * config.vocab_size + table + (table if precision == "bf16" else 0)
+    # a chunk's logits, on a GPU twice more in fp32; the loss's gradient of the table; in bf16 its copy
+    loss = (linear + (8 if device == "cuda" else 0)) * rows * config.vocab_size + table
+    loss += table // 2 if precision == "bf16" else 0
     # the loss's and the embedding's gradient of the table, and their sum; the optimiser's two are less
     later = 3 * table - activations
     return TrainingMemory(

@@ -73,11 +73,12 @@ class Traffic:
         fused_norm = Passes((4 + m) * h, (m + 8) * h)
         # gelu, product with the gate; the product's two gradients, gelu's, and the two halves laid side by side
         gate = Passes(3 * m * i, 5 * m * i) if self.compiled else Passes(5 * m * i, 13 * m * i)
-        # queries and keys: to fp32, products and sums of halves with angles, to the kernel's type; values: a copy
-        turn = 20 * h + 8 * self.config.head_dim
+        # queries and keys: to fp32, turned, to the kernel's type; values: a copy. A GPU multiplies halves by angles, a
+        # CPU exchanges the halves and multiplies whole rows by angles as wide
+        turn = 36 * h if self.kind == "cpu" else 20 * h + 8 * self.config.head_dim
         rope = Passes(
             2 * (_cast(m, 4) * h + turn + _cast(4, q) * h) + (m + q) * h,
-            2 * (_cast(q, 4) * h + turn + _cast(4, m) * h) + (q + m) * h,
+            2 * (_cast(q, 4) * h + turn + (4 + m) * h) + (q + m) * h,
         )
         # x + part; backward casts the gradient for the part, and adds the part's own to the stream's
         add = Passes((4 + m + 4) * h, to_m + 12 * h)
@@ -117,8 +118,8 @@ class Traffic:
         head = Passes(
             (8 + 2 * _cast(4, m) + 2 * m + _cast(m, 4) + 8) * h, (8 + 12 + 2 * _cast(4, m) + _cast(m, 4) + 3 * m) * h
         )
-        # logits to fp32; + bias; log-softmax; exp; their sum over rows; back to m
-        logits = (_cast(m, 4) + 8 + 8 + 8 + 4 + _cast(4, m)) * v
+        # logits to fp32; + bias; softmax; the largest of both; the sum over rows; back in their place
+        logits = (_cast(m, 4) + 8 + 8 + 8 + 4 + 4 + m) * v
         return head + Passes(logits if loss else 0.0)
 
     def micro_batch(self, labels: float, chunk: int) -> float:

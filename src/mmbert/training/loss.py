@@ -26,7 +26,7 @@ _CACHED = 2**17
 """Scores (fp32) that a CPU core keeps near while it walks over them several times."""
 
 _ROWS = 2**14
-"""Rows of the projection whose gradient is made at a time: with all 256,000 it takes 1.5 times as long, and more room."""
+"""Rows of the projection whose gradient is made at a time: all 256,000 at once take 1.5 times as long."""
 
 
 def loss_sum(model: MaskedLM, packed: Packed, chunk: int | None = None) -> Tensor:
