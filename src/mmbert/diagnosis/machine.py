@@ -51,7 +51,8 @@ def this_device() -> torch.device:
 def attention(device: torch.device) -> str:
     """Which implementation runs, and why."""
     if device.type != "cuda":
-        return f"bf16, int8: {kernel.describe()}; fp32: torch, documents of one length per call, local layers in blocks"
+        torch_way = "torch, documents of one length per call, local layers in blocks"
+        return f"bf16, int8: {kernel.describe()} (MMBERT_NATIVE=0: torch); fp32: {torch_way}"
     try:
         from torch.nn.attention import varlen  # noqa: F401  (absent from some builds)
     except ImportError:

@@ -25,6 +25,9 @@ TOLERANCE = 1e-4
 TOGETHER = 3
 """Texts of a batch with padding: few, because scores over a vocabulary are large."""
 
+_PIECE = 1 << 20
+"""Numbers compared at once."""
+
 Run = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 """Ids of texts -> an array for each: (n, h) hidden, (d,) embedding, logits as the head gives them."""
 
@@ -61,11 +64,12 @@ def compare(expected: Run, found: Run, rows: Sequence[np.ndarray], *, joint: boo
         for index, a, b in zip(batch, expected(chosen), found(chosen), strict=True):
             if a.shape != b.shape:
                 raise MMBertError(f"text {index} gives {b.shape} numbers in the export, {a.shape} in the model")
-            left, right = a.ravel().astype(np.float64), b.ravel().astype(np.float64)
-            gap = float(np.abs(left - right).max())
-            difference = max(difference, gap) if np.isfinite(gap) else float("inf")
-            largest = max(largest, float(np.abs(left).max()))
-            products[index, which] = left @ right, left @ left, right @ right
+            for start in range(0, a.size, _PIECE):  # scores over a vocabulary are gigabytes
+                left, right = (x.reshape(-1)[start : start + _PIECE].astype(np.float64) for x in (a, b))
+                gap = float(np.abs(left - right).max())
+                difference = max(difference, gap) if np.isfinite(gap) else float("inf")
+                largest = max(largest, float(np.abs(left).max()))
+                products[index, which] += left @ right, left @ left, right @ right
     if joint:
         products = products.sum(axis=0, keepdims=True)
     cosines = _cosines(*np.moveaxis(products, 2, 0)).min(axis=1)
@@ -115,7 +119,7 @@ def graph_run(path: Path, source: Source, output: Output) -> Run:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level, options.enable_cpu_mem_arena = 3, False
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     pad = source.config.pad_id
 
