@@ -66,7 +66,7 @@ def write(model: Path, out: Path) -> None:
         normalize=True, prompts=PROMPTS, max_tokens=128,
     )  # fmt: skip
     export(out / "sentence-first-prompts", out / "sentence-again", format="sentence-transformers", similarity="dot")
-    export(mixed, out / "onnx-embedding", format="onnx", output="embedding", int8=True, quality=0.9)
+    export(out / "sentence-first-prompts", out / "onnx-embedding", format="onnx", output="embedding", int8=True)
     export(out / "sentence-mean", out / "onnx-sentence", format="onnx", output="hidden")
     layered(mixed, out / "sentence-layers-dense")
     heads = {"sequence": SequenceClassifier, "tokens": TokenClassifier, "span": SpanClassifier}
@@ -98,7 +98,7 @@ def answers(folder: Path) -> list[tuple[str | None, list[np.ndarray]]]:
         embed = Embedder.load(weights, precision="plain")
         return [(name, list(embed(list(TEXTS), prompt=name, normalize=False))) for name in embed.loaded.prompts]
     if (folder / "onnx").is_dir():  # of the folder it was made from
-        source = Source.load(folder.parent / "saved-mixed")
+        source = Source.load(folder.parent / "sentence-first-prompts")
         rows = encode(source, TEXTS, source.loaded.tokenizer)
         return [(None, model_run(source, "embedding")(rows))]
     source = Source.load(folder)

@@ -33,7 +33,10 @@ def hidden(masked_lm: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportR
 @pytest.fixture(scope="module")
 def vectors(masked_lm: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportReport:
     out = tmp_path_factory.mktemp("onnx") / "vectors"
-    return mmbert.export(masked_lm, out, format="onnx", output="embedding", pooling=["first", "mean"], normalize=True)
+    return mmbert.export(
+        masked_lm, out, format="onnx", output="embedding", int8=True, quality=0.9, pooling=["first", "mean"],
+        normalize=True,
+    )  # fmt: skip
 
 
 def session(path: Path) -> onnxruntime.InferenceSession:
@@ -100,6 +103,9 @@ def test_pooling_inside(vectors: ExportReport, masked_lm: Path, tokenizer: Token
     (found,) = session(vectors.out / FP32).run(["sentence_embedding"], feed(rows))
     assert found.shape == (len(TEXTS), 64)
     np.testing.assert_allclose(found, embed(list(TEXTS)), rtol=0, atol=1e-5)
+    (rounded,) = session(vectors.out / INT8).run(["sentence_embedding"], feed(rows))
+    assert 1e-4 < np.abs(rounded - found).max() < 0.2
+    assert (rounded * found).sum(axis=1).min() > 0.9
 
 
 @pytest.fixture

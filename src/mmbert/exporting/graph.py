@@ -96,9 +96,10 @@ def write_int8(path: Path, out: Path) -> None:
     with _quiet(), tempfile.TemporaryDirectory(dir=path.parent) as place:
         known = Path(place) / "model.onnx"  # with the shape of every value
         rounded = Path(place) / "rounded.onnx"
-        quant_pre_process(
-            path, known, skip_optimization=True, save_as_external_data=large, all_tensors_to_one_file=large
-        )
+        quant_pre_process(  # onnx knows the shapes; onnxruntime's own inference fails on Expand
+            path, known, skip_optimization=True, skip_symbolic_shape=True, save_as_external_data=large,
+            all_tensors_to_one_file=large,
+        )  # fmt: skip
         quantize_dynamic(
             known, rounded, op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8,
             use_external_data_format=large,
