@@ -163,13 +163,27 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--ways", nargs="+", default=["ours", "sparse", "sorted", "default"])
     parser.add_argument("--full", action="store_true", help="all texts as long as the context")
+    parser.add_argument("--profile", action="store_true", help="instead: where the time of one step of ours goes")
     parser.add_argument("--step", help=argparse.SUPPRESS)  # what a way's own process is told
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if options.step:
+    if options.profile:
+        profile(options)
+    elif options.step:
         serve(options)
     else:
         report(options, *measure(options))
+
+
+def profile(options: argparse.Namespace) -> None:
+    """Print the operations of one step of ours, the slowest first."""
+    keep_memory()
+    step = make("ours", options)
+    step()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
+        step()
+    columns = {"sort_by": "self_cpu_time_total", "row_limit": 12, "max_name_column_width": 60}
+    print(found.key_averages().table(**columns))
 
 
 def serve(options: argparse.Namespace) -> None:

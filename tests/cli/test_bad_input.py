@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
-import logging
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -54,14 +53,6 @@ def recipe(tmp_path: Path) -> Path:
 def _text(folder: Path, language: str) -> Path:
     (folder / "text").mkdir(exist_ok=True)
     return folder / "text" / f"{language}.jsonl.gz"
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """The command line sends log lines to the stderr of its time; a test must not leave that behind."""
-    yield
-    logging.getLogger("mmbert").handlers.clear()
-    logging.getLogger("mmbert").propagate = True
 
 
 @pytest.fixture

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import gzip
 import io
-import logging
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,14 +19,6 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "answer": ("spans", "-q", "Who is free?", "--context-field", "text"), "rerank": ("ranks", "-q", "Who is free?"),
 }  # fmt: skip
 GOOD = "All human beings are born <mask>.\n"
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """The command line sends log lines to the stderr of its time; a test must not leave that behind."""
-    yield
-    logging.getLogger("mmbert").handlers.clear()
-    logging.getLogger("mmbert").propagate = True
 
 
 Command = Callable[..., tuple[int, str, list[str]]]

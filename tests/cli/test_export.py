@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,14 +19,6 @@ from mmbert.recipe import TokenizerTraining
 from mmbert.tokenizer.train import train_tokenizer
 
 TEXTS = ["A stitch in time saves nine.", "Haraka haraka haina baraka.", "Το γοργόν και χάριν έχει.", "", "y"]
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """The command line sends log lines to the stderr of its time; a test must not leave that behind."""
-    yield
-    logging.getLogger("mmbert").handlers.clear()
-    logging.getLogger("mmbert").propagate = True
 
 
 @pytest.fixture

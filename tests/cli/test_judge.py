@@ -5,9 +5,8 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,14 +29,6 @@ TEXTS = [
 @pytest.fixture
 def models(heads: Path) -> Path:
     return heads
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """The command line sends log lines to the stderr of its time; a test must not leave that behind."""
-    yield
-    logging.getLogger("mmbert").handlers.clear()
-    logging.getLogger("mmbert").propagate = True
 
 
 Command = Callable[..., list[Any]]

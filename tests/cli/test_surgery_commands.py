@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-import logging
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,14 +26,6 @@ TEXTS = {
     "ell_Grek": ["Το γοργόν και χάριν έχει.", "Η καλή μέρα από το πρωί φαίνεται.", "Όλοι οι δρόμοι οδηγούν στη Ρώμη."],
 }
 CHEROKEE = "ᏂᎦᏓ ᎠᏂᏴᏫ ᏂᎨᎫᏓᎸᎾ ᎠᎴ ᎤᏂᎶᏱ ᎤᎾᏕᎿ ᏚᏳᎧᏛ ᎨᏒᎢ."
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """The command line sends log lines to the stderr of its time; a test must not leave that behind."""
-    yield
-    logging.getLogger("mmbert").handlers.clear()
-    logging.getLogger("mmbert").propagate = True
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ class Encoder(nn.Module):
         plan = plan_attention(packed, config.window, self.compute_dtype(packed))
         turns = {
             theta: angles(plan.positions, config.head_dim, theta, config.num_heads)
-            for theta in (config.rope_theta, config.local_rope_theta)
+            for theta in {config.rope_theta, config.local_rope_theta}
         }
         x = self.embeddings(packed.ids if plan.order is None else packed.ids.index_select(0, plan.order))
         mixed = None

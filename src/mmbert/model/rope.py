@@ -33,8 +33,8 @@ class Angles:
     def factors(self) -> tuple[Tensor, Tensor]:
         """What ``_turn`` multiplies by. On a CPU (T, H, D): (cos, cos) and (-sin, sin), written out for every head.
 
-        There a product over whole rows is four times as fast as one that starts anew for each half of each head;
-        elsewhere cos and sin are all that should be read.
+        There a product over whole rows is faster than one that starts anew for each half of each head; elsewhere cos
+        and sin are all that should be read.
         """
         if self.cos.device.type != "cpu":
             return self.cos, self.sin
