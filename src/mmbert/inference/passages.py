@@ -174,9 +174,7 @@ class _Late:
         return [(int(start), int(end)) for start, end in self.by[number]]
 
 
-def _run(
-    embedder: Embedder, reader: Reader, texts: Iterable[str], progress: bool | None
-) -> Iterator[Rows[Note]]:
+def _run(embedder: Embedder, reader: Reader, texts: Iterable[str], progress: bool | None) -> Iterator[Rows[Note]]:
     waiting: deque[Rows[Note]] = deque()
     parts: dict[int, Parts] = {}
     numbers = count()
