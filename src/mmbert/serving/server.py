@@ -111,8 +111,8 @@ class Server:
         if self._thread.ident is not None:
             self._thread.join(_LAST_WORDS + 5)
         self._socket.close()
-        self._pool.shutdown(wait=True, cancel_futures=True)
         self._worker.stop()
+        self._pool.shutdown()
         if self._tracer is not None:
             self._tracer.close()
 
