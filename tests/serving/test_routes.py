@@ -217,8 +217,8 @@ def test_root_by_shape_and_kind(ask: Ask) -> None:
     assert ask("/", inputs=TEXTS[0], model="masks") == ask("/embed", inputs=TEXTS[0], model="masks")
     asked = {"source_sentence": "a", "sentences": ["b", "c"]}
     assert ask("/", inputs=asked, parameters={}) == ask("/similarity", inputs=asked)
-    assert ask("/", inputs="x", model="classes") == ask("/predict", inputs="x", model="classes")
-    assert len(ask("/", inputs="x", model="classes", parameters={"top_k": 2})) == 2
+    assert ask("/", inputs="x", model="classes") == [ask("/predict", inputs="x", model="classes")]
+    assert [len(row) for row in ask("/", inputs=["x", "y"], model="classes", parameters={"top_k": 2})] == [2, 2]
     entities = ask("/", inputs="Kofi Annan", model="tags")
     assert entities[0].keys() == {"entity_group", "score", "word", "start", "end"}
     fills = ask("/", inputs="a <mask>", model="masks", parameters={"top_k": 2})
