@@ -2,8 +2,9 @@
 
 The trainer is the field's own: callbacks, checkpoints, TensorBoard, early stopping, DDP by ``torchrun`` and resuming
 are its. Some things are ours, each where it offers a place for them: the order of examples (``_get_train_sampler``),
-groups of parameters (``create_optimizer``), what an evaluation gathers (``prediction_step``), and, with LoRA, which weights of a checkpoint are gone on with
-(``_load_from_checkpoint``, ``_load_best_model``). Batches and losses are the collator's and the model's.
+groups of parameters (``create_optimizer``), what an evaluation gathers (``prediction_step``), and, with LoRA, which
+weights of a checkpoint are gone on with (``_load_from_checkpoint``, ``_load_best_model``). Batches and losses are the
+collator's and the model's.
 
 Where the trainer stands in the way of packing: it counts a batch by the rows of its first tensor, so ``lengths`` comes
 first; it puts the logits of batches under one another and gathers them over processes, so answers for tokens are laid
