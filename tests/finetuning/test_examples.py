@@ -70,7 +70,7 @@ def test_folders_of_languages(tmp_path: Path) -> None:
     some = read_examples(DataSpec(path=str(tmp_path), languages=("sw", "fao")), "dev", FIELDS)
     assert [row["text"] for row in some.rows] == ["swh_Latn", "fao_Latn"]
     glob = read_examples(DataSpec(path=f"{tmp_path}/*/validation.jsonl", languages=("en",)), "dev", FIELDS)
-    assert len(glob) in (1, 3)
+    assert glob.languages == ["eng_Latn"]
     with pytest.raises(DataError, match="has no dev split in gom"):
         read_examples(DataSpec(path=str(tmp_path), languages=("gom",)), "dev", FIELDS)
     with pytest.raises(DataError, match="unknown script 'Latx'"):

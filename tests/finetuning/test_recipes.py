@@ -23,7 +23,7 @@ def test_recipes_run_on_own_files(name: str, heads: Path, sets: Path, tmp_path: 
     changes = [
         f"model={heads / 'masks'}", f"data.train.path={folder}/train.jsonl", f"data.dev.path={folder}/dev.jsonl",
         "data.test=null", "training.max_steps=1", "training.device=cpu", "training.max_tokens=48",
-        "choose.first_label=0",
+        "choose.first_label=0", *(["data.columns.text_pair=null"] if name == "regression" else []),
     ]  # fmt: skip
     recipe = FinetuneRecipe.load(RECIPES / f"{name}.yaml", changes)
     assert mmbert.finetune(recipe, out=tmp_path).chosen is not None
