@@ -9,9 +9,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
+import transformers
 from little_sets import classes, write
 from safetensors.torch import load_file
 
@@ -109,6 +111,30 @@ def test_every_option_at_once(recipe: Make, tmp_path: Path) -> None:
     assert result.chosen == max(line["eval_macro_f1"] for line in result.history if "eval_macro_f1" in line)
     assert list((tmp_path / "run" / "tensorboard").iterdir())
     assert json.loads((tmp_path / "run" / "result.json").read_text())["task"] == "classify"
+
+
+def test_callbacks_and_upload(recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Steps(transformers.TrainerCallback):  # type: ignore[misc]
+        seen = 0
+
+        def on_step_end(self, *parts: object, **more: object) -> None:
+            self.seen += 1
+
+    class Hub:
+        calls: ClassVar[list[tuple[str, object]]] = []
+
+        def create_repo(self, name: str, exist_ok: bool) -> None:
+            self.calls.append(("create", name))
+
+        def upload_folder(self, repo_id: str, folder_path: Path) -> None:
+            self.calls.append(("upload", sorted(path.name for path in folder_path.iterdir())))
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    steps = Steps()
+    mmbert.finetune(recipe("classify", training__push_to_hub="me/mine"), out=tmp_path, callbacks=[steps])
+    assert steps.seen == 3
+    assert Hub.calls[0] == ("create", "me/mine")
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(Hub.calls[1][1])  # type: ignore[call-overload]
 
 
 def test_rates_fall_from_the_head_down(heads: Path, recipe: Make) -> None:

@@ -93,11 +93,13 @@ def fit(
     languages: Sequence[str],
     score: Score,
     metric: str,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> Trained:
     """Train on ``data["train"]``, choose by ``metric`` on dev, score test, and write ``folder/final``.
 
     languages  of the training features
     metric     what decides unless the recipe names another
+    callbacks  of the user, after ours
     """
     wanted = recipe.training
     metric = wanted.metric or metric
@@ -115,7 +117,7 @@ def fit(
         eval_dataset=data.get("dev"),
         data_collator=collate,
         compute_metrics=lambda found: score(judging["role"], found.predictions),
-        callbacks=_callbacks(recipe, folder, judged="dev" in data),
+        callbacks=[*_callbacks(recipe, folder, judged="dev" in data), *callbacks],
         order=LanguageSampler(languages, recipe.sampling, wanted.seed, wanted.epochs),
         wanted=wanted,
     )
@@ -153,7 +155,7 @@ def _arguments(
     precision = wanted.precision
     if precision == "auto":
         precision = choose_precision(torch.device("cpu" if cpu else "cuda"), model.model.config.hidden_size)
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder / CHECKPOINTS),
         num_train_epochs=wanted.epochs,
         max_steps=wanted.max_steps or -1,
@@ -184,6 +186,10 @@ def _arguments(
         dataloader_pin_memory=not cpu,
         ddp_find_unused_parameters=False,
     )
+    if arguments.n_gpu > 1:
+        log.info("one of %d devices is used: start with torchrun --nproc-per-node to use all", arguments.n_gpu)
+        arguments._n_gpu = 1  # torch's DataParallel, which the trainer would take, cuts packed batches in pieces
+    return arguments
 
 
 def _callbacks(recipe: FinetuneRecipe, folder: Path, *, judged: bool) -> list[TrainerCallback]:
