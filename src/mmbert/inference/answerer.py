@@ -34,8 +34,8 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Note:
-    """What is known of a text while its rows are computed."""
+class Passage:
+    """A text on its way through the model, in one or several windows."""
 
     context: str
     spans: np.ndarray
@@ -47,8 +47,8 @@ class Note:
 
 
 @dataclass(frozen=True)
-class Options:
-    """How answers are chosen, see :meth:`Answerer.__call__`."""
+class Decoding:
+    """Which pieces of a text may be answers."""
 
     top_k: int
     longest: int
@@ -126,7 +126,7 @@ class Answerer(Facade):
         wide = self.loaded.max_tokens if window is None else window
         if not self._template.size + 2 <= wide <= self.loaded.max_tokens:
             raise ConfigError(f"window is {wide}: the model reads {self.loaded.max_tokens} tokens")
-        options = Options(top_k, longest, no_answer, threshold)
+        options = Decoding(top_k, longest, no_answer, threshold)
         rows = self.rows(pairs, wide, overlap, longest)
 
         def answers() -> Iterator[list[Answer]]:
@@ -152,7 +152,7 @@ class Answerer(Facade):
 
     def rows(
         self, pairs: Iterable[tuple[str, str]], window: int, overlap: int | None, longest: int
-    ) -> Iterator[Rows[Note]]:
+    ) -> Iterator[Rows[Passage]]:
         """Each question and its text as the model reads them."""
         tokenizer, template = self.loaded.tokenizer, self._template
         stream, number = iter(pairs), 0
@@ -171,11 +171,11 @@ class Answerer(Facade):
                 places = plan_windows(len(ids), room, shared if len(ids) > room else 0)
                 rows = [template.join(head, ids[place.start : place.end]) for place in places]
                 first = len(template.before) + len(head) + len(template.between)
-                yield Rows(rows, Note(context, trim_spans(context, spans), places, first))
+                yield Rows(rows, Passage(context, trim_spans(context, spans), places, first))
                 number += 1
 
 
-def best_answers(note: Note, rows: list[np.ndarray], options: Options) -> list[Answer]:
+def best_answers(note: Passage, rows: list[np.ndarray], options: Decoding) -> list[Answer]:
     """The most probable pieces of a text, from the logits (T, 2) of its windows.
 
     A piece's logit is that of its first token to begin plus that of its last to end, both from the window in which the

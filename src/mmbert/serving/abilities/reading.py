@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mmbert.errors import ConfigError
-from mmbert.inference.answerer import Answer, Answerer, Options, best_answers
+from mmbert.inference.answerer import Answer, Answerer, Decoding, best_answers
 from mmbert.inference.entities import Entity, Strategy
 from mmbert.inference.fill_mask import Fill, FillMask
 from mmbert.inference.load import Loaded
@@ -82,7 +82,7 @@ class Answering:
     def answer(self, pairs: Sequence[tuple[str, str]], *, top_k: int = 1) -> Task[list[list[Answer]]]:
         """The answers to each (question, text), of ``Answerer``."""
         check_top(top_k)
-        options = Options(top_k, 64, False, 0.0)
+        options = Decoding(top_k, 64, False, 0.0)
 
         def prepare() -> list[Rows[Any]]:
             return list(self._answerer.rows(pairs, self._answerer.loaded.max_tokens, None, options.longest))
