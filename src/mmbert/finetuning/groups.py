@@ -97,8 +97,8 @@ def columns(groups: Sequence[Group], loss: str, negatives: int | None) -> dict[s
 
 
 def labelled_pairs(groups: Sequence[Group], loss: str, negatives: int | None) -> dict[str, list[Any]]:
-    """Columns for a reranker that learns from single pairs: query, document, label."""
-    found: dict[str, list[Any]] = {"query": [], "document": [], "label": []}
+    """Columns for a reranker that learns from single pairs: query, document, label; and language."""
+    found: dict[str, list[Any]] = {"query": [], "document": [], "label": [], "language": []}
     for group in groups:
         judged = len(group.documents) == 1 and group.scores is not None
         taken = group.documents if negatives is None else group.documents[: negatives + 1]
@@ -112,6 +112,7 @@ def labelled_pairs(groups: Sequence[Group], loss: str, negatives: int | None) ->
             found["query"].append(group.query)
             found["document"].append(document)
             found["label"].append(label)
+            found["language"].append(group.language)
     return found
 
 
