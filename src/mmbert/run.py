@@ -24,7 +24,7 @@ from mmbert.data.manifest import Manifest
 from mmbert.data.mixture import mixture
 from mmbert.data.prepare import prepare_data
 from mmbert.errors import TrainingError
-from mmbert.evaluation.evaluate import Exam, evaluate_baseline, evaluate_model, set_exam
+from mmbert.evaluation.exam import Exam, evaluate_baseline, evaluate_model, set_exam
 from mmbert.evaluation.results import MERGED, ModelResult, hash_model
 from mmbert.files import atomic_folder, read_json, write_json, write_text
 from mmbert.recipe import START, Merge, Recipe

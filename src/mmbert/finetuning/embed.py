@@ -39,7 +39,7 @@ def train(recipe: FinetuneRecipe, folder: Path) -> Trained:
 
 def make_loss(model: BaseModel, options: Embed) -> torch.nn.Module:
     """sentence-transformers' loss of the recipe's name, Matryoshka around it where there are widths."""
-    loss = _LOSSES[options.loss](model, options)
+    loss: torch.nn.Module = _LOSSES[options.loss](model, options)
     if not options.matryoshka:
         return loss
     widths: Sequence[int] = sorted({*options.matryoshka, model.get_embedding_dimension() or 0}, reverse=True)

@@ -160,9 +160,10 @@ def _group(row: Row, texts: _Texts) -> Group:
         scores = tuple(_number(row, "scores", value) for value in _listed(row, "scores"))
         if len(scores) != len(documents):
             raise DataError(f"{row['place']}: {len(documents)} documents and {len(scores)} scores")
-        order = sorted(range(len(scores)), key=lambda index: -scores[index])  # the best is the right one
+        ranked = sorted(zip(scores, range(len(documents)), strict=True), key=lambda pair: -pair[0])
+        order = [index for _, index in ranked]  # the best is the right one
         if "documents" in row:
-            documents, scores = tuple(documents[i] for i in order), tuple(scores[i] for i in order)
+            documents, scores = tuple(documents[i] for i in order), tuple(sorted(scores, reverse=True))
     elif "label" in row and "document" in row:
         scores = (_number(row, "label", row["label"]),)
     elif "score" in row:

@@ -7,19 +7,18 @@ waits for the next one, ahead of those behind it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from sentence_transformers import DefaultBatchSampler
 
-from mmbert.finetuning.sampling import Draw, draw_epoch
+from mmbert.finetuning.sampling import LanguageSampler
 
 
 class LanguageBatches(DefaultBatchSampler):  # type: ignore[misc, unused-ignore]
     """A batch sampler as sentence-transformers' trainers make them: ``batch_sampler=partial(LanguageBatches, ...)``.
 
-    languages      of each row
-    draw           how rows are drawn
+    order          of the rows of an epoch
     no_duplicates  no text twice in a batch; labels are no texts
     A function of the seed and the epoch; ``set_epoch`` moves on.
     """
@@ -30,24 +29,23 @@ class LanguageBatches(DefaultBatchSampler):  # type: ignore[misc, unused-ignore]
         batch_size: int,
         drop_last: bool,
         *,
-        languages: Sequence[str],
-        draw: Draw,
+        order: LanguageSampler,
         no_duplicates: bool,
         **_: Any,
     ) -> None:
         super().__init__(dataset, batch_size=batch_size, drop_last=drop_last)
-        self.languages, self.draw = languages, draw
+        self.order = order
         self._texts: list[tuple[int, ...]] | None = None
         if no_duplicates:
             columns = [name for name in dataset.column_names if name != "label"]
             self._texts = [tuple(map(hash, row)) for row in zip(*(dataset[name] for name in columns), strict=True)]
 
     def __len__(self) -> int:
-        rows, size = len(self.languages), self.batch_size
+        rows, size = len(self.order), int(self.batch_size)
         return rows // size if self.drop_last else -(-rows // size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        waiting = deque(draw_epoch(self.languages, self.draw, self.epoch).tolist())
+        waiting = deque(self.order.draw(self.epoch).tolist())
         while waiting:
             batch = self._fill(waiting)
             if len(batch) == self.batch_size or not self.drop_last:

@@ -20,7 +20,7 @@ ROWS = 256
 
 
 def largest_logits(x: Tensor, weight: Tensor, bias: Tensor | None, packed: Packed, rows: int = ROWS) -> Tensor:
-    """max over each text of x W^T + b: rows (T, h), W (V, h), b (V,) -> (S, V) in the type a linear layer answers in."""
+    """max over each text of x W^T + b: x (T, h), W (V, h), b (V,) -> (S, V), in the type a linear layer answers in."""
     out: Tensor = _Largest.apply(x, weight, bias, packed.lengths, rows)  # type: ignore[no-untyped-call]
     return out
 
@@ -54,7 +54,9 @@ class _Largest(torch.autograd.Function):
         low = weight.to(grad.dtype)
         for start, parts in _chunks(ctx.lengths, ctx.rows):
             end = start + sum(count for _, count in parts)
-            of_logits = grad.new_zeros(end - start, weight.shape[0])  # each winner's gradient in its row, zero elsewhere
+            of_logits = grad.new_zeros(
+                end - start, weight.shape[0]
+            )  # each winner's gradient in its row, zero elsewhere
             for text, _count in parts:
                 inside = (winner[text] >= start) & (winner[text] < end)
                 place = (winner[text].long() - start).clamp(0, end - start - 1)

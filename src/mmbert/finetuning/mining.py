@@ -1,7 +1,7 @@
 """Hard negatives before training: documents of other queries that a model finds near a query, as a file.
 
-``negatives.jsonl`` beside the run holds one example a line, ``query``, ``positive``, ``negative`` (a list), ``language``:
-a data set that other runs can read. A run that goes on reads it instead of mining again.
+``negatives.jsonl`` beside the run holds one example a line, ``query``, ``positive``, ``negative`` (a list) and
+``language``: a data set that other runs can read. A run that goes on reads it instead of mining again.
 """
 
 from __future__ import annotations

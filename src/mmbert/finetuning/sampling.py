@@ -13,7 +13,6 @@ Everything is a function of (rows, seed, epoch): resuming needs no state, and al
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,80 +20,69 @@ from torch.utils.data import Sampler
 
 from mmbert.data.mixture import annealed
 from mmbert.data.permute import child_keys, key_of, permute
+from mmbert.finetuning.recipe_data import Sampling
 
 STAGES = 16
 """Parts of an epoch, each with a temperature of its own, while the temperature moves."""
 
 
-@dataclass(frozen=True)
-class Draw:
-    """How rows are drawn.
+class LanguageSampler(Sampler[int]):
+    """The order of an epoch as torch's sampler; ``set_epoch``, which trainers call, moves on.
 
-    temperature  exponent of a language's size, in [0, 1]
-    final        exponent at the end of the run, which is reached in a straight line; None: it stays
-    stratified   every stretch of an epoch holds each language its share, instead of by chance
-    epochs       of the whole run (the line of the temperature)
-    seed         another seed is another order
+    languages  of each row
+    sampling   how rows are drawn
+    epochs     of the run, over which the temperature moves
     """
 
-    temperature: float = 1.0
-    final: float | None = None
-    stratified: bool = False
-    epochs: int = 1
-    seed: int = 0
-
-    def temperatures(self, epoch: int) -> list[float]:
-        """Those of the stages of an epoch."""
-        if self.final is None:
-            return [self.temperature]
-        last = max(1, self.epochs * STAGES - 1)
-        places = [min(1.0, (epoch * STAGES + stage) / last) for stage in range(STAGES)]
-        return [self.temperature + (self.final - self.temperature) * place for place in places]
-
-
-def draw_epoch(languages: Sequence[str], draw: Draw, epoch: int) -> NDArray[np.int64]:
-    """The rows of an epoch, numbers into ``languages``, which has one entry a row; as many as there are rows."""
-    names, owners = np.unique(np.asarray(languages, dtype=object).astype(str), return_inverse=True)
-    sizes = np.bincount(owners, minlength=len(names))
-    rows = np.split(np.argsort(owners, kind="stable"), np.cumsum(sizes)[:-1])
-    seen = np.zeros(len(names), dtype=np.int64)
-    for earlier in range(epoch):
-        seen += sum(_stage_counts(sizes, draw, earlier))
-    order = []
-    for stage, counts in enumerate(_stage_counts(sizes, draw, epoch)):
-        taken = [
-            rows[index][_deal(int(sizes[index]), int(seen[index]), int(counts[index]), key_of(draw.seed, "rows", name))]
-            for index, name in enumerate(names)
-        ]
-        order.append(_mix(taken, draw, key_of(draw.seed, "order", epoch, stage)))
-        seen += counts
-    return np.concatenate(order) if order else np.zeros(0, dtype=np.int64)
-
-
-class LanguageSampler(Sampler[int]):
-    """The order of :func:`draw_epoch` as torch's sampler; ``set_epoch`` (Trainer and accelerate call it) moves on."""
-
-    def __init__(self, languages: Sequence[str], draw: Draw) -> None:
-        self.languages, self.draw, self.epoch = languages, draw, 0
+    def __init__(self, languages: Sequence[str], sampling: Sampling, seed: int, epochs: float) -> None:
+        names, owners = np.unique(np.asarray(languages, dtype=str), return_inverse=True)
+        self._names = [str(name) for name in names]
+        self._sizes = np.bincount(owners, minlength=len(names))
+        self._rows = np.split(np.argsort(owners, kind="stable"), np.cumsum(self._sizes)[:-1])
+        self._sampling, self._seed, self._epochs, self._epoch = sampling, seed, epochs, 0
 
     def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+        """Take the order of this epoch, from 0."""
+        self._epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.languages)
+        return int(self._sizes.sum())
 
     def __iter__(self) -> Iterator[int]:
-        return iter(draw_epoch(self.languages, self.draw, self.epoch).tolist())
+        return iter(self.draw(self._epoch).tolist())
 
+    def draw(self, epoch: int) -> NDArray[np.int64]:
+        """The rows of an epoch in order, numbers into ``languages``; as many as there are rows."""
+        seen = np.zeros(len(self._names), dtype=np.int64)
+        for earlier in range(epoch):
+            seen += sum(self._counts(earlier))
+        order = [np.zeros(0, dtype=np.int64)]
+        for stage, counts in enumerate(self._counts(epoch)):
+            taken = [
+                rows[_deal(len(rows), int(start), int(count), key_of(self._seed, "rows", name))]
+                for name, rows, start, count in zip(self._names, self._rows, seen, counts, strict=True)
+            ]
+            order.append(_mix(taken, self._sampling.stratified, key_of(self._seed, "order", epoch, stage)))
+            seen += counts
+        return np.concatenate(order)
 
-def _stage_counts(sizes: NDArray[np.int64], draw: Draw, epoch: int) -> list[NDArray[np.int64]]:
-    """How many rows each stage of an epoch draws of each language."""
-    temperatures = draw.temperatures(epoch)
-    ends = np.arange(len(temperatures) + 1) * int(sizes.sum()) // len(temperatures)
-    return [
-        _apportion(annealed(sizes, temperature), int(total))
-        for temperature, total in zip(temperatures, np.diff(ends), strict=True)
-    ]
+    def temperatures(self, epoch: int) -> list[float]:
+        """Those of the stages of an epoch; one where it does not move."""
+        first, final = self._sampling.temperature, self._sampling.final_temperature
+        if final is None:
+            return [first]
+        last = max(1.0, self._epochs * STAGES - 1)
+        places = [min(1.0, (epoch * STAGES + stage) / last) for stage in range(STAGES)]
+        return [first + (final - first) * place for place in places]
+
+    def _counts(self, epoch: int) -> list[NDArray[np.int64]]:
+        """How many rows each stage of an epoch draws of each language."""
+        temperatures = self.temperatures(epoch)
+        ends = np.arange(len(temperatures) + 1) * len(self) // len(temperatures)
+        return [
+            _apportion(annealed(self._sizes, temperature), int(total))
+            for temperature, total in zip(temperatures, np.diff(ends), strict=True)
+        ]
 
 
 def _apportion(shares: NDArray[np.float64], total: int) -> NDArray[np.int64]:
@@ -114,12 +102,12 @@ def _deal(size: int, start: int, count: int, key: int) -> NDArray[np.int64]:
     return permute(places % size, size, child_keys(np.array([key], dtype=np.uint64), places // size))
 
 
-def _mix(taken: list[NDArray[np.int64]], draw: Draw, key: int) -> NDArray[np.int64]:
+def _mix(taken: list[NDArray[np.int64]], stratified: bool, key: int) -> NDArray[np.int64]:
     """Rows of all languages in one order: shuffled, or each language's at even distances."""
     rows = np.concatenate(taken)
     if not rows.size:
         return rows
-    if not draw.stratified:
+    if not stratified:
         return rows[permute(np.arange(rows.size), rows.size, key)]
     offsets = [key_of(key, index) / 2.0**64 for index in range(len(taken))]
     places = [(np.arange(part.size) + at) / max(1, part.size) for part, at in zip(taken, offsets, strict=True)]

@@ -6,9 +6,7 @@ what their loss is and what is measured; trainers, callbacks, checkpoints and DD
 
 from __future__ import annotations
 
-import importlib.util
 import logging
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,24 +17,26 @@ import torch
 from datasets import Dataset
 from sentence_transformers.base.model import BaseModel
 from transformers import EarlyStoppingCallback, PrinterCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from mmbert.errors import ConfigError, TrainingError
 from mmbert.files import environment
-from mmbert.finetuning.bar import Bar
 from mmbert.finetuning.evaluators import Measured
-from mmbert.finetuning.examples import Examples, read_splits
+from mmbert.finetuning.examples import read_splits
 from mmbert.finetuning.finetune import CHECKPOINTS, FINAL, Trained, main_process
 from mmbert.finetuning.groups import Group, fields_of, make_groups
 from mmbert.finetuning.language_batches import LanguageBatches
 from mmbert.finetuning.mining import mine
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.finetuning.recipe_sentence import Sentences
-from mmbert.finetuning.sampling import Draw
+from mmbert.finetuning.sampling import LanguageSampler
 from mmbert.finetuning.sentence_adapters import AdapterCheckpoints, add_adapters
 from mmbert.finetuning.sentence_folder import save_folder
 from mmbert.finetuning.sentence_model import body_of, build_model, encoder_folder, pick_device, quiet
+from mmbert.finetuning.trainer import SCHEDULES, last_checkpoint
+from mmbert.finetuning.watch import LastEvaluation, Progress, tensorboard
+from mmbert.model.config import ModelConfig
 from mmbert.model.weights import load_config, model_folder
+from mmbert.training.folder import choose_precision
 
 log = logging.getLogger(__name__)
 
@@ -72,24 +72,21 @@ def train_sentences(recipe: FinetuneRecipe, folder: Path, kit: Kit) -> Trained:
         for role, examples in read_splits(recipe, fields_of(recipe.task, kit.loss)).items()
     }
     with quiet():
-        args = _arguments(recipe, folder, kit, len(splits["train"]), "dev" in splits)
         if kit.options.mine is not None:
-            with args.main_process_first(desc="mining"):
+            with _arguments(recipe, folder, kit, 1, False).main_process_first():  # the others read its file
                 splits["train"] = mine(kit.options.mine, splits["train"], folder, pick_device(recipe))
-            args = _arguments(recipe, folder, kit, len(splits["train"]), "dev" in splits)
         columns = kit.columns(splits["train"])
         languages = _languages(columns, splits["train"])
         args = _arguments(recipe, folder, kit, len(languages), "dev" in splits)
-        args.batch_sampler = partial(
-            LanguageBatches, languages=languages, draw=_draw(recipe), no_duplicates=kit.options.no_duplicates
-        )
+        order = LanguageSampler(languages, recipe.sampling, recipe.training.seed, recipe.training.epochs)
+        args.batch_sampler = partial(LanguageBatches, order=order, no_duplicates=kit.options.no_duplicates)
         args.prompts = kit.prompts(columns) or None
         model = build_model(recipe)
         add_adapters(recipe, model)
         measured = {role: Measured(kit.evaluators(groups)) for role, groups in splits.items() if role != "train"}
         before = {role: evaluator.figures(model) for role, evaluator in measured.items()}
-        trainer = _trainer(kit, recipe, model, args, Dataset.from_dict(columns), measured.get("dev"))
-        trainer.train(resume_from_checkpoint=get_last_checkpoint(args.output_dir) if _begun(args) else None)
+        trainer = _trainer(kit, recipe, folder, model, args, Dataset.from_dict(columns), measured.get("dev"))
+        trainer.train(resume_from_checkpoint=last_checkpoint(folder / CHECKPOINTS))
         after = {role: evaluator.figures(model) for role, evaluator in measured.items()}
         chosen = after["dev"]["score"] if "dev" in after else None
         _check_best(trainer.state, chosen)
@@ -116,13 +113,6 @@ def _languages(columns: Columns, groups: Sequence[Group]) -> list[str]:
     return stated if stated is not None else [group.language for group in groups]
 
 
-def _draw(recipe: FinetuneRecipe) -> Draw:
-    sampling, epochs = recipe.sampling, math.ceil(recipe.training.epochs)
-    return Draw(
-        sampling.temperature, sampling.final_temperature, sampling.stratified, epochs, recipe.training.seed,
-    )  # fmt: skip
-
-
 def _arguments(recipe: FinetuneRecipe, folder: Path, kit: Kit, rows: int, judged: bool) -> Any:
     """The trainer's options out of the recipe's."""
     training = recipe.training
@@ -134,12 +124,10 @@ def _arguments(recipe: FinetuneRecipe, folder: Path, kit: Kit, rows: int, judged
         raise ConfigError(
             f"training.batch {training.batch} is not made of {processes} processes times micro-batches of {micro}"
         )
-    steps_an_epoch = max(1, math.ceil(rows / (micro * processes)) // (share // micro))
-    steps = training.max_steps or math.ceil(steps_an_epoch * training.epochs)
-    every = max(1, round(steps_an_epoch * training.eval_every))
-    wsd = {"num_decay_steps": max(1, steps - int(steps * training.warmup)), "decay_type": "1-sqrt"}
-    names = {"constant": "constant_with_warmup", "one_minus_sqrt": "warmup_stable_decay"}
-    bf16 = training.precision == "bf16" or (training.precision == "auto" and device == "cuda")
+    every = max(1, round(-(-rows // training.batch) * training.eval_every))
+    precision = training.precision
+    if precision == "auto":
+        precision = choose_precision(torch.device(device), _config(recipe).hidden_size)
     return kit.arguments(
         output_dir=str(folder / CHECKPOINTS),
         num_train_epochs=training.epochs,
@@ -150,23 +138,22 @@ def _arguments(recipe: FinetuneRecipe, folder: Path, kit: Kit, rows: int, judged
         learning_rate=training.learning_rate,
         learning_rate_mapping=_learning_rates(recipe),
         weight_decay=training.weight_decay,
-        warmup_steps=math.ceil(steps * training.warmup),
-        lr_scheduler_type=names.get(training.schedule, training.schedule),
-        lr_scheduler_kwargs=wsd if training.schedule == "one_minus_sqrt" else {},
+        warmup_steps=min(training.warmup, 0.9999),  # below 1 it is a share
+        lr_scheduler_type=SCHEDULES[training.schedule],
         max_grad_norm=training.max_grad_norm,
-        bf16=bf16,
+        bf16=precision == "bf16",
         use_cpu=device == "cpu",
         seed=training.seed,
         eval_strategy="steps" if judged else "no",
         eval_steps=every if judged else None,
         save_strategy="steps",
         save_steps=every,
-        save_total_limit=training.keep + judged,
+        save_total_limit=training.keep,
         load_best_model_at_end=judged,
         metric_for_best_model="eval_score" if judged else None,
         greater_is_better=True if judged else None,
         logging_steps=training.log_every,
-        report_to=["tensorboard"] if importlib.util.find_spec("tensorboard") else [],
+        report_to="none",  # TensorBoard is added by hand, with its own folder
         disable_tqdm=True,
         dataloader_pin_memory=device == "cuda",
     )
@@ -177,7 +164,7 @@ def _learning_rates(recipe: FinetuneRecipe) -> dict[str, float]:
     training = recipe.training
     found = {}
     if training.layer_decay < 1:
-        layers = _layer_count(recipe)
+        layers = _config(recipe).num_layers
         found = {
             rf"\.layers\.{index}\.": training.learning_rate * training.layer_decay ** (layers - index)
             for index in range(layers)
@@ -192,13 +179,15 @@ def _learning_rates(recipe: FinetuneRecipe) -> dict[str, float]:
     return found
 
 
-def _layer_count(recipe: FinetuneRecipe) -> int:
-    return load_config(encoder_folder(model_folder(recipe.model, revision=recipe.model_revision))).num_layers
+def _config(recipe: FinetuneRecipe) -> ModelConfig:
+    return load_config(encoder_folder(model_folder(recipe.model, revision=recipe.model_revision)))
 
 
-def _trainer(kit: Kit, recipe: FinetuneRecipe, model: BaseModel, args: Any, rows: Dataset, dev: Measured | None) -> Any:
+def _trainer(
+    kit: Kit, recipe: FinetuneRecipe, folder: Path, model: BaseModel, args: Any, rows: Dataset, dev: Measured | None
+) -> Any:
     patience = recipe.training.patience
-    model.model_card_data.generate_widget_examples = False  # it draws a bar of its own
+    model.model_card_data.widget = [{"text": rows[0]["query"]}]  # the library's own choice draws a bar
     body_of(model).base.gradient_checkpointing = recipe.training.gradient_checkpointing
     maker = kit.trainer
     if recipe.training.lora is not None:
@@ -212,12 +201,11 @@ def _trainer(kit: Kit, recipe: FinetuneRecipe, model: BaseModel, args: Any, rows
         callbacks=[EarlyStoppingCallback(patience)] if patience is not None and dev is not None else [],
     )
     trainer.remove_callback(PrinterCallback)  # which prints on stdout
-    trainer.add_callback(Bar())
+    curves = tensorboard(folder / "tensorboard") if main_process() else None
+    for callback in (LastEvaluation(dev is not None), Progress(recipe.name), curves):
+        if callback is not None:
+            trainer.add_callback(callback)
     return trainer
-
-
-def _begun(args: Any) -> bool:
-    return Path(args.output_dir).is_dir() and get_last_checkpoint(args.output_dir) is not None
 
 
 def _check_best(state: Any, chosen: float | None) -> None:

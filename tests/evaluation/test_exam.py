@@ -11,8 +11,8 @@ from human_rights import TEXTS
 from mmbert.data.prepare import prepare_text
 from mmbert.data.tokenize import prepare_shards
 from mmbert.errors import ConfigError, DataError
-from mmbert.evaluation import evaluate
-from mmbert.evaluation.evaluate import Exam, evaluate_baseline, evaluate_model, set_exam
+from mmbert.evaluation import exam as examining
+from mmbert.evaluation.exam import Exam, evaluate_baseline, evaluate_model, set_exam
 from mmbert.model.heads import MaskedLM
 from mmbert.recipe import Recipe
 from mmbert.tokenizer.tokenizer import Tokenizer
@@ -75,8 +75,8 @@ def test_a_model_is_examined_once(
     assert {r.language for r in first.retrieval} == set(TEXTS) - {"eng_Latn"}
     assert {filled.language for filled in first.filled} <= set(TEXTS)
 
-    monkeypatch.setattr(evaluate, "evaluate_mlm", None)  # calling it would fail
-    monkeypatch.setattr(evaluate, "evaluate_unigram", None)
+    monkeypatch.setattr(examining, "evaluate_mlm", None)  # calling it would fail
+    monkeypatch.setattr(examining, "evaluate_unigram", None)
     assert evaluate_model("pretrain", tmp_path / "model", set_exam(recipe, data, tokenizer), tmp_path / "out") == first
     assert evaluate_baseline(exam, data / "shards", tmp_path / "out") == baseline
     monkeypatch.undo()

@@ -1,0 +1,158 @@
+"""Exact match and F1 of answers, each benchmark by its own normalisation.
+
+squad   SQuAD 1.1's ``evaluate-v1.1.py`` (Rajpurkar et al. 1606.05250). XTREME takes it for XQuAD and TyDiQA-GoldP too
+        (``third_party/evaluate_squad.py``): English articles, ASCII punctuation, words between spaces, whatever the
+        language.
+mlqa    MLQA's ``mlqa_evaluation_v1.py`` (Lewis et al. 1910.07475): the articles of each language, all of Unicode's
+        punctuation, and for Chinese each Han character a word (mixed segmentation).
+tiquad  TiQuAD's ``evaluate-tiquad.py`` (Gaim et al. 2023): English articles and the words of ``TIGRINYA``, ASCII and
+        Ge'ez punctuation.
+
+An answer is compared with every reference, and the best counts. Scores are fractions, not per cent.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+import sys
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from mmbert.errors import ConfigError, DataError
+
+Normalise = Callable[[str], str]
+
+GEEZ = "፠፡።፣፤፥፦፧፨"
+"""Ge'ez punctuation: U+1360 to U+1368."""
+
+TIGRINYA = ("ብ", "ናይ", "ኣብ", "እዩ", "ናብ", "ካብ", "እቲ")
+"""Words that TiQuAD's script drops, as it does articles."""
+
+ARTICLES = {
+    "en": r"\b(a|an|the)\b",
+    "es": r"\b(un|una|unos|unas|el|la|los|las)\b",
+    "hi": None,
+    "vi": r"\b(của|là|cái|chiếc|những)\b",
+    "de": r"\b(ein|eine|einen|einem|eines|einer|der|die|das|den|dem|des)\b",
+    "ar": r"\sال^|ال",
+    "zh": None,
+}
+"""What MLQA takes for articles. The Arabic one drops these two letters wherever they stand, as the official script
+does."""
+
+HOUSE = {
+    "eng_Latn": "en",
+    "spa_Latn": "es",
+    "hin_Deva": "hi",
+    "vie_Latn": "vi",
+    "deu_Latn": "de",
+    "arb_Arab": "ar",
+    "cmn_Hani": "zh",
+}
+"""Codes of this package for MLQA's languages."""
+
+_HAN = re.compile("[\u4e00-\u9fa5]")
+_ENGLISH = re.compile(r"\b(a|an|the)\b")
+_TIGRINYA = re.compile(r"\b(a|an|the|" + "|".join(TIGRINYA) + r")\b")
+
+
+@dataclass(frozen=True)
+class AnswerScores:
+    """Means over questions."""
+
+    exact: float
+    f1: float
+
+
+def normalise_squad(text: str) -> str:
+    """Lower case, without ASCII punctuation, ``a``, ``an``, ``the`` and needless space."""
+    bare = "".join(character for character in text.lower() if character not in _ASCII)
+    return " ".join(_ENGLISH.sub(" ", bare).split())
+
+
+def normalise_tiquad(text: str) -> str:
+    """As SQuAD, without Ge'ez punctuation and ``TIGRINYA`` either."""
+    bare = "".join(character for character in text.lower() if character not in _ASCII and character not in GEEZ)
+    return " ".join(_TIGRINYA.sub(" ", bare).split())
+
+
+def normalise_mlqa(text: str, language: str) -> str:
+    """As MLQA's script for one of its languages: ``en``, or in this package's form ``eng_Latn``.
+
+    Raises ConfigError for a language that MLQA does not have.
+    """
+    code = HOUSE.get(language, language)
+    if code not in ARTICLES:
+        raise ConfigError(f"MLQA has no normalisation for {language!r}: it knows {', '.join(ARTICLES)}; use squad")
+    bare = "".join(character for character in text.lower() if character not in _punctuation())
+    articles = ARTICLES[code]
+    if articles is not None:
+        bare = re.sub(articles, " ", bare)
+    return " ".join(_segment(bare) if code == "zh" else bare.split())
+
+
+def normaliser(name: str, language: str) -> Normalise:
+    """The function behind ``squad``, ``mlqa`` or ``tiquad``. Raises ConfigError for another name."""
+    if name == "squad":
+        return normalise_squad
+    if name == "tiquad":
+        return normalise_tiquad
+    if name == "mlqa":
+        normalise_mlqa("", language)  # an unknown language is told before anything is scored
+        return lambda text: normalise_mlqa(text, language)
+    raise ConfigError(f"normalisation {name!r} is none of squad, mlqa, tiquad")
+
+
+def score_answers(
+    predicted: Sequence[str], gold: Sequence[Sequence[str]], normalise: Normalise = normalise_squad
+) -> AnswerScores:
+    """Means over questions; each has any number of references, of which the nearest counts.
+
+    Raises DataError for a question without a reference, or another number of predictions.
+    """
+    if len(predicted) != len(gold):
+        raise DataError(f"{len(predicted)} answers for {len(gold)} questions: give one for each")
+    if not len(gold):
+        raise DataError("there is nothing to score: the split is empty")
+    exact = f1 = 0.0
+    for number, (answer, references) in enumerate(zip(predicted, gold, strict=True)):
+        if not references:
+            raise DataError(f"question {number} has no answer to compare with: leave it out")
+        given = normalise(answer)
+        wanted = [normalise(reference) for reference in references]
+        exact += max(given == one for one in wanted)
+        f1 += max(_overlap(given, one) for one in wanted)
+    return AnswerScores(exact / len(gold), f1 / len(gold))
+
+
+def _overlap(given: str, wanted: str) -> float:
+    """F1 of the bags of words of two normalised answers; 0 if they share none, and if both are empty."""
+    one, other = given.split(), wanted.split()
+    shared = sum((Counter(one) & Counter(other)).values())
+    return 2 * shared / (len(one) + len(other)) if shared else 0.0
+
+
+def _segment(text: str) -> list[str]:
+    """Each Han character or sign a word, the rest split at spaces."""
+    words: list[str] = []
+    rest = ""
+    for character in text:
+        if _HAN.match(character) or character in _punctuation():
+            words.extend([*rest.split(), character])
+            rest = ""
+        else:
+            rest += character
+    return [word for word in [*words, *rest.split()] if word.strip()]
+
+
+_ASCII = frozenset(string.punctuation)
+
+
+@cache
+def _punctuation() -> frozenset[str]:
+    signs = (chr(code) for code in range(sys.maxunicode))
+    return frozenset(sign for sign in signs if unicodedata.category(sign).startswith("P")) | _ASCII

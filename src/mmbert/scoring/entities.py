@@ -1,0 +1,132 @@
+"""F1 of entities: as seqeval counts them, on labels of words, and on characters of the raw text.
+
+seqeval 1.2.2 (default mode, the rules of the CoNLL-2000 script ``conlleval``) is what XTREME, WikiANN and MasakhaNER
+report. An entity counts if its type and both of its ends are right; true positives, predictions and gold entities are
+summed over all sentences (micro). It is small enough to be written down here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from mmbert.errors import DataError
+
+Chunk = tuple[str, int, int]
+"""Type, first word, last word."""
+
+Span = tuple[int, int, str]
+"""Start and end in characters, and type."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Entities that are right, that were predicted, and that there are."""
+
+    right: int
+    predicted: int
+    gold: int
+
+    @property
+    def precision(self) -> float:
+        return self.right / self.predicted if self.predicted else 0.0
+
+    @property
+    def recall(self) -> float:
+        return self.right / self.gold if self.gold else 0.0
+
+    @property
+    def f1(self) -> float:
+        """0 where nothing is right."""
+        both = self.predicted + self.gold
+        return 2 * self.right / both if both else 0.0
+
+
+def read_chunks(labels: Sequence[str]) -> list[Chunk]:
+    """Entities of one sentence as seqeval's ``get_entities`` finds them.
+
+    An ``I-`` that follows no entity of its type begins one. Labels without a prefix, as of parts of speech, are read
+    with their first letter as the prefix, as seqeval does: so ``NOUN NOUN`` is one chunk, and the F1 of UDPOS in XTREME
+    is that of runs of equal tags (``SCONJ SCONJ``, where S means single, is two).
+    """
+    chunks: list[Chunk] = []
+    before, kind_before, begin = "O", "", 0
+    for place, label in enumerate([*labels, "O"]):
+        prefix, kind = label[:1] or "O", label[1:].split("-", maxsplit=1)[-1] or "_"
+        if _ends(before, prefix, kind_before, kind):
+            chunks.append((kind_before, begin, place - 1))
+        if _begins(before, prefix, kind_before, kind):
+            begin = place
+        before, kind_before = prefix, kind
+    return chunks
+
+
+def _ends(before: str, prefix: str, kind_before: str, kind: str) -> bool:
+    if before in ("E", "S"):
+        return True
+    if before in ("B", "I") and prefix in ("B", "S", "O"):
+        return True
+    return before not in ("O", ".") and kind_before != kind
+
+
+def _begins(before: str, prefix: str, kind_before: str, kind: str) -> bool:
+    if prefix in ("B", "S"):
+        return True
+    if before in ("E", "S", "O") and prefix in ("E", "I"):
+        return True
+    return prefix not in ("O", ".") and kind_before != kind
+
+
+def count_entities(predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[str]]) -> Counts:
+    """Sums over sentences, each a list of labels, one a word.
+
+    Raises DataError for a sentence with another number of labels than gold ones.
+    """
+    if len(predicted) != len(gold):
+        raise DataError(f"{len(predicted)} predictions for {len(gold)} sentences: give one for each")
+    for number, (given, wanted) in enumerate(zip(predicted, gold, strict=True)):
+        if len(given) != len(wanted):
+            raise DataError(f"sentence {number}: {len(given)} labels for {len(wanted)} words: give one for each")
+    return _count(map(read_chunks, predicted), map(read_chunks, gold))
+
+
+def entity_f1(predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[str]]) -> float:
+    """seqeval's ``f1_score``; 0 where nothing is right."""
+    return count_entities(predicted, gold).f1
+
+
+def token_accuracy(predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[str]]) -> float:
+    """Part of all words whose label is right (MasakhaPOS, Dione et al. 2305.13989)."""
+    count_entities(predicted, gold)  # the same checks
+    pairs = [pair for both in zip(predicted, gold, strict=True) for pair in zip(*both, strict=True)]
+    if not pairs:
+        raise DataError("there is nothing to score: no sentence has a word")
+    return sum(given == wanted for given, wanted in pairs) / len(pairs)
+
+
+def count_spans(predicted: Iterable[Collection[Span]], gold: Iterable[Collection[Span]]) -> Counts:
+    """The same on characters: each text has spans (start, end, type), and both ends must be right."""
+    return _count(predicted, gold)
+
+
+def span_f1(predicted: Sequence[Collection[Span]], gold: Sequence[Collection[Span]]) -> float:
+    """F1 of entities on characters of the raw text."""
+    if len(predicted) != len(gold):
+        raise DataError(f"{len(predicted)} predictions for {len(gold)} texts: give one for each")
+    return count_spans(predicted, gold).f1
+
+
+def _count(predicted: Iterable[Collection[object]], gold: Iterable[Collection[object]]) -> Counts:
+    sums = [0, 0, 0]
+    for given, wanted in zip(predicted, gold, strict=True):
+        one, other = set(given), set(wanted)
+        sums = [sums[0] + len(one & other), sums[1] + len(one), sums[2] + len(other)]
+    return Counts(*sums)
+
+
+def word_places(words: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Characters of each word in the text that joins them by one space."""
+    start = 0
+    for word in words:
+        yield start, start + len(word)
+        start += len(word) + 1
