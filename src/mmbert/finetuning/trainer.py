@@ -97,6 +97,8 @@ def fit(
     if wanted.lora is not None:
         lora = wanted.lora
         add_lora(model, lora.rank, lora.alpha, lora.dropout, lora.targets)
+    if wanted.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
     arguments = _arguments(recipe, folder, model, len(data["train"]), metric, judged="dev" in data)
     judging = {"role": "dev"}
     trainer = PackedTrainer(
@@ -156,7 +158,6 @@ def _arguments(
         warmup_steps=min(wanted.warmup, 0.9999),  # below 1 it is a share
         lr_scheduler_type=SCHEDULES[wanted.schedule],
         max_grad_norm=wanted.max_grad_norm,
-        gradient_checkpointing=wanted.gradient_checkpointing,
         bf16=precision == "bf16",
         use_cpu=cpu,
         seed=wanted.seed,
