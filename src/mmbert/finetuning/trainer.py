@@ -1,13 +1,13 @@
 """``transformers.Trainer`` on packed batches, and one function that runs it from a recipe.
 
 The trainer is the field's own: callbacks, checkpoints, TensorBoard, early stopping, DDP by ``torchrun`` and resuming
-are its. Four things are ours, each where it offers a place for them: the order of examples (``_get_train_sampler``),
-groups of parameters (``create_optimizer``), and, with LoRA, which weights of a checkpoint are gone on with
+are its. Some things are ours, each where it offers a place for them: the order of examples (``_get_train_sampler``),
+groups of parameters (``create_optimizer``), what an evaluation gathers (``prediction_step``), and, with LoRA, which weights of a checkpoint are gone on with
 (``_load_from_checkpoint``, ``_load_best_model``). Batches and losses are the collator's and the model's.
 
 Where the trainer stands in the way of packing: it counts a batch by the rows of its first tensor, so ``lengths`` comes
-first; and it puts the logits of batches under one another, so answers for tokens are laid out as one row an example,
-on the way out only (``mmbert.finetuning.collate``).
+first; it puts the logits of batches under one another and gathers them over processes, so answers for tokens are laid
+out as one row an example, on the way out only (``mmbert.finetuning.collate``), and flat labels stay where they are.
 """
 
 from __future__ import annotations
@@ -55,6 +55,12 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return self._order
+
+    def prediction_step(self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None) -> Any:
+        loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        if labels is not None and logits is not None:
+            labels = labels.new_zeros(len(logits))  # the score knows them: flat ones cannot be gathered over processes
+        return loss, logits, labels
 
     def create_optimizer(self, model: Any = None) -> Any:
         if self.optimizer is None:
