@@ -27,7 +27,7 @@ from sentence_transformers.base.modules import Transformer
 
 from mmbert import MaskedLM, ModelConfig, train_tokenizer
 from mmbert.finetuning import embed, late_interaction, rerank, sparse
-from mmbert.finetuning.packed_engine import lay_out, pack_engine, pack_table
+from mmbert.finetuning.packed_engine import lay_out, pack_table
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.finetuning.sentence_model import build_model, encoder_of, quiet
 from mmbert.recipe import TokenizerTraining
@@ -134,7 +134,9 @@ def _column(lengths: np.ndarray, random: np.random.Generator, vocab: int) -> dic
 
 
 def _pretrained(place: Path, shape: str, vocab: int) -> Path:
-    words = train_tokenizer([("eng_Latn", "all human beings are born free and equal")], TokenizerTraining(vocab_size=512))
+    words = train_tokenizer(
+        [("eng_Latn", "all human beings are born free and equal")], TokenizerTraining(vocab_size=512)
+    )
     MaskedLM(ModelConfig.preset(shape, vocab_size=vocab, max_context=1024, attention_out_dropout=0.0)).save(place)
     words.save(place, max_tokens=512)
     return place

@@ -16,8 +16,34 @@ from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.recipe import TokenizerTraining
 
 WORDS = {
-    "eng_Latn": "water fire house tree river stone bread night mother bird road winter".split(),
-    "swh_Latn": "maji moto nyumba mti mto jiwe mkate usiku mama ndege barabara baridi".split(),
+    "eng_Latn": [
+        "water",
+        "fire",
+        "house",
+        "tree",
+        "river",
+        "stone",
+        "bread",
+        "night",
+        "mother",
+        "bird",
+        "road",
+        "winter",
+    ],
+    "swh_Latn": [
+        "maji",
+        "moto",
+        "nyumba",
+        "mti",
+        "mto",
+        "jiwe",
+        "mkate",
+        "usiku",
+        "mama",
+        "ndege",
+        "barabara",
+        "baridi",
+    ],
 }
 TEXTS = [" ".join(words) for words in WORDS.values()] + ["one", "bread and water by the river at night " * 8]
 

@@ -10,14 +10,14 @@ from little_sentences import write_rows
 
 from mmbert.errors import DataError
 from mmbert.finetuning.examples import Examples
-from mmbert.finetuning.groups import columns, labelled_pairs, make_groups
+from mmbert.finetuning.groups import Texts, columns, labelled_pairs, make_groups
 from mmbert.finetuning.recipe_data import DataSpec
 from mmbert.finetuning.recipe_sentence import Embed, Lookup
 
 
 def _groups(*rows: dict[str, Any], loss: str = "contrastive", options: Embed | None = None) -> Any:
     placed = [{"place": f"rows:{number}", "language": "eng_Latn", **row} for number, row in enumerate(rows, 1)]
-    return make_groups(Examples(placed), options or Embed(), loss)
+    return make_groups(Examples(placed), Texts((options or Embed()).lookup), loss)
 
 
 def test_contrast() -> None:
@@ -59,7 +59,7 @@ def test_ids_are_looked_up(tmp_path: Path) -> None:
     options = Embed(lookup=Lookup(queries=spec, documents=spec))
     found = _groups({"query": 1, "positive": 2}, options=options)
     assert (found[0].query, found[0].documents) == ("one", ("two",))
-    with pytest.raises(DataError, match="rows:1: documents 3 is no id of lookup.documents"):
+    with pytest.raises(DataError, match=r"rows:1: documents 3 is no id of lookup\.documents"):
         _groups({"query": 1, "positive": 3}, options=options)
 
 

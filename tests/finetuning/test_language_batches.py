@@ -15,7 +15,9 @@ texts = st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from("uvwxyz"))
 
 
 def _batches(rows: list[tuple[str, str]], *, drop_last: bool = False, unique: bool = True) -> LanguageBatches:
-    data = Dataset.from_dict({"query": [a for a, _ in rows], "positive": [b for _, b in rows], "label": [0] * len(rows)})
+    data = Dataset.from_dict(
+        {"query": [a for a, _ in rows], "positive": [b for _, b in rows], "label": [0] * len(rows)}
+    )
     order = LanguageSampler(["l"] * len(rows), Sampling(), 0, 1)
     return LanguageBatches(data, 4, drop_last, order=order, no_duplicates=unique, generator=None, seed=0)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from mmbert.errors import ConfigError, DataError
 from mmbert.finetuning.examples import Examples, Fields, Row, read_examples, want_text
-from mmbert.finetuning.recipe_sentence import Lookup, Sentences
+from mmbert.finetuning.recipe_sentence import Lookup
 
 PAIR_LOSSES = ("cosent", "angle")
 TEACHER_LOSSES = ("margin_mse", "kl", "mse")
@@ -46,9 +46,8 @@ def fields_of(task: str, loss: str) -> Fields:
     return Fields(required=("query",), optional=tuple(optional))
 
 
-def make_groups(examples: Examples, options: Sentences, loss: str) -> list[Group]:
+def make_groups(examples: Examples, texts: Texts, loss: str) -> list[Group]:
     """Rows as groups. Raises DataError with a row's place for what is missing or malformed."""
-    texts = _Texts(options.lookup)
     if loss in PAIR_LOSSES:
         return [_scored_pair(row) for row in examples.rows]
     groups = [_group(row, texts) for row in examples.rows]
@@ -116,8 +115,8 @@ def labelled_pairs(groups: Sequence[Group], loss: str, negatives: int | None) ->
     return found
 
 
-class _Texts:
-    """Texts by id, where the recipe has tables of them."""
+class Texts:
+    """Texts by id, where the recipe has tables of them; held in memory."""
 
     def __init__(self, lookup: Lookup) -> None:
         self._tables = {
@@ -143,7 +142,7 @@ def _read_table(spec: Any, role: str) -> dict[str, str]:
     return {str(row["id"]): row["text"] for row in rows}
 
 
-def _group(row: Row, texts: _Texts) -> Group:
+def _group(row: Row, texts: Texts) -> Group:
     query = texts.get(row, "query", row["query"], "queries")
     if "documents" in row:
         listed = _listed(row, "documents")

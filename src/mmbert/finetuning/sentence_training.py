@@ -23,7 +23,7 @@ from mmbert.files import environment
 from mmbert.finetuning.evaluators import Measured
 from mmbert.finetuning.examples import read_splits
 from mmbert.finetuning.finetune import CHECKPOINTS, FINAL, Trained, main_process
-from mmbert.finetuning.groups import Group, fields_of, make_groups
+from mmbert.finetuning.groups import Group, Texts, fields_of, make_groups
 from mmbert.finetuning.language_batches import LanguageBatches
 from mmbert.finetuning.mining import mine
 from mmbert.finetuning.recipe import FinetuneRecipe
@@ -67,8 +67,9 @@ class Kit:
 
 def train_sentences(recipe: FinetuneRecipe, folder: Path, kit: Kit) -> Trained:
     """Train as the recipe says, keep the best on dev, write ``folder/final``, measure it, and what it was before."""
+    texts = Texts(kit.options.lookup)
     splits = {
-        role: make_groups(examples, kit.options, kit.loss if role == "train" else _judging(kit.loss))
+        role: make_groups(examples, texts, kit.loss if role == "train" else _judging(kit.loss))
         for role, examples in read_splits(recipe, fields_of(recipe.task, kit.loss)).items()
     }
     with quiet():
@@ -84,15 +85,22 @@ def train_sentences(recipe: FinetuneRecipe, folder: Path, kit: Kit) -> Trained:
         model = build_model(recipe)
         add_adapters(recipe, model)
         measured = {role: Measured(kit.evaluators(groups)) for role, groups in splits.items() if role != "train"}
-        before = {role: evaluator.figures(model) for role, evaluator in measured.items()}
+        before = {role: _measure(role, evaluator, model) for role, evaluator in measured.items()}
         trainer = _trainer(kit, recipe, folder, model, args, Dataset.from_dict(columns), measured.get("dev"))
         trainer.train(resume_from_checkpoint=last_checkpoint(folder / CHECKPOINTS))
-        after = {role: evaluator.figures(model) for role, evaluator in measured.items()}
+        after = {role: _measure(role, evaluator, model) for role, evaluator in measured.items()}
         chosen = after["dev"]["score"] if "dev" in after else None
         _check_best(trainer.state, chosen)
         if main_process():
             save_folder(model, recipe, folder / FINAL)
     return Trained({**after, **{f"{role}_before": found for role, found in before.items()}}, chosen, _history(trainer))
+
+
+def _measure(role: str, evaluator: Measured, model: BaseModel) -> dict[str, float]:
+    log.info("measuring on %s", role)
+    found = evaluator.figures(model)
+    log.info("%s: score %.4f", role, found["score"])
+    return found
 
 
 def column_prompts(columns: Columns, prompts: tuple[str, str]) -> dict[str, str]:
