@@ -92,6 +92,6 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
 def make_recipe(task: str, model: Path, train: Path, dev: Path | None = None, **more: Any) -> FinetuneRecipe:
     """A run of some seconds."""
     training = {"batch": 8, "epochs": 1, "max_tokens": 64, "learning_rate": 2e-3, **more.pop("training", {})}
-    data = {"train": {"path": str(train)}, **({"dev": {"path": str(dev)}} if dev else {})}
+    data = {"train": {"path": str(train), "language": "swh_Latn"}, **({"dev": {"path": str(dev)}} if dev else {})}
     values = {"name": "little", "task": task, "model": str(model), "data": data, "training": training, **more}
     return FinetuneRecipe.model_validate(values)
