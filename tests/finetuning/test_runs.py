@@ -9,14 +9,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
+import transformers
 from little_sets import classes, write
 from safetensors.torch import load_file
 
 import mmbert
-from mmbert.errors import ConfigError, DataError, TrainingError
+from mmbert.errors import ConfigError, TrainingError
 from mmbert.finetuning.finetune import plan_trials
 from mmbert.finetuning.rates import parameter_groups
 from mmbert.finetuning.recipe import FinetuneRecipe
@@ -111,6 +113,30 @@ def test_every_option_at_once(recipe: Make, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run" / "result.json").read_text())["task"] == "classify"
 
 
+def test_callbacks_and_upload(recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Steps(transformers.TrainerCallback):  # type: ignore[misc]
+        seen = 0
+
+        def on_step_end(self, *parts: object, **more: object) -> None:
+            self.seen += 1
+
+    class Hub:
+        calls: ClassVar[list[tuple[str, object]]] = []
+
+        def create_repo(self, name: str, exist_ok: bool) -> None:
+            self.calls.append(("create", name))
+
+        def upload_folder(self, repo_id: str, folder_path: Path) -> None:
+            self.calls.append(("upload", sorted(path.name for path in folder_path.iterdir())))
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    steps = Steps()
+    mmbert.finetune(recipe("classify", training__push_to_hub="me/mine"), out=tmp_path, callbacks=[steps])
+    assert steps.seen == 3
+    assert Hub.calls[0] == ("create", "me/mine")
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(Hub.calls[1][1])  # type: ignore[call-overload]
+
+
 def test_rates_fall_from_the_head_down(heads: Path, recipe: Make) -> None:
     task = SequenceClassifier(Encoder.load(heads / "masks"), 2, pooling="mean")
     wanted = recipe("classify", training__layer_decay=0.5, training__weight_decay=0.1).training
@@ -130,9 +156,11 @@ def test_rates_fall_from_the_head_down(heads: Path, recipe: Make) -> None:
 def test_wrong_options_are_named(recipe: Make, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"training\.metric 'bleu' is none of accuracy"):
         mmbert.finetune(recipe("classify", training__metric="bleu"), out=tmp_path / "a")
+    with pytest.raises(ConfigError, match=r"training\.metric 'f1' is none of accuracy"):
+        mmbert.finetune(recipe("pairs", training__metric="f1"), out=tmp_path / "d")
     with pytest.raises(ConfigError, match="not a multiple"):
         mmbert.finetune(recipe("classify", training__micro_batch=3), out=tmp_path / "b")
-    with pytest.raises(DataError, match="class_weights names no label: fine"):
+    with pytest.raises(ConfigError, match="class_weights names no label: fine"):
         mmbert.finetune(recipe("classify", classify__class_weights={"fine": 2.0}), out=tmp_path / "c")
     with pytest.raises(ConfigError, match=r"there is no option training\.rate"):
         recipe("classify", training__rate=1)

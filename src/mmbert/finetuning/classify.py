@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.special import expit
 
-from mmbert.errors import DataError
+from mmbert.errors import ConfigError, DataError
 from mmbert.finetuning.collate import Feature, texts_as_rows
 from mmbert.finetuning.encode import encode_texts, say_cut
 from mmbert.finetuning.examples import (
@@ -50,7 +51,7 @@ def fields(own: Classify) -> Fields:
     return Fields(("text", "label"), ("text_pair",), ("label",) if own.problem == "multi_label" else ())
 
 
-def train(recipe: FinetuneRecipe, folder: Path) -> Trained:
+def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any] = ()) -> Trained:
     """The contract of ``mmbert.finetuning.finetune``."""
     own = recipe.classify
     splits = read_splits(recipe, fields(own))
@@ -68,8 +69,8 @@ def train(recipe: FinetuneRecipe, folder: Path) -> Trained:
         max_tokens=start.task.config.max_context,
         problem_type=PROBLEMS[own.problem],
     )
-    score = Scores(own, gold)
-    return fit(recipe, folder, model, data, splits["train"].languages, score, score.names[0])
+    score = Scores(own, gold, len(names))
+    return fit(recipe, folder, model, data, splits["train"].languages, score, score.names[0], callbacks)
 
 
 def class_names(examples: Examples, own: Classify) -> tuple[str, ...]:
@@ -140,17 +141,17 @@ def class_weights(wanted: Any, names: tuple[str, ...], counts: list[int], block:
         return balanced_weights(counts)
     unknown = [name for name in wanted if name not in names]
     if unknown:
-        raise DataError(f"{block}.class_weights names no label: {unknown[0]} (there are: {', '.join(names)})")
+        raise ConfigError(f"{block}.class_weights names no label: {unknown[0]} (there are: {', '.join(names)})")
     return [float(wanted.get(name, 1.0)) for name in names]
 
 
 class Scores:
     """Numbers of a split's predictions; the first of ``names`` decides unless the recipe says otherwise."""
 
-    def __init__(self, own: Classify, gold: dict[str, list[Any]]) -> None:
+    def __init__(self, own: Classify, gold: dict[str, list[Any]], classes: int) -> None:
         self._problem, self._gold = own.problem, gold
         self.names = {
-            "single_label": ("accuracy", "macro_f1", "matthews", "f1"),
+            "single_label": ("accuracy", "macro_f1", "matthews", *(("f1",) if classes == 2 else ())),
             "multi_label": ("micro_f1", "macro_f1"),
             "regression": ("spearman", "pearson"),
         }[own.problem]

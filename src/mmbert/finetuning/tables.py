@@ -60,7 +60,9 @@ def find_tables(spec: DataSpec, role: str) -> list[Table]:
             raise DataError(f"{path}: not a form that is read ({', '.join(SUFFIXES)}): convert it, or set {option}")
     tables = [Table(path, _stated(spec, role) or _of_name(path)) for path in paths]
     wanted = [house(code, f"data.{role}.languages") for code in spec.languages]
-    kept = [table for table in tables if not wanted or table.language is None or table.language in wanted]
+    kept = [
+        table for table in tables if not wanted or table.language is None or languages.matches(table.language, wanted)
+    ]
     if not kept:
         raise DataError(f"none of {place} is in {', '.join(wanted)}: check data.{role}.languages")
     return kept

@@ -2,8 +2,9 @@
 
 The trainer is the field's own: callbacks, checkpoints, TensorBoard, early stopping, DDP by ``torchrun`` and resuming
 are its. Some things are ours, each where it offers a place for them: the order of examples (``_get_train_sampler``),
-groups of parameters (``create_optimizer``), what an evaluation gathers (``prediction_step``), and, with LoRA, which weights of a checkpoint are gone on with
-(``_load_from_checkpoint``, ``_load_best_model``). Batches and losses are the collator's and the model's.
+groups of parameters (``create_optimizer``), what an evaluation gathers (``prediction_step``), and, with LoRA, which
+weights of a checkpoint are gone on with (``_load_from_checkpoint``, ``_load_best_model``). Batches and losses are the
+collator's and the model's.
 
 Where the trainer stands in the way of packing: it counts a batch by the rows of its first tensor, so ``lengths`` comes
 first; it puts the logits of batches under one another and gathers them over processes, so answers for tokens are laid
@@ -92,11 +93,13 @@ def fit(
     languages: Sequence[str],
     score: Score,
     metric: str,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> Trained:
     """Train on ``data["train"]``, choose by ``metric`` on dev, score test, and write ``folder/final``.
 
     languages  of the training features
     metric     what decides unless the recipe names another
+    callbacks  of the user, after ours
     """
     wanted = recipe.training
     metric = wanted.metric or metric
@@ -114,7 +117,7 @@ def fit(
         eval_dataset=data.get("dev"),
         data_collator=collate,
         compute_metrics=lambda found: score(judging["role"], found.predictions),
-        callbacks=_callbacks(recipe, folder, judged="dev" in data),
+        callbacks=[*_callbacks(recipe, folder, judged="dev" in data), *callbacks],
         order=LanguageSampler(languages, recipe.sampling, wanted.seed, wanted.epochs),
         wanted=wanted,
     )
@@ -152,7 +155,7 @@ def _arguments(
     precision = wanted.precision
     if precision == "auto":
         precision = choose_precision(torch.device("cpu" if cpu else "cuda"), model.model.config.hidden_size)
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder / CHECKPOINTS),
         num_train_epochs=wanted.epochs,
         max_steps=wanted.max_steps or -1,
@@ -183,6 +186,10 @@ def _arguments(
         dataloader_pin_memory=not cpu,
         ddp_find_unused_parameters=False,
     )
+    if arguments.n_gpu > 1:
+        log.info("one of %d devices is used: start with torchrun --nproc-per-node to use all", arguments.n_gpu)
+        arguments._n_gpu = 1  # torch's DataParallel, which the trainer would take, cuts packed batches in pieces
+    return arguments
 
 
 def _callbacks(recipe: FinetuneRecipe, folder: Path, *, judged: bool) -> list[TrainerCallback]:
