@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmbert.finetuning.recipe_data import Sampling
@@ -29,6 +29,7 @@ def _languages(counts: list[int]) -> list[str]:
     return [rows[place] for place in np.random.default_rng(0).permutation(len(rows))]
 
 
+@settings(deadline=None)
 @given(sizes, temperatures, st.one_of(st.none(), temperatures), st.booleans(), st.integers(0, 3))
 def test_an_epoch_draws_as_many_rows_as_there_are(
     counts: list[int], start: float, final: float | None, stratified: bool, epoch: int
@@ -44,6 +45,7 @@ def test_an_epoch_draws_as_many_rows_as_there_are(
     assert (order == again).all()
 
 
+@settings(deadline=None)
 @given(sizes, temperatures, st.booleans())
 def test_shares_follow_the_temperature(counts: list[int], temperature: float, stratified: bool) -> None:
     languages = _languages(counts)
@@ -53,6 +55,7 @@ def test_shares_follow_the_temperature(counts: list[int], temperature: float, st
         assert abs(drawn[f"l{index}"] - share * len(languages)) < 1
 
 
+@settings(deadline=None)
 @given(sizes, temperatures, st.integers(1, 4))
 def test_every_row_comes_before_any_comes_again(counts: list[int], temperature: float, epochs: int) -> None:
     languages = _languages(counts)
@@ -71,6 +74,7 @@ def test_at_temperature_one_an_epoch_is_a_shuffle() -> None:
         assert order.tolist() != list(range(36))
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 60), min_size=2, max_size=6), temperatures)
 def test_stratified_stretches_hold_each_language_its_share(counts: list[int], temperature: float) -> None:
     languages = _languages(counts)

@@ -109,6 +109,5 @@ def _mix(taken: list[NDArray[np.int64]], stratified: bool, key: int) -> NDArray[
         return rows
     if not stratified:
         return rows[permute(np.arange(rows.size), rows.size, key)]
-    offsets = [key_of(key, index) / 2.0**64 for index in range(len(taken))]
-    places = [(np.arange(part.size) + at) / max(1, part.size) for part, at in zip(taken, offsets, strict=True)]
+    places = [(np.arange(part.size) + 0.5) / max(1, part.size) for part in taken]
     return rows[np.argsort(np.concatenate(places), kind="stable")]
