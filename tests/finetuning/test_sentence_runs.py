@@ -200,5 +200,8 @@ def test_what_does_not_fit_is_refused(pretrained: Path, rows: dict[str, Path], t
     with pytest.raises(DataError, match=r"plain|train\.jsonl:1: the loss kl learns from a teacher's scores"):
         run("late_interaction")
     (tmp_path / "run" / "recipe.yaml").unlink()
+    with pytest.raises(ConfigError, match=r"training\.metric 'f1' is none of .*ndcg@10"):
+        finetune(make_recipe("embed", pretrained, rows["plain"], rows["dev"], training={"metric": "f1"},
+                             embed={"evaluator": "retrieval"}), out=tmp_path / "other")  # fmt: skip
     with pytest.raises(ConfigError, match="not made of 1 processes"):
         run("embed", training={"micro_batch": 3})

@@ -55,18 +55,21 @@ LATE = Measures(MultiVectorInformationRetrievalEvaluator, MultiVectorTripletEval
 
 
 class Measured(BaseEvaluator):  # type: ignore[misc, unused-ignore]
-    """Several evaluators as one: ``score`` is the mean of what each calls its primary metric."""
+    """Several evaluators as one.
 
-    def __init__(self, evaluators: Sequence[Any]) -> None:
+    metric  which of their numbers is ``score``, the one that decides; empty: the mean of what each calls its primary
+    """
+
+    def __init__(self, evaluators: Sequence[Any], metric: str = "") -> None:
         super().__init__()
-        self.evaluators = list(evaluators)
+        self.evaluators, self.metric = list(evaluators), metric
         self.primary_metric = "score"
 
     def __call__(self, model: BaseModel, *_: Any, **__: Any) -> dict[str, float]:
         return self.figures(model)
 
     def figures(self, model: BaseModel) -> dict[str, float]:
-        """All numbers by their names, and ``score``, the larger the better."""
+        """All numbers by their names, and ``score``, the larger the better. ConfigError for an unknown metric."""
         found: dict[str, float] = {}
         scores = []
         training = model.training
@@ -76,7 +79,9 @@ class Measured(BaseEvaluator):  # type: ignore[misc, unused-ignore]
             scores.append(float(figures[evaluator.primary_metric]))
             found |= {name: float(value) for name, value in figures.items()}
         model.train(training)
-        return {"score": sum(scores) / len(scores), **found}
+        if self.metric and self.metric not in found:
+            raise ConfigError(f"training.metric {self.metric!r} is none of {', '.join(found)}")
+        return {"score": found[self.metric] if self.metric else sum(scores) / len(scores), **found}
 
 
 def judge(groups: Sequence[Group], options: Sentences, measures: Measures, *, prompts: bool) -> list[Any]:

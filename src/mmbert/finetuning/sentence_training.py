@@ -84,7 +84,11 @@ def train_sentences(recipe: FinetuneRecipe, folder: Path, kit: Kit) -> Trained:
         args.prompts = kit.prompts(columns) or None
         model = build_model(recipe)
         add_adapters(recipe, model)
-        measured = {role: Measured(kit.evaluators(groups)) for role, groups in splits.items() if role != "train"}
+        measured = {
+            role: Measured(kit.evaluators(groups), recipe.training.metric)
+            for role, groups in splits.items()
+            if role != "train"
+        }
         before = {role: _measure(role, evaluator, model) for role, evaluator in measured.items()}
         trainer = _trainer(kit, recipe, folder, model, args, Dataset.from_dict(columns), measured.get("dev"))
         trainer.train(resume_from_checkpoint=last_checkpoint(folder / CHECKPOINTS))
@@ -93,6 +97,7 @@ def train_sentences(recipe: FinetuneRecipe, folder: Path, kit: Kit) -> Trained:
         _check_best(trainer.state, chosen)
         if main_process():
             save_folder(model, recipe, folder / FINAL)
+        trainer.accelerator.wait_for_everyone()
     return Trained({**after, **{f"{role}_before": found for role, found in before.items()}}, chosen, _history(trainer))
 
 
