@@ -1,8 +1,13 @@
-"""The order of examples: by a temperature over languages, which may fall during the run, and in exact shares if wanted.
+"""Which rows an epoch draws, and in which order, when rows belong to languages.
 
-Everything is a function of (seed, epoch), so that a run that goes on draws what it would have drawn. An epoch has as
-many draws as there are examples. A language of n examples gets the share n ** temperature / sum; its own examples come
-in a shuffled order, all of them before any comes again.
+An epoch draws as many rows as there are. A language with n of them gets a share like n ** temperature: 1 is its own
+size, 0 the same for all, and what is drawn in between keeps large languages from being all that is seen and small ones
+from being over-fitted. The temperature may move during the run (annealing).
+
+A language's rows are dealt like cards: each once before any of them comes again, across epochs too, and shuffled anew
+each time. So a large language that an epoch does not exhaust shows its other rows in the next one.
+
+Everything is a function of (rows, seed, epoch): resuming needs no state, and all processes agree.
 """
 
 from __future__ import annotations
@@ -10,65 +15,99 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
+from mmbert.data.mixture import annealed
+from mmbert.data.permute import child_keys, key_of, permute
 from mmbert.finetuning.recipe_data import Sampling
+
+STAGES = 16
+"""Parts of an epoch, each with a temperature of its own, while the temperature moves."""
 
 
 class LanguageSampler(Sampler[int]):
-    """Indices of an epoch; the trainer tells which by ``set_epoch``.
+    """The order of an epoch as torch's sampler; ``set_epoch``, which trainers call, moves on.
 
-    languages  of each example
-    epochs     of the run, over which the temperature falls
+    languages  of each row
+    sampling   how rows are drawn
+    epochs     of the run, over which the temperature moves
     """
 
     def __init__(self, languages: Sequence[str], sampling: Sampling, seed: int, epochs: float) -> None:
-        self._pools = {name: np.flatnonzero(np.array(languages) == name) for name in sorted(set(languages))}
-        self._count, self._sampling, self._seed, self._epochs, self._epoch = len(languages), sampling, seed, epochs, 0
+        names, owners = np.unique(np.asarray(languages, dtype=str), return_inverse=True)
+        self._names = [str(name) for name in names]
+        self._sizes = np.bincount(owners, minlength=len(names))
+        self._rows = np.split(np.argsort(owners, kind="stable"), np.cumsum(self._sizes)[:-1])
+        self._sampling, self._seed, self._epochs, self._epoch = sampling, seed, epochs, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Take the order of this epoch, from 0."""
         self._epoch = epoch
 
     def __len__(self) -> int:
-        return self._count
+        return int(self._sizes.sum())
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.draw(self._epoch).tolist())
 
-    def draw(self, epoch: int) -> np.ndarray:
-        """The examples of an epoch, in order: (n,)."""
-        random = np.random.default_rng((self._seed, epoch))
-        if self._sampling.natural:
-            return random.permutation(self._count)
-        chosen = self._languages(epoch, random)
-        order = np.empty(self._count, np.int64)
-        for number, pool in enumerate(self._pools.values()):
-            places = np.flatnonzero(chosen == number)
-            rounds = -(-len(places) // len(pool))
-            order[places] = np.concatenate([random.permutation(pool) for _ in range(max(rounds, 1))])[: len(places)]
-        return order
+    def draw(self, epoch: int) -> NDArray[np.int64]:
+        """The rows of an epoch in order, numbers into ``languages``; as many as there are rows."""
+        seen = np.zeros(len(self._names), dtype=np.int64)
+        for earlier in range(epoch):
+            seen += sum(self._counts(earlier))
+        order = [np.zeros(0, dtype=np.int64)]
+        for stage, counts in enumerate(self._counts(epoch)):
+            taken = [
+                rows[_deal(len(rows), int(start), int(count), key_of(self._seed, "rows", name))]
+                for name, rows, start, count in zip(self._names, self._rows, seen, counts, strict=True)
+            ]
+            order.append(_mix(taken, self._sampling.stratified, key_of(self._seed, "order", epoch, stage)))
+            seen += counts
+        return np.concatenate(order)
 
-    def shares(self, progress: float) -> np.ndarray:
-        """Share of each language, in the order of their names, after this part of the run."""
-        first = self._sampling.temperature
-        last = first if self._sampling.final_temperature is None else self._sampling.final_temperature
-        sizes = np.array([len(pool) for pool in self._pools.values()], np.float64)
-        weights = sizes ** (first + (last - first) * min(progress, 1.0))
-        return np.asarray(weights / weights.sum())
+    def temperatures(self, epoch: int) -> list[float]:
+        """Those of the stages of an epoch; one where it does not move."""
+        first, final = self._sampling.temperature, self._sampling.final_temperature
+        if final is None:
+            return [first]
+        last = max(1.0, self._epochs * STAGES - 1)
+        places = [min(1.0, (epoch * STAGES + stage) / last) for stage in range(STAGES)]
+        return [first + (final - first) * place for place in places]
 
-    def _languages(self, epoch: int, random: np.random.Generator) -> np.ndarray:
-        """Number of the language of each draw."""
-        progress = (epoch + np.arange(self._count) / self._count) / self._epochs
-        shares = np.stack([self.shares(float(at)) for at in progress])
-        if not self._sampling.stratified:
-            borders = shares.cumsum(axis=1)
-            borders[:, -1] = 1.0  # against rounding
-            return np.asarray((random.random(self._count)[:, None] >= borders).sum(axis=1))
-        # Each draw goes to the language that is most behind its share so far.
-        chosen, behind = np.empty(self._count, np.int64), random.random(shares.shape[1]) * 1e-6
-        for place in range(self._count):
-            behind += shares[place]
-            chosen[place] = behind.argmax()
-            behind[chosen[place]] -= 1.0
-        return chosen
+    def _counts(self, epoch: int) -> list[NDArray[np.int64]]:
+        """How many rows each stage of an epoch draws of each language."""
+        temperatures = self.temperatures(epoch)
+        ends = np.arange(len(temperatures) + 1) * len(self) // len(temperatures)
+        return [
+            _apportion(annealed(self._sizes, temperature), int(total))
+            for temperature, total in zip(temperatures, np.diff(ends), strict=True)
+        ]
+
+
+def _apportion(shares: NDArray[np.float64], total: int) -> NDArray[np.int64]:
+    """Whole numbers that sum to ``total``, each within one of its share (largest remainders)."""
+    exact = shares * total
+    counts = np.floor(exact + 1e-9).astype(np.int64)
+    left = total - int(counts.sum())
+    counts[np.argsort(counts - exact, kind="stable")[:left]] += 1
+    return counts
+
+
+def _deal(size: int, start: int, count: int, key: int) -> NDArray[np.int64]:
+    """Cards ``start`` to ``start + count - 1`` of decks of ``size`` that are shuffled anew each time."""
+    places = np.arange(start, start + count, dtype=np.int64)
+    if not count:
+        return places
+    return permute(places % size, size, child_keys(np.array([key], dtype=np.uint64), places // size))
+
+
+def _mix(taken: list[NDArray[np.int64]], stratified: bool, key: int) -> NDArray[np.int64]:
+    """Rows of all languages in one order: shuffled, or each language's at even distances."""
+    rows = np.concatenate(taken)
+    if not rows.size:
+        return rows
+    if not stratified:
+        return rows[permute(np.arange(rows.size), rows.size, key)]
+    places = [(np.arange(part.size) + 0.5) / max(1, part.size) for part in taken]
+    return rows[np.argsort(np.concatenate(places), kind="stable")]

@@ -26,7 +26,7 @@ from mmbert.packed import Packed
 
 log = logging.getLogger(__name__)
 
-TUNE = "train it with sentence-transformers, which loads the folder as it is"
+TUNE = "tune it: mmbert finetune recipes/finetune/embed.yaml model=..."
 """What makes an embedding model of a pretrained one."""
 
 _NAMES = {"first": "cls", "last": "lasttoken"}

@@ -34,6 +34,9 @@ _OLD_MODES = {
 }
 """Keys of the older pooling config, in the order in which several are laid side by side."""
 
+_OTHERS = {"SparseEncoder": "SPLADE", "MultiVectorEncoder": "late interaction"}
+"""Models of sentence-transformers whose answers are no vectors of texts."""
+
 _SENTENCE, _TOKENS = "sentence_embedding", "token_embeddings"
 
 _HARMLESS = {
@@ -91,12 +94,18 @@ def read_parts(folder: Path) -> Parts | None:
     listing = folder / "modules.json"
     if not listing.is_file():
         return None
+    settings = _json(folder / "config_sentence_transformers.json")
+    kind = settings.get("model_type")
+    if kind in _OTHERS:
+        raise WeightsError(
+            f"{folder} is a {kind} ({_OTHERS[kind]}), which has no single vector for a text: load it with "
+            f"sentence_transformers.{kind}"
+        )
     modules = _modules(folder, listing)
     if not modules or modules[0][0] != "Transformer":
         raise WeightsError(f"{listing}: the first module is not a Transformer: this model is not only an encoder")
     place = modules[0][1]
     options = _transformer(place)
-    settings = _json(folder / "config_sentence_transformers.json")
     cross = options.get("transformer_task", "feature-extraction") == "sequence-classification"
     pooling, after = (None, ()) if cross else _stack(listing, place, modules[1:])
     if cross and len(modules) > 1:

@@ -53,16 +53,17 @@ class Encoder(nn.Module):
         """Write ``config.json`` and ``model.safetensors`` as others read a ``ModernBertModel``."""
         save_model(self, self.config, "ModernBertModel", Path(folder))
 
-    def forward(self, packed: Packed, mix: Sequence[float] | None = None) -> Tensor:
+    def forward(self, packed: Packed, mix: Sequence[float] | Tensor | None = None) -> Tensor:
         """Final hidden states (T, h) of a batch of torch tensors, in the order of ``packed.ids``; ``mix`` as in run."""
         x, plan = self.run(packed, mix)
         return x if plan.inverse is None else _Permute.apply(x, plan.inverse, plan.order)  # type: ignore[no-untyped-call]
 
-    def run(self, packed: Packed, mix: Sequence[float] | None = None) -> tuple[Tensor, AttentionPlan]:
+    def run(self, packed: Packed, mix: Sequence[float] | Tensor | None = None) -> tuple[Tensor, AttentionPlan]:
         """Final hidden states in the plan's order, and the plan: for who needs a few rows only.
 
         mix  weights of a sum over the embeddings, every layer but the last, and the final norm, instead of the latter
-             alone (``hidden_states`` of transformers, num_layers + 1 of them); no more memory than without
+             alone (``hidden_states`` of transformers, num_layers + 1 of them); no more memory than without. A tensor
+             of weights gets a gradient
         """
         config = self.config
         plan = plan_attention(packed, config.window, self.compute_dtype(packed))
@@ -74,14 +75,14 @@ class Encoder(nn.Module):
         mixed = None
         for index, layer in enumerate(self.layers):
             if mix is not None:
-                mixed = x * mix[index] if mixed is None else torch.add(mixed, x, alpha=mix[index])
+                mixed = _add(mixed, x, mix[index])
             turning = turns[config.local_rope_theta if layer.local else config.rope_theta]
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(layer, x, plan, turning, use_reentrant=False)
             else:
                 x = layer(x, plan, turning)
         x = self.final_norm(x)
-        return (x if mix is None or mixed is None else torch.add(mixed, x, alpha=mix[-1])), plan
+        return (x if mix is None else _add(mixed, x, mix[-1])), plan
 
     def compute_dtype(self, packed: Packed) -> torch.dtype:
         """The type linear layers answer in: autocast's, ``answers`` where they were replaced, or the weights'."""
@@ -91,6 +92,13 @@ class Encoder(nn.Module):
         if self.answers is not None:
             return self.answers
         return self.embeddings.tok_embeddings.weight.dtype
+
+
+def _add(mixed: Tensor | None, x: Tensor, weight: float | Tensor) -> Tensor:
+    """``mixed`` plus ``weight`` times ``x``."""
+    if mixed is None:
+        return x * weight
+    return torch.addcmul(mixed, x, weight) if isinstance(weight, Tensor) else torch.add(mixed, x, alpha=weight)
 
 
 class _Permute(torch.autograd.Function):

@@ -1,0 +1,49 @@
+"""``late_interaction``: a vector a token, compared one by one (ColBERT, Khattab and Zaharia 2004.12832)."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import torch
+from sentence_transformers import MultiVectorEncoderTrainer, MultiVectorEncoderTrainingArguments
+from sentence_transformers.base.model import BaseModel
+from sentence_transformers.multi_vector_encoder import losses
+
+from mmbert.finetuning.evaluators import LATE, judge
+from mmbert.finetuning.finetune import Trained
+from mmbert.finetuning.groups import columns
+from mmbert.finetuning.recipe import FinetuneRecipe
+from mmbert.finetuning.recipe_sentence import LateInteraction
+from mmbert.finetuning.sentence_training import Kit, column_prompts, train_sentences
+
+
+def train(recipe: FinetuneRecipe, folder: Path) -> Trained:
+    """Tune a multi-vector encoder; ``folder/final`` loads in MultiVectorEncoder."""
+    options = recipe.late_interaction
+    prompts = (options.query_prompt, options.document_prompt)
+    kit = Kit(
+        trainer=MultiVectorEncoderTrainer,
+        arguments=MultiVectorEncoderTrainingArguments,
+        options=options,
+        loss=options.loss,
+        columns=partial(columns, loss=options.loss, negatives=options.negatives),
+        make_loss=partial(make_loss, options=options),
+        evaluators=partial(judge, options=options, measures=LATE, prompts=any(prompts)),
+        prompts=partial(column_prompts, prompts=prompts),
+    )
+    return train_sentences(recipe, folder, kit)
+
+
+def make_loss(model: BaseModel, options: LateInteraction) -> torch.nn.Module:
+    """sentence-transformers' loss of the recipe's name, on sums of largest similarities."""
+    loss: torch.nn.Module
+    if options.loss == "kl":
+        loss = losses.MultiVectorDistillKLDivLoss(model, temperature=options.temperature)
+    elif options.loss == "margin_mse":
+        loss = losses.MultiVectorMarginMSELoss(model)
+    elif options.mini_batch is None:
+        loss = losses.MultiVectorMultipleNegativesRankingLoss(model)
+    else:
+        loss = losses.CachedMultiVectorMultipleNegativesRankingLoss(model, mini_batch_size=options.mini_batch)
+    return loss

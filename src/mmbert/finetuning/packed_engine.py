@@ -1,0 +1,117 @@
+"""transformers' ModernBERT with our encoder as its engine: same weights, same names, nothing padded in any layer.
+
+What stands around the model, sentence-transformers above all, hands over a padded table of ids with a mask and cuts it
+by rows (cached gradients do), so at that border both stay. Inside, ``ids[mask]`` is laid end to end and goes through
+every layer, norm and head of the vocabulary so; only what leaves, vectors of tokens for pooling, is laid out as a table
+again. The table itself is integers on the way in and one copy on the way out: benchmarks/finetuning_sentence.py
+measures both.
+
+Shapes: ``S`` texts, ``L`` tokens of the longest, ``T`` tokens in all, ``h`` hidden size, ``V`` vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import ModernBertForMaskedLM, ModernBertModel, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
+
+from mmbert.errors import WeightsError
+from mmbert.finetuning.largest_logits import largest_logits
+from mmbert.model.config import config_from_hf
+from mmbert.model.encoder import Encoder
+from mmbert.packed import Packed
+
+
+def pack_engine(model: PreTrainedModel) -> PackedBody:
+    """Give a ModernBERT of transformers, with any head or none, our layers and our forward, in place.
+
+    The same numbers, parameters and names of parameters as before; saving, loading, devices, gradient checkpointing and
+    adapters work as before. A ModernBertForMaskedLM answers with the largest logit of each token of the vocabulary over
+    a text, (S, 1, V): all that SPLADE's pooling by maximum needs, and a table of (S, L, V) is never made.
+    Raises WeightsError for another architecture.
+    """
+    base = model if isinstance(model, ModernBertModel) else getattr(model, "model", None)
+    if not isinstance(base, ModernBertModel):
+        raise WeightsError(f"{type(model).__name__} is not a ModernBERT: packed fine-tuning knows no other model")
+    config = config_from_hf(base.config.to_dict(), "the model's config.json")
+    with torch.device("meta"):
+        encoder = Encoder(config)
+    encoder.load_state_dict(base.state_dict(), assign=True)
+    for new, old in zip(encoder.parameters(), base.parameters(), strict=True):
+        new.requires_grad_(old.requires_grad)
+    base.embeddings, base.layers, base.final_norm = encoder.embeddings, encoder.layers, encoder.final_norm
+    base.rotary_emb = torch.nn.Identity()  # angles are the encoder's own
+    encoder.train(base.training)
+    body = base.forward = PackedBody(base, encoder)
+    if isinstance(model, ModernBertForMaskedLM):
+        model.forward = LargestLogits(model, body)
+    model.tie_weights()
+    return body
+
+
+def pack_table(ids: Tensor, mask: Tensor | None) -> tuple[Packed, Tensor]:
+    """A padded table of ids (S, L) and its mask as packed texts, and the places of its T tokens in the flat table.
+
+    Raises ValueError for a text without a token.
+    """
+    mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+    lengths = mask.sum(1)
+    counted = lengths.tolist()
+    if not counted or min(counted) == 0:
+        raise ValueError("a text without tokens: tokenizers put <bos> and <eos> around every text")
+    places = mask.reshape(-1).nonzero().squeeze(1)
+    offsets = torch.zeros(len(counted) + 1, dtype=torch.int32, device=ids.device)
+    torch.cumsum(lengths, 0, out=offsets[1:])
+    packed = Packed(ids.reshape(-1).index_select(0, places), offsets, max(counted))
+    packed.__dict__["lengths"] = counted  # on the host already
+    return packed, places
+
+
+def lay_out(x: Tensor, places: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Rows of tokens (T, h) as a table (S, L, h), zeros where there is no token."""
+    table = x.new_zeros(shape[0] * shape[1], x.shape[1])
+    return table.index_copy(0, places, x).view(*shape, -1)
+
+
+class PackedBody:
+    """The forward of ModernBertModel.
+
+    mix  learned weights of a sum over the layers (``Encoder.run``), which takes the last layer's place; None: without
+    """
+
+    def __init__(self, base: ModernBertModel, encoder: Encoder) -> None:
+        self.base, self.encoder = base, encoder
+        self.mix: Callable[[], Tensor] | None = None
+
+    def __call__(self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **_: Any) -> Any:
+        """``last_hidden_state`` (S, L, h)."""
+        x, places, _packed = self.run(input_ids, attention_mask)
+        assert input_ids is not None
+        return BaseModelOutput(last_hidden_state=lay_out(x, places, tuple(input_ids.shape)))
+
+    def run(self, ids: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor, Packed]:
+        """Vectors of tokens (T, h), their places in the flat table, the packed texts."""
+        if ids is None:
+            raise ValueError("packed ModernBERT takes input_ids, no inputs_embeds")
+        packed, places = pack_table(ids, mask)
+        self.encoder.gradient_checkpointing = self.base.gradient_checkpointing
+        x: Tensor = self.encoder(packed, None if self.mix is None else self.mix())
+        return x, places, packed
+
+
+class LargestLogits:
+    """The forward of ModernBertForMaskedLM under SPLADE's pooling."""
+
+    def __init__(self, model: ModernBertForMaskedLM, body: PackedBody) -> None:
+        self.model, self.body = model, body
+
+    def __call__(self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **_: Any) -> Any:
+        """``logits`` (S, 1, V): each text as if it were one token, the first, which every mask holds."""
+        x, _places, packed = self.body.run(input_ids, attention_mask)
+        decoder = self.model.decoder
+        found = largest_logits(self.model.head(x), decoder.weight, decoder.bias, packed)
+        return MaskedLMOutput(logits=found.unsqueeze(1))

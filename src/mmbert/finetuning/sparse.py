@@ -1,0 +1,56 @@
+"""``sparse``: weights of the vocabulary, few of which are not zero (SPLADE, Formal et al. 2107.05720, 2109.10086)."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import torch
+from sentence_transformers import SparseEncoderTrainer, SparseEncoderTrainingArguments
+from sentence_transformers.base.model import BaseModel
+from sentence_transformers.sparse_encoder import losses
+
+from mmbert.finetuning.evaluators import SPARSE, judge
+from mmbert.finetuning.finetune import Trained
+from mmbert.finetuning.groups import columns
+from mmbert.finetuning.recipe import FinetuneRecipe
+from mmbert.finetuning.recipe_sentence import Sparse
+from mmbert.finetuning.sentence_training import Kit, column_prompts, train_sentences
+
+
+def train(recipe: FinetuneRecipe, folder: Path) -> Trained:
+    """Tune a sparse encoder; ``folder/final`` loads in SparseEncoder."""
+    options = recipe.sparse
+    prompts = (options.query_prompt, options.document_prompt)
+    kit = Kit(
+        trainer=SparseEncoderTrainer,
+        arguments=SparseEncoderTrainingArguments,
+        options=options,
+        loss=options.loss,
+        columns=partial(columns, loss=options.loss, negatives=options.negatives),
+        make_loss=partial(make_loss, options=options),
+        evaluators=partial(judge, options=options, measures=SPARSE, prompts=any(prompts)),
+        prompts=partial(column_prompts, prompts=prompts),
+    )
+    return train_sentences(recipe, folder, kit)
+
+
+def make_loss(model: BaseModel, options: Sparse) -> torch.nn.Module:
+    """The recipe's loss, and the FLOPS regularisers of queries and documents."""
+    inner: torch.nn.Module
+    if options.loss == "contrastive":
+        inner = losses.SparseMultipleNegativesRankingLoss(model)
+    elif options.loss == "margin_mse":
+        inner = losses.SparseMarginMSELoss(model)
+    else:
+        inner = losses.SparseDistillKLDivLoss(model, temperature=options.temperature)
+    weights = {
+        "query_regularizer_weight": options.query_regularizer,
+        "document_regularizer_weight": options.document_regularizer,
+    }
+    loss: torch.nn.Module
+    if options.mini_batch is None:
+        loss = losses.SpladeLoss(model, inner, **weights)
+    else:
+        loss = losses.CachedSpladeLoss(model, inner, mini_batch_size=options.mini_batch, **weights)
+    return loss

@@ -1,0 +1,207 @@
+"""Runs of the sentence tasks: what they write loads elsewhere with the same numbers, and they go on where they were."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from little_sentences import (  # noqa: F401  (a fixture)
+    TEXTS,
+    examples,
+    make_recipe,
+    pretrained,
+    taught,
+    write_rows,
+)
+from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer, SparseEncoder
+
+from mmbert import Embedder, Reranker
+from mmbert.errors import ConfigError, DataError, WeightsError
+from mmbert.files import read_json
+from mmbert.finetuning.finetune import finetune
+from mmbert.finetuning.mining import MINED
+from mmbert.finetuning.sentence_adapters import ADAPTERS
+from mmbert.finetuning.sentence_model import quiet
+
+PAIRS = [("water", "maji"), ("stone and bread", "mama ndege barabara " * 5)]
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("rows")
+    plain, dev = examples(40), examples(12, seed=1)
+    return {
+        "plain": write_rows(folder / "train.jsonl", plain),
+        "dev": write_rows(folder / "dev.jsonl", dev),
+        "taught": write_rows(folder / "taught.jsonl", taught(plain)),
+    }
+
+
+def _state(folder: Path) -> dict[str, torch.Tensor]:
+    from mmbert.model.weights import load_state
+
+    return load_state(folder)
+
+
+@pytest.mark.parametrize("options", [{}, {"mix_layers": True, "normalize": True, "matryoshka": [8], "symmetric": True}])
+def test_embed(options: dict[str, Any], pretrained: Path, rows: dict[str, Path], tmp_path: Path) -> None:  # noqa: F811
+    embed = {"mini_batch": 4, "evaluator": "translation", "query_prompt": "ask: ", **options}
+    more = {"training": {"epochs": 4}} if not options else {}
+    recipe = make_recipe("embed", pretrained, rows["plain"], rows["dev"], embed=embed, **more)
+    result = finetune(recipe, out=tmp_path / "run")
+    if not options:
+        assert result.metrics["dev"]["score"] > result.metrics["dev_before"]["score"]
+    final = tmp_path / "run" / "final"
+    assert read_json(final / "modules.json")[0]["type"] == "sentence_transformers.models.Transformer"
+    assert read_json(final / "sentence_bert_config.json")["max_seq_length"] == 64
+    with quiet():
+        library = SentenceTransformer(str(final), device="cpu")
+    ours = Embedder.load(final, precision="fp32")
+    for way in ("encode", "encode_query", "encode_document"):
+        expected = getattr(library, way)(TEXTS, normalize_embeddings=True)
+        np.testing.assert_allclose(getattr(ours, way)(TEXTS, normalize_embeddings=True), expected, atol=2e-5)
+    assert not np.allclose(ours.encode_query(TEXTS), ours.encode_document(TEXTS))
+
+
+@pytest.mark.parametrize("loss", ["margin_mse", "kl"])
+@pytest.mark.parametrize("task", ["embed", "sparse", "late_interaction"])
+def test_teachers(task: str, loss: str, pretrained: Path, rows: dict[str, Path], tmp_path: Path) -> None:  # noqa: F811
+    recipe = make_recipe(task, pretrained, rows["taught"], training={"max_steps": 2}, **{task: {"loss": loss}})
+    finetune(recipe, out=tmp_path / "run")
+    assert not torch.equal(*(
+        _state(folder)[name]
+        for folder, name in (
+            (pretrained, "model.layers.1.mlp.Wi.weight"),
+            (tmp_path / "run" / "final", f"{'model.' if task == 'sparse' else ''}layers.1.mlp.Wi.weight"),
+        )
+    ))  # fmt: skip
+
+
+@pytest.mark.parametrize("loss", ["cosent", "angle"])
+def test_scored_pairs(loss: str, pretrained: Path, tmp_path: Path) -> None:  # noqa: F811
+    pairs = [{"text": row["query"], "text_pair": row["positive"], "score": n / 24} for n, row in
+             enumerate(examples(24))]  # fmt: skip
+    path = write_rows(tmp_path / "pairs.jsonl", pairs)
+    recipe = make_recipe("embed", pretrained, path, path, embed={"loss": loss}, training={"epochs": 6})
+    result = finetune(recipe, out=tmp_path / "run")
+    assert result.metrics["dev"]["spearman_cosine"] > result.metrics["dev_before"]["spearman_cosine"]
+
+
+@pytest.mark.parametrize("loss", ["bce", "margin_mse", "mse"])
+def test_rerank(loss: str, pretrained: Path, rows: dict[str, Path], tmp_path: Path) -> None:  # noqa: F811
+    train = rows["plain" if loss == "bce" else "taught"]
+    recipe = make_recipe("rerank", pretrained, train, rows["dev"], rerank={"loss": loss})
+    result = finetune(recipe, out=tmp_path / "run")
+    assert result.chosen == pytest.approx(result.metrics["dev"]["ndcg@10"])
+    final = tmp_path / "run" / "final"
+    with quiet():
+        library = CrossEncoder(str(final), device="cpu")
+    expected = library.predict(PAIRS)
+    np.testing.assert_allclose(Reranker.load(final, precision="fp32").predict(PAIRS), expected, atol=1e-5)
+
+
+def test_sparse(pretrained: Path, rows: dict[str, Path], tmp_path: Path) -> None:  # noqa: F811
+    recipe = make_recipe("sparse", pretrained, rows["plain"], rows["dev"], sparse={"mini_batch": 4})
+    assert finetune(recipe, out=tmp_path / "run").chosen is not None
+    final = tmp_path / "run" / "final"
+    with quiet():
+        library = SparseEncoder(str(final), device="cpu")
+    found = library.encode_document(TEXTS[:3]).to_dense()
+    logits = torch.stack([_masked_lm(final, text).max(0)[0] for text in TEXTS[:3]])  # the last is cut
+    torch.testing.assert_close(found, logits.relu().log1p(), atol=1e-5, rtol=1e-5)
+    with pytest.raises(WeightsError, match="SparseEncoder"):
+        Embedder.load(final)
+
+
+def _masked_lm(folder: Path, text: str) -> torch.Tensor:
+    from mmbert import MaskedLM, Tokenizer
+
+    return MaskedLM.load(folder).logits(Tokenizer.load(folder).pack([text]).to()).detach()
+
+
+def test_late_interaction(pretrained: Path, rows: dict[str, Path], tmp_path: Path) -> None:  # noqa: F811
+    options = {"loss": "contrastive", "mini_batch": 4, "dimensions": 16, "expand_queries": True, "query_tokens": 12}
+    recipe = make_recipe("late_interaction", pretrained, rows["plain"], rows["dev"], late_interaction=options)
+    result = finetune(recipe, out=tmp_path / "run")
+    final = tmp_path / "run" / "final"
+    with quiet():
+        library = MultiVectorEncoder(str(final), device="cpu")
+    queries, documents = library.encode_query(TEXTS), library.encode_document(TEXTS)
+    assert {len(rows) for rows in queries} == {12}
+    assert library.prompts == {"query": "[Q] ", "document": "[D] "}
+    torch.testing.assert_close(documents[0].norm(dim=-1), torch.ones(len(documents[0])))
+    assert library[0].max_seq_length == 64
+    assert result.metrics["dev"]["score"] > 0
+    with pytest.raises(WeightsError, match="MultiVectorEncoder"):
+        Embedder.load(final)
+
+
+def test_a_stopped_run_goes_on(pretrained: Path, rows: dict[str, Path], tmp_path: Path) -> None:  # noqa: F811
+    recipe = make_recipe("embed", pretrained, rows["plain"], rows["dev"], embed={"mini_batch": None},
+                         training={"epochs": 2, "keep": 3})  # fmt: skip
+    finetune(recipe, out=tmp_path / "whole")
+    whole = _state(tmp_path / "whole" / "final")
+    finetune(recipe, out=tmp_path / "part")
+    for checkpoint in (tmp_path / "part" / "checkpoints").glob("checkpoint-*"):
+        if int(checkpoint.name.rpartition("-")[2]) > 5:
+            for file in checkpoint.iterdir():
+                file.unlink() if file.is_file() else None
+    (tmp_path / "part" / "result.json").unlink()
+    finetune(recipe, out=tmp_path / "part")
+    for name, value in _state(tmp_path / "part" / "final").items():
+        torch.testing.assert_close(value, whole[name], atol=1e-6, rtol=1e-6)
+
+
+def test_lora_is_merged(pretrained: Path, rows: dict[str, Path], tmp_path: Path) -> None:  # noqa: F811
+    training = {"lora": {"rank": 2}, "learning_rate": 2e-2, "epochs": 2}
+    recipe = make_recipe("embed", pretrained, rows["plain"], rows["dev"], training=training)
+    result = finetune(recipe, out=tmp_path / "run")
+    before, after = _state(pretrained), _state(tmp_path / "run" / "final")
+    moved = {name for name, value in after.items() if not torch.equal(value, before[f"model.{name}"])}
+    assert moved == {name for name in after if name.endswith(("Wqkv.weight", "Wo.weight", "Wi.weight"))}
+    assert list((tmp_path / "run" / "checkpoints").glob(f"checkpoint-*/{ADAPTERS}"))
+    vectors = Embedder.load(tmp_path / "run" / "final", precision="fp32")(TEXTS)
+    assert np.isfinite(vectors).all()
+    assert result.chosen is not None
+
+
+def test_mined_negatives_are_a_file(
+    pretrained: Path, rows: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture  # noqa: F811
+) -> None:  # fmt: skip
+    options = {"mine": {"model": str(pretrained), "negatives": 2, "range_max": 10}}
+    recipe = make_recipe("rerank", pretrained, rows["plain"], rerank=options, training={"max_steps": 2})
+    finetune(recipe, out=tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / MINED).read_text().splitlines()]
+    right = {row["query"]: row["positive"] for row in examples(40)}
+    assert len(lines) > 30
+    for line in lines:
+        assert line["positive"] == right[line["query"]]
+        assert len(line["negative"]) == 2
+        assert line["positive"] not in line["negative"]
+        assert line["language"] == "swh_Latn"
+    (tmp_path / "run" / "result.json").unlink()
+    with caplog.at_level(logging.INFO, logger="mmbert"):
+        finetune(recipe, out=tmp_path / "run")
+    assert f"hard negatives of {tmp_path / 'run' / MINED}" in caplog.text
+
+
+def test_what_does_not_fit_is_refused(pretrained: Path, rows: dict[str, Path], tmp_path: Path) -> None:  # noqa: F811
+    def run(task: str, **more: Any) -> None:
+        finetune(make_recipe(task, more.pop("model", pretrained), rows["plain"], **more), out=tmp_path / "run")
+
+    with pytest.raises(ConfigError, match="vectors have 32 dimensions"):
+        run("embed", embed={"matryoshka": [64]})
+    (tmp_path / "run" / "recipe.yaml").unlink()
+    with pytest.raises(DataError, match=r"plain|train\.jsonl:1: the loss kl learns from a teacher's scores"):
+        run("late_interaction")
+    (tmp_path / "run" / "recipe.yaml").unlink()
+    with pytest.raises(ConfigError, match=r"training\.metric 'f1' is none of .*ndcg@10"):
+        finetune(make_recipe("embed", pretrained, rows["plain"], rows["dev"], training={"metric": "f1"},
+                             embed={"evaluator": "retrieval"}), out=tmp_path / "other")  # fmt: skip
+    with pytest.raises(ConfigError, match="not made of 1 processes"):
+        run("embed", training={"micro_batch": 3})
