@@ -96,12 +96,11 @@ export function pieces(texts, found) {
     make("div", { className: "cut", dir: directionOf(text) }, found[place].map(chip))));
 }
 
-function chip({ id, text, special }) {
-  const byte = /^<0x([0-9A-F]{2})>$/.exec(text)?.[1];
-  const kind = special ? "special" : byte ? "byte" : "";
-  const size = special ? "" : `, ${counted(byte ? 1 : bytes(text), "byte")}`;
-  return make("span", { className: `piece ${kind}`, title: `token ${id}${size}` },
-    make("bdi", {}, byte ?? text.replace(/[ ▁]/g, "·").replace(/\n/g, "↵")), make("small", {}, `${id}`));
+function chip({ id, text, token, special, bytes: size }) {
+  const byte = /^<0x([0-9A-F]{2})>$/.exec(token)?.[1];
+  const shown = special ? token : byte ?? text;
+  return make("span", { className: `piece ${special ? "special" : byte ? "byte" : ""}`, title: `token ${id}, ${counted(size, "byte")}` },
+    make("bdi", {}, shown.replace(/ /g, "·").replace(/\n/g, "↵")), make("small", {}, `${id}`));
 }
 
 /** As dir=auto decides, for boxes whose own content begins with markup: the first letter that has a direction. */
@@ -120,16 +119,14 @@ export function judged(texts, found) {
 
 /** The text with its entities marked. Spans count code points, as Python does, not JavaScript's units. */
 export function story(text, spans) {
-  const letters = [...text], kinds = [...new Set(spans.map(kindOf))], parts = [];
+  const letters = [...text], kinds = [...new Set(spans.map(({ label }) => label))], parts = [];
   let at = 0;
   for (const span of [...spans].sort((a, b) => a.start - b.start)) {
     if (span.start < at) continue;
     parts.push(letters.slice(at, span.start).join(""));
-    const name = kindOf(span);
-    parts.push(make("span", { className: `entity tone-${kinds.indexOf(name) % 6}`, title: percent(span.score) },
-      letters.slice(span.start, span.end).join(""), make("small", { dir: "ltr" }, name)));
+    parts.push(make("span", { className: `entity tone-${kinds.indexOf(span.label) % 6}`, title: percent(span.score) },
+      letters.slice(span.start, span.end).join(""), make("small", { dir: "ltr" }, span.label)));
     at = span.end;
   }
   return make("div", { className: "story", dir: directionOf(text) }, ...parts, letters.slice(at).join(""));
 }
-const kindOf = (span) => span.entity_group ?? span.label ?? span.entity ?? "";

@@ -7,17 +7,17 @@ const MOST_COMPARED = 40;
 const MOST_CUT = 50;
 const MOST_JUDGED = 200;
 
-/** Names of tabs in their order, and what a model must be able to do for each. */
+/** Titles of tabs in their order, and the routes that a model has to have, one of them, for each. */
 const TABS = {
-  search: ["Search", "embed", "rerank"],
-  compare: ["Compare", "embed"],
-  fill: ["Fill", "fill_mask"],
-  classify: ["Classify", "predict"],
-  entities: ["Entities", "token_classify"],
-  tokens: ["Tokens", "tokenize"],
+  search: ["Search", "/embed", "/rerank"],
+  compare: ["Compare", "/embed"],
+  fill: ["Fill", "/fill_mask"],
+  classify: ["Classify", "/predict"],
+  entities: ["Entities", "/token_classify"],
+  tokens: ["Tokens", "/tokenize"],
 };
 
-let models = []; // {id, abilities, prompts} of each that the server has
+let models = []; // {id, routes, prompts, tuned} of each that the server has
 
 // ── what each tab does: a task in, what is said of the answer and its elements out ──────────────────────────────────
 
@@ -25,7 +25,7 @@ const RUNS = {
   async search(task) {
     const query = find("#query").value.trim();
     const texts = some(task.lines, "Paste some texts first, or take the examples.");
-    const scores = task.model.abilities.includes("embed") ? await nearest(query, texts, task) : await rerank(query, texts, task);
+    const scores = task.model.routes.includes("/embed") ? await nearest(query, texts, task) : await rerank(query, texts, task);
     return [`The best of ${counted(texts.length, "text")}`, ...hits(texts, scores)];
   },
 
@@ -38,8 +38,7 @@ const RUNS = {
   async fill(task) {
     const text = find("#masked").value;
     if (!text.includes("<mask>")) throw new Problem(-1, "Write <mask> where a token is to be guessed.");
-    const found = await post("fill_mask", { inputs: text, top_k: 6 }, task);
-    const masks = Array.isArray(found[0]) ? found : [found];
+    const masks = await post("fill_mask", { inputs: text, top_k: 6 }, task);
     return [counted(masks.length, "mask"), ...masks.flatMap((guesses, place) => fills(text, guesses, place, masks.length))];
   },
 
@@ -57,8 +56,7 @@ const RUNS = {
 
   async entities(task) {
     const text = find("#tagged").value;
-    const found = await post("token_classify", { inputs: text }, task);
-    const spans = Array.isArray(found[0]) ? found[0] : found;
+    const spans = await post("token_classify", { inputs: text }, task);
     return [spans.length ? counted(spans.length, "entity", "entities") : "No entities in this text", story(text, spans)];
   },
 };
@@ -126,7 +124,8 @@ async function run(form) {
 function explain(error, again) {
   if (!(error instanceof Problem)) throw error;
   if (error.status === 401 || error.status === 403) askForKey(again);
-  if (error.status === 0 || error.status === 503) waitForServer();
+  if (error.status === 0) waitForServer("gone", "no answer");
+  if (error.status === 503) waitForServer("wait", "loading");
   const title = TITLES[error.status] ?? (error.status > 0 ? `The server failed (${error.status}).` : "");
   return make("p", { className: "notice error", role: "alert" }, title && make("strong", {}, title), make("span", {}, error.message));
 }
@@ -146,12 +145,12 @@ function askForKey(then) {
 }
 
 let waiting = 0;
-function waitForServer() {
+function waitForServer(state, text) {
   clearTimeout(waiting);
-  showState("gone", "no answer");
+  showState(state, text);
   waiting = setTimeout(async () => {
     const back = await fetch("health").then((response) => response.ok, () => false);
-    if (!back) waitForServer();
+    if (!back) waitForServer(state, text);
     else if (models.length) showState("ok", "ready");
     else start();
   }, 2000);
@@ -175,7 +174,7 @@ function showRequest(path, body) {
 
 // ── tabs and models ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-const able = (tab) => models.filter(({ abilities }) => TABS[tab].slice(1).some((ability) => abilities.includes(ability)));
+const able = (tab) => models.filter(({ routes }) => TABS[tab].slice(1).some((route) => routes.includes(route)));
 
 function showTabs() {
   const tab = ([name, [title]]) => make("button", {
@@ -202,6 +201,13 @@ function choose(name, focus = false) {
   find("#model-field").hidden = false;
   field.disabled = fitting.length === 1;
   history.replaceState(null, "", `#${name}`);
+  showHint();
+}
+
+/** A model that was only pretrained says less of meaning than its scores suggest. */
+function showHint() {
+  const { tuned } = models.find(({ id }) => id === find("#model").value);
+  for (const hint of all("[data-untuned]")) hint.hidden = tuned;
 }
 
 function moveAlongTabs(event) {
@@ -263,6 +269,7 @@ function prepare() {
     });
   }
   find("#tabs").addEventListener("keydown", moveAlongTabs);
+  find("#model").addEventListener("change", showHint);
   addEventListener("hashchange", () => location.hash.slice(1) in TABS && find(`#tab-${location.hash.slice(1)}`) && choose(location.hash.slice(1)));
   find("#copy").addEventListener("click", async ({ target }) => {
     await navigator.clipboard.writeText(find("#request code").textContent);
@@ -271,10 +278,15 @@ function prepare() {
   });
 }
 
+/** A head of one label ranks, one of several classifies; tokens are a matter of any model. */
+function readModel({ model_id: id, model_type: type, routes, prompts, tuned }) {
+  const other = type.reranker ? "/predict" : "/rerank";
+  return { id, tuned: tuned || !routes.includes("/embed"), prompts: Object.keys(prompts), routes: ["/tokenize", ...routes.filter((route) => route !== other)] };
+}
+
 async function start() {
   try {
-    const { data } = await ask("v1/models");
-    models = data.map(({ id, abilities = [], prompts = [] }) => ({ id, abilities, prompts }));
+    models = (await ask("info")).models.map(readModel);
     showState("ok", "ready");
     find("#trouble").replaceChildren();
     showTabs();
