@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mmbert.recipe import Recipe
     from mmbert.run import run
     from mmbert.search.index import SearchIndex
+    from mmbert.serving.server import serve
     from mmbert.surgery.convert import convert
     from mmbert.surgery.extend import extend
     from mmbert.surgery.merge import merge
@@ -59,6 +60,7 @@ _HOMES = {
     "prepare_data": "mmbert.data.prepare",
     "pretrain": "mmbert.training.pretrain",
     "run": "mmbert.run",
+    "serve": "mmbert.serving.server",
     "train_tokenizer": "mmbert.tokenizer.train",
     "trim": "mmbert.surgery.trim",
 }
@@ -86,6 +88,7 @@ __all__ = [
     "prepare_data",
     "pretrain",
     "run",
+    "serve",
     "train_tokenizer",
     "trim",
 ]

@@ -72,7 +72,11 @@ class NotFinite(Spike):
 
 
 class Overloaded(MMBertError):
-    """The queue is full; try again later."""
+    """The queue is full; try again after ``seconds``."""
+
+    def __init__(self, message: str, seconds: int = 1) -> None:
+        super().__init__(message)
+        self.seconds = seconds
 
 
 class TooLong(MMBertError):

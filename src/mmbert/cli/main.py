@@ -72,7 +72,7 @@ def report(
 
 
 def _add_commands() -> None:
-    from mmbert.cli import checkpoint, data, export, index, infer, judge, surgery, tokenizer, tools, train
+    from mmbert.cli import checkpoint, data, export, index, infer, judge, serve, surgery, tokenizer, tools, train
 
     app.add_typer(data.app, name="data", help="Prepare text, look at shards, plan the mixture.")
     app.add_typer(tokenizer.app, name="tokenizer", help="Train a tokenizer, measure one.")
@@ -87,6 +87,7 @@ def _add_commands() -> None:
     for command in (judge.fill_mask, judge.classify, judge.tag, judge.answer, judge.rerank):
         app.command()(command)
     app.add_typer(index.app, name="index", help="Build an index of texts and search it, in any language.")
+    app.command()(serve.serve)
     app.command()(tools.doctor)
 
 

@@ -34,7 +34,9 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class _Note:
+class Note:
+    """What is known of a text while its rows are computed."""
+
     context: str
     spans: np.ndarray
     """Characters of the context's tokens, without the space around them."""
@@ -45,7 +47,9 @@ class _Note:
 
 
 @dataclass(frozen=True)
-class _Options:
+class Options:
+    """How answers are chosen, see :meth:`Answerer.__call__`."""
+
     top_k: int
     longest: int
     no_answer: bool
@@ -122,11 +126,11 @@ class Answerer(Facade):
         wide = self.loaded.max_tokens if window is None else window
         if not self._template.size + 2 <= wide <= self.loaded.max_tokens:
             raise ConfigError(f"window is {wide}: the model reads {self.loaded.max_tokens} tokens")
-        options = _Options(top_k, longest, no_answer, threshold)
-        rows = self._rows(pairs, wide, overlap, longest)
+        options = Options(top_k, longest, no_answer, threshold)
+        rows = self.rows(pairs, wide, overlap, longest)
 
         def answers() -> Iterator[list[Answer]]:
-            for found in run_rows(self.loaded, rows, self._logits, progress=progress, what="answering"):
+            for found in run_rows(self.loaded, rows, self.logits_of, progress=progress, what="answering"):
                 yield best_answers(found.note, found.results, options)
 
         return answers()
@@ -136,18 +140,20 @@ class Answerer(Facade):
 
         Raises TooLong for what does not fit in one pass.
         """
-        (row,) = self._rows([(question, context)], self.loaded.max_tokens, None, 1)
+        (row,) = self.rows([(question, context)], self.loaded.max_tokens, None, 1)
         if len(row.rows) > 1:
             raise TooLong(f"question and context do not fit in the {self.loaded.max_tokens} tokens of one pass")
-        (found,) = run_rows(self.loaded, [row], self._logits)
+        (found,) = run_rows(self.loaded, [row], self.logits_of)
         return np.asarray(found.results[0])
 
-    def _logits(self, packed: Packed) -> list[np.ndarray]:
+    def logits_of(self, packed: Packed) -> list[np.ndarray]:
+        """(tokens, 2) fp32 of each row of a batch on the model's device, on the host."""
         return packed.unpack(self._model(packed).float().cpu().numpy())
 
-    def _rows(
+    def rows(
         self, pairs: Iterable[tuple[str, str]], window: int, overlap: int | None, longest: int
-    ) -> Iterator[Rows[_Note]]:
+    ) -> Iterator[Rows[Note]]:
+        """Each question and its text as the model reads them."""
         tokenizer, template = self.loaded.tokenizer, self._template
         stream, number = iter(pairs), 0
         while chunk := list(islice(stream, _TOKENISED)):
@@ -165,11 +171,11 @@ class Answerer(Facade):
                 places = plan_windows(len(ids), room, shared if len(ids) > room else 0)
                 rows = [template.join(head, ids[place.start : place.end]) for place in places]
                 first = len(template.before) + len(head) + len(template.between)
-                yield Rows(rows, _Note(context, trim_spans(context, spans), places, first))
+                yield Rows(rows, Note(context, trim_spans(context, spans), places, first))
                 number += 1
 
 
-def best_answers(note: _Note, rows: list[np.ndarray], options: _Options) -> list[Answer]:
+def best_answers(note: Note, rows: list[np.ndarray], options: Options) -> list[Answer]:
     """The most probable pieces of a text, from the logits (T, 2) of its windows.
 
     A piece's logit is that of its first token to begin plus that of its last to end, both from the window in which the

@@ -51,11 +51,17 @@ def token_budget(device: torch.device) -> int:
 
 
 def text_encoder(
-    loaded: Loaded, prompt: str = "", *, max_tokens: int | None = None, noted: Callable[[int, int], None] | None = None
+    loaded: Loaded,
+    prompt: str = "",
+    *,
+    max_tokens: int | None = None,
+    noted: Callable[[int, int], None] | None = None,
+    end: bool = False,
 ) -> Encode[str]:
     """``<bos> prompt text <eos>``, cut at ``max_tokens`` (default: the model's), special strings read as such.
 
     noted  called with a text's number and its tokens, ends included, where there are none or some are cut off
+    end    keep the end of a text that is cut instead of its beginning
     """
     tokenizer, longest = loaded.tokenizer, (max_tokens or loaded.max_tokens) - 2
     bos, eos = np.array([tokenizer.bos_id], np.uint32), np.array([tokenizer.eos_id], np.uint32)
@@ -63,14 +69,15 @@ def text_encoder(
     def encode(texts: Sequence[str], first: int) -> list[np.ndarray]:
         if prompt:
             texts = [prompt + text if isinstance(text, str) else text for text in texts]
-        begun = [_beginning(text, longest) for text in texts]
+        begun = list(texts) if end else [_beginning(text, longest) for text in texts]
         rows = tokenizer.encode_batch(begun, specials=True, first=first)
         for index, row in enumerate(rows):
             if len(row) < longest and len(begun[index]) < len(texts[index]):
                 rows[index] = row = tokenizer.encode_batch([texts[index]], specials=True, first=first + index)[0]
             if noted is not None and (len(row) > longest or not len(row)):
                 noted(first + index, len(row) + 2)
-        return [np.concatenate([bos, row[:longest], eos]) for row in rows]
+        kept = slice(-longest, None) if end else slice(longest)
+        return [np.concatenate([bos, row[kept], eos]) for row in rows]
 
     return encode
 

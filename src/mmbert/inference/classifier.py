@@ -51,7 +51,7 @@ class Classifier(Judge):
         progress   a bar on stderr; default: where there are thousands of texts
         A text longer than the model reads is cut, with a warning.
         """
-        self._function(function)
+        self.function(function)
         if not 0 <= threshold <= 1:
             raise ConfigError(f"threshold is {threshold}: probabilities are between 0 and 1")
         return respond(texts, _is_one, lambda items: self.stream(items, function, threshold, progress))
@@ -64,7 +64,7 @@ class Classifier(Judge):
         progress: bool | None = None,
     ) -> Iterator[Prediction]:
         """One Prediction a text, in order."""
-        chosen, labels = self._function(function), self.labels
+        chosen, labels = self.function(function), self.labels
         for logits in self.stream_logits(texts, progress=progress, what="classifying"):
             values = apply(chosen, logits)
             scores = dict(zip(labels, values.tolist(), strict=True))
@@ -81,8 +81,8 @@ class Classifier(Judge):
         rows = list(found)
         return np.stack(rows) if rows else np.zeros((0, len(self.labels)), np.float32)
 
-    def _function(self, stated: str | None) -> str:
-        """As transformers' pipeline chooses. Raises ConfigError for an unknown name."""
+    def function(self, stated: str | None = None) -> str:
+        """What logits go through, as transformers' pipeline chooses. Raises ConfigError for an unknown name."""
         if stated is not None:
             if stated not in ("softmax", "sigmoid", "none"):
                 raise ConfigError(f"function {stated!r} is none of softmax, sigmoid, none")

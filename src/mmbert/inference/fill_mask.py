@@ -19,6 +19,9 @@ from mmbert.model.heads import MaskedLM
 from mmbert.packed import Packed
 from mmbert.tokenizer.tokenizer import BYTE, SPECIALS
 
+Best = tuple[np.ndarray, np.ndarray]
+"""Of each mask of a row the best tokens: probabilities (N, k) fp32 and ids (N, k), most probable first."""
+
 _LOGITS_AT_ONCE = 2**25
 """Logits held at a time (128 MiB in fp32): 8,192 masks over 256,000 tokens would be 8 GiB."""
 
@@ -40,7 +43,9 @@ class Fill:
 
 
 @dataclass(frozen=True)
-class _Note:
+class Note:
+    """What is known of a text while its rows are computed."""
+
     text: str
     masks: list[tuple[int, int]]
     """Characters of each mask."""
@@ -65,31 +70,40 @@ class FillMask(Facade):
 
     def stream(self, texts: Iterable[str], top_k: int = 5, progress: bool | None = None) -> Iterator[Any]:
         """The fills of each text, in order."""
-        model, mask = self.loaded.head, self.loaded.tokenizer.mask_id
-        assert isinstance(model, MaskedLM)
-
-        def ask(packed: Packed) -> list[tuple[np.ndarray, np.ndarray]]:
-            targets = (packed.ids == mask).nonzero().squeeze(1)
-            asked = replace(packed, targets=targets)
-            asked.__dict__["lengths"] = packed.lengths
-            scores, tokens = (found.cpu().numpy() for found in best_tokens(model, asked, top_k))
-            borders = np.searchsorted(targets.cpu().numpy(), packed.offsets.cpu().numpy())
-            return [(scores[start:end], tokens[start:end]) for start, end in pairwise(borders.tolist())]
-
-        for found in run_rows(self.loaded, self._rows(texts), ask, progress=progress, what="filling"):
-            note = found.note
-            rows = [
-                (scores[taken], tokens[taken])
-                for (scores, tokens), taken in zip(found.results, note.taken, strict=True)
-            ]
-            guesses = zip(np.concatenate([r[0] for r in rows]), np.concatenate([r[1] for r in rows]), strict=True)
-            fills = [
-                [self._fill(note.text, span, *guess) for guess in zip(tokens.tolist(), scores.tolist(), strict=True)]
-                for span, (scores, tokens) in zip(note.masks, guesses, strict=True)
-            ]
+        rows = self.rows(texts)
+        for found in run_rows(self.loaded, rows, lambda b: self.best_of(b, top_k), progress=progress, what="filling"):
+            fills = self.fills(found, top_k)
             yield fills[0] if len(fills) == 1 else fills
 
-    def _rows(self, texts: Iterable[str]) -> Iterator[Rows[_Note]]:
+    def best_of(self, packed: Packed, top_k: int) -> list[Best]:
+        """The best tokens of each row of a batch on the model's device, on the host."""
+        model = self.loaded.head
+        assert isinstance(model, MaskedLM)
+        targets = (packed.ids == self.loaded.tokenizer.mask_id).nonzero().squeeze(1)
+        asked = replace(packed, targets=targets)
+        asked.__dict__["lengths"] = packed.lengths
+        scores, tokens = (found.cpu().numpy() for found in best_tokens(model, asked, top_k))
+        borders = np.searchsorted(targets.cpu().numpy(), packed.offsets.cpu().numpy())
+        return [(scores[start:end], tokens[start:end]) for start, end in pairwise(borders.tolist())]
+
+    def fills(self, found: Rows[Note], top_k: int) -> list[list[Fill]]:
+        """The fills of each mask of a text whose rows have their ``top_k`` best tokens, or more."""
+        note = found.note
+        rows = [
+            (scores[taken, :top_k], tokens[taken, :top_k])
+            for (scores, tokens), taken in zip(found.results, note.taken, strict=True)
+        ]
+        guesses = zip(np.concatenate([r[0] for r in rows]), np.concatenate([r[1] for r in rows]), strict=True)
+        return [
+            [self._fill(note.text, span, *guess) for guess in zip(tokens.tolist(), scores.tolist(), strict=True)]
+            for span, (scores, tokens) in zip(note.masks, guesses, strict=True)
+        ]
+
+    def rows(self, texts: Iterable[str]) -> Iterator[Rows[Note]]:
+        """Each text as the model reads it, without the windows that hold no mask.
+
+        Raises DataError for a text without one.
+        """
         mask = self.loaded.tokenizer.mask_id
         for number, text, ids, spans in tokenised(self.loaded, texts):
             masks = np.flatnonzero(ids == mask)
@@ -102,7 +116,7 @@ class FillMask(Facade):
                     rows.append(with_ends(self.loaded, ids[window.start : window.end]))
                     before = int(((masks >= window.start) & (masks < here[0])).sum())
                     taken.append(slice(before, before + len(here)))
-            note = _Note(text, [(int(start), int(end)) for start, end in spans[masks]], taken)
+            note = Note(text, [(int(start), int(end)) for start, end in spans[masks]], taken)
             yield Rows(rows, note)
 
     def _fill(self, text: str, span: tuple[int, int], token: int, score: float) -> Fill:

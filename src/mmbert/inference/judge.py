@@ -44,7 +44,11 @@ class Judge(Facade):
         if text not in self._encoders:
             self._encoders[text] = pair_encoder(self.loaded, text, noted=self._note_length)
 
-        def judge(packed: Packed, indices: list[int]) -> list[np.ndarray]:
-            return list(self._model(packed).float().cpu().numpy())
+        return run(
+            self.loaded, items, lambda packed, indices: self.logits_of(packed), encode=self._encoders[text],
+            progress=progress, what=what,
+        )  # fmt: skip
 
-        return run(self.loaded, items, judge, encode=self._encoders[text], progress=progress, what=what)
+    def logits_of(self, packed: Packed) -> list[np.ndarray]:
+        """(labels,) fp32 of each text or pair of a batch on the model's device, on the host."""
+        return list(self._model(packed).float().cpu().numpy())

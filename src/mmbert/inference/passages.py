@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from mmbert.inference.chunking import (
     token_spans,
 )
 from mmbert.inference.pooling import pool
+from mmbert.inference.rows import Rows
 from mmbert.inference.vectors import check_output, quantize
 from mmbert.packed import Packed
 
@@ -34,62 +35,102 @@ _AHEAD = 64
 """Texts tokenised at once, and windows in memory at a time: token vectors of 8,192 tokens are 25 MB."""
 
 
-@dataclass
-class _Text:
-    """A text on its way: its passages, where they lie in tokens, and its windows."""
+@dataclass(frozen=True)
+class Cut:
+    """A text in passages: their ``spans`` of characters, their ``runs`` of tokens, and what goes through the model."""
 
     text: str
     spans: list[Span]
     runs: list[Span]
     tokens: int
     windows: list[Window]
-    sums: list[np.ndarray] = field(default_factory=list)
+
+
+Parts = list[tuple[int, int, int]]
+"""What of one window goes to which passage: (passage, first row, row behind the last)."""
 
 
 @dataclass(frozen=True)
-class _Piece:
-    """One window as the model reads it, and the rows of it that go to each passage."""
+class Note:
+    """What is known of a text while its windows are computed. ``parts``: of each window."""
 
-    ids: np.ndarray
-    parts: list[tuple[int, int, int]]
-    """(passage, first row, row behind the last)."""
+    cut: Cut
+    parts: list[Parts]
 
 
 def stream_passages(
     embedder: Embedder,
     texts: Iterable[str],
     *,
-    chunking: str,
-    by: Any,
-    size: int | None,
-    overlap: int | None,
-    prompt: str | None,
     dimensions: int | None,
     normalize: bool,
     output: str,
     progress: bool | None,
+    **options: Any,
 ) -> Iterator[Passages]:
-    """See ``Embedder.passages``."""
+    """See ``Embedder.passages``. ``options``: of a :class:`Reader`."""
     check_output(output)
-    prefix = embedder.prompt_text(prompt)
-    capacity = embedder.max_tokens - 2 - len(embedder.loaded.tokenizer.encode_batch([prefix], specials=True)[0])
-    if capacity < 1:
-        raise ConfigError(
-            f"the prompt leaves no room for text in the {embedder.max_tokens} tokens that the model reads"
-        )
-    cutter: _Windows | _Late
-    if chunking == "windows":
-        if by is not None:
-            raise ConfigError("by is for late chunking; windows go by size, in tokens")
-        wide = capacity if size is None else min(size, capacity)
-        cutter = _Windows(wide, wide // 8 if overlap is None else overlap)
-    elif chunking == "late":
-        if embedder.pooling.modes != ("mean",):
-            raise ConfigError(f"late chunking takes means, the model pools {embedder.pooling.modes}: use windows")
-        cutter = _Late(by or "sentence", size or 256, capacity, capacity // 4 if overlap is None else overlap)
-    else:
-        raise ConfigError(f"chunking {chunking!r} is neither windows nor late")
-    return _stream(embedder, texts, cutter, prefix, dimensions, normalize, output, progress)
+    reader = Reader(embedder, **options)
+
+    def stream() -> Iterator[Passages]:
+        for found in _run(embedder, reader, texts, progress):
+            vectors = embedder.finish(reader.pooled(found), dimensions, normalize)
+            yield Passages(found.note.cut.text, found.note.cut.spans, quantize(vectors, output, embedder.ranges))
+
+    return stream()
+
+
+class Reader:
+    """How an embedder reads texts passage by passage; options as in ``Embedder.passages``.
+
+    Raises ConfigError for options that do not go together.
+    """
+
+    def __init__(
+        self, embedder: Embedder, *, chunking: str, by: Any, size: int | None, overlap: int | None, prompt: str | None
+    ) -> None:
+        self.embedder, self.late = embedder, chunking == "late"
+        self.prefix = prefix = embedder.prompt_text(prompt)
+        self.skip = embedder.skipped(prefix)
+        capacity = embedder.max_tokens - 2 - len(embedder.loaded.tokenizer.encode_batch([prefix], specials=True)[0])
+        if capacity < 1:
+            raise ConfigError(
+                f"the prompt leaves no room for text in the {embedder.max_tokens} tokens that the model reads"
+            )
+        self._cutter: _Windows | _Late
+        if chunking == "windows":
+            if by is not None:
+                raise ConfigError("by is for late chunking; windows go by size, in tokens")
+            wide = capacity if size is None else min(size, capacity)
+            self._cutter = _Windows(wide, wide // 8 if overlap is None else overlap)
+        elif chunking == "late":
+            if embedder.pooling.modes != ("mean",):
+                raise ConfigError(f"late chunking takes means, the model pools {embedder.pooling.modes}: use windows")
+            self._cutter = _Late(by or "sentence", size or 256, capacity, capacity // 4 if overlap is None else overlap)
+        else:
+            raise ConfigError(f"chunking {chunking!r} is neither windows nor late")
+
+    def rows(self, texts: Iterable[str]) -> Iterator[Rows[Note]]:
+        """Each text as the model reads it, a row a window."""
+        tokenizer, prefix = self.embedder.loaded.tokenizer, self.prefix
+        for number, text, ids, spans in _tokenised(self.embedder, texts, prefix):
+            own = int(np.searchsorted(spans[:, 1], len(prefix), side="right")) if prefix else 0
+            head, ids = np.concatenate([[tokenizer.bos_id], ids[:own]]), ids[own:]
+            cut = self._cutter(number, text, np.maximum(spans[own:] - len(prefix), 0))
+            rows = [np.concatenate([head, ids[w.start : w.end], [tokenizer.eos_id]]) for w in cut.windows]
+            parts = [_parts(cut, window, len(head), self.skip) if self.late else [] for window in cut.windows]
+            yield Rows(rows, Note(cut, parts))
+
+    def read(self, states: torch.Tensor, packed: Packed, parts: Sequence[Parts]) -> list[np.ndarray]:
+        """Of token vectors (T, h) what each row of a batch gives: sums of its parts, or its own pooled vector."""
+        if not self.late:
+            return list(pool(states, packed, self.embedder.pooling.modes, self.skip).cpu().numpy()[:, None])
+        return [sum_parts(rows, own) for rows, own in zip(packed.unpack(states), parts, strict=True)]
+
+    def pooled(self, found: Rows[Note]) -> torch.Tensor:
+        """Vectors (passages, h) of a text whose rows were read, on the model's device, for ``Embedder.finish``."""
+        vectors = _means(found) if self.late else np.concatenate(found.results)
+        return torch.from_numpy(vectors).to(self.embedder.loaded.device)
 
 
 class _Windows:
@@ -99,10 +140,10 @@ class _Windows:
         split_tokens(1, size, overlap)  # raises for what cannot work
         self.size, self.overlap = size, overlap
 
-    def __call__(self, number: int, text: str, spans: np.ndarray) -> _Text:
+    def __call__(self, number: int, text: str, spans: np.ndarray) -> Cut:
         runs = split_tokens(len(spans), self.size, self.overlap)
         windows = [Window(start, end, start, end) for start, end in runs]
-        return _Text(text, [character_span(span, spans) for span in runs], runs, len(spans), windows)
+        return Cut(text, [character_span(span, spans) for span in runs], runs, len(spans), windows)
 
 
 class _Late:
@@ -116,14 +157,14 @@ class _Late:
             raise ConfigError(f"by {by!r} is none of sentence, paragraph, size, or lists of spans")
         self.by, self.size, self.capacity, self.overlap = by, size, capacity, overlap
 
-    def __call__(self, number: int, text: str, spans: np.ndarray) -> _Text:
+    def __call__(self, number: int, text: str, spans: np.ndarray) -> Cut:
         if self.by == "size":
             runs = split_tokens(len(spans), self.size)
             passages = [character_span(span, spans) for span in runs]
         else:
             passages = self._passages(number, text)
             runs = token_spans(passages, spans, f"text {number}")
-        return _Text(text, passages, runs, len(spans), plan_windows(len(spans), self.capacity, self.overlap))
+        return Cut(text, passages, runs, len(spans), plan_windows(len(spans), self.capacity, self.overlap))
 
     def _passages(self, number: int, text: str) -> list[Span]:
         if isinstance(self.by, str):
@@ -133,60 +174,35 @@ class _Late:
         return [(int(start), int(end)) for start, end in self.by[number]]
 
 
-def _stream(
-    embedder: Embedder,
-    texts: Iterable[str],
-    cutter: _Windows | _Late,
-    prefix: str,
-    dimensions: int | None,
-    normalize: bool,
-    output: str,
-    progress: bool | None,
-) -> Iterator[Passages]:
-    waiting: deque[_Text] = deque()
-    pieces: dict[int, _Piece] = {}
+def _run(embedder: Embedder, reader: Reader, texts: Iterable[str], progress: bool | None) -> Iterator[Rows[Note]]:
+    waiting: deque[Rows[Note]] = deque()
+    parts: dict[int, Parts] = {}
     numbers = count()
-    late = isinstance(cutter, _Late)
-    skip = embedder.skipped(prefix)
-    tokenizer = embedder.loaded.tokenizer
 
     def produce() -> Iterator[np.ndarray]:
-        for number, text, ids, spans in _tokenised(embedder, texts, prefix):
-            own = int(np.searchsorted(spans[:, 1], len(prefix), side="right")) if prefix else 0
-            head, ids = np.concatenate([[tokenizer.bos_id], ids[:own]]), ids[own:]
-            cut = cutter(number, text, np.maximum(spans[own:] - len(prefix), 0))
-            waiting.append(cut)
-            for window in cut.windows:
-                row = np.concatenate([head, ids[window.start : window.end], [tokenizer.eos_id]])
-                parts = _parts(cut, window, len(head), skip) if late else []
-                pieces[next(numbers)] = _Piece(row, parts)
+        for text in reader.rows(texts):
+            waiting.append(text)
+            for row, own in zip(text.rows, text.note.parts, strict=True):
+                parts[next(numbers)] = own
                 yield row
 
     def embed(packed: Packed, indices: list[int]) -> list[np.ndarray]:
-        states = embedder.states(packed)
-        if not late:
-            return list(pool(states, packed, embedder.pooling.modes, skip).cpu().numpy()[:, None])
-        rows = packed.unpack(states)
-        return [_sums(piece, pieces[index].parts) for index, piece in zip(indices, rows, strict=True)]
+        return reader.read(embedder.states(packed), packed, [parts.pop(index) for index in indices])
 
     results = run(
         embedder.loaded, produce(), embed, encode=lambda rows, first: rows, window=_AHEAD,
         progress=progress, what="embedding windows",
     )  # fmt: skip
-    for number, found in enumerate(results):
-        piece, text = pieces.pop(number), waiting[0]
-        text.sums.append(_spread(piece, found, len(text.runs)) if late else found)
-        if len(text.sums) < len(text.windows):
-            continue
-        waiting.popleft()
-        pooled = _means(text) if late else np.concatenate(text.sums)
-        vectors = embedder.finish(torch.from_numpy(pooled).to(embedder.loaded.device), dimensions, normalize)
-        yield Passages(text.text, text.spans, quantize(vectors, output, embedder.ranges))
+    for result in results:
+        waiting[0].results.append(result)
+        if len(waiting[0].results) == len(waiting[0].rows):
+            yield waiting.popleft()
 
 
-def _parts(text: _Text, window: Window, head: int, skip: int) -> list[tuple[int, int, int]]:
+def _parts(text: Cut, window: Window, head: int, skip: int) -> Parts:
     """Rows of a window that go to each passage: <bos> and the prompt to the first, <eos> to the last."""
-    shift, parts = head - window.start, []
+    shift = head - window.start
+    parts: Parts = []
     for passage, (start, end) in enumerate(text.runs):
         first, last = max(start, window.first), min(end, window.last)
         low = skip if start == 0 == window.first else first + shift
@@ -196,25 +212,22 @@ def _parts(text: _Text, window: Window, head: int, skip: int) -> list[tuple[int,
     return parts
 
 
-def _sums(rows: torch.Tensor, parts: list[tuple[int, int, int]]) -> np.ndarray:
+def sum_parts(rows: torch.Tensor, parts: Parts) -> np.ndarray:
     """Sum of the rows of each part: (parts, h)."""
     if not parts:
         return np.zeros((0, rows.shape[1]), np.float32)
     return torch.stack([rows[low:high].float().sum(dim=0) for _, low, high in parts]).cpu().numpy()
 
 
-def _spread(piece: _Piece, sums: np.ndarray, passages: int) -> np.ndarray:
-    """Sums at their passages, and behind them the number of rows: (passages, h + 1)."""
-    out = np.zeros((passages, sums.shape[1] + 1), np.float32)
-    for (passage, low, high), row in zip(piece.parts, sums, strict=True):
-        out[passage, :-1] += row
-        out[passage, -1] += high - low
-    return out
-
-
-def _means(text: _Text) -> np.ndarray:
-    total = np.stack(text.sums).sum(axis=0)
-    return np.asarray(total[:, :-1] / np.maximum(total[:, -1:], 1))
+def _means(found: Rows[Note]) -> np.ndarray:
+    """(passages, h) fp32, from the sums of all windows."""
+    passages, width = len(found.note.cut.runs), found.results[0].shape[1]
+    total, rows = np.zeros((passages, width), np.float32), np.zeros((passages, 1), np.float32)
+    for parts, sums in zip(found.note.parts, found.results, strict=True):
+        for (passage, low, high), part in zip(parts, sums, strict=True):
+            total[passage] += part
+            rows[passage] += high - low
+    return np.asarray(total / np.maximum(rows, 1))
 
 
 def _tokenised(

@@ -38,16 +38,18 @@ class Pooling:
         return None if self.layers is None else tuple(weight / sum(self.layers) for weight in self.layers)
 
 
-def pool(x: Tensor, packed: Packed, modes: Sequence[str], skip: int = 0) -> Tensor:
+def pool(x: Tensor, packed: Packed, modes: Sequence[str], skip: int | Sequence[int] = 0) -> Tensor:
     """Vectors of the texts of a batch: (T, h) -> (S, h * modes), fp32.
 
-    skip  so many tokens at the beginning of each text are left out (but never its last)
+    skip  so many tokens at the beginning of each text, or of all, are left out (but never a text's last)
     """
     offsets = packed.offsets.long()
     ends = offsets[1:]
-    starts = offsets[:-1] if not skip else torch.minimum(offsets[:-1] + skip, ends - 1)
-    if skip:
-        kept = [min(skip, length - 1) for length in packed.lengths]
+    skips = [skip] * packed.sequences if isinstance(skip, int) else skip
+    starts = offsets[:-1]
+    if any(skips):
+        kept = [min(left, length - 1) for left, length in zip(skips, packed.lengths, strict=True)]
+        starts = starts + torch.tensor(kept, device=x.device)
         rows = [torch.arange(length - left, device=x.device) for left, length in zip(kept, packed.lengths, strict=True)]
         inner = x[torch.cat([row + start for row, start in zip(rows, starts, strict=True)])].float()
     else:

@@ -33,7 +33,9 @@ class TokenScores:
 
 
 @dataclass(frozen=True)
-class _Note:
+class Note:
+    """What is known of a text while its rows are computed."""
+
     text: str
     ids: np.ndarray
     spans: np.ndarray
@@ -71,28 +73,39 @@ class Tagger(Facade):
         self, texts: Iterable[str], strategy: Strategy = "first", progress: bool | None = None
     ) -> Iterator[list[Entity]]:
         """The entities of each text, in order."""
-        for note, probabilities in self._probabilities(texts, progress):
-            yield read_entities(note.text, note.spans, probabilities, self._scheme, strategy)
+        for found in self._run(texts, progress):
+            yield self.entities(found, strategy)
 
     def tokens(self, texts: Any, *, progress: bool | None = None) -> Any:
         """Probabilities of every label for every token: a text -> TokenScores; a list -> a list; or an iterator."""
         return respond(texts, is_text, lambda items: self._tokens(items, progress))
 
     def _tokens(self, texts: Iterable[str], progress: bool | None) -> Iterator[TokenScores]:
-        for note, probabilities in self._probabilities(texts, progress):
-            yield TokenScores(note.text, note.ids, trim_spans(note.text, note.spans), probabilities)
+        for found in self._run(texts, progress):
+            note = found.note
+            yield TokenScores(note.text, note.ids, trim_spans(note.text, note.spans), _probabilities(found))
 
-    def _probabilities(self, texts: Iterable[str], progress: bool | None) -> Iterator[tuple[_Note, np.ndarray]]:
-        def tag(packed: Packed) -> list[np.ndarray]:
-            return packed.unpack(self._model(packed).float().cpu().numpy())
+    def _run(self, texts: Iterable[str], progress: bool | None) -> Iterator[Rows[Note]]:
+        return run_rows(self.loaded, self.rows(texts), self.logits_of, progress=progress, what="tagging")
 
-        for found in run_rows(self.loaded, self._rows(texts), tag, progress=progress, what="tagging"):
-            parts = [row[taken] for row, taken in zip(found.results, found.note.taken, strict=True)]
-            yield found.note, apply("softmax", np.concatenate(parts))
-
-    def _rows(self, texts: Iterable[str]) -> Iterator[Rows[_Note]]:
+    def rows(self, texts: Iterable[str]) -> Iterator[Rows[Note]]:
+        """Each text as the model reads it."""
         for _, text, ids, spans in tokenised(self.loaded, texts):
             places = windows(self.loaded, ids)
             rows = [with_ends(self.loaded, ids[window.start : window.end]) for window in places]
             taken = [slice(window.first - window.start + 1, window.last - window.start + 1) for window in places]
-            yield Rows(rows, _Note(text, ids, spans, taken))
+            yield Rows(rows, Note(text, ids, spans, taken))
+
+    def logits_of(self, packed: Packed) -> list[np.ndarray]:
+        """(tokens, labels) fp32 of each row of a batch on the model's device, on the host."""
+        return packed.unpack(self._model(packed).float().cpu().numpy())
+
+    def entities(self, found: Rows[Note], strategy: Strategy = "first") -> list[Entity]:
+        """The entities of a text whose rows have their logits."""
+        return read_entities(found.note.text, found.note.spans, _probabilities(found), self._scheme, strategy)
+
+
+def _probabilities(found: Rows[Note]) -> np.ndarray:
+    """(tokens, labels) of a text, from the logits of its rows."""
+    parts = [row[taken] for row, taken in zip(found.results, found.note.taken, strict=True)]
+    return apply("softmax", np.concatenate(parts))

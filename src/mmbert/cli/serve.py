@@ -1,0 +1,55 @@
+"""``mmbert serve``: models over HTTP."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def serve(
+    models: Annotated[list[str], typer.Argument(help="Folders or hub names.", show_default=False)],
+    host: Annotated[
+        str, typer.Option(help="0.0.0.0: all networks of this machine. Default: this machine only.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+    served_model_name: Annotated[
+        list[str] | None, typer.Option(help="What clients call a model; once for each. Default: a folder's last part.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or int8, of the models' matrices.")] = "auto",
+    max_batch_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of one pass. Default: 2,048 on a CPU, 32,768 on a GPU.")
+    ] = None,
+    max_queue_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens that wait for a model before 429. Default: 256 batches.")
+    ] = None,
+    max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request.")] = 2**24,
+    auto_truncate: Annotated[
+        bool, typer.Option("--auto-truncate", help="Cut texts that are too long, where a request says nothing.")
+    ] = False,
+    api_key: Annotated[
+        str | None,
+        typer.Option(envvar="MMBERT_API_KEY", help="That requests must carry. Default: none.", show_envvar=True),
+    ] = None,
+    cors_allow_origin: Annotated[
+        list[str] | None, typer.Option(help="An origin whose pages may ask; may be repeated. Default: none.")
+    ] = None,
+    otlp_endpoint: Annotated[
+        str | None, typer.Option(help="Where traces are sent, such as http://localhost:4318. Default: nowhere.")
+    ] = None,
+) -> None:
+    """Models over HTTP: OpenAI's, text-embeddings-inference's and our own routes, and a page at /."""
+    from mmbert.errors import MissingExtra
+
+    try:
+        from mmbert.serving.server import serve as run
+    except ModuleNotFoundError as error:
+        if error.name not in ("starlette", "uvicorn", "prometheus_client"):
+            raise
+        raise MissingExtra(str(error.name), "serve") from error
+    run(
+        models, names=served_model_name or (), host=host, port=port, device=device, precision=precision,
+        max_batch_tokens=max_batch_tokens, max_queue_tokens=max_queue_tokens, max_body=max_body,
+        auto_truncate=auto_truncate, api_key=api_key, cors=cors_allow_origin or (), otlp_endpoint=otlp_endpoint,
+    )  # fmt: skip

@@ -1,0 +1,29 @@
+"""What the tasks of all abilities share: how long texts are, and what happens to those that are too long."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+from mmbert.errors import TooLong
+
+Cut = Literal["beginning", "end"] | None
+"""What is kept of a text that is too long; None: it is refused."""
+
+
+def characters(texts: Iterable[Any]) -> int:
+    """Of all texts, or pairs of texts."""
+    return sum(len(text) if isinstance(text, str) else characters(text) for text in texts)
+
+
+def refuse_long(longest: int) -> Callable[..., None]:
+    """A ``noted`` for encoders that raises TooLong for a text of more than ``longest`` tokens."""
+
+    def noted(number: int, tokens: int, ends: int = 0) -> None:
+        if tokens + ends > longest:
+            raise TooLong(
+                f"input {number} has {tokens + ends:,} tokens or more, the model reads {longest:,}: send "
+                '"truncate": true to have the rest left out, or shorter texts'
+            )
+
+    return noted

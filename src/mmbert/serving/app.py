@@ -1,0 +1,55 @@
+"""The application: routes by family, and around them keys, limits, logs."""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route as StarletteRoute
+
+from mmbert.errors import MMBertError
+from mmbert.serving.access import AccessLog, Guarded, Keys
+from mmbert.serving.endpoint import endpoint, refuse
+from mmbert.serving.failures import Refused
+from mmbert.serving.openapi import make_document
+from mmbert.serving.routes import openai, own, root, tei
+from mmbert.serving.routes.site import site_routes
+from mmbert.serving.service import Service
+
+ROUTES = (*openai.ROUTES, *tei.ROUTES, *own.ROUTES, *root.ROUTES)
+"""All routes that take a request of their own."""
+
+
+def make_app(service: Service, *, quiet: bool = False) -> Starlette:
+    """An ASGI application over a service, whose models may come later. ``quiet``: no access log."""
+    options = service.options
+    document = make_document(ROUTES, key=options.api_key is not None)
+    routes = [StarletteRoute(route.path, endpoint(route, service), methods=["POST"]) for route in ROUTES]
+    middleware = [Middleware(AccessLog, quiet=quiet), Middleware(Guarded)]
+    if options.cors:
+        middleware.append(
+            Middleware(CORSMiddleware, allow_origins=list(options.cors), allow_methods=["*"], allow_headers=["*"])
+        )
+    if options.api_key is not None:
+        middleware.append(Middleware(Keys, key=options.api_key))
+    return Starlette(
+        routes=[*routes, *site_routes(service, document)],
+        middleware=middleware,
+        exception_handlers={MMBertError: _refused, HTTPException: _not_found},
+    )
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, MMBertError)
+    return refuse(request, error)[0]
+
+
+async def _not_found(request: Request, error: Exception) -> Response:
+    """Starlette's own refusals, in the form of the routes around them."""
+    assert isinstance(error, HTTPException)
+    what = {404: "there is nothing at", 405: f"{request.method} is not for"}.get(error.status_code, str(error.detail))
+    message = f"{what} {request.url.path}: GET /openapi.json tells the routes"
+    return refuse(request, Refused(error.status_code, message, error.headers))[0]

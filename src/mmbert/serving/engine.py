@@ -1,0 +1,229 @@
+"""A model behind a queue: many callers ask at once, their rows share batches, each gets its own answer.
+
+1. :meth:`Engine.submit` takes a task, or refuses it at once where too much waits (:class:`mmbert.errors.Overloaded`);
+2. a thread of the pool tokenises it; now its tokens are known, and it stands in line (:mod:`mmbert.serving.line`);
+3. the worker takes rows in order until a batch has its tokens, and computes them (:mod:`mmbert.serving.worker`);
+4. when its last row is there, a thread of the pool makes the answer.
+
+A caller that cancels its future is out of the line at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+from mmbert.errors import MMBertError, Overloaded, TooLong
+from mmbert.inference.batching import token_budget
+from mmbert.serving.line import Job, Line, Taken, size
+from mmbert.serving.task import Answer, Task
+from mmbert.serving.worker import Lane, Worker
+
+log = logging.getLogger(__name__)
+
+R = TypeVar("R")
+
+
+class Failed(MMBertError):
+    """The model raised an error while it computed a request."""
+
+
+class Closed(MMBertError):
+    """No more work is taken: the model is not there yet, or the server is going."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much an engine takes.
+
+    batch_tokens  of one batch
+    queue_tokens  of all requests that are not answered yet
+    requests      that are not answered yet
+    """
+
+    batch_tokens: int
+    queue_tokens: int
+    requests: int = 4096
+
+    @classmethod
+    def fit(cls, device: torch.device, batch_tokens: int | None = None, queue_tokens: int | None = None) -> Limits:
+        """As given, or by device: batches as the library makes them, and a queue of 256 batches."""
+        batch = token_budget(device) if batch_tokens is None else batch_tokens
+        return cls(batch, 256 * batch if queue_tokens is None else queue_tokens)
+
+
+class Meter(Protocol):
+    """Who counts what the engine does."""
+
+    def batch(self, rows: int, tokens: int) -> None:
+        """A batch is about to run."""
+
+    def queue(self, requests: int, tokens: int) -> None:
+        """So much waits or runs."""
+
+
+class Engine:
+    """Runs tasks on one model. ``pool``: threads that tokenise, shared with other engines, as the worker is."""
+
+    def __init__(
+        self, worker: Worker, pool: Executor, device: torch.device, limits: Limits, meter: Meter | None = None
+    ) -> None:
+        self.limits = limits
+        self._worker, self._pool, self._meter = worker, pool, meter
+        self._line = Line(limits.batch_tokens)
+        self._tokens = 0
+        self._jobs: set[Job] = set()
+        self._closed: str | None = None
+        self._rate = 0.0
+        """Tokens a second of late, while batches ran."""
+        worker.add(Lane(self._line, device, self._deliver, self._fail, self._noted))
+
+    @property
+    def outstanding(self) -> int:
+        """Requests that are not answered yet."""
+        return len(self._jobs)
+
+    def close(self, reason: str) -> None:
+        """Take no more work; what was accepted is done."""
+        self._closed = reason
+
+    def submit(self, task: Task[R]) -> Future[Answer[R]]:
+        """The answer to come. Cancelling it takes the request out of the line.
+
+        Raises Overloaded where too much waits, Closed when no work is taken any more. The future raises TooLong for
+        more than the queue ever holds, Failed for what the model could not compute, and what ``task.prepare`` raises.
+        """
+        if self._closed is not None:
+            raise Closed(self._closed)
+        job = Job(task)
+        with self._worker.lock:
+            self._reserve(job, task.characters // 8 + 2 * task.texts)  # fewer than they will be, but of this order
+            self._jobs.add(job)
+            self._note_queue()
+        job.future.add_done_callback(lambda future: self._release(job))
+        self._pool.submit(self._tokenise, job)
+        return job.future
+
+    def _reserve(self, job: Job, tokens: int) -> None:
+        """Count a job as so many tokens, if there is room. Raises Overloaded."""
+        others = self._tokens - job.reserved
+        limit = self.limits.queue_tokens
+        if job not in self._jobs and len(self._jobs) >= self.limits.requests:
+            raise Overloaded(f"{len(self._jobs):,} requests wait, the limit: try again later", self._wait())
+        if others and others + tokens > limit:
+            raise Overloaded(f"{others:,} tokens wait of at most {limit:,}: try again later", self._wait())
+        self._tokens, job.reserved = others + tokens, tokens
+
+    def _wait(self) -> int:
+        """Seconds until about half of what waits is done."""
+        return min(60, max(1, math.ceil(self._tokens / 2 / self._rate))) if self._rate else 1
+
+    def _release(self, job: Job) -> None:
+        with self._worker.lock:
+            self._line.drop(job)
+            self._tokens -= job.reserved
+            job.reserved = 0
+            self._jobs.discard(job)
+            self._note_queue()
+
+    def _note_queue(self) -> None:
+        if self._meter is not None:
+            self._meter.queue(len(self._jobs), self._tokens)
+
+    def _tokenise(self, job: Job) -> None:
+        if job.future.cancelled():
+            return
+        begun = time.perf_counter()
+        try:
+            rows = job.task.prepare()
+            self._enter(job, rows, begun)
+        except MMBertError as error:
+            _refuse(job, error)
+        except Exception as error:  # a bug of ours must reach the one who waits, not die with a task of the pool
+            log.exception("a request could not be read")
+            _refuse(job, Failed(f"the request could not be read: {_line(error)}"))
+
+    def _enter(self, job: Job, rows: list[Any], begun: float) -> None:
+        """Into the line. Raises TooLong or Overloaded now that the tokens are known."""
+        for text in rows:
+            text.results = [None] * len(text.rows)
+        places = [(text, index) for text in rows for index in range(len(text.rows))]
+        tokens = sum(size(place) for place in places)
+        if tokens > self.limits.queue_tokens:
+            raise TooLong(
+                f"the request has {tokens:,} tokens, at most {self.limits.queue_tokens:,} can wait: send it in parts"
+            )
+        job.rows, job.missing, job.timing.tokens = rows, len(places), tokens
+        job.timing.tokenization, job.queued = time.perf_counter() - begun, time.perf_counter()
+        with self._worker.lock:
+            if job.future.cancelled():
+                return
+            self._reserve(job, tokens)
+            job.waiting.extend(places)
+            self._note_queue()
+            if places:
+                self._line.add(job)
+                self._worker.lock.notify_all()
+        if not places:
+            self._finish(job)
+
+    def _noted(self, rows: int, tokens: int) -> None:
+        if self._meter is not None:
+            self._meter.batch(rows, tokens)
+
+    def _deliver(self, rows: list[Taken], results: list[object], begun: float, ended: float) -> None:
+        done = []
+        with self._worker.lock:
+            for (job, (text, index)), result in zip(rows, results, strict=True):
+                text.results[index] = result
+                job.missing -= 1
+                spent = min(len(text.rows[index]), job.reserved)
+                job.reserved -= spent
+                self._tokens -= spent
+                if job.started is None:
+                    job.started = begun
+                job.timing.queue, job.timing.inference = job.started - job.queued, ended - job.started
+                if not job.missing:
+                    done.append(job)
+            computed = sum(size(place) for _, place in rows)
+            rate = computed / max(ended - begun, 1e-6)
+            self._rate += 0.1 * (rate - self._rate) if self._rate else rate
+            self._note_queue()
+        for job in done:
+            self._pool.submit(self._finish, job)
+
+    def _fail(self, rows: list[Taken], error: Exception) -> None:
+        job = rows[0][0]
+        log.error("a request of %s texts failed: %s", job.task.texts, _line(error))
+        _refuse(job, Failed(f"the model failed: {_line(error)}"))
+
+    def _finish(self, job: Job) -> None:
+        try:
+            value = job.task.finish(job.rows)
+        except MMBertError as error:
+            _refuse(job, error)
+        except Exception as error:  # as in _tokenise
+            log.exception("an answer could not be made")
+            _refuse(job, Failed(f"the answer could not be made: {_line(error)}"))
+        else:
+            _settle(job.future, lambda: job.future.set_result(Answer(value, job.timing)))
+
+
+def _refuse(job: Job, error: Exception) -> None:
+    _settle(job.future, lambda: job.future.set_exception(error))
+
+
+def _settle(future: Future[Any], settle: Callable[[], None]) -> None:
+    if not future.done() and future.set_running_or_notify_cancel():
+        settle()
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

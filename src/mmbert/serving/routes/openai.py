@@ -1,0 +1,118 @@
+"""Routes as OpenAI, Cohere and Jina have them: embeddings and reranking under ``/v1/``; and infinity's classify."""
+
+from __future__ import annotations
+
+import base64
+import time
+from typing import Any, Literal
+from uuid import uuid4
+
+import numpy as np
+from pydantic import BaseModel
+
+from mmbert.serving.abilities.embedding import Embedding
+from mmbert.serving.abilities.judging import Judging, Ranking
+from mmbert.serving.call import Call
+from mmbert.serving.routes.route import Route
+from mmbert.serving.routes.tei import Label, check_vectors, named_scores
+from mmbert.serving.schemas import Classify, Document, Embeddings, RerankDocuments
+
+
+class Usage(BaseModel):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingItem(BaseModel):
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingsAnswer(BaseModel):
+    object: Literal["list"]
+    data: list[EmbeddingItem]
+    model: str
+    usage: Usage
+
+
+class RankedDocument(BaseModel):
+    index: int
+    relevance_score: float
+    document: Document | None = None
+
+
+class RerankAnswer(BaseModel):
+    object: Literal["rerank"]
+    id: str
+    results: list[RankedDocument]
+    model: str
+    usage: Usage
+
+
+class ClassifyAnswer(BaseModel):
+    object: Literal["classify"]
+    id: str
+    created: int
+    data: list[list[Label]]
+    model: str
+    usage: Usage
+
+
+async def embeddings(asked: Embeddings, call: Call) -> dict[str, Any]:
+    """OpenAI's embeddings; with ``late_chunking`` the inputs are read as one document."""
+    served, embedding = call.able(Embedding, asked.model)
+    texts = [asked.input] if isinstance(asked.input, str) else asked.input
+    check_vectors(call, embedding, len(texts), asked.dimensions)
+    if asked.late_chunking:
+        task = embedding.chunks(texts, prompt=asked.prompt_name, dimensions=asked.dimensions)
+    else:
+        cut = call.cut(asked.truncate)
+        task = embedding.embed(texts, prompt=asked.prompt_name, dimensions=asked.dimensions, cut=cut)
+    vectors = await call.ask(served, task)
+    rows: list[Any] = list(vectors)
+    if asked.encoding_format == "base64":
+        little = vectors.astype("<f4")
+        rows = [base64.b64encode(row.tobytes()).decode() for row in little]
+    data = [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(rows)]
+    return {"object": "list", "data": data, "model": served.name, "usage": _usage(call)}
+
+
+async def rerank(asked: RerankDocuments, call: Call) -> dict[str, Any]:
+    """Documents, best first."""
+    served, ranking = call.able(Ranking, asked.model)
+    texts = [document if isinstance(document, str) else document.text for document in asked.documents]
+    call.check_count(len(texts))
+    task = ranking.rank(asked.query, texts, raw=bool(asked.raw_scores), cut=call.cut(asked.truncate))
+    scores = await call.ask(served, task)
+    results: list[dict[str, Any]] = [
+        {"index": index, "relevance_score": float(scores[index])}
+        for index in np.argsort(-scores, kind="stable").tolist()[: asked.top_n]
+    ]
+    if asked.return_documents:
+        for result in results:
+            result["document"] = {"text": texts[result["index"]]}
+    named = {"object": "rerank", "id": f"rerank-{uuid4().hex}", "model": served.name}
+    return {**named, "results": results, "usage": _usage(call)}
+
+
+async def classify(asked: Classify, call: Call) -> dict[str, Any]:
+    """Classes of texts, each with its score, best first."""
+    served, judging = call.able(Judging, asked.model)
+    texts = [asked.input] if isinstance(asked.input, str) else asked.input
+    call.check_count(len(texts))
+    task = judging.classify(texts, raw=bool(asked.raw_scores), cut=call.cut(asked.truncate))
+    scores = await call.ask(served, task)
+    named = {"object": "classify", "id": f"classify-{uuid4().hex}", "created": int(time.time()), "model": served.name}
+    return {**named, "data": [named_scores(judging.labels, row) for row in scores], "usage": _usage(call)}
+
+
+def _usage(call: Call) -> dict[str, int]:
+    return {"prompt_tokens": call.timing.tokens, "total_tokens": call.timing.tokens}
+
+
+ROUTES = (
+    Route("/v1/embeddings", "Vectors of texts (OpenAI)", Embeddings, EmbeddingsAnswer, embeddings, "embed"),
+    Route("/v1/rerank", "Documents by how well they answer (Cohere, Jina)", RerankDocuments, RerankAnswer, rerank, "rerank"),
+    Route("/classify", "Classes of texts (infinity)", Classify, ClassifyAnswer, classify, "predict"),
+)  # fmt: skip

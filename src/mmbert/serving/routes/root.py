@@ -1,0 +1,141 @@
+"""``POST /``: what huggingface_hub's InferenceClient sends, answered by the model's kind and the shape of the inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from mmbert.errors import ConfigError
+from mmbert.serving.abilities.embedding import Embedding
+from mmbert.serving.abilities.judging import Judging
+from mmbert.serving.abilities.reading import Answering, Filling, Tagging
+from mmbert.serving.call import Call
+from mmbert.serving.routes import own, tei
+from mmbert.serving.routes.route import Route
+from mmbert.serving.schemas import (
+    AnswerRequest,
+    Embed,
+    FillMaskRequest,
+    Predict,
+    Rerank,
+    Root,
+    Similarity,
+    TokenClassify,
+)
+from mmbert.tokenizer.tokenizer import SPECIALS
+
+M = TypeVar("M", bound=BaseModel)
+
+
+async def root(asked: Root, call: Call) -> Any:
+    """By the shape of ``inputs``, else by what the model (the first, or ``model``) does."""
+    inputs, parameters = asked.inputs, asked.parameters or {}
+    if isinstance(inputs, dict) and "source_sentence" in inputs:
+        return await tei.similarity(read(Similarity, inputs=inputs, parameters=parameters, model=asked.model), call)
+    served = call.service.models.find(asked.model)
+    if served.able(Filling) is not None and not _masked(inputs):
+        return await _embed(asked, parameters, call)
+    for ability, respond in _RESPOND.items():
+        if served.able(ability) is not None:
+            return await respond(asked, parameters, call)
+    raise AssertionError("a model without an ability")
+
+
+def read(schema: type[M], **fields: Any) -> M:
+    """A request of another route. Raises ConfigError in one line for what does not fit."""
+    try:
+        return schema(**{key: value for key, value in fields.items() if value is not None})
+    except ValidationError as error:
+        raise ConfigError(explain(error)) from error
+
+
+def explain(error: ValidationError) -> str:
+    """The first fault of a request, with its place."""
+    fault = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(str(part) for part in fault["loc"])
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{place}: {message}{more}" if place else f"{message}{more}"
+
+
+async def _embed(asked: Root, parameters: dict[str, Any], call: Call) -> Any:
+    fields: dict[str, Any] = {key: getattr(asked, key) for key in Embed.model_fields if hasattr(asked, key)}
+    return await tei.embed(read(Embed, **fields), call)
+
+
+async def _classify(asked: Root, parameters: dict[str, Any], call: Call) -> Any:
+    inputs = asked.inputs
+    if isinstance(inputs, dict) and "query" in inputs:
+        return await tei.rerank(read(Rerank, **inputs, model=asked.model), call)
+    if isinstance(inputs, dict) and "text" in inputs:  # as transformers' pipeline takes a pair
+        inputs = [[str(inputs["text"]), *([str(inputs["text_pair"])] if inputs.get("text_pair") is not None else [])]]
+    truncate = asked.truncate if asked.truncate is not None else parameters.get("truncate")
+    raw = parameters.get("function_to_apply") == "none"
+    found = await tei.predict(read(Predict, inputs=inputs, truncate=truncate, raw_scores=raw, model=asked.model), call)
+    top = parameters.get("top_k")
+    single = bool(found) and isinstance(found[0], dict)
+    if isinstance(top, int) and top > 0:
+        return found[:top] if single else [row[:top] for row in found]
+    return found
+
+
+async def _tag(asked: Root, parameters: dict[str, Any], call: Call) -> Any:
+    strategy = parameters.get("aggregation_strategy", "first")
+    chosen = "simple" if strategy == "none" else strategy
+    found = await own.token_classify(read(TokenClassify, inputs=asked.inputs, strategy=chosen, model=asked.model), call)
+    return _each(found, asked.inputs, _entity)
+
+
+def _entity(entity: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "entity_group": entity["label"], "score": entity["score"], "word": entity["text"], "start": entity["start"],
+        "end": entity["end"],
+    }  # fmt: skip
+
+
+async def _fill(asked: Root, parameters: dict[str, Any], call: Call) -> Any:
+    top = parameters.get("top_k")
+    found = await own.fill_mask(read(FillMaskRequest, inputs=asked.inputs, top_k=top, model=asked.model), call)
+    texts = [found] if isinstance(asked.inputs, str) else found
+    made = [[[_filled(fill) for fill in mask] for mask in masks] for masks in texts]
+    flat = [masks[0] if len(masks) == 1 else masks for masks in made]
+    return flat[0] if isinstance(asked.inputs, str) else flat
+
+
+def _masked(inputs: Any) -> bool:
+    texts = inputs if isinstance(inputs, list) else [inputs]
+    return any(isinstance(text, str) and SPECIALS["mask"] in text for text in texts)
+
+
+def _filled(fill: dict[str, Any]) -> dict[str, Any]:
+    return {"score": fill["score"], "token": fill["id"], "token_str": fill["token"], "sequence": fill["text"]}
+
+
+async def _answer(asked: Root, parameters: dict[str, Any], call: Call) -> Any:
+    top = parameters.get("top_k")
+    found = await own.answer(read(AnswerRequest, inputs=asked.inputs, top_k=top, model=asked.model), call)
+    answers = [
+        {"answer": answer["text"], "start": answer["start"], "end": answer["end"], "score": answer["score"]}
+        for answer in (found if isinstance(asked.inputs, dict) else [best for own in found for best in own[:1]])
+    ]
+    return answers[0] if isinstance(asked.inputs, dict) and len(answers) == 1 else answers
+
+
+def _each(found: Any, inputs: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+    if isinstance(inputs, str):
+        return [change(item) for item in found]
+    return [[change(item) for item in row] for row in found]
+
+
+_RESPOND: dict[type[Any], Callable[[Root, dict[str, Any], Call], Any]] = {
+    Judging: _classify,
+    Tagging: _tag,
+    Filling: _fill,
+    Answering: _answer,
+    Embedding: _embed,
+}
+"""A masked language model fills masks if its inputs hold one, and embeds them if not."""
+
+ROUTES = (Route("/", "By the model's kind, for huggingface_hub's InferenceClient", Root, Any, root),)

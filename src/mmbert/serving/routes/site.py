@@ -1,0 +1,119 @@
+"""What a server tells of itself: health, models, metrics, its OpenAPI document, and the page for people at ``/``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import BaseRoute, Mount
+from starlette.routing import Route as StarletteRoute
+from starlette.staticfiles import StaticFiles
+
+from mmbert import __version__
+from mmbert.serving.abilities.embedding import Embedding
+from mmbert.serving.abilities.judging import Judging, Ranking
+from mmbert.serving.abilities.reading import Tagging
+from mmbert.serving.endpoint import check_ready, json_response
+from mmbert.serving.meters import CONTENT_TYPE
+from mmbert.serving.models import Served
+from mmbert.serving.service import Service
+
+WEB = Path(__file__).parents[1] / "web"
+"""The page: ``index.html`` and what it loads, under ``/web/``."""
+
+PUBLIC = ("/", "/health", "/metrics", "/openapi.json")
+"""Asked without a key (``/`` by GET), as are files under ``/web/``."""
+
+
+def site_routes(service: Service, document: dict[str, Any]) -> list[BaseRoute]:
+    async def health(request: Request) -> Response:
+        check_ready(service)
+        return Response(status_code=200)
+
+    async def info(request: Request) -> Response:
+        check_ready(service)
+        served = service.models.find(request.query_params.get("model"))
+        return json_response(
+            {**describe(service, served), "models": [describe(service, one) for one in service.models]}
+        )
+
+    async def models(request: Request) -> Response:
+        check_ready(service)
+        return json_response({"object": "list", "data": [_card(served) for served in service.models]})
+
+    async def model(request: Request) -> Response:
+        check_ready(service)
+        return json_response(_card(service.models.find(request.path_params["name"])))
+
+    async def metrics(request: Request) -> Response:
+        return Response(service.meters.page(), media_type=CONTENT_TYPE)
+
+    async def openapi(request: Request) -> Response:
+        return json_response(document)
+
+    async def page(request: Request) -> Response:
+        if "text/html" in request.headers.get("accept", "") and (WEB / "index.html").is_file():
+            return FileResponse(WEB / "index.html", headers={"Cache-Control": "no-cache"})
+        names = [served.name for served in service.models]
+        return json_response({"name": "mmbert", "version": __version__, "models": names, "openapi": "/openapi.json"})
+
+    return [
+        StarletteRoute("/health", health),
+        StarletteRoute("/info", info),
+        StarletteRoute("/v1/models", models),
+        StarletteRoute("/v1/models/{name:path}", model),
+        StarletteRoute("/metrics", metrics),
+        StarletteRoute("/openapi.json", openapi),
+        StarletteRoute("/", page),
+        Mount("/web", StaticFiles(directory=WEB, check_dir=False)),
+    ]
+
+
+def describe(service: Service, served: Served) -> dict[str, Any]:
+    """A model as text-embeddings-inference's ``/info`` has it; and its ``routes``, ``prompts``, ``dimensions``."""
+    limits, loaded = served.engine.limits, served.loaded
+    embedding = served.able(Embedding)
+    return {
+        "model_id": served.name,
+        "model_sha": None,
+        "model_dtype": {"fp32": "float32", "bf16": "bfloat16"}.get(loaded.precision, loaded.precision),
+        "served_model_name": served.name,
+        "model_type": _kind(served),
+        "max_concurrent_requests": limits.requests,
+        "max_input_length": served.max_tokens,
+        "max_batch_tokens": limits.batch_tokens,
+        "max_batch_requests": None,
+        "max_client_batch_size": service.options.max_inputs,
+        "auto_truncate": service.options.auto_truncate,
+        "tokenization_workers": service.workers,
+        "version": __version__,
+        "sha": None,
+        "docker_label": None,
+        "routes": served.routes.split(),
+        "kind": loaded.kind,
+        "labels": list((loaded.labels or {}).values()),
+        "prompts": loaded.prompts,
+        "default_prompt": loaded.default_prompt,
+        "dimensions": embedding.embedder.dimensions if embedding else None,
+        "max_queue_tokens": limits.queue_tokens,
+        "device": str(loaded.device),
+        "tuned": loaded.tuned,
+    }
+
+
+def _kind(served: Served) -> dict[str, Any]:
+    embedding, judging, tagging = served.able(Embedding), served.able(Judging), served.able(Tagging)
+    labels = judging.labels if judging else tagging.labels if tagging else []
+    numbered = {str(index): label for index, label in enumerate(labels)}
+    names = {"id2label": numbered, "label2id": {label: index for index, label in numbered.items()}} if labels else {}
+    if judging is not None:
+        return {"reranker" if isinstance(judging, Ranking) else "classifier": names}
+    if embedding is not None:
+        return {"embedding": {"pooling": "+".join(embedding.embedder.pooling.modes)}}
+    return {"token_classifier" if tagging else "question_answering": names}
+
+
+def _card(served: Served) -> dict[str, Any]:
+    return {"id": served.name, "object": "model", "created": served.created, "owned_by": "mmbert"}

@@ -1,0 +1,232 @@
+"""What requests look like: types and limits, checked before anything is computed, and the source of the OpenAPI page.
+
+Shapes that others defined ignore fields they do not know, as their servers do; our own refuse them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from mmbert.inference.entities import Strategy
+
+IDS_CURE = (
+    "the input holds token ids of another tokenizer, which mean nothing here: send strings. In LangChain: "
+    "OpenAIEmbeddings(..., check_embedding_ctx_length=False)"
+)
+
+
+def _refuse_ids(value: Any) -> Any:
+    """Token ids, which OpenAI's own models take, are numbers of another vocabulary."""
+    first = value[0] if isinstance(value, list) and value else value
+    first = first[0] if isinstance(first, list) and first else first
+    if isinstance(first, int) and not isinstance(first, bool):
+        raise ValueError(IDS_CURE)
+    return value
+
+
+Texts = Annotated[str | list[str], BeforeValidator(_refuse_ids)]
+"""One text or many."""
+
+ModelName = Annotated[str | None, Field(description="A served name; default: the first model that can do this.")]
+Direction = Annotated[
+    Literal["Left", "Right", "left", "right"], Field(description="From where a text that is too long is cut.")
+]
+Truncate = Annotated[
+    bool | None, Field(description="Leave out the rest of a text that is too long; default: as the server was started.")
+]
+PromptName = Annotated[str | None, Field(description="A name of the model's prompts; default: the model's default.")]
+Dimensions = Annotated[
+    int | None, Field(ge=1, le=1_000_000, description="Keep the first so many dimensions of a vector (Matryoshka).")
+]
+Count = Annotated[int, Field(ge=1, le=100)]
+
+
+class Foreign(BaseModel):
+    """A shape that others defined."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+
+
+class Own(BaseModel):
+    """A shape of ours."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Embeddings(Foreign):
+    """OpenAI's ``/v1/embeddings``, with Jina's ``late_chunking``."""
+
+    input: Texts
+    model: ModelName = None
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: Dimensions = None
+    user: str | None = None
+    prompt_name: PromptName = None
+    truncate: Truncate = None
+    late_chunking: Annotated[
+        bool | None, Field(description="The inputs are chunks of one document, which is read as a whole.")
+    ] = None
+
+
+class Embed(Foreign):
+    """text-embeddings-inference's ``/embed``."""
+
+    inputs: Texts
+    normalize: bool | None = True
+    truncate: Truncate = None
+    truncation_direction: Direction | None = None
+    prompt_name: PromptName = None
+    dimensions: Dimensions = None
+    model: ModelName = None
+
+
+class EmbedAll(Foreign):
+    """text-embeddings-inference's ``/embed_all``: vectors of all tokens, and ``/embed_sparse``."""
+
+    inputs: Texts
+    truncate: Truncate = None
+    truncation_direction: Direction | None = None
+    prompt_name: PromptName = None
+    model: ModelName = None
+
+
+class Rerank(Foreign):
+    """text-embeddings-inference's ``/rerank``."""
+
+    query: str
+    texts: list[str]
+    raw_scores: bool | None = False
+    return_text: bool | None = False
+    truncate: Truncate = None
+    truncation_direction: Direction | None = None
+    model: ModelName = None
+
+
+class Predict(Foreign):
+    """text-embeddings-inference's ``/predict``: a text; a list of texts, each ``[text]`` or a pair; or strings."""
+
+    inputs: str | list[str] | list[Annotated[list[str], Field(min_length=1, max_length=2)]]
+    raw_scores: bool | None = False
+    truncate: Truncate = None
+    truncation_direction: Direction | None = None
+    model: ModelName = None
+
+
+class Sentences(Foreign):
+    source_sentence: str
+    sentences: list[str]
+
+
+class SimilarityParameters(Foreign):
+    truncate: Truncate = None
+    truncation_direction: Direction | None = None
+    prompt_name: PromptName = None
+
+
+class Similarity(Foreign):
+    """text-embeddings-inference's ``/similarity``."""
+
+    inputs: Sentences
+    parameters: SimilarityParameters | None = None
+    model: ModelName = None
+
+
+class Tokenize(Foreign):
+    """text-embeddings-inference's ``/tokenize``."""
+
+    inputs: str | list[str]
+    add_special_tokens: bool | None = True
+    prompt_name: PromptName = None
+    model: ModelName = None
+
+
+Ids = list[Annotated[int, Field(ge=0, lt=2**31)]]
+
+
+class Decode(Foreign):
+    """text-embeddings-inference's ``/decode``."""
+
+    ids: Ids | list[Ids]
+    skip_special_tokens: bool | None = True
+    model: ModelName = None
+
+
+class Document(Foreign):
+    text: str
+
+
+class RerankDocuments(Foreign):
+    """``/v1/rerank`` as Cohere and Jina have it."""
+
+    query: str
+    documents: list[str | Document]
+    model: ModelName = None
+    top_n: Annotated[int | None, Field(ge=1)] = None
+    return_documents: bool | None = False
+    raw_scores: bool | None = False
+    truncate: Truncate = None
+
+
+class Classify(Foreign):
+    """infinity's ``/classify``."""
+
+    input: str | list[str]
+    model: ModelName = None
+    raw_scores: bool | None = False
+    truncate: Truncate = None
+
+
+class TokenClassify(Own):
+    """Entities of texts."""
+
+    inputs: str | list[str]
+    strategy: Annotated[Strategy, Field(description="What a word of several tokens is.")] = "first"
+    model: ModelName = None
+
+
+class FillMaskRequest(Own):
+    """What stands behind each ``<mask>``."""
+
+    inputs: str | list[str]
+    top_k: Count = 5
+    model: ModelName = None
+
+
+class Question(Own):
+    question: str
+    context: str
+
+
+class AnswerRequest(Own):
+    """Answers to questions as pieces of texts."""
+
+    inputs: Question | list[Question]
+    top_k: Count = 1
+    model: ModelName = None
+
+
+class PassagesRequest(Own):
+    """Passages of long texts with their vectors, by late chunking."""
+
+    inputs: str | list[str]
+    by: Literal["sentence", "paragraph", "size"] = "sentence"
+    size: Annotated[int | None, Field(ge=1, le=1_000_000, description="Tokens of a passage, for by=size.")] = None
+    normalize: bool = True
+    prompt_name: PromptName = None
+    dimensions: Dimensions = None
+    model: ModelName = None
+
+
+class Root(Foreign):
+    """What huggingface_hub's InferenceClient posts to ``/``, by the model's kind and the shape of ``inputs``."""
+
+    inputs: Any
+    parameters: dict[str, Any] | None = None
+    normalize: bool | None = True
+    truncate: Truncate = None
+    truncation_direction: Direction | None = None
+    prompt_name: PromptName = None
+    dimensions: Dimensions = None
+    model: ModelName = None

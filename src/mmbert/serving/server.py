@@ -1,0 +1,227 @@
+"""A server's life: bind, answer 503 while the models load, warm them up, serve, drain, go.
+
+HTTP runs in a thread of its own; the thread that called loads the models and then waits. So a signal while they load
+stops at once, and one later lets everything that was accepted be answered.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from mmbert.errors import ConfigError
+from mmbert.inference.load import load
+from mmbert.serving.app import make_app
+from mmbert.serving.engine import Limits
+from mmbert.serving.models import open_model, served_names, warm_up
+from mmbert.serving.service import Options, Service
+from mmbert.serving.worker import Worker
+
+log = logging.getLogger(__name__)
+
+_LAST_WORDS = 30
+"""Seconds that clients have to take their answers when everything is computed."""
+
+
+class Server:
+    """Models behind a socket. :meth:`start` answers 503, :meth:`load` makes it serve, :meth:`stop` drains."""
+
+    def __init__(
+        self,
+        models: Sequence[str | Path],
+        *,
+        names: Sequence[str] = (),
+        host: str = "127.0.0.1",
+        port: int = 8000,
+        device: str = "auto",
+        precision: str = "auto",
+        batch_tokens: int | None = None,
+        queue_tokens: int | None = None,
+        options: Options | None = None,
+        quiet: bool = False,
+    ) -> None:
+        """Options as in :func:`serve`. Raises ConfigError for what cannot be, or a port that cannot be had."""
+        if not models:
+            raise ConfigError("no model to serve: give a folder or a hub name")
+        for name, value in (("max_batch_tokens", batch_tokens), ("max_queue_tokens", queue_tokens)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is {value}: it must be at least 1")
+        self.service = Service(options or Options(), workers=_processors())
+        self._models = list(zip(served_names(models, names), models, strict=True))
+        self._device, self._precision = device, precision
+        self._budgets = (batch_tokens, queue_tokens)
+        self._worker = Worker()
+        self._pool = ThreadPoolExecutor(self.service.workers, thread_name_prefix="tokenise")
+        self._socket = _bind(host, port)
+        self.host, self.port = host, int(self._socket.getsockname()[1])
+        config = uvicorn.Config(
+            make_app(self.service, quiet=quiet), access_log=False, log_config=None, lifespan="off",
+            server_header=False, timeout_graceful_shutdown=_LAST_WORDS, backlog=2048,
+        )  # fmt: skip
+        self._http = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._http.run, args=([self._socket],), name="http", daemon=True)
+
+    @property
+    def url(self) -> str:
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
+        return f"http://{host if ':' not in host or host.startswith('[') else f'[{host}]'}:{self.port}"
+
+    def start(self) -> None:
+        """Answer, if only that nothing is there yet."""
+        self._thread.start()
+        while not self._http.started:
+            if not self._thread.is_alive():
+                raise ConfigError(f"the server at {self.url} did not start")
+            time.sleep(0.005)
+
+    def load(self) -> None:
+        """Load all models and warm them up, then be ready. Raises what loading a model raises."""
+        for name, model in self._models:
+            loaded = load(model, device=self._device, precision=self._precision)
+            limits = Limits.fit(loaded.device, *self._budgets)
+            served = open_model(name, loaded, self._worker, self._pool, limits, self.service.meters)
+            warm_up(served)
+            self.service.models.add(served)
+        self.service.state = "ready"
+
+    def drain(self) -> None:
+        """Refuse new work and wait until all that was accepted is answered."""
+        self.service.state = "draining"
+        while self.service.outstanding:
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        """Drain, let answers be taken, end all threads."""
+        self.drain()
+        self._http.should_exit = True
+        if self._thread.ident is not None:
+            self._thread.join(_LAST_WORDS + 5)
+        self._socket.close()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._worker.stop()
+
+
+def serve(
+    models: str | Path | Sequence[str | Path],
+    *,
+    names: Sequence[str] = (),
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    device: str = "auto",
+    precision: str = "auto",
+    max_batch_tokens: int | None = None,
+    max_queue_tokens: int | None = None,
+    max_body: int = 2**24,
+    auto_truncate: bool = False,
+    api_key: str | None = None,
+    cors: Sequence[str] = (),
+    otlp_endpoint: str | None = None,
+) -> None:
+    """Serve models over HTTP until SIGTERM or SIGINT, which lets accepted requests be answered.
+
+    models            folders or hub names
+    names             what clients call them; default: hub names as they are, the last part of folders
+    host              127.0.0.1: this machine only
+    port              0: any that is free
+    device            auto, cpu, cuda, cuda:1
+    precision         auto, fp32, bf16 or int8
+    max_batch_tokens  of one pass; default: 2,048 on a CPU, 32,768 on a GPU
+    max_queue_tokens  that wait at most, for each model; default: 256 batches. Beyond it requests are refused (429)
+    max_body          bytes of a request
+    auto_truncate     cut texts that are too long, where a request says nothing; else they are refused (413)
+    api_key           that requests must carry; None: none
+    cors              origins whose pages may ask
+    otlp_endpoint     where OpenTelemetry traces are sent; None: nowhere
+    Raises ConfigError, WeightsError or TokenizerError in one line.
+    """
+    options = Options(
+        max_body=max_body, auto_truncate=auto_truncate, api_key=api_key, cors=tuple(cors), otlp_endpoint=otlp_endpoint
+    )
+    given = [models] if isinstance(models, str | Path) else list(models)
+    server = Server(
+        given, names=names, host=host, port=port, device=device, precision=precision, batch_tokens=max_batch_tokens,
+        queue_tokens=max_queue_tokens, options=options,
+    )  # fmt: skip
+    if host not in ("127.0.0.1", "::1", "localhost") and api_key is None:
+        log.warning("bound to %s without an API key: everyone who reaches this machine may ask", host)
+    with _signals() as stopped:
+        server.start()
+        try:
+            server.load()
+            log.info("%s serves %s", server.url, ", ".join(served.describe() for served in server.service.models))
+            stopped.wait_for_one()
+            log.info("draining: %s requests are answered, new ones refused", server.service.outstanding)
+        except _Stopped:
+            log.info("stopped while loading")
+        finally:
+            server.stop()
+
+
+class _Stopped(BaseException):
+    """A signal came while models were loading."""
+
+
+class _Signals:
+    """SIGTERM and SIGINT: the first ends waiting or loading, the second the process."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._waiting = False
+
+    def wait_for_one(self) -> None:
+        self._waiting = True
+        self._event.wait()
+
+    def heard(self, number: int, frame: FrameType | None) -> None:
+        if self._event.is_set():
+            raise SystemExit(128 + number)
+        self._event.set()
+        if not self._waiting:
+            raise _Stopped
+
+
+@contextmanager
+def _signals() -> Iterator[_Signals]:
+    """Signals are heard inside; in another thread than the main one Python hears none."""
+    heard = _Signals()
+    if threading.current_thread() is not threading.main_thread():
+        yield heard
+        return
+    before: dict[int, Callable[..., object] | int | None] = {
+        number: signal.signal(number, heard.heard) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield heard
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _processors() -> int:
+    """That this process may use, two to eight: the threads that tokenise."""
+    given = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, max(2, given))
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises ConfigError where it cannot be had."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        made = socket.socket(family, socket.SOCK_STREAM)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((host, port))
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"cannot listen on {host}:{port}: {reason}; choose another --port or --host") from error
+    return made

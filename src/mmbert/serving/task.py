@@ -1,0 +1,54 @@
+"""What a request asks of a model: how it becomes rows of tokens, how a batch is computed, how its answer is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from mmbert.inference.rows import Rows
+from mmbert.packed import Packed
+
+R = TypeVar("R")
+
+Place = tuple[Rows[Any], int]
+"""A row: the text that it is of, and its number among that text's rows."""
+
+Compute = Callable[[Packed, Sequence[Place]], Sequence[Any]]
+"""A batch on the model's device, and the row behind each of its sequences -> one result a row, on the host."""
+
+
+@dataclass(frozen=True)
+class Task(Generic[R]):
+    """One request to a model.
+
+    texts       how many
+    characters  in all of them
+    prepare     called in a thread that tokenises; raises an error of the package for what cannot be read
+    compute     called in the thread that computes; tasks of equal ``compute`` share batches
+    finish      called in a thread that tokenises, once each row has its result
+    """
+
+    texts: int
+    characters: int
+    prepare: Callable[[], list[Rows[Any]]]
+    compute: Compute
+    finish: Callable[[list[Rows[Any]]], R]
+
+
+@dataclass
+class Timing:
+    """Where a request's time went, in seconds, and how much it was."""
+
+    tokens: int = 0
+    tokenization: float = 0.0
+    queue: float = 0.0
+    inference: float = 0.0
+
+
+@dataclass(frozen=True)
+class Answer(Generic[R]):
+    """What a task gives."""
+
+    value: R
+    timing: Timing = field(default_factory=Timing)
