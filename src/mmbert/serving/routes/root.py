@@ -75,10 +75,8 @@ async def _classify(asked: Root, parameters: dict[str, Any], call: Call) -> Any:
     raw = parameters.get("function_to_apply") == "none"
     found = await tei.predict(read(Predict, inputs=inputs, truncate=truncate, raw_scores=raw, model=asked.model), call)
     top = parameters.get("top_k")
-    single = bool(found) and isinstance(found[0], dict)
-    if isinstance(top, int) and top > 0:
-        return found[:top] if single else [row[:top] for row in found]
-    return found
+    rows = [found] if found and isinstance(found[0], dict) else found  # the client takes the first row of any answer
+    return [row[:top] for row in rows] if isinstance(top, int) and top > 0 else rows
 
 
 async def _tag(asked: Root, parameters: dict[str, Any], call: Call) -> Any:
