@@ -85,11 +85,11 @@ def test_llama_index(served: str, vectors: np.ndarray) -> None:
 
 
 def test_haystack(served: str, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HAYSTACK_TELEMETRY_ENABLED", "False")
     embedders = pytest.importorskip("haystack.components.embedders")
     from haystack import Document
     from haystack.utils import Secret
 
-    monkeypatch.setenv("HAYSTACK_TELEMETRY_ENABLED", "False")
     options = {"api_key": Secret.from_token("any"), "model": "masks", "api_base_url": f"{served}v1"}
     found = embedders.OpenAITextEmbedder(**options).run(TEXTS[0])
     assert near(found["embedding"], vectors[0])
