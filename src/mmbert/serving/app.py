@@ -11,24 +11,26 @@ from starlette.responses import Response
 from starlette.routing import Route as StarletteRoute
 
 from mmbert.errors import MMBertError
-from mmbert.serving.access import AccessLog, Guarded, Keys
+from mmbert.serving.access import AccessLog
 from mmbert.serving.endpoint import endpoint, refuse
 from mmbert.serving.failures import Refused
+from mmbert.serving.guards import Guarded, Keys
 from mmbert.serving.openapi import make_document
 from mmbert.serving.routes import openai, own, root, tei
 from mmbert.serving.routes.site import site_routes
 from mmbert.serving.service import Service
+from mmbert.serving.tracing import Tracer
 
 ROUTES = (*openai.ROUTES, *tei.ROUTES, *own.ROUTES, *root.ROUTES)
 """All routes that take a request of their own."""
 
 
-def make_app(service: Service, *, quiet: bool = False) -> Starlette:
+def make_app(service: Service, *, quiet: bool = False, tracer: Tracer | None = None) -> Starlette:
     """An ASGI application over a service, whose models may come later. ``quiet``: no access log."""
     options = service.options
     document = make_document(ROUTES, key=options.api_key is not None)
     routes = [StarletteRoute(route.path, endpoint(route, service), methods=["POST"]) for route in ROUTES]
-    middleware = [Middleware(AccessLog, quiet=quiet), Middleware(Guarded)]
+    middleware = [Middleware(AccessLog, quiet=quiet, tracer=tracer), Middleware(Guarded)]
     if options.cors:
         middleware.append(
             Middleware(CORSMiddleware, allow_origins=list(options.cors), allow_methods=["*"], allow_headers=["*"])

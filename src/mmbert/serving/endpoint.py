@@ -61,7 +61,7 @@ def json_response(answer: Any, status: int = 200, headers: dict[str, str] | None
 def refuse(request: Request, error: MMBertError) -> tuple[Response, str]:
     """The answer to what cannot be answered, and its kind."""
     found = failure(error)
-    request.state.error = found.message
+    request.state.error = found.kind if found.status in (404, 422) else found.message  # those quote the request
     return json_response(found.body(request.url.path), found.status, found.headers), found.kind
 
 
@@ -84,7 +84,8 @@ async def read_body(request: Request, service: Service) -> bytes:
     """The bytes of a request. Raises Refused for too many (413) or too slow ones (408)."""
     options = service.options
     limit = options.max_body
-    too_large = Refused(413, f"the request is larger than {limit:,} bytes, the limit", {"Connection": "close"})
+    too_large = Refused(413, f"the request is larger than {limit:,} bytes, the limit")  # read on: closing now would
+    # reset the connection under a client that still sends, before it reads the answer
     stated = request.headers.get("content-length", "")
     if stated.isdecimal() and int(stated) > limit:
         raise too_large

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import re
 
-import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from mmbert.serving.task import Timing
 
-prometheus_client.disable_created_metrics()
-
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-_POWERS = tuple(2**power for power in range(0, 21))
+_POWERS = tuple(2**power for power in range(21))
+
+_CREATED = re.compile(rb"^(?:# (?:HELP|TYPE) )?te_\w+_created[ {].*\n", re.MULTILINE)
+"""When each series began, which nobody asks for."""
 
 _TOTAL = re.compile(rb"^((?:# (?:HELP|TYPE) )?te_\w+?)_total(?=[ {])", re.MULTILINE)
 
@@ -96,7 +96,7 @@ class Meters:
 
     def page(self) -> bytes:
         """As Prometheus reads it."""
-        return _TOTAL.sub(rb"\1", generate_latest(self.registry))
+        return _TOTAL.sub(rb"\1", _CREATED.sub(b"", generate_latest(self.registry)))
 
     def _gauge(self, name: str, text: str) -> Gauge:
         return Gauge(name, text, ["model"], registry=self.registry)

@@ -48,10 +48,8 @@ class OpenAIFault(BaseModel):
 def make_document(routes: tuple[Route, ...], *, key: bool) -> dict[str, Any]:
     """The whole document. ``key``: an API key is asked for."""
     adapters = [TypeAdapter(route.gives) for route in routes]
-    asked, schemas = models_json_schema(
-        [(schema, "validation") for schema in dict.fromkeys([*(route.asks for route in routes), Fault, OpenAIFault])],
-        ref_template=_REFERENCE,
-    )
+    kinds: list[type[BaseModel]] = list(dict.fromkeys([*(route.asks for route in routes), Fault, OpenAIFault]))
+    asked, schemas = models_json_schema([(kind, "validation") for kind in kinds], ref_template=_REFERENCE)
     given, more = TypeAdapter.json_schemas(
         [(index, "serialization", adapter) for index, adapter in enumerate(adapters)],
         ref_template=_REFERENCE, schema_generator=GenerateJsonSchema,

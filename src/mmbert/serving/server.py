@@ -26,6 +26,7 @@ from mmbert.serving.app import make_app
 from mmbert.serving.engine import Limits
 from mmbert.serving.models import open_model, served_names, warm_up
 from mmbert.serving.service import Options, Service
+from mmbert.serving.tracing import Tracer
 from mmbert.serving.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class Server:
         batch_tokens: int | None = None,
         queue_tokens: int | None = None,
         options: Options | None = None,
+        otlp_endpoint: str | None = None,
         quiet: bool = False,
     ) -> None:
         """Options as in :func:`serve`. Raises ConfigError for what cannot be, or a port that cannot be had."""
@@ -61,12 +63,13 @@ class Server:
         self._models = list(zip(served_names(models, names), models, strict=True))
         self._device, self._precision = device, precision
         self._budgets = (batch_tokens, queue_tokens)
+        self._tracer = None if otlp_endpoint is None else Tracer(otlp_endpoint)
+        self._socket = _bind(host, port)
         self._worker = Worker()
         self._pool = ThreadPoolExecutor(self.service.workers, thread_name_prefix="tokenise")
-        self._socket = _bind(host, port)
         self.host, self.port = host, int(self._socket.getsockname()[1])
         config = uvicorn.Config(
-            make_app(self.service, quiet=quiet), access_log=False, log_config=None, lifespan="off",
+            make_app(self.service, quiet=quiet, tracer=self._tracer), access_log=False, log_config=None, lifespan="off",
             server_header=False, timeout_graceful_shutdown=_LAST_WORDS, backlog=2048,
         )  # fmt: skip
         self._http = uvicorn.Server(config)
@@ -110,6 +113,8 @@ class Server:
         self._socket.close()
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._worker.stop()
+        if self._tracer is not None:
+            self._tracer.close()
 
 
 def serve(
@@ -145,19 +150,17 @@ def serve(
     otlp_endpoint     where OpenTelemetry traces are sent; None: nowhere
     Raises ConfigError, WeightsError or TokenizerError in one line.
     """
-    options = Options(
-        max_body=max_body, auto_truncate=auto_truncate, api_key=api_key, cors=tuple(cors), otlp_endpoint=otlp_endpoint
-    )
+    options = Options(max_body=max_body, auto_truncate=auto_truncate, api_key=api_key, cors=tuple(cors))
     given = [models] if isinstance(models, str | Path) else list(models)
     server = Server(
         given, names=names, host=host, port=port, device=device, precision=precision, batch_tokens=max_batch_tokens,
-        queue_tokens=max_queue_tokens, options=options,
+        queue_tokens=max_queue_tokens, options=options, otlp_endpoint=otlp_endpoint,
     )  # fmt: skip
     if host not in ("127.0.0.1", "::1", "localhost") and api_key is None:
         log.warning("bound to %s without an API key: everyone who reaches this machine may ask", host)
     with _signals() as stopped:
-        server.start()
         try:
+            server.start()
             server.load()
             log.info("%s serves %s", server.url, ", ".join(served.describe() for served in server.service.models))
             stopped.wait_for_one()

@@ -22,7 +22,6 @@ class Options:
     auto_truncate     leave out the rest of texts that are too long, where the request says nothing
     api_key           None: everyone may ask
     cors              origins whose pages may ask
-    otlp_endpoint     where traces go; None: nowhere
     """
 
     max_inputs: int = 8192
@@ -32,7 +31,6 @@ class Options:
     auto_truncate: bool = False
     api_key: str | None = None
     cors: tuple[str, ...] = ()
-    otlp_endpoint: str | None = None
 
 
 @dataclass

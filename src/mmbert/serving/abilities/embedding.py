@@ -149,11 +149,11 @@ class Embedding:
         states = embedder.states(packed)
         notes = [text.note for text, _ in places]
         skips = [note.skip if isinstance(note, _Pooled) else 0 for note in notes]
-        pooled: Sequence[Any] = []
+        pooled: list[Any] = []
         if any(isinstance(note, _Pooled) for note in notes):
-            pooled = pool(states, packed, embedder.pooling.modes, skips).cpu().numpy()
+            pooled = list(pool(states, packed, embedder.pooling.modes, skips).cpu().numpy())
             if all(isinstance(note, _Pooled) for note in notes):
-                return list(pooled)
+                return pooled
         found: list[Any] = []
         for number, (rows, note, (_, index)) in enumerate(zip(packed.unpack(states), notes, places, strict=True)):
             if isinstance(note, _Pooled):

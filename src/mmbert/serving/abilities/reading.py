@@ -1,4 +1,4 @@
-"""What models with a head on tokens are asked: entities, filled masks, answers. Long texts go in windows, none is cut."""
+"""What models with a head on tokens are asked: entities, filled masks, answers. Long texts go in windows."""
 
 from __future__ import annotations
 

@@ -113,6 +113,6 @@ def _usage(call: Call) -> dict[str, int]:
 
 ROUTES = (
     Route("/v1/embeddings", "Vectors of texts (OpenAI)", Embeddings, EmbeddingsAnswer, embeddings, "embed"),
-    Route("/v1/rerank", "Documents by how well they answer (Cohere, Jina)", RerankDocuments, RerankAnswer, rerank, "rerank"),
+    Route("/v1/rerank", "Documents, best first (Cohere, Jina)", RerankDocuments, RerankAnswer, rerank, "rerank"),
     Route("/classify", "Classes of texts (infinity)", Classify, ClassifyAnswer, classify, "predict"),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""``POST /``: what huggingface_hub's InferenceClient sends, answered by the model's kind and the shape of the inputs."""
+"""``POST /``: what huggingface_hub's InferenceClient sends, answered by the kind of model and the shape of inputs."""
 
 from __future__ import annotations
 

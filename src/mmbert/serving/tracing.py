@@ -1,0 +1,71 @@
+"""OpenTelemetry on request: a span for each request, with what it waited for, sent by OTLP over HTTP."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
+from mmbert import __version__
+from mmbert.errors import MissingExtra
+
+
+class Tracer:
+    """Sends spans to ``endpoint`` (http://localhost:4318), in the background. Raises MissingExtra."""
+
+    def __init__(self, endpoint: str) -> None:
+        try:
+            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+            from opentelemetry.sdk.resources import Resource
+            from opentelemetry.sdk.trace import TracerProvider
+            from opentelemetry.sdk.trace.export import BatchSpanProcessor
+            from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+        except ModuleNotFoundError as error:
+            raise MissingExtra("opentelemetry-sdk", "otel") from error
+        resource = Resource.create({"service.name": "mmbert", "service.version": __version__})
+        self._provider = TracerProvider(resource=resource)
+        exporter = OTLPSpanExporter(endpoint=endpoint.rstrip("/") + "/v1/traces")
+        self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._tracer = self._provider.get_tracer("mmbert.serving", __version__)
+        self._parents = TraceContextTextMapPropagator()
+
+    def record(self, scope: Scope, status: int, seconds: float) -> None:
+        """One request that has been answered; its trace goes on that of the client's ``traceparent``."""
+        from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
+
+        ended = time.time_ns()
+        begun = ended - _nanoseconds(seconds)
+        call = scope.get("state", {}).get("call")
+        attributes: dict[str, Any] = {
+            "http.request.method": scope["method"],
+            "url.path": scope["path"],
+            "http.response.status_code": status,
+        }
+        if call is not None and call.model is not None:
+            attributes |= {"mmbert.model": call.model, "mmbert.texts": call.texts, "mmbert.tokens": call.timing.tokens}
+        span = self._tracer.start_span(
+            f"{scope['method']} {scope['path']}",
+            context=self._parents.extract(dict(Headers(scope=scope))),
+            kind=SpanKind.SERVER,
+            attributes=attributes,
+            start_time=begun,
+        )
+        if status >= 500:
+            span.set_status(Status(StatusCode.ERROR))
+        if call is not None and call.timing.tokens:
+            inside, at = set_span_in_context(span), begun
+            for name in ("tokenization", "queue", "inference"):
+                until = at + _nanoseconds(getattr(call.timing, name))
+                self._tracer.start_span(name, context=inside, start_time=at).end(until)
+                at = until
+        span.end(ended)
+
+    def close(self) -> None:
+        """Send what is left."""
+        self._provider.shutdown()
+
+
+def _nanoseconds(seconds: float) -> int:
+    return int(seconds * 1e9)
