@@ -283,7 +283,7 @@ def overhead(folder: Path, work: Path, options: argparse.Namespace) -> Iterator[
 
 
 def overload(folder: Path, work: Path, options: argparse.Namespace) -> Iterator[str]:
-    with ours(folder, options, "--queue-tokens", str(options.queue_tokens)) as server:
+    with ours(folder, options, "--max-queue-tokens", str(options.queue_tokens)) as server:
         able = load(server, work, connections=16, seconds=options.seconds)
         before = server.resident()
         load(server, work, rate=10 * able["rate"], seconds=10)

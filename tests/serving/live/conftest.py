@@ -1,4 +1,4 @@
-"""Little models with random weights, and real servers around them."""
+"""Little models with random weights, and real servers around them on sockets of this machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from mmbert import MaskedLM, ModelConfig, train_tokenizer
 from mmbert.model.encoder import Encoder
-from mmbert.model.tasks import SequenceClassifier, TokenClassifier
+from mmbert.model.tasks import SequenceClassifier, SpanClassifier, TokenClassifier
 from mmbert.recipe import TokenizerTraining
 from mmbert.serving.server import Server
 
@@ -19,7 +19,7 @@ LONGEST = 512
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A folder for masks, classes and tags; they read 512 tokens, so that bytes of any script fit."""
+    """A folder of each kind, by its name in the guides; they read 512 tokens, so that bytes of any script fit."""
     import torch
 
     root = tmp_path_factory.mktemp("served")
@@ -30,18 +30,20 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         vocab_size=words.vocab_size, hidden_size=16, intermediate_size=16, num_layers=2, num_heads=2,
         max_context=LONGEST, initializer_range=0.3,
     )  # fmt: skip
-    MaskedLM(config).save(root / "masks")
-    SequenceClassifier(Encoder(config), 3, pooling="mean").save(root / "classes", ["sport", "weather", "news"])
-    TokenClassifier(Encoder(config), 3).save(root / "tags", ["O", "B-PER", "I-PER"])
-    found = {folder.name: folder for folder in sorted(root.iterdir())}
-    for folder in found.values():
+    Encoder(config).save(root / "tuned")
+    MaskedLM(config).save(root / "pretrained")
+    SequenceClassifier(Encoder(config), 3, pooling="mean").save(root / "sentiment", ["bad", "fair", "good"])
+    SequenceClassifier(Encoder(config), 1, pooling="cls").save(root / "reranker", ["score"])
+    TokenClassifier(Encoder(config), 3).save(root / "names", ["O", "B-PER", "I-PER"])
+    SpanClassifier(Encoder(config), 2).save(root / "answers", ["start", "end"])
+    for folder in root.iterdir():
         words.save(folder, max_tokens=LONGEST)
-    return found
+    return {folder.name: folder for folder in root.iterdir()}
 
 
 @contextmanager
 def serving(*folders: Path) -> Iterator[str]:
-    """The address of a server on a socket of this machine."""
+    """The address of a server."""
     server = Server(folders, port=0, precision="fp32", quiet=True)
     server.start()
     try:
@@ -53,9 +55,16 @@ def serving(*folders: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def served(models: dict[str, Path]) -> Iterator[str]:
-    """All models behind one address; masks and vectors come first."""
-    with serving(models["masks"], models["classes"], models["tags"]) as url:
+    """All models behind one address; the one for masks and vectors comes first."""
+    names = ["pretrained", "tuned", "sentiment", "names", "reranker", "answers"]
+    with serving(*(models[name] for name in names)) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def guided(served: str) -> str:
+    """The server of the guides, without a slash at its end."""
+    return served.rstrip("/")
 
 
 @pytest.fixture(scope="module")
