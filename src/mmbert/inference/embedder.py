@@ -191,7 +191,7 @@ class Embedder(DropIn):
         width = self._width(dimensions)
         prefix = self.prompt_text(prompt)
         skip = self.skipped(prefix)
-        self._warn_untuned()
+        self.warn_untuned()
 
         def embed(packed: Packed, indices: list[int]) -> list[np.ndarray]:
             pooled = pool(self.states(packed), packed, self.pooling.modes, skip)
@@ -239,7 +239,7 @@ class Embedder(DropIn):
             self, _stream(texts), chunking=chunking, by=by, size=size, overlap=overlap,
             prompt=prompt, dimensions=self._width(dimensions), normalize=normalize, output=output, progress=progress,
         )  # fmt: skip
-        self._warn_untuned()
+        self.warn_untuned()
         if isinstance(texts, str):
             return next(found)
         return found if isinstance(texts, Iterator) else list(found)
@@ -299,7 +299,8 @@ class Embedder(DropIn):
                 "so for others): passages() or chunking='windows' reads all",
             )
 
-    def _warn_untuned(self) -> None:
+    def warn_untuned(self) -> None:
+        """Say, once, that vectors of a model that was only pretrained may disappoint."""
         if not self.loaded.tuned:
             self.say_once(
                 "untuned",

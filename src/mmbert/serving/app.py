@@ -40,7 +40,7 @@ def make_app(service: Service, *, quiet: bool = False, tracer: Tracer | None = N
     return Starlette(
         routes=[*routes, *site_routes(service, document)],
         middleware=middleware,
-        exception_handlers={MMBertError: _refused, HTTPException: _not_found},
+        exception_handlers={MMBertError: _refused, HTTPException: _not_found, Exception: _broken},
     )
 
 
@@ -55,3 +55,8 @@ async def _not_found(request: Request, error: Exception) -> Response:
     what = {404: "there is nothing at", 405: f"{request.method} is not for"}.get(error.status_code, str(error.detail))
     message = f"{what} {request.url.path}: GET /openapi.json tells the routes"
     return refuse(request, Refused(error.status_code, message, error.headers))[0]
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    """A bug of ours; starlette raises it again behind the answer, so that its traceback is on stderr."""
+    return refuse(request, Refused(500, "an error of the server: its log has the traceback"))[0]

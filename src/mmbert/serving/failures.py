@@ -39,7 +39,7 @@ _STATUSES: dict[type[MMBertError], int] = {
 
 _TYPES = {
     400: "Validation", 401: "Unauthorized", 404: "NotFound", 405: "Validation", 408: "Validation", 413: "Validation",
-    422: "Validation", 424: "Backend", 429: "Overloaded", 503: "Unhealthy",
+    422: "Validation", 424: "Backend", 429: "Overloaded", 500: "Backend", 503: "Unhealthy",
 }  # fmt: skip
 """The ``error_type`` of each status."""
 

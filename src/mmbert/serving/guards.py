@@ -33,7 +33,7 @@ class Keys:
 
     def _known(self, scope: Scope) -> bool:
         kind, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
-        same = hmac.compare_digest(given.strip().encode(), self._key)
+        same = hmac.compare_digest(given.strip().encode("latin-1"), self._key)  # as bytes came
         return same and kind.lower() == "bearer"
 
 

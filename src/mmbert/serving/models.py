@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -140,8 +140,8 @@ class Models:
     def add(self, served: Served) -> None:
         self._models[served.name] = served
 
-    def __iter__(self) -> Any:
-        return iter(self._models.values())
+    def __iter__(self) -> Iterator[Served]:
+        return iter(list(self._models.values()))  # one may be added meanwhile
 
     def __len__(self) -> int:
         return len(self._models)

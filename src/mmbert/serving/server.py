@@ -105,6 +105,8 @@ class Server:
     def drain(self) -> None:
         """Refuse new work and wait until all that was accepted is answered."""
         self.service.state = "draining"
+        for served in self.service.models:
+            served.engine.close("the server is going down")
         while self.service.outstanding:
             time.sleep(0.02)
 
@@ -115,8 +117,8 @@ class Server:
         if self._thread.ident is not None:
             self._thread.join(_LAST_WORDS + 5)
         self._socket.close()
-        self._pool.shutdown(wait=True, cancel_futures=True)
         self._worker.stop()
+        self._pool.shutdown()
         if self._tracer is not None:
             self._tracer.close()
 
@@ -222,13 +224,16 @@ def _processors() -> int:
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises ConfigError where it cannot be had."""
+    """A socket at this address. Raises ConfigError where it cannot be had."""
+    made = None
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         made = socket.socket(family, socket.SOCK_STREAM)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind((host, port))
     except (OSError, OverflowError) as error:
+        if made is not None:
+            made.close()
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(f"cannot listen on {host}:{port}: {reason}; choose another --port or --host") from error
     return made

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mmbert.errors import ConfigError
+from mmbert.errors import ConfigError, TooLong
 from mmbert.inference.rows import Rows
 from mmbert.packed import Packed
 from mmbert.serving.abilities.texts import characters
@@ -14,23 +14,35 @@ from mmbert.serving.task import Place, Task
 
 
 def tokens_of(
-    served: Served, texts: Sequence[str], specials: bool, prompt: str | None
+    served: Served, texts: Sequence[str], specials: bool, prompt: str | None, most: int
 ) -> Task[list[list[dict[str, Any]]]]:
     """Of each text its tokens: {id, text, special, start, stop, token, bytes}, places in characters of the text.
 
     specials  <bos> and <eos> too
     prompt    a name of the model's prompts, whose text stands before each; None: none
+    most      tokens in all; for more: TooLong
     """
     prompts = served.loaded.prompts
     if prompt is not None and prompt not in prompts:
         raise ConfigError(f"prompt_name {prompt!r} is none of the model's: {', '.join(prompts) or 'it has none'}")
     prefix = prompts[prompt] if prompt is not None else ""
-    return _task(len(texts), characters(texts), lambda: [_tokens(served, prefix + text, specials) for text in texts])
+
+    def work() -> list[list[dict[str, Any]]]:
+        found: list[list[dict[str, Any]]] = []
+        left = most
+        for text in texts:
+            found.append(_tokens(served, prefix + text, specials, left))
+            left -= len(found[-1])
+        return found
+
+    return _task(len(texts), characters(texts), work)
 
 
-def _tokens(served: Served, text: str, specials: bool) -> list[dict[str, Any]]:
+def _tokens(served: Served, text: str, specials: bool, most: int) -> list[dict[str, Any]]:
     tokenizer = served.loaded.tokenizer
     ((ids, spans),) = tokenizer.encode_spans([text], specials=True)
+    if len(ids) > most:
+        raise TooLong(f"the inputs have more tokens than one answer tells of, by {len(ids) - most:,}: send fewer")
     bytes_of = served.token_bytes
     found = []
     for index, (start, stop) in zip(ids.tolist(), spans.tolist(), strict=True):

@@ -40,6 +40,7 @@ class Embedding:
 
     def __init__(self, embedder: Embedder) -> None:
         self.embedder = embedder
+        embedder.warn_untuned()
         self._prefix = lru_cache(256)(self._prefix_of)
 
     def embed(

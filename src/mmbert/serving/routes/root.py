@@ -52,11 +52,15 @@ def read(schema: type[M], **fields: Any) -> M:
 
 
 def explain(error: ValidationError) -> str:
-    """The first fault of a request, with its place."""
-    fault = error.errors(include_url=False, include_input=False)[0]
+    """The fault of a request, with its place: of several possible shapes, of the one that it comes closest to.
+
+    That is where a fault lies deepest, and where it is not the type that is wrong.
+    """
+    faults = error.errors(include_url=False, include_input=False)
+    fault = max(faults, key=lambda fault: (len(fault["loc"]), not fault["type"].endswith("_type")))
     place = ".".join(str(part) for part in fault["loc"])
     message = str(fault["msg"]).removeprefix("Value error, ")
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     return f"{place}: {message}{more}" if place else f"{message}{more}"
 
 

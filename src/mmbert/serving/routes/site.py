@@ -56,8 +56,7 @@ def site_routes(service: Service, document: dict[str, Any]) -> list[BaseRoute]:
     async def page(request: Request) -> Response:
         if "text/html" in request.headers.get("accept", "") and (WEB / "index.html").is_file():
             return FileResponse(WEB / "index.html", headers={"Cache-Control": "no-cache"})
-        names = [served.name for served in service.models]
-        return json_response({"name": "mmbert", "version": __version__, "models": names, "openapi": "/openapi.json"})
+        return json_response({"name": "mmbert", "version": __version__, "openapi": "/openapi.json"})
 
     return [
         StarletteRoute("/health", health),

@@ -22,6 +22,7 @@ from mmbert.serving.schemas import (
     SimilarityParameters,
     Tokenize,
 )
+from mmbert.serving.tokens import text_of, tokens_of
 
 
 class Label(BaseModel):
@@ -144,18 +145,15 @@ async def similarity(asked: Similarity, call: Call) -> Any:
 
 async def tokenize(asked: Tokenize, call: Call) -> list[list[dict[str, Any]]]:
     """The tokens of each text as the model sees them."""
-    from mmbert.serving.tokens import tokens_of
-
     served = call.service.models.find(asked.model)
     texts = listed(asked.inputs)
     call.check_count(len(texts))
-    return await call.ask(served, tokens_of(served, texts, asked.add_special_tokens is not False, asked.prompt_name))
+    specials, most = asked.add_special_tokens is not False, call.service.options.max_numbers // 32
+    return await call.ask(served, tokens_of(served, texts, specials, asked.prompt_name, most))
 
 
 async def decode(asked: Decode, call: Call) -> list[str]:
     """The text of token ids."""
-    from mmbert.serving.tokens import text_of
-
     served = call.service.models.find(asked.model)
     rows: Any = asked.ids if asked.ids and isinstance(asked.ids[0], list) else [asked.ids]
     call.check_count(len(rows))
