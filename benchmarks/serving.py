@@ -26,6 +26,7 @@ import json
 import os
 import platform
 import random
+import signal
 import socket
 import statistics
 import subprocess
@@ -358,7 +359,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--connections", nargs="+", type=int, default=[1, 8, 64])
     parser.add_argument("--seconds", type=float, default=10, help="of each measurement of speed")
     parser.add_argument("--steady-seconds", type=float, default=60)
-    parser.add_argument("--queue-tokens", type=int, default=65_536, help="the limit of the server that is overloaded")
+    parser.add_argument("--queue-tokens", type=int, default=16_384, help="the limit of the server that is overloaded")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of every server and of the library")
     parser.add_argument("--home", type=Path, help="a folder that keeps the models; default: one that is removed")
@@ -376,6 +377,7 @@ def main() -> None:
     if options.child_rival:
         run_rival(*options.child_rival, options.port)
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers end with it
     names = ", ".join(f"{name} {version(name)}" for name in ("torch", "uvicorn", "sentence-transformers"))
     print(f"    python benchmarks/serving.py {' '.join(sys.argv[1:])}\n")
     print(

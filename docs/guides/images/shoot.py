@@ -16,7 +16,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-DESK, PHONE = {"width": 1120, "height": 900}, {"width": 390, "height": 844}
+DESK, PHONE = {"width": 1120, "height": 1240}, {"width": 390, "height": 844}
 
 
 def search(page: Page) -> None:
