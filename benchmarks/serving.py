@@ -48,7 +48,7 @@ sys.path.insert(0, str(Path(__file__).parent / "inference"))  # its texts and mo
 
 TIMEOUT = 120.0
 """Seconds after which a request counts as lost."""
-MOST_IN_FLIGHT = 1000
+MOST_IN_FLIGHT = 256
 PARTS = ("speed", "overhead", "overload", "steady", "rival")
 
 
