@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import signal
 import socket
 import subprocess
@@ -20,11 +21,12 @@ import orjson
 import pytest
 from serving_models import serving
 
-from mmbert.errors import ConfigError
+from mmbert.errors import ConfigError, MissingExtra
 from mmbert.serving import server as server_module
 from mmbert.serving.abilities.embedding import Embedding
 from mmbert.serving.models import served_names
 from mmbert.serving.server import Server
+from mmbert.serving.tracing import Tracer
 
 
 @contextmanager
@@ -148,6 +150,15 @@ def test_options_that_cannot_be(folders: Path, options: dict[str, Any], message:
     models = options.pop("models", [folders / "tuned"])
     with pytest.raises(ConfigError, match=message):
         Server(models, port=0, **options)
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(MissingExtra, match=r"uvicorn is not installed: pip install 'mmbert\[serve\]'"):
+        runpy.run_path(server_module.__file__)
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.resources", None)
+    with pytest.raises(MissingExtra, match=r"mmbert\[otel\]"):
+        Tracer("http://127.0.0.1:4318")
 
 
 def test_names(folders: Path) -> None:

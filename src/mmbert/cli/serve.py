@@ -40,14 +40,8 @@ def serve(
     ] = None,
 ) -> None:
     """Models over HTTP: OpenAI's, text-embeddings-inference's and our own routes, and a page at /."""
-    from mmbert.errors import MissingExtra
+    from mmbert.serving.server import serve as run
 
-    try:
-        from mmbert.serving.server import serve as run
-    except ModuleNotFoundError as error:
-        if error.name not in ("starlette", "uvicorn", "prometheus_client"):
-            raise
-        raise MissingExtra(str(error.name), "serve") from error
     run(
         models, names=served_model_name or (), host=host, port=port, device=device, precision=precision,
         max_batch_tokens=max_batch_tokens, max_queue_tokens=max_queue_tokens, max_body=max_body,

@@ -60,7 +60,7 @@ class Embeddings(Foreign):
 
     input: Texts
     model: ModelName = None
-    encoding_format: Literal["float", "base64"] = "float"
+    encoding_format: Literal["float", "base64"] | None = "float"
     dimensions: Dimensions = None
     user: str | None = None
     prompt_name: PromptName = None

@@ -18,9 +18,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-import uvicorn
+from mmbert.errors import ConfigError, MissingExtra
 
-from mmbert.errors import ConfigError
+try:
+    import prometheus_client  # noqa: F401
+    import starlette  # noqa: F401
+    import uvicorn
+except ModuleNotFoundError as error:
+    raise MissingExtra(str(error.name), "serve") from error
+
 from mmbert.inference.load import load
 from mmbert.serving.app import make_app
 from mmbert.serving.engine import Limits
