@@ -59,13 +59,13 @@ def draw(name: str, tokenizer: Tokenizer, count: int | None = None, longest: int
     lengths = np.random.default_rng(SEED).normal(mean, deviation, number).round().clip(16, top).astype(int)
     if name == "query":
         lengths = np.array([10])
-    texts = _cut(lengths.tolist(), tokenizer, exact=not deviation)
+    texts = cut(lengths.tolist(), tokenizer, exact=not deviation)
     ends = [np.array([index], np.uint32) for index in (tokenizer.bos_id, tokenizer.eos_id)]
     rows = tokenizer.encode_batch(texts, specials=True)
     return Work(name, texts, [np.concatenate([ends[0], row[: top - 2], ends[1]]) for row in rows], top)
 
 
-def _cut(lengths: list[int], tokenizer: Tokenizer, *, exact: bool) -> list[str]:
+def cut(lengths: list[int], tokenizer: Tokenizer, *, exact: bool) -> list[str]:
     """Texts of about so many tokens, ends included; ``exact``: somewhat more, for all to be cut at the longest."""
     wanted = [length - 2 + (length // 8 if exact and length > 16 else 0) for length in lengths]
     stream, texts, found = iter(lines()), list[str](), 0

@@ -40,6 +40,10 @@ log = logging.getLogger(__name__)
 _LAST_WORDS = 30
 """Seconds that clients have to take their answers when everything is computed."""
 
+_IDLE = 75
+"""Seconds that a connection may be idle: longer than clients (httpx: 5) and proxies (nginx: 60) keep one, so that it is
+never closed here in the moment in which it is used there."""
+
 
 class Server:
     """Models behind a socket. :meth:`start` answers 503, :meth:`load` makes it serve, :meth:`stop` drains."""
@@ -76,7 +80,7 @@ class Server:
         self.host, self.port = host, int(self._socket.getsockname()[1])
         config = uvicorn.Config(
             make_app(self.service, quiet=quiet, tracer=self._tracer), access_log=False, log_config=None, lifespan="off",
-            server_header=False, timeout_graceful_shutdown=_LAST_WORDS, backlog=2048,
+            server_header=False, timeout_graceful_shutdown=_LAST_WORDS, timeout_keep_alive=_IDLE, backlog=2048,
         )  # fmt: skip
         self._http = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._http.run, args=([self._socket],), name="http", daemon=True)

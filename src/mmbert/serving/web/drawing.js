@@ -1,0 +1,132 @@
+// Elements of the page: small makers, and answers drawn with them. Texts are only ever set as text, never as HTML.
+
+const SHOWN = 20; // hits at first, or all where only a few more would be hidden
+const FEW = 5;
+const MOST_SHOWN = 500;
+const MOST_LABELS = 6;
+const MOST_PAIRS = 3;
+
+export const find = (selector, root = document) => root.querySelector(selector);
+export const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+
+/** An element with properties (``style`` takes CSS variables, ``on...`` listeners) and children; "" is no child. */
+export function make(tag, properties = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name === "style") Object.entries(value).forEach(([key, to]) => element.style.setProperty(key, to));
+    else if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name in element) element[name] = value;
+    else element.setAttribute(name, value);
+  }
+  element.append(...children.flat().filter((child) => child !== ""));
+  return element;
+}
+
+export const number = new Intl.NumberFormat("en");
+export const counted = (count, one, many = `${one}s`) => `${number.format(count)} ${count === 1 ? one : many}`;
+export const dot = (a, b) => a.reduce((sum, value, place) => sum + value * b[place], 0);
+
+const percent = (value) => (value >= 0.0995 ? `${Math.round(value * 100)} %` : `${(value * 100).toFixed(1)} %`);
+const fixed = (value) => value.toFixed(2).replace("-", "−");
+const bytes = (text) => new TextEncoder().encode(text).length;
+const meter = (part) => make("span", { className: "meter" }, make("i", { style: { "--part": Math.min(1, Math.max(0, part)) } }));
+
+/** Texts in the order of their scores. */
+export function hits(texts, scores) {
+  const order = texts.map((text, place) => ({ text, score: scores[place] })).sort((a, b) => b.score - a.score);
+  const top = order[0].score, low = Math.min(0, order.at(-1).score);
+  const row = ({ text, score }, place) => make("li", {},
+    make("span", { className: "rank" }, `${place + 1}`), make("span", { className: "text", dir: "auto" }, text),
+    make("span", { className: "score" }, fixed(score)), meter((score - low) / (top - low || 1)));
+  const first = order.length <= SHOWN + FEW ? order.length : SHOWN;
+  const list = make("ol", { className: "hits" }, order.slice(0, first).map(row));
+  const rest = order.slice(first, MOST_SHOWN);
+  if (!rest.length) return [list];
+  const more = make("button", { type: "button", onclick() {
+    list.append(...rest.map((one, place) => row(one, place + first)));
+    more.remove();
+  } }, `Show ${number.format(rest.length)} more`);
+  return [list, more];
+}
+
+/** A table of numbers whose colour says the same, from the smallest to the largest of them; and the closest pairs. */
+export function heatMap(texts, rows) {
+  const scores = rows.map((a) => rows.map((b) => dot(a, b)));
+  const pairs = texts.flatMap((_, i) => texts.slice(0, i).map((_, j) => ({ i, j, score: scores[i][j] }))).sort((a, b) => b.score - a.score);
+  const high = pairs[0].score, low = pairs.at(-1).score;
+  const cell = (score, i, j) => (i === j ? make("td", { className: "self" }, "·") : make("td", {
+    title: `${texts[i]}\n${texts[j]}`, style: { "--part": (score - low) / (high - low || 1) },
+  }, fixed(score)));
+  const row = (text, i) => make("tr", {},
+    make("th", { scope: "row", title: text }, make("b", {}, `${i + 1}`), make("bdi", {}, text)),
+    scores[i].map((score, j) => cell(score, i, j)));
+  const table = make("table", { className: "heat" }, make("caption", { className: "unseen" }, "Cosine of each pair"),
+    make("thead", {}, make("tr", {}, make("td", {}), texts.map((_, j) => make("th", { scope: "col" }, `${j + 1}`)))),
+    make("tbody", {}, texts.map(row)));
+  const pair = ({ i, j, score }) => make("li", {},
+    make("span", {}, make("span", { dir: "auto" }, texts[j]), make("span", { dir: "auto" }, texts[i])),
+    make("span", { className: "score" }, fixed(score)));
+  return [
+    make("div", { className: "scroll", tabIndex: 0, role: "region", ariaLabel: "Similarity of each pair" }, table),
+    make("p", { className: "said" }, fixed(low), make("span", { className: "key" }), fixed(high)),
+    make("h2", {}, "Closest"), make("ol", { className: "pairs" }, pairs.slice(0, MOST_PAIRS).map(pair)),
+  ];
+}
+
+/** The guesses for one of the masks of a text, each with the text as it would be. */
+export function fills(text, guesses, place, count) {
+  const before = text.split("<mask>").slice(0, place + 1).join("<mask>");
+  const row = ({ token, score, text: whole }) => {
+    const at = whole.indexOf(token, Math.max(0, before.trimEnd().length));
+    const parts = at < 0 ? [whole] : [whole.slice(0, at), make("mark", {}, token), whole.slice(at + token.length)];
+    return make("li", {}, make("bdi", { className: "token" }, token), meter(score), make("span", { className: "score" }, percent(score)),
+      make("span", { className: "whole", dir: "auto" }, ...parts));
+  };
+  return [count > 1 ? make("h2", {}, `Mask ${place + 1}`) : "", make("ol", { className: "fills" }, guesses.map(row))];
+}
+
+/** Tokens as chips in the direction of their text. A byte that is no character alone shows as a hexadecimal number. */
+export function pieces(texts, found) {
+  const counts = found.map((tokens) => tokens.filter((token) => !token.special).length);
+  const rates = texts.map((text, place) => bytes(text) / (counts[place] || 1));
+  const top = Math.max(...rates);
+  const said = (text, place) => make("p", { className: "said" }, make("span", {}, make("strong", {}, fixed(rates[place])), " bytes a token"),
+    make("span", {}, [counted(counts[place], "token"), counted(bytes(text), "byte"), counted([...text].length, "character")].join(" · ")));
+  return texts.map((text, place) => make("div", { className: "pieces" }, said(text, place), meter(rates[place] / top),
+    make("div", { className: "cut", dir: directionOf(text) }, found[place].map(chip))));
+}
+
+function chip({ id, text, token, special, bytes: size }) {
+  const byte = /^<0x([0-9A-F]{2})>$/.exec(token)?.[1];
+  const shown = special ? token : byte ?? text;
+  return make("span", { className: `piece ${special ? "special" : byte ? "byte" : ""}`, title: `token ${id}, ${counted(size, "byte")}` },
+    make("bdi", {}, shown.replace(/ /g, "·").replace(/\n/g, "↵")), make("small", {}, `${id}`));
+}
+
+/** As dir=auto decides, for boxes whose own content begins with markup: the first letter that has a direction. */
+function directionOf(text) {
+  const letter = /\p{L}/u.exec(text)?.[0] ?? "";
+  return /[\p{Script=Arabic}\p{Script=Hebrew}\p{Script=Syriac}\p{Script=Thaana}\p{Script=Nko}\p{Script=Adlam}]/u.test(letter) ? "rtl" : "ltr";
+}
+
+/** Each text with its classes, best first. */
+export function judged(texts, found) {
+  const label = ({ label, score }, place) => [make("bdi", { className: place ? "" : "best" }, label), meter(score), make("span", {}, percent(score))];
+  const row = (scores, place) => make("li", {}, make("span", { dir: "auto" }, texts[place]),
+    make("div", { className: "labels" }, [...scores].sort((a, b) => b.score - a.score).slice(0, MOST_LABELS).flatMap(label)));
+  return make("ul", { className: "rows" }, found.map(row));
+}
+
+/** The text with its entities marked. Spans count code points, as Python does, not JavaScript's units. */
+export function story(text, spans) {
+  const letters = [...text], kinds = [...new Set(spans.map(({ label }) => label))], parts = [];
+  let at = 0;
+  for (const span of [...spans].sort((a, b) => a.start - b.start)) {
+    if (span.start < at) continue;
+    parts.push(letters.slice(at, span.start).join(""));
+    parts.push(make("span", { className: `entity tone-${kinds.indexOf(span.label) % 6}`, title: percent(span.score) },
+      letters.slice(span.start, span.end).join(""), make("small", { dir: "ltr" }, span.label)));
+    at = span.end;
+  }
+  return make("div", { className: "story", dir: directionOf(text) }, ...parts, letters.slice(at).join(""));
+}
