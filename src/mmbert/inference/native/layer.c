@@ -9,7 +9,7 @@
  */
 #include "lanes.h"
 
-enum { BLOCK = 48 /* rows at a time, of ROWS each */, COLUMNS = WIDE * LANES };
+enum { BLOCK = 48 /* the most rows at a time */, COLUMNS = WIDE * LANES };
 
 typedef struct {
     const char *weight;      /* (N / 64, K / n, 64, n): n = 4 of int8 or 2 of bf16 */
@@ -31,7 +31,7 @@ typedef struct {
     const uint16_t *attended;  /* mix: (T, h) bf16 */
     void *to;                  /* project: (T, 3 h) bf16; mix: (T, h) fp32 */
     char *scratch;             /* (threads, room) bytes */
-    int64_t room, tokens, threads;
+    int64_t room, tokens, block, threads;
 } Rows;
 
 typedef enum { STORE, GATE, ADD } Then;
@@ -142,10 +142,15 @@ INLINE void product(const Matrix *m, const char *rows, const float *scales, int6
         }
 }
 
+/* Where rounded rows are kept: behind room for the MLP of ``count`` rows and those that fill the last ROWS up. */
+INLINE char *behind(float *room, int64_t count, int64_t inner) {
+    return (char *)(room + (count + ROWS - 1) / ROWS * ROWS * inner);
+}
+
 /* Norm and Wqkv of ``count`` rows. */
 INLINE void project_rows(const Layer *l, const float *x, uint16_t *qkv, int64_t count, float *room, int int8) {
     const int64_t h = l->qkv.in;
-    char *rows = (char *)(room + BLOCK * l->narrow.in);
+    char *rows = behind(room, count, l->narrow.in);
     float scales[BLOCK];
     for (int64_t r = 0; r < count; r++) {
         if (l->attn_norm) norm(x + r * h, l->attn_norm, l->eps, room, h);
@@ -158,7 +163,7 @@ INLINE void project_rows(const Layer *l, const float *x, uint16_t *qkv, int64_t 
 INLINE void mix_rows(const Layer *l, const float *x, const uint16_t *attended, float *to, int64_t count, float *room,
                      int int8) {
     const int64_t h = l->out.out, inner = l->narrow.in, size = int8 ? 1 : 2;
-    char *rows = (char *)(room + BLOCK * inner);
+    char *rows = behind(room, count, inner);
     float scales[BLOCK];
     for (int64_t r = 0; r < count; r++) {
         for (int64_t i = 0; i < h; i += LANES)
@@ -191,12 +196,11 @@ static void mix_bf16(const Layer *l, const float *x, const uint16_t *a, float *t
 
 /* ``mixing``: what comes after attention, else what comes before it. */
 void run_layer(const Layer *l, const Rows *b, int mixing) {
-    const int64_t h = l->qkv.in, share = (b->tokens + b->threads - 1) / b->threads; /* few rows: a part for each */
-    const int64_t block = share < BLOCK ? (share + ROWS - 1) / ROWS * ROWS : BLOCK;
+    const int64_t h = l->qkv.in;
 #pragma omp parallel for schedule(dynamic) num_threads((int)b->threads)
-    for (int64_t begin = 0; begin < b->tokens; begin += block) {
+    for (int64_t begin = 0; begin < b->tokens; begin += b->block) {
         float *room = (float *)(b->scratch + omp_get_thread_num() * b->room);
-        const int64_t count = b->tokens - begin < block ? b->tokens - begin : block;
+        const int64_t count = b->tokens - begin < b->block ? b->tokens - begin : b->block;
         const float *x = b->x + begin * h;
         if (mixing)
             (l->int8 ? mix_int8 : mix_bf16)(l, x, b->attended + begin * h, (float *)b->to + begin * h, count, room);

@@ -1,4 +1,4 @@
-"""Layers in bf16 and int8 by ``layer.c``: norms, matrices and GeGLU of some rows at a time, which never leave the cache.
+"""Layers in bf16 and int8 by ``layer.c``: norms, matrices and GeGLU of some rows at a time, which stay in the cache.
 
 Where ``native.kernel`` can be built and the processor has VNNI and no AMX, whose products are faster than these and
 used by torch. Numbers are those of ``fast.FastLayer`` and ``int8.Int8Layer``, or nearer to fp32: what is added to the
@@ -27,7 +27,9 @@ from mmbert.packed import Packed
 
 log = logging.getLogger(__name__)
 
-BLOCK = 48  # of layer.c: rows at a time
+ROWS, BLOCK = 6, 48
+"""Of layer.c: rows that are multiplied together, and the most that go from the first matrix to the last together."""
+
 _COLUMNS = 64
 _HALF = _COLUMNS // 2
 
@@ -59,7 +61,7 @@ class _Rows(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("x", "attended", "to", "scratch")),
-        *((name, ctypes.c_int64) for name in ("room", "tokens", "threads")),
+        *((name, ctypes.c_int64) for name in ("room", "tokens", "block", "threads")),
     )
 
 
@@ -104,44 +106,56 @@ class NativeLayer(nn.Module):
         halves = (half.view(-1, _HALF, half.shape[1]) for half in layer.mlp.Wi.weight.detach().chunk(2))
         self.wide = NativeMatrix(torch.stack([*halves], 1).flatten(0, 2), int8=int8)
         self.narrow = NativeMatrix(layer.mlp.Wo.weight, int8=int8)
+        self._described = (0, b"")  # where the weights are, and all pointers
 
     def forward(self, x: Tensor, plan: AttentionPlan, turns: Angles) -> Tensor:
         """(T, h) -> (T, h), fp32."""
-        x, described = x.contiguous(), self._describe()
+        x = x.contiguous()
         qkv = x.new_empty(x.shape[0], 3, x.shape[1] // self.head_dim, self.head_dim, dtype=torch.bfloat16)
-        self._run(described, x, None, qkv)
-        attended = kernel.attend(qkv, turns, plan, local=self.local)
+        self._run(x, None, qkv)
         mixed = torch.empty_like(x)
-        self._run(described, x, attended, mixed)
+        self._run(x, kernel.attend(qkv, turns, plan, local=self.local), mixed)
         return mixed
 
-    def _run(self, described: _Layer, x: Tensor, attended: Tensor | None, to: Tensor) -> None:
+    def _run(self, x: Tensor, attended: Tensor | None, to: Tensor) -> None:
         """What stands before attention, or (``attended``) after it."""
-        threads = torch.get_num_threads()
+        tokens, threads = x.shape[0], torch.get_num_threads()
+        share = -(-tokens // threads)
+        block = min(BLOCK, -(-share // ROWS) * ROWS)  # few rows: a part for each thread
+        threads = min(threads, -(-tokens // block))
         inner = self.narrow.width
-        room = BLOCK * (4 * inner + 2 * max(inner, x.shape[1]))  # the MLP in fp32, and rounded rows
+        room = block * (4 * inner + 2 * max(inner, x.shape[1]))  # the MLP in fp32, and rounded rows
         scratch = x.new_empty(threads * room, dtype=torch.uint8)
         given = attended.data_ptr() if attended is not None else None
-        rows = _Rows(x.data_ptr(), given, to.data_ptr(), scratch.data_ptr(), room, x.shape[0], threads)
-        kernel.library().run_layer(ctypes.byref(described), ctypes.byref(rows), attended is not None)
+        rows = _Rows(x.data_ptr(), given, to.data_ptr(), scratch.data_ptr(), room, tokens, block, threads)
+        kernel.library().run_layer(self._describe(), ctypes.byref(rows), attended is not None)
 
-    def _describe(self) -> _Layer:
-        norm = self.attn_norm
-        first = norm.weight.data_ptr() if isinstance(norm, nn.LayerNorm) else None  # layer 0 has none
-        matrices = (matrix.describe() for matrix in (self.qkv, self.out, self.wide, self.narrow))
-        return _Layer(*matrices, first, self.mlp_norm.weight.data_ptr(), self.mlp_norm.eps, self.int8)
+    def _describe(self) -> bytes:
+        """``Layer`` of layer.c, made anew where the weights were moved or copied."""
+        where = self.qkv.weight.data_ptr()
+        if where != self._described[0]:
+            norm = self.attn_norm
+            first = norm.weight.data_ptr() if isinstance(norm, nn.LayerNorm) else None  # layer 0 has none
+            matrices = (matrix.describe() for matrix in (self.qkv, self.out, self.wide, self.narrow))
+            layer = _Layer(*matrices, first, self.mlp_norm.weight.data_ptr(), self.mlp_norm.eps, self.int8)
+            self._described = (where, bytes(layer))
+        return self._described[1]
 
 
 def ready(layer: Layer) -> bool:
     """Whether such a layer is to run so here."""
     wide, inner = layer.attn.Wo.weight.shape[0], layer.mlp.Wo.weight.shape[1]
-    fits = wide % _COLUMNS == 0 and inner % _HALF == 0
-    return fits and kernel.ready(layer.attn.head_dim) and _better()
+    return wide % _COLUMNS == 0 and inner % _HALF == 0 and usable(layer.attn.head_dim)
+
+
+def usable(head_dim: int = kernel.HEAD_DIMS[0]) -> bool:
+    """Whether layers of fitting widths are to run so here."""
+    return kernel.ready(head_dim) and _better()
 
 
 @cache
 def _better() -> bool:
-    """Whether this processor multiplies no faster in torch, and a small layer gets torch's numbers."""
+    """Whether this processor has VNNI, multiplies no faster in torch, and gets torch's numbers."""
     able = torch.cpu.get_capabilities()
     if able.get("amx_bf16") or not able.get("avx512_vnni"):
         return False
