@@ -244,17 +244,17 @@ def test_vectors_of_texts(tokenizer: Tokenizer, tmp_path: Path) -> None:
 @needs_compiler
 def test_built_once_kept_and_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    build.load_library(kernel.SOURCE, kernel._FLAGS)
+    build.load_library(kernel.SOURCES, kernel._FLAGS)
     (kept,) = (tmp_path / "mmbert").iterdir()
     with monkeypatch.context() as there_is_no:
         there_is_no.setenv("PATH", "")
-        build.load_library(kernel.SOURCE, kernel._FLAGS)  # the compiler is not needed again
+        build.load_library(kernel.SOURCES, kernel._FLAGS)  # the compiler is not needed again
         whole = kept.read_bytes()
         kept.unlink()  # the one in use stays as it is
         kept.write_bytes(whole[: len(whole) // 2])  # torn: to load it would kill the process
         with pytest.raises(build.NoLibrary, match="no C compiler"):
-            build.load_library(kernel.SOURCE, kernel._FLAGS)
-    build.load_library(kernel.SOURCE, kernel._FLAGS)
+            build.load_library(kernel.SOURCES, kernel._FLAGS)
+    build.load_library(kernel.SOURCES, kernel._FLAGS)
     assert build._is_whole(kept)
     assert list((tmp_path / "mmbert").iterdir()) == [kept]
 
@@ -267,7 +267,7 @@ def test_where_nothing_can_be_kept(home: str, tmp_path: Path, monkeypatch: pytes
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     else:
         monkeypatch.setattr(build, "cache_folder", missing_home)
-    assert build.load_library(kernel.SOURCE, kernel._FLAGS).attend
+    assert build.load_library(kernel.SOURCES, kernel._FLAGS).attend
 
 
 def missing_home() -> Path:
@@ -284,9 +284,9 @@ def test_compilers_that_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     path = os.environ["PATH"]
     monkeypatch.setenv("PATH", str(broken.parent))
     with pytest.raises(build.NoLibrary, match="gcc cannot compile"):
-        build.load_library(kernel.SOURCE, kernel._FLAGS)
+        build.load_library(kernel.SOURCES, kernel._FLAGS)
     monkeypatch.setenv("PATH", f"{broken.parent}:{path}")  # cc is asked next
-    assert build.load_library(kernel.SOURCE, kernel._FLAGS).attend
+    assert build.load_library(kernel.SOURCES, kernel._FLAGS).attend
 
 
 def test_without_a_compiler_torch_computes(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from mmbert.inference import fast, precision
 from mmbert.inference.embedder import Embedder
 from mmbert.inference.fast import FastLayer, paired, turn_pairs
 from mmbert.inference.int8 import Int8Layer, compiles
+from mmbert.inference.native import kernel
 from mmbert.inference.precision import Bf16Linear, choose, settle
 from mmbert.model.config import ModelConfig
 from mmbert.model.encoder import Encoder
@@ -22,6 +24,21 @@ from mmbert.model.rope import angles, rotate
 from mmbert.packed import Packed
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=["native", "torch"])
+def who(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Who computes in bf16 and int8 (torch in both, where nothing native can be built)."""
+    kernel.use(request.param == "native")
+    yield request.param
+    kernel.use(True)
+
+
+@pytest.fixture
+def torch_alone() -> Iterator[None]:
+    kernel.use(False)
+    yield
+    kernel.use(True)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +82,7 @@ def nearness(found: torch.Tensor, wanted: torch.Tensor) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize(("used", "error", "cosine"), [("plain", 0, 1), ("fp32", 1e-6, 1), ("bf16", 1e-2, 0.9999)])
-def test_how_near(trained: Encoder, packed: Packed, used: str, error: float, cosine: float) -> None:
+def test_how_near(trained: Encoder, packed: Packed, used: str, error: float, cosine: float, who: str) -> None:
     found, wanted = states(settled(trained, used), packed), states(trained, packed)
     assert found.dtype == torch.float32
     assert nearness(found, wanted)[0] <= error
@@ -95,6 +112,7 @@ def test_compiled_int8_is_the_same(trained: Encoder, packed: Packed) -> None:
     assert nearness(compiled, step_by_step)[0] < 2e-3  # a number on the border of two steps rounds either way
 
 
+@pytest.mark.usefixtures("torch_alone")
 @pytest.mark.parametrize("used", ["fp32", "bf16"])
 def test_long_batches_in_parts(trained: Encoder, packed: Packed, used: str, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = settled(trained, used)
@@ -110,6 +128,7 @@ def test_int8_in_parts(trained: Encoder, packed: Packed, monkeypatch: pytest.Mon
     assert nearness(states(encoder, packed), whole)[0] < 2e-3
 
 
+@pytest.mark.usefixtures("torch_alone")
 def test_bf16_where_nothing_can_be_packed(trained: Encoder, packed: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "_packs", lambda dtype: False)
     encoder = settled(trained, "bf16")
@@ -132,7 +151,7 @@ def test_pairs_turn_as_halves_do() -> None:
 
 
 @pytest.mark.parametrize(("used", "bound"), [("fp32", 1e-6), ("bf16", 2e-3), ("plain", 1e-6)])
-def test_company_does_not_matter(bare: Path, used: str, bound: float) -> None:
+def test_company_does_not_matter(bare: Path, used: str, bound: float, who: str) -> None:
     embed = Embedder.load(bare, device="cpu", precision=used)
     together = embed(TEXTS * 3)
     assert abs(together[:10] - together[10:20]).max() <= bound
@@ -147,6 +166,33 @@ def test_what_auto_is(bare: Path) -> None:
     assert chosen in ("fp32", "bf16")
     assert why
     assert Embedder.load(bare, device="cpu").loaded.precision == chosen
+
+
+@pytest.mark.parametrize(
+    ("able", "wanted", "why"),
+    [
+        ({}, "fp32", "the processor has no instructions for bf16"),
+        ({"avx512_vnni": True, "avx512_f": True}, "fp32", "the processor has no instructions for bf16"),
+        ({"avx512_bf16": True}, "bf16", "the processor has avx512_bf16"),
+        ({"amx_bf16": True, "avx512_bf16": True}, "bf16", "the processor has amx_bf16"),
+    ],
+)
+def test_auto_by_what_the_processor_has(
+    able: dict[str, bool], wanted: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    monkeypatch.setattr(precision, "_packs", lambda dtype: True)
+    assert choose(CPU) == (wanted, why)
+
+
+@pytest.mark.usefixtures("torch_alone")
+def test_int8_without_a_compiler_says_so(
+    trained: Encoder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(precision, "compiles", lambda: False)
+    with caplog.at_level("WARNING"):
+        assert isinstance(settled(trained, "int8").layers[0], Int8Layer)
+    assert "int8 without a C++ compiler (g++) is slower than bf16: install one, or take bf16" in caplog.text
 
 
 def test_layers_are_replaced(trained: Encoder) -> None:

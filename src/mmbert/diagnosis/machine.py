@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import torch
 
 from mmbert.inference import precision
-from mmbert.inference.native import kernel
+from mmbert.inference.native import kernel, layer
 from mmbert.model.config import PRESETS
 from mmbert.training.folder import choose_precision, versions
 
@@ -38,6 +38,7 @@ def describe_machine() -> dict[str, str]:
         "precision": ": ".join(precision.choose(device)),
         "in training": _training(device),
         "int8": _int8(device),
+        "matrices": _matrices(device),
         "attention": attention(device),
         **{f"extra {name}": _extra(name) for name in EXTRAS},
     }
@@ -89,11 +90,20 @@ def _int8(device: torch.device) -> str:
     """Whether ``precision: int8`` is worth asking for."""
     if device.type != "cpu":
         return "for CPUs only: take bf16"
+    if layer.usable():
+        return "ready on request: native layers, which compile nothing when they are first used"
     if not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
         return "slower than bf16 here: it needs a C++ compiler (g++)"
     able = torch.cpu.get_capabilities()
     found = [name for name in ("amx_int8", "avx512_vnni") if able.get(name)]
     return f"ready on request: the processor has {found[0]}" if found else "possible: this processor has no VNNI for it"
+
+
+def _matrices(device: torch.device) -> str:
+    """Who computes what is not attention."""
+    if device.type != "cpu":
+        return "torch"
+    return "bf16, int8: native layers (MMBERT_NATIVE=0: torch); fp32: torch" if layer.usable() else "torch"
 
 
 def _extra(name: str) -> str:

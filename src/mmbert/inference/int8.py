@@ -35,9 +35,7 @@ class Int8Matrix(nn.Module):
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        weight = weight.detach().float()
-        scale = (weight.abs().amax(dim=1) / 127).clamp(min=1e-12)
-        rounded = (weight / scale[:, None]).round().to(torch.int8)
+        rounded, scale = by_channel(weight)
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("weight", rounded.t().contiguous(), persistent=False)  # as _int_mm reads it fastest
 
@@ -74,6 +72,13 @@ class Int8Layer(SplitLayer):
         rounded, scale = _do(_gate_round, self.compiled)(self.wide(rounded), scale, self.wide.scale)
         out: Tensor = _do(_add, self.compiled)(x, self.narrow(rounded), scale, self.narrow.scale)
         return out
+
+
+def by_channel(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(m, n) -> int8 (m, n) and what each row counts in (m,): its largest number is 127."""
+    weight = weight.detach().float()
+    scale = (weight.abs().amax(dim=1) / 127).clamp(min=1e-12)
+    return (weight / scale[:, None]).round().to(torch.int8), scale
 
 
 @cache

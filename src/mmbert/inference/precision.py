@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from mmbert.errors import ConfigError
 from mmbert.inference.fast import FastLayer, PackedMatrix
 from mmbert.inference.int8 import Int8Layer, compiles
+from mmbert.inference.native import layer as native
 from mmbert.model.encoder import Encoder
 from mmbert.model.layers import Layer
 
@@ -69,9 +70,12 @@ def settle(encoder: Encoder, device: torch.device, precision: str) -> str:
         raise ConfigError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
     used = choose(device)[0] if precision == "auto" else precision
     encoder.to(device)
-    if used == "int8":
-        if device.type != "cpu":
-            raise ConfigError(f"int8 is for CPUs: take bf16 on {device}")
+    if used == "int8" and device.type != "cpu":
+        raise ConfigError(f"int8 is for CPUs: take bf16 on {device}")
+    layers = [layer for layer in encoder.layers if isinstance(layer, Layer)]
+    if used in ("bf16", "int8") and device.type == "cpu" and all(map(native.ready, layers)):
+        _replace(encoder, lambda layer: native.NativeLayer(layer, int8=used == "int8"))
+    elif used == "int8":
         compiled = compiles()
         if not compiled:
             log.warning("int8 without a C++ compiler (g++) is slower than bf16: install one, or take bf16")

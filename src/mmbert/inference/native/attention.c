@@ -9,16 +9,11 @@
  *   soften   softmax online: largest score and sum go on from chunk to chunk (windows and most documents are one)
  *   weigh    ROWS x D sums, 24 registers for D = 64; two keys share a lane
  *
- * A document's numbers depend on that document alone. For gcc and clang; all memory is the caller's.
+ * A document's numbers depend on that document alone. All memory is the caller's.
  */
-#include <immintrin.h>
-#include <omp.h>
-#include <stdint.h>
+#include "lanes.h"
 
-#define INLINE static inline __attribute__((always_inline))
-#define EACH(i, n) _Pragma("GCC unroll 16") for (int i = 0; i < (n); i++)
-
-enum { LANES = 16, ROWS = 6, WIDE = 4 /* registers of keys side by side */, CHUNK = 512 };
+enum { CHUNK = 512 };
 
 static const float HIDDEN = -1e30f; /* finite: a chunk in which a query sees nothing must not make NaN */
 
@@ -44,17 +39,6 @@ const char built_by[] =
 #else
     "gcc " __VERSION__;
 #endif
-
-/* 2^x for x <= 0. With |f| <= 1/2 the polynomial is within 3e-6 of 2^f, relatively; bf16 keeps 2e-3. */
-INLINE __m512 power(__m512 x) {
-    __m512 n = _mm512_roundscale_ps(x, 0), f = x - n;
-    __m512 p = _mm512_set1_ps(0.00957010f);
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.05591786f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.24024745f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.69312178f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.99999926f));
-    return _mm512_scalef_ps(p, n);
-}
 
 /* Where 32 numbers of a token begin: part 0 queries, 1 keys, 2 values; head h; g-th 32 of D. */
 INLINE int64_t place(const Batch *b, int64_t token, int part, int64_t h, int g, int D) {
@@ -89,9 +73,6 @@ INLINE void transpose(__m512i rows[LANES]) {
         }
     }
 }
-
-/* 16 numbers of bf16, each in the lower half of 32 bits. */
-INLINE __m512i widened(const uint16_t *x) { return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)x)); }
 
 /* Keys and values of a piece and head, zeros up to a multiple of 16:
  * keys (n / 16, D / 2, 16 keys, 2 dimensions), values (n / 2, D, 2 keys). */
@@ -213,8 +194,7 @@ INLINE void tile(const Batch *b, const Piece *p, int64_t h, int64_t q, const __m
     for (int r = 0; r < ROWS && q + r < p->end; r++)
         EACH(g, D / LANES) {
             const __m512 mean = out[r][g] / _mm512_set1_ps(_mm512_reduce_add_ps(sum[r]));
-            uint16_t *row = b->out + ((q + r) * b->heads + h) * D + g * LANES;
-            _mm256_storeu_si256((__m256i *)row, (__m256i)_mm512_cvtneps_pbh(mean));
+            store_bf16(b->out + ((q + r) * b->heads + h) * D + g * LANES, mean);
         }
 }
 

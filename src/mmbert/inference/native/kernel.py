@@ -26,7 +26,7 @@ from mmbert.model.rope import Angles, angles
 
 log = logging.getLogger(__name__)
 
-SOURCE = Path(__file__).with_name("attention.c")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("attention.c", "layer.c", "lanes.h"))
 
 HEAD_DIMS = (32, 64)
 
@@ -35,7 +35,7 @@ QUERIES = 768
 
 _NEEDED = ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_bf16")
 
-_FLAGS = ("-std=gnu11", "-O3", "-fopenmp", "-march=x86-64-v4", "-mavx512bf16")
+_FLAGS = ("-std=gnu11", "-O3", "-fopenmp", "-march=x86-64-v4", "-mavx512bf16", "-mavx512vnni")
 
 _LANES = 16  # keys come in groups of so many
 
@@ -62,6 +62,13 @@ def ready(head_dim: int) -> bool:
     return head_dim in HEAD_DIMS and _switched_on() and isinstance(_library(), ctypes.CDLL)
 
 
+def library() -> ctypes.CDLL:
+    """The compiled functions; only where :func:`ready`."""
+    found = _library()
+    assert isinstance(found, ctypes.CDLL)
+    return found
+
+
 def describe() -> str:
     """Who computes attention in bf16 and int8 on this CPU, and why, in a line."""
     if not _switched_on():
@@ -80,9 +87,7 @@ def attend(qkv: Tensor, turns: Angles, plan: AttentionPlan, *, local: bool) -> T
     turns  cosines and sines (T, 1, D / 2) fp32
     Returns (T, H, D) bf16.
     """
-    library = _library()
-    assert isinstance(library, ctypes.CDLL)
-    return _call(library, qkv.contiguous(), turns, plan.whole, half=plan.half if local else plan.longest)
+    return _call(library(), qkv.contiguous(), turns, plan.whole, half=plan.half if local else plan.longest)
 
 
 def _call(library: ctypes.CDLL, qkv: Tensor, turns: Angles, groups: tuple[Group, ...], *, half: int) -> Tensor:
@@ -125,10 +130,11 @@ def _library() -> ctypes.CDLL | str:
     if missing:
         return f"the processor has no {missing[-1]}"
     try:
-        library = load_library(SOURCE, _FLAGS)
+        library = load_library(SOURCES, _FLAGS)
     except NoLibrary as error:
         return str(error)
     library.attend.argtypes, library.attend.restype = (ctypes.POINTER(_Batch), ctypes.c_int), None
+    library.run_layer.restype = None
     if not all(_agrees(library, head_dim, half) for head_dim in HEAD_DIMS for half in (8, 100)):
         log.warning("the native attention kernel gives wrong numbers here and is left out: please report it")
         return "the native kernel gives wrong numbers here"

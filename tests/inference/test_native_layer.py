@@ -1,0 +1,218 @@
+"""Native layers: the numbers of what they are made of, row by row, in any company, and torch where they cannot be."""
+
+from __future__ import annotations
+
+import copy
+import gc
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from mmbert.inference import precision
+from mmbert.inference.fast import FastLayer
+from mmbert.inference.int8 import Int8Layer
+from mmbert.inference.native import kernel
+from mmbert.inference.native import layer as native
+from mmbert.inference.native.layer import NativeLayer
+from mmbert.model.attention import plan_attention
+from mmbert.model.config import ModelConfig
+from mmbert.model.encoder import Encoder
+from mmbert.model.layers import Layer
+from mmbert.model.rope import angles
+from mmbert.packed import Packed
+
+CPU = torch.device("cpu")
+
+
+def shape(hidden: int = 128, inner: int = 96, heads: int = 2) -> ModelConfig:
+    return ModelConfig(
+        vocab_size=300, hidden_size=hidden, intermediate_size=inner, num_layers=4, num_heads=heads,
+        rope_theta=160_000.0, local_rope_theta=10_000.0,
+    )  # fmt: skip
+
+
+def encoder(config: ModelConfig) -> Encoder:
+    """Random weights large enough for attention to choose and GELU to bend."""
+    torch.manual_seed(0)
+    made = Encoder(config).eval().requires_grad_(False)
+    for name, parameter in made.named_parameters():
+        if name.endswith("norm.weight"):
+            parameter.uniform_(0.5, 1.5)
+        elif parameter.dim() == 2:
+            parameter.normal_(0, 0.1 if "Wqkv" in name else 0.06)
+    return made
+
+
+there = all(native.ready(layer) for layer in encoder(shape()).layers)  # type: ignore[arg-type]
+needs_layers = pytest.mark.skipif(not there, reason=f"native layers are not for this machine: {kernel.describe()}")
+
+
+@pytest.fixture(autouse=True)
+def switched_on() -> Iterator[None]:
+    yield
+    kernel.use(True)
+
+
+def run(layer: torch.nn.Module, x: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+    plan = plan_attention(Packed.from_lists([np.zeros(n, np.int64) for n in lengths]).to(), 128, torch.float32)
+    with torch.inference_mode():
+        found: torch.Tensor = layer(x, plan, angles(plan.positions, 64, 10_000.0, 2))
+    return found
+
+
+def rows(tokens: int, width: int = 128, seed: int = 0) -> torch.Tensor:
+    return torch.randn(tokens, width, generator=torch.Generator().manual_seed(seed))
+
+
+def error(found: torch.Tensor, wanted: torch.Tensor, x: torch.Tensor) -> float:
+    """Of what a layer adds."""
+    return float((found - wanted).norm() / (wanted - x).norm())
+
+
+@needs_layers
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("inner", [96, 416])
+@pytest.mark.parametrize("index", [0, 1, 3])
+def test_nearer_than_torchs_layers(index: int, inner: int, int8: bool) -> None:
+    """Layer 0 has no norm before attention, layer 3 is global; as near to fp32 as what it replaces, or nearer."""
+    layer = encoder(shape(inner=inner)).layers[index]
+    assert isinstance(layer, Layer)
+    lengths = [3, 40, 200]
+    x = rows(sum(lengths)) * 3
+    theirs = Int8Layer(layer, compiled=False) if int8 else FastLayer(layer, torch.bfloat16)
+    wanted = run(layer, x, lengths)
+    mine, torchs = (error(run(made, x, lengths), wanted, x) for made in (NativeLayer(layer, int8=int8), theirs))
+    assert (1e-3 if int8 else 1e-4) < mine < 1.1 * torchs < (0.06 if int8 else 0.03)
+
+
+@needs_layers
+@pytest.mark.parametrize("int8", [False, True])
+def test_a_row_depends_on_its_document_alone(int8: bool) -> None:
+    """To the last bit, wherever it stands among the rows that go together, and whatever stands beside it."""
+    layer = NativeLayer(encoder(shape()).layers[1], int8=int8)  # type: ignore[arg-type]
+    lengths = [1, 5, 6, 7, 47, 48, 49, 97, 150]
+    x = rows(sum(lengths))
+    together = run(layer, x, lengths).split(lengths)
+    for part, found in zip(x.split(lengths), together, strict=True):
+        assert torch.equal(run(layer, part, [len(part)]), found)
+    x[6:12] = torch.nan
+    again = run(layer, x, lengths).split(lengths)
+    for index in (0, 1, *range(3, len(lengths))):
+        assert torch.equal(again[index], together[index])
+
+
+@needs_layers
+def test_any_number_of_threads() -> None:
+    layer = NativeLayer(encoder(shape()).layers[1], int8=True)  # type: ignore[arg-type]
+    lengths, threads = [7, 300], torch.get_num_threads()
+    try:
+        found = []
+        for number in (1, 2, 5, 400):  # in the end more than rows
+            torch.set_num_threads(number)
+            found.append(run(layer, rows(307), lengths))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(other, found[0]) for other in found[1:])
+
+
+@needs_layers
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("size", [0.0, 1e-6, 1e4])
+def test_rows_of_any_size(size: float, int8: bool) -> None:
+    layer = encoder(shape()).layers[1]
+    assert isinstance(layer, Layer)
+    x = rows(20) * size
+    found, wanted = run(NativeLayer(layer, int8=int8), x, [20]), run(layer, x, [20])
+    assert found.isfinite().all()
+    if size:
+        assert error(found, wanted, x) < (0.1 if int8 else 0.02)
+    else:
+        assert not found.any()
+
+
+@needs_layers
+def test_gelu_is_exact() -> None:
+    """The MLP alone, by weights that pass a number on: gelu(x) * 1 for x from -8 to 8, as near as bf16 allows."""
+    layer = encoder(shape(hidden=64, inner=64, heads=1)).layers[0]
+    assert isinstance(layer, Layer)
+    x = torch.linspace(-8, 8, 64).bfloat16().float().expand(2, 64).clone()
+    layer.attn.Wo.weight.zero_()
+    layer.mlp_norm.weight.fill_(float(x[0].std(unbiased=False)))  # its mean is nought: the norm gives x back
+    gate = torch.zeros(64, 64)
+    gate[:, 0] = -1 / 8  # x[0] is -8
+    layer.mlp.Wi.weight.copy_(torch.cat([torch.eye(64), gate]))
+    layer.mlp.Wo.weight.copy_(torch.eye(64))
+    added = run(NativeLayer(layer, int8=False), x, [2]) - x
+    assert torch.allclose(added, torch.nn.functional.gelu(x), rtol=2**-6, atol=1e-5)
+
+
+@needs_layers
+def test_copies_have_weights_of_their_own() -> None:
+    layer = NativeLayer(encoder(shape()).layers[1], int8=True)  # type: ignore[arg-type]
+    x = rows(30)
+    wanted = run(layer, x, [30])
+    copied = copy.deepcopy(layer)
+    layer.qkv.weight.zero_()
+    assert not torch.equal(run(layer, x, [30]), wanted)
+    del layer
+    gc.collect()
+    assert torch.equal(run(copied, x, [30]), wanted)
+
+
+@needs_layers
+@pytest.mark.parametrize("used", ["bf16", "int8"])
+def test_a_whole_encoder(used: str) -> None:
+    plain = encoder(shape())
+    packed = Packed.from_lists([np.arange(5, 5 + n) for n in (200, 2, 65, 129, 40, 40)]).to()
+    made = copy.deepcopy(plain)
+    precision.settle(made, CPU, used)
+    assert all(isinstance(layer, NativeLayer) for layer in made.layers)
+    with torch.inference_mode():
+        found, wanted = made(packed), plain(packed)
+        mixes = [model(packed, [0.2] * 5) for model in (made, plain)]
+    for mine, theirs in ((found, wanted), mixes):
+        cosines = torch.nn.functional.cosine_similarity(mine, theirs, dim=1)
+        assert cosines.min() > (0.9999 if used == "bf16" else 0.999)
+
+
+def test_layers_that_do_not_fit_stay_with_torch() -> None:
+    for config in (shape(hidden=96, heads=3), shape(inner=80), shape(heads=8)):
+        made = encoder(config)
+        precision.settle(made, CPU, "bf16")
+        assert not any(isinstance(layer, NativeLayer) for layer in made.layers)
+
+
+@needs_layers
+def test_processors_with_amx_or_without_vnni_leave_it_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, able = encoder(shape()).layers[0], torch.cpu.get_capabilities()
+    assert isinstance(layer, Layer)
+    try:
+        for change in ({"amx_bf16": True}, {"avx512_vnni": False}):
+            monkeypatch.setattr(torch.cpu, "get_capabilities", lambda change=change: {**able, **change})
+            native._better.cache_clear()
+            assert not native.ready(layer)
+    finally:
+        monkeypatch.undo()
+        native._better.cache_clear()
+    assert native.ready(layer)
+    kernel.use(False)
+    assert not native.ready(layer)
+
+
+@needs_layers
+def test_wrong_numbers_are_noticed(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Gates that are not where layer.c looks for them."""
+    layer = encoder(shape()).layers[0]
+    assert isinstance(layer, Layer)
+    monkeypatch.setattr(native, "_HALF", 16)
+    native._better.cache_clear()
+    try:
+        with caplog.at_level("WARNING"):
+            assert not native.ready(layer)
+        assert "please report" in caplog.text
+    finally:
+        monkeypatch.undo()
+        native._better.cache_clear()
+    assert native.ready(layer)
