@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from mmbert.data.prepare import prepare_data
     from mmbert.errors import MMBertError
     from mmbert.exporting.export import export
+    from mmbert.finetuning.finetune import finetune
+    from mmbert.finetuning.recipe import FinetuneRecipe
     from mmbert.inference.answerer import Answerer
     from mmbert.inference.chooser import Chooser
     from mmbert.inference.classifier import Classifier
@@ -43,6 +45,7 @@ _HOMES = {
     "Embedder": "mmbert.inference.embedder",
     "Encoder": "mmbert.model.encoder",
     "FillMask": "mmbert.inference.fill_mask",
+    "FinetuneRecipe": "mmbert.finetuning.recipe",
     "MMBertError": "mmbert.errors",
     "MaskedLM": "mmbert.model.heads",
     "ModelConfig": "mmbert.model.config",
@@ -55,6 +58,7 @@ _HOMES = {
     "convert": "mmbert.surgery.convert",
     "export": "mmbert.exporting.export",
     "extend": "mmbert.surgery.extend",
+    "finetune": "mmbert.finetuning.finetune",
     "merge": "mmbert.surgery.merge",
     "prepare_data": "mmbert.data.prepare",
     "pretrain": "mmbert.training.pretrain",
@@ -70,6 +74,7 @@ __all__ = [
     "Embedder",
     "Encoder",
     "FillMask",
+    "FinetuneRecipe",
     "MMBertError",
     "MaskedLM",
     "ModelConfig",
@@ -82,6 +87,7 @@ __all__ = [
     "convert",
     "export",
     "extend",
+    "finetune",
     "merge",
     "prepare_data",
     "pretrain",

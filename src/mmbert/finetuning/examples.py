@@ -1,0 +1,229 @@
+"""Examples of a task as plain rows: our field names, their language, and their place for whoever finds a fault.
+
+    fields = Fields(required=("text", "label"), optional=("text_pair",))
+    examples = read_examples(recipe.data.split("train"), "train", fields)
+    examples.rows[0]    # {"text": ..., "label": ..., "language": "swh_Latn", "place": "data/swh_Latn/train.jsonl:1"}
+    examples.names      # {"label": ("entailment", "neutral", "contradiction")} where the hub names classes
+
+Local files (``tables``) and the hub (``hub``) give rows; here columns become fields. A fault in the data is a DataError
+with the place and what to do.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from mmbert.errors import ConfigError, DataError
+from mmbert.finetuning.hub import load_tables
+from mmbert.finetuning.recipe import FinetuneRecipe
+from mmbert.finetuning.recipe_data import DataSpec
+from mmbert.finetuning.tables import find_tables, house, read_table
+
+Row = dict[str, Any]
+
+_COLUMN = re.compile(r"\{([^{}]+)\}")
+
+
+@dataclass(frozen=True)
+class Fields:
+    """What a task reads of a row."""
+
+    required: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+    lists: tuple[str, ...] = ()
+    """Those that are lists: in CSV and TSV JSON, or divided by spaces."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The rows of a split."""
+
+    rows: list[Row]
+    names: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Field -> names of its classes in their order, where the source declares them."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def languages(self) -> list[str]:
+        """Of each row; "" where nothing tells it."""
+        return [row["language"] or "" for row in self.rows]
+
+
+def read_splits(recipe: FinetuneRecipe, fields: Fields) -> dict[str, Examples]:
+    """``train``, and ``dev`` and ``test`` where the recipe has them; ``dev`` out of train by ``data.dev_share``."""
+    found = {}
+    for role in ("train", "dev", "test"):
+        spec = recipe.data.split(role)
+        if spec is not None and not (role == "dev" and recipe.data.dev is None and recipe.data.dev_share):
+            found[role] = read_examples(spec, role, fields)
+    if "dev" not in found and recipe.data.dev_share:
+        found["train"], found["dev"] = split_off(found["train"], recipe.data.dev_share, recipe.training.seed)
+    return found
+
+
+def read_examples(spec: DataSpec, role: str, fields: Fields) -> Examples:
+    """The rows of ``data.<role>``. Raises DataError for what is missing, malformed or empty, with its place."""
+    rows: list[Row] = []
+    names: dict[str, tuple[str, ...]] = {}
+    for place, language, known, numbered in _tables(spec, role):
+        count = 0
+        for number, raw in numbered:
+            if spec.limit is not None and count == spec.limit:
+                break
+            rows.append(_row(raw, f"{place}:{number}", language, spec, role, fields))
+            count += 1
+        if not count:
+            raise DataError(f"{place} holds no example: check data.{role}")
+        for name in (*fields.required, *fields.optional):
+            column = spec.columns.get(name, name)
+            if isinstance(column, str) and (classes := known.get(column, known.get(name))):
+                names[name] = classes
+    return Examples(rows, names)
+
+
+def _tables(
+    spec: DataSpec, role: str
+) -> Iterator[tuple[str, str | None, dict[str, tuple[str, ...]], Iterator[tuple[int, dict[str, Any]]]]]:
+    """(place, language, names of classes, numbered rows) of each file or configuration."""
+    if spec.path is not None:
+        for table in find_tables(spec, role):
+            yield str(table.path), table.language, {}, read_table(table.path)
+    else:
+        for loaded in load_tables(spec, role):
+            yield loaded.place, loaded.language, loaded.names, loaded.read()
+
+
+def _row(raw: dict[str, Any], place: str, language: str | None, spec: DataSpec, role: str, fields: Fields) -> Row:
+    row: Row = {"place": place, "language": language}
+    if spec.language_column is not None:
+        code = raw.get(spec.language_column)
+        if not isinstance(code, str):
+            columns = ", ".join(map(str, raw))
+            raise DataError(
+                f"{place}: no language in column {spec.language_column!r} (there are: {columns}): "
+                f"set data.{role}.language_column"
+            )
+        row["language"] = house(code, f"{place}, column {spec.language_column!r}")
+    for name in (*fields.required, *fields.optional):
+        found, value = _pick(raw, spec.columns.get(name), name, place, role)
+        if found and value is not None:
+            row[name] = _as_list(value) if name in fields.lists else value
+        elif name in fields.required:
+            what = f"column {name!r} is empty" if found else f"no column for {name!r}"
+            raise DataError(
+                f"{place}: {what} (there are: {', '.join(map(str, raw))}): "
+                + ("mend or remove the row" if found else f"say which it is: data.{role}.columns.{name}=COLUMN")
+            )
+    return row
+
+
+def _pick(
+    raw: dict[str, Any], column: str | tuple[str, ...] | None, name: str, place: str, role: str
+) -> tuple[bool, Any]:
+    """(whether it is there, value) of a field: by its column, else by its own name."""
+    if isinstance(column, tuple):
+        values = [_look(raw, each) for each in column]
+        if all(found for found, _ in values):
+            return True, [value for _, value in values if value is not None]
+    elif column is not None and "{" in column:
+        parts = {key: _look(raw, key) for key in _COLUMN.findall(column)}
+        if all(found for found, _ in parts.values()):
+            return True, _COLUMN.sub(lambda match: str(parts[match[1]][1]), column)
+    elif column is not None:
+        found, value = _look(raw, column)
+        if found:
+            return True, value
+    found, value = _look(raw, name)
+    if column is not None and not found:
+        stated = ", ".join(column) if isinstance(column, tuple) else column
+        there = ", ".join(map(str, raw))
+        raise DataError(
+            f"{place}: data.{role}.columns.{name} says {stated!r}, which is not there, nor is {name!r} "
+            f"(there are: {there}): name the column that holds it"
+        )
+    return found, value
+
+
+def _look(raw: dict[str, Any], column: str) -> tuple[bool, Any]:
+    """A column, or with dots one inside a map."""
+    if column in raw:
+        return True, raw[column]
+    value: Any = raw
+    for part in column.split("."):
+        if not isinstance(value, dict) or part not in value:
+            return False, None
+        value = value[part]
+    return True, value
+
+
+def _as_list(value: Any) -> Any:
+    """A list that a text file holds as text."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith(("[", "{")):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value.split()
+    return value.split()
+
+
+def want_text(row: Row, name: str) -> str:
+    """A field that must be text with something in it. Raises DataError."""
+    value = row[name]
+    if not isinstance(value, str) or not value.strip():
+        said = "is empty" if isinstance(value, str) else f"is {type(value).__name__}, not text"
+        raise DataError(f"{row['place']}: {name} {said}: mend or remove the row")
+    return value
+
+
+def as_label(value: Any) -> str:
+    """The name of a class, however it is written: 1, 1.0, True, "yes"."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def label_names(found: Sequence[str], declared: Sequence[str] = (), stated: Sequence[str] = ()) -> tuple[str, ...]:
+    """Names of classes in their order: as the recipe states, as the source declares, or those found, sorted.
+
+    Numbers are sorted as numbers.
+    """
+    if stated or declared:
+        return tuple(stated or declared)
+    distinct = set(found)
+    if all(re.fullmatch(r"-?\d+", name) for name in distinct):
+        return tuple(sorted(distinct, key=int))
+    return tuple(sorted(distinct))
+
+
+def label_number(numbers: dict[str, int], row: Row, name: str, value: Any, option: str) -> int:
+    """The number of a class. Raises DataError for one that is unknown; ``option`` is where names can be given."""
+    label = as_label(value)
+    if label not in numbers:
+        known = ", ".join(list(numbers)[:20])
+        raise DataError(
+            f"{row['place']}: {name} {label!r} is none of the labels {known}: mend the row, or list it in {option}"
+        )
+    return numbers[label]
+
+
+def split_off(examples: Examples, share: float, seed: int) -> tuple[Examples, Examples]:
+    """Examples without, and of, a random part; at least one each. Raises ConfigError where there are too few."""
+    count = round(len(examples) * share)
+    if not 0 < count < len(examples):
+        raise ConfigError(f"data.dev_share {share:g} of {len(examples)} examples is {count}: give data.dev")
+    order = np.random.default_rng(seed).permutation(len(examples)).tolist()
+    parts = sorted(order[count:]), sorted(order[:count])
+    kept, taken = ([examples.rows[index] for index in part] for part in parts)
+    return Examples(kept, examples.names), Examples(taken, examples.names)

@@ -1,0 +1,237 @@
+"""``finetune``: a recipe in, a tuned model folder out. Finished runs are recognised, stopped ones go on.
+
+A run's folder (``runs/<name>`` or ``out``):
+
+    recipe.yaml      resolved, written before the first step
+    environment.json versions, device, processes
+    checkpoints/     the trainer's, of which the last is gone on with
+    tensorboard/     its curves
+    final/           the model: transformers or sentence-transformers load it, and so do our facades
+    result.json      metrics and history; written last, so its presence means finished
+    sweep/<trial>/   with a sweep: a folder as this one for each trial; final/ is then the best one's
+
+How a kind of task plugs in. ``TASKS`` names its module, which has one function:
+
+    def train(recipe: FinetuneRecipe, folder: Path) -> Trained
+
+It reads ``recipe.data`` (``mmbert.finetuning.examples``), trains with the trainer's output in ``folder/checkpoints``
+(going on from the last checkpoint there, if there is one), writes the tuned model with its tokenizer to
+``folder/final``, and returns what it measured. It is called by every process of ``torchrun``; only the first may write
+what is not the trainer's. Heavy libraries are imported inside it or at the top of its own file, never here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import logging
+import shutil
+from dataclasses import asdict, dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from mmbert.errors import ConfigError, MissingExtra, TrainingError
+from mmbert.files import environment, publish_folder, read_json, write_json
+from mmbert.finetuning.recipe import FinetuneRecipe
+
+log = logging.getLogger(__name__)
+
+TASKS = {
+    "classify": "mmbert.finetuning.classify",
+    "tag": "mmbert.finetuning.tag",
+    "answer": "mmbert.finetuning.span",
+    "choose": "mmbert.finetuning.choose",
+    "embed": "mmbert.finetuning.embed",
+    "rerank": "mmbert.finetuning.rerank",
+    "sparse": "mmbert.finetuning.sparse",
+    "late_interaction": "mmbert.finetuning.late_interaction",
+}
+
+PACKAGES = {"transformers", "accelerate", "datasets", "peft", "sentence_transformers", "sklearn", "ir_measures"}
+"""What the extra ``finetune`` brings."""
+
+RECIPE, RESULT, FINAL, CHECKPOINTS, SWEEP = "recipe.yaml", "result.json", "final", "checkpoints", "sweep"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a task's ``train`` returns.
+
+    metrics  of the best checkpoint: ``dev`` and ``test`` -> name -> number; a split that is not there is left out
+    chosen   the number on dev by which it was chosen, the larger the better; None without dev
+    history  the trainer's log lines: step, loss, learning rate, and what was measured on the way
+    """
+
+    metrics: dict[str, dict[str, float]]
+    chosen: float | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """A finished run.
+
+    folder   the tuned model
+    metrics  split -> name -> number
+    chosen   the number on dev that decided, if there is a dev
+    history  the trainer's log lines
+    trials   of a sweep: each trial's changes and number, the best first
+    """
+
+    folder: Path
+    metrics: dict[str, dict[str, float]]
+    chosen: float | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    trials: list[dict[str, Any]] = field(default_factory=list)
+
+
+def finetune(
+    recipe: FinetuneRecipe | str | Path, *, out: str | Path | None = None, sweep: bool = False
+) -> FinetuneResult:
+    """Tune a model on a task.
+
+    out    the run's folder; default: runs/<name>
+    sweep  run all combinations of ``recipe.sweep`` and keep the best on dev
+    Raises ConfigError, DataError, WeightsError or TrainingError in one line; MissingExtra without the extra finetune.
+    """
+    wanted = recipe if isinstance(recipe, FinetuneRecipe) else FinetuneRecipe.load(recipe)
+    folder = Path(out) if out is not None else Path("runs") / wanted.name
+    if sweep and not (wanted.sweep.values or wanted.sweep.seeds):
+        raise ConfigError(f"{wanted.name} has nothing to sweep over: give sweep.values or sweep.seeds")
+    finished = _open(wanted, folder, sweep)
+    if finished is not None:
+        log.info("%s is finished: nothing to do", folder)
+        return finished
+    if sweep:
+        return _sweep(wanted, folder)
+    trained = _train(wanted, folder)
+    result = FinetuneResult(folder / FINAL, trained.metrics, trained.chosen, trained.history)
+    if main_process():
+        _finish(wanted, folder, result, sweep)
+    return result
+
+
+def main_process() -> bool:
+    """Whether this process writes the run's files: the only one, or the first of those ``torchrun`` started."""
+    return environment("RANK") in (None, "0")
+
+
+def _train(recipe: FinetuneRecipe, folder: Path) -> Trained:
+    try:
+        module = import_module(TASKS[recipe.task])
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.partition(".")[0] in PACKAGES:
+            raise MissingExtra(error.name, "finetune") from error
+        raise
+    trained: Trained = module.train(recipe, folder)
+    return trained
+
+
+def _open(recipe: FinetuneRecipe, folder: Path, sweep: bool) -> FinetuneResult | None:
+    """The result that is there already; else write the recipe, or compare it with the one the run began with."""
+    path = folder / RECIPE
+    if path.is_file():
+        begun = FinetuneRecipe.load(path)
+        changes = _differences(_fixed(begun), _fixed(recipe))
+        if changes:
+            more = f" (and {len(changes) - 3} more)" if len(changes) > 3 else ""
+            raise TrainingError(
+                f"{folder} was begun with another recipe: {'; '.join(changes[:3])}{more}: "
+                "put it back, or give another --out"
+            )
+    elif main_process():
+        recipe.save(path)
+        from mmbert.finetuning.surroundings import describe
+
+        write_json(folder / "environment.json", describe())
+    if not (folder / RESULT).is_file():
+        return None
+    kept = read_json(folder / RESULT)
+    if kept["sweep"] != sweep:
+        ways = ("one run", "a sweep")
+        raise TrainingError(f"{folder} holds {ways[kept['sweep']]}, not {ways[sweep]}: give another --out")
+    return FinetuneResult(folder / FINAL, kept["metrics"], kept["chosen"], kept["history"], kept["trials"])
+
+
+def _finish(recipe: FinetuneRecipe, folder: Path, result: FinetuneResult, sweep: bool) -> None:
+    if recipe.training.push_to_hub is not None and not sweep:
+        _push(recipe.training.push_to_hub, result.folder)
+    values = {key: value for key, value in asdict(result).items() if key != "folder"}
+    write_json(folder / RESULT, {"task": recipe.task, "model": recipe.model, "sweep": sweep, **values})
+
+
+def _push(name: str, folder: Path) -> None:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    network: type[Exception] = HfHubHTTPError.__mro__[1]  # the root of the library's HTTP errors
+    try:
+        api = HfApi()
+        api.create_repo(name, exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=folder)
+    except (OSError, ValueError, network) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise TrainingError(
+            f"cannot upload to {name}: {reason}; the model is in {folder}: see `hf auth login`, then run this again"
+        ) from error
+
+
+def _fixed(recipe: FinetuneRecipe) -> dict[str, Any]:
+    """What a run may not change once begun."""
+    values = recipe.model_dump(mode="json")
+    for free in ("device", "log_every", "keep", "push_to_hub"):
+        del values["training"][free]
+    return values
+
+
+def _differences(before: Any, now: Any, place: str = "") -> list[str]:
+    """Dotted keys that differ, with both values."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = [*before, *(key for key in now if key not in before)]
+        inner = (_differences(before.get(key), now.get(key), f"{place}.{key}".lstrip(".")) for key in keys)
+        return [change for changes in inner for change in changes]
+    return [] if before == now else [f"{place} is {json.dumps(now)[:40]}, was {json.dumps(before)[:40]}"]
+
+
+def _sweep(recipe: FinetuneRecipe, folder: Path) -> FinetuneResult:
+    """Every combination in a folder of its own; the best one's model becomes ``final``."""
+    if recipe.data.split("dev") is None and not recipe.data.dev_share:
+        raise ConfigError(f"{recipe.name}: a sweep chooses by dev: give data.dev or data.dev_share")
+    trials = plan_trials(recipe)
+    runs: list[tuple[dict[str, Any], FinetuneResult]] = []
+    for number, changes in enumerate(trials, 1):
+        said = ", ".join(f"{key} {value}" for key, value in changes.items())
+        log.info("trial %d of %d: %s", number, len(trials), said)
+        one = recipe.changed({**changes, "sweep": {}, "training.push_to_hub": None})
+        result = finetune(one, out=folder / SWEEP / _trial_name(changes))
+        log.info("trial %d of %d: %s on dev", number, len(trials), f"{result.chosen:.4f}")
+        runs.append((changes, result))
+    runs.sort(key=lambda run: -(run[1].chosen if run[1].chosen is not None else float("-inf")))
+    changes, best = runs[0]
+    listed = [{"changes": each, "chosen": result.chosen, "metrics": result.metrics} for each, result in runs]
+    result = FinetuneResult(folder / FINAL, best.metrics, best.chosen, best.history, listed)
+    if main_process():
+        partial = folder / f"{FINAL}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(best.folder, partial)
+        publish_folder(partial, folder / FINAL)
+        _finish(recipe, folder, result, True)
+    return result
+
+
+def plan_trials(recipe: FinetuneRecipe) -> list[dict[str, Any]]:
+    """The changes of each trial of a sweep: every combination of its values, with every seed."""
+    values = dict(recipe.sweep.values)
+    if recipe.sweep.seeds:
+        values["training.seed"] = recipe.sweep.seeds
+    return [dict(zip(values, combination, strict=True)) for combination in itertools.product(*values.values())]
+
+
+def _trial_name(changes: dict[str, Any]) -> str:
+    """A readable name, and a few digits that keep it apart."""
+    text = json.dumps(changes, sort_keys=True)
+    readable = "-".join(f"{key.rpartition('.')[2]}={value}" for key, value in changes.items())
+    plain = "".join(sign if sign.isalnum() or sign in "=.-" else "_" for sign in readable)[:60]
+    return f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"

@@ -1,0 +1,252 @@
+"""Every option of a fine-tuning run, on one page (those about examples in ``recipe_data``, about sentences next to it).
+
+    recipe = FinetuneRecipe.load("recipes/finetune/ner.yaml", ["model=models/nano", "data.path=data/masakhaner"])
+
+A YAML file read as ``mmbert.recipe`` reads its own: ``extends``, overrides, an unknown key is an error. Defaults are
+the published ones and depend on the task (``PUBLISHED``): mmBERT (arXiv 2509.06888, section 4: batch 32, warm-up 0.06,
+learning rates of 2e-5 to 8e-5, epochs of 1 to 10 by task) over those of the code its evaluation stands on
+(izhx/nlu-evals: lengths, weight decay). Paths are relative to the working directory.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from mmbert.errors import ConfigError
+from mmbert.finetuning.recipe_data import Data, Sampling, Share
+from mmbert.finetuning.recipe_sentence import Embed, LateInteraction, Rerank, Sparse
+from mmbert.recipe_file import Spec, explain, read_recipe, write_recipe
+
+Kind = Literal["classify", "tag", "answer", "choose", "embed", "rerank", "sparse", "late_interaction"]
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "classify": {"learning_rate": 2e-5, "epochs": 3, "max_tokens": 128},
+    "tag": {"learning_rate": 2e-5, "epochs": 10, "max_tokens": 128},
+    "answer": {"learning_rate": 3e-5, "epochs": 3, "max_tokens": 384, "weight_decay": 1e-4},
+    "choose": {"learning_rate": 2e-5, "epochs": 5, "max_tokens": 128},
+    "embed": {"learning_rate": 1e-4, "epochs": 1, "batch": 1024, "warmup": 0.05, "max_tokens": 512},
+    "rerank": {"learning_rate": 2e-5, "epochs": 1, "batch": 64, "warmup": 0.1, "max_tokens": 512},
+    "sparse": {"learning_rate": 2e-5, "epochs": 1, "batch": 16, "warmup": 0.1, "max_tokens": 512},
+    "late_interaction": {"learning_rate": 8e-5, "epochs": 1, "batch": 16, "warmup": 0.05, "max_tokens": 512},
+}
+"""Defaults of ``training`` by task. GLUE and XTREME: the paper's protocol and nlu-evals (its GLUE lengths and epochs,
+XTREME's for tags, answers and choices); the sentence tasks: Ettin's ``train_st.py`` and the mmBERT blog's scripts."""
+
+
+class Lora(Spec):
+    """Low-rank adapters (arXiv 2106.09685) by peft; merged into the weights of everything that is saved."""
+
+    rank: int = Field(8, ge=1)
+    alpha: float = Field(16.0, gt=0)
+    """The adapter counts alpha / rank times."""
+    dropout: Share = 0.0
+    """Of the adapter's input, in training."""
+    targets: tuple[str, ...] = ("Wqkv", "Wo", "Wi")
+    """Ends of names of the linear layers that get one. Attention's and the feed-forward's last are both ``Wo``."""
+
+
+class Training(Spec):
+    """How the trainer trains."""
+
+    epochs: float = Field(3.0, gt=0)
+    max_steps: int | None = Field(None, ge=1)
+    """Ends sooner: so many steps."""
+    batch: int = Field(32, ge=1)
+    """Examples per step, over all processes (the paper: 32)."""
+    micro_batch: int | None = Field(None, ge=1)
+    """Examples per forward pass of one process; null: all of its share. A batch is made of several."""
+    learning_rate: float = Field(2e-5, gt=0)
+    """Peak. Swept over 2e-5 to 8e-5 in the paper; most models are best at 2e-5 to 3e-5."""
+    head_learning_rate: float | None = Field(None, gt=0)
+    """Of the head; null: ``learning_rate``."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Of matrices, by AdamW (nlu-evals: 0 for GLUE, 1e-4 for questions; the guidance: 0.01)."""
+    warmup: Share = 0.06
+    """Part of the steps in which the learning rate rises (the paper: 0.06; the guidance: 0.1)."""
+    schedule: Literal["linear", "cosine", "constant", "inverse_sqrt", "one_minus_sqrt"] = "linear"
+    """How it falls afterwards, to zero."""
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """Learning rate of each layer relative to the one above it (ULMFiT, ELECTRA; 1: all alike)."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients are cut to this norm (the trainer's default)."""
+    dropout: Share = 0.1
+    """Before the classifier (mmBERT's README)."""
+    gradient_checkpointing: bool = False
+    """Recompute each layer in the backward pass: less memory, a third more work."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of matrix products; weights stay fp32. auto: bf16 where the device is faster in it."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    max_tokens: int = Field(128, ge=8)
+    """Longest sequence; longer texts are cut (questions: read in windows), and the run says how many."""
+    eval_every: float = Field(1.0, gt=0)
+    """Epochs between evaluations on dev, with a checkpoint each."""
+    patience: int | None = Field(None, ge=1)
+    """Stop after so many evaluations without a better one; null: all epochs."""
+    metric: str = ""
+    """Which number on dev decides; empty: the task's own."""
+    keep: int = Field(1, ge=1)
+    """Checkpoints kept beside the best one."""
+    seed: int = Field(42, ge=0)
+    """Of the head, the order and dropout (the trainer's default; the paper states none)."""
+    log_every: int = Field(10, ge=1)
+    """Steps between log lines (TensorBoard, if it is installed, and the history)."""
+    push_to_hub: str | None = None
+    """Name of a repository on the hub that the finished model is uploaded to."""
+    lora: Lora | None = None
+    """Train adapters and the head only; null: all weights."""
+
+
+class Classify(Spec):
+    """``classify``: classes or numbers of texts or pairs of texts. Fields: ``text``, ``text_pair``, ``label``."""
+
+    pooling: Literal["cls", "mean"] = "mean"
+    """The first token or the mean of all (the released config says mean; the README's example takes the first)."""
+    problem: Literal["single_label", "multi_label", "regression"] = "single_label"
+    labels: tuple[str, ...] = ()
+    """Names of the classes in their order; empty: those of the training data, sorted, or the hub's order."""
+    class_weights: Literal["balanced"] | dict[str, float] | None = None
+    """Weight of each class in the loss; ``balanced``: examples / (classes * examples of the class)."""
+    focal_gamma: float = Field(0.0, ge=0)
+    """Focal loss (arXiv 1708.02002): (1 - p) ** gamma times the cross entropy. 0: plain."""
+
+
+class Tag(Spec):
+    """``tag``: classes of words. Fields: ``tokens`` (words), ``tags``, and ``text``, the raw sentence, where there is
+    one."""
+
+    words: Literal["raw", "split"] = "raw"
+    """``raw``: the raw sentence is encoded, and words are found in it by their characters. ``split``: each word is
+    encoded apart, as ``is_split_into_words`` does, which loses the mark of the space before it; for comparison."""
+    join: Literal["auto", "space", "none"] = "auto"
+    """How a sentence is made of its words where there is no ``text``: with spaces, without, or by its script (auto:
+    no spaces in Han, Kana, Thai, Lao, Khmer and Burmese, and none before closing or after opening punctuation)."""
+    labels: tuple[str, ...] = ()
+    """Names of the tags in their order; empty: those of the training data, ``O`` first, or the hub's order."""
+    class_weights: Literal["balanced"] | dict[str, float] | None = None
+    """As for ``classify``."""
+    focal_gamma: float = Field(0.0, ge=0)
+    """As for ``classify``."""
+
+
+class AnswerOptions(Spec):
+    """``answer``: where in a text the answer stands. Fields: ``question``, ``context``, ``answers`` (``text``,
+    ``answer_start``, as in SQuAD)."""
+
+    doc_stride: int = Field(128, ge=1)
+    """Tokens of a long context that two windows share (SQuAD's scripts and nlu-evals)."""
+    max_answer: int = Field(30, ge=1)
+    """Longest answer in tokens (nlu-evals)."""
+    best: int = Field(20, ge=1)
+    """Begins and ends that are looked at in each window (n_best of nlu-evals)."""
+    no_answer: bool = False
+    """Whether a question may have none (SQuAD 2.0)."""
+
+
+class Choose(Spec):
+    """``choose``: which of several choices. Fields: ``question``, ``choices``, ``label`` (its place, from 0)."""
+
+    pooling: Literal["cls", "mean"] = "mean"
+    """As for ``classify``."""
+
+
+class Sweep(Spec):
+    """Several runs, of which the best on dev is kept. ``mmbert finetune RECIPE --sweep``."""
+
+    values: dict[str, tuple[Any, ...]] = Field({})
+    """Dotted key -> its values: ``training.learning_rate: [2e-5, 3e-5, 5e-5, 8e-5]``. All combinations run."""
+    seeds: tuple[int, ...] = ()
+    """Each combination with each of these; empty: the recipe's."""
+
+    @field_validator("values", mode="before")
+    @classmethod
+    def _flatten(cls, values: Any) -> Any:
+        """Maps inside maps (as an override makes them) are dotted keys."""
+
+        def walk(inner: dict[str, Any], place: str) -> dict[str, Any]:
+            found: dict[str, Any] = {}
+            for key, value in inner.items():
+                found |= walk(value, f"{place}{key}.") if isinstance(value, dict) else {f"{place}{key}": value}
+            return found
+
+        return walk(values, "") if isinstance(values, dict) else values
+
+
+class FinetuneRecipe(Spec):
+    """A whole fine-tuning run: task, model, examples, training."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    task: Kind
+    model: str
+    """Folder or hub name: pretrained, or already tuned. The head is taken over too if it is of the same kind with the
+    same labels."""
+    model_revision: str | None = None
+    """Of a hub name: the commit to read."""
+    data: Data
+    sampling: Sampling = Sampling()
+    training: Training = Training()
+    classify: Classify = Classify()
+    tag: Tag = Tag()
+    answer: AnswerOptions = AnswerOptions()
+    choose: Choose = Choose()
+    embed: Embed = Embed()
+    rerank: Rerank = Rerank()
+    sparse: Sparse = Sparse()
+    late_interaction: LateInteraction = LateInteraction()
+    sweep: Sweep = Sweep()
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> FinetuneRecipe:
+        """Read a recipe with ``key.path=value`` overrides. Raises ConfigError with the dotted path of what is wrong."""
+        path = Path(path)
+        values = read_recipe(path, list(overrides))
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError(explain(error, cls, path)) from error
+
+    def save(self, path: Path) -> None:
+        """Write the resolved recipe, every default included."""
+        write_recipe(path, self.model_dump(mode="json"))
+
+    def changed(self, changes: dict[str, Any]) -> FinetuneRecipe:
+        """The recipe with other values at dotted keys. Raises ConfigError naming the key that there is not."""
+        values = self.model_dump(mode="json")
+        for key, value in changes.items():
+            inner = values
+            *above, last = key.split(".")
+            for part in above:
+                inner = inner.get(part) if isinstance(inner, dict) else None  # type: ignore[assignment]
+            if not isinstance(inner, dict) or last not in inner:
+                raise ConfigError(f"{self.name}: there is no option {key} to change")
+            inner[last] = value
+        try:
+            return FinetuneRecipe.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError(explain(error, FinetuneRecipe, Path(self.name))) from error
+
+    @model_validator(mode="before")
+    @classmethod
+    def _published(cls, values: Any) -> Any:
+        """What ``training`` leaves out is as published for the task."""
+        if not isinstance(values, dict) or isinstance(values.get("training"), Training):
+            return values
+        stated = values.get("training") or {}
+        defaults = PUBLISHED.get(str(values.get("task")), {})
+        if not isinstance(stated, dict):
+            return values
+        stated = {key: value for key, value in stated.items() if value is not None or key not in defaults}
+        return {**values, "training": {**defaults, **stated}}
+
+    @model_validator(mode="after")
+    def _combinations(self) -> Self:
+        if self.data.split("train") is None:
+            raise ValueError("data.train says neither path nor hub: give data.train.path=FILE")
+        if self.training.patience is not None and self.data.split("dev") is None and not self.data.dev_share:
+            raise ValueError("training.patience needs examples to judge by: give data.dev or data.dev_share")
+        own = self.classify
+        if own.problem == "regression" and (own.labels or own.class_weights or own.focal_gamma):
+            raise ValueError("classify: a regression has no labels, class_weights or focal_gamma")
+        return self

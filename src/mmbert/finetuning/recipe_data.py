@@ -1,0 +1,102 @@
+"""The options of a recipe about examples: where they are, what their columns are called, how languages mix."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from mmbert.recipe_file import Spec
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class DataSpec(Spec):
+    """One split of a data set: files on this machine (``path``) or a data set of the hub (``hub``); a path wins."""
+
+    path: str | None = None
+    """A file, a glob, or a folder: ``<language>/<split>.jsonl.gz`` or ``<split>.jsonl``. JSON lines, a JSON list, CSV,
+    TSV or Parquet, the first four also as .gz or .zst. Relative to the working directory."""
+    hub: str | None = None
+    """A data set on the Hugging Face hub: ``unimelb-nlp/wikiann``. Its code is never run."""
+    config: str | None = None
+    """``hub``: its configuration. ``{language}`` stands for each of ``languages``."""
+    revision: str | None = None
+    """``hub``: the commit to read. Without it the newest, and the run says which that was."""
+    split: str | None = None
+    """Of a folder or ``hub``: the name of the split; null: train, dev or test (validation on the hub)."""
+    languages: tuple[str, ...] = ()
+    """Only these, as the source spells them (``sw``, ``swh_Latn``); empty: all that a folder has."""
+    language: str | None = None
+    """The language of all of it, where neither names nor a column tell."""
+    language_column: str | None = None
+    """The column that names each row's language."""
+    columns: dict[str, str | tuple[str, ...]] = Field({})
+    """Our field -> theirs: the name of a column (``sentence``, or ``answers.text`` inside a map), several columns that
+    become a list (``[choice1, choice2]``), or a text with columns in braces
+    (``"{premise} What was the {question}?"``). A field that is not named, or whose column is not there, is looked for
+    under its own name."""
+    limit: int | None = Field(None, ge=1)
+    """At most so many rows a language, the first ones."""
+
+    @model_validator(mode="after")
+    def _placeholder(self) -> Self:
+        if self.path is None and self.config is not None and "{language}" in self.config and not self.languages:
+            raise ValueError(f"config {self.config} has a place for languages: list them in languages")
+        return self
+
+    @property
+    def named(self) -> bool:
+        """Whether it says where the examples are."""
+        return self.path is not None or self.hub is not None
+
+
+class Data(Spec):
+    """The splits. ``path``, ``languages`` and ``limit`` here hold for those that do not say otherwise."""
+
+    path: str | None = None
+    """A folder with all splits, ``<language>/<split>.jsonl.gz`` or ``<split>.jsonl``; wins over every ``hub``."""
+    languages: tuple[str, ...] = ()
+    """Of every split that names none."""
+    columns: dict[str, str | tuple[str, ...]] = Field({})
+    """Of every split; a split's own are added."""
+    train: DataSpec = DataSpec()
+    dev: DataSpec | None = None
+    """What early stopping, the best checkpoint and sweeps go by; null: a part of train, as ``dev_share`` says."""
+    test: DataSpec | None = None
+    """Scored once, with the best checkpoint; null: not at all."""
+    dev_share: Share = 0.0
+    """Without ``dev``: this part of the training examples, drawn by the seed, is kept for it."""
+
+    def split(self, role: str) -> DataSpec | None:
+        """The spec of ``train``, ``dev`` or ``test`` with what holds for all filled in; None where there is none."""
+        own: DataSpec | None = getattr(self, role)
+        if own is None and (self.path is None or role == "test"):
+            return None
+        own = own or DataSpec()
+        changes: dict[str, object] = {"columns": {**self.columns, **own.columns}}
+        if self.path is not None and own.path is None:
+            changes["path"] = self.path
+        if not own.languages:
+            changes["languages"] = self.languages
+        filled = DataSpec.model_validate({**own.model_dump(), **changes})
+        return filled if filled.named else None
+
+
+class Sampling(Spec):
+    """How often each language is drawn. The order is a function of the seed and the epoch."""
+
+    temperature: Share = 1.0
+    """Exponent over the languages: share = examples ** temperature. 1: natural; 0: all alike
+    (mmBERT section 3; fine-tuning guidance: "temperature-based sampling to avoid over-fitting high-resource
+    languages")."""
+    final_temperature: Share | None = None
+    """Reached, in a straight line, by the end of the run; null: ``temperature`` all along (the guidance: "anneal the
+    temperature ... when extending to more languages")."""
+    stratified: bool = False
+    """Every stretch of draws holds each language its exact share, instead of on average."""
+
+    @property
+    def natural(self) -> bool:
+        """Whether every example is drawn once an epoch, in any order."""
+        return self.temperature == 1.0 and self.final_temperature in (None, 1.0) and not self.stratified
