@@ -46,7 +46,7 @@ Columns = dict[str, str | tuple[str, ...]]
 
 
 class Splits(Spec):
-    """Names of the parts at the hub."""
+    """Names of the parts."""
 
     train: str | None = "train"
     test: str = "test"
@@ -69,6 +69,10 @@ class Source(Spec):
     """Name of the folder in the local data: ``<local>/<language>/{train,dev,test}.jsonl.gz``, languages in our form."""
     local_columns: Columns = Field({})
     """The same of the local files."""
+    local_splits: Splits = Splits()
+    """Names of the local files: ``{train: dev}`` where nothing else is there to train on."""
+    local_only: tuple[str, ...] = ()
+    """Languages that the hub's data set lacks."""
 
     @field_validator("revision")
     @classmethod
@@ -114,7 +118,9 @@ class Task(Spec):
     normalisation: Literal["squad", "mlqa", "tiquad"] = "squad"
     """``answer``: what counts as the same answer (``mmbert.scoring.answers``)."""
     average: tuple[str, ...] = ()
-    """Languages that the task's mean is over, as its source defines; empty: all."""
+    """Languages (of ``mteb``: types of tasks) that the task's mean is over, as its source defines; empty: all."""
+    average_by: Literal["languages", "types"] = "languages"
+    """``types``: the mean of the means of types of tasks, as MTEB's tables show."""
     protocol: Protocol = Protocol()
     limit: int | None = Field(None, ge=1)
     """At most so many rows of a language are scored, the first ones; null: all."""

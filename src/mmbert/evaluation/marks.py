@@ -1,0 +1,119 @@
+"""From predictions to scores: each kind of task by the functions of ``mmbert.scoring``.
+
+Rows are those that ``sources`` reads; a prediction is a label, a number or a list of labels (``classify``), labels of
+words and spans (``tag``), a text (``answer``), a place among the choices (``choose``), or two matrices of vectors
+(``bitext``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mmbert.errors import DataError
+from mmbert.evaluation.sources import Row
+from mmbert.evaluation.task import Task
+from mmbert.evaluation.words import place_words, spans_of
+from mmbert.finetuning.examples import as_label
+from mmbert.scoring import classes, entities
+from mmbert.scoring.answers import normaliser, score_answers
+from mmbert.scoring.ranking import bitext_accuracy
+
+Scores = dict[str, float]
+
+
+def score(task: Task, language: str, predictions: Sequence[Any], rows: Sequence[Row]) -> Scores:
+    """All metrics of the task's kind. Raises DataError for a row without what is compared."""
+    if not rows:
+        raise DataError(f"{task.name}: {language} has no row to score")
+    return _SCORES[task.kind](task, language, predictions, rows)
+
+
+def _classify(task: Task, language: str, predictions: Sequence[Any], rows: Sequence[Row]) -> Scores:
+    problem = task.protocol.options.get("problem", "single_label")
+    if problem == "regression":
+        gold = [_number(row) for row in rows]
+        return {"pearson": classes.pearson(predictions, gold), "spearman": classes.spearman(predictions, gold)}
+    if problem == "multi_label":
+        several = [[as_label(label) for label in row["label"]] for row in rows]
+        return {
+            "micro_f1": classes.multilabel_f1(predictions, several),
+            "macro_f1": classes.multilabel_f1(predictions, several, "macro"),
+        }
+    gold_labels = [as_label(row["label"]) for row in rows]
+    found = {
+        "accuracy": classes.accuracy(predictions, gold_labels),
+        "macro_f1": classes.macro_f1(predictions, gold_labels),
+        "weighted_f1": classes.weighted_f1(predictions, gold_labels),
+        "matthews": classes.matthews(predictions, gold_labels),
+    }
+    if task.positive is not None:
+        if task.positive not in {*gold_labels, *predictions}:
+            there = ", ".join(sorted(set(gold_labels)))
+            raise DataError(f"{task.name}: {language} has no label {task.positive!r} (there are {there}): set positive")
+        found["binary_f1"] = classes.binary_f1(predictions, gold_labels, task.positive)
+    return found
+
+
+def _tag(task: Task, language: str, predictions: Sequence[Any], rows: Sequence[Row]) -> Scores:
+    gold = [[as_label(tag) for tag in row["tags"]] for row in rows]
+    labels = [tagged.labels for tagged in predictions]
+    join = str(task.protocol.options.get("join", "auto"))
+    spans = [spans_of(tags, place_words(row, join)[1]) for tags, row in zip(gold, rows, strict=True)]
+    return {
+        "entity_f1": entities.entity_f1(labels, gold),
+        "span_f1": entities.span_f1([tagged.spans for tagged in predictions], spans),
+        "token_accuracy": entities.token_accuracy(labels, gold),
+    }
+
+
+def _answer(task: Task, language: str, predictions: Sequence[Any], rows: Sequence[Row]) -> Scores:
+    gold = [_references(row) for row in rows]
+    found = score_answers(predictions, gold, normaliser(task.normalisation, language))
+    return {"f1": found.f1, "exact": found.exact}
+
+
+def _references(row: Row) -> list[str]:
+    answers = row["answers"]
+    texts = answers.get("text") if isinstance(answers, dict) else None
+    if isinstance(texts, str):
+        texts = [texts]
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise DataError(f"{row['place']}: answers hold no text: write {{text: [...], answer_start: [...]}}")
+    return list(texts)
+
+
+def _choose(task: Task, language: str, predictions: Sequence[Any], rows: Sequence[Row]) -> Scores:
+    return {"accuracy": classes.accuracy(predictions, [choice_number(row) for row in rows])}
+
+
+def choice_number(row: Row) -> int:
+    """The place of the right choice, from 0. Raises DataError for one that is not among the choices."""
+    label = str(row["label"])
+    if not label.isdigit() or int(label) >= len(row["choices"]):
+        raise DataError(
+            f"{row['place']}: label {row['label']!r} is no place among {len(row['choices'])} choices: count from 0"
+        )
+    return int(label)
+
+
+def _bitext(task: Task, language: str, predictions: Sequence[Any], rows: Sequence[Row]) -> Scores:
+    texts, translations = predictions
+    there, back = bitext_accuracy(texts, translations), bitext_accuracy(translations, texts)
+    return {"accuracy": there, "accuracy_from_english": back}
+
+
+def _number(row: Row) -> float:
+    try:
+        return float(row["label"])
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{row['place']}: label {row['label']!r} is no number: mend or remove the row") from error
+
+
+_SCORES: dict[str, Callable[[Task, str, Sequence[Any], Sequence[Row]], Scores]] = {
+    "classify": _classify,
+    "tag": _tag,
+    "answer": _answer,
+    "choose": _choose,
+    "bitext": _bitext,
+}
