@@ -66,7 +66,7 @@ class Training(Spec):
     """Of matrices, by AdamW (nlu-evals: 0 for GLUE, 1e-4 for questions; the guidance: 0.01)."""
     warmup: Share = 0.06
     """Part of the steps in which the learning rate rises (the paper: 0.06; the guidance: 0.1)."""
-    schedule: Literal["linear", "cosine", "constant", "inverse_sqrt", "one_minus_sqrt"] = "linear"
+    schedule: Literal["linear", "cosine", "constant", "inverse_sqrt"] = "linear"
     """How it falls afterwards, to zero."""
     layer_decay: float = Field(1.0, gt=0, le=1)
     """Learning rate of each layer relative to the one above it (ULMFiT, ELECTRA; 1: all alike)."""
@@ -138,18 +138,19 @@ class AnswerOptions(Spec):
     doc_stride: int = Field(128, ge=1)
     """Tokens of a long context that two windows share (SQuAD's scripts and nlu-evals)."""
     max_answer: int = Field(30, ge=1)
-    """Longest answer in tokens (nlu-evals)."""
-    best: int = Field(20, ge=1)
-    """Begins and ends that are looked at in each window (n_best of nlu-evals)."""
+    """Longest answer in tokens (nlu-evals). All pieces up to it are compared, where others take the 20 best begins and
+    ends."""
     no_answer: bool = False
     """Whether a question may have none (SQuAD 2.0)."""
 
 
 class Choose(Spec):
-    """``choose``: which of several choices. Fields: ``question``, ``choices``, ``label`` (its place, from 0)."""
+    """``choose``: which of several choices. Fields: ``question``, ``choices``, ``label`` (number of the right one)."""
 
     pooling: Literal["cls", "mean"] = "mean"
     """As for ``classify``."""
+    first_label: int = Field(0, ge=0)
+    """The number of the first choice (1 in SocialIQA)."""
 
 
 class Sweep(Spec):

@@ -34,7 +34,9 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class _Note:
+class Passage:
+    """A text on its way through the model, in one or several windows."""
+
     context: str
     spans: np.ndarray
     """Characters of the context's tokens, without the space around them."""
@@ -45,7 +47,9 @@ class _Note:
 
 
 @dataclass(frozen=True)
-class _Options:
+class Decoding:
+    """Which pieces of a text may be answers."""
+
     top_k: int
     longest: int
     no_answer: bool
@@ -122,7 +126,7 @@ class Answerer(Facade):
         wide = self.loaded.max_tokens if window is None else window
         if not self._template.size + 2 <= wide <= self.loaded.max_tokens:
             raise ConfigError(f"window is {wide}: the model reads {self.loaded.max_tokens} tokens")
-        options = _Options(top_k, longest, no_answer, threshold)
+        options = Decoding(top_k, longest, no_answer, threshold)
         rows = self._rows(pairs, wide, overlap, longest)
 
         def answers() -> Iterator[list[Answer]]:
@@ -147,7 +151,7 @@ class Answerer(Facade):
 
     def _rows(
         self, pairs: Iterable[tuple[str, str]], window: int, overlap: int | None, longest: int
-    ) -> Iterator[Rows[_Note]]:
+    ) -> Iterator[Rows[Passage]]:
         tokenizer, template = self.loaded.tokenizer, self._template
         stream, number = iter(pairs), 0
         while chunk := list(islice(stream, _TOKENISED)):
@@ -165,11 +169,11 @@ class Answerer(Facade):
                 places = plan_windows(len(ids), room, shared if len(ids) > room else 0)
                 rows = [template.join(head, ids[place.start : place.end]) for place in places]
                 first = len(template.before) + len(head) + len(template.between)
-                yield Rows(rows, _Note(context, trim_spans(context, spans), places, first))
+                yield Rows(rows, Passage(context, trim_spans(context, spans), places, first))
                 number += 1
 
 
-def best_answers(note: _Note, rows: list[np.ndarray], options: _Options) -> list[Answer]:
+def best_answers(note: Passage, rows: list[np.ndarray], options: Decoding) -> list[Answer]:
     """The most probable pieces of a text, from the logits (T, 2) of its windows.
 
     A piece's logit is that of its first token to begin plus that of its last to end, both from the window in which the

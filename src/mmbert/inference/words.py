@@ -57,3 +57,8 @@ class _Kinds(dict[int, str]):
 
 
 _KINDS = _Kinds()
+
+
+def is_unspaced(character: str) -> bool:
+    """Whether it is a letter of a script that puts no spaces between words."""
+    return character.translate(_KINDS) == "u"

@@ -1,0 +1,108 @@
+"""``choose``: which of several choices answers a question or goes on with it best.
+
+Each choice is a sequence ``<bos> question <eos> choice <eos>`` of the packed batch, and a softmax runs over those of an
+example, however many it has.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mmbert.errors import DataError
+from mmbert.finetuning.collate import Feature, choices_as_rows
+from mmbert.finetuning.encode import encode_texts, say_cut
+from mmbert.finetuning.examples import Examples, Fields, Row, read_splits, want_text
+from mmbert.finetuning.finetune import Trained
+from mmbert.finetuning.losses import NONE, Items, choice_loss
+from mmbert.finetuning.packed_model import PackedModel
+from mmbert.finetuning.recipe import Choose, FinetuneRecipe
+from mmbert.finetuning.start import Start, load_start
+from mmbert.finetuning.trainer import fit
+from mmbert.model.tasks import ChoiceClassifier
+from mmbert.packed import Packed
+from mmbert.scoring.classes import accuracy
+
+FIELDS = Fields(("question", "choices", "label"), (), ("choices",))
+
+NAMES = ("score",)
+
+
+def train(recipe: FinetuneRecipe, folder: Path) -> Trained:
+    """The contract of ``mmbert.finetuning.finetune``."""
+    own = recipe.choose
+    splits = read_splits(recipe, FIELDS)
+    start = load_start(recipe, ChoiceClassifier, NAMES, own.pooling)
+    data = {role: make_features(examples, role, own, start) for role, examples in splits.items()}
+    gold = {role: [feature["labels"] for feature in features] for role, features in data.items()}
+    model = PackedModel(
+        start.task,
+        _loss,
+        partial(choices_as_rows, nothing=NONE),
+        NAMES,
+        start.tokenizer,
+        max_tokens=start.task.config.max_context,
+        choices=True,
+    )
+    return fit(recipe, folder, model, data, splits["train"].languages, Scores(gold), "accuracy")
+
+
+def make_features(examples: Examples, role: str, own: Choose, start: Start) -> list[Feature]:
+    """Ids of each choice, and the number of the right one. Raises DataError with the place of what is wrong."""
+    firsts: list[str] = []
+    seconds: list[str | None] = []
+    labels = []
+    for row in examples.rows:
+        question, choices = want_text(row, "question"), _choices(row)
+        firsts += [question] * len(choices)
+        seconds += choices
+        labels.append(_label(row, len(choices), own.first_label))
+    ids, cut = encode_texts(start.tokenizer, firsts, seconds, start.max_tokens)
+    say_cut(role, cut, len(ids), start.max_tokens)
+    features, at = [], 0
+    for row, label in zip(examples.rows, labels, strict=True):
+        features.append({"ids": ids[at : at + len(row["choices"])], "labels": label})
+        at += len(row["choices"])
+    return features
+
+
+def _choices(row: Row) -> list[str]:
+    choices = row["choices"]
+    if not isinstance(choices, list) or len(choices) < 2:
+        raise DataError(f"{row['place']}: choices is not a list of at least two texts: mend or remove the row")
+    for number, choice in enumerate(choices):
+        if not isinstance(choice, str) or not choice.strip():
+            raise DataError(f"{row['place']}: choice {number} is {choice!r}: mend or remove the row")
+    return choices
+
+
+def _label(row: Row, choices: int, first: int) -> int:
+    try:
+        number = int(row["label"]) - first
+    except (TypeError, ValueError):
+        number = -1
+    if not 0 <= number < choices:
+        raise DataError(
+            f"{row['place']}: label {row['label']!r} names none of {choices} choices numbered from {first}: "
+            "mend the row, or set choose.first_label"
+        )
+    return number
+
+
+def _loss(scores: Tensor, packed: Packed, labels: Tensor, items: Items) -> Tensor:
+    return choice_loss(scores, labels, items)
+
+
+class Scores:
+    """Part of the examples whose choice is right."""
+
+    names = ("accuracy",)
+
+    def __init__(self, gold: dict[str, list[int]]) -> None:
+        self._gold = gold
+
+    def __call__(self, role: str, scores: Any) -> dict[str, float]:
+        return {"accuracy": accuracy(scores.argmax(axis=1).tolist(), self._gold[role])}

@@ -1,0 +1,169 @@
+"""``classify``: classes, several classes at once, or a number, of a text or of a pair of texts."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import expit
+
+from mmbert.errors import DataError
+from mmbert.finetuning.collate import Feature, texts_as_rows
+from mmbert.finetuning.encode import encode_texts, say_cut
+from mmbert.finetuning.examples import (
+    Examples,
+    Fields,
+    Row,
+    as_label,
+    label_names,
+    label_number,
+    read_splits,
+    want_text,
+)
+from mmbert.finetuning.finetune import Trained
+from mmbert.finetuning.losses import ClassLoss, SeveralLoss, balanced_weights, number_loss
+from mmbert.finetuning.packed_model import Loss, PackedModel
+from mmbert.finetuning.recipe import Classify, FinetuneRecipe
+from mmbert.finetuning.start import Start, load_start
+from mmbert.finetuning.trainer import fit
+from mmbert.model.tasks import SequenceClassifier
+from mmbert.scoring.classes import accuracy, binary_f1, macro_f1, matthews, multilabel_f1, pearson, spearman
+
+log = logging.getLogger(__name__)
+
+NUMBER = "score"
+"""The name of a regression's only class."""
+
+PROBLEMS = {
+    "single_label": "single_label_classification",
+    "multi_label": "multi_label_classification",
+    "regression": "regression",
+}
+"""Ours -> transformers' ``problem_type``."""
+
+
+def fields(own: Classify) -> Fields:
+    """What is read of a row; ``label`` is a list of labels where there may be several."""
+    return Fields(("text", "label"), ("text_pair",), ("label",) if own.problem == "multi_label" else ())
+
+
+def train(recipe: FinetuneRecipe, folder: Path) -> Trained:
+    """The contract of ``mmbert.finetuning.finetune``."""
+    own = recipe.classify
+    splits = read_splits(recipe, fields(own))
+    names = class_names(splits["train"], own)
+    start = load_start(recipe, SequenceClassifier, names, own.pooling)
+    numbers = {name: number for number, name in enumerate(start.names)}
+    data = {role: make_features(examples, role, own, numbers, start) for role, examples in splits.items()}
+    gold = {role: [feature["labels"] for feature in features] for role, features in data.items()}
+    model = PackedModel(
+        start.task,
+        _loss(own, start.names, gold["train"]),
+        texts_as_rows,
+        start.names,
+        start.tokenizer,
+        max_tokens=start.task.config.max_context,
+        problem_type=PROBLEMS[own.problem],
+    )
+    score = Scores(own, gold)
+    return fit(recipe, folder, model, data, splits["train"].languages, score, score.names[0])
+
+
+def class_names(examples: Examples, own: Classify) -> tuple[str, ...]:
+    """Names of the classes in their order."""
+    if own.problem == "regression":
+        return (NUMBER,)
+    found = [label for row in examples.rows for label in _labels(row, own)]
+    names = label_names(found, examples.names.get("label", ()), own.labels)
+    if len(names) < 2 and own.problem == "single_label":
+        raise DataError(f"the training data has one label only ({names[0]}): there is nothing to tell apart")
+    return names
+
+
+def make_features(examples: Examples, role: str, own: Classify, numbers: dict[str, int], start: Start) -> list[Feature]:
+    """Ids and labels of each example. Raises DataError with the place of what is wrong."""
+    texts = [want_text(row, "text") for row in examples.rows]
+    pairs = [want_text(row, "text_pair") if "text_pair" in row else None for row in examples.rows]
+    rows, cut = encode_texts(start.tokenizer, texts, pairs, start.max_tokens)
+    say_cut(role, cut, len(rows), start.max_tokens)
+    labels = [_label(row, own, numbers) for row in examples.rows]
+    return [{"ids": ids, "labels": label} for ids, label in zip(rows, labels, strict=True)]
+
+
+def _label(row: Row, own: Classify, numbers: dict[str, int]) -> Any:
+    if own.problem == "regression":
+        try:
+            value = float(row["label"])
+        except (TypeError, ValueError):
+            value = float("nan")
+        if not np.isfinite(value):
+            raise DataError(f"{row['place']}: label {row['label']!r} is not a number: mend or remove the row")
+        return value
+    if own.problem == "single_label":
+        return label_number(numbers, row, "label", row["label"], "classify.labels")
+    marks = [0.0] * len(numbers)
+    for label in _labels(row, own):
+        marks[label_number(numbers, row, "label", label, "classify.labels")] = 1.0
+    return marks
+
+
+def _labels(row: Row, own: Classify) -> list[str]:
+    value = row["label"]
+    if own.problem == "single_label":
+        if isinstance(value, list | dict):
+            raise DataError(f"{row['place']}: label is a {type(value).__name__}: set classify.problem=multi_label")
+        return [as_label(value)]
+    if not isinstance(value, list):
+        raise DataError(f"{row['place']}: label is {type(value).__name__}, not a list of labels: mend the row")
+    return [as_label(each) for each in value]
+
+
+def _loss(own: Classify, names: tuple[str, ...], labels: list[Any]) -> Loss:
+    if own.problem == "regression":
+        return number_loss
+    if own.problem == "multi_label":
+        counts = np.sum(labels, axis=0).astype(int).tolist()
+        return SeveralLoss(class_weights(own.class_weights, names, counts, "classify"), own.focal_gamma)
+    found = Counter(labels)
+    counts = [found[number] for number in range(len(names))]
+    return ClassLoss(class_weights(own.class_weights, names, counts, "classify"), own.focal_gamma)
+
+
+def class_weights(wanted: Any, names: tuple[str, ...], counts: list[int], block: str) -> list[float] | None:
+    """Weight of each class: none, balanced by these counts, or as stated (1 for what is not named)."""
+    if wanted is None:
+        return None
+    if wanted == "balanced":
+        return balanced_weights(counts)
+    unknown = [name for name in wanted if name not in names]
+    if unknown:
+        raise DataError(f"{block}.class_weights names no label: {unknown[0]} (there are: {', '.join(names)})")
+    return [float(wanted.get(name, 1.0)) for name in names]
+
+
+class Scores:
+    """Numbers of a split's predictions; the first of ``names`` decides unless the recipe says otherwise."""
+
+    def __init__(self, own: Classify, gold: dict[str, list[Any]]) -> None:
+        self._problem, self._gold = own.problem, gold
+        self.names = {
+            "single_label": ("accuracy", "macro_f1", "matthews", "f1"),
+            "multi_label": ("micro_f1", "macro_f1"),
+            "regression": ("spearman", "pearson"),
+        }[own.problem]
+
+    def __call__(self, role: str, logits: Any) -> dict[str, float]:
+        gold = self._gold[role]
+        if self._problem == "regression":
+            said = logits[:, 0].tolist()
+            return {"spearman": spearman(said, gold), "pearson": pearson(said, gold)}
+        if self._problem == "multi_label":
+            sets = [np.flatnonzero(row >= 0.5).tolist() for row in expit(logits)]
+            wanted = [np.flatnonzero(row).tolist() for row in np.array(gold)]
+            return {f"{kind}_f1": multilabel_f1(sets, wanted, kind) for kind in ("micro", "macro")}
+        best = logits.argmax(axis=1).tolist()
+        found = {"accuracy": accuracy(best, gold), "macro_f1": macro_f1(best, gold), "matthews": matthews(best, gold)}
+        return found | ({"f1": binary_f1(best, gold, 1)} if logits.shape[1] == 2 else {})

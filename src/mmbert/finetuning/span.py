@@ -1,0 +1,188 @@
+"""``answer``: the piece of a text that answers a question.
+
+A context that does not fit beside its question goes in windows that share ``doc_stride`` tokens; in training a window
+without the answer points at <bos> (as SQuAD's scripts do). Windows are sequences of a packed batch like any other.
+Answers are decoded as :class:`mmbert.Answerer` does: the best of all pieces of all windows, on characters.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmbert.errors import ConfigError, DataError
+from mmbert.finetuning.collate import Feature, spans_as_rows
+from mmbert.finetuning.encode import pair_template
+from mmbert.finetuning.examples import Examples, Fields, Row, read_splits, want_text
+from mmbert.finetuning.finetune import Trained
+from mmbert.finetuning.losses import span_loss
+from mmbert.finetuning.packed_model import PackedModel
+from mmbert.finetuning.recipe import AnswerOptions, FinetuneRecipe
+from mmbert.finetuning.start import Start, load_start
+from mmbert.finetuning.trainer import fit
+from mmbert.inference.answerer import Decoding, Passage, best_answers
+from mmbert.inference.chunking import plan_windows
+from mmbert.inference.entities import trim_spans
+from mmbert.model.tasks import SpanClassifier
+from mmbert.scoring.answers import score_answers
+
+log = logging.getLogger(__name__)
+
+FIELDS = Fields(("question", "context"), ("answers", "answer", "answer_start"), ("answers",))
+
+NAMES = ("start", "end")
+
+LEAST_ROOM = 16
+"""Tokens of context that a window must have room for beside the question, or the question is cut."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, its text, and the answers that are right: (text, first character); none if there is none."""
+
+    question: str
+    context: str
+    answers: list[tuple[str, int]]
+    row: Row
+
+
+def train(recipe: FinetuneRecipe, folder: Path) -> Trained:
+    """The contract of ``mmbert.finetuning.finetune``."""
+    own = recipe.answer
+    splits = read_splits(recipe, FIELDS)
+    questions = {role: read_questions(examples, own) for role, examples in splits.items()}
+    start = load_start(recipe, SpanClassifier, NAMES, None)
+    data, passages = {}, {}
+    for role, each in questions.items():
+        data[role], passages[role] = make_features(each, own, start)
+    owners = [index for index, passage in enumerate(passages["train"]) for _ in passage.windows]
+    languages = [splits["train"].languages[owner] for owner in owners]
+    model = PackedModel(
+        start.task, span_loss, spans_as_rows, NAMES, start.tokenizer, max_tokens=start.task.config.max_context
+    )
+    score = Scores(questions, passages, own)
+    return fit(recipe, folder, model, data, languages, score, score.names[0])
+
+
+def read_questions(examples: Examples, own: AnswerOptions) -> list[Question]:
+    """Questions whose answers stand where they are said to. Raises DataError with the place of one that does not."""
+    found = []
+    for row in examples.rows:
+        question, context = want_text(row, "question"), want_text(row, "context")
+        answers = _answers(row)
+        if not answers and not own.no_answer:
+            raise DataError(f"{row['place']}: no answer: remove the row, or set answer.no_answer=true")
+        for number, (text, start) in enumerate(answers):
+            there = context[start : start + len(text)] if start >= 0 else ""
+            if there != text or not text:
+                elsewhere = context.find(text) if text else -1
+                hint = f"it stands at {elsewhere}" if elsewhere >= 0 else "the context has it nowhere"
+                raise DataError(
+                    f"{row['place']}: answer {number} {text[:40]!r} is not at answer_start {start} of the context "
+                    f"(there: {there[:40]!r}; {hint}): mend the row, counting characters from 0"
+                )
+        found.append(Question(question, context, answers, row))
+    return found
+
+
+def _answers(row: Row) -> list[tuple[str, int]]:
+    """From SQuAD's map of lists, a list of maps, or the columns answer and answer_start."""
+    value = row.get("answers")
+    if value is None:
+        if "answer" not in row:
+            return []
+        value = {"text": [row["answer"]], "answer_start": [row.get("answer_start")]}
+    if isinstance(value, list):
+        pairs = [
+            (each.get("text"), each.get("answer_start")) if isinstance(each, dict) else (each, None) for each in value
+        ]
+    elif isinstance(value, dict):
+        texts, starts = value.get("text"), value.get("answer_start")
+        if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
+            raise DataError(f"{row['place']}: answers needs lists text and answer_start of one length: mend the row")
+        pairs = list(zip(texts, starts, strict=True))
+    else:
+        raise DataError(f"{row['place']}: answers is {type(value).__name__}: expected text and answer_start, as SQuAD")
+    return [(_text(row, text), _start(row, start)) for text, start in pairs]
+
+
+def _text(row: Row, text: Any) -> str:
+    if not isinstance(text, str):
+        raise DataError(f"{row['place']}: an answer is {type(text).__name__}, not text: mend the row")
+    return text
+
+
+def _start(row: Row, start: Any) -> int:
+    try:
+        return int(start)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{row['place']}: answer_start is {start!r}, not a number: mend the row") from error
+
+
+def make_features(questions: list[Question], own: AnswerOptions, start: Start) -> tuple[list[Feature], list[Passage]]:
+    """A feature a window, in order, and of each question its passage, which knows its windows."""
+    tokenizer, template = start.tokenizer, pair_template(start.tokenizer)
+    asked = tokenizer.encode_batch([each.question for each in questions], specials=True)
+    texts = tokenizer.encode_spans([each.context for each in questions], specials=True)
+    features: list[Feature] = []
+    passages: list[Passage] = []
+    most = start.max_tokens - template.size - LEAST_ROOM
+    if most < 1:
+        raise ConfigError(f"training.max_tokens {start.max_tokens} has no room for a question and its text: raise it")
+    for each, head, (ids, spans) in zip(questions, asked, texts, strict=True):
+        kept = head[:most]
+        room = start.max_tokens - template.size - len(kept)
+        shared = min(own.doc_stride, room // 2) if len(ids) > room else 0
+        spans = trim_spans(each.context, spans)
+        first = len(template.before) + len(kept) + len(template.between)
+        passage = Passage(each.context, spans, plan_windows(len(ids), room, shared), first)
+        passages.append(passage)
+        answer = answer_tokens(spans, each.answers[0]) if each.answers else None
+        for window in passage.windows:
+            place = [0, 0]
+            if answer is not None and window.start <= answer[0] and answer[1] < window.end:
+                place = [first + token - window.start for token in answer]
+            features.append({"ids": template.join(kept, ids[window.start : window.end]), "labels": place})
+    return features, passages
+
+
+def answer_tokens(spans: np.ndarray, answer: tuple[str, int]) -> tuple[int, int] | None:
+    """First and last token that have a character of an answer; None where none has.
+
+    spans  (n, 2) characters of the context's tokens, ascending, without space around them
+    """
+    start, end = answer[1], answer[1] + len(answer[0])
+    inside = np.flatnonzero((spans[:, 0] < end) & (spans[:, 1] > start) & (spans[:, 0] < spans[:, 1]))
+    return (int(inside[0]), int(inside[-1])) if len(inside) else None
+
+
+class Scores:
+    """Exact match and F1, each by SQuAD's normalisation."""
+
+    names = ("f1", "exact")
+
+    def __init__(
+        self, questions: dict[str, list[Question]], passages: dict[str, list[Passage]], own: AnswerOptions
+    ) -> None:
+        self._questions, self._passages = questions, passages
+        self._decoding = Decoding(1, own.max_answer, own.no_answer, 0.0)
+
+    def __call__(self, role: str, rows: Any) -> dict[str, float]:
+        said, next_row = [], 0
+        for passage in self._passages[role]:
+            own = rows[next_row : next_row + len(passage.windows)]
+            next_row += len(passage.windows)
+            logits = [
+                row[: passage.first + window.end - window.start + 1]
+                for row, window in zip(own, passage.windows, strict=True)
+            ]
+            said.append(best_answers(passage, logits, self._decoding)[0].text)
+        gold = [[text for text, _ in each.answers] or [""] for each in self._questions[role]]
+        found = score_answers(said, gold)
+        none = [answer == "" for answer, wanted in zip(said, gold, strict=True) if wanted == [""]]
+        count = len(gold)  # SQuAD 2.0: where there is none, saying so is an F1 of 1, for which no words are shared
+        return {"f1": found.f1 + sum(none) / count, "exact": found.exact}
