@@ -72,12 +72,26 @@ def report(
 
 
 def _add_commands() -> None:
-    from mmbert.cli import checkpoint, data, export, finetune, index, infer, judge, surgery, tokenizer, tools, train
+    from mmbert.cli import (
+        checkpoint,
+        data,
+        evaluate,
+        export,
+        finetune,
+        index,
+        infer,
+        judge,
+        surgery,
+        tokenizer,
+        tools,
+        train,
+    )
 
     app.add_typer(data.app, name="data", help="Prepare text, look at shards, plan the mixture.")
     app.add_typer(tokenizer.app, name="tokenizer", help="Train a tokenizer, measure one.")
     app.command()(train.pretrain)
     app.command()(finetune.finetune)
+    app.command()(evaluate.evaluate)
     app.command()(surgery.merge)
     app.command()(surgery.trim)
     app.command()(surgery.extend)

@@ -30,7 +30,7 @@ METRICS: dict[str, tuple[str, ...]] = {
     "tag": ("entity_f1", "span_f1", "token_accuracy"),
     "answer": ("f1", "exact"),
     "choose": ("accuracy",),
-    "bitext": ("accuracy",),
+    "bitext": ("accuracy", "accuracy_from_english", "accuracy_centred"),
     "mteb": ("main_score",),
     "loss": ("bits_per_byte",),
     "efficiency": ("tokens_per_second",),
