@@ -144,7 +144,7 @@ class Task(Spec):
             near = difflib.get_close_matches(text, task_names(), n=1, cutoff=0.5)
             cure = f"did you mean {near[0]}?" if near else f"there are {', '.join(task_names())}"
             raise ConfigError(f"no task {text!r}: {cure} (your own: give the path of its .yaml)")
-        return _read(_folder() / f"{text}.yaml")
+        return _packaged(text)
 
     @field_validator("languages", mode="before")
     @classmethod
@@ -195,6 +195,11 @@ def task_names() -> list[str]:
 @cache
 def _folder() -> Path:
     return Path(str(files("mmbert.evaluation"))) / "tasks"
+
+
+@cache
+def _packaged(name: str) -> Task:
+    return _read(_folder() / f"{name}.yaml")
 
 
 def _read(path: Path) -> Task:
