@@ -38,7 +38,9 @@ def test_the_tasks_of_the_paper_are_there() -> None:
     glue = {"cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte"}
     xtreme = {"xnli", "pawsx", "xcopa", "xquad", "mlqa", "tydiqa", "wikiann", "udpos"}
     others = {"foqa", "tiquad", "sib200", "tatoeba", "afrisenti", "masakhaner", "masakhapos", "afriqa"}
-    assert glue | xtreme | others | {"mteb-english", "mteb-multilingual", "coir", "loss", "efficiency"} <= {*task_names()}
+    assert glue | xtreme | others | {"mteb-english", "mteb-multilingual", "coir", "loss", "efficiency"} <= {
+        *task_names()
+    }
     assert all(Task.load(name).protocol.start == "mnli" for name in ("rte", "mrpc", "stsb", "xnli"))
     assert len(Task.load("wikiann").average) == 40
     assert len(Task.load("xnli").languages) == 15

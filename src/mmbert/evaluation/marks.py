@@ -84,17 +84,21 @@ def _references(row: Row) -> list[str]:
 
 
 def _choose(task: Task, language: str, predictions: Sequence[Any], rows: Sequence[Row]) -> Scores:
-    return {"accuracy": classes.accuracy(predictions, [choice_number(row) for row in rows])}
+    first = int(task.protocol.options.get("first_label", 0))
+    return {"accuracy": classes.accuracy(predictions, [choice_number(row, first) for row in rows])}
 
 
-def choice_number(row: Row) -> int:
-    """The place of the right choice, from 0. Raises DataError for one that is not among the choices."""
-    label = str(row["label"])
-    if not label.isdigit() or int(label) >= len(row["choices"]):
-        raise DataError(
-            f"{row['place']}: label {row['label']!r} is no place among {len(row['choices'])} choices: count from 0"
-        )
-    return int(label)
+def choice_number(row: Row, first: int = 0) -> int:
+    """The place of the right choice, from 0. Raises DataError for one that is not among the choices.
+
+    first  the label of the first choice
+    """
+    label = as_label(row["label"])
+    number = int(label) - first if label.isdigit() else -1
+    if not 0 <= number < len(row["choices"]):
+        count = len(row["choices"])
+        raise DataError(f"{row['place']}: label {row['label']!r} is no place among {count} choices: count from {first}")
+    return number
 
 
 def _bitext(task: Task, language: str, predictions: Sequence[Any], rows: Sequence[Row]) -> Scores:

@@ -77,6 +77,8 @@ def _efficiency(task: Task, model: Model, known: dict[str, TaskScore], keep: Kee
     if not known:
         for name, found in measure(model.folder, task.limit or TEXTS).items():
             keep(name, found)
+    if not known:
+        raise WeightsError(f"{model.folder} reads too few tokens for any of the sets, of 512 and 8,192: leave it out")
     return list(known)
 
 

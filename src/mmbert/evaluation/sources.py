@@ -81,7 +81,12 @@ class TaskSource:
 
     def read(self, language: str, split: str = "test") -> Examples:
         """The rows of one language. Raises DataError with the place of what is wrong."""
-        return read_examples(self.spec(language, split), split, FIELDS[self.task.kind])
+        found = read_examples(self.spec(language, split), split, FIELDS[self.task.kind])
+        names = found.names.get("label", ())
+        if self.task.kind == "choose" and names:  # choices that the hub calls choice1 and choice2
+            for row in found.rows:
+                row["label"] = names.index(row["label"]) if row["label"] in names else row["label"]
+        return found
 
     def _file(self, language: str, split: str) -> Path | None:
         assert self.folder is not None, "the caller looks"

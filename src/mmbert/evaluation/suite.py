@@ -9,7 +9,7 @@ A YAML file read as every recipe is: ``extends``, overrides, an unknown key is a
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -17,7 +17,8 @@ from mmbert.errors import ConfigError
 from mmbert.evaluation.task import TRAINED, Task
 from mmbert.recipe_file import Spec, explain, read_recipe
 
-Baseline = Literal["untrained", "characters"]
+PRETRAINED = "pretrained"
+"""As a task's ``start``: no other task's model, since null only says that nothing is changed."""
 
 
 class TaskChange(Spec):
@@ -29,6 +30,7 @@ class TaskChange(Spec):
     """Score only these."""
     limit: int | None = Field(None, ge=1)
     start: str | None = None
+    """Another task's model; ``pretrained``: none's."""
     train: bool | None = None
     train_languages: tuple[str, ...] | None = None
     per_language: bool | None = None
@@ -106,7 +108,7 @@ class Suite(Spec):
         protocol = values["protocol"]
         for field in ("start", "train", "train_languages", "per_language", "train_limit"):
             if (value := getattr(change, field)) is not None:
-                protocol[field] = value
+                protocol[field] = None if value == PRETRAINED else value
         if task_trains(declared.kind):
             protocol["training"] = {**protocol["training"], **self.training, **change.training}
             protocol["options"] = {**protocol["options"], **change.options}
