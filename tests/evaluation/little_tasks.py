@@ -73,10 +73,11 @@ def pairs(count: int, language: str) -> list[dict[str, Any]]:
 
 def likenesses(count: int) -> list[dict[str, Any]]:
     """Pairs of texts, alike or not at all."""
-    return [
-        {"id": str(n), "sentence1": f"a bird {n}", "sentence2": f"a bird {n}" if n % 2 else "the rain", "score": 5.0 * (n % 2)}
-        for n in range(count)
-    ]  # fmt: skip
+    rows = []
+    for number in range(count):
+        other = f"a bird {number}" if number % 2 else "the rain"
+        rows.append({"sentence1": f"a bird {number}", "sentence2": other, "score": 5.0 * (number % 2)})
+    return rows
 
 
 def write_all(folder: Path, count: int = 12) -> Path:

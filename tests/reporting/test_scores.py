@@ -20,7 +20,7 @@ TIERS = {"eng_Latn": "pretrain", "swh_Latn": "mid", "fao_Latn": "decay", "tir_Et
 def summary(metric: str, **figures: float) -> TaskSummary:
     languages = {code: Figure(value, 0.01) for code, value in figures.items()}
     mean = Figure(sum(figures.values()) / len(figures), 0.02)
-    return TaskSummary(metric, languages, mean, {code: 100 for code in figures}, (1, 2), {}, (len(figures), 198))
+    return TaskSummary(metric, languages, mean, dict.fromkeys(figures, 100), (1, 2), {}, (len(figures), 198))
 
 
 @pytest.fixture
