@@ -6,6 +6,7 @@ example, however many it has.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ FIELDS = Fields(("question", "choices", "label"), (), ("choices",))
 NAMES = ("score",)
 
 
-def train(recipe: FinetuneRecipe, folder: Path) -> Trained:
+def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any] = ()) -> Trained:
     """The contract of ``mmbert.finetuning.finetune``."""
     own = recipe.choose
     splits = read_splits(recipe, FIELDS)
@@ -47,7 +48,7 @@ def train(recipe: FinetuneRecipe, folder: Path) -> Trained:
         max_tokens=start.task.config.max_context,
         choices=True,
     )
-    return fit(recipe, folder, model, data, splits["train"].languages, Scores(gold), "accuracy")
+    return fit(recipe, folder, model, data, splits["train"].languages, Scores(gold), "accuracy", callbacks)
 
 
 def make_features(examples: Examples, role: str, own: Choose, start: Start) -> list[Feature]:

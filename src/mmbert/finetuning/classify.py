@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def fields(own: Classify) -> Fields:
     return Fields(("text", "label"), ("text_pair",), ("label",) if own.problem == "multi_label" else ())
 
 
-def train(recipe: FinetuneRecipe, folder: Path) -> Trained:
+def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any] = ()) -> Trained:
     """The contract of ``mmbert.finetuning.finetune``."""
     own = recipe.classify
     splits = read_splits(recipe, fields(own))
@@ -69,7 +70,7 @@ def train(recipe: FinetuneRecipe, folder: Path) -> Trained:
         problem_type=PROBLEMS[own.problem],
     )
     score = Scores(own, gold)
-    return fit(recipe, folder, model, data, splits["train"].languages, score, score.names[0])
+    return fit(recipe, folder, model, data, splits["train"].languages, score, score.names[0], callbacks)
 
 
 def class_names(examples: Examples, own: Classify) -> tuple[str, ...]:

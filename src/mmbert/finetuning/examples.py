@@ -147,7 +147,7 @@ def _pick(
         there = ", ".join(map(str, raw))
         raise DataError(
             f"{place}: data.{role}.columns.{name} says {stated!r}, which is not there, nor is {name!r} "
-            f"(there are: {there}): name the column that holds it"
+            f"(there are: {there}): name the column that holds it, or set it to null"
         )
     return found, value
 

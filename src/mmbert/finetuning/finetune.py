@@ -12,7 +12,7 @@ A run's folder (``runs/<name>`` or ``out``):
 
 How a kind of task plugs in. ``TASKS`` names its module, which has one function:
 
-    def train(recipe: FinetuneRecipe, folder: Path) -> Trained
+    def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[TrainerCallback] = ()) -> Trained
 
 It reads ``recipe.data`` (``mmbert.finetuning.examples``), trains with the trainer's output in ``folder/checkpoints``
 (going on from the last checkpoint there, if there is one), writes the tuned model with its tokenizer to
@@ -27,6 +27,7 @@ import itertools
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -88,12 +89,17 @@ class FinetuneResult:
 
 
 def finetune(
-    recipe: FinetuneRecipe | str | Path, *, out: str | Path | None = None, sweep: bool = False
+    recipe: FinetuneRecipe | str | Path,
+    *,
+    out: str | Path | None = None,
+    sweep: bool = False,
+    callbacks: Sequence[Any] = (),
 ) -> FinetuneResult:
     """Tune a model on a task.
 
-    out    the run's folder; default: runs/<name>
-    sweep  run all combinations of ``recipe.sweep`` and keep the best on dev
+    out        the run's folder; default: runs/<name>
+    sweep      run all combinations of ``recipe.sweep`` and keep the best on dev
+    callbacks  ``transformers.TrainerCallback`` objects of your own, of every trial of a sweep
     Raises ConfigError, DataError, WeightsError or TrainingError in one line; MissingExtra without the extra finetune.
     """
     wanted = recipe if isinstance(recipe, FinetuneRecipe) else FinetuneRecipe.load(recipe)
@@ -105,8 +111,8 @@ def finetune(
         log.info("%s is finished: nothing to do", folder)
         return finished
     if sweep:
-        return _sweep(wanted, folder)
-    trained = _train(wanted, folder)
+        return _sweep(wanted, folder, callbacks)
+    trained = _train(wanted, folder, callbacks)
     result = FinetuneResult(folder / FINAL, trained.metrics, trained.chosen, trained.history)
     if main_process():
         _finish(wanted, folder, result, sweep)
@@ -118,14 +124,15 @@ def main_process() -> bool:
     return environment("RANK") in (None, "0")
 
 
-def _train(recipe: FinetuneRecipe, folder: Path) -> Trained:
+def _train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any]) -> Trained:
     try:
         module = import_module(TASKS[recipe.task])
     except ModuleNotFoundError as error:
         if error.name is not None and error.name.partition(".")[0] in PACKAGES:
             raise MissingExtra(error.name, "finetune") from error
         raise
-    trained: Trained = module.train(recipe, folder)
+    more = {"callbacks": callbacks} if callbacks else {}
+    trained: Trained = module.train(recipe, folder, **more)
     return trained
 
 
@@ -195,7 +202,7 @@ def _differences(before: Any, now: Any, place: str = "") -> list[str]:
     return [] if before == now else [f"{place} is {json.dumps(now)[:40]}, was {json.dumps(before)[:40]}"]
 
 
-def _sweep(recipe: FinetuneRecipe, folder: Path) -> FinetuneResult:
+def _sweep(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any]) -> FinetuneResult:
     """Every combination in a folder of its own; the best one's model becomes ``final``."""
     if recipe.data.split("dev") is None and not recipe.data.dev_share:
         raise ConfigError(f"{recipe.name}: a sweep chooses by dev: give data.dev or data.dev_share")
@@ -205,7 +212,7 @@ def _sweep(recipe: FinetuneRecipe, folder: Path) -> FinetuneResult:
         said = ", ".join(f"{key} {value}" for key, value in changes.items())
         log.info("trial %d of %d: %s", number, len(trials), said)
         one = recipe.changed({**changes, "sweep": {}, "training.push_to_hub": None})
-        result = finetune(one, out=folder / SWEEP / _trial_name(changes))
+        result = finetune(one, out=folder / SWEEP / _trial_name(changes), callbacks=callbacks)
         log.info("trial %d of %d: %s on dev", number, len(trials), f"{result.chosen:.4f}")
         runs.append((changes, result))
     runs.sort(key=lambda run: -(run[1].chosen if run[1].chosen is not None else float("-inf")))

@@ -245,6 +245,10 @@ class FinetuneRecipe(Spec):
     def _combinations(self) -> Self:
         if self.data.split("train") is None:
             raise ValueError("data.train says neither path nor hub: give data.train.path=FILE")
+        for role in ("train", "dev", "test"):
+            spec = self.data.split(role)
+            if spec is not None and spec.path is None and "{language}" in (spec.config or "") and not spec.languages:
+                raise ValueError(f"data.{role}.config {spec.config} has a place for languages: give data.languages")
         if self.training.patience is not None and self.data.split("dev") is None and not self.data.dev_share:
             raise ValueError("training.patience needs examples to judge by: give data.dev or data.dev_share")
         own = self.classify

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from mmbert.recipe_file import Spec
 
@@ -38,12 +38,6 @@ class DataSpec(Spec):
     under its own name."""
     limit: int | None = Field(None, ge=1)
     """At most so many rows a language, the first ones."""
-
-    @model_validator(mode="after")
-    def _placeholder(self) -> Self:
-        if self.path is None and self.config is not None and "{language}" in self.config and not self.languages:
-            raise ValueError(f"config {self.config} has a place for languages: list them in languages")
-        return self
 
     @property
     def named(self) -> bool:

@@ -8,6 +8,7 @@ Answers are decoded as :class:`mmbert.Answerer` does: the best of all pieces of 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ class Question:
     row: Row
 
 
-def train(recipe: FinetuneRecipe, folder: Path) -> Trained:
+def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any] = ()) -> Trained:
     """The contract of ``mmbert.finetuning.finetune``."""
     own = recipe.answer
     splits = read_splits(recipe, FIELDS)
@@ -65,7 +66,7 @@ def train(recipe: FinetuneRecipe, folder: Path) -> Trained:
         start.task, span_loss, spans_as_rows, NAMES, start.tokenizer, max_tokens=start.task.config.max_context
     )
     score = Scores(questions, passages, own)
-    return fit(recipe, folder, model, data, languages, score, score.names[0])
+    return fit(recipe, folder, model, data, languages, score, score.names[0], callbacks)
 
 
 def read_questions(examples: Examples, own: AnswerOptions) -> list[Question]:

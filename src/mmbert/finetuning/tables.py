@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, TextIO
 
 import zstandard
 
@@ -60,7 +60,9 @@ def find_tables(spec: DataSpec, role: str) -> list[Table]:
             raise DataError(f"{path}: not a form that is read ({', '.join(SUFFIXES)}): convert it, or set {option}")
     tables = [Table(path, _stated(spec, role) or _of_name(path)) for path in paths]
     wanted = [house(code, f"data.{role}.languages") for code in spec.languages]
-    kept = [table for table in tables if not wanted or table.language is None or table.language in wanted]
+    kept = [
+        table for table in tables if not wanted or table.language is None or languages.matches(table.language, wanted)
+    ]
     if not kept:
         raise DataError(f"none of {place} is in {', '.join(wanted)}: check data.{role}.languages")
     return kept
@@ -74,11 +76,15 @@ def read_table(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         return
     bare = name.removesuffix(".gz").removesuffix(".zst")
     try:
-        with _open(path) as raw:
-            if bare.endswith((".csv", ".tsv")):
-                yield from _separated(path, raw, "\t" if bare.endswith(".tsv") else ",")
-            else:
-                yield from _json(path, raw, whole=bare.endswith(".json"))
+        if bare.endswith((".csv", ".tsv")):
+            with io.TextIOWrapper(_open(path), encoding="utf-8-sig", newline="") as text:
+                yield from _separated(path, text, "\t" if bare.endswith(".tsv") else ",")
+        elif bare.endswith(".json") and _is_list(path):
+            with io.TextIOWrapper(_open(path), encoding="utf-8") as text:
+                yield from _list(path, text)
+        else:
+            with io.TextIOWrapper(_open(path), encoding="utf-8") as text:
+                yield from _lines(path, text)
     except (OSError, EOFError, zstandard.ZstdError) as error:
         raise DataError(f"{path} cannot be read ({error}): copy it again") from error
     except UnicodeDecodeError as error:
@@ -152,19 +158,22 @@ def _open(path: Path) -> BinaryIO:
     return path.open("rb")
 
 
-def _json(path: Path, raw: BinaryIO, *, whole: bool) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Lines of objects, or one list of them."""
-    text = io.TextIOWrapper(raw, encoding="utf-8")
-    if whole:
-        head = text.read(_JSON_LIST)
-        if head.lstrip().startswith("["):
-            try:
-                rows = json.loads(head + text.read())
-            except ValueError as error:
-                raise DataError(f"{path} is not JSON ({error}): mend it") from error
-            yield from ((number, _object(path, number, row)) for number, row in enumerate(rows, 1))
-            return
-        text = io.TextIOWrapper(_open(path), encoding="utf-8")
+def _is_list(path: Path) -> bool:
+    with _open(path) as raw:
+        return raw.read(_JSON_LIST).lstrip().startswith(b"[")
+
+
+def _list(path: Path, text: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
+    """One list of objects; rows are numbered."""
+    try:
+        rows = json.load(text)
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON ({error}): mend it") from error
+    yield from ((number, _object(path, number, row)) for number, row in enumerate(rows, 1))
+
+
+def _lines(path: Path, text: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
+    """An object a line."""
     for number, line in enumerate(text, 1):
         if line.isspace():
             continue
@@ -181,8 +190,7 @@ def _object(path: Path, number: int, row: Any) -> dict[str, Any]:
     return row
 
 
-def _separated(path: Path, raw: BinaryIO, comma: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    text = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
+def _separated(path: Path, text: TextIO, comma: str) -> Iterator[tuple[int, dict[str, Any]]]:
     # in TSV a quotation mark is mostly text; in CSV it encloses
     quoting: Literal[0, 3] = csv.QUOTE_NONE if comma == "\t" else csv.QUOTE_MINIMAL
     reader = csv.DictReader(text, delimiter=comma, quoting=quoting, restkey="")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ class Window:
     places: np.ndarray
 
 
-def train(recipe: FinetuneRecipe, folder: Path) -> Trained:
+def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any] = ()) -> Trained:
     """The contract of ``mmbert.finetuning.finetune``."""
     own = recipe.tag
     splits = read_splits(recipe, FIELDS)
@@ -96,7 +97,7 @@ def train(recipe: FinetuneRecipe, folder: Path) -> Trained:
     )
     languages = [splits["train"].languages[window.sentence] for window in windows["train"]]
     score = Scores(sentences, windows, start.names)
-    return fit(recipe, folder, model, data, languages, score, score.names[0])
+    return fit(recipe, folder, model, data, languages, score, score.names[0], callbacks)
 
 
 def read_sentences(examples: Examples, role: str, own: Tag) -> list[Sentence]:
@@ -178,7 +179,8 @@ def _split_words(sentences: list[Sentence], start: Start) -> list[tuple[np.ndarr
 class Scores:
     """F1 of entities on characters, and part of the words that are right; for parts of speech F1 as seqeval counts.
 
-    A word that no token begins (there may be none of its own in it) is ``O``, or the commonest tag.
+    A word that begins in another's token (``Accra.`` may be one) has no answer of its own: signs are ``O`` or PUNCT,
+    any other word goes on with that one's. A word without any token is ``O``, or has the commonest tag.
     """
 
     names = ("f1", "precision", "recall", "accuracy")
@@ -195,14 +197,25 @@ class Scores:
         sentences = self._sentences[role]
         said = [[self._usual] * len(sentence.words) for sentence in sentences]
         for window, row in zip(self._windows[role], best, strict=True):
-            for word, place in zip(window.words.tolist(), window.places.tolist(), strict=True):
-                said[window.sentence][word] = self._names[int(row[place])]
+            text, places = sentences[window.sentence], window.places.tolist()
+            for at, (word, place) in enumerate(zip(window.words.tolist(), places, strict=True)):
+                begin, end = text.words[word]
+                shared = at > 0 and places[at - 1] == place
+                tag = self._names[int(row[place])]
+                said[window.sentence][word] = self._follow(tag, text.text[begin:end]) if shared else tag
         gold = [sentence.tags for sentence in sentences]
         found = {"accuracy": token_accuracy(said, gold)}
         if not self._entities:
             return {"f1": entity_f1(said, gold), **found}
         counts = _on_characters(sentences, said, gold)
         return {"f1": counts.f1, "precision": counts.precision, "recall": counts.recall, **found}
+
+    def _follow(self, tag: str, word: str) -> str:
+        """The tag of a word that begins in the token of the one before."""
+        if not any(sign.isalnum() for sign in word):
+            return next((name for name in (NOTHING, "PUNCT") if name in self._names), tag)
+        inner = f"I{tag[1:]}"
+        return inner if tag[:2] in ("B-", "B_") and inner in self._names else tag
 
 
 def _on_characters(sentences: list[Sentence], said: list[list[str]], gold: list[list[str]]) -> Counts:

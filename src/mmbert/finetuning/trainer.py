@@ -1,13 +1,14 @@
 """``transformers.Trainer`` on packed batches, and one function that runs it from a recipe.
 
 The trainer is the field's own: callbacks, checkpoints, TensorBoard, early stopping, DDP by ``torchrun`` and resuming
-are its. Four things are ours, each where it offers a place for them: the order of examples (``_get_train_sampler``),
-groups of parameters (``create_optimizer``), and, with LoRA, which weights of a checkpoint are gone on with
-(``_load_from_checkpoint``, ``_load_best_model``). Batches and losses are the collator's and the model's.
+are its. Some things are ours, each where it offers a place for them: the order of examples (``_get_train_sampler``),
+groups of parameters (``create_optimizer``), what an evaluation gathers (``prediction_step``), and, with LoRA, which
+weights of a checkpoint are gone on with (``_load_from_checkpoint``, ``_load_best_model``). Batches and losses are the
+collator's and the model's.
 
 Where the trainer stands in the way of packing: it counts a batch by the rows of its first tensor, so ``lengths`` comes
-first; and it puts the logits of batches under one another, so answers for tokens are laid out as one row an example,
-on the way out only (``mmbert.finetuning.collate``).
+first; it puts the logits of batches under one another and gathers them over processes, so answers for tokens are laid
+out as one row an example, on the way out only (``mmbert.finetuning.collate``), and flat labels stay where they are.
 """
 
 from __future__ import annotations
@@ -56,6 +57,12 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return self._order
 
+    def prediction_step(self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None) -> Any:
+        loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        if labels is not None and logits is not None:
+            labels = labels.new_zeros(len(logits))  # the score knows them: flat ones cannot be gathered over processes
+        return loss, logits, labels
+
     def create_optimizer(self, model: Any = None) -> Any:
         if self.optimizer is None:
             kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
@@ -86,11 +93,13 @@ def fit(
     languages: Sequence[str],
     score: Score,
     metric: str,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> Trained:
     """Train on ``data["train"]``, choose by ``metric`` on dev, score test, and write ``folder/final``.
 
     languages  of the training features
     metric     what decides unless the recipe names another
+    callbacks  of the user, after ours
     """
     wanted = recipe.training
     metric = wanted.metric or metric
@@ -108,7 +117,7 @@ def fit(
         eval_dataset=data.get("dev"),
         data_collator=collate,
         compute_metrics=lambda found: score(judging["role"], found.predictions),
-        callbacks=_callbacks(recipe, folder, judged="dev" in data),
+        callbacks=[*_callbacks(recipe, folder, judged="dev" in data), *callbacks],
         order=LanguageSampler(languages, recipe.sampling, wanted.seed, wanted.epochs),
         wanted=wanted,
     )
@@ -146,7 +155,7 @@ def _arguments(
     precision = wanted.precision
     if precision == "auto":
         precision = choose_precision(torch.device("cpu" if cpu else "cuda"), model.model.config.hidden_size)
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder / CHECKPOINTS),
         num_train_epochs=wanted.epochs,
         max_steps=wanted.max_steps or -1,
@@ -177,6 +186,10 @@ def _arguments(
         dataloader_pin_memory=not cpu,
         ddp_find_unused_parameters=False,
     )
+    if arguments.n_gpu > 1:
+        log.info("one of %d devices is used: start with torchrun --nproc-per-node to use all", arguments.n_gpu)
+        arguments._n_gpu = 1  # torch's DataParallel, which the trainer would take, cuts packed batches in pieces
+    return arguments
 
 
 def _callbacks(recipe: FinetuneRecipe, folder: Path, *, judged: bool) -> list[TrainerCallback]:

@@ -1,0 +1,207 @@
+"""Examples of every form are read alike, and what is wrong with them is named with its place and the cure."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pytest
+import zstandard
+from little_sets import answers, choices, classes, tags, write
+from pyarrow import parquet
+
+import mmbert
+from mmbert.errors import ConfigError, DataError, MMBertError
+from mmbert.finetuning.examples import Fields, label_names, read_examples, split_off
+from mmbert.finetuning.recipe import FinetuneRecipe
+from mmbert.finetuning.recipe_data import Data, DataSpec
+
+FIELDS = Fields(("text", "label"), ("text_pair",))
+ROWS = [{"text": 'She said: "no",\tthen left.', "label": "bad"}, {"text": "Τι κάνεις;", "label": "good"}]
+
+
+def in_form(folder: Path, form: str) -> Path:
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode()
+    path = folder / f"train.{form}"
+    if form == "parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
+    elif form == "json":
+        path.write_text(json.dumps(ROWS, indent=1), encoding="utf-8")
+    elif form.startswith(("csv", "tsv")):
+        text = io.StringIO()
+        if form.startswith("csv"):
+            writer = csv.DictWriter(text, ["text", "label"])
+            writer.writeheader()
+            writer.writerows(ROWS)
+        else:
+            text.write("text\tlabel\n" + "".join(f"{r['text'].replace(chr(9), ' ')}\t{r['label']}\n" for r in ROWS))
+        data = text.getvalue().encode()
+        path.write_bytes(gzip.compress(data) if form.endswith("gz") else data)
+    elif form.endswith("gz"):
+        path.write_bytes(gzip.compress(lines))
+    elif form.endswith("zst"):
+        path.write_bytes(zstandard.compress(lines))
+    else:
+        path.write_bytes(lines)
+    return path
+
+
+@pytest.mark.parametrize("form", ["jsonl", "jsonl.gz", "jsonl.zst", "json", "csv", "csv.gz", "tsv", "parquet"])
+def test_forms_of_files(form: str, tmp_path: Path) -> None:
+    path = in_form(tmp_path, form)
+    found = read_examples(DataSpec(path=str(path), language="ell_Grek"), "train", FIELDS).rows
+    space = " " if form == "tsv" else "\t"
+    assert [row["text"] for row in found] == [ROWS[0]["text"].replace("\t", space), ROWS[1]["text"]]
+    assert {row["language"] for row in found} == {"ell_Grek"}
+    assert found[0]["place"].startswith(f"{path}:")
+
+
+def test_folders_of_languages(tmp_path: Path) -> None:
+    for code in ("swh_Latn", "eng_Latn", "fao_Latn"):
+        write(tmp_path / code / "validation.jsonl", [{"text": code, "label": 1}])
+    every = read_examples(DataSpec(path=str(tmp_path)), "dev", FIELDS)
+    assert every.languages == ["eng_Latn", "fao_Latn", "swh_Latn"]
+    some = read_examples(DataSpec(path=str(tmp_path), languages=("sw", "fao")), "dev", FIELDS)
+    assert [row["text"] for row in some.rows] == ["swh_Latn", "fao_Latn"]
+    glob = read_examples(DataSpec(path=f"{tmp_path}/*/validation.jsonl", languages=("en",)), "dev", FIELDS)
+    assert glob.languages == ["eng_Latn"]
+    with pytest.raises(DataError, match="has no dev split in gom"):
+        read_examples(DataSpec(path=str(tmp_path), languages=("gom",)), "dev", FIELDS)
+    with pytest.raises(DataError, match="unknown script 'Latx'"):
+        read_examples(DataSpec(path=str(tmp_path), languages=("eng_Latx",)), "dev", FIELDS)
+    write(tmp_path / "klingonish" / "validation.jsonl", [{"text": "a", "label": 1}])
+    with pytest.raises(DataError, match=r"klingonish of data\.dev is not named as a language"):
+        read_examples(DataSpec(path=str(tmp_path)), "dev", FIELDS)
+
+
+def test_columns_by_name_list_and_template(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [{"p": "It fell.", "kind": "cause", "a": {"x": "Wind."}, "b": "Rain.", "n": 1}])
+    columns = {"question": "{p} What was the {kind}?", "choices": ("a.x", "b"), "label": "n"}
+    spec = DataSpec(path=str(path), columns=columns)  # type: ignore[arg-type]
+    (row,) = read_examples(spec, "train", Fields(("question", "choices", "label"))).rows
+    assert row["question"] == "It fell. What was the cause?"
+    assert (row["choices"], row["label"]) == (["Wind.", "Rain."], 1)
+
+
+def test_own_names_serve_where_a_mapped_column_is_not_there(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [{"text": "a", "label": 1}])
+    spec = DataSpec(path=str(path), columns={"label": "category"})
+    assert read_examples(spec, "train", FIELDS).rows[0]["label"] == 1
+    other = write(tmp_path / "b.jsonl", [{"label": 1}])
+    with pytest.raises(DataError, match=r"b.jsonl:1: data.train.columns.text says 'body', which is not"):
+        read_examples(DataSpec(path=str(other), columns={"text": "body"}), "train", FIELDS)
+
+
+def test_the_hub_gives_names_of_classes(tmp_path: Path) -> None:
+    import datasets
+
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["yes", "no"]),
+         "tags": datasets.List(datasets.ClassLabel(names=["O", "B-X"]))}
+    )  # fmt: skip
+    made = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1, 0], "tags": [[0, 1], [1]]}, features=features)
+    (tmp_path / "set").mkdir()
+    made.to_parquet(str(tmp_path / "set" / "train.parquet"))
+    spec = DataSpec(hub=str(tmp_path / "set"), language="fao")
+    found = read_examples(spec, "train", Fields(("text", "label", "tags")))
+    assert [row["label"] for row in found.rows] == ["no", "yes"]
+    assert found.rows[0]["tags"] == ["O", "B-X"]
+    assert found.names == {"label": ("yes", "no"), "tags": ("O", "B-X")}
+    assert label_names(["no", "yes"], found.names["label"]) == ("yes", "no")
+    with pytest.raises(DataError, match=r"from the hub: .*check data\.dev\.hub"):
+        read_examples(spec, "dev", FIELDS)
+
+
+def test_names_of_labels_have_an_order() -> None:
+    assert label_names(["b", "a", "b"]) == ("a", "b")
+    assert label_names(["10", "9", "-1"]) == ("-1", "9", "10")
+    assert label_names(["b", "a"], (), ("b", "a")) == ("b", "a")
+
+
+def test_a_part_of_train_serves_as_dev(tmp_path: Path) -> None:
+    spec = DataSpec(path=str(write(tmp_path / "a.jsonl", classes(20))))
+    every = read_examples(spec, "train", FIELDS)
+    kept, taken = split_off(every, 0.25, 1)
+    assert (len(kept), len(taken)) == (15, 5)
+    assert {row["place"] for row in (*kept.rows, *taken.rows)} == {row["place"] for row in every.rows}
+    assert split_off(every, 0.25, 1)[1] == taken
+    with pytest.raises(ConfigError, match="of 20 examples is 0"):
+        split_off(every, 0.001, 1)
+
+
+def test_a_folder_for_all_wins_over_the_hub() -> None:
+    data = Data(path="here", train=DataSpec(hub="a/b"), dev=DataSpec(path="there"), languages=("fao",))
+    assert data.split("train") == DataSpec(path="here", hub="a/b", languages=("fao",))
+    assert data.split("dev") == DataSpec(path="there", languages=("fao",))
+    assert data.split("test") is None
+
+
+Change = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
+
+
+def with_row(rows: list[dict[str, Any]], number: int, **changes: Any) -> list[dict[str, Any]]:
+    return [{**row, **changes} if index == number - 1 else row for index, row in enumerate(rows)]
+
+
+def without(rows: list[dict[str, Any]], number: int, name: str) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if index != number - 1 or k != name} for index, row in enumerate(rows)]
+
+
+BAD = {
+    "missing column": ("classify", without(classes(), 3, "label"), r":3: no column for 'label'.*columns.label=COLUMN"),
+    "unknown label": ("classify", with_row(classes(), 5, label="fine"), r":5: label 'fine' is none of .*fy.labels"),
+    "empty text": ("classify", with_row(classes(), 2, text=" "), r":2: text is empty: mend"),
+    "no text": ("classify", with_row(classes(), 2, text=7), r":2: text is int, not text"),
+    "empty split": ("classify", [], r" holds no example"),
+    "not a number": ("regression", with_row(classes(), 1, label="much"), r":1: label 'much' is not a number"),
+    "fewer tags": ("tag", with_row(tags(), 4, tags=["O"]), r":4: .* tokens and 1 tags"),
+    "unknown tag": ("tag", with_row(tags(), 1, tags=["B-ORG", *["O"] * 4]), r":1: tag 'B-ORG' is none .*tag.labels"),
+    "tags as text": ("tag", with_row(tags(), 2, tags=3), r":2: tags is int, not a list"),
+    "answer elsewhere": (
+        "answer", with_row(answers(), 6, answers={"text": ["rains"], "answer_start": [1]}),
+        r":6: answer 0 'rains' is not at answer_start 1 .*(it stands at|nowhere)",
+    ),
+    "no answer": ("answer", with_row(answers(), 2, answers={"text": [], "answer_start": []}), r":2: no answer: "),
+    "one choice": ("choose", with_row(choices(), 2, choices=["a"]), r":2: choices is not a list of at least two"),
+    "label beyond": ("choose", with_row(choices(), 3, label=7), r":3: label 7 names none of 2 choices numbered from 0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", list(BAD))
+def test_faults_are_named(fault: str, recipe: Callable[..., FinetuneRecipe], tmp_path: Path) -> None:
+    name, rows, said = BAD[fault]
+    path = write(tmp_path / "dev.jsonl", rows)
+    with pytest.raises(DataError, match=rf"dev\.jsonl{said}"):
+        mmbert.finetune(recipe(name, data__dev={"path": str(path)}), out=tmp_path / "run")
+
+
+def test_faults_of_files_are_named(tmp_path: Path) -> None:
+    cases = {
+        "a.jsonl": ('{"text": "a", "label": 1}\n{"text":', r"a.jsonl:2: not JSON"),
+        "b.jsonl": ("[1]\n", r"b.jsonl:1: not an object"),
+        "c.csv": ("text,label\na,1,2\n", r"c.csv:2: more values than the 2 columns"),
+        "d.tsv": ("text\tlabel\na\n", r"d.tsv:2: fewer values"),
+        "e.json": ("[{]", "e.json is not JSON"),
+        "f.parquet": ("no", "f.parquet is not Parquet"),
+        "g.jsonl.gz": ("no", "g.jsonl.gz cannot be read"),
+        "h.txt": ("no", "h.txt: not a form that is read"),
+    }
+    for name, (text, said) in cases.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(DataError, match=said):
+            read_examples(DataSpec(path=str(tmp_path / name)), "train", FIELDS)
+    (tmp_path / "i.jsonl").write_bytes(b'{"text": "\xff", "label": 1}')
+    with pytest.raises(DataError, match=r"i\.jsonl is not UTF-8"):
+        read_examples(DataSpec(path=str(tmp_path / "i.jsonl")), "train", FIELDS)
+    for spec in (DataSpec(path=str(tmp_path / "none")), DataSpec(path=str(tmp_path))):
+        with pytest.raises(MMBertError, match=r"data\.test\.path"):
+            read_examples(spec, "test", FIELDS)
+    wrong = write(tmp_path / "j.jsonl", [{"text": "a", "label": 1, "lang": "engl"}])
+    with pytest.raises(DataError, match=r"j.jsonl:1, column 'lang': .*engl"):
+        read_examples(DataSpec(path=str(wrong), language_column="lang"), "train", FIELDS)

@@ -1,0 +1,72 @@
+"""Every shipped recipe runs on local files under our own names, and says what the sources say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import mmbert
+from mmbert.errors import ConfigError
+from mmbert.finetuning.recipe import PUBLISHED, FinetuneRecipe
+
+RECIPES = Path(__file__).parents[2] / "recipes" / "finetune"
+SETS = {
+    "classify": "classify", "nli": "pairs", "pairs": "pairs", "regression": "regression", "multilabel": "multi_label",
+    "ner": "tag", "pos": "tag", "qa": "answer", "choice": "choose", "copa": "choose",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(SETS))
+def test_recipes_run_on_own_files(name: str, heads: Path, sets: Path, tmp_path: Path) -> None:
+    folder = sets / SETS[name]
+    changes = [
+        f"model={heads / 'masks'}", f"data.train.path={folder}/train.jsonl", f"data.dev.path={folder}/dev.jsonl",
+        "data.test=null", "training.max_steps=1", "training.device=cpu", "training.max_tokens=48",
+        "choose.first_label=0", *(["data.columns.text_pair=null"] if name == "regression" else []),
+    ]  # fmt: skip
+    recipe = FinetuneRecipe.load(RECIPES / f"{name}.yaml", changes)
+    assert mmbert.finetune(recipe, out=tmp_path).chosen is not None
+
+
+def test_published_values_stand_where_nothing_is_said() -> None:
+    qa = FinetuneRecipe.load(RECIPES / "qa.yaml")
+    assert (qa.training.learning_rate, qa.training.batch, qa.training.max_tokens) == (3e-5, 32, 384)
+    assert (qa.training.weight_decay, qa.answer.doc_stride, qa.answer.max_answer) == (1e-4, 128, 30)
+    ner = FinetuneRecipe.load(RECIPES / "ner.yaml")
+    assert (ner.training.learning_rate, ner.training.epochs, ner.training.warmup) == (2e-5, 10, 0.06)
+    assert set(PUBLISHED) == set(FinetuneRecipe.model_fields["task"].annotation.__args__)  # type: ignore[union-attr]
+
+
+def test_copa_goes_on_from_choice() -> None:
+    recipe = FinetuneRecipe.load(RECIPES / "copa.yaml")
+    assert recipe.model == "runs/choice/final"
+    spec = recipe.data.split("train")
+    assert spec is not None
+    assert spec.columns["question"] == "{premise} What was the {question}?"
+    assert (spec.hub, spec.config) == ("aps/super_glue", "copa")
+
+
+def test_a_recipe_is_the_same_when_saved(tmp_path: Path) -> None:
+    recipe = FinetuneRecipe.load(
+        RECIPES / "classify.yaml", ["training.lora.rank=4", "sweep.values.training.batch=[8,16]"]
+    )
+    recipe.save(tmp_path / "saved.yaml")
+    assert FinetuneRecipe.load(tmp_path / "saved.yaml") == recipe
+    assert recipe.sweep.values["training.batch"] == (8, 16)
+    assert recipe.training.lora is not None
+
+
+def test_wrong_recipes_are_explained(tmp_path: Path) -> None:
+    for change, said in {
+        "training.learning_rat=1": r"unknown key training\.learning_rat: did you mean learning_rate",
+        "task=guess": "task: should be",
+        "data.train=null": r"data\.train says neither path nor hub",
+    }.items():
+        with pytest.raises(ConfigError, match=said):
+            FinetuneRecipe.load(RECIPES / "ner.yaml", [change])
+    bare = ["data.dev=null", "data.languages=[]"]
+    with pytest.raises(ConfigError, match="has a place for languages"):
+        FinetuneRecipe.load(RECIPES / "ner.yaml", bare)
+    with pytest.raises(ConfigError, match=r"patience needs examples to judge by"):
+        FinetuneRecipe.load(RECIPES / "classify.yaml", ["data.dev=null"])
