@@ -174,7 +174,7 @@ def test_a_model_starts_from_another_task(judged: tuple[SuiteResult, Path]) -> N
 
 
 def test_untrained(folder: Path, data: Path, tmp_path: Path) -> None:
-    tasks = {"tatoeba": {"languages": ["eng_Latn"]}}
+    tasks = {"tatoeba": {"languages": ["fao_Latn"]}}
     model, untrained = mmbert.evaluate(folder, suite(data, tasks), out=tmp_path, baselines=["untrained"]).columns
     assert untrained.name == "untrained"
     assert untrained.weights != model.weights

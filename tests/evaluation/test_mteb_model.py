@@ -90,5 +90,7 @@ def test_means_of_types() -> None:
     }
     run = TaskRun(protocol={}, seed=0, scores=scores)
     multilingual = Task.load("mteb-multilingual")
-    assert summarise_task(multilingual, [[run]], list(scores)).figure.mean == pytest.approx((0.3 + 0.9) / 2)
+    summary = summarise_task(multilingual, [[run]], list(scores))
+    assert summary.figure.mean == pytest.approx((0.3 + 0.9) / 2)
+    assert summary.groups["STS"].mean == pytest.approx(0.3)
     assert summarise_task(Task.load("coir"), [[run]], list("abc")).figure.mean == pytest.approx(0.5)

@@ -21,7 +21,7 @@ from typing import Any
 from mmbert.errors import ConfigError, DataError
 from mmbert.evaluation import contestant, plain
 from mmbert.evaluation.contestant import Contestant, Model, open_model
-from mmbert.evaluation.marks import score
+from mmbert.evaluation.marks import check, score
 from mmbert.evaluation.sources import TaskSource, open_source
 from mmbert.evaluation.stage import Stage, hash_of, plan_stage
 from mmbert.evaluation.suite import Suite, task_trains
@@ -181,6 +181,7 @@ class _Runner:
             for language in missing:
                 started = time.monotonic()
                 rows = plan.source.read(language).rows
+                check(task, rows)
                 predictions = judged.predict(task, plan.stage(language), rows)
                 found = score(task, language, predictions, rows)
                 seconds = round(run.seconds + time.monotonic() - started, 2)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mmbert.errors import DataError
+from mmbert.evaluation.predict import texts_of
 from mmbert.evaluation.sources import Row
 from mmbert.evaluation.task import Task
 from mmbert.evaluation.words import place_words, spans_of
@@ -27,6 +28,23 @@ def score(task: Task, language: str, predictions: Sequence[Any], rows: Sequence[
     if not rows:
         raise DataError(f"{task.name}: {language} has no row to score")
     return _SCORES[task.kind](task, language, predictions, rows)
+
+
+def check(task: Task, rows: Sequence[Row]) -> None:
+    """Raises DataError for a row that could not be scored, with its place, before anything is trained."""
+    first = int(task.protocol.options.get("first_label", 0))
+    for row in rows:
+        if task.kind == "classify":
+            texts_of(row)
+            if task.protocol.options.get("problem") == "regression":
+                _number(row)
+        elif task.kind == "tag" and len(row["tokens"]) != len(row["tags"]):
+            count = f"{len(row['tokens'])} tokens and {len(row['tags'])} tags"
+            raise DataError(f"{row['place']}: {count}: give each token one")
+        elif task.kind == "answer":
+            _references(row)
+        elif task.kind == "choose":
+            choice_number(row, first)
 
 
 def _classify(task: Task, language: str, predictions: Sequence[Any], rows: Sequence[Row]) -> Scores:

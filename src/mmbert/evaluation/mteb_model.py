@@ -119,11 +119,3 @@ def _quiet() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def mean_by_group(scores: dict[str, TaskScore]) -> dict[str, float]:
-    """The mean of each type of task; the mean of these is the figure that mteb's and the paper's tables show."""
-    groups: dict[str, list[float]] = {}
-    for score in scores.values():
-        groups.setdefault(score.group or "", []).append(score.scores["main_score"])
-    return {group: sum(values) / len(values) for group, values in groups.items()}

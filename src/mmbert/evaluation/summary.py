@@ -48,6 +48,8 @@ class TaskSummary:
     seeds: tuple[int, ...]
     setting: dict[str, Any] = field(default_factory=dict)
     covered: tuple[int, int] = (0, 0)
+    groups: dict[str, Figure] = field(default_factory=dict)
+    """Of mteb's tasks: the mean of each type."""
     others: dict[str, float] = field(default_factory=dict)
     """The other metrics of the task, averaged in the same way."""
 
@@ -101,8 +103,21 @@ def _summarise(task: Task, runs: Sequence[TaskRun], units: Sequence[str]) -> Tas
         seeds=tuple(run.seed for run in runs),
         setting=trained.get("training", {}),
         covered=(len(averaged), declared),
+        groups=_groups(runs, units, task.metric),
         others={name: figure.mean for name, figure in means.items() if name != task.metric},
     )
+
+
+def _groups(runs: Sequence[TaskRun], units: Sequence[str], metric: str) -> dict[str, Figure]:
+    groups: dict[str, list[str]] = {}
+    for unit in units:
+        group = runs[0].scores[unit].group
+        if group is not None:
+            groups.setdefault(group, []).append(unit)
+    return {
+        group: Figure.of([_mean(run, members, metric, by_group=False) for run in runs])
+        for group, members in groups.items()
+    }
 
 
 def _mean(run: TaskRun, units: Sequence[str], metric: str, by_group: bool) -> float:

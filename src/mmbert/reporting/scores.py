@@ -86,6 +86,8 @@ def tables(result: SuiteResult, tiers: Mapping[str, str]) -> list[tuple[str, Tab
         found.append((TIERS, tier_table(result, tiers)))
     for name in result.suite.tasks:
         summaries = [column.tasks[name] for column in result.columns if name in column.tasks]
+        if summaries and summaries[0].groups:
+            found.append((f"{_task(result, name).title} by type", type_table(result, name)))
         if summaries and len(summaries[0].languages) > 1:
             found.append((_task(result, name).title, language_table(result, name, tiers)))
     return found
@@ -140,6 +142,23 @@ def tier_table(result: SuiteResult, tiers: Mapping[str, str]) -> Table:
             figures = [_figure(part[tier][0], _task(result, name).metric) if tier in part else None for part in parts]
             rows.append([_task(result, name).title, tier, str(count), *figures])
     return Table([Column("task"), Column("tier"), Column("languages"), *_columns(result)], rows)
+
+
+def type_table(result: SuiteResult, name: str) -> Table:
+    """A row for each type of mteb's tasks, with what was published."""
+    suite = result.suite
+    beside = published(suite.published) if suite.published is not None else {}
+    found = [column.tasks.get(name) for column in result.columns]
+    first = next(summary for summary in found if summary is not None)
+    rows = [
+        [
+            group,
+            *(None if each is None else _figure(each.groups[group], each.metric) for each in found),
+            *(figures.get(group) for figures in beside.values()),
+        ]
+        for group in first.groups
+    ]
+    return Table([Column("type"), *_columns(result), *map(_published, beside)], rows)
 
 
 def language_table(result: SuiteResult, name: str, tiers: Mapping[str, str]) -> Table:
