@@ -108,6 +108,9 @@ def open_source(task: Task, *, data: str | Path | None, pins: Path) -> TaskSourc
     local = task.source.local
     folder = Path(data) / local if data is not None and local is not None else None
     if folder is not None and folder.is_dir():
+        others = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name not in task.languages)
+        if others and task.languages:
+            log.warning("%s has %s, which the task does not declare: left out", folder, ", ".join(others))
         return TaskSource(task, f"local-{fingerprint(folder)}", folder)
     if data is not None and not Path(data).is_dir():
         raise DataError(f"no folder {Path(data).absolute()}: set data=DIR to the folder that holds {local or 'tasks'}/")
