@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -70,3 +72,17 @@ def test_wrong_recipes_are_explained(tmp_path: Path) -> None:
         FinetuneRecipe.load(RECIPES / "ner.yaml", bare)
     with pytest.raises(ConfigError, match=r"patience needs examples to judge by"):
         FinetuneRecipe.load(RECIPES / "classify.yaml", ["data.dev=null"])
+
+
+GUIDES = RECIPES.parents[1] / "docs" / "guides"
+
+
+@pytest.mark.parametrize("guide", ["finetune", "classify", "tag", "qa", "choose"])
+def test_commands_of_the_guides_are_understood(guide: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(RECIPES.parents[1])
+    text = (GUIDES / f"{guide}.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    commands = re.findall(r"mmbert finetune (recipes/\S+)([^`\n]*)", text)
+    assert commands
+    for path, rest in commands:
+        changes = [word for word in shlex.split(rest, comments=True) if "=" in word]
+        assert FinetuneRecipe.load(path, changes).name

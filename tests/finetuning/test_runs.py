@@ -18,7 +18,7 @@ from little_sets import classes, write
 from safetensors.torch import load_file
 
 import mmbert
-from mmbert.errors import ConfigError, DataError, TrainingError
+from mmbert.errors import ConfigError, TrainingError
 from mmbert.finetuning.finetune import plan_trials
 from mmbert.finetuning.rates import parameter_groups
 from mmbert.finetuning.recipe import FinetuneRecipe
@@ -156,9 +156,11 @@ def test_rates_fall_from_the_head_down(heads: Path, recipe: Make) -> None:
 def test_wrong_options_are_named(recipe: Make, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"training\.metric 'bleu' is none of accuracy"):
         mmbert.finetune(recipe("classify", training__metric="bleu"), out=tmp_path / "a")
+    with pytest.raises(ConfigError, match=r"training\.metric 'f1' is none of accuracy"):
+        mmbert.finetune(recipe("pairs", training__metric="f1"), out=tmp_path / "d")
     with pytest.raises(ConfigError, match="not a multiple"):
         mmbert.finetune(recipe("classify", training__micro_batch=3), out=tmp_path / "b")
-    with pytest.raises(DataError, match="class_weights names no label: fine"):
+    with pytest.raises(ConfigError, match="class_weights names no label: fine"):
         mmbert.finetune(recipe("classify", classify__class_weights={"fine": 2.0}), out=tmp_path / "c")
     with pytest.raises(ConfigError, match=r"there is no option training\.rate"):
         recipe("classify", training__rate=1)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
-from mmbert.errors import DataError
+from mmbert.errors import ConfigError, DataError
 from mmbert.finetuning.collate import Feature, texts_as_rows
 from mmbert.finetuning.encode import encode_texts, say_cut
 from mmbert.finetuning.examples import (
@@ -69,7 +69,7 @@ def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any] = ()) -
         max_tokens=start.task.config.max_context,
         problem_type=PROBLEMS[own.problem],
     )
-    score = Scores(own, gold)
+    score = Scores(own, gold, len(names))
     return fit(recipe, folder, model, data, splits["train"].languages, score, score.names[0], callbacks)
 
 
@@ -141,17 +141,17 @@ def class_weights(wanted: Any, names: tuple[str, ...], counts: list[int], block:
         return balanced_weights(counts)
     unknown = [name for name in wanted if name not in names]
     if unknown:
-        raise DataError(f"{block}.class_weights names no label: {unknown[0]} (there are: {', '.join(names)})")
+        raise ConfigError(f"{block}.class_weights names no label: {unknown[0]} (there are: {', '.join(names)})")
     return [float(wanted.get(name, 1.0)) for name in names]
 
 
 class Scores:
     """Numbers of a split's predictions; the first of ``names`` decides unless the recipe says otherwise."""
 
-    def __init__(self, own: Classify, gold: dict[str, list[Any]]) -> None:
+    def __init__(self, own: Classify, gold: dict[str, list[Any]], classes: int) -> None:
         self._problem, self._gold = own.problem, gold
         self.names = {
-            "single_label": ("accuracy", "macro_f1", "matthews", "f1"),
+            "single_label": ("accuracy", "macro_f1", "matthews", *(("f1",) if classes == 2 else ())),
             "multi_label": ("micro_f1", "macro_f1"),
             "regression": ("spearman", "pearson"),
         }[own.problem]
