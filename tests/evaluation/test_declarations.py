@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -130,3 +131,20 @@ def test_published_figures() -> None:
     assert set(names) == {"cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte"}
     with pytest.raises(ConfigError, match="published is one of glue, xtreme"):
         published("superglue")
+
+
+def test_commands_of_the_guides_are_understood() -> None:
+    """Every ``mmbert evaluate`` line of the guides names a suite that is there, and changes that fit it."""
+    root = Path(mmbert.__file__).parents[2]
+    guides = [root / "docs" / "guides" / name for name in ("evaluate.md", "low-resource.md")]
+    lines = [line for guide in guides for line in guide.read_text().splitlines() if line.startswith("mmbert evaluate")]
+    assert len(lines) >= 6
+    for line in lines:
+        words = shlex.split(line, comments=True)[3:]
+        changes, options = [], iter(words[1:])
+        for word in options:
+            if word.startswith("--"):
+                next(options)
+            else:
+                changes.append(word)
+        Suite.load(root / words[0], changes)

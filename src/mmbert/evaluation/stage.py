@@ -21,7 +21,7 @@ from mmbert.errors import DataError
 from mmbert.evaluation.sources import FIELDS, Row, TaskSource
 from mmbert.evaluation.task import Task
 from mmbert.finetuning.examples import read_examples
-from mmbert.finetuning.finetune import CHECKPOINTS, finetune
+from mmbert.finetuning.finetune import CHECKPOINTS, FINAL, RESULT, finetune
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.finetuning.recipe_data import DataSpec
 
@@ -104,9 +104,10 @@ def tune(stage: Stage, model: Path, weights: str, folder: Path) -> Path:
 
     model    the pretrained one; ``weights`` its hash
     """
+    out = folder / f"{stage.task.name}-{hash_of(stage.protocol(weights))}"
+    if (out / RESULT).is_file():  # its key says all it was made of
+        return out / FINAL
     start = model if stage.before is None else tune(stage.before, model, weights, folder)
-    key = hash_of(stage.protocol(weights))
-    out = folder / f"{stage.task.name}-{key}"
     recipe = FinetuneRecipe.model_validate(
         {
             "name": out.name,
@@ -117,9 +118,8 @@ def tune(stage: Stage, model: Path, weights: str, folder: Path) -> Path:
             stage.task.kind: stage.task.protocol.options,
         }
     )
-    if not (out / "result.json").is_file():
-        said = ", ".join(stage.languages[:6]) + (" ..." if len(stage.languages) > 6 else "")
-        log.info("fine-tuning on %s (%s), seed %d: %s", stage.task.title, said, stage.seed, out)
+    said = ", ".join(stage.languages[:6]) + (" ..." if len(stage.languages) > 6 else "")
+    log.info("fine-tuning on %s (%s), seed %d: %s", stage.task.title, said, stage.seed, out)
     tuned = finetune(recipe, out=out).folder
     shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)  # of a finished run nobody goes on with them
     return tuned
