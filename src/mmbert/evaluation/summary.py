@@ -62,6 +62,11 @@ class Column:
     weights: str
     tasks: dict[str, TaskSummary]
 
+    @property
+    def title(self) -> str:
+        """The name as tables show it: of a folder the last two parts, since ``final`` alone says little."""
+        return "/".join(Path(self.name).parts[-2:]) if "/" in self.name else self.name
+
 
 @dataclass(frozen=True)
 class SuiteResult:

@@ -35,10 +35,10 @@ def tier_points(result: SuiteResult, tiers: Mapping[str, str]) -> Spec:
             for language, figure in summary.languages.items():
                 tier = tiers.get(language, UNKNOWN_TIER)
                 rows.append(
-                    {"task": title, "model": column.name, "tier": tier, "language": language, "value": figure.mean,
+                    {"task": title, "model": column.title, "tier": tier, "language": language, "value": figure.mean,
                      "mean": means[tier][0].mean}
                 )  # fmt: skip
-    models = [column.name for column in result.columns]
+    models = [column.title for column in result.columns]
     order = [tier for tier in [*dict.fromkeys(tiers.values()), UNKNOWN_TIER] if any(r["tier"] == tier for r in rows)]
     colour = alt.Color(
         "model:N",

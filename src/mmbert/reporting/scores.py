@@ -68,7 +68,7 @@ def markdown(result: SuiteResult, tiers: Mapping[str, str], plots: Mapping[str, 
     """All tables, and what each task is."""
     blocks = [f"# {result.suite.name}"]
     for title, table in tables(result, tiers):
-        blocks.append(f"## {title}\n\n{table.markdown()}")
+        blocks.append(f"## {title}\n\n{table.markdown().strip()}")
         if title == TIERS and plots:
             blocks.extend(f"![{name}]({file})" for name, file in plots.items())
     if result.suite.published is not None:
@@ -231,9 +231,7 @@ def _task(result: SuiteResult, name: str) -> Task:
 
 
 def _columns(result: SuiteResult) -> list[Column]:
-    # names of folders say little by their last part alone: runs/corpus/final
-    names = [column.name.rstrip("/") for column in result.columns]
-    return [Column("/".join(Path(name).parts[-2:]) if "/" in name else name, str) for name in names]
+    return [Column(column.title, str) for column in result.columns]
 
 
 def _published(name: str) -> Column:
