@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mmbert.data.prepare import prepare_data
     from mmbert.errors import MMBertError
+    from mmbert.evaluation.evaluate import evaluate
     from mmbert.exporting.export import export
     from mmbert.finetuning.finetune import finetune
     from mmbert.finetuning.recipe import FinetuneRecipe
@@ -57,6 +58,7 @@ _HOMES = {
     "Tagger": "mmbert.inference.tagger",
     "Tokenizer": "mmbert.tokenizer.tokenizer",
     "convert": "mmbert.surgery.convert",
+    "evaluate": "mmbert.evaluation.evaluate",
     "export": "mmbert.exporting.export",
     "extend": "mmbert.surgery.extend",
     "finetune": "mmbert.finetuning.finetune",
@@ -87,6 +89,7 @@ __all__ = [
     "Tagger",
     "Tokenizer",
     "convert",
+    "evaluate",
     "export",
     "extend",
     "finetune",

@@ -75,6 +75,7 @@ def _add_commands() -> None:
     from mmbert.cli import (
         checkpoint,
         data,
+        evaluate,
         export,
         finetune,
         index,
@@ -91,6 +92,7 @@ def _add_commands() -> None:
     app.add_typer(tokenizer.app, name="tokenizer", help="Train a tokenizer, measure one.")
     app.command()(train.pretrain)
     app.command()(finetune.finetune)
+    app.command()(evaluate.evaluate)
     app.command()(surgery.merge)
     app.command()(surgery.trim)
     app.command()(surgery.extend)

@@ -60,7 +60,7 @@ def make_features(examples: Examples, role: str, own: Choose, start: Start) -> l
         question, choices = want_text(row, "question"), _choices(row)
         firsts += [question] * len(choices)
         seconds += choices
-        labels.append(_label(row, len(choices), own.first_label))
+        labels.append(_label(row, len(choices), own.first_label, examples.names.get("label", ())))
     ids, cut = encode_texts(start.tokenizer, firsts, seconds, start.max_tokens)
     say_cut(role, cut, len(ids), start.max_tokens)
     features, at = [], 0
@@ -80,7 +80,9 @@ def _choices(row: Row) -> list[str]:
     return choices
 
 
-def _label(row: Row, choices: int, first: int) -> int:
+def _label(row: Row, choices: int, first: int, names: tuple[str, ...]) -> int:
+    if row["label"] in names:  # the hub's classes choice1 and choice2
+        return names.index(row["label"])
     try:
         number = int(row["label"]) - first
     except (TypeError, ValueError):

@@ -88,14 +88,19 @@ class Loaded:
     @cached_property
     def model_hash(self) -> str:
         """16 hexadecimal digits of all weights, configs and the tokenizer: another model has another."""
-        digest = hashlib.sha256()
-        names = ("config.json", "modules.json", "tokenizer.json", "sentence_bert_config.json")
-        wanted = [p for p in self.folder.rglob("*") if p.name in names or p.suffix in (".safetensors", ".bin")]
-        for path in sorted(wanted):
-            digest.update(path.relative_to(self.folder).as_posix().encode() + b"\0")
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        return digest.hexdigest()[:16]
+        return hash_folder(self.folder)
+
+
+def hash_folder(folder: Path) -> str:
+    """16 hexadecimal digits of all weights, configs and the tokenizer of a model folder, without loading it."""
+    digest = hashlib.sha256()
+    names = ("config.json", "modules.json", "tokenizer.json", "sentence_bert_config.json")
+    wanted = [p for p in folder.rglob("*") if p.name in names or p.suffix in (".safetensors", ".bin")]
+    for path in sorted(wanted):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
 
 
 def load(name: str | Path, *, revision: str | None = None, device: str = "auto", precision: str = "auto") -> Loaded:

@@ -59,7 +59,7 @@ def all_plots(record: Record) -> dict[str, Spec]:
 
 def curves(record: Record) -> dict[str, Spec]:
     """One plot per measured quantity over the tokens seen; decays start together, where the phase before them ends."""
-    alt = _altair()
+    alt = load_altair()
     rows: list[Row] = [
         row for phase in record.phases for row in _thin(record.metrics.get(phase, []), phase, record.start_of(phase))
     ]
@@ -103,7 +103,7 @@ def tier_bars(record: Record) -> Spec | None:
     ]  # fmt: skip
     if not rows:
         return None
-    alt = _altair()
+    alt = load_altair()
     tiers = list(dict.fromkeys(row["tier"] for row in rows))
     room = max(abs(row["change"]) for row in rows) * 0.14 + 0.002
     base = alt.Chart(alt.NamedData(ROWS)).encode(
@@ -146,7 +146,7 @@ def language_points(record: Record) -> Spec | None:
     ]  # fmt: skip
     if not rows:
         return None
-    alt = _altair()
+    alt = load_altair()
     tiers = list(dict.fromkeys(row["tier"] for row in rows))
     rows.reverse()  # drawn last, and so on top: the few languages of the first tier
     points = (
@@ -184,7 +184,7 @@ def merge_ticks(record: Record) -> Spec | None:
         for code, tier in record.tier_of.items()
         if code in merged.losses and (loss := record.results[name].losses.get(code))
     ]
-    alt = _altair()
+    alt = load_altair()
     tiers = list(dict.fromkeys(row["tier"] for row in rows))
     base = alt.Chart(alt.NamedData(ROWS)).encode(
         y=alt.Y("model:N", sort=parts, title=None),
@@ -209,7 +209,7 @@ def retrieval_points(record: Record) -> Spec | None:
     found = record.final.retrieval if record.final else []
     if not found:
         return None
-    alt = _altair()
+    alt = load_altair()
     rows: list[Row] = [
         {"language": language_name(r.language), "tier": record.tier_of.get(r.language, UNSEEN), "pairs": r.pairs,
          "model": r.accuracy, "centred": r.centred, "surface": r.surface, "chance": r.chance}
@@ -250,7 +250,7 @@ def share_lines(record: Record) -> Spec | None:
     ]  # fmt: skip
     if not rows:
         return None
-    alt = _altair()
+    alt = load_altair()
     base = alt.Chart(alt.NamedData(ROWS)).encode(
         x=alt.X(
             "rank:Q",
@@ -293,7 +293,7 @@ def share_dots(record: Record, most: int = 24) -> Spec | None:
         for language in drawn
         if language.language in names
     ]
-    alt = _altair()
+    alt = load_altair()
     base = alt.Chart(alt.NamedData(ROWS)).encode(
         y=alt.Y("language:N", sort=list(names.values()), title=None),
         x=alt.X(
@@ -329,7 +329,8 @@ def _thin(lines: Sequence[dict[str, Any]], phase: str, start: int) -> list[Row]:
     return rows
 
 
-def _altair() -> Any:
+def load_altair() -> Any:
+    """The library. Raises MissingExtra without it."""
     try:
         import altair
     except ImportError as error:
@@ -360,9 +361,12 @@ def _finish(chart: Any, rows: list[Row], *, height: int, title: str | None = Non
     """The specification, with ``rows`` put in last: altair would check every value of them against its schema."""
     if title is not None:
         chart = chart.properties(title=title)
-    chart = chart.properties(width="container", height=height).configure(
-        background="transparent", font="system-ui, sans-serif"
-    )
+    return dress(chart.properties(width="container", height=height), rows)
+
+
+def dress(chart: Any, rows: list[Row]) -> Spec:
+    """The specification in the house's type and lines, with ``rows`` as its data."""
+    chart = chart.configure(background="transparent", font="system-ui, sans-serif")
     chart = chart.configure_view(stroke=None).configure_axis(
         gridColor="#d8dbe0", domainColor="#9aa0a8", tickColor="#9aa0a8", gridOpacity=0.7,
         labelFontSize=11, titleFontSize=11, titleFontWeight=500, labelLimit=180, labelOverlap=True,

@@ -1,0 +1,41 @@
+"""``mmbert evaluate``: a model, or several, judged by the tasks of a suite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A model folder or hub name, pretrained or tuned.")],
+    recipe: Annotated[Path, typer.Argument(help="A suite, such as recipes/evaluate/xtreme.yaml.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Changes: data=DIR seeds=[1,2,3] tasks.sib200.limit=100 ...")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder of results and of the models tuned on the way; tables are in NAME/ in it.")
+    ] = Path("results"),
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="untrained: the same architecture with fresh weights. characters: n-grams, no model. May be repeated."
+        ),
+    ] = None,
+    beside: Annotated[
+        list[str] | None, typer.Option(help="A further model, judged in the same way. May be repeated.")
+    ] = None,
+) -> None:
+    """Judge a model by tasks: fine-tune as each task's protocol says, predict, score, compare. Stopped, it goes on.
+
+    Tables go to stdout and, with LaTeX, JSON and plots, into OUT/NAME. What is there is not computed again.
+    """
+    from mmbert.evaluation.evaluate import evaluate as judge
+    from mmbert.evaluation.suite import Suite
+    from mmbert.reporting.scores import write_scores
+
+    suite = Suite.load(recipe, overrides or [])
+    found = judge(model, suite, out=out, baselines=baseline or [], beside=beside or [])
+    written = write_scores(found, out / suite.name)
+    typer.echo(written.read_text(encoding="utf-8"))

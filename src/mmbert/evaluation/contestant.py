@@ -1,0 +1,102 @@
+"""Who is judged: a model, the same architecture untrained, or what characters alone tell. All face the same rows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from mmbert.errors import WeightsError
+from mmbert.evaluation import characters
+from mmbert.evaluation.predict import predict
+from mmbert.evaluation.sources import Row
+from mmbert.evaluation.stage import Stage, hash_of, read_training, tune
+from mmbert.evaluation.task import Task
+from mmbert.files import atomic_folder
+from mmbert.inference.load import hash_folder, load
+from mmbert.model.heads import MaskedLM
+from mmbert.model.weights import model_folder
+
+log = logging.getLogger(__name__)
+
+CHARACTERS = "characters"
+UNTRAINED = "untrained"
+BASELINES = (UNTRAINED, CHARACTERS)
+
+
+class Contestant(Protocol):
+    """One column of the table."""
+
+    name: str
+    weights: str
+    """Hash of the model; the folder of its results is called so."""
+
+    def predict(self, task: Task, stage: Stage | None, rows: Sequence[Row]) -> Any:
+        """What it says of rows, after the fine-tunings of ``stage`` (None: as it is)."""
+        ...
+
+
+@dataclass
+class Model:
+    """A model folder, fine-tuned where the protocol says so."""
+
+    name: str
+    folder: Path
+    weights: str
+    models: Path
+    """Where tuned models are kept."""
+
+    def predict(self, task: Task, stage: Stage | None, rows: Sequence[Row]) -> Any:
+        """By the facade of the task's kind."""
+        folder = self.folder if stage is None else tune(stage, self.folder, self.weights, self.models)
+        return predict(task, folder, rows)
+
+
+@dataclass
+class Characters:
+    """The baseline of ``characters``, fitted to the training rows of the task itself, or of its start."""
+
+    name: str = CHARACTERS
+    weights: str = CHARACTERS
+    _fitted: dict[str, characters.Predict] = field(default_factory=dict)
+
+    def predict(self, task: Task, stage: Stage | None, rows: Sequence[Row]) -> Any:
+        """Fitted once for each set of training rows."""
+        key = hash_of({"task": task.name, "stage": stage.protocol(CHARACTERS) if stage else None})
+        if key not in self._fitted:
+            self._fitted = {
+                key: characters.fit(task, read_training(stage) if stage else [], stage.seed if stage else 0)
+            }
+        return self._fitted[key](rows)
+
+
+def open_model(name: str | Path, out: Path) -> Model:
+    """A folder or hub name. Raises WeightsError in one line."""
+    folder = model_folder(name)
+    weights = hash_folder(folder)
+    return Model(str(name), folder, weights, out / weights / "models")
+
+
+def untrained(model: Model, out: Path, seed: int = 0) -> Model:
+    """The architecture and tokenizer of a model with fresh weights, in ``out/untrained/<hash of the model>``.
+
+    Raises WeightsError for a model that is more than an encoder with a masked-LM head.
+    """
+    folder = out / UNTRAINED / model.weights
+    if not folder.is_dir():
+        loaded = load(model.folder, device="cpu", precision="fp32")
+        if loaded.after:
+            raise WeightsError(f"{model.folder} has modules behind pooling: take the pretrained model for {UNTRAINED}")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            fresh = MaskedLM(loaded.config)
+        with atomic_folder(folder) as partial:
+            fresh.save(partial)
+            loaded.tokenizer.save(partial, max_tokens=loaded.max_tokens)
+        log.info("fresh weights of the same shape: %s", folder)
+    weights = hash_folder(folder)
+    return Model(UNTRAINED, folder, weights, out / weights / "models")

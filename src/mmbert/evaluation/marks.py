@@ -1,0 +1,146 @@
+"""From predictions to scores: each kind of task by the functions of ``mmbert.scoring``.
+
+Rows are those that ``sources`` reads; a prediction is a label, a number or a list of labels (``classify``), labels of
+words and spans (``tag``), a text (``answer``), a place among the choices (``choose``), or two matrices of vectors
+(``bitext``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mmbert.errors import DataError
+from mmbert.evaluation.predict import texts_of
+from mmbert.evaluation.sources import Row
+from mmbert.evaluation.task import Task
+from mmbert.evaluation.words import place_words, spans_of
+from mmbert.finetuning.examples import as_label
+from mmbert.scoring import classes, entities
+from mmbert.scoring.answers import normaliser, score_answers
+from mmbert.scoring.ranking import bitext_accuracy
+
+Scores = dict[str, float]
+
+
+def score(task: Task, language: str, predictions: Sequence[Any], rows: Sequence[Row]) -> Scores:
+    """All metrics of the task's kind. Raises DataError for a row without what is compared."""
+    if not rows:
+        raise DataError(f"{task.name}: {language} has no row to score")
+    return _SCORES[task.kind](task, language, predictions, rows)
+
+
+def check(task: Task, rows: Sequence[Row]) -> None:
+    """Raises DataError for a row that could not be scored, with its place, before anything is trained."""
+    first = int(task.protocol.options.get("first_label", 0))
+    for row in rows:
+        if task.kind == "classify":
+            texts_of(row)
+            if task.protocol.options.get("problem") == "regression":
+                _number(row)
+        elif task.kind == "tag" and len(row["tokens"]) != len(row["tags"]):
+            count = f"{len(row['tokens'])} tokens and {len(row['tags'])} tags"
+            raise DataError(f"{row['place']}: {count}: give each token one")
+        elif task.kind == "answer":
+            _references(row)
+        elif task.kind == "choose":
+            choice_number(row, first)
+
+
+def _classify(task: Task, language: str, predictions: Sequence[Any], rows: Sequence[Row]) -> Scores:
+    problem = task.protocol.options.get("problem", "single_label")
+    if problem == "regression":
+        gold = [_number(row) for row in rows]
+        return {"pearson": classes.pearson(predictions, gold), "spearman": classes.spearman(predictions, gold)}
+    if problem == "multi_label":
+        several = [[as_label(label) for label in row["label"]] for row in rows]
+        return {
+            "micro_f1": classes.multilabel_f1(predictions, several),
+            "macro_f1": classes.multilabel_f1(predictions, several, "macro"),
+        }
+    gold_labels = [as_label(row["label"]) for row in rows]
+    found = {
+        "accuracy": classes.accuracy(predictions, gold_labels),
+        "macro_f1": classes.macro_f1(predictions, gold_labels),
+        "weighted_f1": classes.weighted_f1(predictions, gold_labels),
+        "matthews": classes.matthews(predictions, gold_labels),
+    }
+    if task.positive is not None:
+        if task.positive not in {*gold_labels, *predictions}:
+            there = ", ".join(sorted(set(gold_labels)))
+            raise DataError(f"{task.name}: {language} has no label {task.positive!r} (there are {there}): set positive")
+        found["binary_f1"] = classes.binary_f1(predictions, gold_labels, task.positive)
+    return found
+
+
+def _tag(task: Task, language: str, predictions: Sequence[Any], rows: Sequence[Row]) -> Scores:
+    gold = [[as_label(tag) for tag in row["tags"]] for row in rows]
+    labels = [tagged.labels for tagged in predictions]
+    join = str(task.protocol.options.get("join", "auto"))
+    spans = [spans_of(tags, place_words(row, join)[1]) for tags, row in zip(gold, rows, strict=True)]
+    return {
+        "entity_f1": entities.entity_f1(labels, gold),
+        "span_f1": entities.span_f1([tagged.spans for tagged in predictions], spans),
+        "token_accuracy": entities.token_accuracy(labels, gold),
+    }
+
+
+def _answer(task: Task, language: str, predictions: Sequence[Any], rows: Sequence[Row]) -> Scores:
+    gold = [_references(row) for row in rows]
+    found = score_answers(predictions, gold, normaliser(task.normalisation, language))
+    return {"f1": found.f1, "exact": found.exact}
+
+
+def _references(row: Row) -> list[str]:
+    answers = row["answers"]
+    texts = answers.get("text") if isinstance(answers, dict) else None
+    if isinstance(texts, str):
+        texts = [texts]
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise DataError(f"{row['place']}: answers hold no text: write {{text: [...], answer_start: [...]}}")
+    return list(texts)
+
+
+def _choose(task: Task, language: str, predictions: Sequence[Any], rows: Sequence[Row]) -> Scores:
+    first = int(task.protocol.options.get("first_label", 0))
+    return {"accuracy": classes.accuracy(predictions, [choice_number(row, first) for row in rows])}
+
+
+def choice_number(row: Row, first: int = 0) -> int:
+    """The place of the right choice, from 0. Raises DataError for one that is not among the choices.
+
+    first  the label of the first choice
+    """
+    label = as_label(row["label"])
+    number = int(label) - first if label.isdigit() else -1
+    if not 0 <= number < len(row["choices"]):
+        count = len(row["choices"])
+        raise DataError(f"{row['place']}: label {row['label']!r} is no place among {count} choices: count from {first}")
+    return number
+
+
+def _bitext(task: Task, language: str, predictions: Sequence[Any], rows: Sequence[Row]) -> Scores:
+    texts, translations = predictions
+    # Vectors of a model that was never tuned share a direction, each language its own: without it more is seen.
+    centred = bitext_accuracy(texts - texts.mean(axis=0), translations - translations.mean(axis=0))
+    return {
+        "accuracy": bitext_accuracy(texts, translations),
+        "accuracy_from_english": bitext_accuracy(translations, texts),
+        "accuracy_centred": centred,
+    }
+
+
+def _number(row: Row) -> float:
+    try:
+        return float(row["label"])
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{row['place']}: label {row['label']!r} is no number: mend or remove the row") from error
+
+
+_SCORES: dict[str, Callable[[Task, str, Sequence[Any], Sequence[Row]], Scores]] = {
+    "classify": _classify,
+    "tag": _tag,
+    "answer": _answer,
+    "choose": _choose,
+    "bitext": _bitext,
+}

@@ -1,0 +1,160 @@
+"""Where the examples of a task come from, and which version of them: local files, or the hub at a commit.
+
+source = open_source(task, data=Path("evaldata"), pins=results / "pins.json")
+source.revision                       # local-1f0c..., or a commit
+rows = source.read("swh_Latn", "test")
+source.spec("eng_Latn", "train")      # the same for a fine-tuning recipe
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmbert.errors import DataError, MissingExtra
+from mmbert.evaluation.task import Task
+from mmbert.files import read_json, sha256, write_json
+from mmbert.finetuning.examples import Examples, Fields, read_examples
+from mmbert.finetuning.recipe_data import DataSpec
+
+log = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+
+FIELDS: dict[str, Fields] = {
+    "classify": Fields(("text", "label"), ("text_pair",)),
+    "tag": Fields(("tokens", "tags"), ("text",), ("tokens", "tags")),
+    "answer": Fields(("question", "context", "answers")),
+    "choose": Fields(("question", "choices", "label"), (), ("choices",)),
+    "bitext": Fields(("text", "translation")),
+    "loss": Fields(("text",)),
+}
+"""What each kind reads of a row; the first five are those of fine-tuning."""
+
+_ENDINGS = (".jsonl.gz", ".jsonl", ".jsonl.zst")
+
+
+@dataclass(frozen=True)
+class TaskSource:
+    """The examples of one task at one revision; ``folder`` if they are local."""
+
+    task: Task
+    revision: str
+    folder: Path | None = None
+
+    def has(self, language: str, split: str) -> bool:
+        """Whether a language has a part. The hub is taken at the declaration's word."""
+        source = self.task.source
+        if self.folder is None:
+            return language not in source.local_only and (split == "test" or source.splits.train is not None)
+        return self._file(language, split) is not None
+
+    def languages(self, split: str) -> list[str]:
+        """The declared languages that have a part."""
+        return [language for language in self.task.languages if self.has(language, split)]
+
+    def spec(self, language: str, split: str) -> DataSpec:
+        """Where one language's part is, for the reader of fine-tuning. Raises DataError if it is not there."""
+        source, limit = self.task.source, self.task.limit if split == "test" else self.task.protocol.train_limit
+        if self.folder is not None:
+            path = self._file(language, split)
+            if path is None:
+                there = ", ".join(self.languages(split)) or "none"
+                raise DataError(
+                    f"{self.folder}: {language} has no {split} part (languages that have one: {there}): "
+                    f"choose among them in tasks.{self.task.name}"
+                )
+            return DataSpec(path=str(path), language=language, columns=source.local_columns, limit=limit)
+        part = source.splits.test if split == "test" else source.splits.train
+        if part is None:
+            raise DataError(f"{self.task.name}: the hub's data set has no part to train on: set protocol.start")
+        code = self.task.languages[language]
+        config = source.config.replace("{language}", code) if source.config else None
+        revision = None if self.revision == "folder" else self.revision
+        return DataSpec(
+            hub=source.hub, config=config, revision=revision, split=part, language=language,
+            columns=source.columns, limit=limit,
+        )  # fmt: skip
+
+    def read(self, language: str, split: str = "test") -> Examples:
+        """The rows of one language. Raises DataError with the place of what is wrong."""
+        found = read_examples(self.spec(language, split), split, FIELDS[self.task.kind])
+        names = found.names.get("label", ())
+        if self.task.kind == "choose" and names:  # choices that the hub calls choice1 and choice2
+            for row in found.rows:
+                row["label"] = names.index(row["label"]) if row["label"] in names else row["label"]
+        return found
+
+    def _file(self, language: str, split: str) -> Path | None:
+        assert self.folder is not None, "the caller looks"
+        name = getattr(self.task.source.local_splits, split)
+        if name is None:
+            return None
+        # held-out text is one file a language
+        stem = self.folder / language if self.task.kind == "loss" else self.folder / language / name
+        paths = (stem.with_name(f"{stem.name}{ending}") for ending in _ENDINGS)
+        return next((path for path in paths if path.is_file()), None)
+
+
+def open_source(task: Task, *, data: str | Path | None, pins: Path) -> TaskSource:
+    """The local folder of a task if ``data`` has it, else its hub data set at the pinned commit.
+
+    pins  file that keeps the commits of hub data sets whose declaration names none
+    Raises DataError where neither is there.
+    """
+    local = task.source.local
+    folder = Path(data) / local if data is not None and local is not None else None
+    if folder is not None and folder.is_dir():
+        others = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name not in task.languages)
+        if others and task.languages:
+            log.warning("%s has %s, which the task does not declare: left out", folder, ", ".join(others))
+        return TaskSource(task, f"local-{fingerprint(folder)}", folder)
+    if data is not None and not Path(data).is_dir():
+        raise DataError(f"no folder {Path(data).absolute()}: set data=DIR to the folder that holds {local or 'tasks'}/")
+    if task.source.hub is None:
+        where = f"{folder} is not there" if folder is not None else "no folder of local data is given"
+        raise DataError(f"{task.name} is read from local files, and {where}: set data=DIR, which holds {local}/")
+    return TaskSource(task, task.source.revision or pin(task.source.hub, pins))
+
+
+def fingerprint(folder: Path) -> str:
+    """12 hexadecimal digits over names and contents of all files of a task's folder."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(folder).as_posix()} {sha256(path)}\n".encode())
+    return digest.hexdigest()[:12]
+
+
+def pin(name: str, pins: Path) -> str:
+    """The commit of a hub data set that this folder of results stands on: kept in ``pins``, else the newest now."""
+    known = read_json(pins) if pins.is_file() else {}
+    if name in known:
+        return str(known[name])
+    if Path(name).is_dir():
+        return "folder"
+    commit = _newest(name)
+    write_json(pins, {**known, name: commit})
+    log.info("%s is pinned at commit %s, its newest, in %s", name, commit, pins)
+    return commit
+
+
+def _newest(name: str) -> str:
+    try:
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    except ImportError as error:
+        raise MissingExtra("huggingface-hub", "evaluate") from error
+    network: type[Exception] = HfHubHTTPError.__mro__[1]  # the root of the library's HTTP errors
+    try:
+        commit = HfApi().dataset_info(name).sha
+    except (OSError, network, HFValidationError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise DataError(
+            f"cannot ask the hub for the commit of {name}: {reason} (check the network, or set data=DIR to local files)"
+        ) from error
+    if commit is None:
+        raise DataError(f"the hub names no commit of {name}: state its revision in the task's declaration")
+    return commit

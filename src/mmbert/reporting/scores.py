@@ -1,0 +1,278 @@
+"""The tables of an evaluation: tasks, tiers and languages by model and baseline, published figures beside them.
+
+    write_scores(evaluate(model, suite), Path("results/local"))     # scores.md, scores.tex, scores.json and plots
+
+Figures are per cent unless their metric says otherwise; ``±`` is the standard deviation over seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mmbert import languages
+from mmbert.errors import ConfigError
+from mmbert.evaluation.published import AVERAGE, published, sources
+from mmbert.evaluation.summary import Figure, SuiteResult, TaskSummary, by_tier, mean_of_tasks, read_tiers
+from mmbert.evaluation.task import Task
+from mmbert.files import write_json, write_text
+from mmbert.reporting.latex import latex
+from mmbert.reporting.tables import Column, Table
+
+PLAIN = {"bits_per_byte": "{:.3f}", "tokens_per_second": "{:,.0f}"}
+"""Metrics that are no percentages, and how they read."""
+
+METRICS = {
+    "accuracy": "accuracy",
+    "accuracy_from_english": "accuracy, from English",
+    "accuracy_centred": "accuracy, vectors centred",
+    "binary_f1": "F1",
+    "bits_per_byte": "bits per byte",
+    "entity_f1": "entity F1",
+    "exact": "exact match",
+    "f1": "F1",
+    "macro_f1": "macro F1",
+    "main_score": "its tasks' own",
+    "matthews": "Matthews",
+    "micro_f1": "micro F1",
+    "pearson": "Pearson",
+    "span_f1": "span F1",
+    "spearman": "Spearman",
+    "token_accuracy": "accuracy of words",
+    "tokens_per_second": "tokens a second",
+    "weighted_f1": "weighted F1",
+}
+"""How metrics are called in tables."""
+
+
+def write_scores(result: SuiteResult, out: Path) -> Path:
+    """Write ``scores.md``, ``scores.tex``, ``scores.json`` and plots into ``out``; returns the Markdown's path."""
+    from mmbert.reporting.score_plots import score_plots, svg_or_none
+
+    tiers = read_tiers(result.suite.tiers) if result.suite.tiers is not None else {}
+    plots = {}
+    for name, spec in score_plots(result, tiers).items():
+        picture = svg_or_none(spec)
+        if picture is not None:
+            write_text(out / f"{name}.svg", picture)
+            plots[name] = f"{name}.svg"
+    write_text(out / "scores.md", markdown(result, tiers, plots))
+    write_text(out / "scores.tex", "\n".join(latex(table, title) for title, table in tables(result, tiers)))
+    write_json(out / "scores.json", as_json(result, tiers))
+    return out / "scores.md"
+
+
+def markdown(result: SuiteResult, tiers: Mapping[str, str], plots: Mapping[str, str] | None = None) -> str:
+    """All tables, and what each task is."""
+    blocks = [f"# {result.suite.name}"]
+    for title, table in tables(result, tiers):
+        blocks.append(f"## {title}\n\n{table.markdown().strip()}")
+        if title == TIERS and plots:
+            blocks.extend(f"![{name}]({file})" for name, file in plots.items())
+    if result.suite.published is not None:
+        blocks.append("Published figures: " + "; ".join(sources(result.suite.published)) + ".")
+    return "\n\n".join([*blocks, "## How\n\n" + "\n".join(_notes(result))]) + "\n"
+
+
+OVERVIEW, TIERS = "Tasks", "By tier of language"
+
+
+def tables(result: SuiteResult, tiers: Mapping[str, str]) -> list[tuple[str, Table]]:
+    """(title, table): tasks, tiers if there are any, and each task with several languages."""
+    found = [(OVERVIEW, overview(result))]
+    if tiers:
+        found.append((TIERS, tier_table(result, tiers)))
+    for name in result.suite.tasks:
+        summaries = [column.tasks[name] for column in result.columns if name in column.tasks]
+        if summaries and summaries[0].groups:
+            found.append((f"{_task(result, name).title} by type", type_table(result, name)))
+        if summaries and len(summaries[0].languages) > 1:
+            found.append((_task(result, name).title, language_table(result, name, tiers)))
+    return found
+
+
+def overview(result: SuiteResult) -> Table:
+    """A row a task: each model and baseline, then what was published."""
+    suite = result.suite
+    beside = published(suite.published) if suite.published is not None else {}
+    columns = [Column("task"), Column("metric"), Column("languages"), *_columns(result), *map(_published, beside)]
+    rows: list[list[Any]] = []
+    for name in suite.tasks:
+        task = _task(result, name)
+        first = next((column.tasks[name] for column in result.columns if name in column.tasks), None)
+        if first is None:
+            continue
+        figures = [_cell(column.tasks.get(name)) for column in result.columns]
+        rows.append(
+            [
+                task.title,
+                METRICS[first.metric],
+                _covered(first),
+                *figures,
+                *(each.get(name) for each in beside.values()),
+            ]
+        )
+    names = [name for name in suite.tasks if any(name in column.tasks for column in result.columns)]
+    if suite.average and len(names) > 1:
+        means = [_percent(mean_of_tasks(column, names)) for column in result.columns]
+        others = [_whole_mean(each, names) for each in beside.values()]
+        rows.append(["mean", "", "", *means, *others])
+    return Table(columns, rows)
+
+
+def _whole_mean(figures: Mapping[str, float], names: Sequence[str]) -> float | None:
+    """The published mean where exactly its tasks are shown, else that of the figures that are there."""
+    tasks = {name for name in figures if name != AVERAGE}
+    if tasks == set(names) and AVERAGE in figures:
+        return figures[AVERAGE]
+    values = [figures[name] for name in names if name in figures]
+    return sum(values) / len(values) if len(values) == len(names) else None
+
+
+def tier_table(result: SuiteResult, tiers: Mapping[str, str]) -> Table:
+    """A row for each task and tier, means over the tier's languages."""
+    rows: list[list[Any]] = []
+    for name in result.suite.tasks:
+        parts = [by_tier(column.tasks[name], tiers) if name in column.tasks else {} for column in result.columns]
+        order = dict.fromkeys(tier for part in parts for tier in part)
+        for tier in order:
+            count = next(part[tier][1] for part in parts if tier in part)
+            figures = [_figure(part[tier][0], _task(result, name).metric) if tier in part else None for part in parts]
+            rows.append([_task(result, name).title, tier, str(count), *figures])
+    return Table([Column("task"), Column("tier"), Column("languages"), *_columns(result)], rows)
+
+
+def type_table(result: SuiteResult, name: str) -> Table:
+    """A row for each type of mteb's tasks, with what was published."""
+    suite = result.suite
+    beside = published(suite.published) if suite.published is not None else {}
+    found = [column.tasks.get(name) for column in result.columns]
+    first = next(summary for summary in found if summary is not None)
+    rows = [
+        [
+            group,
+            *(None if each is None else _figure(each.groups[group], each.metric) for each in found),
+            *(figures.get(group) for figures in beside.values()),
+        ]
+        for group in first.groups
+    ]
+    return Table([Column("type"), *_columns(result), *map(_published, beside)], rows)
+
+
+def language_table(result: SuiteResult, name: str, tiers: Mapping[str, str]) -> Table:
+    """A row for each language (each of mteb's tasks) of one task."""
+    found = {column.name: column.tasks[name] for column in result.columns if name in column.tasks}
+    first = next(iter(found.values()))
+    is_language = bool(_task(result, name).languages)
+    rows = [
+        [
+            _language(unit) if is_language else unit,
+            *([tiers.get(unit, "")] if tiers else []),
+            f"{first.rows[unit]:,}" if first.rows.get(unit) else "",
+            *(
+                _figure(found[column.name].languages[unit], first.metric) if column.name in found else None
+                for column in result.columns
+            ),
+        ]
+        for unit in first.languages
+    ]
+    tier = [Column("tier")] if tiers else []
+    return Table([Column("language" if is_language else "part"), *tier, Column("examples"), *_columns(result)], rows)
+
+
+def as_json(result: SuiteResult, tiers: Mapping[str, str]) -> dict[str, Any]:
+    """Everything, for programs."""
+    return {
+        "suite": result.suite.model_dump(mode="json"),
+        "columns": [
+            {
+                "name": column.name,
+                "weights": column.weights,
+                "tasks": {name: asdict(summary) for name, summary in column.tasks.items()},
+                "mean": mean_of_tasks(column, list(result.suite.tasks)) if result.suite.average else None,
+            }
+            for column in result.columns
+        ],
+        "tiers": dict(tiers),
+        "published": published(result.suite.published) if result.suite.published is not None else {},
+    }
+
+
+def _notes(result: SuiteResult) -> list[str]:
+    """A line a task: how it was learned, its licence and source."""
+    lines = []
+    for name in result.suite.tasks:
+        summary = next((column.tasks[name] for column in result.columns if name in column.tasks), None)
+        if summary is None:
+            continue
+        task = _task(result, name)
+        seeds = f"; seeds {', '.join(map(str, summary.seeds))}" if len(summary.seeds) > 1 else ""
+        lines.append(f"- {task.title}: {_learned(result, name)}{seeds}. {task.citation}. Licence: {task.licence}.")
+    return lines
+
+
+def _learned(result: SuiteResult, name: str) -> str:
+    task = _task(result, name)
+    if task.kind not in ("classify", "tag", "answer", "choose"):
+        return "no training"
+    steps = [*result.suite.chain(name), *([name] if task.protocol.train else [])]
+    said = []
+    for step in steps:
+        protocol = _task(result, step).protocol
+        on = "each language's own rows" if protocol.per_language else ", ".join(protocol.train_languages)
+        said.append(f"{_task(result, step).title} ({on})")
+    return "fine-tuned on " + ", then ".join(said) + ("" if task.protocol.train else "; then scored as it is")
+
+
+def _task(result: SuiteResult, name: str) -> Task:
+    return result.suite.task(name)
+
+
+def _columns(result: SuiteResult) -> list[Column]:
+    return [Column(column.title, str) for column in result.columns]
+
+
+def _published(name: str) -> Column:
+    return Column(name, "{:.1f}".format, "published")
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A figure as it reads, and what it is sorted by."""
+
+    text: str
+    value: float
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __float__(self) -> float:
+        return self.value
+
+
+def _cell(summary: TaskSummary | None) -> _Shown | None:
+    return None if summary is None else _figure(summary.figure, summary.metric)
+
+
+def _figure(figure: Figure, metric: str) -> _Shown:
+    write: Callable[[float], str] = PLAIN[metric].format if metric in PLAIN else lambda value: f"{100 * value:.1f}"
+    spread = "" if figure.spread is None else f" ± {write(figure.spread)}"
+    return _Shown(write(figure.mean) + spread, figure.mean)
+
+
+def _percent(value: float | None) -> _Shown | None:
+    return None if value is None else _Shown(f"{100 * value:.1f}", value)
+
+
+def _covered(summary: TaskSummary) -> str:
+    done, declared = summary.covered
+    return str(done) if done == declared else f"{done} of {declared}"
+
+
+def _language(code: str) -> str:
+    try:
+        return f"{languages.name(code)} ({code})"
+    except ConfigError:
+        return code
