@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 import mmbert
 from mmbert.cli.main import app
 from mmbert.errors import ConfigError, DataError, WeightsError
-from mmbert.evaluation import contestant, stage
+from mmbert.evaluation import characters, contestant, stage
 from mmbert.evaluation.suite import Suite
 from mmbert.evaluation.summary import Figure, SuiteResult
+from mmbert.evaluation.task import Task
 from mmbert.model.config import ModelConfig
 from mmbert.model.heads import MaskedLM
 from mmbert.tokenizer.tokenizer import Tokenizer
@@ -85,6 +86,17 @@ def test_what_characters_tell(judged: tuple[SuiteResult, Path]) -> None:
     assert tasks["jsts"].figure.mean > 0.7
     assert tasks["tatoeba"].figure.mean > 0.9
     assert tasks["xquad"].figure.mean > 0.3
+
+
+def test_a_bag_of_characters_sees_no_order() -> None:
+    """What n-grams tell apart by order alone is the same bag."""
+    sib200, pos = Task.load("sib200"), Task.load("masakhapos")
+    texts = [{"text": text, "label": label} for text, label in (("abab", "x"), ("baba", "y")) for _ in range(4)]
+    words = [{"tokens": ["on", "no"], "tags": ["ADP", "INTJ"]}] * 8
+    assert characters.fit(sib200, texts)(texts) == [row["label"] for row in texts]
+    assert len(set(characters.fit(sib200, texts, reading=characters.BAG)(texts))) == 1
+    assert characters.fit(pos, words)(words[:1])[0].labels == ["ADP", "INTJ"]
+    assert len(set(characters.fit(pos, words, reading=characters.BAG)(words[:1])[0].labels)) == 1
 
 
 def test_a_model_learns(folder: Path, data: Path, tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
     python docs/results/tasks/parallel_lines.py CORPUS OUT.jsonl
 
 CORPUS holds ``<language>.jsonl.gz`` with ``text``, ``source`` and ``id`` (``bible/Swahili-NT/1CO.1``: the last part
-names the unit). Two documents of one source and unit with equally many lines are taken to be parallel line by line. Each
-language gets at most PAIRS pairs, each with the same line in another language.
+names the unit). Two documents of one source and unit with equally many lines are taken to be parallel line by line.
+Each language gets at most PAIRS pairs, each with the same line in another language.
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ def evaluate(
     baseline: Annotated[
         list[str] | None,
         typer.Option(
-            help="untrained: the same architecture with fresh weights. characters: n-grams, no model. May be repeated."
+            help="untrained: the same architecture, fresh weights. Without a model: characters (n-grams), bag (single "
+            "characters). May be repeated."
         ),
     ] = None,
     beside: Annotated[

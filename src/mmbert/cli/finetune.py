@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+SHOWN = 8
+"""Figures of a split that are printed: of many languages there may be hundreds."""
+
 
 def finetune(
     recipe: Annotated[Path, typer.Argument(help="A recipe, such as recipes/finetune/ner.yaml.")],
@@ -33,5 +36,9 @@ def finetune(
         changes = ", ".join(f"{key}={value}" for key, value in trial["changes"].items())
         typer.echo(f"trial   {trial['chosen']:.4f}  {changes}")
     for split, numbers in result.metrics.items():
-        typer.echo(f"{split:<7} " + "  ".join(f"{name} {value:.4f}" for name, value in numbers.items()))
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in list(numbers.items())[:SHOWN])
+        more = len(numbers) - SHOWN
+        typer.echo(
+            f"{split:<7} {shown}" + (f"  and {more} more in {result.folder.parent}/result.json" if more > 0 else "")
+        )
     typer.echo(f"model   {result.folder}")

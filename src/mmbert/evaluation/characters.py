@@ -6,13 +6,16 @@
     answer    the piece of the text that shares most with the question around it (sliding window, Richardson 2013)
     choose    the choice whose n-grams are nearest to the question's
 
-It is fitted on the same training rows and scored by the same code as a model.
+Two readings: n-grams of up to four characters with words and neighbours around them (``NGRAMS``), and the bare bag of
+characters, each counted by itself (``BAG``). Both are fitted on the same training rows and scored by the same code as a
+model.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -27,7 +30,21 @@ from mmbert.finetuning.examples import as_label
 
 Predict = Callable[[Sequence[Row]], Any]
 
-_NGRAMS = (1, 4)
+
+@dataclass(frozen=True)
+class Reading:
+    """What is seen of a text.
+
+    longest  n-gram, in characters
+    around   of a word also itself, its shape and its neighbours; n-grams end at spaces
+    """
+
+    longest: int
+    around: bool
+
+
+NGRAMS, BAG = Reading(4, True), Reading(1, False)
+
 _BUCKETS = 2**18
 _WORD = re.compile(r"\w+")
 _ANSWER_WORDS = 6
@@ -36,15 +53,15 @@ _AROUND = 8
 """Words on either side of a piece that are compared with the question."""
 
 
-def fit(task: Task, rows: Sequence[Row], seed: int = 0) -> Predict:
+def fit(task: Task, rows: Sequence[Row], seed: int = 0, reading: Reading = NGRAMS) -> Predict:
     """Fit the baseline of the task's kind; what is returned predicts as ``predict`` does. ``rows`` may be empty where
     nothing is learned (bitext, answer, choose)."""
-    return _FIT[task.kind](task, rows, seed)
+    return _FIT[task.kind](task, rows, seed, reading)
 
 
-def _classify(task: Task, rows: Sequence[Row], seed: int) -> Predict:
+def _classify(task: Task, rows: Sequence[Row], seed: int, reading: Reading) -> Predict:
     problem = task.protocol.options.get("problem", "single_label")
-    vectors = _vectorizer()
+    vectors = _vectorizer(reading)
     features = _pair_features(vectors, rows, fit=True)
     linear = _sklearn("linear_model")
     if problem == "regression":
@@ -80,16 +97,16 @@ def _pair_features(vectors: Any, rows: Sequence[Row], *, fit: bool = False) -> A
     return sparse.hstack([one, other, shared, sparse.csr_matrix(shared.sum(axis=1))]).tocsr()
 
 
-def _tag(task: Task, rows: Sequence[Row], seed: int) -> Predict:
+def _tag(task: Task, rows: Sequence[Row], seed: int, reading: Reading) -> Predict:
     hashing = _sklearn("feature_extraction").FeatureHasher(_BUCKETS, input_type="string")
     linear = _sklearn("linear_model")
     model = linear.SGDClassifier(loss="log_loss", alpha=1e-6, max_iter=8, tol=None, random_state=seed)
     labels = [as_label(tag) for row in rows for tag in row["tags"]]
-    model.fit(hashing.transform(_word_features(rows)), labels)
+    model.fit(hashing.transform(_word_features(rows, reading)), labels)
     join = task.protocol.options.get("join", "auto")
 
     def predict(asked: Sequence[Row]) -> list[Tagged]:
-        given = [str(label) for label in model.predict(hashing.transform(_word_features(asked)))]
+        given = [str(label) for label in model.predict(hashing.transform(_word_features(asked, reading)))]
         found, start = [], 0
         for row in asked:
             tags = given[start : start + len(row["tokens"])]
@@ -101,12 +118,15 @@ def _tag(task: Task, rows: Sequence[Row], seed: int) -> Predict:
     return predict
 
 
-def _word_features(rows: Sequence[Row]) -> list[list[str]]:
-    """Of every word of every row: its n-grams and shape, and those of the words beside it."""
-    found = []
+def _word_features(rows: Sequence[Row], reading: Reading) -> list[list[str]]:
+    """Of every word of every row: its n-grams and shape, and those of the words beside it; or its characters alone."""
+    found: list[list[str]] = []
     for row in rows:
         words = [str(word) for word in row["tokens"]]
-        own = [_grams(word) for word in words]
+        if not reading.around:
+            found.extend(["bias", *word] for word in words)
+            continue
+        own = [_grams(word, reading.longest) for word in words]
         for place in range(len(words)):
             features = ["bias", *own[place]]
             for step in (-2, -1, 1, 2):
@@ -117,17 +137,17 @@ def _word_features(rows: Sequence[Row]) -> list[list[str]]:
     return found
 
 
-def _grams(word: str) -> list[str]:
+def _grams(word: str, longest: int) -> list[str]:
     marked = f"<{word}>"
-    sizes = range(1, _NGRAMS[1] + 1)
+    sizes = range(1, longest + 1)
     grams = {marked[start : start + size] for size in sizes for start in range(len(marked) - size + 1)}
     shape = "".join("A" if c.isupper() else "a" if c.isalpha() else "0" if c.isdigit() else c for c in word)
     return [f"w={word.lower()}", f"s={shape[:6]}", *sorted(grams)]
 
 
-def _bitext(task: Task, rows: Sequence[Row], seed: int) -> Predict:
+def _bitext(task: Task, rows: Sequence[Row], seed: int, reading: Reading) -> Predict:
     def predict(asked: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
-        vectors = _vectorizer(max_features=20_000, min_df=2)
+        vectors = _vectorizer(reading, max_features=20_000, min_df=2)
         sides = [[str(row[name]) for row in asked] for name in ("text", "translation")]
         vectors.fit([*sides[0], *sides[1]])
         one, other = (vectors.transform(side).toarray().astype(np.float32) for side in sides)
@@ -136,9 +156,9 @@ def _bitext(task: Task, rows: Sequence[Row], seed: int) -> Predict:
     return predict
 
 
-def _choose(task: Task, rows: Sequence[Row], seed: int) -> Predict:
+def _choose(task: Task, rows: Sequence[Row], seed: int, reading: Reading) -> Predict:
     def predict(asked: Sequence[Row]) -> list[int]:
-        vectors = _vectorizer()
+        vectors = _vectorizer(reading)
         questions = [str(row["question"]) for row in asked]
         choices = [str(choice) for row in asked for choice in row["choices"]]
         vectors.fit([*questions, *choices])
@@ -152,7 +172,7 @@ def _choose(task: Task, rows: Sequence[Row], seed: int) -> Predict:
     return predict
 
 
-def _answer(task: Task, rows: Sequence[Row], seed: int) -> Predict:
+def _answer(task: Task, rows: Sequence[Row], seed: int, reading: Reading) -> Predict:
     return lambda asked: [_slide(str(row["question"]), str(row["context"])) for row in asked]
 
 
@@ -180,9 +200,10 @@ def _slide(question: str, context: str) -> str:
     return context[words[first].start() : words[last].end()]
 
 
-def _vectorizer(**options: Any) -> Any:
+def _vectorizer(reading: Reading, **options: Any) -> Any:
     text = _sklearn("feature_extraction.text")
-    return text.TfidfVectorizer(analyzer="char_wb", ngram_range=_NGRAMS, sublinear_tf=True, dtype=np.float32, **options)
+    analyzer, sizes = "char_wb" if reading.around else "char", (1, reading.longest)
+    return text.TfidfVectorizer(analyzer=analyzer, ngram_range=sizes, sublinear_tf=True, dtype=np.float32, **options)
 
 
 def _sklearn(name: str) -> Any:
@@ -196,7 +217,7 @@ def _scipy_sparse() -> Any:
     return import_module("scipy.sparse")
 
 
-_FIT: dict[str, Callable[[Task, Sequence[Row], int], Predict]] = {
+_FIT: dict[str, Callable[[Task, Sequence[Row], int, Reading], Predict]] = {
     "classify": _classify,
     "tag": _tag,
     "bitext": _bitext,

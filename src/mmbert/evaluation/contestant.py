@@ -23,9 +23,11 @@ from mmbert.model.weights import model_folder
 
 log = logging.getLogger(__name__)
 
-CHARACTERS = "characters"
 UNTRAINED = "untrained"
-BASELINES = (UNTRAINED, CHARACTERS)
+CHARACTERS = "characters"
+BAG = "bag"
+BASELINES = (UNTRAINED, CHARACTERS, BAG)
+READINGS = {CHARACTERS: characters.NGRAMS, BAG: characters.BAG}
 
 
 class Contestant(Protocol):
@@ -58,19 +60,21 @@ class Model:
 
 @dataclass
 class Characters:
-    """The baseline of ``characters``, fitted to the training rows of the task itself, or of its start."""
+    """A baseline of ``characters``, by the name of its reading; fitted to a task's training rows, or its start's."""
 
-    name: str = CHARACTERS
-    weights: str = CHARACTERS
+    name: str
+    weights: str = field(init=False)
     _fitted: dict[str, characters.Predict] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.weights = self.name  # there are none to hash
 
     def predict(self, task: Task, stage: Stage | None, rows: Sequence[Row]) -> Any:
         """Fitted once for each set of training rows."""
-        key = hash_of({"task": task.name, "stage": stage.protocol(CHARACTERS) if stage else None})
+        key = hash_of({"task": task.name, "stage": stage.protocol(self.name) if stage else None})
         if key not in self._fitted:
-            self._fitted = {
-                key: characters.fit(task, read_training(stage) if stage else [], stage.seed if stage else 0)
-            }
+            training, seed = (read_training(stage), stage.seed) if stage else ([], 0)
+            self._fitted = {key: characters.fit(task, training, seed, READINGS[self.name])}
         return self._fitted[key](rows)
 
 

@@ -45,7 +45,8 @@ def evaluate(
 
     model      folder or hub name, pretrained or tuned
     out        folder of results, and of the models that are fine-tuned on the way
-    baselines  ``untrained``: the same architecture with fresh weights; ``characters``: n-grams, no model
+    baselines  ``untrained``: the same architecture with fresh weights; without a model: ``characters``, n-grams of
+               characters; ``bag``, the characters one by one
     beside     further models, judged by the same code on the same rows
 
     Raises the MMBertError of what cannot go on; the same call resumes there.
@@ -59,8 +60,7 @@ def evaluate(
     judged: list[Contestant] = [first, *(open_model(name, folder) for name in beside)]
     if contestant.UNTRAINED in baselines:
         judged.append(contestant.untrained(first, folder))
-    if contestant.CHARACTERS in baselines:
-        judged.append(contestant.Characters())
+    judged += [contestant.Characters(name) for name in contestant.READINGS if name in baselines]
     runner = _Runner(wanted, folder)
     columns = [Column(each.name, each.weights, {}) for each in judged]
     for name in wanted.tasks:  # task by task, so that a suite that is stopped leaves whole rows
