@@ -78,7 +78,7 @@ class Embed(Sentences):
     scores (2010.02666, 2010.11386). cosent and angle: pairs with a score (2309.12871)."""
     mini_batch: int | None = Field(256, ge=1)
     """contrastive: texts per forward pass; gradients are cached, so that memory is this one's and negatives are the
-    whole batch's (GradCache, 2101.06983; Ettin's script 256, the blog 16). null: all at once, a third less work."""
+    whole batch's (GradCache, 2101.06983; Ettin's script 256, the blog 16). null: all at once, a quarter less work."""
     mini_batch_tokens: int | None = Field(None, ge=1)
     """The same counted in tokens, which is what packed texts cost; wins over ``mini_batch``."""
     scale: float = Field(20.0, gt=0)
