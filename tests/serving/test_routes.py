@@ -243,6 +243,16 @@ def test_info_and_headers(client: httpx.Client) -> None:
         assert headers[f"x-{name}"].isdecimal()
 
 
+def test_the_page_and_its_files_are_asked_about_again(client: httpx.Client) -> None:
+    page = client.get("/", headers={"Accept": "text/html"})
+    assert page.headers["content-type"].startswith("text/html")
+    script = client.get("/web/page.js")
+    assert script.status_code == 200
+    assert {page.headers["cache-control"], script.headers["cache-control"]} == {"no-cache"}
+    again = client.get("/web/page.js", headers={"If-None-Match": script.headers["etag"]})
+    assert again.status_code == 304
+
+
 def test_many_callers_at_once(server: Server, embedder: Embedder) -> None:
     with httpx.Client(base_url=server.url, timeout=60) as client, ThreadPoolExecutor(16) as pool:
 

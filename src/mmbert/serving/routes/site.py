@@ -27,6 +27,16 @@ PUBLIC = ("/", "/health", "/metrics", "/openapi.json")
 """Asked without a key (``/`` by GET), as are files under ``/web/``."""
 
 
+class Files(StaticFiles):
+    """Asked about again at every visit, so that no browser goes on with the scripts of an older version."""
+
+    def file_response(self, *args: Any, **options: Any) -> Response:
+        """As ever, with what tells browsers to ask."""
+        response = super().file_response(*args, **options)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
+
+
 def site_routes(service: Service, document: dict[str, Any]) -> list[BaseRoute]:
     async def health(request: Request) -> Response:
         check_ready(service)
@@ -66,7 +76,7 @@ def site_routes(service: Service, document: dict[str, Any]) -> list[BaseRoute]:
         StarletteRoute("/metrics", metrics),
         StarletteRoute("/openapi.json", openapi),
         StarletteRoute("/", page),
-        Mount("/web", StaticFiles(directory=WEB, check_dir=False)),
+        Mount("/web", Files(directory=WEB, check_dir=False)),
     ]
 
 
