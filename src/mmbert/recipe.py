@@ -14,13 +14,12 @@ Sources: mmBERT (arXiv 2509.06888) and its published configurations; see the com
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from mmbert.errors import ConfigError
-from mmbert.recipe_file import Spec, Tokens, explain, read_recipe, write_recipe
+from mmbert.recipe_file import Spec, SpecFile, Tokens
 from mmbert.recipe_text import Cleaning as Cleaning
 from mmbert.recipe_text import LanguageId as LanguageId
 from mmbert.recipe_text import NearDuplicates as NearDuplicates
@@ -292,7 +291,7 @@ class Runtime(Spec):
     """A gradient norm above so many times the median of the last 64 is a spike; null: only what is not finite."""
 
 
-class Recipe(Spec):
+class Recipe(SpecFile):
     """A whole run, from raw text to an evaluated model."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -314,20 +313,6 @@ class Recipe(Spec):
     merge: Merge | None = None
     evaluation: Evaluation = Evaluation()
     runtime: Runtime = Runtime()
-
-    @classmethod
-    def load(cls, path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
-        """Read a recipe with ``key.path=value`` overrides. Raises ConfigError with the dotted path of what is wrong."""
-        path = Path(path)
-        values = read_recipe(path, list(overrides))
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            raise ConfigError(explain(error, cls, path)) from error
-
-    def save(self, path: Path) -> None:
-        """Write the resolved recipe, every default included."""
-        write_recipe(path, self.model_dump(mode="json"))
 
     @property
     def vocabulary(self) -> str | TokenizerTraining:

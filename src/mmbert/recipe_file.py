@@ -9,10 +9,11 @@ import csv
 import difflib
 import io
 import re
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 from ruamel.yaml import YAML
@@ -69,6 +70,24 @@ class Spec(BaseModel):
             is_map = isinstance(value, dict) and any(get_origin(form) is dict for form in forms)
             kept[key] = {k: v for k, v in value.items() if v is not None} if is_map else value
         return kept
+
+
+class SpecFile(Spec):
+    """Options that stand in a file of their own."""
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
+        """Read a file with ``key.path=value`` overrides. Raises ConfigError with the dotted path of what is wrong."""
+        path = Path(path)
+        values = read_recipe(path, list(overrides))
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError(explain(error, cls, path)) from error
+
+    def save(self, path: Path) -> None:
+        """Write all of it, every default included."""
+        write_recipe(path, self.model_dump(mode="json"))
 
 
 def read_recipe(path: Path, overrides: list[str]) -> dict[str, Any]:

@@ -11,11 +11,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mmbert.errors import ConfigError
 from mmbert.evaluation.task import TRAINED, Task
-from mmbert.recipe_file import Spec, explain, read_recipe
+from mmbert.recipe_file import Spec, SpecFile, explain
 
 PRETRAINED = "pretrained"
 """As a task's ``start``: no other task's model, since null only says that nothing is changed."""
@@ -41,7 +41,7 @@ class TaskChange(Spec):
     subtasks: tuple[str, ...] | None = None
 
 
-class Suite(Spec):
+class Suite(SpecFile):
     """What is evaluated."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -67,17 +67,11 @@ class Suite(Spec):
     tiers: str | None = None
     """A table with the columns ``code`` and ``tier``: results are also shown by tier of language."""
 
+    @field_validator("tasks", mode="before")
     @classmethod
-    def load(cls, path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Suite:
-        """Read a suite with ``key.path=value`` overrides. Raises ConfigError with the dotted path of what is wrong."""
-        path = Path(path)
-        values = read_recipe(path, list(overrides))
-        if isinstance(values.get("tasks"), list):
-            values["tasks"] = {name: {} for name in values["tasks"]}
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            raise ConfigError(explain(error, cls, path)) from error
+    def _listed(cls, value: Any) -> Any:
+        """A list of names is a map without changes."""
+        return {name: {} for name in value} if isinstance(value, list) else value
 
     @model_validator(mode="after")
     def _known(self) -> Self:

@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from mmbert.errors import ConfigError
 from mmbert.finetuning.recipe_data import Data, Sampling, Share
 from mmbert.finetuning.recipe_sentence import Embed, LateInteraction, Rerank, Sparse
-from mmbert.recipe_file import Spec, explain, read_recipe, write_recipe
+from mmbert.recipe_file import Spec, SpecFile, explain
 
 Kind = Literal["classify", "tag", "answer", "choose", "embed", "rerank", "sparse", "late_interaction"]
 
@@ -175,7 +175,7 @@ class Sweep(Spec):
         return walk(values, "") if isinstance(values, dict) else values
 
 
-class FinetuneRecipe(Spec):
+class FinetuneRecipe(SpecFile):
     """A whole fine-tuning run: task, model, examples, training."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -197,20 +197,6 @@ class FinetuneRecipe(Spec):
     sparse: Sparse = Sparse()
     late_interaction: LateInteraction = LateInteraction()
     sweep: Sweep = Sweep()
-
-    @classmethod
-    def load(cls, path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> FinetuneRecipe:
-        """Read a recipe with ``key.path=value`` overrides. Raises ConfigError with the dotted path of what is wrong."""
-        path = Path(path)
-        values = read_recipe(path, list(overrides))
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            raise ConfigError(explain(error, cls, path)) from error
-
-    def save(self, path: Path) -> None:
-        """Write the resolved recipe, every default included."""
-        write_recipe(path, self.model_dump(mode="json"))
 
     def changed(self, changes: dict[str, Any]) -> FinetuneRecipe:
         """The recipe with other values at dotted keys. Raises ConfigError naming the key that there is not."""
