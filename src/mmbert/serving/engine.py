@@ -104,7 +104,7 @@ class Engine:
             raise Closed(self._closed)
         job = Job(task)
         with self._worker.lock:
-            self._reserve(job, task.characters // 8 + 2 * task.texts)  # fewer than they will be, but of this order
+            self._reserve(job, task.characters // 4 + 2 * task.texts)  # about as many as they will be, rather fewer
             self._jobs.add(job)
             self._note_queue()
         job.future.add_done_callback(lambda future: self._release(job))
