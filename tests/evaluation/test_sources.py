@@ -11,6 +11,7 @@ from little_tasks import write_all
 from mmbert.errors import DataError
 from mmbert.evaluation import sources
 from mmbert.evaluation.sources import TaskSource, fingerprint, open_source, pin
+from mmbert.evaluation.stage import Stage, train_spec
 from mmbert.evaluation.task import Task
 
 
@@ -61,6 +62,14 @@ def test_languages_that_only_local_files_have(tmp_path: Path) -> None:
     source = TaskSource(Task.load("masakhaner"), "a" * 40)
     assert source.has("hau_Latn", "test")
     assert not source.has("amh_Ethi", "test")
+
+
+def test_training_rows_of_several_languages_on_the_hub(tmp_path: Path) -> None:
+    task = Task.load("udpos")
+    stage = Stage(task, TaskSource(task, "a" * 40), ("arb_Arab", "eng_Latn"), {}, 1, None)
+    spec = train_spec(stage)
+    assert (spec.config, spec.languages, spec.language) == ("udpos.{language}", ("arb_Arab", "eng_Latn"), None)
+    assert spec.spelled == {"arb_Arab": "Arabic", "eng_Latn": "English"}
 
 
 def test_choices_that_the_hub_calls_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

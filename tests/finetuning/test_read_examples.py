@@ -118,6 +118,20 @@ def test_the_hub_gives_names_of_classes(tmp_path: Path) -> None:
         read_examples(spec, "dev", FIELDS)
 
 
+def test_a_configuration_may_spell_a_language_by_its_name(tmp_path: Path) -> None:
+    configs = "".join(
+        f"- config_name: udpos.{name}\n  data_files: [{{split: train, path: {name}.jsonl}}]\n"
+        for name in ("Arabic", "Greek")
+    )
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    for name in ("Arabic", "Greek"):
+        write(tmp_path / f"{name}.jsonl", [{"text": name, "label": "a"}])
+    spelled = {"arb_Arab": "Arabic", "ell_Grek": "Greek"}
+    spec = DataSpec(hub=str(tmp_path), config="udpos.{language}", languages=("ell_Grek", "arb_Arab"), spelled=spelled)
+    found = read_examples(spec, "train", FIELDS)
+    assert [(row["text"], row["language"]) for row in found.rows] == [("Greek", "ell_Grek"), ("Arabic", "arb_Arab")]
+
+
 def test_names_of_labels_have_an_order() -> None:
     assert label_names(["b", "a", "b"]) == ("a", "b")
     assert label_names(["10", "9", "-1"]) == ("-1", "9", "10")

@@ -77,6 +77,22 @@ def test_final_folder_and_checkpoints_load_everywhere(
     assert_alike(checkpoint, name)
 
 
+@pytest.mark.parametrize("name", ["classify", "answer"])
+def test_the_folder_has_a_card_that_the_hub_reads(
+    name: str, recipe: Callable[..., FinetuneRecipe], tmp_path: Path
+) -> None:
+    from huggingface_hub import ModelCard
+
+    result = mmbert.finetune(recipe(name, data__train__language="fao"), out=tmp_path)
+    card = ModelCard.load(result.folder / "README.md")
+    assert card.data.pipeline_tag == {"classify": "text-classification", "answer": "question-answering"}[name]
+    assert card.data.library_name == "transformers"
+    assert card.data.language == ["fo"]
+    for metric, value in result.metrics["dev"].items():
+        assert f"| dev | {metric} | {value:.4g} |" in card.text
+    assert ("## Labels\n\nbad, good" in card.text) == (name == "classify")
+
+
 def test_names_of_classes_are_saved(recipe: Callable[..., FinetuneRecipe], tmp_path: Path) -> None:
     result = mmbert.finetune(recipe("classify"), out=tmp_path)
     assert set(mmbert.Classifier.load(result.folder)("Nia was sad").scores) == {"bad", "good"}

@@ -113,7 +113,7 @@ def tune(stage: Stage, model: Path, weights: str, folder: Path) -> Path:
             "name": out.name,
             "task": stage.task.kind,
             "model": str(start),
-            "data": {"train": _train_spec(stage, out).model_dump()},
+            "data": {"train": train_spec(stage).model_dump()},
             "training": {**stage.training, "seed": stage.seed},
             stage.task.kind: stage.task.protocol.options,
         }
@@ -125,7 +125,7 @@ def tune(stage: Stage, model: Path, weights: str, folder: Path) -> Path:
     return tuned
 
 
-def _train_spec(stage: Stage, out: Path) -> DataSpec:
+def train_spec(stage: Stage) -> DataSpec:
     """One spec for the training rows of all languages of the stage."""
     specs = [stage.source.spec(language, "train") for language in stage.languages]
     if len(specs) == 1:
@@ -133,9 +133,9 @@ def _train_spec(stage: Stage, out: Path) -> DataSpec:
     codes = stage.languages
     if stage.source.folder is not None:
         return specs[0].model_copy(update={"path": str(stage.source.folder), "languages": codes, "language": None})
-    theirs = tuple(stage.task.languages[code] for code in codes)
-    source = stage.task.source
-    return specs[0].model_copy(update={"config": source.config, "languages": theirs, "language": None})
+    spelled = {code: stage.task.languages[code] for code in codes}
+    changes = {"config": stage.task.source.config, "languages": codes, "spelled": spelled, "language": None}
+    return specs[0].model_copy(update=changes)
 
 
 def hash_of(values: dict[str, Any]) -> str:

@@ -49,7 +49,7 @@ def load_tables(spec: DataSpec, role: str) -> Iterator[HubTable]:
     split = spec.split or SPLITS.get(role, role)
     placed = spec.config is not None and "{language}" in spec.config
     for code in spec.languages if placed else (None,):
-        config = spec.config if code is None else str(spec.config).replace("{language}", code)
+        config = spec.config if code is None else str(spec.config).replace("{language}", spec.spelled.get(code, code))
         place = f"{spec.hub}{f' ({config})' if config else ''} {split}"
         stated = code or spec.language
         language = None if stated is None else house(stated, f"data.{role}.languages")

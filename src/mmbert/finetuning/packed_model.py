@@ -74,7 +74,7 @@ class PackedModel(PreTrainedModel):  # type: ignore[misc]
         self.model, self.head, self.classifier = task.model, task.head, task.classifier
         self.pooling, self.dropout = task.pooling, task.dropout
         self._kind, self._loss, self._gather = type(task), loss, gather
-        self._names, self._tokenizer, self._max_tokens, self._problem = names, tokenizer, max_tokens, problem_type
+        self.names, self._tokenizer, self._max_tokens, self._problem = names, tokenizer, max_tokens, problem_type
         self._choices = choices
 
     def forward(
@@ -112,12 +112,12 @@ class PackedModel(PreTrainedModel):  # type: ignore[misc]
         folder = Path(save_directory)
         merged = merged_state(self)
         if merged is None:
-            self._task().save(folder, self._names, problem_type=self._problem)
+            self._task().save(folder, self.names, problem_type=self._problem)
         else:
             with torch.device("meta"):
                 task = copy_shape(self._task())
             fill(task, merged, str(folder))
-            task.save(folder, self._names, problem_type=self._problem)
+            task.save(folder, self.names, problem_type=self._problem)
             save_state(trained_state(self), folder / ADAPTERS)
         self._tokenizer.save(folder, max_tokens=self._max_tokens)
 

@@ -27,6 +27,8 @@ class DataSpec(Spec):
     """Of a folder or ``hub``: the name of the split; null: train, dev or test (validation on the hub)."""
     languages: tuple[str, ...] = ()
     """Only these, as the source spells them (``sw``, ``swh_Latn``); empty: all that a folder has."""
+    spelled: dict[str, str] = Field({})
+    """``hub``: what a configuration calls a language where it is no code: ``{arb_Arab: Arabic}``."""
     language: str | None = None
     """The language of all of it, where neither names nor a column tell."""
     language_column: str | None = None

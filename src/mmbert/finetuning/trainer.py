@@ -24,7 +24,8 @@ from safetensors.torch import load_file
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from mmbert.errors import ConfigError
-from mmbert.files import atomic_folder, environment
+from mmbert.files import atomic_folder, environment, write_text
+from mmbert.finetuning.card import tuned_card
 from mmbert.finetuning.collate import Feature, collate
 from mmbert.finetuning.finetune import CHECKPOINTS, FINAL, Trained, main_process
 from mmbert.finetuning.packed_model import ADAPTERS, PackedModel, add_lora
@@ -132,6 +133,8 @@ def fit(
     if main_process():
         with atomic_folder(folder / FINAL) as partial:
             model.save_pretrained(partial)
+            card = tuned_card(recipe, metrics, len(data["train"]), languages, model.names)
+            write_text(partial / "README.md", card)
     trainer.accelerator.wait_for_everyone()
     return Trained(metrics, chosen, trainer.state.log_history)
 

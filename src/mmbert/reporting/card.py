@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Iterable
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 import langcodes
 from langcodes.data_dicts import LANGUAGE_ALPHA3
@@ -66,23 +66,24 @@ def _front_matter(record: Record) -> str:
         "---\n"
         + (f"language:\n{codes}" if codes else "")
         + f"license: {LICENCE}\nlibrary_name: transformers\npipeline_tag: fill-mask\n"
-        + (f"base_model: {json.dumps(start)}\n" if start and _on_hub(start) else "")
+        + (f"base_model: {json.dumps(start)}\n" if start and on_hub(start) else "")
         + f"tags:\n{''.join(f'- {tag}{chr(10)}' for tag in tags)}---"
     )
 
 
 def _origin(record: Record) -> str:
     start = record.recipe.start
-    return f" It goes on from {_called(start)} and learns new languages." if start is not None else ""
+    return f" It goes on from {called(start)} and learns new languages." if start is not None else ""
 
 
-def _called(start: str) -> str:
+def called(start: str) -> str:
     """A start as others may read it: a hub name as a link, of a folder only its name."""
-    return f"[{start}](https://huggingface.co/{start})" if _on_hub(start) else f"`{PurePath(start).name}`"
+    return f"[{start}](https://huggingface.co/{start})" if on_hub(start) else f"`{PurePath(start).name}`"
 
 
-def _on_hub(start: str) -> bool:
-    return len(PurePath(start).parts) == 2 and not start.startswith((".", "/", "~"))
+def on_hub(start: str) -> bool:
+    """Whether a model's name is one of the hub, and no folder here."""
+    return len(PurePath(start).parts) == 2 and not start.startswith((".", "/", "~")) and not Path(start).is_dir()
 
 
 def _figures(record: Record) -> str:
@@ -138,7 +139,7 @@ def _training(record: Record) -> str:
             "; each phase adds languages, lowers the exponent on their sizes and the mask rate (annealed language "
             "learning)."
             if record.recipe.start is None
-            else f", going on from {_called(record.recipe.start)}."
+            else f", going on from {called(record.recipe.start)}."
         ),
         phase_table(record).markdown(),
     ]
