@@ -11,7 +11,7 @@ from mmbert.reporting.markdown import svg
 from mmbert.reporting.palette import phase_colour
 from mmbert.reporting.plots import ROWS, Spec, dress, load_altair
 
-BASELINES = {"untrained": "#8a8f98", "characters": "#e69500"}
+BASELINES = {"untrained": "#8a8f98", "characters": "#e69500", "bag": "#c7a6d8"}
 """Colours of the baselines; models have those of phases."""
 
 
