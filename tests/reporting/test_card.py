@@ -5,7 +5,8 @@ from pathlib import Path
 from made_up_run import LANGUAGES, RECIPE
 from ruamel.yaml import YAML
 
-from mmbert.reporting.card import iso_codes, model_card
+from mmbert.hub_names import iso_codes
+from mmbert.reporting.card import model_card
 from mmbert.reporting.findings import headline
 from mmbert.reporting.markdown import write_markdown
 from mmbert.reporting.record import Record, read_record

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from mmbert import __version__
 from mmbert.finetuning.recipe import FinetuneRecipe
-from mmbert.reporting.card import called, iso_codes, on_hub
+from mmbert.hub_names import called, iso_codes, on_hub
 
 _USES = {
     "classify": ("text-classification", "Classifier", '"A text"'),

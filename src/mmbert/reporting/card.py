@@ -4,28 +4,16 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterable
-from pathlib import Path, PurePath
-
-import langcodes
-from langcodes.data_dicts import LANGUAGE_ALPHA3
 
 from mmbert import __version__
 from mmbert.evaluation.tiers import UNSEEN
+from mmbert.hub_names import called, iso_codes, on_hub
 from mmbert.reporting.findings import findings, headline, size_line
 from mmbert.reporting.record import Record
 from mmbert.reporting.tables import count, language_name, phase_table, tier_table
 from mmbert.reporting.taught import taught_table
 
 LICENCE = "apache-2.0"
-
-
-def _is_current(code: str) -> bool:
-    """Two letters that are not retired for two others, as iw was for he."""
-    return len(code) == 2 and (langcodes.standardize_tag(code) == code or len(langcodes.standardize_tag(code)) > 2)
-
-
-_TWO_LETTERS = {three: two for two, three in LANGUAGE_ALPHA3.items() if _is_current(two)}
 
 
 def model_card(record: Record) -> str:
@@ -42,19 +30,6 @@ def model_card(record: Record) -> str:
         _limits(record),
     ]
     return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
-
-
-def iso_codes(languages: Iterable[str]) -> list[str]:
-    """Codes to look for on the hub, sorted, each once: ``fra_Latn`` -> fr, ``cmn_Hani`` -> zh, ``fao`` -> fo."""
-    return sorted({_iso_code(code.partition("_")[0]) for code in languages})
-
-
-def _iso_code(code: str) -> str:
-    """Two letters if the language or its macrolanguage has them, else three."""
-    if code in _TWO_LETTERS:
-        return _TWO_LETTERS[code]
-    wider = langcodes.Language.get(code, normalize=False).prefer_macrolanguage().language or code
-    return wider.partition("-")[0]
 
 
 def _front_matter(record: Record) -> str:
@@ -74,16 +49,6 @@ def _front_matter(record: Record) -> str:
 def _origin(record: Record) -> str:
     start = record.recipe.start
     return f" It goes on from {called(start)} and learns new languages." if start is not None else ""
-
-
-def called(start: str) -> str:
-    """A start as others may read it: a hub name as a link, of a folder only its name."""
-    return f"[{start}](https://huggingface.co/{start})" if on_hub(start) else f"`{PurePath(start).name}`"
-
-
-def on_hub(start: str) -> bool:
-    """Whether a model's name is one of the hub, and no folder here."""
-    return len(PurePath(start).parts) == 2 and not start.startswith((".", "/", "~")) and not Path(start).is_dir()
 
 
 def _figures(record: Record) -> str:
