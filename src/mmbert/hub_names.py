@@ -1,4 +1,4 @@
-"""Names as the hub's model cards have them: codes of languages, and models by a link."""
+"""Names as the hub's model cards have them: codes of languages, uses of models, and models by a link."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ from pathlib import Path, PurePath
 
 import langcodes
 from langcodes.data_dicts import LANGUAGE_ALPHA3
+
+PIPELINES = {
+    "encoder": "feature-extraction", "sentence": "sentence-similarity", "masked_lm": "fill-mask",
+    "sequence": "text-classification", "tokens": "token-classification", "span": "question-answering",
+    "choice": "multiple-choice",
+}  # fmt: skip
+"""What the hub calls the use of each kind of model."""
 
 
 def _is_current(code: str) -> bool:

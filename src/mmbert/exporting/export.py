@@ -12,17 +12,12 @@ from mmbert import __version__
 from mmbert.errors import ConfigError, DataError, MMBertError
 from mmbert.exporting import graph
 from mmbert.exporting.compare import TOLERANCE, Agreement, compare, encode, graph_run, model_run
-from mmbert.exporting.plain import (
-    PIPELINES,
-    write_card,
-    write_config,
-    write_plain,
-    write_tokenizer,
-)
+from mmbert.exporting.plain import write_card, write_config, write_plain, write_tokenizer
 from mmbert.exporting.sentence import write_modules
 from mmbert.exporting.source import Output, Source
 from mmbert.exporting.texts import TEXTS
 from mmbert.files import atomic_folder, write_json
+from mmbert.hub_names import PIPELINES
 from mmbert.model.weights import WEIGHTS, model_folder
 from mmbert.tokenizer.tokenizer import Tokenizer
 

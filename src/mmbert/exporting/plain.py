@@ -20,13 +20,6 @@ _KEPT = (
 )  # fmt: skip
 """Keys of a head; all others are the encoder's and are written anew."""
 
-PIPELINES = {
-    "encoder": "feature-extraction", "sentence": "sentence-similarity", "masked_lm": "fill-mask",
-    "sequence": "text-classification", "tokens": "token-classification", "span": "question-answering",
-    "choice": "multiple-choice",
-}  # fmt: skip
-"""What the hub calls the use of each kind of model."""
-
 
 def write_config(source: Source, folder: Path, dtype: str, *, head: bool) -> None:
     """``config.json`` in both dialects. ``head``: with its class and labels; else of a ModernBertModel."""

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 
 from mmbert import __version__
 from mmbert.finetuning.recipe import FinetuneRecipe
-from mmbert.hub_names import called, iso_codes, on_hub
+from mmbert.hub_names import PIPELINES, called, iso_codes, on_hub
 
 _USES = {
-    "classify": ("text-classification", "Classifier", '"A text"'),
-    "tag": ("token-classification", "Tagger", '"A sentence"'),
-    "answer": ("question-answering", "Answerer", '"Where is it?", "It is in the north."'),
-    "choose": ("multiple-choice", "Chooser", '"A question", ["one choice", "another"]'),
+    "classify": (PIPELINES["sequence"], "Classifier", '"A text"'),
+    "tag": (PIPELINES["tokens"], "Tagger", '"A sentence"'),
+    "answer": (PIPELINES["span"], "Answerer", '"Where is it?", "It is in the north."'),
+    "choose": (PIPELINES["choice"], "Chooser", '"A question", ["one choice", "another"]'),
 }
 """Task -> what the hub calls it, our facade, and what that is called with."""
 
