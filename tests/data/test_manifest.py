@@ -61,7 +61,7 @@ def test_missing_damaged_and_newer_manifests(folder: Path) -> None:
     path.write_text(text.replace('"documents"', '"dokuments"'))
     assert fault(folder).startswith(f"{path} is damaged at streams.0")
     path.unlink()
-    assert fault(folder) == f"no such file: {path}: run `mmbert data prepare` first"
+    assert fault(folder) == f"no such file: {path}: run `mmbert data prepare RECIPE --out {folder.parent}` first"
 
 
 def test_another_tokenizer_is_refused_by_name(folder: Path) -> None:

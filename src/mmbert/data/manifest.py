@@ -90,7 +90,7 @@ class Manifest(_Record):
         """Read ``folder/manifest.json`` without a look at the shards."""
         path = folder / FILE
         if not path.is_file():
-            raise DataError(f"no such file: {path}: run `mmbert data prepare` first")
+            raise DataError(f"no such file: {path}: run `mmbert data prepare RECIPE --out {folder.parent}` first")
         values = read_json(path)
         version = values.get("version") if isinstance(values, dict) else None
         if version != VERSION:
