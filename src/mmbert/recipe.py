@@ -64,6 +64,10 @@ class ModelSpec(Spec):
     """Standard deviation of inner matrices; output matrices get this / sqrt(2 num_layers)."""
     initializer_cutoff: float = Field(2.0, gt=0)
     """Normal draws are cut at this many standard deviations."""
+    initializer_bias: Literal["uniform", "unigram"] = "uniform"
+    """Of the output's bias. uniform: as published. unigram: the logarithm of each token's part of what the phases draw
+    (Meister et al. 2212.09686), which else the embeddings learn first, each other's likeness with it: for runs of
+    millions of tokens (docs/decisions/0010)."""
 
     @model_validator(mode="after")
     def _shapes(self) -> Self:
@@ -86,6 +90,8 @@ class Optimizer(Spec):
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.1, ge=0)
     """Times the learning rate, each step: 0.1 at 8e-4 is the published "8e-5". Matrices only."""
+    decay_embeddings: bool = True
+    """Whether the table of token embeddings is one of these matrices, as published."""
 
 
 class Counts(Spec):

@@ -52,3 +52,13 @@ def test_a_model_can_be_built_without_memory() -> None:
         model = MaskedLM(ModelConfig.preset("base"))
     assert {p.device.type for p in model.parameters()} == {"meta"}
     assert sum(p.numel() for p in model.parameters()) == 307_786_240
+
+
+def test_expected_shares_are_the_outputs_bias_and_change_nothing_else() -> None:
+    shares = torch.rand(4000, dtype=torch.float64).softmax(0)
+    plain, told = MaskedLM(CONFIG), MaskedLM(CONFIG)
+    init_weights(plain, CONFIG, torch.Generator().manual_seed(1))
+    init_weights(told, CONFIG, torch.Generator().manual_seed(1), shares)
+    torch.testing.assert_close(told.decoder.bias.softmax(0), shares.float())
+    for name, weight in plain.state_dict().items():
+        assert torch.equal(weight, told.state_dict()[name]) != (name == "decoder.bias"), name

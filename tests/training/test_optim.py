@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mmbert.model.config import ModelConfig
+from mmbert.model.heads import MaskedLM
 from mmbert.training.optim import StableAdamW, gradient_norm, parameter_groups
 
 PEAK = 8e-4
@@ -88,6 +90,16 @@ def test_only_matrices_decay() -> None:
     for name, value in model.state_dict().items():
         expected = before[name] * (1 - 0.5 * 0.1 if value.ndim >= 2 else 1)
         torch.testing.assert_close(value, expected)
+
+
+def test_embeddings_may_be_spared_also_where_they_are_the_output() -> None:
+    config = ModelConfig(vocab_size=30, hidden_size=8, intermediate_size=8, num_layers=1, num_heads=2)
+    model = MaskedLM(config)
+    table = "model.embeddings.tok_embeddings.weight"
+    decayed, free = parameter_groups(model, 0.1, embeddings=False)
+    assert table in free["names"]
+    assert {name for name, p in model.named_parameters() if p.ndim >= 2} == {*decayed["names"], table}
+    assert len(decayed["names"]) + len(free["names"]) == len(dict(model.named_parameters()))
 
 
 def test_parameters_without_gradient_stay() -> None:

@@ -16,6 +16,7 @@ import torch
 from small_run import write_recipe
 
 from conftest import Trained
+from mmbert.data.unigram import token_shares
 from mmbert.errors import ConfigError, NotFinite, TrainingError, WeightsError
 from mmbert.files import read_json, write_json
 from mmbert.model.heads import MaskedLM
@@ -62,6 +63,16 @@ def test_the_model_learns_and_the_files_are_there(trained: Trained) -> None:
     environment = read_json(trained.folder / "environment.json")
     assert environment["versions"]["numpy"] == np.__version__
     assert environment["precision"] == "fp32"  # 32 wide: bf16 gains nothing
+
+
+def test_a_bias_of_the_tokens_shares_begins_at_their_entropy(trained: Trained, tmp_path: Path) -> None:
+    changes = ["model.initializer_bias=unigram", "optimizer.decay_embeddings=false"]
+    recipe, _ = write_recipe(trained.home, changes)
+    pretrain(recipe, tmp_path, trained.data, phases=["first"])
+    shares = token_shares(recipe, trained.data / "shards", 512)
+    entropy = float(-(shares * np.log(shares)).sum())
+    assert entropy < math.log(512) - 0.5
+    assert lines(tmp_path / "first")[0]["loss"] == pytest.approx(entropy, abs=0.1)
 
 
 def test_each_phase_has_its_own_angles_and_context(trained: Trained) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mmbert.model.config import ModelConfig
 
@@ -20,8 +20,12 @@ def materialise(module: nn.Module) -> None:
 
 
 @torch.no_grad()
-def init_weights(model: nn.Module, config: ModelConfig, generator: torch.Generator | None = None) -> None:
+def init_weights(
+    model: nn.Module, config: ModelConfig, generator: torch.Generator | None = None, shares: Tensor | None = None
+) -> None:
     """Draw all weights of an encoder or masked language model anew, in the order of their names in the model.
+
+    shares  (V,) how often each token is to be expected: decoder.bias is then its logarithm (Meister et al. 2212.09686)
 
     ============================================  =========================================================
     Wqkv, Wi, head.dense, token embedding         normal(0, r), cut at +-c r (r, c: initializer_range, _cutoff)
@@ -38,7 +42,9 @@ def init_weights(model: nn.Module, config: ModelConfig, generator: torch.Generat
         if name.endswith("norm.weight"):
             parameter.fill_(1.0)
         elif name == "decoder.bias":
-            parameter.uniform_(-bound, bound, generator=generator)
+            parameter.uniform_(-bound, bound, generator=generator)  # drawn all the same: what follows stays as it was
+            if shares is not None:
+                parameter.copy_(shares.log())
         else:
             std = out_std if name.endswith(OUTPUT_MATRICES) else config.initializer_range
             cut = config.initializer_cutoff * std

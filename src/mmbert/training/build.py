@@ -7,7 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from mmbert.data.bad_shards import BadShards
+from mmbert.data.unigram import token_shares
 from mmbert.errors import ConfigError, TrainingError
 from mmbert.model.config import ModelConfig
 from mmbert.model.heads import MaskedLM
@@ -54,7 +57,7 @@ def begin(job: Job, config: ModelConfig) -> tuple[MaskedLM, StableAdamW, State]:
         return model, optimizer, replace(state, optimizer_step=last.optimizer_step)
     model = _empty(config)
     if recipe.start is None:
-        init_weights(model, config, torch.Generator().manual_seed(recipe.seed))
+        init_weights(model, config, torch.Generator().manual_seed(recipe.seed), _shares(job, config))
     else:
         model.load_state_dict(MaskedLM.load(job.folder.parent / START).state_dict())
     return *_place(job, model), state
@@ -75,6 +78,14 @@ def check(path: Path, job: Job) -> None:
         raise TrainingError(f"{path} was made by another recipe: give another --out, or delete {path.parent}")
 
 
+def _shares(job: Job, config: ModelConfig) -> Tensor | None:
+    """How often each token will be drawn, if the recipe wants the output's bias to begin there."""
+    if job.recipe.shape.initializer_bias == "uniform":
+        return None
+    bad = {shard.file for shard in BadShards(job.folder.parent).shards}
+    return torch.from_numpy(token_shares(job.recipe, job.shards, config.vocab_size, bad))
+
+
 def _place(job: Job, model: MaskedLM) -> tuple[MaskedLM, StableAdamW]:
     """The model on its device, or this rank's part of it, and an optimiser for that."""
     options = job.recipe.optimizer
@@ -82,7 +93,7 @@ def _place(job: Job, model: MaskedLM) -> tuple[MaskedLM, StableAdamW]:
     model.tie()
     model.model.gradient_checkpointing = job.recipe.runtime.gradient_checkpointing
     job.mesh.shard(model, model.model.layers, forward="features")
-    groups = parameter_groups(model, options.weight_decay)
+    groups = parameter_groups(model, options.weight_decay, embeddings=options.decay_embeddings)
     optimizer = StableAdamW(groups, lr=job.phase.peak_lr, betas=(options.beta1, options.beta2), eps=options.eps)
     return model, optimizer
 

@@ -32,22 +32,23 @@ PIECE = 2**24
 """Numbers of a tensor that are moved at a time: what a step computes on the way takes that much memory and no more."""
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices (embedding included) with weight decay; norms and biases, of one dimension, without.
+def parameter_groups(model: nn.Module, weight_decay: float, *, embeddings: bool = True) -> list[dict[str, Any]]:
+    """Matrices with weight decay, among them the token embeddings if ``embeddings``; norms and biases without.
 
     Each group carries the ``names`` of its parameters, so that a checkpoint does not depend on their order.
     """
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    groups = []
-    for decay, chosen in (
-        (weight_decay, [(n, p) for n, p in named if p.ndim >= 2]),
-        (0.0, [(n, p) for n, p in named if p.ndim < 2]),
-    ):
-        if chosen:
-            groups.append(
-                {"params": [p for _, p in chosen], "names": [n for n, _ in chosen], "weight_decay": decay},
-            )
-    return groups
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    decayed: dict[str, nn.Parameter] = {}
+    free: dict[str, nn.Parameter] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            pulled = parameter.ndim >= 2 and (embeddings or id(parameter) not in tables)
+            (decayed if pulled else free)[name] = parameter
+    return [
+        {"params": list(chosen.values()), "names": list(chosen), "weight_decay": decay}
+        for chosen, decay in ((decayed, weight_decay), (free, 0.0))
+        if chosen
+    ]
 
 
 class StableAdamW(torch.optim.Optimizer):
