@@ -6,13 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+from little_shards import write_shards
 from typer.testing import CliRunner
 
 from mmbert.cli.data import app
-from mmbert.data.manifest import Manifest, ShardInfo, StreamInfo
 from mmbert.data.mixture import mixture
 from mmbert.data.outlook import count, mixtures, outlook, table
-from mmbert.data.shard import write_shard
 from mmbert.errors import ConfigError
 from mmbert.recipe import Recipe
 from mmbert.reporting.mixture_plot import draw_mixture, mixture_specification
@@ -66,17 +65,7 @@ def with_counts(folder: Path) -> Path:
 
 
 def with_shards(folder: Path) -> Path:
-    import numpy as np
-
-    streams = []
-    for (source, language), tokens in SIZES.items():
-        file = f"{source}/{language}/00000.tokens"
-        (folder / "shards" / source / language).mkdir(parents=True)
-        info = write_shard(folder / "shards" / file, [np.full(tokens, 7, dtype=np.uint32)], {})
-        shard = ShardInfo(file=file, tokens=tokens, documents=1, sha256=info["sha256"])
-        values = {"tokens": tokens, "documents": 1, "characters": tokens, "bytes": tokens, "shards": (shard,)}
-        streams.append(StreamInfo.model_validate({"source": source, "language": language, **values}))
-    Manifest(tokenizer="0" * 16, streams=tuple(streams)).save(folder / "shards")
+    write_shards(folder / "shards", {stream: [[7] * tokens] for stream, tokens in SIZES.items()})
     return folder
 
 

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from little_shards import write_shards
 
 from mmbert.data import unigram
-from mmbert.data.manifest import Manifest, ShardInfo, StreamInfo
-from mmbert.data.shard import write_shard
 from mmbert.data.unigram import FLOOR, token_shares
 from mmbert.errors import BadShard
 from mmbert.recipe import Recipe
@@ -31,8 +30,8 @@ phases:
     peak_lr: 1.0e-3
   late: {<<: *phase, follows: early, tokens: 1000, data: {temperature: 0.0}}
 """
-TEXT = {"fra_Latn": [[7, 7, 7, 8] * 200, [9] * 800], "xho_Latn": [[20, 21] * 100]}
-"""Language -> shards of tokens."""
+TEXT = {("words", "fra_Latn"): [[7, 7, 7, 8] * 200, [9] * 800], ("words", "xho_Latn"): [[20, 21] * 100]}
+"""(source, language) -> shards."""
 
 
 @pytest.fixture
@@ -43,19 +42,7 @@ def recipe(tmp_path: Path) -> Recipe:
 
 @pytest.fixture
 def shards(tmp_path: Path) -> Path:
-    streams = []
-    for language, parts in TEXT.items():
-        infos = []
-        (tmp_path / "words" / language).mkdir(parents=True)
-        for number, tokens in enumerate(parts):
-            file = f"words/{language}/{number:05d}.tokens"
-            info = write_shard(tmp_path / file, [np.array(tokens, dtype=np.uint32)], {})
-            infos.append(ShardInfo(file=file, tokens=len(tokens), documents=1, sha256=info["sha256"]))
-        size = sum(map(len, parts))
-        values = {"tokens": size, "documents": len(parts), "characters": size, "bytes": size, "shards": tuple(infos)}
-        streams.append(StreamInfo.model_validate({"source": "words", "language": language, **values}))
-    Manifest(tokenizer="0" * 16, streams=tuple(streams)).save(tmp_path)
-    return tmp_path
+    return write_shards(tmp_path / "shards", TEXT)
 
 
 def test_the_phases_weigh_what_they_draw(recipe: Recipe, shards: Path) -> None:
