@@ -8,8 +8,7 @@ import pytest
 
 from mmbert.data.manifest import Manifest, ShardInfo, StreamInfo
 from mmbert.data.shard import write_shard
-from mmbert.evaluation import unigram
-from mmbert.evaluation.unigram import ALPHAS, choose_alpha, count, evaluate_unigram, loss
+from mmbert.evaluation.unigram import ALPHAS, choose_alpha, evaluate_unigram, loss
 from mmbert.packed import Packed
 
 REGULAR = np.array([False, False, True, True, True, True])
@@ -85,18 +84,3 @@ def test_every_source_of_a_language_counts_and_no_other_language(tmp_path: Path)
     assert found["ccc_Latn"].nats == pytest.approx(2 * math.log(4))  # no training text: all tokens alike
     assert found["ccc_Latn"].train_tokens == 0
     assert "ddd_Latn" not in found  # its label stands for no byte
-
-
-def test_a_huge_language_is_counted_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unigram, "MAX_TOKENS", 50)
-    monkeypatch.setattr(unigram, "_CHUNK", 7)
-    write_stream(tmp_path, "web", "aaa_Latn", [2] * 25 + [3] * 75)
-    path = tmp_path / "web" / "aaa_Latn" / "00000.tokens"
-    assert count([(path, 100)], 6).tolist() == [0, 0, 25, 25, 0, 0]
-
-
-def test_a_damaged_shard_does_not_break_it(tmp_path: Path) -> None:
-    write_stream(tmp_path, "web", "fao_Latn", [2, 3, 3])
-    path = tmp_path / "web/fao_Latn/00000.tokens"
-    path.write_bytes(b"\x02\0\0\xff" + path.read_bytes()[4:])
-    assert count([(path, 3)], 6).tolist() == [0, 0, 0, 2, 0, 0]

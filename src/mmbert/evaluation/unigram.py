@@ -8,13 +8,13 @@ each token in turn is left out: without held-out text, and as well as add-alpha 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from mmbert.data.manifest import Manifest
-from mmbert.data.shard import Shard
+from mmbert.data.unigram import count
 from mmbert.evaluation.results import LanguageLoss, UnigramLoss
 from mmbert.log import progress
 from mmbert.packed import Packed
@@ -23,10 +23,7 @@ ALPHAS = np.logspace(-4, 1, 41)
 """Pseudo-counts tried: from 0.0001 to 10, eight per decade."""
 
 MAX_TOKENS = 100_000_000
-"""Training tokens counted of one language; beyond that the distribution no longer moves. The first part of each shard
-is read."""
-
-_CHUNK = 2**22
+"""Training tokens counted of one language; beyond that the distribution no longer moves."""
 
 
 def evaluate_unigram(
@@ -50,7 +47,7 @@ def evaluate_unigram(
         wanted = np.bincount(batches[language].labels, minlength=len(regular))
         if (token_bytes @ wanted) == 0:
             continue
-        found[language] = loss(count(files.get(language, []), len(regular)), wanted, token_bytes, regular)
+        found[language] = loss(count(files.get(language, []), len(regular), MAX_TOKENS), wanted, token_bytes, regular)
     return found
 
 
@@ -83,21 +80,6 @@ def choose_alpha(counts: np.ndarray, size: int) -> float:
     left = np.log(values[:, None] - 1 + ALPHAS[None, :])
     likelihood = weight @ left - total * np.log(total - 1 + ALPHAS * size)
     return float(ALPHAS[int(likelihood.argmax())])
-
-
-def count(files: Sequence[tuple[Path, int]], size: int) -> np.ndarray:
-    """How often each of ``size`` tokens occurs in shards (path, tokens): (size,) int64."""
-    total = sum(tokens for _, tokens in files)
-    share = min(1.0, MAX_TOKENS / max(total, 1))
-    counts = np.zeros(size, dtype=np.int64)
-    for path, tokens in files:
-        ids = Shard.open(path).tokens
-        end = round(tokens * share)
-        for start in range(0, end, _CHUNK):  # bincount makes an int64 copy of what it counts
-            part = ids[start : min(end, start + _CHUNK)]
-            # A damaged shard, which training names or leaves out, may hold any number: bincount would make it a length.
-            counts += np.bincount(part[part < size], minlength=size)
-    return counts
 
 
 def _files(folder: Path) -> dict[str, list[tuple[Path, int]]]:

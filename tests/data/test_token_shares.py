@@ -1,4 +1,4 @@
-"""Shares of tokens: of all phases together, counted by a sample, above 0 for every token."""
+"""Tokens counted in shards, and their shares in what all phases of a run draw."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import pytest
 from little_shards import write_shards
 
 from mmbert.data import unigram
-from mmbert.data.unigram import FLOOR, token_shares
-from mmbert.errors import BadShard
+from mmbert.data.unigram import FLOOR, count, token_shares
 from mmbert.recipe import Recipe
 
 VOCABULARY = 32
@@ -55,20 +54,39 @@ def test_the_phases_weigh_what_they_draw(recipe: Recipe, shards: Path) -> None:
     assert shares.sum() == pytest.approx(1)
 
 
-def test_a_shard_that_is_left_out_is_not_read(recipe: Recipe, shards: Path) -> None:
-    damaged = shards / "words/fra_Latn/00001.tokens"
-    damaged.write_bytes(damaged.read_bytes()[:-4] + b"\xff\xff\xff\xff")
-    with pytest.raises(BadShard, match="00001"):
-        token_shares(recipe, shards, VOCABULARY)
+def test_a_shard_that_is_left_out_is_not_counted(recipe: Recipe, shards: Path) -> None:
     shares = token_shares(recipe, shards, VOCABULARY, {"words/fra_Latn/00001.tokens"})
     assert shares[9] < 1e-6
     assert shares[7] == pytest.approx(0.75 * 0.875, rel=1e-5)
 
 
-def test_the_first_tokens_of_a_stream_stand_for_it(
-    recipe: Recipe, shards: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(unigram, "SAMPLE", 1000)
+def test_a_token_beyond_the_vocabulary_is_not_counted(recipe: Recipe, shards: Path) -> None:
+    shares = token_shares(recipe, shards, 20)
+    assert len(shares) == 20
+    assert shares[7] == pytest.approx(0.375, rel=1e-5)
+
+
+def test_a_large_stream_is_counted_in_part(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unigram, "_CHUNK", 7)
+    path = shards / "words/xho_Latn/00000.tokens"
+    counts = count([(path, 200)], VOCABULARY, 51)
+    assert {token: counts[token] for token in (20, 21)} == {20: 26, 21: 25}
+    assert counts.sum() == 51
+
+
+def test_of_several_shards_the_first_parts_are_counted(shards: Path) -> None:
+    files = [(shards / f"words/fra_Latn/{number:05d}.tokens", 800) for number in (0, 1)]
+    assert count(files, VOCABULARY, 400)[[7, 8, 9]].tolist() == [150, 50, 200]
+
+
+def test_the_shares_are_those_of_a_sample(recipe: Recipe, shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unigram, "SAMPLE", 2)
     shares = token_shares(recipe, shards, VOCABULARY)
-    assert shares[9] == pytest.approx(0.2 * 0.875, rel=1e-5)  # 200 of 1000, where there are 800 of 1600
+    assert shares[8] == pytest.approx(FLOOR, rel=1e-5)  # among the first four of the first shard it stands last
     assert shares[20] == pytest.approx(0.0625, rel=1e-5)
+
+
+def test_a_damaged_token_does_not_break_it(shards: Path) -> None:
+    path = shards / "words/xho_Latn/00000.tokens"
+    path.write_bytes(b"\x02\0\0\xff" + path.read_bytes()[4:])
+    assert count([(path, 200)], VOCABULARY, 200)[[20, 21]].tolist() == [99, 100]
