@@ -12,6 +12,9 @@ from mmbert.log import progress
 
 log = logging.getLogger(__name__)
 
+SAID = 12
+"""Numbers of an evaluation that a line of the log has room for; hundreds of languages have three each."""
+
 
 class LastEvaluation(TrainerCallback):  # type: ignore[misc]
     """The last step is evaluated and saved, whatever it is a multiple of."""
@@ -54,7 +57,8 @@ class Progress(TrainerCallback):  # type: ignore[misc]
                 for key, value in (metrics or {}).items()
                 if not key.endswith(speed)
             ]
-            log.info("step %d: %s", state.global_step, ", ".join(said))
+            more_of_them = [f"{len(said) - SAID} more"] if len(said) > SAID else []
+            log.info("step %d: %s", state.global_step, ", ".join([*said[:SAID], *more_of_them]))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         if self._bar is not None:
