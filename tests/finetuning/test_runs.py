@@ -113,6 +113,21 @@ def test_every_option_at_once(recipe: Make, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run" / "result.json").read_text())["task"] == "classify"
 
 
+def test_early_stopping_has_no_say_on_the_test_rows(
+    recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    write(tmp_path / "rows.jsonl", list(classes()))
+    rows = {"path": str(tmp_path / "rows.jsonl"), "language": "eng_Latn"}
+    wanted = recipe(
+        "classify", training__epochs=1, training__patience=1,
+        data__path=None, data__train=rows, data__dev=rows, data__test=rows,
+    )  # fmt: skip
+    result = mmbert.finetune(wanted, out=tmp_path / "run")
+    assert {"dev", "test"} <= set(result.metrics)
+    assert "early stopping" not in caplog.text  # that it misses the metric of dev
+
+
 def test_callbacks_and_upload(recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Steps(transformers.TrainerCallback):  # type: ignore[misc]
         seen = 0

@@ -128,6 +128,7 @@ def fit(
     metrics, chosen = _best(trainer.state.log_history, metric, judged="dev" in data)
     if "test" in data:
         judging["role"] = "test"
+        trainer.remove_callback(EarlyStoppingCallback)  # it would miss its metric of dev here, and say so
         found = trainer.evaluate(data["test"], metric_key_prefix="test")
         metrics["test"] = _numbers(found, "test_")
     if main_process():
