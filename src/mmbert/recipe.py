@@ -66,8 +66,8 @@ class ModelSpec(Spec):
     """Normal draws are cut at this many standard deviations."""
     initializer_bias: Literal["uniform", "unigram"] = "uniform"
     """Of the output's bias. uniform: as published. unigram: the logarithm of each token's part of what the phases draw
-    (Meister et al. 2212.09686), which else the embeddings learn first, each other's likeness with it: for runs of
-    millions of tokens (docs/decisions/0010)."""
+    (Meister et al. 2212.09686); otherwise the embeddings learn it first and grow alike. For runs of millions of tokens
+    (docs/decisions/0010)."""
 
     @model_validator(mode="after")
     def _shapes(self) -> Self:
