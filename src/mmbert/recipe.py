@@ -171,6 +171,9 @@ class Phase(Spec):
     """Base of the rotary angles of local layers; null: rope_theta, as in mmBERT."""
     mask_rate: Annotated[float, Field(gt=0.0, lt=1.0)]
     """Part of the tokens to predict (80 % <mask>, 10 % a random token, 10 % unchanged)."""
+    whole_words: bool = False
+    """All tokens of a word together (arXiv 1906.08101), so that its meaning must be told by the sentence, not by the
+    rest of its spelling; false: each token for itself, as published."""
     batch: Tokens
     """Tokens per optimiser step."""
     batch_start: Tokens | None = None

@@ -24,3 +24,6 @@ class Bytes:
     def encode_batch(self, texts: list[str]) -> list[NDArray[np.uint32]]:
         self.encoded.extend(texts)
         return [np.frombuffer(text.encode(), np.uint8).astype(np.uint32) + 5 for text in texts]
+
+    def token_texts(self) -> list[str]:
+        return [chr(max(0, index - 5)) for index in range(self.vocab_size)]

@@ -16,6 +16,7 @@ from mmbert.data.pack import Cursor
 from mmbert.data.plan import batch_at
 from mmbert.data.shard import ShardWriter, read_index
 from mmbert.data.steps import ALONE, Rank, Step, Steps
+from mmbert.data.whole_words import WholeWords
 from mmbert.errors import ConfigError, DataError, TokenizerError
 from mmbert.packed import Packed
 from mmbert.recipe import Recipe
@@ -123,10 +124,12 @@ def test_steps_are_well_formed(shards: Path) -> None:
     assert found[-2].batch == 2048
 
 
+@pytest.mark.parametrize("whole_words", [False, True])
 @pytest.mark.parametrize("world", [2, 3, 8])
-def test_any_number_of_ranks_sees_the_same_micro_batches(shards: Path, world: int) -> None:
-    alone = steps(shards)
-    ranks = [steps(shards, place=Rank(rank, world)) for rank in range(world)]
+def test_any_number_of_ranks_sees_the_same_micro_batches(shards: Path, world: int, whole_words: bool) -> None:
+    made = recipe(whole_words=whole_words)
+    alone = steps(shards, made=made)
+    ranks = [steps(shards, place=Rank(rank, world), made=made) for rank in range(world)]
     for number, step in enumerate(alone):
         theirs = [rank[number] for rank in ranks]
         assert {(each.labels, each.tokens, each.batch, each.cursor_after) for each in theirs} == {
@@ -135,6 +138,20 @@ def test_any_number_of_ranks_sees_the_same_micro_batches(shards: Path, world: in
         merged = [content(theirs[bin_ % world].micro_batches[bin_ // world]) for bin_ in range(len(step.micro_batches))]
         assert merged == [content(packed) for packed in step.micro_batches]
         assert sum(len(each.micro_batches) for each in theirs) == len(step.micro_batches)
+
+
+def test_whole_words_change_the_masks_and_nothing_else(shards: Path) -> None:
+    words = WholeWords(TOKENIZER.token_texts())
+    differ = 0
+    for plain, whole in zip(steps(shards), steps(shards, made=recipe(whole_words=True)), strict=True):
+        assert plain.cursor_after == whole.cursor_after
+        for one, other in zip(plain.micro_batches, whole.micro_batches, strict=True):
+            assert torch.equal(original(one), original(other))
+            differ += one.targets.tolist() != other.targets.tolist()
+            starts = words.starts(original(other).numpy())
+            chosen = np.isin(np.arange(len(starts)), other.targets.numpy())
+            assert (chosen == chosen[starts]).all()
+    assert differ
 
 
 def test_resuming_after_any_step_goes_on_the_same(shards: Path) -> None:

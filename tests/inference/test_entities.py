@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mmbert.errors import ConfigError
 from mmbert.inference.entities import Scheme, check_strategy, read_entities, trim_spans
-from mmbert.inference.words import number_words
+from mmbert.words import number_words
 
 TEXT = "Kofi Annan left New York for Accra"
 WORDS = TEXT.split()

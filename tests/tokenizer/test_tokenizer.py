@@ -108,6 +108,35 @@ def test_token_bytes_of_released_form(token: str, size: int) -> None:
     assert tokenizer.token_bytes()[index] == size
 
 
+@thorough
+@given(any_text)
+def test_token_texts_add_up_to_what_is_not_spelled_in_bytes(trained: Tokenizer, text: str) -> None:
+    texts, bytes_ = trained.token_texts(), set(trained.byte_ids)
+    (ids,) = trained.encode_batch([text])
+    plain = "".join(texts[index] for index in ids if index not in bytes_ or index - trained.byte_ids[0] < 128)
+    left = iter(text)
+    assert all(character in left for character in plain), "characters in their order"
+    assert all(texts[index] == "" for index in trained.special_ids)
+
+
+@pytest.mark.parametrize(("token", "text"), [("<0x41>", "A"), ("<0xE2>", "\ufffd"), (f"{SP}ab", " ab"), ("<mask>", "")])
+def test_token_texts_of_released_form(token: str, text: str) -> None:
+    tokenizer = Tokenizer(released_form("metaspace"), "tiny")
+    index = next(i for i in range(tokenizer.vocab_size) if tokenizer.id_to_token(i) == token)
+    assert tokenizer.token_texts()[index] == text
+
+
+def test_token_texts_of_a_byte_level_tokenizer() -> None:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: i for i, token in enumerate([*SPECIALS.values(), *alphabet, "\u0120a"])}
+    model = tokenizers.Tokenizer(models.BPE(vocab, [("\u0120", "a")]))
+    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.add_special_tokens(list(SPECIALS.values()))
+    tokenizer = Tokenizer(model.to_str(), "tiny")
+    (ids,) = tokenizer.encode_batch(["b a\u00e9"])
+    assert [tokenizer.token_texts()[index] for index in ids] == ["b", " a", "\ufffd", "\ufffd"]
+
+
 def test_byte_ids(trained: Tokenizer) -> None:
     assert trained.byte_ids == tuple(range(5, 261))
     assert trained.decode([trained.byte_ids[b] for b in "𐍈".encode()]) == "𐍈"

@@ -4,6 +4,8 @@ Every token but <bos> and <eos> is chosen with the same probability. Of the chos
 token and 10 % stay; the model predicts all of them. The choice is drawn from a counter-based generator keyed by the
 place of the batch in the run, so it depends neither on ranks nor on threads, and the next epoch of a text gets other
 masks. Draws are whole numbers compared with thresholds, the same on every machine and version.
+
+With whole words, all tokens of a word have the number of its first, and so one fate.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmbert.data.permute import digest_of
+from mmbert.data.whole_words import WholeWords
 from mmbert.errors import DataError
 
 _RANGE = 1 << 32
@@ -90,21 +93,29 @@ def threshold(rate: float) -> int:
 
 
 def count_labels(offsets: NDArray[np.int32], rate: float, bits: np.random.Philox) -> int:
-    """How many tokens ``mask`` chooses with the same arguments."""
+    """How many tokens ``mask`` chooses with the same arguments, where it is not by whole words."""
     return int(np.count_nonzero(draw(offsets, bits) < threshold(rate)))
 
 
 def mask(
-    ids: NDArray[np.int64], offsets: NDArray[np.int32], rate: float, bits: np.random.Philox, vocabulary: Vocabulary
+    ids: NDArray[np.int64],
+    offsets: NDArray[np.int32],
+    rate: float,
+    bits: np.random.Philox,
+    vocabulary: Vocabulary,
+    words: WholeWords | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Corrupt a packed batch: (ids to show, targets, labels); targets may be empty at a small rate.
 
     ids      (T,) sequences <bos> text <eos> end to end, left as they are
     offsets  (S + 1,) where they begin
+    words    hide, replace or keep all tokens of a word together; None: each token for itself
     targets  (N,) ascending positions of the chosen tokens; labels (N,) their ids
     Raises DataError if a special token stands inside a text.
     """
     numbers = draw(offsets, bits)
+    if words is not None:
+        numbers = numbers[words.starts(ids)]
     targets = np.flatnonzero(numbers < threshold(rate))
     labels = ids[targets]
     _check(labels, vocabulary)

@@ -22,6 +22,7 @@ from mmbert.data.mask import HasVocabulary, Vocabulary, count_labels, generator,
 from mmbert.data.mixture import Mixture, mixture
 from mmbert.data.pack import Bin, Cursor, assemble, compose, offsets_of
 from mmbert.data.plan import Plan, batch_at
+from mmbert.data.whole_words import WholeWords
 from mmbert.errors import BadShard
 from mmbert.packed import Packed
 from mmbert.recipe import Recipe
@@ -34,6 +35,7 @@ class TokenizerInfo(HasVocabulary, Protocol):
 
     @property
     def fingerprint(self) -> str: ...
+    def token_texts(self) -> list[str]: ...
 
 
 class Place(Protocol):
@@ -103,6 +105,7 @@ class Steps:
         manifest = Manifest.read(folder)  # each shard is looked at when it is first drawn from
         manifest.check_tokenizer(tokenizer.fingerprint, str(folder))
         self._vocabulary = Vocabulary.of(tokenizer)
+        self._words = WholeWords(tokenizer.token_texts()) if self._phase.whole_words else None
         self.mixture: Mixture = mixture(self._phase, manifest.sizes())
         streams = [(stream.source, stream.language) for stream in self.mixture.streams]
         self._corpus = Corpus(folder, manifest, streams, self._phase.context, self._vocabulary.size)
@@ -154,18 +157,24 @@ class Steps:
             ) from error
 
     def _make_step(self, cursor: Cursor, bins: list[Bin], after: Cursor, batch: int) -> Step:
-        """Assemble and mask this rank's bins; of the others only the labels are counted."""
+        """Assemble and mask this rank's bins; of the others only the labels are counted.
+
+        For whole words that takes their text: each rank reads all of the step.
+        """
         micro_batches: list[Packed] = []
         labels = 0
         rate = self._phase.mask_rate
         for number, pieces in enumerate(bins):
             bits = generator(self._seed, self.name, cursor.draw, cursor.offset, number)
-            if number % self._place.world != self._place.rank:
+            mine = number % self._place.world == self._place.rank
+            if not mine and self._words is None:
                 labels += count_labels(offsets_of(pieces), rate, bits)
                 continue
             ids, offsets = assemble(pieces, self._vocabulary.bos, self._vocabulary.eos)
-            shown, targets, hidden = mask(ids, offsets, rate, bits, self._vocabulary)
+            shown, targets, hidden = mask(ids, offsets, rate, bits, self._vocabulary, self._words)
             labels += len(targets)
+            if not mine:
+                continue
             longest = int((offsets[1:] - offsets[:-1]).max())
             micro_batches.append(Packed(shown, offsets, longest, targets, hidden).to("cpu"))
         return Step(cursor.step, micro_batches, labels, after.tokens - cursor.tokens, batch, after)

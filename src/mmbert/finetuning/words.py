@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mmbert.inference.words import is_unspaced
+from mmbert.words import is_unspaced
 
 Span = tuple[int, int]
 

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from mmbert.errors import ConfigError
-from mmbert.inference.words import number_words
+from mmbert.words import number_words
 
 Strategy = Literal["simple", "first", "average", "max"]
 

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tokenizers
+from tokenizers.decoders import ByteLevel
 from tokenizers.processors import TemplateProcessing
 
 from mmbert.errors import TokenizerError
@@ -227,6 +228,23 @@ class Tokenizer:
         """The token as the file writes it (``▁Paris``, ``<0xE2>``); None for an id without one."""
         token: str | None = self._marked.id_to_token(int(index))
         return token
+
+    def token_texts(self) -> list[str]:
+        """(V,) the text that each token stands for: empty for a special token, U+FFFD for a part of a character."""
+        texts = [""] * self.vocab_size
+        spaced, byte_level = SPACE in self._spacing, "ByteLevel" in self._spacing
+        specials, byte_ids, added = set(self.special_ids), set(self.byte_ids), {token["id"] for token in self._added}
+        spelled = ByteLevel()
+        for token, index in self._marked.get_vocab(with_added_tokens=True).items():
+            if index in specials:
+                continue
+            if index in byte_ids:
+                texts[index] = bytes([int(token[3:5], 16)]).decode(errors="replace")
+            elif byte_level and index not in added:
+                texts[index] = spelled.decode([token])
+            else:
+                texts[index] = token.replace(SPACE, " ") if spaced else token
+        return texts
 
     def token_bytes(self) -> np.ndarray:
         """(V,) int64: UTF-8 bytes of the text each token stands for: a byte token 1, a special token 0.

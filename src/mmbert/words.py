@@ -59,6 +59,11 @@ class _Kinds(dict[int, str]):
 _KINDS = _Kinds()
 
 
+def is_of_word(character: str) -> bool:
+    """Whether it is a letter, mark or digit of a script that puts spaces between words; False for no character."""
+    return character.translate(_KINDS) in ("w", "m")
+
+
 def is_unspaced(character: str) -> bool:
     """Whether it is a letter of a script that puts no spaces between words."""
     return character.translate(_KINDS) == "u"
