@@ -68,6 +68,10 @@ class ModelSpec(Spec):
     """Of the output's bias. uniform: as published. unigram: the logarithm of each token's part of what the phases draw
     (Meister et al. 2212.09686); otherwise the embeddings learn it first and grow alike. For runs of millions of tokens
     (docs/decisions/0010)."""
+    initializer_embeddings: Literal["normal", "neighbours"] = "normal"
+    """Of the token embeddings. normal: drawn, as published. neighbours: what counting each token's neighbours in the
+    shards tells of it (``mmbert.training.neighbours``), as long as those that are drawn. For runs that draw a few
+    million tokens, in which masking teaches little of what words mean (docs/decisions/0011)."""
 
     @model_validator(mode="after")
     def _shapes(self) -> Self:
@@ -92,6 +96,9 @@ class Optimizer(Spec):
     """Times the learning rate, each step: 0.1 at 8e-4 is the published "8e-5". Matrices only."""
     decay_embeddings: bool = True
     """Whether the table of token embeddings is one of these matrices, as published."""
+    embedding_lr: float = Field(1.0, gt=0)
+    """Learning rate of that table relative to the others'; 1: as published. Less where it begins with what counting
+    tells, which full steps of Adam soon cover up (docs/decisions/0011)."""
 
 
 class Counts(Spec):

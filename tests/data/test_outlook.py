@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from little_shards import write_shards
 from typer.testing import CliRunner
 
+from little_shards import write_shards
 from mmbert.cli.data import app
 from mmbert.data.mixture import mixture
 from mmbert.data.outlook import count, mixtures, outlook, table

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from little_shards import write_shards
 
+from little_shards import write_shards
 from mmbert.data import unigram
 from mmbert.data.unigram import FLOOR, count, token_shares
 from mmbert.recipe import Recipe

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmbert.data.manifest import Manifest, ShardInfo, StreamInfo
-from mmbert.data.shard import write_shard
+from little_shards import write_shards
 from mmbert.evaluation.unigram import ALPHAS, choose_alpha, evaluate_unigram, loss
 from mmbert.packed import Packed
 
@@ -18,16 +17,6 @@ BYTES = np.array([0, 0, 1, 2, 3, 4])
 def batch(labels: list[int]) -> Packed:
     packed = Packed.from_lists([[0] * (len(labels) + 1)])
     return Packed(packed.ids, packed.offsets, packed.longest, np.arange(len(labels)), np.array(labels))
-
-
-def write_stream(folder: Path, source: str, language: str, tokens: list[int]) -> StreamInfo:
-    path = folder / source / language / "00000.tokens"
-    path.parent.mkdir(parents=True)
-    info = write_shard(path, [np.array(tokens, dtype=np.uint32)], {})
-    shard = ShardInfo(file=str(path.relative_to(folder)), tokens=len(tokens), documents=1, sha256=info["sha256"])
-    return StreamInfo(
-        source=source, language=language, tokens=len(tokens), documents=1, characters=1, bytes=1, shards=(shard,)
-    )
 
 
 def leave_one_out(tokens: list[int], alpha: float, size: int) -> float:
@@ -71,12 +60,12 @@ def test_loss_by_hand() -> None:
 
 
 def test_every_source_of_a_language_counts_and_no_other_language(tmp_path: Path) -> None:
-    streams = (
-        write_stream(tmp_path, "books", "aaa_Latn", [2, 2, 3, 2]),
-        write_stream(tmp_path, "web", "aaa_Latn", [2, 4, 3]),
-        write_stream(tmp_path, "web", "bbb_Latn", [5] * 100),
-    )
-    Manifest(tokenizer="t", streams=streams).save(tmp_path)
+    streams = {
+        ("books", "aaa_Latn"): [[2, 2, 3, 2]],
+        ("web", "aaa_Latn"): [[2, 4, 3]],
+        ("web", "bbb_Latn"): [[5] * 100],
+    }
+    write_shards(tmp_path, streams)
     asked = {"aaa_Latn": batch([2, 3, 4]), "bbb_Latn": batch([5]), "ccc_Latn": batch([3, 3]), "ddd_Latn": batch([0])}
     found = evaluate_unigram(tmp_path, asked, BYTES, REGULAR)
     assert found["aaa_Latn"] == loss(np.array([0, 0, 4, 2, 1, 0]), np.array([0, 0, 1, 1, 1, 0]), BYTES, REGULAR)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
 from mmbert.model.config import ModelConfig
@@ -62,3 +63,18 @@ def test_expected_shares_are_the_outputs_bias_and_change_nothing_else() -> None:
     torch.testing.assert_close(told.decoder.bias.softmax(0), shares.float())
     for name, weight in plain.state_dict().items():
         assert torch.equal(weight, told.state_dict()[name]) != (name == "decoder.bias"), name
+
+
+def test_counted_vectors_are_as_long_as_drawn_ones_and_change_nothing_else() -> None:
+    vectors = torch.nn.functional.normalize(torch.randn(4000, CONFIG.hidden_size), dim=1)
+    vectors[:50] = 0
+    plain, told = MaskedLM(CONFIG), MaskedLM(CONFIG)
+    init_weights(plain, CONFIG, torch.Generator().manual_seed(1))
+    init_weights(told, CONFIG, torch.Generator().manual_seed(1), vectors=vectors)
+    table, drawn = (model.model.embeddings.tok_embeddings.weight.detach() for model in (told, plain))
+    assert torch.equal(table[:50], drawn[:50]), "a token without neighbours is drawn"
+    torch.testing.assert_close(torch.nn.functional.normalize(table[50:], dim=1), vectors[50:])
+    assert float(table[50:].norm(dim=1).mean() / drawn.norm(dim=1).mean()) == pytest.approx(1.13, abs=0.03)  # uncut
+    assert torch.equal(told.decoder.weight, told.model.embeddings.tok_embeddings.weight)
+    for name, weight in plain.named_parameters():
+        assert torch.equal(weight, told.get_parameter(name)) != name.endswith("tok_embeddings.weight"), name

@@ -102,6 +102,24 @@ def test_embeddings_may_be_spared_also_where_they_are_the_output() -> None:
     assert len(decayed["names"]) + len(free["names"]) == len(dict(model.named_parameters()))
 
 
+def test_embeddings_may_move_slower_than_all_else() -> None:
+    config = ModelConfig(vocab_size=30, hidden_size=8, intermediate_size=8, num_layers=1, num_heads=2)
+    model = MaskedLM(config)
+    table = "model.embeddings.tok_embeddings.weight"
+    groups = parameter_groups(model, 0.0, embedding_lr=0.25)
+    assert [group["names"] for group in groups if group["relative_lr"] == 0.25] == [[table]]
+    assert sorted(name for group in groups for name in group["names"]) == sorted(dict(model.named_parameters()))
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer = StableAdamW(groups, lr=1.0)
+    optimizer.set_learning_rate(0.01)
+    optimizer.step()
+    for name, value in model.named_parameters():
+        step = 0.01 * (0.25 if name == table else 1.0)
+        torch.testing.assert_close(before[name] - value, torch.full_like(value, step), rtol=1e-3, atol=1e-6)
+
+
 def test_parameters_without_gradient_stay() -> None:
     parameter = nn.Parameter(torch.ones(2, 2))
     StableAdamW([parameter], lr=1.0, weight_decay=0.1).step()

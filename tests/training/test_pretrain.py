@@ -26,6 +26,7 @@ from mmbert.tokenizer.tokenizer import Tokenizer
 from mmbert.training import checkpoint
 from mmbert.training.distributed import Mesh
 from mmbert.training.job import Job
+from mmbert.training.neighbours import token_vectors
 from mmbert.training.pretrain import checkpoints_of, pretrain
 
 
@@ -73,6 +74,18 @@ def test_a_bias_of_the_tokens_shares_begins_at_their_entropy(trained: Trained, t
     entropy = float(-(shares * np.log(shares)).sum())
     assert entropy < math.log(512) - 0.5
     assert lines(tmp_path / "first")[0]["loss"] == pytest.approx(entropy, abs=0.1)
+
+
+def test_embeddings_of_counted_neighbours(trained: Trained, tmp_path: Path) -> None:
+    changes = ["model.initializer_embeddings=neighbours", "optimizer.embedding_lr=1e-9"]
+    recipe, _ = write_recipe(trained.home, changes)
+    pretrain(recipe, tmp_path, trained.data, phases=["first"])
+    table = MaskedLM.load(tmp_path / "first" / "final").model.embeddings.tok_embeddings.weight.detach().numpy()
+    vectors = token_vectors(trained.data / "shards", *table.shape)
+    known = np.linalg.norm(vectors, axis=1) > 0
+    assert known.sum() > 150
+    cosines = (table * vectors).sum(1)[known] / np.linalg.norm(table, axis=1)[known]
+    assert cosines == pytest.approx(1, abs=1e-4)
 
 
 def test_each_phase_has_its_own_angles_and_context(trained: Trained) -> None:

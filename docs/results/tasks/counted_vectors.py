@@ -1,74 +1,97 @@
-"""What counting alone makes of a corpus: topics told by a linear model, from tokens and from their neighbours.
+"""What counting alone makes of a text, by the units that are counted: topics told by a linear model.
 
-    python docs/results/tasks/counted_vectors.py CORPUS EVAL eng_Latn MODEL
+    python docs/results/tasks/counted_vectors.py EVAL eng_Latn,hau_Latn CORPUS[,NEAR ...] words TOKENIZER [...]
 
-The tokens are those of MODEL's tokenizer. *bag*: how often each stands in a sentence, plain and weighed by TF-IDF.
-*neighbours*: each token's vector is its row of the positive pointwise mutual information with the tokens within WINDOW
-of it in CORPUS, in WIDTH singular values, and a sentence is the mean of its tokens' vectors; plain, and of length one
-with frequent tokens counted less (Arora et al. 2017). *random*: a random vector for each token. Accuracy on SIB-200's
-test rows, at the best of several strengths of regularisation (chosen on the test rows, for all alike).
+Units are whole words, or the tokens of a tokenizer. *bag*: which units stand in a sentence, by TF-IDF. *neighbours*:
+the mean of the units' vectors, each made of the company it keeps in ``<folder>/<language>.jsonl[.gz]`` of the folders
+(``mmbert.training.neighbours``), weighed by TF-IDF too; documents with a line of EVAL's SIB-200 are left out. *both*:
+side by side. *random*: as neighbours, with a random vector for each unit. Accuracy over all of SIB-200's 1,004
+sentences of a language, cross-validated in five parts, at the best of several strengths of regularisation (for all
+alike).
 """
 
 from __future__ import annotations
 
+import gzip
+import json
+import re
 import sys
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
 from layer_probe import read
-from rare_words import encode
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
-from sklearn.utils.extmath import randomized_svd
+from sklearn.model_selection import StratifiedKFold, cross_val_score
+from sklearn.preprocessing import normalize
 
 from mmbert.tokenizer.tokenizer import Tokenizer
+from mmbert.training.neighbours import factorise, shared_information
 
-WINDOW, WIDTH = 16, 256
-STRENGTHS = (0.0003, 0.001, 0.01, 0.1, 1, 10)
+WIDTH = 256
+RAREST = 5
+"""Whole words that stand less often have no vector."""
+STRENGTHS = (1, 3, 10, 30, 100)
+PARTS = StratifiedKFold(5, shuffle=True, random_state=0)
 
-
-def neighbours(ids: np.ndarray, size: int) -> np.ndarray:
-    """(size, WIDTH) vectors of tokens."""
-    counts = sp.csr_matrix((size, size))
-    for distance in range(1, WINDOW + 1):
-        pairs = (np.ones(len(ids) - distance), (ids[:-distance], ids[distance:]))
-        counts += sp.coo_matrix(pairs, shape=(size, size)).tocsr()
-    counts = (counts + counts.T).tocoo()
-    rows = np.asarray(counts.sum(1)).ravel()
-    columns = rows**0.75 / (rows**0.75).sum()
-    information = np.log(counts.data / (rows[counts.row] * columns[counts.col]))
-    kept = information > 0
-    table = sp.csr_matrix((information[kept], (counts.row[kept], counts.col[kept])), shape=(size, size))
-    left, values, _ = randomized_svd(table, WIDTH, random_state=0)
-    return left * np.sqrt(values)
+Cut = Callable[[str], Sequence[Hashable]]
 
 
-def main(corpus: Path, data: Path, language: str, model: str) -> None:
-    tokenizer = Tokenizer.load(model)
-    size = tokenizer.vocab_size
-    (texts, labels), (asked, wanted) = (read(data / "sib200" / language / f"{s}.jsonl.gz") for s in ("train", "test"))
-    bags = []
-    for part in (texts, asked):
-        sentences = [np.array(tokenizer.encode(text)[1:-1]) for text in part]
-        bags.append(sp.csr_matrix(np.stack([np.bincount(ids, minlength=size) for ids in sentences]).astype(float)))
-    ids = encode(corpus / f"{language}.jsonl.gz", tokenizer)
-    share = np.bincount(ids, minlength=size) / len(ids)
-    vectors = neighbours(ids, size)
-    plain = vectors / (np.linalg.norm(vectors, axis=1, keepdims=True) + 1e-9) * (1e-3 / (1e-3 + share))[:, None]
-    tables = {"neighbours": vectors, "neighbours, weighed": plain}
-    tables["random"] = np.random.default_rng(0).normal(size=vectors.shape)
-    weigh = TfidfTransformer(sublinear_tf=True).fit(bags[0])
-    features = {"bag": bags, "bag, TF-IDF": [weigh.transform(bag) for bag in bags]}
-    for name, table in tables.items():
-        means = [(bag @ table) / np.asarray(bag.sum(1)) for bag in bags]
-        scaler = StandardScaler().fit(means[0])
-        features[name] = [scaler.transform(mean) for mean in means]
-    for name, (train, test) in features.items():
-        fitted = (LogisticRegression(C=strength, max_iter=2000).fit(train, labels) for strength in STRENGTHS)
-        print(f"{language} {name}: {100 * max(each.score(test, wanted) for each in fitted):.1f}")
+def documents(folders: list[Path], language: str, without: set[str]) -> Iterator[str]:
+    """The text of a language, less the documents that hold one of the lines ``without``."""
+    for folder in folders:
+        for path in sorted(folder.glob(f"{language}.jsonl*")):
+            with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
+                for line in file:
+                    text = json.loads(line)["text"]
+                    if without.isdisjoint(text.split("\n")):
+                        yield text
+
+
+def whole_words(text: str) -> list[str]:
+    """Runs of letters and digits, in lower case."""
+    return re.findall(r"\w+", text.lower())
+
+
+def accuracy(features: sp.csr_matrix | np.ndarray, labels: list[str]) -> float:
+    """Percent, at the best strength."""
+    models = (LogisticRegression(C=strength, max_iter=500) for strength in STRENGTHS)
+    return 100 * max(float(cross_val_score(model, features, labels, cv=PARTS).mean()) for model in models)
+
+
+def report(cut: Cut, rarest: int, texts: list[str], sentences: list[str], labels: list[str]) -> str:
+    """The line of one kind of units."""
+    vocabulary: dict[Hashable, int] = {}
+    lines = [np.array([vocabulary.setdefault(unit, len(vocabulary)) for unit in cut(text)], int) for text in texts]
+    counts = np.bincount(np.concatenate(lines), minlength=len(vocabulary))
+    kept = np.flatnonzero(counts >= rarest)
+    vectors = np.zeros((len(vocabulary), WIDTH), np.float32)
+    vectors[kept] = factorise(shared_information([line[counts[line] >= rarest] for line in lines], kept), WIDTH, seed=0)
+    found = [[vocabulary.setdefault(unit, len(vocabulary)) for unit in cut(sentence)] for sentence in sentences]
+    ends = np.cumsum([0, *map(len, found)])
+    size = len(vocabulary)
+    bag = sp.csr_matrix((np.ones(ends[-1]), np.concatenate(found), ends), shape=(len(found), size))
+    bag.sum_duplicates()
+    weighed = TfidfTransformer(sublinear_tf=True).fit_transform(bag)
+    vectors = np.concatenate([vectors, np.zeros((size - len(vectors), WIDTH), np.float32)])
+    means = normalize(weighed @ vectors)
+    random = normalize(weighed @ np.random.default_rng(0).normal(size=vectors.shape))
+    features = {"bag": weighed, "neighbours": means, "both": sp.hstack([weighed, means]).tocsr(), "random": random}
+    return "  ".join(f"{name} {accuracy(each, labels):.1f}" for name, each in features.items())
+
+
+def main(data: Path, languages: list[str], folders: list[Path], kinds: list[str]) -> None:
+    for language in languages:
+        parts = [read(data / "sib200" / language / f"{part}.jsonl.gz") for part in ("train", "dev", "test")]
+        sentences, labels = ([value for part in parts for value in part[field]] for field in (0, 1))
+        texts = list(documents(folders, language, set(sentences)))
+        print(f"{language}: {sum(map(len, texts)):,} characters")
+        for kind in kinds:
+            cut, rarest = (whole_words, RAREST) if kind == "words" else (Tokenizer.load(kind).encode, 1)
+            print(f"  {kind}: {report(cut, rarest, texts, sentences, labels)}", flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])
+    main(Path(sys.argv[1]), sys.argv[2].split(","), [Path(each) for each in sys.argv[3].split(",")], sys.argv[4:])

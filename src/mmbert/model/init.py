@@ -21,11 +21,16 @@ def materialise(module: nn.Module) -> None:
 
 @torch.no_grad()
 def init_weights(
-    model: nn.Module, config: ModelConfig, generator: torch.Generator | None = None, shares: Tensor | None = None
+    model: nn.Module,
+    config: ModelConfig,
+    generator: torch.Generator | None = None,
+    shares: Tensor | None = None,
+    vectors: Tensor | None = None,
 ) -> None:
     """Draw all weights of an encoder or masked language model anew, in the order of their names in the model.
 
-    shares  (V,) how often each token is to be expected: decoder.bias is then its logarithm (Meister et al. 2212.09686)
+    shares   (V,) how often each token is to be expected: decoder.bias is then its logarithm (Meister et al. 2212.09686)
+    vectors  (V, h) of length 1: what the token embeddings begin with, as long as those that are drawn; 0: those
 
     ============================================  =========================================================
     Wqkv, Wi, head.dense, token embedding         normal(0, r), cut at +-c r (r, c: initializer_range, _cutoff)
@@ -49,3 +54,6 @@ def init_weights(
             std = out_std if name.endswith(OUTPUT_MATRICES) else config.initializer_range
             cut = config.initializer_cutoff * std
             nn.init.trunc_normal_(parameter, 0.0, std, -cut, cut, generator=generator)
+            if vectors is not None and name.endswith("tok_embeddings.weight"):
+                known = vectors.norm(dim=1, keepdim=True) > 0
+                parameter.copy_(torch.where(known, vectors * std * math.sqrt(config.hidden_size), parameter))

@@ -21,6 +21,7 @@ from mmbert.training import checkpoint
 from mmbert.training.checkpoint import State
 from mmbert.training.folder import recipe_hash, versions
 from mmbert.training.job import Job
+from mmbert.training.neighbours import token_vectors
 from mmbert.training.optim import StableAdamW, parameter_groups
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,9 @@ def begin(job: Job, config: ModelConfig) -> tuple[MaskedLM, StableAdamW, State]:
         return model, optimizer, replace(state, optimizer_step=last.optimizer_step)
     model = _empty(config)
     if recipe.start is None:
-        init_weights(model, config, torch.Generator().manual_seed(recipe.seed), _shares(job, config))
+        init_weights(
+            model, config, torch.Generator().manual_seed(recipe.seed), _shares(job, config), _vectors(job, config)
+        )
     else:
         model.load_state_dict(MaskedLM.load(job.folder.parent / START).state_dict())
     return *_place(job, model), state
@@ -86,6 +89,15 @@ def _shares(job: Job, config: ModelConfig) -> Tensor | None:
     return torch.from_numpy(token_shares(job.recipe, job.shards, config.vocab_size, bad))
 
 
+def _vectors(job: Job, config: ModelConfig) -> Tensor | None:
+    """What the neighbours of each token tell of it, if the recipe wants the token embeddings to begin there."""
+    if job.recipe.shape.initializer_embeddings == "normal":
+        return None
+    bad = {shard.file for shard in BadShards(job.folder.parent).shards}
+    counted = job.mesh.first(lambda: token_vectors(job.shards, config.vocab_size, config.hidden_size, bad))
+    return torch.from_numpy(counted)
+
+
 def _place(job: Job, model: MaskedLM) -> tuple[MaskedLM, StableAdamW]:
     """The model on its device, or this rank's part of it, and an optimiser for that."""
     options = job.recipe.optimizer
@@ -93,7 +105,9 @@ def _place(job: Job, model: MaskedLM) -> tuple[MaskedLM, StableAdamW]:
     model.tie()
     model.model.gradient_checkpointing = job.recipe.runtime.gradient_checkpointing
     job.mesh.shard(model, model.model.layers, forward="features")
-    groups = parameter_groups(model, options.weight_decay, embeddings=options.decay_embeddings)
+    groups = parameter_groups(
+        model, options.weight_decay, embeddings=options.decay_embeddings, embedding_lr=options.embedding_lr
+    )
     optimizer = StableAdamW(groups, lr=job.phase.peak_lr, betas=(options.beta1, options.beta2), eps=options.eps)
     return model, optimizer
 

@@ -32,21 +32,27 @@ PIECE = 2**24
 """Numbers of a tensor that are moved at a time: what a step computes on the way takes that much memory and no more."""
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, *, embeddings: bool = True) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module, weight_decay: float, *, embeddings: bool = True, embedding_lr: float = 1.0
+) -> list[dict[str, Any]]:
     """Matrices with weight decay, among them the token embeddings if ``embeddings``; norms and biases without.
 
+    embedding_lr  learning rate of the token embeddings relative to all else; they are a group of their own unless it
+                  is 1
     Each group carries the ``names`` of its parameters, so that a checkpoint does not depend on their order.
     """
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    decayed: dict[str, nn.Parameter] = {}
-    free: dict[str, nn.Parameter] = {}
+    groups: dict[tuple[float, float], dict[str, nn.Parameter]] = {}
+    for decay, rate in ((weight_decay, 1.0), (0.0, 1.0), (weight_decay if embeddings else 0.0, embedding_lr)):
+        groups.setdefault((decay, rate), {})
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            pulled = parameter.ndim >= 2 and (embeddings or id(parameter) not in tables)
-            (decayed if pulled else free)[name] = parameter
+            table = id(parameter) in tables
+            pulled = parameter.ndim >= 2 and (embeddings or not table)
+            groups[weight_decay if pulled else 0.0, embedding_lr if table else 1.0][name] = parameter
     return [
-        {"params": list(chosen.values()), "names": list(chosen), "weight_decay": decay}
-        for chosen, decay in ((decayed, weight_decay), (free, 0.0))
+        {"params": list(chosen.values()), "names": list(chosen), "weight_decay": decay, "relative_lr": rate}
+        for (decay, rate), chosen in groups.items()
         if chosen
     ]
 
@@ -62,7 +68,9 @@ class StableAdamW(torch.optim.Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "step": 0})
+        super().__init__(
+            params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "relative_lr": 1.0, "step": 0}
+        )
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -97,9 +105,9 @@ class StableAdamW(torch.optim.Optimizer):
                 _update(p, m, v, square.sqrt(), group["lr"], group["weight_decay"], group["eps"])
 
     def set_learning_rate(self, lr: float) -> None:
-        """Use ``lr`` from the next step on."""
+        """Use ``lr`` from the next step on, times the ``relative_lr`` of each group."""
         for group in self.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["relative_lr"]
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Both averages of every parameter as ``exp_avg.<parameter name>``; needs groups with ``names``."""
