@@ -11,7 +11,7 @@ from mmbert.errors import ConfigError
 from mmbert.evaluation.suite import Suite
 from mmbert.evaluation.summary import Column, Figure, SuiteResult, TaskSummary, by_tier, read_tiers
 from mmbert.reporting.latex import escape
-from mmbert.reporting.score_plots import tier_points
+from mmbert.reporting.score_plots import colours, tier_points
 from mmbert.reporting.scores import markdown, overview, write_scores
 
 TIERS = {"eng_Latn": "pretrain", "swh_Latn": "mid", "fao_Latn": "decay", "tir_Ethi": "decay"}
@@ -91,3 +91,8 @@ def test_tables_of_tiers_are_checked(tmp_path: Path) -> None:
         read_tiers(path)
     with pytest.raises(ConfigError, match="set tiers=FILE"):
         read_tiers(tmp_path / "none.tsv")
+
+
+def test_no_two_columns_of_a_plot_have_one_colour() -> None:
+    names = ["one", "two", "three", "four", "untrained", "characters", "bag"]
+    assert len(set(colours(names))) == len(names)

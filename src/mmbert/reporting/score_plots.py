@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import count
 from typing import Any
 
 from mmbert.errors import MissingExtra
@@ -42,9 +43,7 @@ def tier_points(result: SuiteResult, tiers: Mapping[str, str]) -> Spec:
     order = [tier for tier in [*dict.fromkeys(tiers.values()), UNKNOWN_TIER] if any(r["tier"] == tier for r in rows)]
     colour = alt.Color(
         "model:N",
-        scale=alt.Scale(
-            domain=models, range=[BASELINES.get(name, phase_colour(i + 1)) for i, name in enumerate(models)]
-        ),
+        scale=alt.Scale(domain=models, range=colours(models)),
         legend=alt.Legend(orient="top", title=None, symbolType="circle"),
     )
     base = alt.Chart(alt.NamedData(ROWS)).encode(
@@ -61,6 +60,12 @@ def tier_points(result: SuiteResult, tiers: Mapping[str, str]) -> Spec:
     panels = alt.layer(points, ticks).properties(width=330, height=height)
     chart = panels.facet(facet=alt.Facet("task:N", title=None), columns=2)
     return dress(chart, rows)
+
+
+def colours(models: Sequence[str]) -> list[str]:
+    """Of each: a baseline's own, for models those of phases that no baseline has."""
+    free = (colour for colour in map(phase_colour, count(1)) if colour not in BASELINES.values())
+    return [BASELINES[name] if name in BASELINES else next(free) for name in models]
 
 
 def svg_or_none(spec: Spec) -> str | None:

@@ -54,7 +54,7 @@ def token_vectors(folder: Path, vocab_size: int, width: int, without: Container[
     table, weights = np.zeros((vocab_size, width), np.float32), np.zeros((vocab_size, 1), np.float32)
     for language in progress(sorted(sizes, key=lambda name: (-sizes[name], name)), desc="neighbours", unit="language"):
         documents = _documents(languages[language], vocab_size)
-        tokens, counts = np.unique(np.concatenate([*documents, []]).astype(np.int64), return_counts=True)
+        tokens, counts = np.unique(np.concatenate([np.empty(0, np.int64), *documents]), return_counts=True)
         if len(tokens) < 2:
             continue
         vectors = factorise(shared_information(documents, tokens), width, seed)
