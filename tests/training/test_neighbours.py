@@ -67,7 +67,7 @@ def test_shared_tokens_turn_a_language_to_the_others(tmp_path: Path) -> None:
 
 def test_neighbours_stand_in_one_document(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
-    apart = shards(tmp_path / "s", eng=[draw.integers(first, first + 2, 500).tolist() for first in (10, 12) * 2])
+    apart = shards(tmp_path / "s", eng=[draw.integers(first, first + 2, 6).tolist() for first in (10, 12) * 30])
     vectors = token_vectors(apart, VOCABULARY, WIDTH)
     assert abs(vectors[10] @ vectors[12]) < 0.01
     assert vectors[10] @ vectors[11] > 0.2
