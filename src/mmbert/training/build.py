@@ -85,17 +85,20 @@ def _shares(job: Job, config: ModelConfig) -> Tensor | None:
     """How often each token will be drawn, if the recipe wants the output's bias to begin there."""
     if job.recipe.shape.initializer_bias == "uniform":
         return None
-    bad = {shard.file for shard in BadShards(job.folder.parent).shards}
-    return torch.from_numpy(token_shares(job.recipe, job.shards, config.vocab_size, bad))
+    return torch.from_numpy(token_shares(job.recipe, job.shards, config.vocab_size, _left_out(job)))
 
 
 def _vectors(job: Job, config: ModelConfig) -> Tensor | None:
     """What the neighbours of each token tell of it, if the recipe wants the token embeddings to begin there."""
     if job.recipe.shape.initializer_embeddings == "normal":
         return None
-    bad = {shard.file for shard in BadShards(job.folder.parent).shards}
-    counted = job.mesh.first(lambda: token_vectors(job.shards, config.vocab_size, config.hidden_size, bad))
-    return torch.from_numpy(counted)
+    size = config.vocab_size, config.hidden_size
+    return torch.from_numpy(job.mesh.first(lambda: token_vectors(job.shards, *size, _left_out(job))))
+
+
+def _left_out(job: Job) -> set[str]:
+    """Files of damaged shards that the run goes on without."""
+    return {shard.file for shard in BadShards(job.folder.parent).shards}
 
 
 def _place(job: Job, model: MaskedLM) -> tuple[MaskedLM, StableAdamW]:

@@ -42,14 +42,13 @@ def parameter_groups(
     Each group carries the ``names`` of its parameters, so that a checkpoint does not depend on their order.
     """
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    groups: dict[tuple[float, float], dict[str, nn.Parameter]] = {}
-    for decay, rate in ((weight_decay, 1.0), (0.0, 1.0), (weight_decay if embeddings else 0.0, embedding_lr)):
-        groups.setdefault((decay, rate), {})
+    groups: dict[tuple[float, float], dict[str, nn.Parameter]] = {(weight_decay, 1.0): {}, (0.0, 1.0): {}}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             table = id(parameter) in tables
             pulled = parameter.ndim >= 2 and (embeddings or not table)
-            groups[weight_decay if pulled else 0.0, embedding_lr if table else 1.0][name] = parameter
+            group = (weight_decay if pulled else 0.0, embedding_lr if table else 1.0)
+            groups.setdefault(group, {})[name] = parameter
     return [
         {"params": list(chosen.values()), "names": list(chosen), "weight_decay": decay, "relative_lr": rate}
         for (decay, rate), chosen in groups.items()
