@@ -14,6 +14,21 @@ if os.environ.get("CI"):
 
 
 @pytest.fixture(scope="session")
+def test_data() -> Path:
+    """Return the folder of real data that some tests read: ``../shared/data`` beside the clone. It is no part of it."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the folder of real data, ../shared/data, is not beside this clone")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def gemma2(test_data: Path) -> Path:
+    """Return the folder of the real Gemma 2 tokenizer, which mmBERT's configurations name."""
+    return test_data / "tokenizers" / "gemma2"
+
+
+@pytest.fixture(scope="session")
 def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of ours for each head, with random weights: masks, classes, ranks, tags, spans. They read 64 tokens."""
     import torch
