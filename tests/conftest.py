@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from pathlib import Path
 
@@ -23,9 +24,12 @@ def test_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def gemma2(test_data: Path) -> Path:
-    """Return the folder of the real Gemma 2 tokenizer, which mmBERT's configurations name."""
-    return test_data / "tokenizers" / "gemma2"
+def gemma2(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the real Gemma 2 tokenizer, which mmBERT's configurations name; not to be changed."""
+    folder = tmp_path_factory.mktemp("gemma2")
+    for packed in (test_data / "tokenizers" / "gemma2").glob("*.gz"):
+        (folder / packed.stem).write_bytes(gzip.decompress(packed.read_bytes()))
+    return folder
 
 
 @pytest.fixture(scope="session")
