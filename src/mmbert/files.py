@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mmbert.errors import MMBertError
+from mmbert.io.stream import read_text
 
 PARTIAL = ".partial"
 """Suffix of anything not finished; whatever carries it may be deleted at any time."""
@@ -117,11 +118,7 @@ def write_text(path: Path, text: str) -> None:
 def read_json(path: Path) -> Any:
     """Read JSON; raises MMBertError naming the file if it is absent or not JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise MMBertError(f"no such file: {path}") from error
-    except OSError as error:
-        raise MMBertError(f"cannot read {path}: {error.strerror}") from error
+        return json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise MMBertError(f"{path} is not valid JSON ({error}): delete it or restore it") from error
 

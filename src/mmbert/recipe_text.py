@@ -15,9 +15,10 @@ class Source(Spec):
     """Where raw text of one kind comes from."""
 
     kind: Literal["jsonl", "text", "parquet", "mds", "hub", "catalogs"]
-    """``jsonl``: one object a line (.jsonl, .gz, .zst); ``text``: a document between blank lines; ``parquet``: rows;
-    ``mds``: MosaicML's shards, of text or of token ids; ``hub``: a dataset of the Hugging Face hub, in any of these
-    forms, streamed; ``catalogs``: translations inside installed packages."""
+    """``jsonl``: one object a line, or a list of them; ``text``: a document between blank lines; both also compressed
+    (gzip, zstd, xz, bzip2, told by the content); ``parquet``: rows; ``mds``: MosaicML's shards, of text or of token
+    ids; ``hub``: a dataset of the Hugging Face hub, in any of these forms, streamed; ``catalogs``: translations inside
+    installed packages."""
     path: str | None = None
     """A file, a folder (searched through) or a glob; for ``hub`` the dataset's name; unused for ``catalogs``."""
     heldout: str | None = None
@@ -33,6 +34,9 @@ class Source(Spec):
     """The field that names the document; without it documents are numbered by file and line."""
     ids_field: str = "input_ids"
     """MDS only: the field that holds token ids, read where there is no ``text_field``."""
+    skip_bad_rows: bool = False
+    """Pass over rows that cannot be read (no JSON, no text in the field, not UTF-8) instead of stopping at the first:
+    they are counted, and the log says where the first is. Files that are cut short or corrupt are never passed over."""
     configs: tuple[str, ...] = ()
     """``hub`` only: the configurations to read, usually one a language; empty: all of them."""
     revision: str | None = None

@@ -18,8 +18,10 @@ from pathlib import PurePosixPath
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from mmbert.data import mds
-from mmbert.data.inputs import SUFFIXES, Input, house_code, named_language, open_local
+from mmbert.data.inputs import SUFFIXES, Input, house_code, named_language
 from mmbert.errors import ConfigError, DataError
+from mmbert.io.find import is_hidden
+from mmbert.io.stream import open_file as open_local
 from mmbert.recipe import Source
 
 logger = logging.getLogger(__name__)
@@ -78,7 +80,7 @@ def remote_inputs(
     heldout: bool = False,
 ) -> list[Input]:
     """The files of ``source.configs`` and of one split, out of a listing of a repository."""
-    known = {file.path: file for file in files}
+    known = {file.path: file for file in files if not is_hidden(file.path)}
     shards = _shards(source, set(known), open_file)
     known = {path: file for path, file in known.items() if path in shards or not path.endswith(mds.SUFFIXES)}
     chosen = select(list(known), source.configs, source.heldout if heldout and source.heldout else "train")
@@ -117,7 +119,8 @@ def select(paths: list[str], configs: tuple[str, ...], split: str) -> dict[str, 
     Raises DataError for a name that is not there, with the nearest one.
     """
     found: dict[str, list[str]] = {}
-    for path in sorted(path for path in paths if path.endswith(tuple(s for form in SUFFIXES.values() for s in form))):
+    suffixes = tuple(suffix for form in SUFFIXES.values() for suffix in form)
+    for path in sorted(path for path in paths if path.lower().endswith(suffixes)):
         if split_of(path) in (split, None if split == "train" else split):
             found.setdefault(config_of(path), []).append(path)
     if not configs:
@@ -174,7 +177,7 @@ def _language(source_name: str, source: Source, config: str) -> str | None:
 
 
 def _form(path: str) -> str:
-    return next(form for form, suffixes in SUFFIXES.items() if path.endswith(suffixes))
+    return next(form for form, suffixes in SUFFIXES.items() if path.lower().endswith(suffixes))
 
 
 @contextmanager

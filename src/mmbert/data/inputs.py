@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,17 +13,18 @@ from mmbert import languages
 from mmbert.data import mds
 from mmbert.errors import ConfigError, DataError
 from mmbert.files import read_json
+from mmbert.io.find import find_files, packed
+from mmbert.io.stream import open_file
 from mmbert.recipe import Source
 
 SUFFIXES = {
-    "jsonl": (".jsonl", ".ndjson", ".jsonl.gz", ".jsonl.zst", ".ndjson.gz", ".ndjson.zst", ".json.gz", ".json.zst"),
-    "text": (".txt", ".txt.gz", ".txt.zst"),
+    "jsonl": (*packed(".jsonl", ".ndjson"), *packed(".json")[1:]),
+    "text": packed(".txt"),
     "parquet": (".parquet",),
     "mds": mds.SUFFIXES,
 }
 """What is read from a folder; a file or a glob may be named anything."""
 
-_WILD = "*?["
 _NAME = re.compile(r"[A-Za-z]{2,4}([-_][A-Za-z]{4})?([-_]([A-Za-z]{2}|[0-9]{3}))?")
 
 
@@ -63,7 +63,7 @@ def local_inputs(source_name: str, source: Source, *, heldout: bool = False) -> 
     place = source.heldout if heldout else source.path
     assert place is not None, "a source on disk has a path"
     option = f"sources.{source_name}.{'heldout' if heldout else 'path'}"
-    root, paths = _find(place, SUFFIXES[source.kind], option)
+    root, paths = find_files(place, SUFFIXES[source.kind], option)
     entries: dict[str, mds.Entry] = {}
     if source.kind == "mds":
         entries = _entries(root, paths, complete=Path(place).is_dir())
@@ -73,7 +73,7 @@ def local_inputs(source_name: str, source: Source, *, heldout: bool = False) -> 
         name = path.relative_to(root).as_posix()
         stat = path.stat()
         language = input_language(source_name, source, name, str(path))
-        opener, stamp = partial(open_local, str(path)), str(stat.st_mtime_ns)
+        opener, stamp = partial(open_file, str(path)), str(stat.st_mtime_ns)
         entry = entries.get(str(path))
         inputs.append(Input(name, str(path), source.kind, language, stat.st_size, stamp, opener, shard=entry))
     return sorted(inputs, key=lambda input: (input.language or "", input.name))
@@ -138,36 +138,3 @@ def house_code(code: str, where: str) -> str:
 @cache
 def _normalise(code: str) -> str:
     return languages.normalise(code)
-
-
-def _find(place: str, suffixes: tuple[str, ...], option: str) -> tuple[Path, list[Path]]:
-    """The folder that names are relative to, and the files."""
-    path = Path(place)
-    if path.is_file():
-        return path.parent, [path]
-    if path.is_dir():
-        files = [file for file in path.rglob("*") if file.name.lower().endswith(suffixes) and file.is_file()]
-        if not files:
-            raise DataError(f"{path} holds no file ending in {', '.join(suffixes)} ({option})")
-        return path, files
-    if any(character in place for character in _WILD):
-        root = Path(*_before_wild(path))
-        files = [Path(file) for file in glob.glob(place, recursive=True) if Path(file).is_file()]
-        if not files:
-            raise DataError(f"no file matches {place} ({option})")
-        return root, files
-    raise DataError(f"no such file or folder: {path.absolute()} ({option})")
-
-
-def _before_wild(path: Path) -> list[str]:
-    parts = list(path.parts[:-1])
-    first = next((i for i, part in enumerate(parts) if any(character in part for character in _WILD)), len(parts))
-    return parts[:first]
-
-
-def open_local(path: str) -> BinaryIO:
-    """Open a file to read. Raises DataError."""
-    try:
-        return Path(path).open("rb")
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error

@@ -21,10 +21,10 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
-import zstandard
 from numpy.typing import NDArray
 
 from mmbert.errors import DataError
+from mmbert.io.stream import decompress
 
 logger = logging.getLogger(__name__)
 
@@ -122,13 +122,7 @@ def unpack(data: bytes | NDArray[np.uint8], entry: Entry, path: str) -> NDArray[
     if path.endswith(".mds"):
         return _checked(content, entry["raw_data"], path)
     content = _checked(content, entry["zip_data"], path)
-    stream = zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj()
-    try:
-        raw = stream.decompress(content.tobytes())
-    except zstandard.ZstdError as error:
-        raise DataError(f"{path} is corrupt ({error}): {_CURE}") from error
-    if not stream.eof:
-        raise DataError(f"{path} is cut short: {_CURE}")
+    raw = b"".join(decompress([content.tobytes()], path))
     return _checked(np.frombuffer(raw, np.uint8), entry["raw_data"], f"{path}, unpacked,")
 
 

@@ -16,8 +16,9 @@ from mmbert.data.document import Document
 from mmbert.data.ids import holds_ids
 from mmbert.data.inputs import Input
 from mmbert.data.langid import model_hash
-from mmbert.data.read import Advance, read_input, source_inputs
+from mmbert.data.read import read_inputs, source_inputs
 from mmbert.files import write_text
+from mmbert.io.stream import Advance
 from mmbert.recipe import Cleaning, Source
 
 _FORM = 1
@@ -25,7 +26,7 @@ _FORM = 1
 _TASK = 32 << 20
 """Bytes of input, as stored, of the languages that are finished together."""
 _LATER: dict[str, dict[str, Any]] = {
-    "source": {"ids_field": "input_ids"},
+    "source": {"ids_field": "input_ids", "skip_bad_rows": False},
     "cleaning": {"language_id": None, "near_duplicates": None},
 }
 """Options that came later and their defaults, which are left out: what was prepared before them stays as it is."""
@@ -92,8 +93,7 @@ def input_task(name: str, source_name: str, source: Source, inputs: list[Input],
     """The task of reading some files."""
 
     def documents(advance: Advance) -> Iterator[Document]:
-        for file in inputs:
-            yield from read_input(source_name, source, file, advance)
+        return read_inputs(source_name, source, inputs, advance)
 
     return Task(name, documents, sum(file.size for file in inputs), aside, tuple(inputs))
 

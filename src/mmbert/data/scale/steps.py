@@ -22,10 +22,10 @@ from mmbert.data.dedup import text_hash
 from mmbert.data.document import Document
 from mmbert.data.langid import foreign
 from mmbert.data.prepare import chosen
-from mmbert.data.read import split_lines
 from mmbert.data.scale.plan import Plan, load_plan
 from mmbert.data.store import SourceReport
 from mmbert.files import atomic_file, read_json, write_json
+from mmbert.io.stream import split_lines
 from mmbert.recipe import Cleaning
 
 RECORD = np.dtype([("low", "<u8"), ("high", "<u8"), ("number", "<u4"), ("held", "?")])

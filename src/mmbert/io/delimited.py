@@ -1,0 +1,119 @@
+"""CSV and TSV as rows, without the limits and the guesses of ``csv``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from mmbert.errors import DataError
+from mmbert.io.faults import MEND, LastLine, Numbered, RowFaults, shown
+from mmbert.io.stream import AGAIN, decode
+
+
+def table_rows(lines: Iterable[bytes], path: str, faults: RowFaults, separator: str) -> Iterator[Numbered]:
+    """Yield the rows of a table whose first line names its columns; lines without a value are passed over.
+
+    With commas, quotation marks enclose a cell, are doubled in it, and it may have several lines; with tabs they are
+    text. ``csv`` is not used: its longest cell has 131,072 characters unless a setting of the whole process is changed,
+    and it takes what follows an open quotation mark for one cell.
+    """
+    names: list[str] = []
+    last, bad = LastLine(faults), list[DataError]()
+    numbered = _decoded(lines, path, bad)
+    split = (
+        _split_commas(numbered, path, bad)
+        if separator == ","
+        else ((number, line.removesuffix("\r").split(separator)) for number, line in numbered)
+    )
+    for number, cells in split:
+        last.go_on()
+        if bad:
+            if not names:
+                raise bad[0]
+            last.add(bad[0])
+            bad.clear()
+        elif not any(cells):
+            continue
+        elif not names:
+            names = _named(cells, path, number)
+        elif any(cells[len(names) :]) or any(names[len(cells) :]):
+            more = "more" if len(cells) > len(names) else "fewer"
+            columns = f"{more} values than the {len(names)} columns of its first line"
+            last.add(DataError(f"{path}:{number}: {columns} (separator {separator!r}): {MEND}"))
+        elif cells == names and len(names) > 1:
+            last.add(DataError(f"{path}:{number}: the names of the columns again, as where files were put together: "
+                               "remove the line"))  # fmt: skip
+        else:
+            yield number, {name: cell or None for name, cell in zip(names, cells, strict=False) if name}
+    last.end()
+
+
+def _decoded(lines: Iterable[bytes], path: str, faults: list[DataError]) -> Iterator[tuple[int, str]]:
+    """Yield numbered lines; of one that is not UTF-8 the fault is noted, so that its whole row can be passed over."""
+    for number, line in enumerate(lines, 1):
+        try:
+            yield number, decode(line, path, number)
+        except DataError as error:
+            faults.append(error)
+            yield number, line.decode(errors="replace")
+
+
+def _named(cells: list[str], path: str, number: int) -> list[str]:
+    names = ["" if cell.isspace() else cell for cell in cells]
+    if any("\r" in name.replace("\r\n", "") for name in names):
+        raise DataError(f"{path}:{number}: its lines end in \\r alone: convert them to \\n")
+    refuse_twice(names, path)
+    return names
+
+
+def refuse_twice(names: list[str], path: str) -> None:
+    """Raise DataError if two columns have one name: which of them is meant cannot be told."""
+    twice = next((name for name in names if name and names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{path} has two columns {twice!r}: rename or remove one")
+
+
+def _split_commas(
+    lines: Iterator[tuple[int, str]], path: str, faults: list[DataError]
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield the cells of each row with the number of its first line."""
+    for number, line in lines:
+        if '"' not in line:
+            yield number, line.removesuffix("\r").split(",")
+            continue
+        cells: list[str] = []
+        place = 0
+        while True:
+            if not line.startswith('"', place):
+                end = line.find(",", place)
+                cells.append(line[place:end] if end >= 0 else line[place:].removesuffix("\r"))
+                if end < 0:
+                    break
+                place = end + 1
+                continue
+            cell, line, place = _quoted(line, place + 1, lines, f"{path}:{number}")
+            cells.append(cell)
+            if line[place:] in ("", "\r"):
+                break
+            if line[place] != ",":
+                what = f"{shown(line[place : place + 20])} follows a closing quotation mark"
+                faults.append(DataError(f"{path}:{number}: {what}: write a mark inside a cell twice, or {MEND}"))
+                break
+            place += 1
+        yield number, cells
+
+
+def _quoted(line: str, place: int, lines: Iterator[tuple[int, str]], where: str) -> tuple[str, str, int]:
+    """Return a cell in quotation marks, the line where it ends, and the place behind its last mark."""
+    parts: list[str] = []
+    while True:
+        end = line.find('"', place)
+        if end < 0:
+            parts += line[place:], "\n"
+            if (following := next(lines, None)) is None:
+                raise DataError(f"{where}: a quotation mark is opened here and never closed: close it, or {AGAIN}")
+            line, place = following[1], 0
+        elif line.startswith('"', end + 1):
+            parts.append(line[place : end + 1])
+            place = end + 2
+        else:
+            return "".join([*parts, line[place:end]]), line, end + 1

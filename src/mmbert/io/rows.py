@@ -1,0 +1,162 @@
+"""Rows of JSON lines, JSON lists, CSV, TSV and Parquet as dicts with their numbers: the one reader of all of them.
+
+    for number, row in read_rows("train.csv.gz", RowFaults("data.train")):
+        ...
+
+The number is that of the line where a row begins, in a JSON list and in Parquet that of the row, both from 1. An empty
+cell and NaN are null, as pandas writes them. Columns without a name (pandas' index, or a comma at the end of each line)
+are passed over.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+
+from mmbert.errors import DataError, MissingExtra
+from mmbert.io.delimited import refuse_twice, table_rows
+from mmbert.io.faults import MEND, LastLine, Numbered, Row, RowFaults, reason, shown
+from mmbert.io.find import bare_name, packed
+from mmbert.io.stream import AGAIN, BOM, Advance, decode, open_file, split_lines, utf8_chunks
+
+TABLES = (*packed(".jsonl", ".ndjson", ".json", ".csv", ".tsv"), ".parquet")
+"""Endings of what ``read_rows`` reads."""
+
+_ROWS = 1024
+"""Rows of Parquet held at a time."""
+_EXACT = 2.0**53
+"""From here on not every whole number is a float, and orjson reads one of more than 64 bits as a float."""
+_BLANK = object()
+_FLOATS = ("double", "float", "halffloat")
+
+
+def read_rows(path: str | Path, faults: RowFaults | None = None) -> Iterator[Numbered]:
+    """Yield the rows of a file on this machine, by the ending of its name. Raises DataError with file and line."""
+    name, faults = bare_name(Path(path).name), faults or RowFaults(str(path))
+    opened = partial(open_file, path)
+    if name.endswith(".parquet"):
+        return parquet_rows(opened, str(path), faults)
+    chunks = utf8_chunks(opened, str(path))
+    if name.endswith((".csv", ".tsv")):
+        return table_rows(split_lines(chunks), str(path), faults, "\t" if name.endswith(".tsv") else ",")
+    return json_rows(chunks, str(path), faults)
+
+
+def json_rows(chunks: Iterable[bytes], path: str, faults: RowFaults) -> Iterator[Numbered]:
+    """Yield objects: one a line, blank lines passed over, or those of one list, by how the text begins."""
+    begun, last = False, LastLine(faults)
+    lines = split_lines(chunks)
+    for number, line in enumerate(lines, 1):
+        last.go_on()
+        try:
+            row = orjson.loads(line)
+        except orjson.JSONDecodeError:  # a blank line, a mark, half a surrogate, NaN, or a fault: the other one says
+            try:
+                if (row := _parse(line, path, number)) is _BLANK:
+                    continue
+            except DataError as error:
+                if not begun and line.removeprefix(BOM.encode()).lstrip().startswith(b"["):
+                    yield from _json_list(b"\n".join([line, *lines]), path, faults)
+                    return
+                last.add(error)
+                continue
+        if not isinstance(row, dict):
+            if not begun and isinstance(row, list):
+                yield from _json_list(b"\n".join([line, *lines]), path, faults)
+                return
+            last.add(DataError(f"{path}:{number}: {shown(row)} is not a JSON object with named fields: {MEND}"))
+            continue
+        begun = True
+        for value in row.values():
+            if type(value) is float and not -_EXACT < value < _EXACT:  # NaN too
+                row = _exact(_parse(line, path, number))
+                break
+        yield number, row
+    last.end()
+
+
+def _json_list(data: bytes, path: str, faults: RowFaults) -> Iterator[Numbered]:
+    text = decode(data, path)
+    try:
+        rows = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        cure = "mend it" if text.rstrip().endswith("]") else f"the list has no end: {AGAIN}"
+        raise DataError(f"{path} is not a JSON list ({reason(error)}): {cure}") from error
+    for number, row in enumerate(rows, 1):
+        if isinstance(row, dict):
+            yield number, _exact(row)
+        else:
+            faults.add(DataError(f"{path}:{number}: {shown(row)} is not a JSON object with named fields: {MEND}"))
+
+
+def _parse(line: bytes, path: str, number: int) -> Any:
+    """Return what Python's own reader makes of a line, ``_BLANK`` of a blank one. Raises DataError."""
+    text = decode(line, path, number)
+    if not text or text.isspace():
+        return _BLANK
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}:{number}: not JSON ({reason(error)}): {MEND}") from error
+
+
+def _exact(row: Row) -> Row:
+    """Return a row with null for NaN."""
+    return {name: None if value != value else value for name, value in row.items()}
+
+
+def parquet_rows(
+    open: Callable[[], BinaryIO],
+    path: str,
+    faults: RowFaults,
+    choose: Callable[[list[str]], list[str]] = lambda names: names,
+    advance: Advance = lambda size: None,
+) -> Iterator[Numbered]:
+    """Yield the rows of a Parquet file; of its columns those that ``choose`` takes of their names are read."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise MissingExtra("pyarrow", "data") from error
+    number = 0
+    try:
+        with open() as raw:
+            size = raw.seek(0, 2)
+            file = parquet.ParquetFile(raw)
+            names = [name for name in file.schema_arrow.names if name and not name.startswith("__index_level_")]
+            refuse_twice(names, path)
+            names = choose(names)
+            for group in range(file.num_row_groups):
+                for batch in file.iter_batches(_ROWS, row_groups=[group], columns=names):
+                    bad: dict[int, DataError] = {}
+                    columns = [_values(batch.column(name), name, path, number, bad) for name in names]
+                    for values in zip(*columns, strict=True):
+                        number += 1
+                        if number in bad:
+                            faults.add(bad[number])
+                        else:
+                            yield number, dict(zip(names, values, strict=True))
+                advance(size // file.num_row_groups)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path} is corrupt or no Parquet, after row {number} ({reason(error)}): {AGAIN}") from error
+
+
+def _values(column: Any, name: str, path: str, before: int, bad: dict[int, DataError]) -> list[Any]:
+    """Return the values of a column, NaN as null; those that Python cannot hold are noted in ``bad`` by row."""
+    try:
+        values: list[Any] = column.to_pylist()
+    except (ValueError, OverflowError):  # no UTF-8, a date before the year 1, a time in nanoseconds
+        values = []
+        for number, scalar in enumerate(column, before + 1):
+            try:
+                values.append(scalar.as_py())
+            except (ValueError, OverflowError) as error:
+                values.append(None)
+                what = f"column {name!r} holds a {column.type} that cannot be read ({reason(error)})"
+                bad.setdefault(number, DataError(f"{path}:{number}: {what}: mend or remove the row"))
+    return [None if value != value else value for value in values] if str(column.type) in _FLOATS else values

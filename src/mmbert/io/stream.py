@@ -1,0 +1,214 @@
+"""Bytes of a file as lines of text: unpacked by what the file holds, in UTF-8, with whatever is wrong named.
+
+Each step is a generator: ``read_chunks`` -> ``decompress`` -> UTF-8 -> ``split_lines``. A file that is cut short is an
+error, never read as far as it goes. UTF-16 and UTF-32 are read where a byte order mark tells them.
+"""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import lzma
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import zstandard
+
+from mmbert.errors import DataError
+from mmbert.io.find import PACKED
+
+Advance = Callable[[int], None]
+"""Is told of bytes read."""
+
+BOM = "\ufeff"
+NEWLINE = b"\n"
+AGAIN = "copy or download it again"
+
+_CHUNK = 1 << 18
+_SKIPPABLE = tuple(bytes([0x50 + number]) + b"\x2a\x4d\x18" for number in range(16))
+"""Frames of zstd that hold no data; pzstd begins a file with one."""
+_UNPACKERS: dict[bytes, Callable[[], Any]] = {
+    b"\x1f\x8b": partial(zlib.decompressobj, wbits=31),
+    **dict.fromkeys(
+        (b"\x28\xb5\x2f\xfd", *_SKIPPABLE), lambda: zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj()
+    ),
+    b"\xfd7zXZ\0": partial(lzma.LZMADecompressor, lzma.FORMAT_XZ),
+    b"BZh": bz2.BZ2Decompressor,
+}
+"""How a compressed file begins -> a new decompressor of one member or frame."""
+_BZIP2 = (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90")
+"""What stands at byte 4 of a bzip2 file; a text may well begin with ``BZh``."""
+_OTHERS = {
+    b"PK\x03\x04": "a zip archive (or an Excel workbook)", b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+    b"Rar!\x1a\x07": "a RAR archive", b"\x04\x22\x4d\x18": "compressed with lz4", b"PAR1\x15": "a Parquet file",
+    b"\x00\x05\x16\x07": "not the file but what macOS keeps beside it", b"\x89HDF\r\n": "an HDF5 file",
+    b"\x93NUMPY": "a NumPy file", b"ARROW1\0": "an Arrow file", b"SQLite format 3\0": "an SQLite database",
+}  # fmt: skip
+"""How files begin that are no text."""
+_LONGEST = max(map(len, (*_UNPACKERS, *_OTHERS))) + 6
+_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}  # fmt: skip
+"""Byte order marks, those of UTF-32 first: one of UTF-16 begins it."""
+
+
+def open_file(path: str | Path) -> BinaryIO:
+    """Open a file to read. Raises DataError."""
+    try:
+        return Path(path).open("rb")
+    except FileNotFoundError as error:
+        raise DataError(f"no such file: {path}") from error
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+
+
+def read_chunks(open: Callable[[], BinaryIO], path: str, advance: Advance = lambda size: None) -> Iterator[bytes]:
+    """Yield what a file holds, as it comes: a line that is typed is not waited with. Raises DataError."""
+    try:
+        with open() as file:
+            read = getattr(file, "read1", file.read)
+            while chunk := read(_CHUNK):
+                yield chunk
+                advance(len(chunk))
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def decompress(chunks: Iterable[bytes], path: str) -> Iterator[bytes]:
+    """Yield the content of a file, unpacked by how it begins: gzip, zstd, xz, bzip2 in any number of members, or as is.
+
+    Raises DataError for a file that is corrupt, cut short, or of a form that is not text.
+    """
+    stream = iter(chunks)
+    head = _head(stream, (*_UNPACKERS, *_OTHERS), _LONGEST)
+    new = _unpacker(head)
+    if new is None:
+        _refuse(head, path)
+        yield head
+        yield from stream
+        return
+    member: Any = new()
+    rest = head
+    while True:
+        try:
+            if rest and (data := member.decompress(rest)):
+                yield data
+        except (zlib.error, lzma.LZMAError, OSError, EOFError, zstandard.ZstdError) as error:
+            raise DataError(f"{path} is corrupt ({error}): {AGAIN}") from error
+        rest = b""
+        if member.eof:
+            rest = member.unused_data.lstrip(b"\0")  # zeros that fill a block of a tape
+            while len(rest) < _LONGEST and (chunk := next(stream, b"")):
+                rest = (rest + chunk).lstrip(b"\0")
+            if not rest:
+                return
+            if (new := _unpacker(rest)) is None:
+                raise DataError(f"{path} is corrupt (something else follows its compressed part): {AGAIN}")
+            member = new()
+        elif not (rest := next(stream, b"")):
+            raise DataError(f"{path} is cut short: {AGAIN}")
+
+
+def _head(stream: Iterator[bytes], magics: Iterable[bytes], size: int) -> bytes:
+    """Take the first chunk, and more as long as fewer than ``size`` bytes could begin one of the ``magics``."""
+    head = next(stream, b"")
+    while len(head) < size and any(head.startswith(magic[: len(head)]) for magic in magics):
+        if not (chunk := next(stream, b"")):
+            break
+        head += chunk
+    return head
+
+
+def _unpacker(head: bytes) -> Callable[[], Any] | None:
+    for magic, new in _UNPACKERS.items():
+        if head.startswith(magic):
+            return new if magic != b"BZh" or head[4:10] in _BZIP2 else None
+    return None
+
+
+def _refuse(head: bytes, path: str) -> None:
+    """Raise DataError for what is not compressed and cannot be text, or only begins to be what the name says."""
+    for magic, form in _OTHERS.items():
+        if head.startswith(magic):
+            raise DataError(f"{path} is {form}: convert it to a form that is read here, or leave it out")
+    if path.lower().endswith(PACKED[1:]) and not head.startswith(tuple(_MARKS)):
+        if any(magic.startswith(head) for magic in _UNPACKERS):
+            raise DataError(f"{path} is cut short ({len(head)} bytes): {AGAIN}")
+        try:
+            codecs.getincrementaldecoder("utf-8")().decode(head[:64])
+            is_text = b"\0" not in head[:64]
+        except UnicodeDecodeError:
+            is_text = False
+        if not is_text:
+            raise DataError(f"{path} is corrupt (it begins neither as a compressed file nor as text): {AGAIN}")
+
+
+def _to_utf8(chunks: Iterator[bytes], path: str) -> Iterator[bytes]:
+    head = _head(chunks, _MARKS, 4)
+    encoding = next((encoding for mark, encoding in _MARKS.items() if head.startswith(mark)), None)
+    if encoding is None:
+        for zeros, others in ((head[1:8:2], head[:8:2]), (head[:8:2], head[1:8:2])):
+            if len(head) >= 4 and not any(zeros) and all(others):
+                raise DataError(f"{path}:1: this is UTF-16 without a byte order mark: convert the file to UTF-8")
+        yield head
+        yield from chunks
+        return
+    decoder = codecs.getincrementaldecoder(encoding)()
+    try:
+        yield decoder.decode(head).encode()
+        for chunk in chunks:
+            yield decoder.decode(chunk).encode()
+        decoder.decode(b"", final=True)
+    except UnicodeError as error:
+        raise DataError(f"{path} is not {encoding.upper()}, as its beginning says ({error}): {AGAIN}") from error
+
+
+def utf8_chunks(open: Callable[[], BinaryIO], path: str, advance: Advance = lambda size: None) -> Iterator[bytes]:
+    """Yield a file's text in UTF-8, cut anywhere. Raises DataError."""
+    return _to_utf8(decompress(read_chunks(open, path, advance), path), path)
+
+
+def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield lines without their ends, out of chunks that are cut anywhere; only ``\\n`` divides them."""
+    parts: list[bytes] = []  # of a line that goes on
+    for chunk in chunks:
+        first, newline, rest = chunk.partition(b"\n")
+        parts.append(first)
+        if newline:
+            yield b"".join(parts)
+            *lines, last = rest.split(b"\n")
+            yield from lines
+            parts = [last]
+    if last := b"".join(parts):
+        yield last
+
+
+def decode(data: bytes, path: str, number: int = 1) -> str:
+    """Return a line, or several from line ``number`` on, as text without a byte order mark at its beginning.
+
+    Files that were put together may have one anywhere. Raises DataError with the place of what is not UTF-8.
+    """
+    try:
+        return data.decode().lstrip(BOM)
+    except UnicodeDecodeError as error:
+        before = data[: error.start]
+        place = f"{path}:{number + before.count(NEWLINE)}"
+        raise DataError(
+            f"{place}: not UTF-8 at byte {error.start - before.rfind(NEWLINE)} of the line "
+            f"(0x{data[error.start]:02x}): convert the file or remove the line"
+        ) from error
+
+
+def text_lines(open: Callable[[], BinaryIO], path: str) -> Iterator[str]:
+    """Yield the lines of a file, without their ends (``\\n`` or ``\\r\\n``)."""
+    for number, line in enumerate(split_lines(utf8_chunks(open, path)), 1):
+        yield decode(line, path, number).removesuffix("\r")
+
+
+def read_text(path: str | Path) -> str:
+    """Return the text of a small file. Raises DataError."""
+    return decode(b"".join(utf8_chunks(partial(open_file, path), str(path))), str(path))
