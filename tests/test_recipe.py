@@ -177,7 +177,7 @@ def test_files_that_are_no_recipes(path: Path) -> None:
     assert "is not valid YAML" in message(write(folder, "broken.yaml", "a: [1\n"))
     assert "is not valid YAML" in message(write(folder, "double.yaml", SMALLEST + "name: again\n"))
     (folder / "latin.yaml").write_bytes(b"name: caf\xe9\n")
-    assert "is not UTF-8 at byte 9" in message(folder / "latin.yaml")
+    assert "latin.yaml:1: not UTF-8 at byte 10 of the line" in message(folder / "latin.yaml")
     write(folder, "one.yaml", "extends: two.yaml\n")
     write(folder, "two.yaml", "extends: one.yaml\n")
     assert "one.yaml extends itself: one.yaml -> two.yaml -> one.yaml" in message(folder / "one.yaml")

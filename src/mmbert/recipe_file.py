@@ -5,7 +5,6 @@ Also the manners that all parts of a recipe share (``Spec``) and how counts of t
 
 from __future__ import annotations
 
-import csv
 import difflib
 import io
 import re
@@ -19,8 +18,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from mmbert.errors import ConfigError
+from mmbert.errors import ConfigError, DataError
 from mmbert.files import write_text
+from mmbert.io.delimited import read_tsv
+from mmbert.io.stream import read_text, text_lines
 
 _SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
 
@@ -108,16 +109,15 @@ def read_languages(folder: Path, reference: str) -> list[str]:
     path = folder / name if (folder / name).is_file() else Path(name)
     if not path.is_file():
         raise ConfigError(f"no such list of languages: {name} (looked in {folder.resolve()} and {Path.cwd()})")
-    text = path.read_text(encoding="utf-8")
     if condition:
         column, _, wanted = condition.partition("=")
-        rows = list(csv.DictReader(io.StringIO(text), delimiter="\t"))
+        rows = [row for _, row in read_tsv(path)]
         if not rows or column not in rows[0] or not wanted:
             columns = ", ".join(rows[0]) if rows else "(none: it is empty)"
             raise ConfigError(f"{reference}: expected table.tsv#column=value with one of the columns {columns}")
         codes = [row.get("code") or row.get("language") or "" for row in rows if row[column] in wanted.split(",")]
     else:
-        codes = [word for line in text.splitlines() for word in line.split("#")[0].split()]
+        codes = [word for line in text_lines(path) for word in line.split("#")[0].split()]
     if not codes or not all(codes):
         raise ConfigError(f"{reference} names no language")
     return codes
@@ -281,10 +281,9 @@ def _read_extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"no such recipe: {path}" + (f" (extended by {seen[-1]})" if seen else ""))
     try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 at byte {error.start}") from error
-    values = _yaml(text, str(path))
+        values = _yaml(read_text(path), str(path))
+    except DataError as error:
+        raise ConfigError(str(error)) from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} is not a map of options")
     _read_lists(values, path.parent)

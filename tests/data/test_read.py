@@ -17,6 +17,7 @@ from mmbert.errors import DataError, MissingExtra
 from mmbert.recipe import Source
 
 FAROESE = "Øll menniskju eru fødd fræls."
+CURE = "set sources.s.text_field, or .skip_bad_rows to pass over such rows"
 FRENCH = "Tous les êtres humains naissent libres."
 
 
@@ -96,8 +97,12 @@ class TestFaults:
         place = -8 if suffix == ".gz" else -2  # in the checksum
         path.write_bytes(bytes([*data[:place], data[place] ^ 1, *data[place + 1 :]]))
         assert fault(tmp_path).startswith(f"{path} is corrupt")
-        path.write_bytes(rows)
-        assert fault(tmp_path).startswith(f"{path} is corrupt")
+        path.write_bytes(data[: 2 - (suffix == ".zst")])
+        assert fault(tmp_path).startswith(f"{path} is cut short")
+        path.write_bytes(b"\xff" + data[1:])
+        assert fault(tmp_path).startswith(f"{path} is corrupt (it begins neither")
+        path.write_bytes(data + b"more")
+        assert fault(tmp_path).startswith(f"{path} is corrupt (something else follows")
 
     def test_invalid_utf8(self, tmp_path: Path) -> None:
         path = tmp_path / "fao_Latn.jsonl"
@@ -109,14 +114,14 @@ class TestFaults:
         path.write_bytes(lines({"text": "a"}) + b'{"text": \n')
         assert fault(tmp_path).startswith(f"{path}:2: not JSON")
         path.write_bytes(b"[1]\n")
-        assert fault(tmp_path).startswith(f"{path}:1: not a JSON object")
+        assert fault(tmp_path).startswith(f"{path}:1: 1 is not a JSON object")
 
     def test_missing_and_wrong_text_field(self, tmp_path: Path) -> None:
         path = tmp_path / "fao_Latn.jsonl"
         path.write_bytes(lines({"text": "a"}, {"content": "b", "url": "c"}))
-        assert fault(tmp_path) == f"{path}:2: no field 'text', there are 'content', 'url': set sources.s.text_field"
+        assert fault(tmp_path) == f"{path}:2: no field 'text', there are 'content', 'url': {CURE}"
         path.write_bytes(lines({"text": None}))
-        assert fault(tmp_path) == f"{path}:1: field 'text' holds null, not text"
+        assert fault(tmp_path) == f"{path}:1: field 'text' holds null, not text: {CURE}"
 
     def test_unknown_languages_name_the_nearest(self, tmp_path: Path) -> None:
         path = tmp_path / "french.jsonl"

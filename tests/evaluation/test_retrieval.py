@@ -92,11 +92,12 @@ def test_the_limit_keeps_the_same_messages_in_every_language(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("fra.jsonl", b'{"text": "a", "english": "b"}\n{"text": "a"}\n', "fra.jsonl:2: expected"),
-        ("fra.jsonl", b"[1]\n", "fra.jsonl:1: expected"),
+        ("fra.jsonl", b'{"text": "a", "english": "b"}\n{"text": "a"}\n', "fra.jsonl:2: no field 'english'"),
+        ("fra.jsonl", b"[1]\n", "fra.jsonl:1: 1 is not a JSON object"),
         ("fra.jsonl", b'{"text": "\xff"}\n', "not UTF-8"),
-        ("fra.jsonl.gz", gzip.compress(b'{"text": "a", "english": "b"}\n' * 2000)[:-20], "damaged"),
-        ("fra.jsonl.gz", b"not gzip", "damaged"),
+        ("fra.jsonl", b'{"text": "a", "english": null}\n', "fra.jsonl:1: field 'english' holds null, not text"),
+        ("fra.jsonl.gz", gzip.compress(b'{"text": "a", "english": "b"}\n' * 2000)[:-20], "cut short"),
+        ("fra.jsonl.gz", b"\x1f\x8c gzip", "corrupt"),
     ],
 )
 def test_bad_files_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:

@@ -21,6 +21,7 @@ from mmbert.cli.lines import Line
 from mmbert.cli.parquet import PARQUET, check_parquet, write_parquet
 from mmbert.errors import ConfigError, MMBertError
 from mmbert.files import PARTIAL, atomic_file, disk_errors, read_json, sync_file, sync_folder, write_json
+from mmbert.io.faults import RowFaults
 
 _NUMBER = re.compile(r"(?:text|question|context|query) (\d+)\b")
 
@@ -42,6 +43,7 @@ def judge_lines(
     judge: Callable[[Iterator[Any]], Iterator[dict[str, Any]]],
     out: Path | None,
     stamp: Callable[[], dict[str, Any]],
+    faults: RowFaults,
 ) -> None:
     """One JSON line out for every line in, in order, with the ``id`` of a line that has one.
 
@@ -50,23 +52,27 @@ def judge_lines(
     out    a file, .parquet or of JSON lines; without one, standard output. Stopped, the same command goes on with the
            line it had reached
     stamp  what makes the answers: a begun file with another one is refused
+    faults what becomes of a line that asks nothing
     """
     with _sink(out, stamp) as (write, done):
-        waiting: deque[Line] = deque()
+        waiting: deque[tuple[Line, Any]] = deque()
         recent: deque[tuple[int, str]] = deque(maxlen=1 << 16)
 
+        def asked(line: Line) -> tuple[Line, Any, Any]:
+            return line, line.key(), item(line)
+
         def items() -> Iterator[Any]:
-            for number, line in enumerate(islice(lines, done, None)):
-                waiting.append(line)
+            for number, (line, key, what) in enumerate(islice(faults.keep(lines, asked), done, None)):
+                waiting.append((line, key))
                 recent.append((number, line.where))
-                line.key()  # raises for one that cannot be written
-                yield item(line)
+                yield what
+            faults.report()
 
         try:
             for answer in judge(items()):
-                line = waiting.popleft()
+                line, key = waiting.popleft()
                 known = isinstance(line.value, dict) and "id" in line.value
-                write({"id": line.value["id"], **answer} if known else answer)  # type: ignore[index]
+                write({"id": key, **answer} if known else answer)
         except MMBertError as error:
             raise _placed(error, dict(recent)) from error
 

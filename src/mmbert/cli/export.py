@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from mmbert.io.stream import text_lines
+
 
 def export(
     model: Annotated[str, typer.Argument(help="A folder of a saved model, or a name of the hub.")],
@@ -47,7 +49,8 @@ def export(
     options: dict[str, Any] = {"format": format, "output": output}  # checked there
     report = export_model(
         model, out, **options, int8=int8, quality=quality, pooling=pooling, normalize=normalize,
-        prompts=_prompts(prompt), similarity=similarity, max_tokens=max_tokens, texts=_lines(text),
+        prompts=_prompts(prompt), similarity=similarity, max_tokens=max_tokens,
+        texts=None if text is None else list(text_lines(text)),
     )  # fmt: skip
     typer.echo(f"{report.out}: {report.format}, {report.output}")
     for name, found in report.checks.items():
@@ -67,15 +70,3 @@ def _prompts(given: list[str] | None) -> dict[str, str] | None:
         if "=" not in one:
             raise ConfigError(f"prompt {one!r} is not NAME=TEXT")
     return dict(one.split("=", 1) for one in given)
-
-
-def _lines(path: Path | None) -> list[str] | None:
-    """Lines of a file, those that are empty too."""
-    from mmbert.errors import DataError
-
-    if path is None:
-        return None
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}: give a file of lines in UTF-8") from error

@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
+from mmbert.cli.lines import SkipBadRows
+
 app = typer.Typer(no_args_is_help=True)
 
 _Index = Annotated[Path, typer.Argument(help="The folder of an index.")]
@@ -55,6 +57,7 @@ def build(
     text_field: _TextField = "text",
     id_field: _IdField = "id",
     piece: _Piece = 1024,
+    skip_bad_rows: SkipBadRows = False,
     device: _Device = "auto",
     precision: _Precision = "auto",
 ) -> None:
@@ -68,7 +71,7 @@ def build(
         "document_prompt": document_prompt, "chunking": chunking, "by": by, "size": size, "overlap": overlap,
     }  # fmt: skip
     with SearchIndex.create(out, model, **options, resume=True, device=device, precision=precision) as index:
-        _say(out, index.add(read_records(files, text_field, id_field), piece=piece), index)
+        _say(out, index.add(read_records(files, text_field, id_field, skip_bad_rows), piece=piece), index)
 
 
 @app.command()
@@ -82,6 +85,7 @@ def add(
     text_field: _TextField = "text",
     id_field: _IdField = "id",
     piece: _Piece = 1024,
+    skip_bad_rows: SkipBadRows = False,
     device: _Device = "auto",
     precision: _Precision = "auto",
 ) -> None:
@@ -92,7 +96,7 @@ def add(
     _check_files(files)
     with SearchIndex.load(index, model=model, device=device, precision=precision) as found:
         write = found.update if update else found.add
-        _say(index, write(read_records(files, text_field, id_field), piece=piece), found)
+        _say(index, write(read_records(files, text_field, id_field, skip_bad_rows), piece=piece), found)
 
 
 @app.command()

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from mmbert.cli.lines import Line, open_lines
+from mmbert.cli.lines import Line, SkipBadRows, open_lines
+from mmbert.io.faults import RowFaults
 
 _Model = Annotated[str, typer.Argument(help="A folder of a saved model, or a name of the hub.")]
 _File = Annotated[str, typer.Argument(help="Lines of text, or JSON lines; .gz and .zst too. -: standard input.")]
@@ -42,6 +43,7 @@ def embed(
     id_field: Annotated[
         str, typer.Option(help="The field of JSON lines that names a text. Default: its number.")
     ] = "id",
+    skip_bad_rows: SkipBadRows = False,
     device: _Device = "auto",
     precision: _Precision = "auto",
     piece: Annotated[int, typer.Option(min=1, help="Texts computed and saved together.")] = 4096,
@@ -57,7 +59,9 @@ def embed(
         check_form(out)
     elif output in ("int8", "uint8") and ranges is None:
         raise ConfigError(f"{output} on stdout needs --ranges; with --out they are measured and saved")
-    records = _records(open_lines(file, objects=text_field is not None), text_field or "text", id_field)
+    faults = RowFaults(file, skip_bad_rows)
+    lines = open_lines(file, objects=text_field is not None, faults=faults)
+    records = _records(lines, text_field or "text", id_field, faults)
     embedder = Embedder.load(model, device=device, precision=precision, pooling=pooling, max_tokens=max_tokens)
     if ranges is not None:
         embedder.ranges = _load_ranges(ranges)
@@ -91,8 +95,12 @@ def _load_ranges(path: Path) -> Any:
         raise ConfigError(f"{path} holds no ranges: give the NAME.ranges.npy of an earlier run") from error
 
 
-def _records(lines: Iterator[Line], text_field: str, id_field: str) -> Iterator[tuple[Any, str]]:
+def _records(lines: Iterator[Line], text_field: str, id_field: str, faults: RowFaults) -> Iterator[tuple[Any, str]]:
     """(key, text) of each line; a line without a key has how many are before it."""
-    for line in lines:
+
+    def record(line: Line) -> tuple[Any, str]:
         named = isinstance(line.value, dict) and id_field in line.value
-        yield line.key(id_field) if named else line.number - 1, line.text(text_field)
+        return line.key(id_field) if named else line.number - 1, line.text(text_field)
+
+    yield from faults.keep(lines, record)
+    faults.report()

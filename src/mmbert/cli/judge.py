@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mmbert.cli.answers import check_out, judge_lines, write_lines
-from mmbert.cli.lines import STDIN, Line, open_lines
+from mmbert.cli.lines import STDIN, Line, SkipBadRows, open_lines
 from mmbert.cli.parquet import PARQUET
+from mmbert.io.faults import RowFaults
+from mmbert.io.stream import read_text
 
 if TYPE_CHECKING:
     from mmbert.inference.facade import Facade
@@ -32,13 +34,15 @@ def classify(
     text_field: Field = "text",
     pair_field: Annotated[str | None, typer.Option(help="The field of the second text, for pairs.")] = None,
     threshold: Annotated[float, typer.Option(help="From which a label holds, where several may.")] = 0.5,
+    skip_bad_rows: SkipBadRows = False,
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:
     """Classes of texts or pairs: {"label", "score", "scores", "labels"}."""
     from mmbert.inference.classifier import Classifier
 
-    lines = _lines(source, text, out)
+    faults = RowFaults(source, skip_bad_rows)
+    lines = _lines(source, text, out, faults)
     facade = Classifier.load(model, device=device, precision=precision)
 
     def item(line: Line) -> Any:
@@ -49,7 +53,7 @@ def classify(
         return (dict(vars(found)) for found in facade(items, threshold=threshold))
 
     fields = {"text_field": text_field, "pair_field": pair_field, "threshold": threshold}
-    _run("classify", facade, source, lines, out, item, judge, fields)
+    _run("classify", facade, source, lines, out, item, judge, faults, fields)
 
 
 def tag(
@@ -61,20 +65,22 @@ def tag(
     strategy: Annotated[
         Literal["first", "average", "max", "simple"], typer.Option(help="What a word of several tokens is.")
     ] = "first",
+    skip_bad_rows: SkipBadRows = False,
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:
     """Entities in texts: {"entities": [{"label", "start", "end", "text", "score"}]}, in characters."""
     from mmbert.inference.tagger import Tagger
 
-    lines = _lines(source, text, out)
+    faults = RowFaults(source, skip_bad_rows)
+    lines = _lines(source, text, out, faults)
     facade = Tagger.load(model, device=device, precision=precision)
 
     def judge(items: Iterator[Any]) -> Iterator[dict[str, Any]]:
         return ({"entities": found} for found in facade(items, strategy=strategy))
 
     fields = {"text_field": text_field, "strategy": strategy}
-    _run("tag", facade, source, lines, out, lambda line: line.text(text_field), judge, fields)
+    _run("tag", facade, source, lines, out, lambda line: line.text(text_field), judge, faults, fields)
 
 
 def fill_mask(
@@ -84,6 +90,7 @@ def fill_mask(
     out: Out = None,
     text_field: Field = "text",
     top_k: Annotated[int, typer.Option("--top-k", "-k", help="How many fills.")] = 5,
+    skip_bad_rows: SkipBadRows = False,
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:
@@ -94,7 +101,8 @@ def fill_mask(
     from mmbert.inference.fill_mask import FillMask
 
     nested = out is not None and out.suffix == PARQUET
-    lines = _lines(source, text, out)
+    faults = RowFaults(source, skip_bad_rows)
+    lines = _lines(source, text, out, faults)
     facade = FillMask.load(model, device=device, precision=precision)
 
     def judge(items: Iterator[Any]) -> Iterator[dict[str, Any]]:
@@ -103,7 +111,7 @@ def fill_mask(
             yield {"fills": [found] if nested and not several else found}
 
     fields = {"text_field": text_field, "top_k": top_k}
-    _run("fill-mask", facade, source, lines, out, lambda line: line.text(text_field), judge, fields)
+    _run("fill-mask", facade, source, lines, out, lambda line: line.text(text_field), judge, faults, fields)
 
 
 def answer(
@@ -116,14 +124,16 @@ def answer(
     context_field: Annotated[str, typer.Option(help="The field of a JSON line with the text.")] = "context",
     top_k: Annotated[int, typer.Option("--top-k", "-k", help="How many answers.")] = 1,
     no_answer: Annotated[bool, typer.Option("--no-answer", help="The text may not hold the answer.")] = False,
+    skip_bad_rows: SkipBadRows = False,
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:
     """Answers as pieces of a text: {"answers": [{"text", "start", "end", "score"}]}."""
     from mmbert.inference.answerer import Answerer
 
-    read = None if context is None else _read(context)
-    lines = _lines(source, None, out)
+    read = None if context is None else read_text(context)
+    faults = RowFaults(source, skip_bad_rows)
+    lines = _lines(source, None, out, faults)
     facade = Answerer.load(model, device=device, precision=precision)
 
     def item(line: Line) -> Any:
@@ -139,7 +149,7 @@ def answer(
         "question": question, "context": read, "question_field": question_field, "context_field": context_field,
         "top_k": top_k, "no_answer": no_answer,
     }  # fmt: skip
-    _run("answer", facade, source, lines, out, item, judge, fields)
+    _run("answer", facade, source, lines, out, item, judge, faults, fields)
 
 
 def rerank(
@@ -151,6 +161,7 @@ def rerank(
     query_field: Annotated[str, typer.Option(help="The field of a JSON line with the query.")] = "query",
     documents_field: Annotated[str, typer.Option(help="The field with the list of documents.")] = "documents",
     top_k: Annotated[int | None, typer.Option("--top-k", "-k", help="How many documents. Default: all.")] = None,
+    skip_bad_rows: SkipBadRows = False,
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:
@@ -161,11 +172,14 @@ def rerank(
     from mmbert.errors import ConfigError, DataError, TokenizerError
     from mmbert.inference.reranker import Reranker
 
-    lines = _lines(source, None, out)
+    faults = RowFaults(source, skip_bad_rows)
+    lines = _lines(source, None, out, faults)
     facade = Reranker.load(model, device=device, precision=precision)
     fields: dict[str, Any] = {"query": query, "top_k": top_k, "query_field": query_field, "text_field": text_field}
     if query is not None:
-        ranked = facade(query, [line.text(text_field) for line in lines], top_k=top_k)
+        documents = list(faults.keep(lines, lambda line: line.text(text_field)))
+        faults.report()
+        ranked = facade(query, documents, top_k=top_k)
         write_lines((dict(vars(found)) for found in ranked), out)
         return
 
@@ -179,7 +193,7 @@ def rerank(
             except (DataError, TokenizerError, ConfigError) as error:
                 raise type(error)(f"{line.where}: {error}") from error
 
-    _run("rerank", facade, source, lines, out, item, judge, {**fields, "documents_field": documents_field})
+    _run("rerank", facade, source, lines, out, item, judge, faults, {**fields, "documents_field": documents_field})
 
 
 def _run(
@@ -190,6 +204,7 @@ def _run(
     out: Path | None,
     item: Callable[[Line], Any],
     judge: Callable[[Iterator[Any]], Iterator[dict[str, Any]]],
+    faults: RowFaults,
     options: dict[str, Any],
 ) -> None:
     def stamp() -> dict[str, Any]:
@@ -197,21 +212,12 @@ def _run(
         what = {"command": command, "model": loaded.model_hash, "precision": loaded.precision, "input": source}
         return {**what, **options}
 
-    judge_lines(lines, item, judge, out, stamp)
+    judge_lines(lines, item, judge, out, stamp, faults)
 
 
-def _lines(source: str, texts: list[str] | None, out: Path | None) -> Iterator[Line]:
+def _lines(source: str, texts: list[str] | None, out: Path | None, faults: RowFaults) -> Iterator[Line]:
     """Of the texts on the command line, if there are any, else of the source."""
     check_out(out)
     if texts:
         return (Line(f"--text {number}", text, number) for number, text in enumerate(texts, 1))
-    return open_lines(source)
-
-
-def _read(path: Path) -> str:
-    from mmbert.errors import DataError
-
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not UTF-8'}") from error
+    return open_lines(source, faults=faults)

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, BinaryIO
 
 import orjson
+import typer
 
 from mmbert.errors import DataError
+from mmbert.io.faults import RowFaults
+from mmbert.io.find import bare_name
+from mmbert.io.rows import json_rows, read_rows
+from mmbert.io.stream import BOM, decode, open_file, split_lines, utf8_chunks
 
 STDIN = "-"
 
-_CHUNK = 2**20
+SkipBadRows = Annotated[
+    bool, typer.Option("--skip-bad-rows", help="Pass over rows that cannot be read, and count them. Default: stop.")
+]
 
 
 @dataclass(frozen=True)
@@ -50,8 +59,10 @@ class Line:
         return found
 
     def key(self, name: str = "id") -> Any:
-        """The field that names the line; None without one. Raises DataError for what JSON cannot write."""
+        """The field that names the line, 1 for 1.0; None without one. Raises DataError for what JSON cannot write."""
         found = self.value.get(name) if isinstance(self.value, dict) else None
+        if isinstance(found, float) and found.is_integer():
+            found = int(found)
         try:
             orjson.dumps(found)
         except TypeError as error:
@@ -59,83 +70,59 @@ class Line:
         return found
 
 
-def open_lines(path: str, *, objects: bool = False) -> Iterator[Line]:
-    """Lines of a file (``.gz`` and ``.zst`` too) or of standard input, ``-``; only ``\\n`` divides them.
+def open_lines(path: str, *, objects: bool = False, faults: RowFaults | None = None) -> Iterator[Line]:
+    """Lines of a file, also a compressed one, or of standard input, ``-``; only ``\\n`` divides them.
 
     They are JSON objects if ``objects`` says so, if the name is ``.jsonl`` or ``.ndjson``, or if the first line that is
-    not blank is one; blank lines between objects are passed over.
-    Raises DataError, at once if there is no such file, later naming file and line.
+    not blank is one; blank lines between objects are passed over. The rows of a file in .csv, .tsv, .json or .parquet
+    are objects too.
+    Raises DataError, at once if there is no such file, later naming file and line, unless ``faults`` passes over it.
     """
     if path != STDIN and not Path(path).is_file():
         raise DataError(f"{path} is a folder, not a file" if Path(path).is_dir() else f"no such file: {path}")
-    name = path.removesuffix(".gz").removesuffix(".zst")
-    return _lines(path, objects or Path(name).suffix in (".jsonl", ".ndjson"))
+    return _lines(path, objects, faults or RowFaults(path))
 
 
-def _lines(path: str, stated: bool) -> Iterator[Line]:
-    name = "stdin" if path == STDIN else path
-    objects = True if stated else None
-    blank: list[Line] = []  # before it is known what the lines are
-    for number, raw in enumerate(_raw_lines(path, name), 1):
-        where = f"{name}:{number}"
+def _lines(path: str, objects: bool, faults: RowFaults) -> Iterator[Line]:
+    name, suffix = "stdin" if path == STDIN else path, Path(bare_name(path)).suffix
+    if suffix in (".csv", ".tsv", ".json", ".parquet"):
+        rows = read_rows(path, faults)
+    else:
+        lines = split_lines(utf8_chunks(partial(_open, path), name))
+        begin: list[bytes] = []  # up to the first line that is not blank, which tells what the lines are
+        if not objects and suffix not in (".jsonl", ".ndjson"):
+            begin = list(_until_text(lines))
+            if not begin or not _is_object(begin[-1]):
+                yield from _texts(chain(begin, lines), name, faults)
+                return
+        rows = json_rows(chain(begin, lines), name, faults)
+    for number, row in rows:
+        yield Line(f"{name}:{number}", row, number)
+
+
+def _texts(lines: Iterable[bytes], name: str, faults: RowFaults) -> Iterator[Line]:
+    for number, line in enumerate(lines, 1):
         try:
-            text = raw.decode().removesuffix("\r")
-        except UnicodeDecodeError as error:
-            raise DataError(f"{where}: not UTF-8 at byte {error.start + 1}: convert it first") from error
-        text = text.removeprefix("\ufeff") if number == 1 else text
-        if objects is None and not text.strip():
-            blank.append(Line(where, text, number))
+            text = decode(line, name, number).removesuffix("\r")
+        except DataError as error:
+            faults.add(error)
             continue
-        if objects is None:
-            objects = text.lstrip().startswith("{") and _parses(text)
-            if not objects:
-                yield from blank
-        if not objects:
-            yield Line(where, text, number)
-        elif text.strip():
-            yield Line(where, _object(text, where), number)
-    if objects is None:
-        yield from blank
+        yield Line(f"{name}:{number}", text, number)
 
 
-def _raw_lines(path: str, name: str) -> Iterator[bytes]:
-    from mmbert.data.read import decompress, split_lines
+def _until_text(lines: Iterator[bytes]) -> Iterator[bytes]:
+    for line in lines:
+        yield line
+        if line.strip():
+            return
 
-    return split_lines(decompress(_chunks(path, name), path, name))
 
-
-def _chunks(path: str, name: str) -> Iterator[bytes]:
-    """As they come: a line that is typed is not waited with."""
+def _is_object(line: bytes) -> bool:
     try:
-        with _open(path) as file:
-            while chunk := file.read1(_CHUNK):
-                yield chunk
-    except OSError as error:
-        raise DataError(f"cannot read {name}: {error.strerror or error}") from error
-
-
-@contextmanager
-def _open(path: str) -> Iterator[Any]:
-    if path == STDIN:
-        yield sys.stdin.buffer
-        return
-    with Path(path).open("rb") as file:
-        yield file
-
-
-def _parses(text: str) -> bool:
-    try:
-        json.loads(text)
+        return isinstance(json.loads(line.removeprefix(BOM.encode())), dict)
     except (ValueError, RecursionError):
         return False
-    return True
 
 
-def _object(text: str, where: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where} is not JSON ({error}): every line must be an object") from error
-    if not isinstance(found, dict):
-        raise DataError(f"{where} is not a JSON object: every line must be one")
-    return found
+def _open(path: str) -> AbstractContextManager[BinaryIO]:
+    return nullcontext(sys.stdin.buffer) if path == STDIN else open_file(path)

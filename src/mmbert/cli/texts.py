@@ -66,11 +66,11 @@ def _read(
     from mmbert.data.inputs import input_language
     from mmbert.data.read import read_input, source_inputs
     from mmbert.errors import DataError
+    from mmbert.io.find import bare_name
     from mmbert.languages import matches
     from mmbert.recipe import Source
 
-    name = path.lower().removesuffix(".gz").removesuffix(".zst")
-    form = {".txt": "text", ".parquet": "parquet"}.get(Path(name).suffix, "jsonl")
+    form = {".txt": "text", ".parquet": "parquet"}.get(Path(bare_name(path)).suffix, "jsonl")
     options = {"kind": form, "path": path, "language": language, "language_field": language_field}
     source = Source.model_validate({**options, "text_field": text_field, "id_field": None})
     if languages is not None and language_field is None and Path(path).is_file():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import NamedTuple
 
 from mmbert import languages
 from mmbert.errors import ConfigError
+from mmbert.io.delimited import read_tsv
 from mmbert.recipe import Counts, Phase, Source
 
 
@@ -56,18 +56,15 @@ def read_counts(folder: Path, counts: Counts) -> dict[str, float]:
     if not path.is_file():
         raise ConfigError(f"no such table of counts: {path}")
     sizes: dict[str, float] = {}
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = csv.DictReader((line for line in file if not line.startswith("#")), delimiter="\t")
-        columns = rows.fieldnames or []
-        if "language" not in columns or counts.column not in columns:
-            raise ConfigError(f"{path} has no columns language and {counts.column}; it has {', '.join(columns)}")
-        for number, row in enumerate(rows, start=2):
-            try:
-                count = float(row[counts.column] or 0)
-            except (TypeError, ValueError) as error:
-                raise ConfigError(f"{path}, row {number}: {row[counts.column]!r} is not a count") from error
-            if not math.isfinite(count) or count < 0:
-                raise ConfigError(f"{path}, row {number}: {row[counts.column]!r} is not a count")
-            if count:
-                sizes[row["language"]] = count ** (1 / counts.drawn_at)
+    for number, row in read_tsv(path, comment="#"):
+        if "language" not in row or counts.column not in row:
+            raise ConfigError(f"{path} has no columns language and {counts.column}; it has {', '.join(row)}")
+        try:
+            count = float(row[counts.column] or 0)
+        except ValueError:
+            count = math.nan
+        if not math.isfinite(count) or count < 0:
+            raise ConfigError(f"{path}:{number}: {row[counts.column]!r} is not a count")
+        if count:
+            sizes[row["language"]] = count ** (1 / counts.drawn_at)
     return sizes

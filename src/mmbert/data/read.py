@@ -77,7 +77,7 @@ def _rows(source: Source, input: Input, advance: Advance, faults: RowFaults) -> 
         return [name for name in names if name in wanted] if source.text_field in names else names
 
     if input.form == "jsonl":
-        return json_rows(utf8_chunks(input.open, input.path, advance), input.path, faults)
+        return json_rows(split_lines(utf8_chunks(input.open, input.path, advance)), input.path, faults)
     if input.form == "parquet":
         return parquet_rows(input.open, input.path, faults, choose, advance)
     shard = open_mds(input)
@@ -87,7 +87,9 @@ def _rows(source: Source, input: Input, advance: Advance, faults: RowFaults) -> 
 
 def _document(source_name: str, source: Source, input: Input, number: int, row: dict[str, Any]) -> Document:
     where = f"{input.path}:{number}"
-    text = text_of(row, source.text_field, where, f"set sources.{source_name}.text_field or .skip_bad_rows")
+    text = text_of(
+        row, source.text_field, where, f"set sources.{source_name}.text_field, or .skip_bad_rows to pass over such rows"
+    )
     language = input.language
     if language is None:
         assert source.language_field is not None, "files without a language need the field"

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mmbert.diagnosis.tensors import Tensors, read_tensors
+from mmbert.errors import DataError
+from mmbert.io.stream import read_text
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,8 @@ def _object(path: Path, problems: list[Problem]) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        values = json.loads(read_text(path))
+    except (DataError, ValueError, RecursionError) as error:
         problems.append(Problem(f"{path} is not JSON ({error})", "restore it"))
         return None
     if not isinstance(values, dict):
@@ -100,8 +102,8 @@ def _modules(folder: Path, problems: list[Problem]) -> list[tuple[str, str]]:
     if not path.is_file():
         return []
     try:
-        listed = json.loads(path.read_text(encoding="utf-8"))
+        listed = json.loads(read_text(path))
         return [(str(module["type"]), str(module["path"])) for module in listed]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (DataError, ValueError, KeyError, TypeError, RecursionError):
         problems.append(Problem(f"{path} is not a list of modules with type and path", "restore it"))
         return []

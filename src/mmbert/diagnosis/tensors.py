@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from mmbert.errors import DataError
+from mmbert.io.stream import read_text
 from mmbert.model.config import ModelConfig
 from mmbert.model.encoder import Encoder
 from mmbert.model.layers import PredictionHead
@@ -52,8 +54,8 @@ def read_tensors(folder: Path) -> Tensors:
         found.files = [folder / WEIGHTS]
     elif index.is_file():
         try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            names = sorted(set(json.loads(read_text(index))["weight_map"].values()))
+        except (DataError, ValueError, KeyError, TypeError, AttributeError):
             names = []
             found.faults.append((f"{index} has no weight_map", "download the model again"))
         found.files = [folder / name for name in names if (folder / name).is_file()]

@@ -11,6 +11,7 @@ from mmbert.evaluation.contestant import Model
 from mmbert.evaluation.sources import FIELDS, TaskSource
 from mmbert.evaluation.task import Task
 from mmbert.evaluation.task_results import TaskScore
+from mmbert.io.find import packed, walk
 
 KINDS = ("mteb", "loss", "efficiency")
 
@@ -113,9 +114,10 @@ def _loss(task: Task, source: TaskSource, model: Model, known: dict[str, TaskSco
 
 def _all_languages(source: TaskSource) -> list[str]:
     assert source.folder is not None, "a task without languages is local"
-    return sorted({path.name.partition(".")[0] for path in source.folder.glob("*.jsonl*")})
+    return sorted({path.name.partition(".")[0] for path in walk(source.folder, packed(".jsonl"), deep=False)})
 
 
 def _file(source: TaskSource, language: str) -> str:
     assert source.folder is not None, "a task without languages is local"
-    return str(next(source.folder.glob(f"{language}.jsonl*")))
+    files = walk(source.folder, packed(".jsonl"), deep=False)
+    return str(next(path for path in files if path.name.partition(".")[0] == language))

@@ -9,10 +9,7 @@ the same but for case, space and punctuation are not asked at all: names and num
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +20,9 @@ import torch
 from mmbert.errors import DataError
 from mmbert.evaluation.mlm import autocast
 from mmbert.evaluation.results import LanguageRetrieval
+from mmbert.io.faults import MEND, text_of
+from mmbert.io.find import bare_name, packed, walk
+from mmbert.io.rows import read_rows
 from mmbert.log import progress
 from mmbert.model.heads import MaskedLM
 from mmbert.packed import Packed
@@ -44,7 +44,7 @@ class Pair:
 
 
 def read_pairs(folder: Path, limit: int, *, exclude: str = "eng_Latn") -> dict[str, list[Pair]]:
-    """Pairs per language from ``<language>.jsonl`` or ``<language>/test.jsonl``, plain or ``.gz``.
+    """Pairs per language from ``<language>.jsonl`` or ``<language>/test.jsonl``, also compressed.
 
     Each line holds ``text`` and ``english``. Dropped: pairs whose sides are the same but for case, space and
     punctuation, and further pairs with a text or an English that was there before (either would be right).
@@ -198,28 +198,18 @@ def _by_length(lengths: Sequence[int], batch: int) -> Iterator[list[int]]:
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
     if not folder.is_dir():
         raise DataError(f"no such folder of parallel text: {folder}")
-    for path in folder.iterdir():
-        if path.is_dir():
-            tests = [path / name for name in ("test.jsonl", "test.jsonl.gz") if (path / name).is_file()]
-            yield from ((path.name, test) for test in tests[:1])
-        elif path.name.endswith((".jsonl", ".jsonl.gz")):
+    for path in walk(folder, packed(".jsonl")):
+        parts = path.relative_to(folder).parts
+        if len(parts) == 1:
             yield path.name.split(".")[0], path
+        elif len(parts) == 2 and bare_name(path.name) == "test.jsonl":
+            yield parts[0], path
 
 
 def _read(path: Path) -> Iterator[Pair]:
-    number = 0
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
-            for line in lines:
-                number += 1
-                values = json.loads(line)
-                yield Pair(text=str(values["text"]), english=str(values["english"]))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 after line {number}: convert it") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}:{number}: expected a JSON object with text and english ({error!r})") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} is damaged after line {number} ({error}): fetch or write it again") from error
+    for number, row in read_rows(path):
+        text, english = (text_of(row, name, f"{path}:{number}", MEND) for name in ("text", "english"))
+        yield Pair(text, english)
 
 
 def _distinct(pairs: Iterator[Pair]) -> Iterator[Pair]:

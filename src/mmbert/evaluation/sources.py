@@ -19,6 +19,7 @@ from mmbert.evaluation.task import Task
 from mmbert.files import read_json, sha256, write_json
 from mmbert.finetuning.examples import Examples, Fields, read_examples
 from mmbert.finetuning.recipe_data import DataSpec
+from mmbert.io.find import packed, walk
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ FIELDS: dict[str, Fields] = {
 }
 """What each kind reads of a row; the first five are those of fine-tuning."""
 
-_ENDINGS = (".jsonl.gz", ".jsonl", ".jsonl.zst")
+_ENDINGS = (".jsonl.gz", *packed(".jsonl"))
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def open_source(task: Task, *, data: str | Path | None, pins: Path) -> TaskSourc
 def fingerprint(folder: Path) -> str:
     """12 hexadecimal digits over names and contents of all files of a task's folder."""
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for path in walk(folder):
         digest.update(f"{path.relative_to(folder).as_posix()} {sha256(path)}\n".encode())
     return digest.hexdigest()[:12]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from mmbert.errors import ConfigError
 from mmbert.evaluation.suite import Suite
 from mmbert.evaluation.task import LOWER_IS_BETTER, Task
 from mmbert.evaluation.task_results import TaskRun
+from mmbert.io.delimited import read_tsv
 
 UNKNOWN_TIER = "unseen"
 """Tier of languages that the table of tiers does not name."""
@@ -151,12 +151,11 @@ def read_tiers(path: str | Path) -> dict[str, str]:
     place = Path(path)
     if not place.is_file():
         raise ConfigError(f"no table of tiers {place.absolute()}: set tiers=FILE.tsv with the columns code and tier")
-    with place.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
+    rows = [row for _, row in read_tsv(place)]
     if not rows or not {"code", "tier"} <= set(rows[0]):
         there = ", ".join(rows[0]) if rows else "none: it is empty"
         raise ConfigError(f"{place}: expected the columns code and tier (there are: {there})")
-    return {row["code"]: row["tier"] for row in rows}
+    return {row["code"]: row["tier"] or "" for row in rows}
 
 
 def mean_of_tasks(column: Column, names: Sequence[str]) -> float | None:

@@ -15,6 +15,8 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -23,11 +25,15 @@ from mmbert.errors import ConfigError, DataError
 from mmbert.finetuning.hub import load_tables
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.finetuning.recipe_data import DataSpec
-from mmbert.finetuning.tables import find_tables, house, read_table
+from mmbert.finetuning.tables import find_tables, house
+from mmbert.io.faults import Numbered, RowFaults, as_name
+from mmbert.io.rows import read_rows
 
 Row = dict[str, Any]
 
 _COLUMN = re.compile(r"\{([^{}]+)\}")
+_FLOAT = re.compile(r"\A(-?\d+)\.0+\Z")
+"""A whole number as pandas writes it in a column where one is missing."""
 
 
 @dataclass(frozen=True)
@@ -73,32 +79,50 @@ def read_examples(spec: DataSpec, role: str, fields: Fields) -> Examples:
     """The rows of ``data.<role>``. Raises DataError for what is missing, malformed or empty, with its place."""
     rows: list[Row] = []
     names: dict[str, tuple[str, ...]] = {}
-    for place, language, known, numbered in _tables(spec, role):
-        count = 0
-        for number, raw in numbered:
-            if spec.limit is not None and count == spec.limit:
-                break
-            rows.append(_row(raw, f"{place}:{number}", language, spec, role, fields))
-            count += 1
-        if not count:
+    faults = RowFaults(f"data.{role}", spec.skip_bad_rows)
+    for place, language, known, numbered in _tables(spec, role, fields, faults):
+
+        def make(row: Numbered, place: str = place, language: str | None = language) -> Row:
+            return _row(row[1], f"{place}:{row[0]}", language, spec, role, fields)
+
+        before = len(rows)
+        rows += islice(faults.keep(numbered, make), spec.limit)
+        if len(rows) == before:
+            faults.report()
             raise DataError(f"{place} holds no example: check data.{role}")
         for name in (*fields.required, *fields.optional):
             column = spec.columns.get(name, name)
             if isinstance(column, str) and (classes := known.get(column, known.get(name))):
                 names[name] = classes
+    faults.report()
     return Examples(rows, names)
 
 
 def _tables(
-    spec: DataSpec, role: str
-) -> Iterator[tuple[str, str | None, dict[str, tuple[str, ...]], Iterator[tuple[int, dict[str, Any]]]]]:
+    spec: DataSpec, role: str, fields: Fields, faults: RowFaults
+) -> Iterator[tuple[str, str | None, dict[str, tuple[str, ...]], Iterator[Numbered]]]:
     """(place, language, names of classes, numbered rows) of each file or configuration."""
     if spec.path is not None:
         for table in find_tables(spec, role):
-            yield str(table.path), table.language, {}, read_table(table.path)
+            yield str(table.path), table.language, {}, read_rows(table.path, faults, partial(_choose, spec, fields))
     else:
         for loaded in load_tables(spec, role):
             yield loaded.place, loaded.language, loaded.names, loaded.read()
+
+
+def _choose(spec: DataSpec, fields: Fields, names: list[str]) -> list[str]:
+    """Return the columns that are looked at; all where a required one is not there, since the message names them."""
+    places = {name: {name, *_stated(spec.columns.get(name))} for name in (*fields.required, *fields.optional)}
+    if any(places[name].isdisjoint(names) for name in fields.required):
+        return names
+    return [name for name in names if name == spec.language_column or any(name in each for each in places.values())]
+
+
+def _stated(column: str | tuple[str, ...] | None) -> Iterator[str]:
+    """Yield the columns of the data that a field is made of, with the maps that they may stand in."""
+    for each in () if column is None else (column,) if isinstance(column, str) else column:
+        for name in _COLUMN.findall(each) or [each]:
+            yield from (name, name.split(".")[0])
 
 
 def _row(raw: dict[str, Any], place: str, language: str | None, spec: DataSpec, role: str, fields: Fields) -> Row:
@@ -114,13 +138,19 @@ def _row(raw: dict[str, Any], place: str, language: str | None, spec: DataSpec, 
         row["language"] = house(code, f"{place}, column {spec.language_column!r}")
     for name in (*fields.required, *fields.optional):
         found, value = _pick(raw, spec.columns.get(name), name, place, role)
+        if isinstance(value, str) and not value.strip():
+            value = None
         if found and value is not None:
             row[name] = _as_list(value) if name in fields.lists else value
         elif name in fields.required:
             what = f"column {name!r} is empty" if found else f"no column for {name!r}"
             raise DataError(
                 f"{place}: {what} (there are: {', '.join(map(str, raw))}): "
-                + ("mend or remove the row" if found else f"say which it is: data.{role}.columns.{name}=COLUMN")
+                + (
+                    f"mend or remove the row, or set data.{role}.skip_bad_rows"
+                    if found
+                    else f"say which it is: data.{role}.columns.{name}=COLUMN"
+                )
             )
     return row
 
@@ -172,8 +202,8 @@ def _as_list(value: Any) -> Any:
         try:
             return json.loads(value)
         except ValueError:
-            return value.split()
-    return value.split()
+            pass
+    return [word for word in value.split(" ") if word]
 
 
 def want_text(row: Row, name: str) -> str:
@@ -186,12 +216,8 @@ def want_text(row: Row, name: str) -> str:
 
 
 def as_label(value: Any) -> str:
-    """The name of a class, however it is written: 1, 1.0, True, "yes"."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value)
+    """The name of a class, however it is written: 1, 1.0, "1.0", True, "yes"."""
+    return _FLOAT.sub(r"\1", value) if isinstance(value, str) else as_name(value)
 
 
 def label_names(found: Sequence[str], declared: Sequence[str] = (), stated: Sequence[str] = ()) -> tuple[str, ...]:
@@ -200,7 +226,7 @@ def label_names(found: Sequence[str], declared: Sequence[str] = (), stated: Sequ
     Numbers are sorted as numbers.
     """
     if stated or declared:
-        return tuple(stated or declared)
+        return tuple(map(as_label, stated or declared))
     distinct = set(found)
     if all(re.fullmatch(r"-?\d+", name) for name in distinct):
         return tuple(sorted(distinct, key=int))

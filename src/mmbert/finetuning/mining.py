@@ -25,6 +25,7 @@ from mmbert.finetuning.groups import Group
 from mmbert.finetuning.recipe_sentence import Mine
 from mmbert.inference.embedder import Embedder
 from mmbert.inference.reranker import Reranker
+from mmbert.io.rows import read_rows
 
 log = logging.getLogger(__name__)
 
@@ -119,10 +120,7 @@ def _load_reranker(name: str, device: str) -> Any:
 
 
 def _read(path: Path) -> list[Group]:
-    groups = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            row = json.loads(line)
-            documents = (row["positive"], *row["negative"])
-            groups.append(Group(row["query"], documents, None, row["language"], f"{path}:{number}"))
-    return groups
+    return [
+        Group(row["query"], (row["positive"], *row["negative"]), None, row["language"], f"{path}:{number}")
+        for number, row in read_rows(path)
+    ]

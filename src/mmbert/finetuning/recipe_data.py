@@ -16,7 +16,7 @@ class DataSpec(Spec):
 
     path: str | None = None
     """A file, a glob, or a folder: ``<language>/<split>.jsonl.gz`` or ``<split>.jsonl``. JSON lines, a JSON list, CSV,
-    TSV or Parquet, the first four also as .gz or .zst. Relative to the working directory."""
+    TSV or Parquet, the first four also as .gz, .zst, .xz or .bz2. Relative to the working directory."""
     hub: str | None = None
     """A data set on the Hugging Face hub: ``unimelb-nlp/wikiann``. Its code is never run."""
     config: str | None = None
@@ -40,6 +40,9 @@ class DataSpec(Spec):
     under its own name."""
     limit: int | None = Field(None, ge=1)
     """At most so many rows a language, the first ones."""
+    skip_bad_rows: bool = False
+    """Pass over rows that cannot be read or lack a required field, instead of stopping at the first: they are counted,
+    and the log says where the first is. Files that are cut short or corrupt are never passed over."""
 
     @property
     def named(self) -> bool:

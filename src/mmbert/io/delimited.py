@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
 
 from mmbert.errors import DataError
 from mmbert.io.faults import MEND, LastLine, Numbered, RowFaults, shown
-from mmbert.io.stream import AGAIN, decode
+from mmbert.io.stream import AGAIN, decode, open_file, split_lines, utf8_chunks
 
 
 def table_rows(lines: Iterable[bytes], path: str, faults: RowFaults, separator: str) -> Iterator[Numbered]:
@@ -45,6 +47,14 @@ def table_rows(lines: Iterable[bytes], path: str, faults: RowFaults, separator: 
         else:
             yield number, {name: cell or None for name, cell in zip(names, cells, strict=False) if name}
     last.end()
+
+
+def read_tsv(path: Path, comment: str | None = None) -> list[Numbered]:
+    """Return the rows of a small table, whatever its name; lines that begin with ``comment`` are passed over."""
+    lines = split_lines(utf8_chunks(partial(open_file, path), str(path)))
+    if comment is not None:
+        lines = (b"" if line.startswith(comment.encode()) else line for line in lines)
+    return list(table_rows(lines, str(path), RowFaults(str(path)), "\t"))
 
 
 def _decoded(lines: Iterable[bytes], path: str, faults: list[DataError]) -> Iterator[tuple[int, str]]:

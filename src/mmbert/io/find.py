@@ -33,19 +33,19 @@ def is_hidden(name: str) -> bool:
     return any(part.startswith(_HIDDEN) for part in name.split("/"))
 
 
-def walk(folder: Path, suffixes: tuple[str, ...] = ("",)) -> list[Path]:
-    """Return the files below a folder with one of the suffixes in any case, hidden ones left out, sorted by name.
+def walk(folder: Path, suffixes: tuple[str, ...] = ("",), *, deep: bool = True) -> list[Path]:
+    """Return the files below a folder (not ``deep``: in it) with one of the suffixes in any case, sorted by name.
 
-    Links are followed. Raises DataError for a link to nothing.
+    Hidden ones are left out, links are followed. Raises DataError for a link to nothing.
     """
-    found = [path for path in _walk(folder, ()) if path.name.lower().endswith(suffixes)]
+    found = [path for path in _walk(folder, (), deep) if path.name.lower().endswith(suffixes)]
     for path in found:
         if not path.exists():
             raise DataError(f"{path} is a link to {os.readlink(path)}, which is not there: mend or remove the link")
     return sorted((path for path in found if path.is_file()), key=lambda path: path.relative_to(folder).as_posix())
 
 
-def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
+def _walk(folder: Path, above: tuple[str, ...], deep: bool) -> Iterator[Path]:
     real = os.path.realpath(folder)
     if real in above:  # a link to a folder that it lies in
         return
@@ -56,10 +56,10 @@ def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
     for path in entries:
         if path.name.startswith(_HIDDEN):
             continue
-        if path.is_dir():
-            yield from _walk(path, (*above, real))
-        else:
+        if not path.is_dir():
             yield path
+        elif deep:
+            yield from _walk(path, (*above, real), deep)
 
 
 def find_files(place: str, suffixes: tuple[str, ...], option: str) -> tuple[Path, list[Path]]:

@@ -11,7 +11,7 @@ are passed over.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,6 +27,9 @@ from mmbert.io.stream import AGAIN, BOM, Advance, decode, open_file, split_lines
 TABLES = (*packed(".jsonl", ".ndjson", ".json", ".csv", ".tsv"), ".parquet")
 """Endings of what ``read_rows`` reads."""
 
+Choose = Callable[[list[str]], list[str]]
+"""Names of columns -> those to read."""
+
 _ROWS = 1024
 """Rows of Parquet held at a time."""
 _EXACT = 2.0**53
@@ -35,22 +38,26 @@ _BLANK = object()
 _FLOATS = ("double", "float", "halffloat")
 
 
-def read_rows(path: str | Path, faults: RowFaults | None = None) -> Iterator[Numbered]:
-    """Yield the rows of a file on this machine, by the ending of its name. Raises DataError with file and line."""
+def read_rows(
+    path: str | Path, faults: RowFaults | None = None, choose: Choose = lambda names: names
+) -> Iterator[Numbered]:
+    """Yield the rows of a file on this machine, by the ending of its name. Raises DataError with file and line.
+
+    Of Parquet, the columns that ``choose`` takes are read.
+    """
     name, faults = bare_name(Path(path).name), faults or RowFaults(str(path))
     opened = partial(open_file, path)
     if name.endswith(".parquet"):
-        return parquet_rows(opened, str(path), faults)
+        return parquet_rows(opened, str(path), faults, choose)
     chunks = utf8_chunks(opened, str(path))
     if name.endswith((".csv", ".tsv")):
         return table_rows(split_lines(chunks), str(path), faults, "\t" if name.endswith(".tsv") else ",")
-    return json_rows(chunks, str(path), faults)
+    return json_rows(split_lines(chunks), str(path), faults)
 
 
-def json_rows(chunks: Iterable[bytes], path: str, faults: RowFaults) -> Iterator[Numbered]:
-    """Yield objects: one a line, blank lines passed over, or those of one list, by how the text begins."""
+def json_rows(lines: Iterator[bytes], path: str, faults: RowFaults) -> Iterator[Numbered]:
+    """Yield the objects in lines: one a line, blank lines passed over, or those of one list, by how the text begins."""
     begun, last = False, LastLine(faults)
-    lines = split_lines(chunks)
     for number, line in enumerate(lines, 1):
         last.go_on()
         try:
@@ -114,7 +121,7 @@ def parquet_rows(
     open: Callable[[], BinaryIO],
     path: str,
     faults: RowFaults,
-    choose: Callable[[list[str]], list[str]] = lambda names: names,
+    choose: Choose = lambda names: names,
     advance: Advance = lambda size: None,
 ) -> Iterator[Numbered]:
     """Yield the rows of a Parquet file; of its columns those that ``choose`` takes of their names are read."""

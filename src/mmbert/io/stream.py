@@ -11,6 +11,7 @@ import codecs
 import lzma
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,6 +21,7 @@ import zstandard
 from mmbert.errors import DataError
 from mmbert.io.find import PACKED
 
+Open = Callable[[], AbstractContextManager[BinaryIO]]
 Advance = Callable[[int], None]
 """Is told of bytes read."""
 
@@ -66,7 +68,7 @@ def open_file(path: str | Path) -> BinaryIO:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
 
 
-def read_chunks(open: Callable[[], BinaryIO], path: str, advance: Advance = lambda size: None) -> Iterator[bytes]:
+def read_chunks(open: Open, path: str, advance: Advance = lambda size: None) -> Iterator[bytes]:
     """Yield what a file holds, as it comes: a line that is typed is not waited with. Raises DataError."""
     try:
         with open() as file:
@@ -167,7 +169,7 @@ def _to_utf8(chunks: Iterator[bytes], path: str) -> Iterator[bytes]:
         raise DataError(f"{path} is not {encoding.upper()}, as its beginning says ({error}): {AGAIN}") from error
 
 
-def utf8_chunks(open: Callable[[], BinaryIO], path: str, advance: Advance = lambda size: None) -> Iterator[bytes]:
+def utf8_chunks(open: Open, path: str, advance: Advance = lambda size: None) -> Iterator[bytes]:
     """Yield a file's text in UTF-8, cut anywhere. Raises DataError."""
     return _to_utf8(decompress(read_chunks(open, path, advance), path), path)
 
@@ -203,10 +205,10 @@ def decode(data: bytes, path: str, number: int = 1) -> str:
         ) from error
 
 
-def text_lines(open: Callable[[], BinaryIO], path: str) -> Iterator[str]:
+def text_lines(path: str | Path) -> Iterator[str]:
     """Yield the lines of a file, without their ends (``\\n`` or ``\\r\\n``)."""
-    for number, line in enumerate(split_lines(utf8_chunks(open, path)), 1):
-        yield decode(line, path, number).removesuffix("\r")
+    for number, line in enumerate(split_lines(utf8_chunks(partial(open_file, path), str(path))), 1):
+        yield decode(line, str(path), number).removesuffix("\r")
 
 
 def read_text(path: str | Path) -> str:

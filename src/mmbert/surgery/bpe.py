@@ -24,6 +24,7 @@ from typing import Any
 import tokenizers
 
 from mmbert.errors import TokenizerError
+from mmbert.io.stream import read_text
 from mmbert.tokenizer.tokenizer import BYTE, SPACE, Tokenizer
 
 Json = dict[str, Any]
@@ -59,7 +60,7 @@ class Bpe:
         path = folder / "tokenizer.json"
         if not path.is_file():
             raise TokenizerError(f"no tokenizer.json in {folder}: put the model's tokenizer beside its weights")
-        return cls(path.read_text(encoding="utf-8"), str(path))
+        return cls(read_text(path), str(path))
 
     def path(self, token: str) -> set[str]:
         """The token and every token that is made on the way to it. A token that no text is cut into has no path."""

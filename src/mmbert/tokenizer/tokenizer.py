@@ -27,8 +27,9 @@ import tokenizers
 from tokenizers.decoders import ByteLevel
 from tokenizers.processors import TemplateProcessing
 
-from mmbert.errors import TokenizerError
+from mmbert.errors import DataError, TokenizerError
 from mmbert.files import write_json, write_text
+from mmbert.io.stream import read_text
 from mmbert.packed import Packed
 
 SPACE = "\u2581"
@@ -90,10 +91,9 @@ class Tokenizer:
         if not path.is_file():
             path = _download(str(name), revision)
         try:
-            content = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise TokenizerError(f"cannot read {path}: {_line(error)}") from error
-        return cls(content, str(path))
+            return cls(read_text(path), str(path))
+        except DataError as error:
+            raise TokenizerError(str(error)) from error
 
     @property
     def vocab_size(self) -> int:
