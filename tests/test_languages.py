@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from mmbert import languages
+from mmbert.data.read import read
 from mmbert.errors import ConfigError
+from mmbert.recipe import Source
 
 
 @pytest.mark.parametrize(
@@ -21,6 +24,14 @@ from mmbert.errors import ConfigError
         ("san_Gran", "san_Gran"),
         ("code", "code"), ("eml", "eml"), ("tok", "tok"), ("kzj", "kzj"), ("daf", "daf"), ("hmo", "hmo"),
         ("und_Kits", "und_Kits"),
+        # as BCP 47 registers them, with extended languages, extensions and private parts
+        ("zh-yue", "yue"), ("zh-min-nan", "nan"), ("zh_min_nan", "nan"), ("zh-yue-Hant", "yue_Hant"), ("ar-arz", "arz"),
+        ("zh-cmn-Hans-CN", "cmn_Hans"), ("zh-hakka", "hak"), ("i-klingon", "tlh"), ("art-lojban", "jbo"), ("no-nyn", "nno"),
+        ("sgn-ase", "ase"), ("sgn-US", "ase"), ("ms-zsm", "zsm"), ("de-x-dialect", "deu"), ("ar-EG-u-nu-latn", "arb"),
+        # as editions of Wikipedia are named
+        ("be-x-old", "bel"), ("roa-rup", "rup"), ("bat-smg", "sgs"), ("fiu-vro", "vro"), ("zh-classical", "lzh"),
+        ("map-bms", "jav"), ("cbk-zam", "cbk"), ("nds-nl", "nds"), ("simple", "eng"), ("roa-tara", "nap"), ("mo", "ron"),
+        ("als", "als"), ("sr-el", "srp_Latn"), ("sr-ec", "srp_Cyrl"),
     ],
 )  # fmt: skip
 def test_normalise(code: str, house: str) -> None:
@@ -40,6 +51,12 @@ def test_normalise(code: str, house: str) -> None:
         ("C", "unknown language code 'C'"),
         ("12", "unknown language code '12'"),
         ("fra Latn", "unknown language code"),
+        ("zh-foo", r"did you mean cmn \(Mandarin Chinese\)\? The rest names neither a script nor a country"),
+        ("roa-foo", r"did you mean roa \(Romance languages\)"),
+        ("cz", r"did you mean ces \(Czech\)\? CZ is a country"),
+        ("dk", r"did you mean dan \(Danish\)"),
+        ("i-foo", "unknown language code 'i-foo'; write ISO 639-3"),
+        ("x-foo", "unknown language code 'x-foo'; write ISO 639-3"),
     ],
 )
 def test_unknown_codes_name_the_nearest(code: str, said: str) -> None:
@@ -106,3 +123,20 @@ def test_a_macrolanguage_admits_its_languages() -> None:
 def test_import_is_cheap() -> None:
     program = "import sys, mmbert.languages; sys.exit('langcodes' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_codes_that_mean_another_language_on_wikipedia(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert languages.other_meaning("als") == "gsw"
+    assert languages.other_meaning("gsw") is None
+    (tmp_path / "als.jsonl").write_text('{"text": "Tungjatjeta"}')
+    (document,) = read("s", Source(kind="jsonl", path=str(tmp_path)))
+    assert document.language == "als"
+    assert (
+        "als is read as Tosk Albanian (ISO 639-3); for Wikipedia's als, which is Swiss German, write gsw" in caplog.text
+    )
+
+
+def test_wikipedias_names_are_names_of_files(tmp_path: Path) -> None:
+    for name in ("zh-min-nan", "be_x_old", "fiu-vro"):
+        (tmp_path / f"{name}.jsonl").write_text('{"text": "a"}')
+    assert [d.language for d in read("s", Source(kind="jsonl", path=str(tmp_path)))] == ["bel", "nan", "vro"]

@@ -2,8 +2,11 @@
 
 The house form is FineWeb2's: ISO 639-3, with the ISO 15924 script where it is known (``fra`` or ``fra_Latn``), and
 ``code`` for program code. :func:`normalise` brings other spellings to it: ``fr``, ``pt-BR``, ``sr@latin``,
-``zh_TW`` (-> ``cmn_Hant``). Three-letter codes stay as they are, retired ones too, except codes of macrolanguages
-which that corpus never uses: ``est`` -> ``ekk`` (``languages.tsv``). Names come from langcodes.
+``zh_TW`` (-> ``cmn_Hant``), BCP 47's registered tags and extended languages (``zh-min-nan``, ``ar-arz``), and the names
+of Wikipedia's editions (``bat-smg``, ``simple``). Three-letter codes stay as they are, retired ones too, except codes
+of macrolanguages which that corpus never uses: ``est`` -> ``ekk``. They mean what they mean in ISO 639-3, also where
+Wikipedia means another language: ``als`` is Tosk Albanian, not Alemannic (``other_meaning``). Exceptions stand in
+``languages.tsv``; names come from langcodes.
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ def name(code: str) -> str:
     """English name of the language; with the script where it is not the usual one: ``Serbian (Latin)``."""
     code = normalise(code)
     language, _, writing = code.partition("_")
-    known = _table().get(language, ("", ""))[1]
+    known = _table().get(language, ("", "", None))[1]
     if not known:
         known = _language(language).language_name().removesuffix(" (individual language)")
         if known.startswith("Unknown language"):
@@ -92,7 +95,10 @@ def _normalise(code: str) -> str:
     if code.lower() == "code":
         return "code"
     spelled, _, modifier = code.partition("@")
-    spelled = spelled.partition(".")[0].replace("_", "-")  # fr_FR.UTF-8
+    spelled = expand(spelled.partition(".")[0])  # fr_FR.UTF-8
+    spelled = re.split(r"-[0-9a-z](?:-|$)", spelled)[
+        0
+    ]  # BCP 47's extensions and private parts: en-u-ca-gregory, de-x-a
     if not re.fullmatch(
         r"[A-Za-z]{2,3}(-([A-Za-z]{2}|[0-9]{3}|[A-Za-z]{4}|[0-9][A-Za-z0-9]{3}|[A-Za-z0-9]{5,8}))*", spelled
     ):
@@ -116,8 +122,30 @@ def _normalise(code: str) -> str:
     if writing is None and territory is not None:  # a territory may tell the script: zh-TW, pa-PK, sr-ME
         here = _language(f"{language}-{territory}").maximize().script
         writing = here if here != _language(language).maximize().script or language.lower() == "zh" else None
-    house = _table().get(alpha3, ("", ""))[0] or alpha3
+    house = _table().get(alpha3, ("", "", None))[0] or alpha3
     return house if writing is None else f"{house}_{writing}"
+
+
+def expand(code: str) -> str:
+    """Return a code in small letters with ``-``, registered tags and Wikipedia's names replaced: ``zh_yue`` -> ``yue``."""
+    from langcodes.data_dicts import LANGUAGE_REPLACEMENTS, MACROLANGUAGES
+
+    parts = code.lower().replace("_", "-").split("-")
+    for length in range(len(parts), 0, -1):
+        tag = "-".join(parts[:length])
+        house = _table()[tag][0] if tag in _table() and (length > 1 or len(tag) > 3) else None
+        if replaced := house or (LANGUAGE_REPLACEMENTS.get(tag) if length > 1 else None):
+            return "-".join([replaced.lower().replace("_", "-"), *parts[length:]])
+    if len(parts) > 1 and len(parts[1]) == 3 and parts[1].isalpha():  # an extended language: ar-arz
+        family = MACROLANGUAGES.get(parts[1])
+        if parts[0] == "sgn" or (family is not None and _alpha3(family) == _alpha3(parts[0])):
+            parts = parts[1:]
+    return "-".join(parts)
+
+
+def other_meaning(code: str) -> str | None:
+    """Return what Wikipedia writes with a code that ISO 639-3 gives to another language: ``als`` -> ``gsw``."""
+    return _table().get(code.lower(), ("", "", None))[2]
 
 
 def _alpha3(language: str) -> str | None:
@@ -139,17 +167,24 @@ def _alpha3(language: str) -> str | None:
 def _unknown(code: str) -> ConfigError:
     """The error for an unknown language, with the nearest code, or the code of a language of that name."""
     import langcodes
+    from langcodes.data_dicts import LIKELY_SUBTAGS
 
-    word = re.split(r"[_\-@]", code)[0].lower()
+    word, *rest = re.split(r"[_\-@]", code.lower())
     hint = ""
-    if len(word) > 3:
+    if rest and 2 <= len(word) <= 3 and _alpha3(word) is not None:
+        known = _normalise(word)
+        hint = f": did you mean {known} ({name(known)})? The rest names neither a script nor a country"
+    elif len(word) == 2 and (spoken := LIKELY_SUBTAGS.get(f"und-{word.upper()}")):
+        spoken = _normalise(spoken.split("-")[0])
+        hint = f": did you mean {spoken} ({name(spoken)})? {word.upper()} is a country"
+    elif len(word) > 3:
         try:
             found = _normalise(langcodes.find(word).language or "")
             hint = f": did you mean {found} ({name(found)})?"
         except LookupError:
             pass
-    for known in [] if hint or len(word) < 2 else _known():
-        near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    for codes in [] if hint or len(word) < 2 else _known():
+        near = difflib.get_close_matches(word, codes, n=1, cutoff=0.5)
         if near:
             hint = f": did you mean {near[0]} ({name(near[0])})?"
             break
@@ -185,11 +220,11 @@ def _language(code: str, *, normalise: bool = False) -> Any:
 
 
 @cache
-def _table() -> dict[str, tuple[str, str]]:
-    """Code -> (house form, English name or "") from ``languages.tsv``."""
+def _table() -> dict[str, tuple[str, str, str | None]]:
+    """Code -> (house form, English name or "", what Wikipedia means, if another language), from ``languages.tsv``."""
     lines = files("mmbert").joinpath("languages.tsv").read_text(encoding="utf-8").splitlines()[1:]
     rows = [line.split("\t") for line in lines if line and not line.startswith("#")]
-    return {code: (house, english) for code, house, english in rows}
+    return {code: (house, english, other or None) for code, house, english, other in rows}
 
 
 def _same_script(one: str, other: str) -> bool:

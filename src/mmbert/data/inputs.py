@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ SUFFIXES = {
     "mds": mds.SUFFIXES,
 }
 """What is read from a folder; a file or a glob may be named anything."""
+
+log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z]{2,4}([-_][A-Za-z]{4})?([-_]([A-Za-z]{2}|[0-9]{3}))?")
 
@@ -122,7 +125,7 @@ def input_language(source_name: str, source: Source, name: str, path: str) -> st
 def named_language(name: str) -> str:
     """House code of a file or folder that is named as a language. Raises ConfigError; also for ``fra_Latn_removed``."""
     language = _normalise(name)
-    if not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(languages.expand(name) if "-" in name or "_" in name else name):
         raise ConfigError(f"{name!r} says more than a language, its script and its country")
     return language
 
@@ -137,4 +140,10 @@ def house_code(code: str, where: str) -> str:
 
 @cache
 def _normalise(code: str) -> str:
-    return languages.normalise(code)
+    house = languages.normalise(code)
+    if (other := languages.other_meaning(code)) is not None:
+        meant, also = languages.name(house), languages.name(other)
+        log.warning(
+            "%s is read as %s (ISO 639-3); for Wikipedia's %s, which is %s, write %s", code, meant, code, also, other
+        )
+    return house
