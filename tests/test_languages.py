@@ -26,12 +26,13 @@ from mmbert.recipe import Source
         ("und_Kits", "und_Kits"),
         # as BCP 47 registers them, with extended languages, extensions and private parts
         ("zh-yue", "yue"), ("zh-min-nan", "nan"), ("zh_min_nan", "nan"), ("zh-yue-Hant", "yue_Hant"), ("ar-arz", "arz"),
-        ("zh-cmn-Hans-CN", "cmn_Hans"), ("zh-hakka", "hak"), ("i-klingon", "tlh"), ("art-lojban", "jbo"), ("no-nyn", "nno"),
-        ("sgn-ase", "ase"), ("sgn-US", "ase"), ("ms-zsm", "zsm"), ("de-x-dialect", "deu"), ("ar-EG-u-nu-latn", "arb"),
+        ("zh-cmn-Hans-CN", "cmn_Hans"), ("zh-hakka", "hak"), ("i-klingon", "tlh"), ("no-nyn", "nno"),
+        ("art-lojban", "jbo"), ("sgn-ase", "ase"), ("sgn-US", "ase"), ("ms-zsm", "zsm"), ("de-x-dialect", "deu"),
+        ("ar-EG-u-nu-latn", "arb"),
         # as editions of Wikipedia are named
         ("be-x-old", "bel"), ("roa-rup", "rup"), ("bat-smg", "sgs"), ("fiu-vro", "vro"), ("zh-classical", "lzh"),
-        ("map-bms", "jav"), ("cbk-zam", "cbk"), ("nds-nl", "nds"), ("simple", "eng"), ("roa-tara", "nap"), ("mo", "ron"),
-        ("als", "als"), ("sr-el", "srp_Latn"), ("sr-ec", "srp_Cyrl"),
+        ("map-bms", "jav"), ("cbk-zam", "cbk"), ("nds-nl", "nds"), ("simple", "eng"), ("roa-tara", "nap"),
+        ("mo", "ron"), ("als", "als"), ("sr-el", "srp_Latn"), ("sr-ec", "srp_Cyrl"),
     ],
 )  # fmt: skip
 def test_normalise(code: str, house: str) -> None:
