@@ -127,7 +127,7 @@ def _normalise(code: str) -> str:
 
 
 def expand(code: str) -> str:
-    """Return a code in small letters with ``-``, registered tags and names of Wikipedias replaced (``zh_yue``: ``yue``)."""
+    """Return a code in small letters with ``-``, registered tags and names of Wikipedias replaced: ``yue``."""
     from langcodes.data_dicts import LANGUAGE_REPLACEMENTS, MACROLANGUAGES
 
     parts = code.lower().replace("_", "-").split("-")

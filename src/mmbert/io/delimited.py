@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import partial
 from pathlib import Path
 
 from mmbert.errors import DataError
 from mmbert.io.faults import MEND, LastLine, Numbered, RowFaults, shown
-from mmbert.io.stream import AGAIN, decode, open_file, split_lines, utf8_chunks
+from mmbert.io.stream import AGAIN, decode, text_lines
 
 
 def table_rows(lines: Iterable[bytes], path: str, faults: RowFaults, separator: str) -> Iterator[Numbered]:
@@ -51,9 +50,7 @@ def table_rows(lines: Iterable[bytes], path: str, faults: RowFaults, separator: 
 
 def read_tsv(path: Path, comment: str | None = None) -> list[Numbered]:
     """Return the rows of a small table, whatever its name; lines that begin with ``comment`` are passed over."""
-    lines = split_lines(utf8_chunks(partial(open_file, path), str(path)))
-    if comment is not None:
-        lines = (b"" if line.startswith(comment.encode()) else line for line in lines)
+    lines = (b"" if comment and line.startswith(comment) else line.encode() for line in text_lines(path))
     return list(table_rows(lines, str(path), RowFaults(str(path)), "\t"))
 
 

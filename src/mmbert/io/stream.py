@@ -32,17 +32,17 @@ AGAIN = "copy or download it again"
 _CHUNK = 1 << 18
 _SKIPPABLE = tuple(bytes([0x50 + number]) + b"\x2a\x4d\x18" for number in range(16))
 """Frames of zstd that hold no data; pzstd begins a file with one."""
+_BZIP2 = tuple(b"BZh%d" % level + magic for level in range(1, 10) for magic in (b"1AY&SY", b"\x17rE8P\x90"))
+"""With the first block or the end of the stream: a text may well begin with ``BZh``."""
 _UNPACKERS: dict[bytes, Callable[[], Any]] = {
     b"\x1f\x8b": partial(zlib.decompressobj, wbits=31),
     **dict.fromkeys(
         (b"\x28\xb5\x2f\xfd", *_SKIPPABLE), lambda: zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj()
     ),
     b"\xfd7zXZ\0": partial(lzma.LZMADecompressor, lzma.FORMAT_XZ),
-    b"BZh": bz2.BZ2Decompressor,
+    **dict.fromkeys(_BZIP2, bz2.BZ2Decompressor),
 }
 """How a compressed file begins -> a new decompressor of one member or frame."""
-_BZIP2 = (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90")
-"""What stands at byte 4 of a bzip2 file; a text may well begin with ``BZh``."""
 _OTHERS = {
     b"PK\x03\x04": "a zip archive (or an Excel workbook)", b"7z\xbc\xaf\x27\x1c": "a 7z archive",
     b"Rar!\x1a\x07": "a RAR archive", b"\x04\x22\x4d\x18": "compressed with lz4", b"PAR1\x15": "a Parquet file",
@@ -50,7 +50,7 @@ _OTHERS = {
     b"\x93NUMPY": "a NumPy file", b"ARROW1\0": "an Arrow file", b"SQLite format 3\0": "an SQLite database",
 }  # fmt: skip
 """How files begin that are no text."""
-_LONGEST = max(map(len, (*_UNPACKERS, *_OTHERS))) + 6
+_LONGEST = max(map(len, (*_UNPACKERS, *_OTHERS)))
 _MARKS = {
     codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
@@ -126,10 +126,7 @@ def _head(stream: Iterator[bytes], magics: Iterable[bytes], size: int) -> bytes:
 
 
 def _unpacker(head: bytes) -> Callable[[], Any] | None:
-    for magic, new in _UNPACKERS.items():
-        if head.startswith(magic):
-            return new if magic != b"BZh" or head[4:10] in _BZIP2 else None
-    return None
+    return next((new for magic, new in _UNPACKERS.items() if head.startswith(magic)), None)
 
 
 def _refuse(head: bytes, path: str) -> None:
