@@ -6,10 +6,10 @@ the readers of ``mmbert.io``. Whatever is wrong with a file is a DataError that 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,10 +19,13 @@ from mmbert.data.hub import hub_errors, hub_inputs
 from mmbert.data.inputs import Input, house_code, local_inputs
 from mmbert.data.mds import MdsShard, unpack
 from mmbert.errors import DataError
-from mmbert.io.faults import Numbered, RowFaults, as_name, text_of
+from mmbert.io.faults import Numbered, Row, RowFaults, as_name, no_text
 from mmbert.io.rows import json_rows, parquet_rows
 from mmbert.io.stream import BOM, Advance, decode, split_lines, utf8_chunks
 from mmbert.recipe import Source
+
+_BLANK = frozenset((*range(0x21), 0xC2, 0xE1, 0xE2, 0xE3, 0xEF))
+"""First bytes of white space in UTF-8, and of a byte order mark: a line that begins with another is not blank."""
 
 
 def read(source_name: str, source: Source, *, heldout: bool = False) -> Iterator[Document]:
@@ -63,11 +66,11 @@ def read_input(
         return
     with hub_errors(source) if source.kind == "hub" else nullcontext():
         if input.form == "text":
-            yield from _text(source_name, input, advance, faults)
+            lines = _paragraphs(source_name, input, advance)
+            yield from faults.keep(lines, partial(_paragraph, source_name, input))
         else:
-            yield from faults.keep(
-                _rows(source, input, advance, faults), lambda row: _document(source_name, source, input, *row)
-            )
+            rows = _rows(source, input, advance, faults)
+            yield from faults.keep(rows, _document_maker(source_name, source, input))
 
 
 def _rows(source: Source, input: Input, advance: Advance, faults: RowFaults) -> Iterator[Numbered]:
@@ -85,63 +88,63 @@ def _rows(source: Source, input: Input, advance: Advance, faults: RowFaults) -> 
     return enumerate(shard.rows(choose([column.name for column in shard.columns])))
 
 
-def _document(source_name: str, source: Source, input: Input, number: int, row: dict[str, Any]) -> Document:
-    where = f"{input.path}:{number}"
-    text = text_of(
-        row, source.text_field, where, f"set sources.{source_name}.text_field, or .skip_bad_rows to pass over such rows"
-    )
-    language = input.language
-    if language is None:
-        assert source.language_field is not None, "files without a language need the field"
-        code = row.get(source.language_field)
-        if not isinstance(code, str):
-            raise DataError(
-                f"{where}: no language in field {source.language_field!r}, there are {', '.join(map(repr, row))}: "
-                f"set sources.{source_name}.language_field"
-            )
-        language = house_code(code, f"{where}, field {source.language_field!r}")
-    id = row.get(source.id_field) if source.id_field is not None else None
-    return Document(text, f"{input.name}:{number}" if id is None else _identity(id), language, source_name)
+def _document_maker(source_name: str, source: Source, input: Input) -> Callable[[Numbered], Document]:
+    """Return what makes a document of a row; the options are looked up once, since rows are many."""
+    text_field, id_field, known = source.text_field, source.id_field, input.language
+
+    def make(numbered: Numbered) -> Document:
+        number, row = numbered
+        text = row.get(text_field)
+        if not isinstance(text, str):
+            cure = f"set sources.{source_name}.text_field, or .skip_bad_rows to pass over such rows"
+            raise no_text(row, text_field, f"{input.path}:{number}", cure)
+        language = known or _language(source_name, source, f"{input.path}:{number}", row)
+        id = None if id_field is None else row.get(id_field)
+        if id is None:
+            return Document(text, f"{input.name}:{number}", language, source_name)
+        # as text that any file can hold
+        return Document(text, as_name(id).encode("utf-8", "backslashreplace").decode(), language, source_name)
+
+    return make
 
 
-def _identity(value: object) -> str:
-    """An id as text that any file can hold."""
-    return as_name(value).encode("utf-8", "backslashreplace").decode()
+def _language(source_name: str, source: Source, where: str, row: Row) -> str:
+    assert source.language_field is not None, "files without a language need the field"
+    code = row.get(source.language_field)
+    if not isinstance(code, str):
+        raise DataError(
+            f"{where}: no language in field {source.language_field!r}, there are {', '.join(map(repr, row))}: "
+            f"set sources.{source_name}.language_field"
+        )
+    return house_code(code, f"{where}, field {source.language_field!r}")
 
 
-def _text(source_name: str, input: Input, advance: Advance, faults: RowFaults) -> Iterator[Document]:
-    """Documents between blank lines; each is named by its first line's number."""
+def _paragraphs(source_name: str, input: Input, advance: Advance) -> Iterator[tuple[int, list[bytes]]]:
+    """Yield the lines between lines of white space, with the number of the first."""
     if input.language is None:
         raise DataError(
             f"{input.path}: plain text has no fields: set sources.{source_name}.language, not language_field"
         )
-    yield from faults.keep(
-        _paragraphs(input, advance),
-        lambda lines: Document(
-            "\n".join(decode(line, input.path, number).rstrip("\r") for number, line in lines),
-            f"{input.name}:{lines[0][0]}",
-            str(input.language),
-            source_name,
-        ),
-    )
-
-
-def _paragraphs(input: Input, advance: Advance) -> Iterator[list[tuple[int, bytes]]]:
-    """Yield the numbered lines between lines of white space."""
-    gathered: list[tuple[int, bytes]] = []
+    gathered: list[bytes] = []
+    start = 0
     for number, line in enumerate(split_lines(utf8_chunks(input.open, input.path, advance)), 1):
-        if not _is_blank(line):
-            gathered.append((number, line))
+        if (line and line[0] not in _BLANK) or line.decode(errors="replace").lstrip(BOM).strip():
+            start = start if gathered else number
+            gathered.append(line)
         elif gathered:
-            yield gathered
+            yield start, gathered
             gathered = []
     if gathered:
-        yield gathered
+        yield start, gathered
 
 
-def _is_blank(line: bytes) -> bool:
-    first = line.strip()[:1]
-    return not first or (first >= b"\x80" and not line.decode(errors="replace").lstrip(BOM).strip())
+def _paragraph(source_name: str, input: Input, numbered: tuple[int, list[bytes]]) -> Document:
+    """A document between blank lines, named by its first line's number."""
+    number, lines = numbered
+    text = decode(b"\n".join(lines), input.path, number)
+    if "\r" in text or BOM in text:
+        text = "\n".join(line.lstrip(BOM).rstrip("\r") for line in text.split("\n"))
+    return Document(text, f"{input.name}:{number}", str(input.language), source_name)
 
 
 def open_mds(input: Input) -> MdsShard:

@@ -20,7 +20,7 @@ import torch
 from mmbert.errors import DataError
 from mmbert.evaluation.mlm import autocast
 from mmbert.evaluation.results import LanguageRetrieval
-from mmbert.io.faults import MEND, text_of
+from mmbert.io.faults import MEND, no_text
 from mmbert.io.find import bare_name, packed, walk
 from mmbert.io.rows import read_rows
 from mmbert.log import progress
@@ -208,8 +208,10 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
 
 def _read(path: Path) -> Iterator[Pair]:
     for number, row in read_rows(path):
-        text, english = (text_of(row, name, f"{path}:{number}", MEND) for name in ("text", "english"))
-        yield Pair(text, english)
+        for name in ("text", "english"):
+            if not isinstance(row.get(name), str):
+                raise no_text(row, name, f"{path}:{number}", MEND)
+        yield Pair(row["text"], row["english"])
 
 
 def _distinct(pairs: Iterator[Pair]) -> Iterator[Pair]:

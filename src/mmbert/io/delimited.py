@@ -26,11 +26,12 @@ def table_rows(lines: Iterable[bytes], path: str, faults: RowFaults, separator: 
         else ((number, line.removesuffix("\r").split(separator)) for number, line in numbered)
     )
     for number, cells in split:
-        last.go_on()
+        if last.held is not None:
+            last.go_on()
         if bad:
             if not names:
                 raise bad[0]
-            last.add(bad[0])
+            last.held = bad[0]
             bad.clear()
         elif not any(cells):
             continue
@@ -39,10 +40,10 @@ def table_rows(lines: Iterable[bytes], path: str, faults: RowFaults, separator: 
         elif any(cells[len(names) :]) or any(names[len(cells) :]):
             more = "more" if len(cells) > len(names) else "fewer"
             columns = f"{more} values than the {len(names)} columns of its first line"
-            last.add(DataError(f"{path}:{number}: {columns} (separator {separator!r}): {MEND}"))
+            last.held = DataError(f"{path}:{number}: {columns} (separator {separator!r}): {MEND}")
         elif cells == names and len(names) > 1:
-            last.add(DataError(f"{path}:{number}: the names of the columns again, as where files were put together: "
-                               "remove the line"))  # fmt: skip
+            again = "the names of the columns again, as where files were put together"
+            last.held = DataError(f"{path}:{number}: {again}: remove the line")
         else:
             yield number, {name: cell or None for name, cell in zip(names, cells, strict=False) if name}
     last.end()

@@ -40,6 +40,9 @@ class RowFaults:
 
     def keep(self, rows: Iterable[Made], make: Callable[[Made], Any]) -> Iterator[Any]:
         """Yield what ``make`` makes of each row, noting those that it refuses with a DataError."""
+        return self._keep(rows, make) if self.skip else map(make, rows)
+
+    def _keep(self, rows: Iterable[Made], make: Callable[[Made], Any]) -> Iterator[Any]:
         for row in rows:
             try:
                 made = make(row)
@@ -65,40 +68,36 @@ class LastLine:
 
     def __init__(self, faults: RowFaults) -> None:
         self._faults = faults
-        self._held: DataError | None = None
-
-    def add(self, fault: DataError) -> None:
-        self._held = fault
+        self.held: DataError | None = None
 
     def go_on(self) -> None:
-        if self._held is not None:
-            held, self._held = self._held, None
+        """A line follows: report the fault."""
+        held, self.held = self.held, None
+        if held is not None:
             self._faults.add(held)
 
     def end(self) -> None:
-        if self._held is not None:
-            what = str(self._held).rpartition(": ")[0]
-            self._held = DataError(f"{what}: if the file was cut here, copy it again; else {MEND}")
+        """No line follows."""
+        if self.held is not None:
+            what = str(self.held).rpartition(": ")[0]
+            self.held = DataError(f"{what}: if the file was cut here, copy it again; else {MEND}")
             self.go_on()
 
 
-def text_of(row: Row, name: str, where: str, cure: str) -> str:
-    """Return a field that must be text. Raises DataError."""
-    value = row.get(name)
-    if isinstance(value, str):
-        return value
+def no_text(row: Row, name: str, where: str, cure: str) -> DataError:
+    """Return the error for a row whose field is no text."""
     if name in row:
-        raise DataError(f"{where}: field {name!r} holds {shown(value)}, not text: {cure}")
-    raise DataError(f"{where}: no field {name!r}, there are {', '.join(map(repr, row)) or 'none'}: {cure}")
+        return DataError(f"{where}: field {name!r} holds {shown(row[name])}, not text: {cure}")
+    return DataError(f"{where}: no field {name!r}, there are {', '.join(map(repr, row)) or 'none'}: {cure}")
 
 
 def as_name(value: Any) -> str:
     """Return an id or a label as text, however it is written: 1, 1.0 and True are "1", "1" and "true"."""
+    if isinstance(value, str):
+        return value
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, float | Decimal) and value % 1 == 0:
-        return str(int(value))
-    return str(value)
+    return str(int(value)) if isinstance(value, (float, Decimal)) and value % 1 == 0 else str(value)
 
 
 def shown(value: Any) -> str:

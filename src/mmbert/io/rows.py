@@ -59,7 +59,8 @@ def json_rows(lines: Iterator[bytes], path: str, faults: RowFaults) -> Iterator[
     """Yield the objects in lines: one a line, blank lines passed over, or those of one list, by how the text begins."""
     begun, last = False, LastLine(faults)
     for number, line in enumerate(lines, 1):
-        last.go_on()
+        if last.held is not None:
+            last.go_on()
         try:
             row = orjson.loads(line)
         except orjson.JSONDecodeError:  # a blank line, a mark, half a surrogate, NaN, or a fault: the other one says
@@ -70,13 +71,13 @@ def json_rows(lines: Iterator[bytes], path: str, faults: RowFaults) -> Iterator[
                 if not begun and line.removeprefix(BOM.encode()).lstrip().startswith(b"["):
                     yield from _json_list(b"\n".join([line, *lines]), path, faults)
                     return
-                last.add(error)
+                last.held = error
                 continue
         if not isinstance(row, dict):
             if not begun and isinstance(row, list):
                 yield from _json_list(b"\n".join([line, *lines]), path, faults)
                 return
-            last.add(DataError(f"{path}:{number}: {shown(row)} is not a JSON object with named fields: {MEND}"))
+            last.held = DataError(f"{path}:{number}: {shown(row)} is not a JSON object with named fields: {MEND}")
             continue
         begun = True
         for value in row.values():
