@@ -237,3 +237,41 @@ def test_lines_are_read_as_they_stand(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(DataError, match="is cut short"):
         list(open_lines(str(path)))
+
+
+def test_bad_rows_are_passed_over_on_request(
+    models: Path, tmp_path: Path, run: Command, fails: Callable[..., str]
+) -> None:
+    path, out = tmp_path / "a.jsonl", tmp_path / "out.jsonl"
+    good = [{"id": number, "text": text} for number, text in enumerate(TEXTS)]
+    rows = [
+        json.dumps(good[0]),
+        '{"id": 8, "text": null}',
+        json.dumps(good[1]),
+        "{",
+        json.dumps({**good[2], "id": 2.0}),
+    ]
+    path.write_text("\n".join(rows))
+    assert f"{path}:2: text is NoneType, not text" in fails(
+        "classify", models / "classes", path, "-o", out, "--precision", "fp32"
+    )
+    run("classify", models / "classes", path, "-o", out, "--skip-bad-rows")  # goes on behind the first line
+    answers = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [answer["id"] for answer in answers] == [0, 1, 2]
+    clean = tmp_path / "clean.jsonl"
+    clean.write_text("".join(json.dumps(row) + "\n" for row in good))
+    assert answers == run("classify", models / "classes", clean)
+    path.write_text('{"body": "a"}\n')
+    assert "all 1 rows are bad, the first: " in fails("classify", models / "classes", path, "--skip-bad-rows")
+
+
+def test_rows_of_tables(models: Path, tmp_path: Path, run: Command) -> None:
+    rows = [{"id": str(number), "text": text} for number, text in enumerate(TEXTS)]
+    (tmp_path / "a.csv").write_text(
+        ",id,text\n" + "".join(f'{row["id"]},{row["id"]},"{row["text"]}"\n' for row in rows)
+    )
+    (tmp_path / "a.json").write_text("\ufeff" + json.dumps(rows))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    found = [run("classify", models / "classes", tmp_path / f"a.{form}") for form in ("csv", "json", "parquet")]
+    assert [answer["id"] for answer in found[0]] == ["0", "1", "2"]
+    assert found[0] == found[1] == found[2]

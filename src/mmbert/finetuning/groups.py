@@ -14,6 +14,7 @@ from typing import Any
 from mmbert.errors import ConfigError, DataError
 from mmbert.finetuning.examples import Examples, Fields, Row, read_examples, want_text
 from mmbert.finetuning.recipe_sentence import Lookup
+from mmbert.io.faults import as_name
 
 PAIR_LOSSES = ("cosent", "angle")
 TEACHER_LOSSES = ("margin_mse", "kl", "mse")
@@ -129,7 +130,7 @@ class Texts:
         table = self._tables[role]
         if table is None:
             return want_text({**row, field: value}, field)
-        text = table.get(str(value))
+        text = table.get(as_name(value))
         if text is None:
             raise DataError(f"{row['place']}: {field} {value!r} is no id of lookup.{role}: take both of one revision")
         return text
@@ -139,7 +140,7 @@ def _read_table(spec: Any, role: str) -> dict[str, str]:
     if not spec.named:
         raise ConfigError(f"lookup.{role} says neither path nor hub")
     rows = read_examples(spec, "train", Fields(required=("id", "text"))).rows
-    return {str(row["id"]): row["text"] for row in rows}
+    return {as_name(row["id"]): row["text"] for row in rows}
 
 
 def _group(row: Row, texts: Texts) -> Group:
