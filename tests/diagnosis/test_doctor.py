@@ -147,6 +147,10 @@ def _other_config(folder: Path) -> None:
         (_other_config, "layers.0.mlp.Wi.weight is [48, 16], config.json says [64, 16]"),
         (lambda folder: change(folder / "config.json", num_hidden_layers=5, layer_types=None), "weights are missing"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json is not JSON"),
+        (
+            lambda folder: (folder / "config.json").write_text("\ufeff" + (folder / "config.json").read_text()),
+            "config.json begins with a byte order mark: other libraries refuse it",
+        ),
         (lambda folder: (folder / "config.json").write_text("[]"), "config.json is not a JSON object"),
         (lambda folder: change(folder / "config.json", rope_parameters="x"), "rope_parameters is not a table"),
         (lambda folder: change(folder / "config.json", hidden_size=15), "hidden_size 15 is not an even multiple"),

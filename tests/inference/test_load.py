@@ -172,3 +172,10 @@ def test_devices_that_are_not_there(device: str, bare: Path) -> None:
 def test_no_such_folder(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="no such model folder"):
         load(tmp_path / "nowhere")
+
+
+def test_files_with_a_byte_order_mark(folder: Path) -> None:
+    wanted = Embedder.load(folder, device="cpu", precision="fp32")(TEXTS[:2])
+    for path in folder.rglob("*.json"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert (Embedder.load(folder, device="cpu", precision="fp32")(TEXTS[:2]) == wanted).all()

@@ -9,7 +9,7 @@ from typing import Any
 
 from mmbert.diagnosis.tensors import Tensors, read_tensors
 from mmbert.errors import DataError
-from mmbert.io.stream import read_text
+from mmbert.io.stream import begins_with_mark, read_text
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,11 @@ def read_folder(path: Path) -> Folder:
         problems.append(Problem(f"no config.json in {place}", "this is not a model folder, or not all of it"))
     if not (place / "tokenizer.json").is_file():
         problems.append(Problem(f"no tokenizer.json in {place}", "copy the one the model was trained with there"))
+    problems += [
+        Problem(f"{file} begins with a byte order mark", "other libraries refuse it: take it off")
+        for file in (*wanted.values(), path / "modules.json", place / "tokenizer.json")
+        if file.is_file() and begins_with_mark(file)
+    ]
     tensors = read_tensors(place)
     problems += [Problem(what, cure) for what, cure in tensors.faults]
     return Folder(path, place, files, modules, tensors, problems)

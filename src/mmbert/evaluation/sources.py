@@ -19,7 +19,7 @@ from mmbert.evaluation.task import Task
 from mmbert.files import read_json, sha256, write_json
 from mmbert.finetuning.examples import Examples, Fields, read_examples
 from mmbert.finetuning.recipe_data import DataSpec
-from mmbert.io.find import packed, walk
+from mmbert.io.find import is_hidden, packed, walk
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +109,8 @@ def open_source(task: Task, *, data: str | Path | None, pins: Path) -> TaskSourc
     local = task.source.local
     folder = Path(data) / local if data is not None and local is not None else None
     if folder is not None and folder.is_dir():
-        others = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name not in task.languages)
+        folders = [path.name for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name)]
+        others = sorted(set(folders) - set(task.languages))
         if others and task.languages:
             log.warning("%s has %s, which the task does not declare: left out", folder, ", ".join(others))
         return TaskSource(task, f"local-{fingerprint(folder)}", folder)

@@ -22,6 +22,7 @@ from mmbert.files import read_json
 from mmbert.inference.modules import Parts, activation_name, read_parts
 from mmbert.inference.pooling import Pooling
 from mmbert.inference.precision import settle
+from mmbert.io.stream import read_text
 from mmbert.model.config import ModelConfig, config_from_hf
 from mmbert.model.encoder import Encoder
 from mmbert.model.heads import MaskedLM
@@ -241,7 +242,7 @@ def _tokenizer(place: Path, config: ModelConfig) -> Tokenizer:
         raise TokenizerError(
             f"{path} has {tokenizer.vocab_size} tokens, the model rows for {config.vocab_size}: not its tokenizer"
         )
-    written = tokenizers.Tokenizer.from_file(str(path))
+    written = tokenizers.Tokenizer.from_str(read_text(path))
     written.no_truncation()
     written.no_padding()
     ids = written.encode("a").ids

@@ -15,6 +15,7 @@ import tokenizers
 
 from mmbert.errors import DataError, TokenizerError
 from mmbert.inference.load import Loaded
+from mmbert.io.stream import read_text
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Template:
 def read_template(loaded: Loaded) -> Template:
     """How the folder's ``tokenizer.json`` joins two texts. Raises TokenizerError if not the first before the second."""
     path = loaded.tokenizer.origin
-    written = tokenizers.Tokenizer.from_file(path)
+    written = tokenizers.Tokenizer.from_str(read_text(path))
     written.no_truncation()
     written.no_padding()
     found = written.encode("a", "b")

@@ -208,6 +208,12 @@ def text_lines(path: str | Path) -> Iterator[str]:
         yield decode(line, str(path), number).removesuffix("\r")
 
 
+def begins_with_mark(path: Path) -> bool:
+    """Return whether a file begins with a byte order mark, which many libraries do not take in JSON."""
+    with open_file(path) as file:
+        return file.read(4).startswith((BOM.encode(), *_MARKS))
+
+
 def read_text(path: str | Path) -> str:
     """Return the text of a small file. Raises DataError."""
     return decode(b"".join(utf8_chunks(partial(open_file, path), str(path))), str(path))
