@@ -130,7 +130,7 @@ def test_faults_of_counts_are_named(recipe: Path, tmp_path: Path, fault: str, me
 def test_a_bad_count_is_named_by_its_row(recipe: Path, tmp_path: Path) -> None:
     path = with_counts(recipe.parent)
     (tmp_path / "counts.tsv").write_text("language\tdrawn\nfra\t300\ndeu\tmany\n")
-    with pytest.raises(ConfigError, match=r"counts\.tsv, row 3: 'many' is not a count"):
+    with pytest.raises(ConfigError, match=r"counts\.tsv:3: 'many' is not a count"):
         mixtures(Recipe.load(path), tmp_path, tmp_path / "nowhere")
 
 

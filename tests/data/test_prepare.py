@@ -181,7 +181,7 @@ class TestAgain:
     ) -> None:
         folder, manifest, tokenizer = prepared
         times = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
-        monkeypatch.setattr(tasks, "read_input", None)
+        monkeypatch.setattr(tasks, "read_inputs", None)
         again, same = prepare_data(corpus_recipe(raw, holdout=0.2), folder)
         assert again == manifest
         assert same.fingerprint == tokenizer.fingerprint

@@ -183,6 +183,11 @@ BAD = {
     ),
     "no answer": ("answer", with_row(answers(), 2, answers={"text": [], "answer_start": []}), r":2: no answer: "),
     "one choice": ("choose", with_row(choices(), 2, choices=["a"]), r":2: choices is not a list of at least two"),
+    "answer at 1.5": (
+        "answer", with_row(answers(), 6, answers={"text": ["rains"], "answer_start": [1.5]}),
+        r":6: answer_start is 1.5, not a number",
+    ),
+    "half a label": ("choose", with_row(choices(), 3, label=0.5), r":3: label 0.5 names none of 2 choices"),
     "label beyond": ("choose", with_row(choices(), 3, label=7), r":3: label 7 names none of 2 choices numbered from 0"),
 }  # fmt: skip
 
@@ -219,3 +224,11 @@ def test_faults_of_files_are_named(tmp_path: Path) -> None:
     wrong = write(tmp_path / "j.jsonl", [{"text": "a", "label": 1, "lang": "engl"}])
     with pytest.raises(DataError, match=r"j.jsonl:1, column 'lang': .*engl"):
         read_examples(DataSpec(path=str(wrong), language_column="lang"), "train", FIELDS)
+
+
+def test_numbers_of_choices_and_places_written_as_floats(tmp_path: Path) -> None:
+    from mmbert.finetuning.choose import _label
+    from mmbert.finetuning.span import _start
+
+    assert [_label({"label": label, "place": "a:1"}, 3, 1, ()) for label in (2, 2.0, "2", "2.0")] == [1] * 4
+    assert [_start({"place": "a:1"}, start) for start in (12, 12.0, "12", "12.0")] == [12] * 4

@@ -16,7 +16,7 @@ from torch import Tensor
 from mmbert.errors import DataError
 from mmbert.finetuning.collate import Feature, choices_as_rows
 from mmbert.finetuning.encode import encode_texts, say_cut
-from mmbert.finetuning.examples import Examples, Fields, Row, read_splits, want_text
+from mmbert.finetuning.examples import Examples, Fields, Row, as_label, read_splits, want_text
 from mmbert.finetuning.finetune import Trained
 from mmbert.finetuning.losses import NONE, Items, choice_loss
 from mmbert.finetuning.packed_model import PackedModel
@@ -84,8 +84,8 @@ def _label(row: Row, choices: int, first: int, names: tuple[str, ...]) -> int:
     if row["label"] in names:  # the hub's classes choice1 and choice2
         return names.index(row["label"])
     try:
-        number = int(row["label"]) - first
-    except (TypeError, ValueError):
+        number = int(as_label(row["label"])) - first
+    except ValueError:
         number = -1
     if not 0 <= number < choices:
         raise DataError(

@@ -18,7 +18,7 @@ import numpy as np
 from mmbert.errors import ConfigError, DataError
 from mmbert.finetuning.collate import Feature, spans_as_rows
 from mmbert.finetuning.encode import pair_template
-from mmbert.finetuning.examples import Examples, Fields, Row, read_splits, want_text
+from mmbert.finetuning.examples import Examples, Fields, Row, as_label, read_splits, want_text
 from mmbert.finetuning.finetune import Trained
 from mmbert.finetuning.losses import span_loss
 from mmbert.finetuning.packed_model import PackedModel
@@ -119,8 +119,8 @@ def _text(row: Row, text: Any) -> str:
 
 def _start(row: Row, start: Any) -> int:
     try:
-        return int(start)
-    except (TypeError, ValueError) as error:
+        return int(as_label(start))
+    except ValueError as error:
         raise DataError(f"{row['place']}: answer_start is {start!r}, not a number: mend the row") from error
 
 
