@@ -83,11 +83,14 @@ def test_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "is not of sentence-transformers: choose embedding" in refused(
         model, "--format", "sentence-transformers", "--output", "logits", *out
     )
-    for name, content in (("empty.txt", b""), ("latin.txt", b"caf\xe9"), ("missing.txt", None)):
+    for name, content, told in (
+        ("empty.txt", b"", "no text to compare by"),
+        ("latin.txt", b"caf\xe9", f"{folder}/latin.txt:1: not UTF-8 at byte 4"),
+        ("missing.txt", None, f"no such file: {folder}/missing.txt"),
+    ):
         if content is not None:
             (folder / name).write_bytes(content)
-        said = refused(model, "--format", "huggingface", "--text", folder / name, *out)
-        assert said.startswith("no text to compare by" if name == "empty.txt" else f"cannot read {folder / name}")
+        assert refused(model, "--format", "huggingface", "--text", folder / name, *out).startswith(told)
     (folder / "model" / "tokenizer.json").rename(folder / "aside")
     assert "no tokenizer.json in" in refused(model, "--format", "huggingface", *out)
     (folder / "aside").rename(folder / "model" / "tokenizer.json")
