@@ -194,6 +194,8 @@ class Phase(Spec):
     warmup: Tokens = 0
     """Linear warm-up of the learning rate from 0."""
     decay: Decay | None = None
+    seed: int | None = Field(None, ge=0)
+    """Of its data order, masks and dropout; null: the recipe's."""
 
     @model_validator(mode="after")
     def _combinations(self) -> Self:
@@ -343,6 +345,11 @@ class Recipe(SpecFile):
         if self.model is None:
             raise ConfigError(f"the model of {self.name} is that of its start: mmbert.start.resolve looks it up")
         return self.model
+
+    def seed_of(self, phase: str) -> int:
+        """The seed of a phase: its own, or the recipe's."""
+        own = self.phases[phase].seed
+        return self.seed if own is None else own
 
     def order(self) -> list[str]:
         """Names of the phases, each after the one it follows."""

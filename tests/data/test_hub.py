@@ -7,22 +7,18 @@ the released mmBERT data (folders of MDS shards below ``train``, an index in eac
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 import json
-import re
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import little_corpus
 import mds_writer
 import numpy as np
 import pytest
 
+from little_hub import COMMIT, Hub, little_hub
 from mmbert.data.hub import hub_inputs, restore
 from mmbert.data.prepare import prepare_text
 from mmbert.data.read import open_mds, read, read_input
@@ -31,92 +27,11 @@ from mmbert.data.tasks import plan_work
 from mmbert.errors import DataError
 from mmbert.recipe import Cleaning, Source
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-class Hub:
-    """Answers what huggingface-hub asks for datasets: their commit, their files, and parts of a file's bytes."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, dict[str, bytes]] = {}
-        """Dataset -> path -> content."""
-        self.asked: list[str] = []
-        hub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                hub.answer(self)
-
-            def do_HEAD(self) -> None:
-                hub.answer(self)
-
-            def log_message(self, *arguments: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.address = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def answer(self, request: BaseHTTPRequestHandler) -> None:
-        path = unquote(urlsplit(request.path).path)
-        self.asked.append(path)
-        match = re.match(r"(?:/api)?/datasets/([\w.-]+/[\w.-]+)(?:/(revision|tree|resolve)/(\w+)/?(.*))?$", path)
-        if match is None or match[1] not in self.files or match[3] not in (None, "main", COMMIT):
-            request.send_response(404)
-            request.send_header("X-Error-Code", "RepoNotFound")
-            self.send(request, b"{}")
-        elif match[2] == "resolve":
-            self.send_file(request, self.files[match[1]].get(match[4]))
-        else:
-            files = self.files[match[1]]
-            listing = [
-                {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-                for name, data in files.items()
-                if match[4] == "" or name.startswith(f"{match[4]}/")
-            ]
-            values: Any = listing if match[2] == "tree" else {"id": match[1], "sha": COMMIT}
-            request.send_response(200)
-            request.send_header("Content-Type", "application/json")
-            self.send(request, json.dumps(values).encode())
-
-    def send_file(self, request: BaseHTTPRequestHandler, data: bytes | None) -> None:
-        if data is None:
-            request.send_response(404)
-            request.send_header("X-Error-Code", "EntryNotFound")
-            self.send(request, b"")
-            return
-        wanted = re.match(r"bytes=(\d+)-(\d+)", request.headers.get("Range") or "")
-        part = data[int(wanted[1]) : int(wanted[2]) + 1] if wanted else data
-        request.send_response(206 if wanted else 200)
-        request.send_header("ETag", f'"{hashlib.sha1(data).hexdigest()}"')
-        request.send_header("X-Repo-Commit", COMMIT)
-        self.send(request, part)
-
-    def send(self, request: BaseHTTPRequestHandler, data: bytes) -> None:
-        request.send_header("Content-Length", str(len(data)))
-        request.end_headers()
-        if request.command == "GET":
-            request.wfile.write(data)
-
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    from huggingface_hub import HfFileSystem, constants
-
-    little = Hub()
-    monkeypatch.setattr(constants, "ENDPOINT", little.address)
-    monkeypatch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", little.address + "/{repo_id}/resolve/{revision}/{filename}"
-    )
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    HfFileSystem.clear_instance_cache()
-    yield little
-    HfFileSystem.clear_instance_cache()
-    little.server.shutdown()
-    little.server.server_close()
+    with little_hub(monkeypatch) as little:
+        yield little
 
 
 def parquet(language: str, count: int, first: int = 0) -> bytes:

@@ -97,7 +97,7 @@ class Steps:
     ) -> None:
         self.name = phase
         self._phase = recipe.phases[phase]
-        self._seed = recipe.seed
+        self._seed = recipe.seed_of(phase)
         self._place = place
         self._bad = bad
         self._left_out: frozenset[str] = frozenset()
@@ -109,7 +109,7 @@ class Steps:
         self.mixture: Mixture = mixture(self._phase, manifest.sizes())
         streams = [(stream.source, stream.language) for stream in self.mixture.streams]
         self._corpus = Corpus(folder, manifest, streams, self._phase.context, self._vocabulary.size)
-        self.plan = Plan(self.mixture, self._corpus.blocks_per_stream.tolist(), recipe.seed, phase)
+        self.plan = Plan(self.mixture, self._corpus.blocks_per_stream.tolist(), self._seed, phase)
 
     def after(self, cursor: Cursor) -> Iterator[Step]:
         """From a cursor (``cursor_after`` of the last step that was trained on) to the end of the phase."""

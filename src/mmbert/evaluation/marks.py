@@ -15,7 +15,7 @@ from mmbert.evaluation.predict import texts_of
 from mmbert.evaluation.sources import Row
 from mmbert.evaluation.task import Task
 from mmbert.evaluation.words import place_words, spans_of
-from mmbert.finetuning.examples import as_label
+from mmbert.finetuning.examples import as_label, read_answers
 from mmbert.scoring import classes, entities
 from mmbert.scoring.answers import normaliser, score_answers
 from mmbert.scoring.ranking import bitext_accuracy
@@ -87,18 +87,19 @@ def _tag(task: Task, language: str, predictions: Sequence[Any], rows: Sequence[R
 
 def _answer(task: Task, language: str, predictions: Sequence[Any], rows: Sequence[Row]) -> Scores:
     gold = [_references(row) for row in rows]
-    found = score_answers(predictions, gold, normaliser(task.normalisation, language))
-    return {"f1": found.f1, "exact": found.exact}
+    own = score_answers(predictions, gold, normaliser(task.normalisation, language))
+    found = {"f1": own.f1, "exact": own.exact}
+    if task.normalisation != "squad":  # papers often score such a set by SQuAD's script all the same
+        squad = score_answers(predictions, gold)
+        found |= {"f1_squad": squad.f1, "exact_squad": squad.exact}
+    return found
 
 
 def _references(row: Row) -> list[str]:
-    answers = row["answers"]
-    texts = answers.get("text") if isinstance(answers, dict) else None
-    if isinstance(texts, str):
-        texts = [texts]
-    if not texts or not all(isinstance(text, str) for text in texts):
-        raise DataError(f"{row['place']}: answers hold no text: write {{text: [...], answer_start: [...]}}")
-    return list(texts)
+    texts = [text for text, _ in read_answers(row)]
+    if not texts:
+        raise DataError(f"{row['place']}: no answer to compare with: write {{text: [...], answer_start: [...]}}")
+    return texts
 
 
 def _choose(task: Task, language: str, predictions: Sequence[Any], rows: Sequence[Row]) -> Scores:

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmbert.errors import DataError, MissingExtra
+from mmbert.errors import DataError
 from mmbert.evaluation.task import Task
 from mmbert.files import read_json, sha256, write_json
 from mmbert.finetuning.examples import Examples, Fields, read_examples
+from mmbert.finetuning.hub import CONVERTED, HubUnreadable, find_commit
 from mmbert.finetuning.recipe_data import DataSpec
 from mmbert.io.find import is_hidden, packed, walk
 
@@ -33,7 +34,7 @@ FIELDS: dict[str, Fields] = {
     "bitext": Fields(("text", "translation")),
     "loss": Fields(("text",)),
 }
-"""What each kind reads of a row; the first five are those of fine-tuning."""
+"""What each kind reads of a row; the first four are those that a model is fine-tuned for."""
 
 _ENDINGS = (".jsonl.gz", *packed(".jsonl"))
 
@@ -50,7 +51,8 @@ class TaskSource:
         """Whether a language has a part. The hub is taken at the declaration's word."""
         source = self.task.source
         if self.folder is None:
-            return language not in source.local_only and (split == "test" or source.splits.train is not None)
+            trains = source.splits.train is not None and language not in source.test_only
+            return language not in source.local_only and (split == "test" or trains)
         return self._file(language, split) is not None
 
     def languages(self, split: str) -> list[str]:
@@ -73,16 +75,19 @@ class TaskSource:
         if part is None:
             raise DataError(f"{self.task.name}: the hub's data set has no part to train on: set protocol.start")
         code = self.task.languages[language]
-        config = source.config.replace("{language}", code) if source.config else None
+        config, files = (text.replace("{language}", code) if text else None for text in (source.config, source.files))
         revision = None if self.revision == "folder" else self.revision
         return DataSpec(
-            hub=source.hub, config=config, revision=revision, split=part, language=language,
+            hub=source.hub, config=config, files=files, revision=revision, split=part, language=language,
             columns=source.columns, limit=limit,
         )  # fmt: skip
 
     def read(self, language: str, split: str = "test") -> Examples:
         """The rows of one language. Raises DataError with the place of what is wrong."""
-        found = read_examples(self.spec(language, split), split, FIELDS[self.task.kind])
+        try:
+            found = read_examples(self.spec(language, split), split, FIELDS[self.task.kind])
+        except HubUnreadable as error:
+            raise DataError(f"{error}; or set data=DIR, with {_layout(self.task)} of {self.task.url}") from error
         names = found.names.get("label", ())
         if self.task.kind == "choose" and names:  # choices that the hub calls choice1 and choice2
             for row in found.rows:
@@ -116,10 +121,24 @@ def open_source(task: Task, *, data: str | Path | None, pins: Path) -> TaskSourc
         return TaskSource(task, f"local-{fingerprint(folder)}", folder)
     if data is not None and not Path(data).is_dir():
         raise DataError(f"no folder {Path(data).absolute()}: set data=DIR to the folder that holds {local or 'tasks'}/")
+    where = f"{folder} is not there" if folder is not None else "no folder of local data is given"
     if task.source.hub is None:
-        where = f"{folder} is not there" if folder is not None else "no folder of local data is given"
-        raise DataError(f"{task.name} is read from local files, and {where}: set data=DIR, which holds {local}/")
-    return TaskSource(task, task.source.revision or pin(task.source.hub, pins))
+        raise DataError(f"{task.name} is read from local files, and {where}: set data=DIR, with {_layout(task)}")
+    revision = task.source.revision
+    if revision in (None, CONVERTED):
+        revision = pin(task.source.hub, pins, revision)
+    return TaskSource(task, revision)
+
+
+def _layout(task: Task) -> str:
+    """What a local folder of a task must hold: ``masakhapos/<language>/{train,test}.jsonl.gz (tokens, upos)``."""
+    if task.kind == "loss":
+        return f"{task.source.local}/<language>.jsonl.gz (text)"
+    columns = task.source.local_columns
+    wanted = (columns.get(name, name) for name in FIELDS[task.kind].required)
+    fields = ", ".join(name if isinstance(name, str) else ", ".join(name) for name in wanted)
+    parts = [name for name in (task.source.local_splits.train, task.source.local_splits.test) if name is not None]
+    return f"{task.source.local or task.name}/<language>/{{{','.join(parts)}}}.jsonl.gz ({fields})"
 
 
 def fingerprint(folder: Path) -> str:
@@ -130,33 +149,25 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def pin(name: str, pins: Path) -> str:
-    """The commit of a hub data set that this folder of results stands on: kept in ``pins``, else the newest now."""
+def pin(name: str, pins: Path, branch: str | None = None) -> str:
+    """The commit of a hub data set that this folder of results stands on: kept in ``pins``, else the newest now.
+
+    branch  another than main, such as the hub's Parquet copy
+    """
+    key = f"{name}@{branch}" if branch else name
     known = read_json(pins) if pins.is_file() else {}
-    if name in known:
-        return str(known[name])
+    if key in known:
+        return str(known[key])
     if Path(name).is_dir():
         return "folder"
-    commit = _newest(name)
-    write_json(pins, {**known, name: commit})
-    log.info("%s is pinned at commit %s, its newest, in %s", name, commit, pins)
-    return commit
-
-
-def _newest(name: str) -> str:
     try:
-        from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-    except ImportError as error:
-        raise MissingExtra("huggingface-hub", "evaluate") from error
-    network: type[Exception] = HfHubHTTPError.__mro__[1]  # the root of the library's HTTP errors
-    try:
-        commit = HfApi().dataset_info(name).sha
-    except (OSError, network, HFValidationError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        commit = find_commit(name, branch)
+    except ConnectionError as error:
         raise DataError(
-            f"cannot ask the hub for the commit of {name}: {reason} (check the network, or set data=DIR to local files)"
+            f"cannot ask the hub for the commit of {key}: {error} (check the network, or set data=DIR to local files)"
         ) from error
     if commit is None:
-        raise DataError(f"the hub names no commit of {name}: state its revision in the task's declaration")
+        raise DataError(f"the hub names no commit of {key}: state its revision in the task's declaration")
+    write_json(pins, {**known, key: commit})
+    log.info("%s is pinned at commit %s, its newest, in %s", key, commit, pins)
     return commit

@@ -1,7 +1,7 @@
 """Models that are fine-tuned on the way to a score: the chain of a task's protocol, each kept and used again.
 
-    trainer = Trainer(suite, sources, results / model_hash / "models")
-    model = trainer.model("rte", "eng_Latn", seed=42)     # MNLI first, then RTE on top of it
+    stage = plan_stage(find, "rte", "eng_Latn", seed=42, training={})     # find(name): a task and its source
+    folder = tune(stage, model, weights, results / weights / "models")    # MNLI first, then RTE on top of it
 
 The key of a model says all it was made of: the start's weights, the training rows' revision, the recipe and the seed.
 """
@@ -134,7 +134,8 @@ def train_spec(stage: Stage) -> DataSpec:
     if stage.source.folder is not None:
         return specs[0].model_copy(update={"path": str(stage.source.folder), "languages": codes, "language": None})
     spelled = {code: stage.task.languages[code] for code in codes}
-    changes = {"config": stage.task.source.config, "languages": codes, "spelled": spelled, "language": None}
+    own = stage.task.source
+    changes = {"config": own.config, "files": own.files, "languages": codes, "spelled": spelled, "language": None}
     return specs[0].model_copy(update=changes)
 
 

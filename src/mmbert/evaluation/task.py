@@ -19,6 +19,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mmbert import languages
 from mmbert.errors import ConfigError
+from mmbert.finetuning.hub import CONVERTED
 from mmbert.recipe_file import Spec, explain, read_recipe
 
 Kind = Literal["classify", "tag", "answer", "choose", "bitext", "mteb", "loss", "efficiency"]
@@ -28,7 +29,7 @@ METRICS: dict[str, tuple[str, ...]] = {
         "accuracy", "macro_f1", "weighted_f1", "binary_f1", "matthews", "pearson", "spearman", "micro_f1",
     ),
     "tag": ("entity_f1", "span_f1", "token_accuracy"),
-    "answer": ("f1", "exact"),
+    "answer": ("f1", "exact", "f1_squad", "exact_squad"),
     "choose": ("accuracy",),
     "bitext": ("accuracy", "accuracy_from_english", "accuracy_centred"),
     "mteb": ("main_score",),
@@ -59,9 +60,12 @@ class Source(Spec):
     hub: str | None = None
     """Data set on the Hugging Face hub. Its code is never run."""
     revision: str | None = None
-    """Its commit, 40 hexadecimal digits; null: pinned at the first run, in ``pins.json`` of the results."""
+    """Its commit, 40 hexadecimal digits; null: pinned at the first run, in ``pins.json`` of the results. The branch
+    ``refs/convert/parquet``, the hub's own Parquet copy, is pinned in the same way."""
     config: str | None = None
     """Its configuration; ``{language}`` stands for the source's own code."""
+    files: str | None = None
+    """Its Parquet files, instead of a configuration: ``{language}/{split}/*.parquet``."""
     splits: Splits = Splits()
     columns: Columns = Field({})
     """Our field -> theirs, as in the data of a fine-tuning recipe."""
@@ -73,11 +77,15 @@ class Source(Spec):
     """Names of the local files: ``{train: dev}`` where nothing else is there to train on."""
     local_only: tuple[str, ...] = ()
     """Languages that the hub's data set lacks."""
+    test_only: tuple[str, ...] = ()
+    """Languages without a part to train on in the hub's data set."""
+    checked: str = ""
+    """When and where the data set's form, parts and licence were looked up, and what could not be."""
 
     @field_validator("revision")
     @classmethod
     def _is_commit(cls, value: str | None) -> str | None:
-        if value is not None and (len(value) != 40 or set(value) - set("0123456789abcdef")):
+        if value not in (None, CONVERTED) and (len(value) != 40 or set(value) - set("0123456789abcdef")):
             raise ValueError("a revision is a commit of 40 hexadecimal digits: a branch moves; write null to pin later")
         return value
 
@@ -116,7 +124,8 @@ class Task(Spec):
     positive: str | None = None
     """``binary_f1``: the label that is looked for."""
     normalisation: Literal["squad", "mlqa", "tiquad"] = "squad"
-    """``answer``: what counts as the same answer (``mmbert.scoring.answers``)."""
+    """``answer``: what counts as the same answer (``mmbert.scoring.answers``). ``f1_squad`` and ``exact_squad`` stand
+    beside those of another one than SQuAD's."""
     average: tuple[str, ...] = ()
     """Languages (of ``mteb``: types of tasks) that the task's mean is over, as its source defines; empty: all."""
     average_by: Literal["languages", "types"] = "languages"
@@ -163,6 +172,8 @@ class Task(Spec):
             return self
         if self.kind != "efficiency" and self.source.hub is None and self.source.local is None:
             raise ValueError("source says neither hub nor local: where are the examples?")
+        if self.metric.endswith("_squad") and self.normalisation == "squad":
+            raise ValueError(f"metric {self.metric} is for another normalisation: write {self.metric[:-6]}")
         if self.kind not in ("loss", "efficiency"):
             self._check_languages()
         return self

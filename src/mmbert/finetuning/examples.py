@@ -215,6 +215,39 @@ def want_text(row: Row, name: str) -> str:
     return value
 
 
+def read_answers(row: Row) -> list[tuple[str, Any]]:
+    """Return the answers of a question as (text, where it starts, or None), of every form that the field's sets have.
+
+    That is SQuAD's map of lists, a list of maps (TiQuAD), a text or a list of texts, and the columns ``answer`` and
+    ``answer_start``. Raises DataError with the place of another one.
+    """
+    value = row.get("answers")
+    if value is None:
+        if "answer" not in row:
+            return []
+        value = {"text": row["answer"], "answer_start": row.get("answer_start")}
+    if isinstance(value, str):
+        value = [value]
+    if isinstance(value, dict):
+        texts, starts = (
+            [one] if not isinstance(one, list) else one for one in map(value.get, ("text", "answer_start"))
+        )
+        if starts == [None]:
+            starts = [None] * len(texts)
+        if texts == [None] or len(texts) != len(starts):
+            raise DataError(f"{row['place']}: answers needs lists text and answer_start of one length: mend the row")
+        pairs = list(zip(texts, starts, strict=True))
+    elif isinstance(value, list):
+        maps = [each if isinstance(each, dict) else {"text": each} for each in value]
+        pairs = [(each.get("text"), each.get("answer_start")) for each in maps]
+    else:
+        raise DataError(f"{row['place']}: answers is {type(value).__name__}: expected text and answer_start, as SQuAD")
+    for text, _ in pairs:
+        if not isinstance(text, str):
+            raise DataError(f"{row['place']}: an answer is {type(text).__name__}, not text: mend the row")
+    return pairs
+
+
 def as_label(value: Any) -> str:
     """The name of a class, however it is written: 1, 1.0, "1.0", True, "yes"."""
     return _FLOAT.sub(r"\1", value) if isinstance(value, str) else as_name(value)

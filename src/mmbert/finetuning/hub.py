@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,17 @@ log = logging.getLogger(__name__)
 
 SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 """What the hub calls ours."""
+
+CONVERTED = "refs/convert/parquet"
+"""The branch on which the hub keeps a Parquet copy of a data set, as ``<configuration>/<split>/0000.parquet``."""
+
+_SCRIPT = re.compile(r"scripts are no longer supported, but found (\S+)")
+_TIMEOUT = 10.0
+"""Seconds for the one request that tells whether the hub answers."""
+
+
+class HubUnreadable(DataError):
+    """A data set of the hub cannot be read: a script, a gated set, another name of a part, no network."""
 
 
 @dataclass(frozen=True)
@@ -39,47 +53,152 @@ class HubTable:
 
 
 def load_tables(spec: DataSpec, role: str) -> Iterator[HubTable]:
-    """Each configuration of ``data.<role>``. Raises DataError in one line, offline too."""
+    """Each configuration of ``data.<role>``. Raises DataError in one line, at once where the hub cannot be reached."""
     assert spec.hub is not None, "a spec of the hub has a name"
     try:
-        import datasets
+        import datasets  # noqa: F401
     except ImportError as error:
         raise MissingExtra("datasets", "finetune") from error
-    revision = spec.revision or _newest(spec.hub)
     split = spec.split or SPLITS.get(role, role)
-    placed = spec.config is not None and "{language}" in spec.config
-    for code in spec.languages if placed else (None,):
-        config = spec.config if code is None else str(spec.config).replace("{language}", spec.spelled.get(code, code))
-        place = f"{spec.hub}{f' ({config})' if config else ''} {split}"
+    template = spec.files or spec.config
+    by_language = template is not None and "{language}" in template
+    if by_language and not spec.languages:
+        raise DataError(f"data.{role} reads {template} of {spec.hub}, and no language is named: set data.languages")
+    commit, silent = _commit_or_silence(spec)
+    for code in spec.languages if by_language else (None,):
+        part = template if code is None else str(template).replace("{language}", spec.spelled.get(code, code))
+        if spec.files is not None and part is not None:
+            part = part.replace("{split}", split)
+        place = f"{spec.hub}{f' ({part})' if part else ''} {split}"
         stated = code or spec.language
         language = None if stated is None else house(stated, f"data.{role}.languages")
-        try:
-            found = datasets.load_dataset(spec.hub, config, split=split, revision=revision)
-        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-            raise DataError(
-                f"cannot read {place} from the hub: {reason} (check data.{role}.hub, .config and .split, the network, "
-                f"or set data.{role}.path to local files)"
-            ) from error
+        with _one_line(place, role, silent):
+            found = _read_config(spec, part, split, commit) if spec.files is None else _read_files(spec, part, commit)
         names = {column: made for column, feature in found.features.items() if (made := _names(feature))}
         yield HubTable(place, language, names, found)
 
 
-def _newest(name: str) -> str | None:
-    """The commit that is read where the recipe pins none, said in the log; None for a folder."""
+def find_commit(name: str, revision: str | None = None) -> str | None:
+    """Return the commit of a data set's revision (None: its newest), asking the hub once; None for a folder.
+
+    Raises DataError where the hub has no such data set or revision, ConnectionError where it does not answer.
+    """
     if Path(name).is_dir():
         return None
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub import HfApi, errors
 
     # the library's HTTP errors have one root, which has changed with the client it stands on
-    network: type[Exception] = HfHubHTTPError.__mro__[1]
+    network: type[Exception] = errors.HfHubHTTPError.__mro__[1]
     try:
-        commit = HfApi().dataset_info(name).sha
-    except (OSError, network, HFValidationError):
-        return None  # a copy in the cache may serve
-    log.info("%s: read at commit %s (set revision to it, to read the same again)", name, commit)
-    return commit
+        return HfApi().dataset_info(name, revision=revision, timeout=_TIMEOUT).sha
+    except errors.RevisionNotFoundError as error:
+        raise DataError(f"the data set {name} has no revision {revision}: set it to a commit, or to null") from error
+    except errors.RepositoryNotFoundError as error:
+        raise DataError(f"the hub shows no data set {name}: check the name, or run `hf auth login`") from error
+    except errors.HFValidationError as error:
+        raise DataError(f"{name} is no folder here and no name of a data set on the hub ({_reason(error)})") from error
+    except (OSError, network) as error:
+        raise ConnectionError(_reason(error)) from error
+
+
+def _commit_or_silence(spec: DataSpec) -> tuple[str | None, str]:
+    """(the commit to read, why the hub does not answer): the first is None of a folder, and where it does not."""
+    assert spec.hub is not None
+    try:
+        commit = find_commit(spec.hub, spec.revision)
+    except ConnectionError as error:
+        return None, str(error)
+    if commit is not None and commit != spec.revision:
+        log.info("%s: read at commit %s (set revision to it, to read the same again)", spec.hub, commit)
+    return commit, ""
+
+
+def _read_config(spec: DataSpec, config: str | None, split: str, commit: str | None) -> Any:
+    import datasets
+
+    assert spec.hub is not None
+    if commit is not None or Path(spec.hub).is_dir():
+        return datasets.load_dataset(spec.hub, config, split=split, revision=commit)
+    with _cache_alone():
+        found = datasets.load_dataset(spec.hub, config, split=split, revision=spec.revision)
+    # datasets takes the latest copy, whichever commit was asked for; its folder is named as its own
+    wanted = spec.revision if spec.revision and re.fullmatch("[0-9a-f]{40}", spec.revision) else None
+    if wanted and not all(wanted in Path(each["filename"]).parts for each in found.cache_files):
+        raise FileNotFoundError(f"its cache holds another commit than {wanted}")
+    log.warning("the hub does not answer: %s is read from its cache", spec.hub)
+    return found
+
+
+def _read_files(spec: DataSpec, pattern: str | None, commit: str | None) -> Any:
+    """The Parquet files that match; columns keep the names of their classes, which the hub's converter stores."""
+    import datasets
+    from huggingface_hub import snapshot_download
+
+    assert spec.hub is not None
+    assert pattern is not None
+    folder = Path(spec.hub)
+    if not folder.is_dir():
+        folder = Path(
+            snapshot_download(
+                spec.hub,
+                repo_type="dataset",
+                revision=spec.revision,
+                allow_patterns=[pattern],
+                local_files_only=commit is None,
+            )
+        )
+    paths = sorted(path for path in folder.rglob("*.parquet") if fnmatch(path.relative_to(folder).as_posix(), pattern))
+    if not paths:
+        raise FileNotFoundError(f"no Parquet file is called {pattern} at {commit or spec.revision or 'main'}")
+    return datasets.Dataset.from_parquet([str(path) for path in paths])
+
+
+@contextmanager
+def _cache_alone() -> Iterator[None]:
+    """No request leaves: otherwise each of them is repeated for half a minute before the cache is looked at."""
+    import datasets
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
+
+
+@contextmanager
+def _one_line(place: str, role: str, silent: str) -> Iterator[None]:
+    """Say in one line, with the cure, why a data set cannot be read: all that ``load_dataset`` is known to raise."""
+    import datasets
+    import pyarrow
+    from huggingface_hub import errors
+
+    network: type[Exception] = errors.HfHubHTTPError.__mro__[1]
+    # scripts are RuntimeErrors, configurations and splits ValueErrors, missing files and gated sets OSErrors
+    known = (OSError, ValueError, RuntimeError, EOFError, ImportError, network, errors.EntryNotFoundError)
+    try:
+        yield
+    except (*known, pyarrow.ArrowException, datasets.exceptions.DatasetsError) as error:
+        local = f"set data.{role}.path to local files"
+        reason, cure = _reason(error), f"check data.{role}.hub, .config and .split, the network, or {local}"
+        if script := _SCRIPT.search(reason):
+            reason = f"it is there as a script ({script[1]}), which is not run"
+            copy = f"data.{role}.revision={CONVERTED} and data.{role}.files='CONFIGURATION/{{split}}/*.parquet'"
+            cure = f"name a copy that is data; or the hub's own, if there is one, with {copy}; or {local}"
+        elif "gated dataset" in reason:
+            cure = f"accept its conditions on its page, then `hf auth login`; or {local}"
+        elif silent:
+            held = reason if reason.startswith("its cache") else "its cache holds no copy"
+            reason, cure = f"it does not answer ({silent}), and {held}", f"check the network, or {local}"
+        raise HubUnreadable(f"cannot read {place} from the hub: {reason} ({cure})") from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error, or of the one behind it where that one says more."""
+    if type(error).__name__ == "DatasetGenerationError" and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def _names(feature: Any) -> tuple[str, ...]:

@@ -21,8 +21,12 @@ class DataSpec(Spec):
     """A data set on the Hugging Face hub: ``unimelb-nlp/wikiann``. Its code is never run."""
     config: str | None = None
     """``hub``: its configuration. ``{language}`` stands for each of ``languages``."""
+    files: str | None = None
+    """``hub``: Parquet files of the repository to read instead of a configuration, such as those of a branch that has
+    none: ``revision: refs/convert/parquet`` with ``files: "{language}/{split}/*.parquet"``, the Parquet copy that the
+    hub makes of data sets that exist as a script. ``{language}`` and ``{split}`` stand for each."""
     revision: str | None = None
-    """``hub``: the commit to read. Without it the newest, and the run says which that was."""
+    """``hub``: the commit, branch or tag to read. Without it the newest, and the run says which that was."""
     split: str | None = None
     """Of a folder or ``hub``: the name of the split; null: train, dev or test (validation on the hub)."""
     languages: tuple[str, ...] = ()
@@ -43,6 +47,10 @@ class DataSpec(Spec):
     skip_bad_rows: bool = False
     """Pass over rows that cannot be read or lack a required field, instead of stopping at the first: they are counted,
     and the log says where the first is. Files that are cut short or corrupt are never passed over."""
+    licence: str | None = None
+    """``hub``: as the data set states it; a note, never read."""
+    checked: str | None = None
+    """``hub``: when and where the data set's form and licence were looked up; a note, never read."""
 
     @property
     def named(self) -> bool:

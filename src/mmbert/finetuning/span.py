@@ -18,7 +18,7 @@ import numpy as np
 from mmbert.errors import ConfigError, DataError
 from mmbert.finetuning.collate import Feature, spans_as_rows
 from mmbert.finetuning.encode import pair_template
-from mmbert.finetuning.examples import Examples, Fields, Row, as_label, read_splits, want_text
+from mmbert.finetuning.examples import Examples, Fields, Row, as_label, read_answers, read_splits, want_text
 from mmbert.finetuning.finetune import Trained
 from mmbert.finetuning.losses import span_loss
 from mmbert.finetuning.packed_model import PackedModel
@@ -74,7 +74,7 @@ def read_questions(examples: Examples, own: AnswerOptions) -> list[Question]:
     found = []
     for row in examples.rows:
         question, context = want_text(row, "question"), want_text(row, "context")
-        answers = _answers(row)
+        answers = [(text, _start(row, start)) for text, start in read_answers(row)]
         if not answers and not own.no_answer:
             raise DataError(f"{row['place']}: no answer: remove the row, or set answer.no_answer=true")
         for number, (text, start) in enumerate(answers):
@@ -88,33 +88,6 @@ def read_questions(examples: Examples, own: AnswerOptions) -> list[Question]:
                 )
         found.append(Question(question, context, answers, row))
     return found
-
-
-def _answers(row: Row) -> list[tuple[str, int]]:
-    """From SQuAD's map of lists, a list of maps, or the columns answer and answer_start."""
-    value = row.get("answers")
-    if value is None:
-        if "answer" not in row:
-            return []
-        value = {"text": [row["answer"]], "answer_start": [row.get("answer_start")]}
-    if isinstance(value, list):
-        pairs = [
-            (each.get("text"), each.get("answer_start")) if isinstance(each, dict) else (each, None) for each in value
-        ]
-    elif isinstance(value, dict):
-        texts, starts = value.get("text"), value.get("answer_start")
-        if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
-            raise DataError(f"{row['place']}: answers needs lists text and answer_start of one length: mend the row")
-        pairs = list(zip(texts, starts, strict=True))
-    else:
-        raise DataError(f"{row['place']}: answers is {type(value).__name__}: expected text and answer_start, as SQuAD")
-    return [(_text(row, text), _start(row, start)) for text, start in pairs]
-
-
-def _text(row: Row, text: Any) -> str:
-    if not isinstance(text, str):
-        raise DataError(f"{row['place']}: an answer is {type(text).__name__}, not text: mend the row")
-    return text
 
 
 def _start(row: Row, start: Any) -> int:

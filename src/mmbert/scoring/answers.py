@@ -5,8 +5,9 @@ squad   SQuAD 1.1's ``evaluate-v1.1.py`` (Rajpurkar et al. 1606.05250). XTREME t
         language.
 mlqa    MLQA's ``mlqa_evaluation_v1.py`` (Lewis et al. 1910.07475): the articles of each language, all of Unicode's
         punctuation, and for Chinese each Han character a word (mixed segmentation).
-tiquad  TiQuAD's ``evaluate-tiquad.py`` (Gaim et al. 2023): English articles and the words of ``TIGRINYA``, ASCII and
-        Ge'ez punctuation.
+tiquad  TiQuAD's ``evaluate-tiquad.py`` (Gaim et al. 2023, github.com/fgaim/TiQuAD at d1c70f4): each sign of ASCII and
+        Ge'ez punctuation and each curly quote becomes a space, except ``-`` and a backslash; English articles and the
+        words of ``TIGRINYA`` are dropped as whole words; two answers of which nothing is left are equal.
 
 An answer is compared with every reference, and the best counts. Scores are fractions, not per cent.
 """
@@ -28,6 +29,9 @@ Normalise = Callable[[str], str]
 
 GEEZ = "፠፡።፣፤፥፦፧፨"
 """Ge'ez punctuation: U+1360 to U+1368."""
+
+CURLY = "“”‘’‚‛„‟"
+"""Quotation marks that TiQuAD's script takes for punctuation."""
 
 TIGRINYA = ("ብ", "ናይ", "ኣብ", "እዩ", "ናብ", "ካብ", "እቲ")
 """Words that TiQuAD's script drops, as it does articles."""
@@ -57,7 +61,6 @@ HOUSE = {
 
 _HAN = re.compile("[\u4e00-\u9fa5]")
 _ENGLISH = re.compile(r"\b(a|an|the)\b")
-_TIGRINYA = re.compile(r"\b(a|an|the|" + "|".join(TIGRINYA) + r")\b")
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,8 @@ def normalise_squad(text: str) -> str:
 
 
 def normalise_tiquad(text: str) -> str:
-    """As SQuAD, without Ge'ez punctuation and ``TIGRINYA`` either."""
-    bare = "".join(character for character in text.lower() if character not in _ASCII and character not in GEEZ)
-    return " ".join(_TIGRINYA.sub(" ", bare).split())
+    """Lower case, each punctuation sign a space, without articles and ``TIGRINYA``."""
+    return " ".join(word for word in text.lower().translate(_TIQUAD).split() if word not in _DROPPED)
 
 
 def normalise_mlqa(text: str, language: str) -> str:
@@ -118,6 +120,7 @@ def score_answers(
         raise DataError(f"{len(predicted)} answers for {len(gold)} questions: give one for each")
     if not len(gold):
         raise DataError("there is nothing to score: the split is empty")
+    empty = 1.0 if normalise is normalise_tiquad else 0.0  # SQuAD's and MLQA's scripts give nothing for nothing
     exact = f1 = 0.0
     for number, (answer, references) in enumerate(zip(predicted, gold, strict=True)):
         if not references:
@@ -125,13 +128,15 @@ def score_answers(
         given = normalise(answer)
         wanted = [normalise(reference) for reference in references]
         exact += max(given == one for one in wanted)
-        f1 += max(_overlap(given, one) for one in wanted)
+        f1 += max(_overlap(given, one, empty) for one in wanted)
     return AnswerScores(exact / len(gold), f1 / len(gold))
 
 
-def _overlap(given: str, wanted: str) -> float:
-    """F1 of the bags of words of two normalised answers; 0 if they share none, and if both are empty."""
+def _overlap(given: str, wanted: str, empty: float) -> float:
+    """F1 of the bags of words of two normalised answers; 0 if they share none, ``empty`` if both have none."""
     one, other = given.split(), wanted.split()
+    if not one and not other:
+        return empty
     shared = sum((Counter(one) & Counter(other)).values())
     return 2 * shared / (len(one) + len(other)) if shared else 0.0
 
@@ -150,6 +155,10 @@ def _segment(text: str) -> list[str]:
 
 
 _ASCII = frozenset(string.punctuation)
+
+# the official expression keeps the hyphen on purpose, the backslash because it escapes the bracket behind it
+_TIQUAD = {ord(sign): " " for sign in (_ASCII - {"-", "\\"}) | {*GEEZ, *CURLY}}
+_DROPPED = frozenset({"a", "an", "the", *TIGRINYA})
 
 
 @cache

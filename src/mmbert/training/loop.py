@@ -144,7 +144,7 @@ def backward(job: Job, model: MaskedLM, step: Step, place: int, packed: Packed, 
 
 def seed_dropout(job: Job, step: Step, place: int) -> None:
     """Key dropout by the place of a micro-batch in the run: no state of a generator needs saving."""
-    torch.manual_seed(key_of(job.recipe.seed, "dropout", job.name, step.index, place))
+    torch.manual_seed(key_of(job.recipe.seed_of(job.name), "dropout", job.name, step.index, place))
 
 
 def _passes(job: Job, step: Step, model: MaskedLM) -> Iterator[tuple[int, Packed | None]]:

@@ -105,7 +105,14 @@ def answer(
     if job.mesh.main:
         usual = usual_norm(state.norms)
         SpikeRecord(
-            job.name, state.cursor, spike.loss, spike.norm, usual, job.recipe.seed, job.precision, str(spike)
+            job.name,
+            state.cursor,
+            spike.loss,
+            spike.norm,
+            usual,
+            job.recipe.seed_of(job.name),
+            job.precision,
+            str(spike),
         ).save(job.folder)
     if job.recipe.runtime.on_spike == "rollback":
         return _go_back(job, model, optimizer, state, step, spike)
