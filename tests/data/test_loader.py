@@ -124,6 +124,16 @@ def test_steps_are_well_formed(shards: Path) -> None:
     assert found[-2].batch == 2048
 
 
+def test_a_phase_may_have_a_seed_of_its_own(shards: Path) -> None:
+    """It stands in for the recipe's, in the order of data and in the masks."""
+    made = recipe()
+    own = made.phases["pretrain"].model_copy(update={"seed": 7})
+    changed = made.model_copy(update={"phases": {**made.phases, "pretrain": own}})
+    assert contents(steps(shards, made=changed)) == contents(steps(shards, made=recipe(7)))
+    assert contents(steps(shards, made=changed)) != contents(steps(shards))
+    assert contents(steps(shards, phase="decay", made=changed)) == contents(steps(shards, phase="decay"))
+
+
 @pytest.mark.parametrize("whole_words", [False, True])
 @pytest.mark.parametrize("world", [2, 3, 8])
 def test_any_number_of_ranks_sees_the_same_micro_batches(shards: Path, world: int, whole_words: bool) -> None:

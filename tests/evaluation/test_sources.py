@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from little_tasks import write_all
 
 from mmbert.errors import DataError
 from mmbert.evaluation import sources
-from mmbert.evaluation.sources import TaskSource, fingerprint, open_source, pin
+from mmbert.evaluation.marks import check, score
+from mmbert.evaluation.sources import Row, TaskSource, fingerprint, open_source, pin
 from mmbert.evaluation.stage import Stage, train_spec
 from mmbert.evaluation.task import Task
+from mmbert.finetuning import span
+from mmbert.finetuning.examples import read_examples
+from mmbert.finetuning.recipe import AnswerOptions
+from mmbert.finetuning.recipe_data import DataSpec
+
+UPOS = "ADJ ADP ADV AUX CCONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ SYM VERB X"
 
 
 def test_local_files_win(tmp_path: Path) -> None:
@@ -48,14 +57,16 @@ def test_the_hub_is_read_at_its_commit(tmp_path: Path) -> None:
 
 def test_what_no_declaration_pins_is_pinned_at_the_first_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commits = iter(["a" * 40, "b" * 40])
-    monkeypatch.setattr(sources, "_newest", lambda name: next(commits))
+    monkeypatch.setattr(sources, "find_commit", lambda name, branch: next(commits))
     pins = tmp_path / "results" / "pins.json"
-    assert pin("facebook/xnli", pins) == "a" * 40
-    assert pin("facebook/xnli", pins) == "a" * 40, "not asked again"
-    assert pin("google/xquad", pins) == "b" * 40
-    assert json.loads(pins.read_text()) == {"facebook/xnli": "a" * 40, "google/xquad": "b" * 40}
-    source = open_source(Task.load("xnli"), data=None, pins=pins)
-    assert source.spec("swh_Latn", "test").revision == "a" * 40
+    assert pin("google/xquad", pins) == "a" * 40
+    assert pin("google/xquad", pins) == "a" * 40, "not asked again"
+    ner = open_source(Task.load("masakhaner"), data=None, pins=pins)
+    branch = "masakhane/masakhaner2@refs/convert/parquet"
+    assert json.loads(pins.read_text()) == {"google/xquad": "a" * 40, branch: "b" * 40}
+    source = open_source(Task.load("xquad"), data=None, pins=pins)
+    assert source.spec("tha_Thai", "test").revision == "a" * 40
+    assert (ner.revision, ner.spec("swh_Latn", "test").files) == ("b" * 40, "swa/{split}/*.parquet")
 
 
 def test_languages_that_only_local_files_have(tmp_path: Path) -> None:
@@ -64,12 +75,20 @@ def test_languages_that_only_local_files_have(tmp_path: Path) -> None:
     assert not source.has("amh_Ethi", "test")
 
 
+def test_languages_without_a_part_to_train_on(tmp_path: Path) -> None:
+    source = TaskSource(Task.load("afrisenti"), "a" * 40)
+    assert set(source.languages("test")) - set(source.languages("train")) == {"tir_Ethi", "gaz_Latn"}
+
+
 def test_training_rows_of_several_languages_on_the_hub(tmp_path: Path) -> None:
     task = Task.load("udpos")
     stage = Stage(task, TaskSource(task, "a" * 40), ("arb_Arab", "eng_Latn"), {}, 1, None)
     spec = train_spec(stage)
     assert (spec.config, spec.languages, spec.language) == ("udpos.{language}", ("arb_Arab", "eng_Latn"), None)
     assert spec.spelled == {"arb_Arab": "Arabic", "eng_Latn": "English"}
+    copied = Task.load("tydiqa")
+    stage = Stage(copied, TaskSource(copied, "a" * 40), ("fin_Latn", "eng_Latn"), {}, 1, None)
+    assert train_spec(stage).files == "{language}/{split}/*.parquet"
 
 
 def test_choices_that_the_hub_calls_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,8 +101,108 @@ def test_choices_that_the_hub_calls_by_name(tmp_path: Path, monkeypatch: pytest.
     assert TaskSource(Task.load("copa"), "a" * 40).read("eng_Latn").rows[0]["label"] == 1
 
 
+def rows_of(task: Task, folder: Path, language: str, rows: list[dict[str, Any]], file: str) -> list[Row]:
+    """A task's rows out of a Parquet file of the declared place and columns, as the hub has it."""
+    datasets = pytest.importorskip("datasets")
+    path = folder / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    datasets.Dataset.from_list(rows).to_parquet(str(path))
+    at = task.model_copy(update={"source": task.source.model_copy(update={"hub": str(folder), "revision": None})})
+    found = open_source(at, data=None, pins=folder / "pins.json").read(language).rows
+    check(at, found)
+    return found
+
+
+def test_answers_as_a_list_of_maps(tmp_path: Path) -> None:
+    """TiQuAD's Parquet: a list of maps, of which SQuAD has a map of lists."""
+    answers = [{"answer_start": 3, "text": "80’ታት"}, {"answer_start": 0, "text": "ኣብ 80’ታት"}]
+    row = {"id": "1", "title": "t", "context": "ኣብ 80’ታት ነበረ", "question": "መዓስ?", "answers": answers}
+    task = Task.load("tiquad")
+    found = rows_of(task, tmp_path, "tir_Ethi", [row], "validation.parquet")
+    scores = score(task, "tir_Ethi", ["80 ታት"], found)
+    assert scores == {"f1": 1.0, "exact": 1.0, "f1_squad": 0.0, "exact_squad": 0.0}
+    examples = read_examples(DataSpec(hub=str(tmp_path)), "dev", span.FIELDS)
+    assert span.read_questions(examples, AnswerOptions())[0].answers == [("80’ታት", 3), ("ኣብ 80’ታት", 0)]
+
+
+def test_the_hubs_copy_of_a_script(tmp_path: Path) -> None:
+    """TyDiQA and MasakhaNER 2 as the hub's converter leaves them."""
+    answers = {"text": ["Accra"], "answer_start": [12]}
+    row = {"id": "1", "context": "She lives in Accra", "question": "Where?", "answers": answers}
+    assert (
+        rows_of(Task.load("tydiqa"), tmp_path / "qa", "swh_Latn", [row], "sw/test/0000.parquet")[0]["answers"]
+        == answers
+    )
+    tagged = {"id": "1", "tokens": ["Ana", "saw"], "ner_tags": ["B-PER", "O"]}
+    found = rows_of(Task.load("masakhaner"), tmp_path / "ner", "swh_Latn", [tagged], "swa/test/0000.parquet")
+    assert found[0]["tags"] == ["B-PER", "O"]
+
+
+def test_choices_numbered_as_text(tmp_path: Path) -> None:
+    """lighteval/siqa writes the place of the right choice as text, from 1."""
+    row = {"context": "c", "question": "q", "answerA": "a", "answerB": "b", "answerC": "d", "label": "3"}
+    found = rows_of(Task.load("siqa"), tmp_path, "eng_Latn", [row], "validation.parquet")
+    assert (found[0]["question"], found[0]["choices"]) == ("c q", ["a", "b", "d"])
+    assert score(Task.load("siqa"), "eng_Latn", [2], found) == {"accuracy": 1.0}
+
+
+def test_mlqa_is_scored_by_both_scripts(tmp_path: Path) -> None:
+    row = {"context": "北京市", "question": "?", "answers": {"text": ["北京"], "answer_start": [0]}, "place": "x:1"}
+    scores = score(Task.load("mlqa"), "cmn_Hani", ["北京市"], [row])
+    assert (scores["f1"], scores["f1_squad"]) == (pytest.approx(0.8), 0.0)
+
+
+def test_a_script_says_what_a_local_folder_holds(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    folder = tmp_path / "masakhapos"
+    folder.mkdir()
+    (folder / "masakhapos.py").write_text("raise SystemExit")
+    task = Task.load("masakhapos")
+    task = task.model_copy(update={"source": task.source.model_copy(update={"hub": str(folder)})})
+    with pytest.raises(DataError) as caught:
+        open_source(task, data=None, pins=tmp_path / "pins.json").read("ewe_Latn")
+    assert "it is there as a script (masakhapos.py), which is not run" in str(caught.value)
+    assert (
+        "or set data=DIR, with masakhapos/<language>/{train,test}.jsonl.gz (tokens, upos) of "
+        "https://github.com/masakhane-io/masakhane-pos"
+    ) in str(caught.value)
+
+
+REAL = {
+    "afriqa": 8, "afriqa_pivot": 8, "afrisenti": 7, "jcommonsenseqa": 1, "jnli": 1, "jsquad": 1, "jsts": 1,
+    "masakhaner": 8, "masakhapos": 6, "sib200": 42, "tatoeba": 42, "udpos": 6, "xcopa": 10, "xquad": 11,
+}  # fmt: skip
+"""Languages of the real files that have a part to test on."""
+
+LABELS = {
+    "afrisenti": {"positive", "negative", "neutral"},
+    "jnli": {"entailment", "contradiction", "neutral"},
+    "masakhaner": {"O", *(f"{place}-{kind}" for place in "BI" for kind in ("PER", "ORG", "LOC", "DATE"))},
+    "masakhapos": {*UPOS.split()},
+    "udpos": {*UPOS.split(), "_"},
+    "sib200": {"science/technology", "travel", "politics", "sports", "health", "entertainment", "geography"},
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_files_are_read_as_declared(name: str, test_data: Path, tmp_path: Path) -> None:
+    task = Task.load(name)
+    source = open_source(task, data=test_data / "eval", pins=tmp_path / "pins.json")
+    languages = source.languages("test")
+    assert len(languages) == REAL[name]
+    for language in languages[:8]:
+        rows = source.read(language).rows
+        check(task, rows)
+        field = {"tag": "tags", "classify": "label"}.get(task.kind)
+        if name in LABELS:
+            assert {label for row in rows for label in np.atleast_1d(row[field]).tolist()} <= LABELS[name]
+
+
 def test_nothing_to_read(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no folder of local data is given: set data=DIR, which holds jnli/"):
+    with pytest.raises(
+        DataError,
+        match=r"no folder .* set data=DIR, with jnli/<language>/{train,test}\.jsonl\.gz \(sentence1",
+    ):
         open_source(Task.load("jnli"), data=None, pins=tmp_path / "pins.json")
     source = TaskSource(Task.load("mlqa"), "a" * 40)
     with pytest.raises(DataError, match=r"no part to train on: set protocol\.start"):

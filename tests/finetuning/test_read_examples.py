@@ -18,7 +18,7 @@ from pyarrow import parquet
 
 import mmbert
 from mmbert.errors import ConfigError, DataError, MMBertError
-from mmbert.finetuning.examples import Fields, label_names, read_examples, split_off
+from mmbert.finetuning.examples import Fields, label_names, read_answers, read_examples, split_off
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.finetuning.recipe_data import Data, DataSpec
 
@@ -130,6 +130,38 @@ def test_a_configuration_may_spell_a_language_by_its_name(tmp_path: Path) -> Non
     spec = DataSpec(hub=str(tmp_path), config="udpos.{language}", languages=("ell_Grek", "arb_Arab"), spelled=spelled)
     found = read_examples(spec, "train", FIELDS)
     assert [(row["text"], row["language"]) for row in found.rows] == [("Greek", "ell_Grek"), ("Arabic", "arb_Arab")]
+
+
+@pytest.mark.parametrize(
+    ("row", "answers"),
+    [
+        ({"answers": {"text": ["b", "c"], "answer_start": [1, 2]}}, [("b", 1), ("c", 2)]),
+        ({"answers": [{"text": "b", "answer_start": 1}, {"text": "c", "answer_start": 2}]}, [("b", 1), ("c", 2)]),
+        ({"answers": {"text": "b", "answer_start": 1}}, [("b", 1)]),
+        ({"answers": {"text": ["b"]}}, [("b", None)]),
+        ({"answers": ["b", "c"]}, [("b", None), ("c", None)]),
+        ({"answers": "b"}, [("b", None)]),
+        ({"answer": "b", "answer_start": "1"}, [("b", "1")]),
+        ({"answers": {"text": [], "answer_start": []}}, []),
+        ({}, []),
+    ],
+)
+def test_forms_of_answers(row: dict[str, Any], answers: list[tuple[str, Any]]) -> None:
+    assert read_answers({"place": "x:1", **row}) == answers
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        ({"text": ["b"], "answer_start": [1, 2]}, "x:1: answers needs lists text and answer_start of one length"),
+        ({"start": 1}, "x:1: answers needs lists text"),
+        ([{"answer_start": 1}], "x:1: an answer is NoneType, not text"),
+        (3, "x:1: answers is int"),
+    ],
+)
+def test_answers_of_no_form(answers: Any, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        read_answers({"place": "x:1", "answers": answers})
 
 
 def test_names_of_labels_have_an_order() -> None:

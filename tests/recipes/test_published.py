@@ -124,6 +124,9 @@ def test_small_differs_where_the_paper_says() -> None:
     assert (first.tokens, first.peak_lr, first.mask_rate, first.warmup) == (1.2e12, 8e-4, 0.30, 4e9)
     assert (low.tokens, low.peak_lr, low.mask_rate, low.warmup) == (1.1e12, 4e-4, 0.20, 0)
     assert low.data == first.data
+    seeds = {name: plan("small").recipe.seed_of(name) for name in phases}
+    assert {name for name, seed in seeds.items() if seed == 21} == {"pretrain", "pretrain_low"}
+    assert {seed for name, seed in seeds.items() if name not in ("pretrain", "pretrain_low")} == {12345}
     assert plan("small").recipe.optimizer.weight_decay * 4e-4 == pytest.approx(4e-5)
     for each in plan("small").phases:
         if each.name.startswith("decay"):

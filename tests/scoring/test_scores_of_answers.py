@@ -56,6 +56,12 @@ def test_tiquad() -> None:
     assert normalise_tiquad("እቲ መጽሓፍ፣ እዩ") == "መጽሓፍ"
     assert normalise_tiquad("The Book፧") == "book"
     assert normalise_tiquad("ናይቲ") == "ናይቲ", "only whole words are dropped"
+    assert normalise_tiquad("80’ታት፠ “ፖሊስ”") == "80 ታት ፖሊስ", "punctuation is a space, curly quotes too"
+    assert normalise_tiquad("2005-06 እ.ኤ.ኣ") == "2005-06 እ ኤ ኣ", "the hyphen stays"
+    assert normalise_tiquad("a\\b") == "a\\b", "the backslash stays: it escapes the bracket behind it"
+    scores = score_answers(["80 ታት", "።"], [["80’ታት"], ["እዩ"]], normaliser("tiquad", "tir_Ethi"))
+    assert (scores.exact, scores.f1) == (1, 1), "nothing equals nothing"
+    assert score_answers(["."], [["the"]]).f1 == 0, "but not for SQuAD's script"
 
 
 def test_f1_of_bags_of_words() -> None:

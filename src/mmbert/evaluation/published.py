@@ -11,10 +11,16 @@ from mmbert.errors import ConfigError
 AVERAGE = "average"
 """The task name of a suite's mean."""
 
+PRINTED = "printed average"
+"""The same as the source prints it, where that is another figure than the mean of its columns: GLUE's headline."""
+
 
 @cache
 def published(suite: str) -> dict[str, dict[str, float]]:
-    """Model -> task (or ``average``, or a type of mteb's tasks) -> score. Raises ConfigError for an unknown suite."""
+    """Model -> task (or ``average``, ``printed average``, a type of mteb's tasks) -> score.
+
+    Raises ConfigError for an unknown suite.
+    """
     found: dict[str, dict[str, float]] = {}
     for name, task, model, score, _ in _rows():
         if name == suite:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,13 +133,15 @@ def open_source(task: Task, *, data: str | Path | None, pins: Path) -> TaskSourc
 
 def _layout(task: Task) -> str:
     """What a local folder of a task must hold: ``masakhapos/<language>/{train,test}.jsonl.gz (tokens, upos)``."""
+    source = task.source
     if task.kind == "loss":
-        return f"{task.source.local}/<language>.jsonl.gz (text)"
-    columns = task.source.local_columns
-    wanted = (columns.get(name, name) for name in FIELDS[task.kind].required)
-    fields = ", ".join(name if isinstance(name, str) else ", ".join(name) for name in wanted)
-    parts = [name for name in (task.source.local_splits.train, task.source.local_splits.test) if name is not None]
-    return f"{task.source.local or task.name}/<language>/{{{','.join(parts)}}}.jsonl.gz ({fields})"
+        return f"{source.local}/<language>.jsonl.gz (text)"
+    fields: list[str] = []
+    for name in dict.fromkeys((*FIELDS[task.kind].required, *source.local_columns)):
+        column = source.local_columns.get(name, name)
+        fields += column if isinstance(column, tuple) else re.findall(r"{(\w+)}", column) or [column]
+    parts = ",".join(part for part in (source.local_splits.train, source.local_splits.test) if part)
+    return f"{source.local or task.name}/<language>/{{{parts}}}.jsonl.gz ({', '.join(fields)})"
 
 
 def fingerprint(folder: Path) -> str:

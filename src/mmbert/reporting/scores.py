@@ -14,7 +14,7 @@ from typing import Any
 
 from mmbert import languages
 from mmbert.errors import ConfigError
-from mmbert.evaluation.published import AVERAGE, published, sources
+from mmbert.evaluation.published import AVERAGE, PRINTED, published, sources
 from mmbert.evaluation.summary import Figure, SuiteResult, TaskSummary, by_tier, mean_of_tasks, read_tiers
 from mmbert.evaluation.task import Task
 from mmbert.files import write_json, write_text
@@ -121,16 +121,22 @@ def overview(result: SuiteResult) -> Table:
         means = [_percent(mean_of_tasks(column, names)) for column in result.columns]
         others = [_whole_mean(each, names) for each in beside.values()]
         rows.append(["mean", "", "", *means, *others])
+        printed = [each.get(PRINTED) if _tasks(each) == set(names) else None for each in beside.values()]
+        if any(figure is not None for figure in printed):
+            rows.append(["mean, as printed", "", "", *(None for _ in means), *printed])
     return Table(columns, rows)
 
 
 def _whole_mean(figures: Mapping[str, float], names: Sequence[str]) -> float | None:
     """The published mean where exactly its tasks are shown, else that of the figures that are there."""
-    tasks = {name for name in figures if name != AVERAGE}
-    if tasks == set(names) and AVERAGE in figures:
+    if _tasks(figures) == set(names) and AVERAGE in figures:
         return figures[AVERAGE]
     values = [figures[name] for name in names if name in figures]
     return sum(values) / len(values) if len(values) == len(names) else None
+
+
+def _tasks(figures: Mapping[str, float]) -> set[str]:
+    return set(figures) - {AVERAGE, PRINTED}
 
 
 def tier_table(result: SuiteResult, tiers: Mapping[str, str]) -> Table:
