@@ -53,6 +53,17 @@ def test_whole_suites_have_the_published_mean() -> None:
     assert table.cells()[-1][base].text == "72.8"
 
 
+def test_glue_shows_the_printed_headline_too() -> None:
+    suite = Suite.load(Path(__file__).parents[2] / "recipes" / "evaluate" / "glue.yaml")
+    mine = {name: summary("accuracy", eng_Latn=0.5) for name in suite.tasks}
+    table = overview(SuiteResult(suite, [Column("mine", "0", mine)]))
+    titles = [column.title for column in table.columns]
+    mean, printed = ([cell.text for cell in row] for row in table.cells()[-2:])
+    assert (mean[0], mean[3], mean[titles.index("mmBERT-base")]) == ("mean", "50.0", "86.8")
+    names = ("mine", "XLM-R base", "mmBERT-base", "ModernBERT base")
+    assert [printed[titles.index(name)] for name in names] == ["", "83.3", "86.3", "87.4"]
+
+
 def test_tiers(result: SuiteResult) -> None:
     parts = by_tier(result.columns[0].tasks["sib200"], TIERS)
     assert list(parts) == ["pretrain", "mid", "decay"]

@@ -98,7 +98,7 @@ def _answer(task: Task, language: str, predictions: Sequence[Any], rows: Sequenc
 def _references(row: Row) -> list[str]:
     texts = [text for text, _ in read_answers(row)]
     if not texts:
-        raise DataError(f"{row['place']}: no answer to compare with: write {{text: [...], answer_start: [...]}}")
+        raise DataError(f"{row['place']}: answers hold no text: write {{text: [...], answer_start: [...]}}")
     return texts
 
 
