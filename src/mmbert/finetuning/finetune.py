@@ -190,6 +190,9 @@ def _fixed(recipe: FinetuneRecipe) -> dict[str, Any]:
     values = recipe.model_dump(mode="json")
     for free in ("device", "log_every", "keep", "push_to_hub"):
         del values["training"][free]
+    for role in ("train", "dev", "test"):
+        for note in ("licence", "checked") if values["data"][role] else ():
+            del values["data"][role][note]
     return values
 
 
