@@ -27,6 +27,10 @@ class DataSpec(Spec):
     hub makes of data sets that exist as a script. ``{language}`` and ``{split}`` stand for each."""
     revision: str | None = None
     """``hub``: the commit, branch or tag to read. Without it the newest, and the run says which that was."""
+    licence: str | None = None
+    """``hub``: as the data set states it; a note, never read."""
+    checked: str | None = None
+    """``hub``: when and where the data set's form and licence were looked up; a note, never read."""
     split: str | None = None
     """Of a folder or ``hub``: the name of the split; null: train, dev or test (validation on the hub)."""
     languages: tuple[str, ...] = ()
@@ -47,10 +51,6 @@ class DataSpec(Spec):
     skip_bad_rows: bool = False
     """Pass over rows that cannot be read or lack a required field, instead of stopping at the first: they are counted,
     and the log says where the first is. Files that are cut short or corrupt are never passed over."""
-    licence: str | None = None
-    """``hub``: as the data set states it; a note, never read."""
-    checked: str | None = None
-    """``hub``: when and where the data set's form and licence were looked up; a note, never read."""
 
     @property
     def named(self) -> bool:
