@@ -94,3 +94,10 @@ def test_means_of_types() -> None:
     assert summary.figure.mean == pytest.approx((0.3 + 0.9) / 2)
     assert summary.groups["STS"].mean == pytest.approx(0.3)
     assert summarise_task(Task.load("coir"), [[run]], list("abc")).figure.mean == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("name", "theirs"), [("sib200", "SIB200Classification"), ("tatoeba", "Tatoeba")])
+def test_sets_that_mteb_has_too_are_read_at_its_commit(name: str, theirs: str) -> None:
+    source = Task.load(name).source
+    declared = mteb.get_task(theirs).metadata.dataset
+    assert (source.hub, source.revision) == (declared["path"], declared["revision"])
