@@ -20,7 +20,7 @@ RECIPES = ROOT / "recipes" / "finetune"
 BEGIN = "<!-- declared sets: tests/evaluation/declared_sets.py -->\n"
 END = "<!-- end of declared sets -->\n"
 
-HEAD = ("declared in", "data set", "configuration or files", "parts", "licence, as stated", "looked up")
+HEAD = ("declared in", "data set", "configuration or files", "splits", "licence, as stated", "looked up")
 
 
 def table() -> str:

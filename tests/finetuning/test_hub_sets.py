@@ -106,7 +106,7 @@ def test_the_hubs_own_copy_of_a_script(hub: Hub) -> None:
     assert found.names == {"label": ("good", "bad")}
     by_commit = spec.model_copy(update={"revision": CONVERTED})
     assert len(read_examples(by_commit, "test", FIELDS)) == 3
-    assert "no Parquet file is called swa/train/*.parquet" in said(spec, "train")
+    assert "no Parquet file matches swa/train/*.parquet" in said(spec, "train")
     hub.close()
     assert len(read_examples(by_commit, "test", FIELDS)) == 3, "what was fetched is there without the hub too"
 
@@ -131,7 +131,7 @@ def test_gated_and_missing_sets(hub: Hub) -> None:
     hub.files["me/gated"] = {"README.md": b"", "test.jsonl": lines({"text": "a", "label": "x"})}
     hub.gated.add("me/gated")
     assert "accept its conditions on its page, then `hf auth login`" in said(DataSpec(hub="me/gated"))
-    assert "shows no data set me/none: check the name" in said(DataSpec(hub="me/none"))
+    assert "has no data set me/none, or it is private: check the name" in said(DataSpec(hub="me/none"))
     assert "no name of a data set on the hub" in said(DataSpec(hub="me/no/ne"))
 
 
@@ -155,8 +155,8 @@ def test_without_a_network_one_line_at_once(hub: Hub) -> None:
         DataSpec(hub="me/other", languages=("swa",), **COPY),
     ):
         message = said(spec)
-        assert "it does not answer (" in message
-        assert "its cache holds no copy (check the network, or set data.test.path to local files)" in message
+        assert "it cannot be reached (" in message
+        assert "there is no copy in the cache (check the network, or set data.test.path to local files)" in message
     assert len(read_examples(known, "test", FIELDS)) == 1, "what was fetched is there without the hub too"
-    assert "its cache holds another commit than aaaa" in said(known.model_copy(update={"revision": "a" * 40}))
+    assert "the copy in the cache is not commit aaaa" in said(known.model_copy(update={"revision": "a" * 40}))
     assert time.monotonic() - started < 5, "nothing is tried again"

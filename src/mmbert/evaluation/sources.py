@@ -19,7 +19,7 @@ from mmbert.errors import DataError
 from mmbert.evaluation.task import Task
 from mmbert.files import read_json, sha256, write_json
 from mmbert.finetuning.examples import Examples, Fields, read_examples
-from mmbert.finetuning.hub import CONVERTED, HubUnreadable, find_commit
+from mmbert.finetuning.hub import CONVERTED, HubReadError, find_commit
 from mmbert.finetuning.recipe_data import DataSpec
 from mmbert.io.find import is_hidden, packed, walk
 
@@ -87,7 +87,7 @@ class TaskSource:
         """The rows of one language. Raises DataError with the place of what is wrong."""
         try:
             found = read_examples(self.spec(language, split), split, FIELDS[self.task.kind])
-        except HubUnreadable as error:
+        except HubReadError as error:
             raise DataError(f"{error}; or set data=DIR, with {_layout(self.task)} of {self.task.url}") from error
         names = found.names.get("label", ())
         if self.task.kind == "choose" and names:  # choices that the hub calls choice1 and choice2
@@ -132,7 +132,7 @@ def open_source(task: Task, *, data: str | Path | None, pins: Path) -> TaskSourc
 
 
 def _layout(task: Task) -> str:
-    """What a local folder of a task must hold: ``masakhapos/<language>/{train,test}.jsonl.gz (tokens, upos)``."""
+    """Return what a local folder must hold: ``masakhapos/<language>/{train,test}.jsonl.gz (tokens, upos)``."""
     source = task.source
     if task.kind == "loss":
         return f"{source.local}/<language>.jsonl.gz (text)"

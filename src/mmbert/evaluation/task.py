@@ -78,9 +78,9 @@ class Source(Spec):
     local_only: tuple[str, ...] = ()
     """Languages that the hub's data set lacks."""
     test_only: tuple[str, ...] = ()
-    """Languages without a part to train on in the hub's data set."""
+    """Languages without a training split in the hub's data set."""
     checked: str = ""
-    """When and where the data set's form, parts and licence were looked up, and what could not be."""
+    """When and where the data set's format, splits and licence were looked up, and what could not be."""
 
     @field_validator("revision")
     @classmethod

@@ -28,8 +28,8 @@ _TIMEOUT = 10.0
 """Seconds for the one request that tells whether the hub answers."""
 
 
-class HubUnreadable(DataError):
-    """A data set of the hub cannot be read: a script, a gated set, another name of a part, no network."""
+class HubReadError(DataError):
+    """A data set of the hub cannot be read: a script, gated, no such configuration or split, no network."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def load_tables(spec: DataSpec, role: str) -> Iterator[HubTable]:
     by_language = template is not None and "{language}" in template
     if by_language and not spec.languages:
         raise DataError(f"data.{role} reads {template} of {spec.hub}, and no language is named: set data.languages")
-    commit, silent = _commit_or_silence(spec)
+    commit, unreachable = _resolve_commit(spec)
     for code in spec.languages if by_language else (None,):
         part = template if code is None else str(template).replace("{language}", spec.spelled.get(code, code))
         if spec.files is not None and part is not None:
@@ -72,7 +72,7 @@ def load_tables(spec: DataSpec, role: str) -> Iterator[HubTable]:
         place = f"{spec.hub}{f' ({part})' if part else ''} {split}"
         stated = code or spec.language
         language = None if stated is None else house(stated, f"data.{role}.languages")
-        with _one_line(place, role, silent):
+        with _hub_errors(place, role, unreachable):
             found = _read_config(spec, part, split, commit) if spec.files is None else _read_files(spec, part, commit)
         names = {column: made for column, feature in found.features.items() if (made := _names(feature))}
         yield HubTable(place, language, names, found)
@@ -81,7 +81,7 @@ def load_tables(spec: DataSpec, role: str) -> Iterator[HubTable]:
 def find_commit(name: str, revision: str | None = None) -> str | None:
     """Return the commit of a data set's revision (None: its newest), asking the hub once; None for a folder.
 
-    Raises DataError where the hub has no such data set or revision, ConnectionError where it does not answer.
+    Raises DataError where the hub has no such data set or revision, ConnectionError where it cannot be reached.
     """
     if Path(name).is_dir():
         return None
@@ -94,15 +94,17 @@ def find_commit(name: str, revision: str | None = None) -> str | None:
     except errors.RevisionNotFoundError as error:
         raise DataError(f"the data set {name} has no revision {revision}: set it to a commit, or to null") from error
     except errors.RepositoryNotFoundError as error:
-        raise DataError(f"the hub shows no data set {name}: check the name, or run `hf auth login`") from error
+        raise DataError(
+            f"the hub has no data set {name}, or it is private: check the name, or run `hf auth login`"
+        ) from error
     except errors.HFValidationError as error:
         raise DataError(f"{name} is no folder here and no name of a data set on the hub ({_reason(error)})") from error
     except (OSError, network) as error:
         raise ConnectionError(_reason(error)) from error
 
 
-def _commit_or_silence(spec: DataSpec) -> tuple[str | None, str]:
-    """(the commit to read, why the hub does not answer): the first is None of a folder, and where it does not."""
+def _resolve_commit(spec: DataSpec) -> tuple[str | None, str]:
+    """Return (the commit to read, why the hub cannot be reached or ""); the commit is None for a folder, and then."""
     assert spec.hub is not None
     try:
         commit = find_commit(spec.hub, spec.revision)
@@ -119,18 +121,18 @@ def _read_config(spec: DataSpec, config: str | None, split: str, commit: str | N
     assert spec.hub is not None
     if commit is not None or Path(spec.hub).is_dir():
         return datasets.load_dataset(spec.hub, config, split=split, revision=commit)
-    with _cache_alone():
+    with _cache_only():
         found = datasets.load_dataset(spec.hub, config, split=split, revision=spec.revision)
     # datasets takes the latest copy, whichever commit was asked for; its folder is named as its own
     wanted = spec.revision if spec.revision and re.fullmatch("[0-9a-f]{40}", spec.revision) else None
     if wanted and not all(wanted in Path(each["filename"]).parts for each in found.cache_files):
-        raise FileNotFoundError(f"its cache holds another commit than {wanted}")
-    log.warning("the hub does not answer: %s is read from its cache", spec.hub)
+        raise FileNotFoundError(f"the copy in the cache is not commit {wanted}")
+    log.warning("the hub cannot be reached: %s is read from the cache", spec.hub)
     return found
 
 
 def _read_files(spec: DataSpec, pattern: str | None, commit: str | None) -> Any:
-    """The Parquet files that match; columns keep the names of their classes, which the hub's converter stores."""
+    """Return the rows of the Parquet files that match; the hub's converter stores the names of classes in them."""
     import datasets
     from huggingface_hub import snapshot_download
 
@@ -149,13 +151,13 @@ def _read_files(spec: DataSpec, pattern: str | None, commit: str | None) -> Any:
         )
     paths = sorted(path for path in folder.rglob("*.parquet") if fnmatch(path.relative_to(folder).as_posix(), pattern))
     if not paths:
-        raise FileNotFoundError(f"no Parquet file is called {pattern} at {commit or spec.revision or 'main'}")
+        raise FileNotFoundError(f"no Parquet file matches {pattern} at {commit or spec.revision or 'main'}")
     return datasets.Dataset.from_parquet([str(path) for path in paths])
 
 
 @contextmanager
-def _cache_alone() -> Iterator[None]:
-    """No request leaves: otherwise each of them is repeated for half a minute before the cache is looked at."""
+def _cache_only() -> Iterator[None]:
+    """Make no request: huggingface-hub would repeat each for half a minute before it looks at the cache."""
     import datasets
     from huggingface_hub import constants
 
@@ -168,8 +170,8 @@ def _cache_alone() -> Iterator[None]:
 
 
 @contextmanager
-def _one_line(place: str, role: str, silent: str) -> Iterator[None]:
-    """Say in one line, with the cure, why a data set cannot be read: all that ``load_dataset`` is known to raise."""
+def _hub_errors(place: str, role: str, unreachable: str) -> Iterator[None]:
+    """Raise HubReadError, one line with the fix, for everything that ``load_dataset`` is known to raise."""
     import datasets
     import pyarrow
     from huggingface_hub import errors
@@ -188,14 +190,14 @@ def _one_line(place: str, role: str, silent: str) -> Iterator[None]:
             cure = f"name a copy that is data; or the hub's own, if there is one, with {copy}; or {local}"
         elif "gated dataset" in reason:
             cure = f"accept its conditions on its page, then `hf auth login`; or {local}"
-        elif silent:
-            held = reason if reason.startswith("its cache") else "its cache holds no copy"
-            reason, cure = f"it does not answer ({silent}), and {held}", f"check the network, or {local}"
-        raise HubUnreadable(f"cannot read {place} from the hub: {reason} ({cure})") from error
+        elif unreachable:
+            held = reason if reason.startswith("the copy in the cache") else "there is no copy in the cache"
+            reason, cure = f"it cannot be reached ({unreachable}), and {held}", f"check the network, or {local}"
+        raise HubReadError(f"cannot read {place} from the hub: {reason} ({cure})") from error
 
 
 def _reason(error: Exception) -> str:
-    """The first line of an error, or of the one behind it where that one says more."""
+    """Return the first line of an error, or of its cause where that says more."""
     if type(error).__name__ == "DatasetGenerationError" and isinstance(error.__cause__, Exception):
         error = error.__cause__
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -30,7 +30,7 @@ class DataSpec(Spec):
     licence: str | None = None
     """``hub``: as the data set states it; a note, never read."""
     checked: str | None = None
-    """``hub``: when and where the data set's form and licence were looked up; a note, never read."""
+    """``hub``: when and where the data set's format and licence were looked up; a note, never read."""
     split: str | None = None
     """Of a folder or ``hub``: the name of the split; null: train, dev or test (validation on the hub)."""
     languages: tuple[str, ...] = ()
