@@ -21,7 +21,7 @@ from mmbert.training.build import phase_config
 from mmbert.training.checkpoint import State
 from mmbert.training.distributed import Mesh
 from mmbert.training.job import Job
-from mmbert.training.loop import train_step
+from mmbert.training.loop import seed_dropout, train_step
 from mmbert.training.optim import StableAdamW, gradient_norm, parameter_groups
 
 
@@ -88,3 +88,16 @@ def test_a_gradient_that_is_not_finite_moves_nothing(trained: Trained) -> None:
         train_step(job, model, optimizer, step, 1e-3, State("second", where))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not optimizer.state
+
+
+def test_dropout_has_the_seed_of_the_phase(trained: Trained) -> None:
+    job, _, _, step = make(trained)
+
+    def drawn(**seeds: int) -> int:
+        phases = {name: phase.model_copy(update={"seed": seeds.get(name)}) for name, phase in job.recipe.phases.items()}
+        with torch.random.fork_rng():
+            seed_dropout(replace(job, recipe=job.recipe.model_copy(update={"phases": phases})), step, 0)
+            return torch.initial_seed()
+
+    assert drawn() == drawn(second=job.recipe.seed) != drawn(second=99)
+    assert drawn() == drawn(**{next(iter(job.recipe.phases)): 99})
