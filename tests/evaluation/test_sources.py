@@ -168,6 +168,19 @@ def test_a_script_says_what_a_local_folder_holds(tmp_path: Path) -> None:
     ) in str(caught.value)
 
 
+def test_local_files_are_named_where_they_would_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    said = {}
+    for name in ("xquad", "mnli"):
+        with pytest.raises(DataError, match="cannot ask the hub for the commit of ") as caught:
+            open_source(Task.load(name), data=None, pins=tmp_path / "pins.json")
+        said[name] = str(caught.value)
+    assert "or set data=DIR, with xquad/<language>/{train,test}.jsonl.gz (question, context, answers)" in said["xquad"]
+    assert said["mnli"].endswith("(check the network)"), "no local folder of it is read"
+
+
 REAL = {
     "afriqa": 8, "afriqa_pivot": 8, "afrisenti": 7, "jcommonsenseqa": 1, "jnli": 1, "jsquad": 1, "jsts": 1,
     "masakhaner": 8, "masakhapos": 6, "sib200": 42, "tatoeba": 42, "udpos": 6, "xcopa": 10, "xquad": 11,

@@ -88,6 +88,8 @@ class TaskSource:
         try:
             found = read_examples(self.spec(language, split), split, FIELDS[self.task.kind])
         except HubReadError as error:
+            if self.task.source.local is None:
+                raise
             raise DataError(f"{error}; or set data=DIR, with {_layout(self.task)} of {self.task.url}") from error
         names = found.names.get("label", ())
         if self.task.kind == "choose" and names:  # choices that the hub calls choice1 and choice2
@@ -127,7 +129,8 @@ def open_source(task: Task, *, data: str | Path | None, pins: Path) -> TaskSourc
         raise DataError(f"{task.name} is read from local files, and {where}: set data=DIR, with {_layout(task)}")
     revision = task.source.revision
     if revision in (None, CONVERTED):
-        revision = pin(task.source.hub, pins, revision)
+        instead = f", or set data=DIR, with {_layout(task)} of {task.url}" if task.source.local is not None else ""
+        revision = pin(task.source.hub, pins, revision, instead)
     return TaskSource(task, revision)
 
 
@@ -141,7 +144,7 @@ def _layout(task: Task) -> str:
         column = source.local_columns.get(name, name)
         fields += column if isinstance(column, tuple) else re.findall(r"{(\w+)}", column) or [column]
     parts = ",".join(part for part in (source.local_splits.train, source.local_splits.test) if part)
-    return f"{source.local or task.name}/<language>/{{{parts}}}.jsonl.gz ({', '.join(fields)})"
+    return f"{source.local}/<language>/{{{parts}}}.jsonl.gz ({', '.join(fields)})"
 
 
 def fingerprint(folder: Path) -> str:
@@ -152,10 +155,11 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def pin(name: str, pins: Path, branch: str | None = None) -> str:
+def pin(name: str, pins: Path, branch: str | None = None, instead: str = "") -> str:
     """The commit of a hub data set that this folder of results stands on: kept in ``pins``, else the newest now.
 
-    branch  another than main, such as the hub's Parquet copy
+    branch   another than main, such as the hub's Parquet copy
+    instead  what to do where the hub cannot be reached: ``, or set ...``
     """
     key = f"{name}@{branch}" if branch else name
     known = read_json(pins) if pins.is_file() else {}
@@ -166,9 +170,7 @@ def pin(name: str, pins: Path, branch: str | None = None) -> str:
     try:
         commit = find_commit(name, branch)
     except ConnectionError as error:
-        raise DataError(
-            f"cannot ask the hub for the commit of {key}: {error} (check the network, or set data=DIR to local files)"
-        ) from error
+        raise DataError(f"cannot ask the hub for the commit of {key}: {error} (check the network{instead})") from error
     if commit is None:
         raise DataError(f"the hub names no commit of {key}: state its revision in the task's declaration")
     write_json(pins, {**known, key: commit})
