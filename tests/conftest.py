@@ -5,9 +5,16 @@ from __future__ import annotations
 import gzip
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+import tokenizers
 from hypothesis import settings
+from tokenizers.pre_tokenizers import Metaspace
+from tokenizers.processors import TemplateProcessing
+
+if TYPE_CHECKING:
+    from mmbert import Tokenizer
 
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
@@ -30,6 +37,55 @@ def gemma2(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for packed in (test_data / "tokenizers" / "gemma2").glob("*.gz"):
         (folder / packed.stem).write_bytes(gzip.decompress(packed.read_bytes()))
     return folder
+
+
+@pytest.fixture(scope="session")
+def released(gemma2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with that tokenizer as the released mmBERT has it; not to be changed.
+
+    Metaspace puts a space before every text, ``<bos>`` and ``<eos>`` stand around it, and the decoder is still Gemma's,
+    which leaves that space.
+    """
+    made = tokenizers.Tokenizer.from_file(str(gemma2 / "tokenizer.json"))
+    made.normalizer = None
+    made.pre_tokenizer = Metaspace(replacement="\u2581", prepend_scheme="always", split=True)
+    made.post_processor = TemplateProcessing(
+        single="<bos> $A <eos>", pair="<bos> $A <eos> $B:1 <eos>:1", special_tokens=[("<bos>", 2), ("<eos>", 1)]
+    )
+    folder = tmp_path_factory.mktemp("released")
+    made.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_tokenizers(gemma2: Path, released: Path) -> dict[str, Tokenizer]:
+    """Return the Gemma 2 tokenizer as it is and as the released mmBERT has it."""
+    from mmbert import Tokenizer
+
+    return {"gemma2": Tokenizer.load(gemma2), "released": Tokenizer.load(released)}
+
+
+@pytest.fixture(scope="session")
+def real_models(gemma2: Path, released: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return a masked language model with each of the two, trimmed to a little text in five languages."""
+    import torch
+
+    from mmbert import MaskedLM, ModelConfig, Tokenizer
+    from mmbert.surgery.bpe import Bpe
+    from mmbert.surgery.trim import count_tokens, select
+
+    folders = {}
+    for name, source in (("gemma2", gemma2), ("released", released)):
+        bpe = Bpe.load(source)
+        kept = select(bpe, count_tokens(bpe.tokenizer, FIVE)[1])
+        folders[name] = tmp_path_factory.mktemp("real") / name
+        torch.manual_seed(0)
+        config = ModelConfig(
+            vocab_size=len(kept), hidden_size=32, intermediate_size=32, num_layers=2, num_heads=2, max_context=256
+        )
+        MaskedLM(config).save(folders[name])
+        Tokenizer(bpe.restricted(kept), name).save(folders[name], max_tokens=256)
+    return folders
 
 
 @pytest.fixture(scope="session")
@@ -63,4 +119,10 @@ RIGHTS = [
     "All human beings are born free and equal in dignity and rights.",
     "Tous les êtres humains naissent libres et égaux en dignité et en droits.",
     "Watu wote wamezaliwa huru, hadhi na haki zao ni sawa.",
+]
+
+FIVE = [
+    *RIGHTS,
+    "Все люди рождаются свободными и равными в своем достоинстве и правах.",
+    "人人生而自由，在尊严和权利上一律平等。",
 ]

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
+from mmbert.diagnosis.model import _byte_fallback
 from mmbert.errors import TokenizerError
 from mmbert.tokenizer.tokenizer import SPECIALS, Tokenizer
 
@@ -140,6 +141,33 @@ def test_token_texts_of_a_byte_level_tokenizer() -> None:
 def test_byte_ids(trained: Tokenizer) -> None:
     assert trained.byte_ids == tuple(range(5, 261))
     assert trained.decode([trained.byte_ids[b] for b in "𐍈".encode()]) == "𐍈"
+
+
+def test_each_byte_is_looked_for_by_itself() -> None:
+    content = json.loads(released_form("gemma"))
+    vocab = content["model"]["vocab"]
+    vocab["\t"] = vocab.pop("<0x09>")
+    vocab["[E2]"] = vocab.pop("<0xE2>")
+    vocab["[C0]"] = vocab.pop("<0xC0>")
+    tokenizer = Tokenizer(json.dumps(content), "tiny")
+    assert (len(tokenizer.byte_ids), tokenizer.byte_ids[9]) == (256, vocab["\t"])
+    assert tokenizer.byte_ids[0xE2] == tokenizer.byte_ids[0xC0] == tokenizer.unk_id
+    assert tokenizer.encode_batch(["\u20ac"])[0].tolist() == [tokenizer.unk_id], "and so the library spells it"
+    assert _byte_fallback(tokenizer) == "none for E2", "no UTF-8 has C0"
+    assert _byte_fallback(Tokenizer(released_form("gemma"), "tiny")) is True
+    content["model"]["byte_fallback"] = False
+    silent = Tokenizer(json.dumps(content), "tiny")
+    assert silent.byte_ids == ()
+    assert _byte_fallback(silent) is False
+    assert silent.token_bytes()[vocab["<0x41>"]] == len("<0x41>"), "a token like any other"
+
+
+@pytest.mark.parametrize("which", ["prefixed", "metaspace"])
+def test_a_space_that_was_put_has_no_characters(which: str, request: pytest.FixtureRequest) -> None:
+    tokenizer = request.getfixturevalue(which) if which == "prefixed" else Tokenizer(released_form(which), "tiny")
+    ((ids, spans),) = tokenizer.encode_spans(["\u1200 \u1200"])
+    assert len(ids) == 8
+    assert spans.tolist() == [[0, 0], [0, 1], [0, 1], [0, 1], [1, 2], [2, 3], [2, 3], [2, 3]]
 
 
 def test_specials_in_text_only_on_request(trained: Tokenizer) -> None:

@@ -162,6 +162,6 @@ class IdReader:
         counts = self._bytes.copy()
         for index in np.flatnonzero(counts > 1).tolist():
             counts[index] = min(counts[index], len(self._tokenizer.id_to_token(index) or ""))
-        for byte, index in enumerate(self._tokenizer.byte_ids):
+        for index, byte in self._tokenizer.byte_tokens.items():
             counts[index] = not 0x80 <= byte < 0xC0
         return counts

@@ -19,7 +19,8 @@ from mmbert.inference.pooling import Pooling
 from mmbert.inference.precision import choose
 from mmbert.model.config import ModelConfig, config_from_hf
 from mmbert.model.weights import model_folder
-from mmbert.tokenizer.tokenizer import SPACE, SPECIALS, Tokenizer
+from mmbert.tokenizer.spelling import SPACE
+from mmbert.tokenizer.tokenizer import SPECIALS, Tokenizer
 
 _SENTENCE = "All human beings are born free and equal in dignity and rights."
 
@@ -145,7 +146,7 @@ def _look_at_tokenizer(folder: Folder, found: Examination) -> None:
         "tokens": tokenizer.vocab_size,
         "fingerprint": tokenizer.fingerprint,
         "class": folder.tokenizer_config.get("tokenizer_class", "not written"),
-        "byte fallback": bool(tokenizer.byte_ids),
+        "byte fallback": _byte_fallback(tokenizer),
     }
     found.facts["specials"] = " ".join(f"{token} {index}" for token, index in ids.items())
     found.facts["spaces"] = spaces(tokenizer)
@@ -153,16 +154,18 @@ def _look_at_tokenizer(folder: Folder, found: Examination) -> None:
 
 def spaces(tokenizer: Tokenizer) -> str:
     """What a tokenizer does with spaces, found by trying."""
-    bare, spaced = (ids.tolist() for ids in tokenizer.encode_batch(["a", " a"]))
+    (spaced,) = tokenizer.encode_batch([" a"])
     written = f"written {SPACE}" if any(SPACE in (tokenizer.id_to_token(i) or "") for i in spaced) else "kept"
-    put = "one is put before every text" if bare == spaced or _starts(tokenizer, bare) else "none is put before a text"
+    put = "one is put before every text" if tokenizer.puts_space else "none is put before a text"
     exact = all(tokenizer.decode(tokenizer.encode(text)) == text for text in ("a", " a", "a  b", "a \n b "))
     return f"{written}; {put}; {'decoding gives the text back' if exact else 'decoding loses some'}"
 
 
-def _starts(tokenizer: Tokenizer, ids: list[int]) -> bool:
-    """Whether the tokens of a text that begins with a letter begin with a space."""
-    return bool(ids) and (tokenizer.id_to_token(ids[0]) or "").startswith((SPACE, " "))
+def _byte_fallback(tokenizer: Tokenizer) -> bool | str:
+    """Whether each byte of UTF-8 has a token, or which have none: a character with such a byte becomes <unk>."""
+    missing = [f"{byte:02X}" for byte, index in enumerate(tokenizer.byte_ids) if index == tokenizer.unk_id]
+    needed = [byte for byte in missing if byte not in ("C0", "C1") and byte < "F5"]  # no UTF-8 has those
+    return f"none for {' '.join(needed)}" if needed else bool(tokenizer.byte_ids)
 
 
 def _try(name: str, revision: str | None, device: str, found: Examination) -> Loaded | MMBertError:

@@ -6,12 +6,9 @@ import re
 import shutil
 from pathlib import Path
 
-import tokenizers
-
 from mmbert.exporting.source import CLASSES, Source
 from mmbert.files import write_json, write_text
 from mmbert.inference.modules import ACTIVATIONS
-from mmbert.io.stream import read_text
 from mmbert.model.config import config_to_hf
 from mmbert.model.weights import WEIGHTS, save_state
 
@@ -48,11 +45,7 @@ def write_weights(source: Source, folder: Path, *, head: bool) -> str:
 
 def write_tokenizer(source: Source, folder: Path) -> None:
     """``tokenizer.json``, ``tokenizer_config.json``, ``special_tokens_map.json``."""
-    source.loaded.tokenizer.save(folder, max_tokens=source.max_tokens)
-    written = tokenizers.Tokenizer.from_str(read_text(source.loaded.tokenizer.origin))  # joins two texts in its own way
-    written.no_truncation()
-    written.no_padding()
-    write_text(folder / "tokenizer.json", written.to_str(pretty=True) + "\n")
+    source.loaded.tokenizer.save(folder, max_tokens=source.max_tokens, as_written=True)
 
 
 def write_card(source: Source, folder: Path, library: str, pipeline: str) -> None:

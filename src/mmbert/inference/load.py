@@ -13,7 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import tokenizers
 import torch
 from torch import Tensor, nn
 
@@ -22,7 +21,6 @@ from mmbert.files import read_json
 from mmbert.inference.modules import Parts, activation_name, read_parts
 from mmbert.inference.pooling import Pooling
 from mmbert.inference.precision import settle
-from mmbert.io.stream import read_text
 from mmbert.model.config import ModelConfig, config_from_hf
 from mmbert.model.encoder import Encoder
 from mmbert.model.heads import MaskedLM
@@ -242,13 +240,9 @@ def _tokenizer(place: Path, config: ModelConfig) -> Tokenizer:
         raise TokenizerError(
             f"{path} has {tokenizer.vocab_size} tokens, the model rows for {config.vocab_size}: not its tokenizer"
         )
-    written = tokenizers.Tokenizer.from_str(read_text(path))
-    written.no_truncation()
-    written.no_padding()
-    ids = written.encode("a").ids
-    if ids != tokenizer.encode("a"):
-        ends = [written.id_to_token(index) for index in ids]
-        raise TokenizerError(f"{path} reads 'a' as {' '.join(map(str, ends))}, not as <bos> a <eos>: not supported")
+    written = tokenizer.written.encode("a")
+    if written.ids != tokenizer.encode("a"):
+        raise TokenizerError(f"{path} reads 'a' as {' '.join(written.tokens)}, not as <bos> a <eos>: not supported")
     side = _tokenizer_config(place).get("truncation_side", "right")
     if side != "right":
         raise TokenizerError(f"{place / 'tokenizer_config.json'}: truncation_side {side} is not supported")

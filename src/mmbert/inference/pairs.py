@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import tokenizers
 
 from mmbert.errors import DataError, TokenizerError
 from mmbert.inference.load import Loaded
-from mmbert.io.stream import read_text
 
 
 @dataclass(frozen=True)
@@ -38,17 +36,15 @@ class Template:
 
 def read_template(loaded: Loaded) -> Template:
     """How the folder's ``tokenizer.json`` joins two texts. Raises TokenizerError if not the first before the second."""
-    path = loaded.tokenizer.origin
-    written = tokenizers.Tokenizer.from_str(read_text(path))
-    written.no_truncation()
-    written.no_padding()
-    found = written.encode("a", "b")
+    found = loaded.tokenizer.written.encode("a", "b")
     ids, texts = np.array(found.ids, np.uint32), found.sequence_ids
     places = [[index for index, text in enumerate(texts) if text == which] for which in (0, 1)]
     first, second = places
     runs = all(place and place == list(range(place[0], place[-1] + 1)) for place in places)
     if not runs or first[-1] > second[0]:
-        raise TokenizerError(f"{path} joins two texts as {' '.join(found.tokens)}: not the first, then the second")
+        raise TokenizerError(
+            f"{loaded.tokenizer.origin} joins two texts as {' '.join(found.tokens)}: not the first, then the second"
+        )
     return Template(ids[: first[0]], ids[first[-1] + 1 : second[0]], ids[second[-1] + 1 :])
 
 

@@ -14,18 +14,16 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import tokenizers
-
 from mmbert.errors import TokenizerError
 from mmbert.io.stream import read_text
-from mmbert.tokenizer.tokenizer import BYTE, SPACE, Tokenizer
+from mmbert.tokenizer.spelling import SPACE
+from mmbert.tokenizer.tokenizer import BYTE, Tokenizer
 
 Json = dict[str, Any]
 
@@ -52,7 +50,6 @@ class Bpe:
         self.ids: dict[str, int] = {**model["vocab"], **self.added}
         self.merges: list[tuple[str, str]] = [_pair(merge) for merge in model["merges"]]
         self._rank = {pair: rank for rank, pair in enumerate(self.merges)}
-        self._normalizer = tokenizers.Tokenizer.from_str(content).normalizer
 
     @classmethod
     def load(cls, folder: Path) -> Bpe:
@@ -75,10 +72,6 @@ class Bpe:
             seen.add(parts[place])
         return seen
 
-    def normalise(self, text: str) -> str:
-        """The text as the model of the tokenizer sees it, before it is split."""
-        return text if self._normalizer is None else str(self._normalizer.normalize_str(text))
-
     def restricted(self, ids: Sequence[int]) -> str:
         """The ``tokenizer.json`` with the tokens of these ids only; they become 0, 1, 2, ... in this order.
 
@@ -95,7 +88,7 @@ class Bpe:
         content["post_processor"] = _with_ids(content.get("post_processor"), new)
         if content.get("padding"):
             content["padding"]["pad_id"] = new[content["padding"]["pad_id"]]
-        return json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+        return json.dumps(content, ensure_ascii=False) + "\n"
 
     def extended(self, tokens: Sequence[str], merges: Iterable[tuple[str, str]]) -> str:
         """The ``tokenizer.json`` with more tokens, under the ids that follow, and more merges, after the others."""
@@ -103,7 +96,7 @@ class Bpe:
         first = max(known.values()) + 1
         known.update({token: first + number for number, token in enumerate(tokens)})
         content = self._rebuilt(known, [*self.merges, *merges])
-        return json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+        return json.dumps(content, ensure_ascii=False) + "\n"
 
     def _rebuilt(self, tokens: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> Json:
         """The file with another vocabulary. Added tokens stand in it too: outside they would be numbered anew."""
@@ -130,7 +123,7 @@ def is_wordlike(token: str) -> bool:
 
 def _pair(merge: str | Sequence[str]) -> tuple[str, str]:
     """A merge, in the old form (``"a b"``) or the new one (``["a", "b"]``)."""
-    left, right = re.split(" ", merge, maxsplit=1) if isinstance(merge, str) else merge
+    left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
     return left, right
 
 

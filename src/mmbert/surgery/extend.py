@@ -27,7 +27,7 @@ from mmbert.surgery.bpe import Bpe, is_space, is_wordlike
 from mmbert.surgery.compare import batches
 from mmbert.surgery.learn import Pair, learn_merges
 from mmbert.surgery.vocabulary import ModelFolder, Row, Size, rewrite
-from mmbert.tokenizer.tokenizer import SPACE
+from mmbert.tokenizer.spelling import SPACE
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def extend(
     if not bpe.tokenizer.byte_ids:
         raise TokenizerError(f"{source.encoder}: the tokenizer has no byte fallback: there is nothing it cannot write")
     characters = new_characters(bpe, texts, limit=tokens // 2, min_count=min_count)
-    spelled = Bpe(bpe.extended(characters, []), "the tokenizer with new characters")
+    spelled = Bpe(bpe.extended(characters, []), "the tokenizer with new characters") if characters else bpe
     merges = learn_merges(
         count_words(spelled, texts),
         tokens - len(characters),
@@ -98,7 +98,7 @@ def new_characters(bpe: Bpe, texts: Iterable[str], *, limit: int, min_count: int
         counts.update(text)
     spelled: Counter[str] = Counter()
     for character, count in counts.items():
-        for part in bpe.normalise(character):
+        for part in bpe.tokenizer.normalise(character):
             if part not in bpe.ids and not is_space(part):
                 spelled[part] += count
     found = [character for character, count in spelled.items() if count >= min_count]
@@ -157,7 +157,9 @@ def pieces(bpe: Bpe, characters: Iterable[str], merges: Iterable[Pair]) -> dict[
     """New token -> ids of the old tokens that it replaces, in their order: a character's are its bytes."""
     found: dict[str, tuple[int, ...]] = {}
     for character in characters:
-        found[character] = tuple(bpe.tokenizer.byte_ids[byte] for byte in character.encode())
+        spelled = tuple(bpe.tokenizer.byte_ids[byte] for byte in character.encode())
+        unk = bpe.tokenizer.unk_id
+        found[character] = (unk,) if unk in spelled else spelled  # without a token for a byte, there is one for all
     for left, right in merges:
         parts = [found[part] if part in found else (bpe.ids[part],) for part in (left, right)]
         found[left + right] = parts[0] + parts[1]

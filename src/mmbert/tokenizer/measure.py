@@ -50,7 +50,7 @@ def measure(
     Languages without a token are left out. Raises TokenizerError for what is not text.
     """
     is_byte = np.zeros(tokenizer.vocab_size, dtype=bool)
-    is_byte[list(tokenizer.byte_ids)] = True
+    is_byte[list(tokenizer.byte_tokens)] = True
     sums: defaultdict[str, _Sums] = defaultdict(_Sums)
     batch: list[tuple[str, str]] = []
 

@@ -1,4 +1,4 @@
-"""Text to tokens and back, by a ``tokenizer.json`` of any make.
+r"""Text to tokens and back, by a ``tokenizer.json`` of any make.
 
 A tokenizer knows three forms of text:
 
@@ -8,32 +8,31 @@ A tokenizer knows three forms of text:
 
 What is lossless. Tokenizers trained here keep the space as a space, so that ``decode(encode(text)) == text`` for all
 of Unicode. Gemma 2's own form and the Metaspace form of the released mmBERT write a space as U+2581 and therefore
-read a U+2581 of the text as a space; Metaspace also puts a space before the text, which decoding takes away together
-with a space that was there. This is in their files and stays as it is.
+read a U+2581 of the text as a space. Metaspace also puts a space before the text and behind every added token (tags,
+runs of newlines): ``"a\nb"`` has the ids of ``"a\n b"``. Decoding takes the first of these spaces away, together with
+one that was there, and keeps the others. This is in their files and stays as it is.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import tokenizers
-from tokenizers.decoders import ByteLevel
 from tokenizers.processors import TemplateProcessing
 
 from mmbert.errors import DataError, TokenizerError
 from mmbert.files import write_json, write_text
 from mmbert.io.stream import read_text
 from mmbert.packed import Packed
-
-SPACE = "\u2581"
-"""How SentencePiece writes a space."""
+from mmbert.tokenizer.spelling import SPACE, spelled_bytes
 
 BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 """How byte fallback writes a byte."""
@@ -63,9 +62,7 @@ class Tokenizer:
             self._marked = tokenizers.Tokenizer.from_str(content)
         except Exception as error:  # the Rust library raises bare Exception for whatever it cannot read
             raise TokenizerError(f"{origin} is not a tokenizer.json: {_line(error)}") from error
-        values: dict[str, Any] = json.loads(content)
-        self._added: list[dict[str, Any]] = values.get("added_tokens") or []
-        self._spacing = json.dumps([values.get("normalizer"), values.get("pre_tokenizer")], ensure_ascii=False)
+        self._added: dict[int, tokenizers.AddedToken] = self._marked.get_added_tokens_decoder()
         ids = {role: self._marked.token_to_id(token) for role, token in SPECIALS.items()}
         missing = [SPECIALS[role] for role, index in ids.items() if index is None]
         if missing:
@@ -73,6 +70,7 @@ class Tokenizer:
         self._ids = _Ids(**{role: int(index) for role, index in ids.items() if index is not None})
         self._marked.no_truncation()
         self._marked.no_padding()
+        self._template = self._marked.post_processor
         self._marked.post_processor = TemplateProcessing(
             single="<bos> $A <eos>",
             pair="<bos> $A <eos> $B <eos>",
@@ -127,13 +125,35 @@ class Tokenizer:
     @cached_property
     def special_ids(self) -> tuple[int, ...]:
         """Ids that stand for no text: the five, and what else the file marks as special. Ascending."""
-        return tuple(sorted({*self._ids, *(t["id"] for t in self._added if t.get("special"))}))
+        return tuple(sorted({*self._ids, *(index for index, token in self._added.items() if token.special)}))
+
+    @cached_property
+    def byte_tokens(self) -> dict[int, int]:
+        """Id -> byte, of the tokens <0x00> .. <0xFF> that there are; empty without byte fallback."""
+        if getattr(self._marked.model, "byte_fallback", True) is False:  # a Unigram model does not say
+            return {}
+        ids = {self._marked.token_to_id(f"<0x{byte:02X}>"): byte for byte in range(256)}
+        return {index: byte for index, byte in ids.items() if index is not None}
 
     @cached_property
     def byte_ids(self) -> tuple[int, ...]:
-        """Ids of the tokens <0x00> .. <0xFF>, in this order; empty without byte fallback."""
-        ids = [self._marked.token_to_id(f"<0x{byte:02X}>") for byte in range(256)]
-        return () if None in ids else tuple(index for index in ids if index is not None)
+        """Ids of the tokens that spell the bytes 0x00 .. 0xFF, in this order; empty without byte fallback.
+
+        A byte without a <0xNN> has the token of its character, as the tab of Gemma 2, or else <unk>.
+        """
+        if not self.byte_tokens:
+            return ()
+        ids = {byte: index for index, byte in self.byte_tokens.items()}
+        for byte in range(256):
+            literal = self._marked.token_to_id(chr(byte)) if byte < 0x80 else None
+            ids.setdefault(byte, self.unk_id if literal is None else literal)
+        return tuple(ids[byte] for byte in range(256))
+
+    @cached_property
+    def puts_space(self) -> bool:
+        """Whether a space is put before a text that begins with a letter."""
+        (ids,) = self.encode_batch(["a"])
+        return len(ids) > 0 and (self.id_to_token(ids[0]) or "").startswith((SPACE, " ", "\u0120"))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -142,19 +162,42 @@ class Tokenizer:
         False and null count as absent, so that the same tokenizer written by a newer library keeps its fingerprint.
         """
         values = json.loads(self._marked.to_str())
-        parts = {key: _bare(values.get(key)) for key in ("model", "normalizer", "pre_tokenizer", "added_tokens")}
+        parts = {key: _bare(values.get(key)) for key in ("normalizer", "pre_tokenizer", "added_tokens")}
+        large = {key: values["model"].pop(key) for key in ("vocab", "merges") if key in values["model"]}
+        parts["model"] = {**_bare(values["model"]), **large}  # nothing in these is false or null
         text = json.dumps(parts, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @cached_property
+    def written(self) -> Any:
+        """The ``tokenizers.Tokenizer`` of the file, with the special tokens that the file puts around texts."""
+        written = self._sharing(self._added)
+        if self._template is not None:
+            written.post_processor = self._template
+        return written
+
+    @cached_property
     def _plain(self) -> Any:
         """The same tokenizer, blind to special strings in text (Gemma's file does not mark <mask> as special)."""
-        values = json.loads(self._marked.to_str())
-        for token in values["added_tokens"]:
-            token["special"] = token["special"] or token["content"] in SPECIALS.values()
-        plain = tokenizers.Tokenizer.from_str(json.dumps(values))
+        plain = self._sharing({index: self._special(token) for index, token in self._added.items()})
         plain.encode_special_tokens = True
         return plain
+
+    def _sharing(self, added: Mapping[int, tokenizers.AddedToken]) -> Any:
+        """Another tokenizer over the same model, which is neither read again nor held twice."""
+        other = tokenizers.Tokenizer(self._marked.model)
+        for part in ("normalizer", "pre_tokenizer", "decoder"):
+            if (value := getattr(self._marked, part)) is not None:
+                setattr(other, part, value)
+        other.add_tokens([added[index] for index in sorted(added)])
+        return other
+
+    def _special(self, token: tokenizers.AddedToken) -> tokenizers.AddedToken:
+        """An added token, special if it is one of the five."""
+        if token.content in SPECIALS.values():
+            token = copy.copy(token)
+            token.special = True
+        return token
 
     def encode_batch(self, texts: Sequence[str], *, specials: bool = False, first: int = 0) -> list[np.ndarray]:
         """Ids of each text, uint32, without <bos> and <eos>. All cores work; Python's lock is free meanwhile.
@@ -174,13 +217,24 @@ class Tokenizer:
         """As :meth:`encode_batch`, and with each text's ids the characters they stand for: (n, 2) int64, [start, end).
 
         A space before a word is part of its token. The tokens of a character that is spelled in bytes all have that
-        character; a space that the tokenizer put before the text has the first one.
+        character; a token that is only the space which the tokenizer puts before a text has none: start == end.
         """
         rust = self._marked if specials else self._plain
-        return [
-            (np.array(encoding.ids, np.uint32), np.array(encoding.offsets, np.int64).reshape(-1, 2))
-            for encoding in self._encode(rust.encode_batch, texts, first)
-        ]
+        found = []
+        for text, encoding in zip(texts, self._encode(rust.encode_batch, texts, first), strict=True):
+            ids, spans = np.array(encoding.ids, np.uint32), np.array(encoding.offsets, np.int64).reshape(-1, 2)
+            for place in np.flatnonzero(ids == self._space_put):
+                start, end = spans[place].tolist()
+                if text[start:end] not in (" ", SPACE):
+                    spans[place, 1] = start
+            found.append((ids, spans))
+        return found
+
+    @cached_property
+    def _space_put(self) -> int:
+        """Id of the token that is a space alone, where the tokenizer puts spaces before texts; else -1."""
+        index = self._marked.token_to_id(SPACE if SPACE in self._spacing else " ")
+        return -1 if index is None or not self.puts_space else int(index)
 
     def _encode(self, encode: Callable[..., Any], texts: Sequence[str], first: int) -> Iterator[Any]:
         for start in range(0, len(texts), _CHUNK):
@@ -222,7 +276,12 @@ class Tokenizer:
             hidden = set(self._ids)
             numbers = [index for index in numbers if index not in hidden]
         text: str = self._marked.decode(numbers, skip_special_tokens=not specials)
-        return text
+        return text.removeprefix(" ") if self._leaves_space else text
+
+    @cached_property
+    def _leaves_space(self) -> bool:
+        """Whether the file's decoder leaves the space that was put before a text."""
+        return self.puts_space and bool(self._marked.decode(self.encode_batch(["a"])[0].tolist()).startswith(" "))
 
     def id_to_token(self, index: int) -> str | None:
         """The token as the file writes it (``▁Paris``, ``<0xE2>``); None for an id without one."""
@@ -231,48 +290,44 @@ class Tokenizer:
 
     def token_texts(self) -> list[str]:
         """(V,) the text that each token stands for: empty for a special token, U+FFFD for a part of a character."""
-        texts = [""] * self.vocab_size
-        spaced, byte_level = SPACE in self._spacing, "ByteLevel" in self._spacing
-        specials, byte_ids, added = set(self.special_ids), set(self.byte_ids), {token["id"] for token in self._added}
-        spelled = ByteLevel()
-        for token, index in self._marked.get_vocab(with_added_tokens=True).items():
-            if index in specials:
-                continue
-            if index in byte_ids:
-                texts[index] = bytes([int(token[3:5], 16)]).decode(errors="replace")
-            elif byte_level and index not in added:
-                texts[index] = spelled.decode([token])
-            else:
-                texts[index] = token.replace(SPACE, " ") if spaced else token
-        return texts
+        return [spelled.decode(errors="replace") for spelled in self._spelled()]
 
     def token_bytes(self) -> np.ndarray:
         """(V,) int64: UTF-8 bytes of the text each token stands for: a byte token 1, a special token 0.
 
         Summed over a text's tokens this is the text's length in bytes; one more where the file puts a space before it.
         """
-        counts = np.zeros(self.vocab_size, dtype=np.int64)
-        spaced, byte_level = SPACE in self._spacing, "ByteLevel" in self._spacing
-        specials, byte_ids, added = set(self.special_ids), set(self.byte_ids), {token["id"] for token in self._added}
-        for token, index in self._marked.get_vocab(with_added_tokens=True).items():
-            if index in specials:
-                continue
-            if index in byte_ids:
-                counts[index] = 1
-            elif byte_level and index not in added:
-                counts[index] = len(token)  # there each character stands for a byte
-            else:
-                counts[index] = len((token.replace(SPACE, " ") if spaced else token).encode())
-        return counts
+        return np.array([len(spelled) for spelled in self._spelled()], dtype=np.int64)
 
-    def save(self, folder: Path, *, max_tokens: int = 8192) -> None:
+    def _spelled(self) -> list[bytes]:
+        return spelled_bytes(
+            self._marked.get_vocab(with_added_tokens=True), specials={*self.special_ids}, added=self._added,
+            byte_tokens=self.byte_tokens, spacing=self._spacing,
+        )  # fmt: skip
+
+    @cached_property
+    def _spacing(self) -> str:
+        """What the file does before its model, as JSON."""
+        parts = (self._marked.normalizer, self._marked.pre_tokenizer)
+        return "".join(part.__getstate__().decode() for part in parts if part is not None)
+
+    def normalise(self, text: str) -> str:
+        """Return the text as the model of the tokenizer sees it, before it is split."""
+        normalizer = self._marked.normalizer
+        return text if normalizer is None else str(normalizer.normalize_str(text))
+
+    def save(self, folder: Path, *, max_tokens: int = 8192, as_written: bool = False) -> None:
         """Write ``tokenizer.json``, ``tokenizer_config.json`` and ``special_tokens_map.json`` for Hugging Face readers.
 
         The class is named PreTrainedTokenizerFast, which transformers 4 and 5 both know, and loads the same ids as
-        :meth:`encode` gives. ``max_tokens``: the model's longest sequence.
+        :meth:`encode` gives.
+
+        max_tokens  the model's longest sequence
+        as_written  pairs of texts are joined as the file that was read joins them, not as ``<bos> a <eos> b <eos>``
         """
         folder = Path(folder)
-        write_text(folder / "tokenizer.json", self._marked.to_str(pretty=True) + "\n")
+        rust = self.written if as_written else self._marked
+        write_text(folder / "tokenizer.json", rust.to_str(pretty=True) + "\n")
         roles = {f"{role}_token": token for role, token in SPECIALS.items()}
         roles |= {"cls_token": SPECIALS["bos"], "sep_token": SPECIALS["eos"]}
         config: dict[str, Any] = {
@@ -292,8 +347,8 @@ class Tokenizer:
 
     def _flags(self, special: str) -> dict[str, Any]:
         """How a special token is found in text: transformers takes this from the config, not from the tokenizer."""
-        known = next((token for token in self._added if token["content"] == special), {})
-        flags = {flag: bool(known.get(flag)) for flag in ("lstrip", "normalized", "rstrip", "single_word")}
+        known = next((token for token in self._added.values() if token.content == special), None)
+        flags = {flag: bool(getattr(known, flag, False)) for flag in ("lstrip", "normalized", "rstrip", "single_word")}
         return {"content": special, **flags, "special": True}
 
 

@@ -23,7 +23,8 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from mmbert.errors import TokenizerError
 from mmbert.recipe import TokenizerTraining
-from mmbert.tokenizer.tokenizer import SPACE, SPECIALS, Tokenizer
+from mmbert.tokenizer.spelling import SPACE
+from mmbert.tokenizer.tokenizer import SPECIALS, Tokenizer
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,47 @@
+"""The bytes of text that each token of a vocabulary stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+
+from tokenizers.pre_tokenizers import ByteLevel
+
+SPACE = "\u2581"
+"""How SentencePiece writes a space."""
+
+_PRINTABLE = {chr(byte): byte for byte in range(256) if chr(byte) in ByteLevel.alphabet()}
+_OTHERS = zip(
+    sorted({*ByteLevel.alphabet()} - {*_PRINTABLE}), sorted({*range(256)} - {*_PRINTABLE.values()}), strict=True
+)
+_BYTE_LEVEL = _PRINTABLE | dict(_OTHERS)
+"""How a byte-level tokenizer writes bytes: a printable character of Latin-1 as itself, the others as U+0100 and on."""
+
+
+def spelled_bytes(
+    vocabulary: Mapping[str, int],
+    *,
+    specials: Container[int],
+    added: Container[int],
+    byte_tokens: Mapping[int, int],
+    spacing: str,
+) -> list[bytes]:
+    """Return the bytes of each id, from 0 to the largest; none for special tokens and for ids without a token.
+
+    vocabulary   token -> id, added tokens included
+    specials     ids that stand for no text
+    added        ids of tokens that are found in a text as they are
+    byte_tokens  id -> byte, of the tokens of byte fallback
+    spacing      normalizer and pre-tokenizer of the tokenizer.json, as JSON
+    """
+    found = [b""] * (max(vocabulary.values()) + 1)
+    spaced, byte_level = SPACE in spacing, "ByteLevel" in spacing
+    for token, index in vocabulary.items():
+        if index in specials:
+            continue
+        if index in byte_tokens:
+            found[index] = bytes([byte_tokens[index]])
+        elif byte_level and index not in added:
+            found[index] = bytes(_BYTE_LEVEL[character] for character in token if character in _BYTE_LEVEL)
+        else:
+            found[index] = (token.replace(SPACE, " ") if spaced else token).encode()
+    return found
