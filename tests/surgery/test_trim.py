@@ -252,3 +252,51 @@ def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
         save_model(tmp_path / name, tokenizer_json("ours", 13), rows=rows)
     done = subprocess.run([sys.executable, "-c", PEAK, tmp_path], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 10, f"{done.stdout} MB more for the larger model"
+
+
+def test_ids_in_configurations_follow_or_go(tmp_path: Path) -> None:
+    save_model(tmp_path / "old", tokenizer_json("ours", 14))
+    old = Tokenizer.load(tmp_path / "old")
+    named = {old.id_to_token(index): index for index in range(old.vocab_size)}
+    gone, kept = named["é"], named["."]
+    config = json.loads((tmp_path / "old" / "config.json").read_text())
+    config |= {
+        "eos_token_id": [1, kept, gone], "forced_eos_token_id": kept, "forced_bos_token_id": gone, "image_token_id": -1,
+        "keep_only_token_ids": [gone], "suppress_tokens": [kept, gone], "bad_words_ids": [[kept], [kept, gone]],
+        "forced_decoder_ids": [[1, gone]], "inner": {"pad_token_id": float(kept), "eos_token_id": True},
+        "id2label": {"0": "token_id"}, "max_new_tokens": gone, "type_vocab_size": gone,
+    }  # fmt: skip
+    (tmp_path / "old" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "old" / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, gone, kept]}))
+    (tmp_path / "old" / "special_tokens_map.json").write_text('{ "sep_token": {"content":  "7"} }')
+    (tmp_path / "old" / "added_tokens.json").write_text(json.dumps({"<mask>": 4, "nowhere": gone, ".": kept}))
+    trim(tmp_path / "old", ["abc."], tmp_path / "new")
+    new = Tokenizer.load(tmp_path / "new")
+    assert "é" not in {new.id_to_token(index) for index in range(new.vocab_size)}
+    moved = next(index for index in range(new.vocab_size) if new.id_to_token(index) == ".")
+    assert moved != kept
+    read = {path.name: json.loads(path.read_text()) for path in (tmp_path / "new").glob("*.json")}
+    assert read["config.json"] == config | {
+        "vocab_size": new.vocab_size, "eos_token_id": [1, moved], "forced_eos_token_id": moved,
+        "forced_bos_token_id": None, "image_token_id": None, "keep_only_token_ids": None, "suppress_tokens": [moved],
+        "bad_words_ids": [[moved]], "forced_decoder_ids": None, "inner": {"pad_token_id": moved, "eos_token_id": True},
+    }  # fmt: skip
+    assert read["generation_config.json"] == {"eos_token_id": [1, moved]}
+    assert read["added_tokens.json"] == {"<mask>": 4, ".": moved}
+    for name in ("old", "new"):
+        assert (tmp_path / name / "special_tokens_map.json").read_text() == '{ "sep_token": {"content":  "7"} }'
+
+
+def test_ids_in_modules_follow(tmp_path: Path) -> None:
+    save_model(tmp_path / "old", tokenizer_json("ours", 15))
+    kept = Bpe.load(tmp_path / "old").ids["."]
+    modules = [("Transformer", ""), ("MultiVectorMask", "1_Mask")]
+    (tmp_path / "old" / "modules.json").write_text(
+        json.dumps([{"idx": n, "name": str(n), "path": path, "type": f"st.models.{kind}"}
+                    for n, (kind, path) in enumerate(modules)])
+    )  # fmt: skip
+    (tmp_path / "old" / "1_Mask").mkdir()
+    (tmp_path / "old" / "1_Mask" / "config.json").write_text(json.dumps({"keep_only_token_ids": [4, kept]}))
+    trim(tmp_path / "old", ["abc."], tmp_path / "new")
+    ids = json.loads((tmp_path / "new" / "1_Mask" / "config.json").read_text())["keep_only_token_ids"]
+    assert ids == [4, Bpe.load(tmp_path / "new").ids["."]] != [4, kept]

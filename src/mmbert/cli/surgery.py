@@ -14,6 +14,7 @@ from mmbert.cli.texts import chosen_texts
 if TYPE_CHECKING:
     from mmbert.surgery.compare import Comparison
     from mmbert.surgery.vocabulary import Size
+    from mmbert.tokenizer.tokenizer import Tokenizer
 
 _Model = Annotated[str, typer.Argument(help="A folder of a saved model, or a name of the hub.")]
 _Languages = Annotated[str, typer.Option(help="Codes with commas, eng_Latn,fra_Latn. Default: all in the text.")]
@@ -58,6 +59,7 @@ def trim(
 ) -> None:
     """Keep only the tokens that some languages use: a smaller model, the same output for their text."""
     from mmbert.log import progress
+    from mmbert.surgery.compare import compare
     from mmbert.surgery.trim import trim as trim_model
 
     def texts(paths: list[str], what: str) -> Iterator[str]:
@@ -65,8 +67,8 @@ def trim(
         return (text for _, text in progress(found, desc=what, unit="doc"))
 
     report = trim_model(model, texts(text, "reading text"), out, min_count=min_count, max_tokens=max_tokens)
-    before = _tokenizer(model)
-    checked = _compare(before, out, texts(check or text, "checking"))
+    before, after = _tokenizers(model, out)
+    checked = compare(before, after, texts(check or text, "checking"))
     record = {"model": model, "languages": _codes(languages), **report.values(), "check": checked.values()}
     _save(out, "trim.json", record)
     _print_sizes(report.before, report.after)
@@ -92,6 +94,7 @@ def extend(
 ) -> None:
     """Add tokens for a language or script that is spelled in bytes or small pieces."""
     from mmbert.log import progress
+    from mmbert.surgery.compare import compare
     from mmbert.surgery.extend import extend as extend_model
 
     def texts(paths: list[str], what: str, codes: list[str]) -> Iterator[str]:
@@ -102,10 +105,10 @@ def extend(
     kept = texts(keep, "reading text to keep", []) if keep else iter(())
     new = list(texts(text, "reading text", codes))
     report = extend_model(model, new, out, tokens=tokens, keep=kept, min_count=min_count)
-    before = _tokenizer(model)
-    checks = {"new": _compare(before, out, texts(check, "checking", codes) if check else new)}
+    before, after = _tokenizers(model, out)
+    checks = {"new": compare(before, after, texts(check, "checking", codes) if check else new)}
     if keep:
-        checks["kept"] = _compare(before, out, texts(keep, "checking", []))
+        checks["kept"] = compare(before, after, texts(keep, "checking", []))
     record = {"model": model, "languages": codes, **report.values()}
     _save(out, "extend.json", {**record, "check": {name: found.values() for name, found in checks.items()}})
     typer.echo(f"{'new tokens':<24}{len(report.characters)} characters, {len(report.merges)} merges")
@@ -141,19 +144,13 @@ def _codes(languages: str) -> list[str]:
     return [normalise(code.strip()) for code in languages.split(",") if code.strip()]
 
 
-def _tokenizer(model: str) -> Path:
+def _tokenizers(model: str, out: Path) -> tuple[Tokenizer, Tokenizer]:
+    """The tokenizers before and after."""
     from mmbert.model.weights import model_folder
-    from mmbert.surgery.vocabulary import ModelFolder
-
-    return ModelFolder(model_folder(model)).encoder
-
-
-def _compare(before: Path, out: Path, texts: Iterator[str] | list[str]) -> Comparison:
-    from mmbert.surgery.compare import compare
     from mmbert.surgery.vocabulary import ModelFolder
     from mmbert.tokenizer.tokenizer import Tokenizer
 
-    return compare(Tokenizer.load(before), Tokenizer.load(ModelFolder(out).encoder), texts)
+    return Tokenizer.load(ModelFolder(model_folder(model)).encoder), Tokenizer.load(ModelFolder(out).encoder)
 
 
 def _save(out: Path, name: str, record: dict[str, object]) -> None:

@@ -1,10 +1,10 @@
 """Keep only the tokens that some languages need: a smaller model with the same output for their text.
 
 What is kept: the tokens that the given text is cut into, and what is made on the way to them (``bpe.py``); all bytes,
-so that any text can still be written; special and other added tokens; white space; ASCII characters. Ids are given
-anew in the old order, so the five specials keep 0 to 4. What is then guaranteed, for any text at all: if every token
-that the old tokenizer cuts it into is kept, the new one cuts it alike, and the model computes the same numbers. Other
-text is cut into more, smaller tokens, down to bytes, where it was cut into a token that is gone.
+so that any text can still be written; special, other added and named tokens; white space; ASCII characters. Ids are
+given anew in the old order, so the five specials keep 0 to 4. What is then guaranteed, for any text at all: if every
+token that the old tokenizer cuts it into is kept, the new one cuts it alike, and the model computes the same numbers.
+Other text is cut into more, smaller tokens, down to bytes, where it was cut into a token that is gone.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def trim(
             f"{source.encoder}: the tokenizer has {tokenizer.vocab_size} tokens, the embedding {source.rows()} rows"
         )
     documents, counts = count_tokens(tokenizer, texts)
-    kept = select(bpe, counts, min_count=min_count, max_tokens=max_tokens)
+    kept = select(bpe, counts, min_count=min_count, max_tokens=max_tokens, named=source.token_names())
     content = bpe.restricted(kept)
     assert Tokenizer(content, "the trimmed tokenizer").vocab_size == len(kept), "ids must be without gaps"
     before, after = rewrite(source, out, content, kept)
@@ -89,12 +89,16 @@ def count_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[int, np.nd
     return documents, counts
 
 
-def select(bpe: Bpe, counts: np.ndarray, *, min_count: int = 1, max_tokens: int | None = None) -> list[int]:
+def select(
+    bpe: Bpe, counts: np.ndarray, *, min_count: int = 1, max_tokens: int | None = None, named: Iterable[str] = ()
+) -> list[int]:
     """Ids to keep, ascending: those always needed, the frequent ones, and what is made on the way to each.
 
-    ``counts`` (V,) says how often each token occurs. Raises ConfigError if ``max_tokens`` leaves no room.
+    ``counts`` (V,) says how often each token occurs. ``named`` tokens are kept too, if the tokenizer has them. Raises
+    ConfigError if ``max_tokens`` leaves no room.
     """
-    kept = {index for token in _always(bpe) for index in _needs(bpe, token)}
+    always = [*_always(bpe), *(token for token in named if token in bpe.ids)]
+    kept = {index for token in always for index in _needs(bpe, token)}
     if max_tokens is not None and max_tokens < len(kept):
         raise ConfigError(f"max_tokens is {max_tokens}: bytes, specials, spaces and ASCII alone are {len(kept)}")
     names = {index: token for token, index in bpe.ids.items()}

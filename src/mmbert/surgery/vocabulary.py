@@ -8,8 +8,9 @@ weights or tells old ids is not copied: ONNX files, a SentencePiece model, other
 
 from __future__ import annotations
 
+import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,12 @@ _STALE = {
     "tokenizer.json", "vocab.json", "model.safetensors.index.json", "pytorch_model.bin.index.json", "modules.json",
 }  # fmt: skip
 """JSON files that would be wrong in the new folder, or are written by other means."""
+
+_HOLDS_IDS = re.compile(r"(^|_)token_(ids?|index)$|^(begin_)?suppress_tokens$|^(bad|force)_words_ids$")
+"""Keys whose values are token ids: one, a list, or a list of sequences."""
+
+_HOLDS_BOTH = {"forced_decoder_ids", "sequence_bias"}
+"""Keys of text generation that mix token ids with other numbers; no encoder has a use for them."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,23 @@ class ModelFolder:
         values: dict[str, Any] = read_json(self.encoder / "config.json")
         return values
 
+    def token_names(self) -> set[str]:
+        """Return the tokens that the files beside ``tokenizer.json`` name.
+
+        A reader adds one that ``tokenizer.json`` lacks, with an id for which the embedding has no row.
+        """
+        found: set[str] = set()
+        for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
+            path = self.encoder / name
+            values = read_json(path) if path.is_file() else {}
+            if name == "added_tokens.json":
+                found.update(values)
+                continue
+            for key, value in values.items():
+                if key.endswith("_token") or key in ("additional_special_tokens", "extra_special_tokens"):
+                    found.update(_strings(value))
+        return found
+
     def rows(self) -> int:
         """Rows of the token embedding; may be more than there are tokens."""
         with TensorFile(self.encoder) as file:
@@ -99,8 +123,9 @@ class ModelFolder:
 def rewrite(source: ModelFolder, out: Path, tokenizer: str, rows: Sequence[Row]) -> tuple[Size, Size]:
     """Write ``source`` to the folder ``out`` with this ``tokenizer.json`` and one row for each of ``rows``.
 
-    Ids in the JSON files follow: an old id becomes the place in ``rows`` where it stands. Returns the sizes before and
-    after. Raises WeightsError if ``out`` is the source or the weights have no token embedding.
+    Ids in the JSON files follow: an old id becomes the place in ``rows`` where it stands, and is left out if it stands
+    nowhere. Returns the sizes before and after. Raises WeightsError if ``out`` is the source or the weights have no
+    token embedding.
     """
     if out.resolve() == source.root.resolve():
         raise WeightsError(f"{out} is the model itself: give another folder for the result")
@@ -108,6 +133,8 @@ def rewrite(source: ModelFolder, out: Path, tokenizer: str, rows: Sequence[Row])
     with atomic_folder(out) as folder, TensorFile(source.encoder) as file:
         for module in source.modules:
             shutil.copytree(source.root / module, folder / module)
+            for path in (folder / module).rglob("*.json"):
+                _copy_json(path, path, new_ids)
         (folder / source.inner).mkdir(parents=True, exist_ok=True)
         if (source.root / "modules.json").is_file():
             shutil.copyfile(source.root / "modules.json", folder / "modules.json")
@@ -165,27 +192,58 @@ def _gather(file: TensorFile, info: TensorInfo, rows: Sequence[Row]) -> Iterator
 def _copy_side_files(source: Path, target: Path, new_ids: dict[int, int], tokens: int) -> None:
     """The small files of a folder, with the ids in them renumbered."""
     edits: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
-        "config.json": lambda values: {**_renumbered(values, new_ids), "vocab_size": tokens},
-        "generation_config.json": lambda values: _renumbered(values, new_ids),
+        "config.json": lambda values: {**values, "vocab_size": tokens} if "vocab_size" in values else values,
         "added_tokens.json": lambda values: {key: new_ids[i] for key, i in values.items() if i in new_ids},
         "tokenizer_config.json": lambda values: _tokenizer_config(values, new_ids),
     }
     for path in sorted(source.iterdir()):
         if not path.is_file():
             continue
-        if path.name in edits and (path.name != "config.json" or "vocab_size" in read_json(path)):
-            write_json(target / path.name, edits[path.name](read_json(path)))
-        elif (path.suffix in (".json", ".md", ".jinja") or path.stem == "LICENSE") and path.name not in _STALE:
+        if path.name in _STALE:
+            continue
+        if path.suffix == ".json":
+            _copy_json(path, target / path.name, new_ids, edits.get(path.name))
+        elif path.suffix in (".md", ".jinja") or path.stem == "LICENSE":
             shutil.copyfile(path, target / path.name)
 
 
-def _renumbered(values: dict[str, Any], new_ids: dict[int, int]) -> dict[str, Any]:
-    """A configuration with its ``..._token_id`` following; one whose token is gone becomes null."""
-    changed = dict(values)
-    for key, value in values.items():
-        if key.endswith("_token_id") and isinstance(value, int):
-            changed[key] = new_ids.get(value)
+def _copy_json(path: Path, target: Path, new_ids: Mapping[int, int], edit: Callable[[Any], Any] | None = None) -> None:
+    """Copy a JSON file with the ids in it renumbered; byte by byte if there are none."""
+    values = read_json(path)
+    changed = renumbered(values if edit is None else edit(values), new_ids)
+    if changed != values:
+        write_json(target, changed)
+    elif target != path:
+        shutil.copyfile(path, target)
+
+
+def renumbered(value: Any, new_ids: Mapping[int, int]) -> Any:
+    """Return the JSON of a configuration with the token ids in it renumbered, at any depth.
+
+    An id whose token is gone becomes null, or leaves its list; an empty list becomes null. A sequence of tokens leaves
+    its list with any of them.
+    """
+    if isinstance(value, list):
+        return [renumbered(item, new_ids) for item in value]
+    if not isinstance(value, dict):
+        return value
+    changed = {}
+    for key, inner in value.items():
+        if _HOLDS_IDS.search(key):
+            changed[key] = _new_id(inner, new_ids)
+        else:
+            changed[key] = None if key in _HOLDS_BOTH else renumbered(inner, new_ids)
     return changed
+
+
+def _new_id(value: Any, new_ids: Mapping[int, int]) -> Any:
+    """The new ids for one, for a list of them, or for a list of sequences; None where nothing is left."""
+    if isinstance(value, list):
+        sequences = [item for item in value if not isinstance(item, list) or all(i in new_ids for i in item)]
+        return [new for item in sequences if (new := _new_id(item, new_ids)) is not None] or None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    return new_ids.get(int(value)) if value == int(value) else None
 
 
 def _tokenizer_config(values: dict[str, Any], new_ids: dict[int, int]) -> dict[str, Any]:
@@ -194,6 +252,15 @@ def _tokenizer_config(values: dict[str, Any], new_ids: dict[int, int]) -> dict[s
         return values
     kept = {str(new_ids[int(index)]): token for index, token in decoder.items() if int(index) in new_ids}
     return {**values, "added_tokens_decoder": kept}
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """All strings in a value, at any depth."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _strings(inner)
 
 
 def _embedding(file: TensorFile) -> TensorInfo:
