@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmbert import Tokenizer
 from mmbert.data.mask import Vocabulary, generator, mask
 from mmbert.data.whole_words import LONGEST, WholeWords
 
@@ -79,3 +82,20 @@ def test_the_rate_is_that_of_tokens() -> None:
     lengths = np.unique(words.starts(ids), return_counts=True)[1]
     spread = np.sqrt(0.3 * 0.7 * float((lengths.astype(float) ** 2).sum())) / len(ids)
     assert len(targets) / len(ids) == pytest.approx(0.3, abs=4 * spread)
+
+
+@pytest.mark.parametrize("form", ["gemma2", "released"])
+def test_words_and_masks_with_the_real_tokenizer(form: str, real_models: dict[str, Path]) -> None:
+    tokenizer = Tokenizer.load(real_models[form])
+    (text,) = tokenizer.encode_batch(["<h1>born</h1>\n\n\tfree \U0001e900x <mask> 12 naissent"])
+    ids = np.concatenate([[tokenizer.bos_id], text, [tokenizer.eos_id]]).astype(np.int64)
+    names = [tokenizer.id_to_token(index) or "" for index in ids.tolist()]
+    words = WholeWords(tokenizer.token_texts())
+    starts = words.starts(ids)
+    assert {names[place] for place in starts} >= {"<h1>", "</h1>", "\n\n", "\t", "<0xF0>", "<bos>", "<eos>"}
+    first = names.index("<0xF0>")
+    assert starts[first : first + 5].tolist() == [first] * 5, "a character in bytes and the letter after it"
+    offsets = np.array([0, len(ids)], np.int32)
+    shown, targets, labels = mask(ids, offsets, 0.5, generator(0), Vocabulary.of(tokenizer), words)
+    assert (ids[targets] == labels).all()
+    assert set(np.flatnonzero(shown != ids)) <= set(targets.tolist())

@@ -116,3 +116,18 @@ def test_no_example_comes_again_before_all_came() -> None:
     swahili = [index for index in drawn.tolist() if 90 <= index < 99]
     for start in range(0, len(swahili) - 8, 9):
         assert len(set(swahili[start : start + 9])) == 9
+
+
+@pytest.mark.parametrize("form", ["gemma2", "released"])
+def test_words_with_the_real_tokenizer(form: str, real_models: dict[str, Path]) -> None:
+    tokenizer = Tokenizer.load(real_models[form])
+    words = ["\U0001e900", "born", "\U0001e900", "<h1>", "Watu", "</h1>", "<b>", "12"]
+    text = "\U0001e900 born \U0001e900 <h1>Watu</h1>\n\n\t<b> 12"
+    ((ids, spans),) = tokenizer.encode_spans([text], specials=True)
+    places = find_words(text, words)
+    assert places is not None
+    firsts = first_tokens(trim_spans(text, spans), places)
+    assert (firsts >= 0).all()
+    names = [tokenizer.id_to_token(index) or "" for index in ids[firsts].tolist()]
+    assert names[::2][:2] == ["<0xF0>", "<0xF0>"], "not the space before it, put there or not"
+    assert [name.lstrip("▁")[0] for name in names] == ["<", "b", "<", "<", "W", "<", "<", "1"]
