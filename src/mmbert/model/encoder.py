@@ -30,12 +30,12 @@ class Encoder(nn.Module):
         self.config = config
         self.gradient_checkpointing = False
         self.answers: torch.dtype | None = None  # the type of linear layers that were replaced by others
-        with torch.device("meta"):  # weights are drawn once, by our rule, not first by torch's
+        with torch.device("meta"):
             self.embeddings = Embeddings(config)
             self.layers = nn.ModuleList(Layer(config, index) for index in range(config.num_layers))
             self.final_norm = layer_norm(config)
-        materialise(self)
-        init_weights(self, config)
+        if materialise(self):
+            init_weights(self, config)
 
     @classmethod
     def load(cls, name: str | Path, *, revision: str | None = None) -> Encoder:

@@ -11,7 +11,7 @@ from mmbert.errors import WeightsError
 from mmbert.model.config import ModelConfig
 from mmbert.model.encoder import Encoder
 from mmbert.model.init import init_weights, materialise
-from mmbert.model.layers import PredictionHead
+from mmbert.model.layers import Linear, PredictionHead
 from mmbert.model.weights import EMBEDDING, TIED, fill, load_config, load_state, model_folder, save_model
 from mmbert.packed import Packed
 
@@ -29,10 +29,11 @@ class MaskedLM(nn.Module):
         with torch.device("meta"):
             self.model = Encoder(config)
             self.head = PredictionHead(config)
-            self.decoder = nn.Linear(config.hidden_size, config.vocab_size, bias=True)
-        materialise(self)
+            self.decoder = Linear(config.hidden_size, config.vocab_size, bias=True)
+        real = materialise(self)
         self.tie()
-        init_weights(self, config)
+        if real:
+            init_weights(self, config)
 
     def tie(self) -> None:
         """Make the decoder's matrix the token embedding (again: moving off the meta device parts them)."""

@@ -13,10 +13,17 @@ OUTPUT_MATRICES = (".attn.Wo.weight", ".mlp.Wo.weight")
 """What is added to the residual stream: drawn smaller, so that the stream does not grow with depth."""
 
 
-def materialise(module: nn.Module) -> None:
-    """Give real, uninitialised memory to a module built on the meta device (unless meta is the default device)."""
-    if torch.get_default_device().type != "meta":
-        module.to_empty(device=torch.get_default_device())
+def materialise(module: nn.Module) -> bool:
+    """Give real, uninitialised memory to a module built on the meta device, and return True.
+
+    Where meta is the default device the module stays there and False is returned: a file's weights follow, and drawing
+    others first would import torch's compiler and sympy, five seconds of a processor's time.
+    """
+    device = torch.get_default_device()
+    if device.type == "meta":
+        return False
+    module.to_empty(device=device)
+    return True
 
 
 @torch.no_grad()

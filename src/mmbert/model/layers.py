@@ -17,6 +17,20 @@ from mmbert.model.config import ModelConfig
 from mmbert.model.rope import Angles, rotate
 
 
+class Linear(nn.Linear):
+    """torch's layer, built without drawing weights: a file gives them, or ``init_weights``."""
+
+    def reset_parameters(self) -> None:
+        """Leave the weights as they are."""
+
+
+class Embedding(nn.Embedding):
+    """torch's table, built without drawing weights: on the meta device its draw would import torch's compiler."""
+
+    def reset_parameters(self) -> None:
+        """Leave the weights as they are."""
+
+
 def layer_norm(config: ModelConfig) -> nn.LayerNorm:
     """Mean, variance and weight, no bias."""
     return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=False)
@@ -27,7 +41,7 @@ class Embeddings(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.tok_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_id)
+        self.tok_embeddings = Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_id)
         self.norm = layer_norm(config)
         self.dropout = config.embed_dropout
 
@@ -42,8 +56,8 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig, *, local: bool) -> None:
         super().__init__()
-        self.Wqkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
-        self.Wo = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.Wqkv = Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
+        self.Wo = Linear(config.hidden_size, config.hidden_size, bias=False)
         self.head_dim = config.head_dim
         self.dropout = config.attention_out_dropout
         self.local = local
@@ -61,8 +75,8 @@ class GeGLU(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.Wi = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
-        self.Wo = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.Wi = Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
+        self.Wo = Linear(config.intermediate_size, config.hidden_size, bias=False)
         self.dropout = config.mlp_dropout
 
     def forward(self, x: Tensor) -> Tensor:
@@ -106,7 +120,7 @@ class PredictionHead(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.dense = Linear(config.hidden_size, config.hidden_size, bias=False)
         self.norm = layer_norm(config)
 
     def forward(self, x: Tensor) -> Tensor:

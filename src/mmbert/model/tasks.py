@@ -21,7 +21,7 @@ from mmbert.errors import WeightsError
 from mmbert.model.config import ModelConfig
 from mmbert.model.encoder import Encoder
 from mmbert.model.init import materialise
-from mmbert.model.layers import PredictionHead
+from mmbert.model.layers import Linear, PredictionHead
 from mmbert.model.weights import save_model
 from mmbert.packed import Packed
 
@@ -32,7 +32,7 @@ class TaskHead(nn.Module):
     def __init__(self, config: ModelConfig, labels: int) -> None:
         super().__init__()
         self.head = PredictionHead(config)
-        self.classifier = nn.Linear(config.hidden_size, labels)
+        self.classifier = Linear(config.hidden_size, labels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, h) -> (N, labels)."""
@@ -143,7 +143,8 @@ def _fresh(config: ModelConfig, labels: int) -> TaskHead:
     """A head as transformers draws it, from torch's global generator."""
     with torch.device("meta"):
         head = TaskHead(config, labels)
-    materialise(head)
+    if not materialise(head):
+        return head
     deep, out = config.initializer_range / math.sqrt(2 * config.num_layers), config.hidden_size**-0.5
     for weight, std in ((head.head.dense.weight, deep), (head.classifier.weight, out)):
         cut = config.initializer_cutoff * std
