@@ -6,6 +6,7 @@
     │   └── BadShard            a shard is missing or damaged; training may go on without it
     ├── TokenizerError          a tokenizer cannot be read, trained or matched
     ├── WeightsError            a checkpoint cannot be read or does not fit the model
+    │   └── NotFiniteOutput     a model answers a text with NaN or infinite numbers
     ├── TrainingError           a run cannot start, go on or save
     │   └── Spike               the gradient is far larger than it was before
     │       └── NotFinite       the loss or the gradient is NaN or infinite
@@ -52,6 +53,14 @@ class TokenizerError(MMBertError):
 
 class WeightsError(MMBertError):
     """A checkpoint cannot be read or does not fit the model."""
+
+
+class NotFiniteOutput(WeightsError):
+    """A model answers a text with NaN or infinite numbers; ``number``: which text of those that were asked."""
+
+    def __init__(self, message: str, number: int = 0) -> None:
+        super().__init__(message)
+        self.number = number
 
 
 class TrainingError(MMBertError):

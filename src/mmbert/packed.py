@@ -2,7 +2,7 @@
 
 A batch of three sequences of 4, 2 and 3 tokens is one row of 9 ids and the offsets ``[0, 4, 6, 9]``.
 Training, evaluation and serving all speak this type. The arrays are NumPy when a batch is made (making one
-needs no torch) and torch tensors after :meth:`Packed.to`.
+needs no torch) and torch tensors after :meth:`Packed.to`; models take both.
 
 Shapes: ``T`` tokens in all, ``S`` sequences, ``N`` labelled tokens.
 """
@@ -40,15 +40,20 @@ class Packed:
 
     @classmethod
     def from_lists(cls, sequences: Sequence[Sequence[int] | np.ndarray]) -> Packed:
-        """Pack token lists as they come. Raises ValueError if there is none or one is empty."""
-        if not sequences:
+        """Pack token lists as they come. Raises ValueError if there is none, one is empty or holds no whole numbers."""
+        if not len(sequences):
             raise ValueError("cannot pack zero sequences")
         lengths = np.fromiter((len(s) for s in sequences), dtype=np.int64, count=len(sequences))
         if lengths.min() == 0:
             raise ValueError(f"sequence {int(lengths.argmin())} is empty")
         offsets = np.zeros(len(sequences) + 1, dtype=np.int32)
         np.cumsum(lengths, out=offsets[1:])
-        ids = np.concatenate([np.asarray(s, dtype=np.int64) for s in sequences])
+        rows = [np.asarray(s) for s in sequences]
+        wrong = next((number for number, row in enumerate(rows) if row.dtype.kind not in "iu" or row.ndim != 1), None)
+        if wrong is not None:
+            shape = rows[wrong].shape
+            raise ValueError(f"sequence {wrong} is no list of token ids: {rows[wrong].dtype} of shape {shape}")
+        ids = np.concatenate([row.astype(np.int64, copy=False) for row in rows])
         return cls(ids, offsets, int(lengths.max()))
 
     @property
@@ -80,6 +85,10 @@ class Packed:
         moved = Packed(move(self.ids), move(self.offsets), self.longest, move(self.targets), move(self.labels))
         moved.__dict__["lengths"] = self.lengths  # already on the host: do not fetch them back from a device
         return moved
+
+    def tensors(self, device: torch.device | str) -> Packed:
+        """Return the batch itself where it holds torch tensors, else the same on ``device``."""
+        return self.to(device) if isinstance(self.ids, np.ndarray) else self
 
     def unpack(self, rows: Any) -> list[Any]:
         """Cut per-token rows (T, ...) back into one array per sequence."""

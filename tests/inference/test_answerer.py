@@ -125,7 +125,7 @@ def test_bad_input_is_named(answerer: Answerer, tmp_path: Path) -> None:
         ("a", ["a"], ConfigError, "both a str, or both a list"),
         (["a", "b"], ["a"], ConfigError, "2 questions, 1 contexts"),
         (["a", 3], ["a", "b"], DataError, "question 1 is int, not str"),
-        (3, 4, ConfigError, "question is int, context int"),
+        (3, 4, ConfigError, "questions are int: expected a str or a list of str"),
         ("a", "\ud800", TokenizerError, "text 0 holds a lone surrogate"),
         ("a " * 300, "a", TooLong, "question 0 has .* tokens: a window of 256 has no more room"),
     ):
@@ -133,7 +133,7 @@ def test_bad_input_is_named(answerer: Answerer, tmp_path: Path) -> None:
             answerer(question, context)
     with pytest.raises(ConfigError, match="top_k is 0"):
         answerer("a", "b", top_k=0)
-    with pytest.raises(ConfigError, match="window is 9999: the model reads 256"):
+    with pytest.raises(ConfigError, match="window is 9999: it must be a whole number from 5 to 256"):
         answerer("a", "b", window=9999)
     with pytest.raises(TooLong, match="do not fit"):
         answerer.logits("a", "b " * 400)

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_folders import TEXTS
 
-from mmbert.errors import ConfigError, TokenizerError
-from mmbert.inference.batching import batches, cut, run, text_encoder
+from mmbert.errors import ConfigError, DataError, TokenizerError
+from mmbert.inference.batching import Batch, batches, cut, run, text_encoder
 from mmbert.inference.load import Loaded, load
 from mmbert.packed import Packed
 
@@ -44,14 +44,14 @@ def test_every_text_once_in_batches_of_the_budget(lengths: list[int], budget: in
 
 def test_a_long_text_is_alone() -> None:
     rows = by_number([5, 300, 6, 7], 0)
-    assert [batch.indices for batch in cut(rows, 20)] == [[0, 2, 3], [1]]
+    assert [batch.indices for batch in cut([0, 1, 2, 3], rows, 20)] == [[0, 2, 3], [1]]
 
 
 @settings(max_examples=40, deadline=None, database=None)
 @given(st.lists(st.integers(1, 60), max_size=90), st.integers(1, 100), st.integers(1, 40))
 def test_results_come_in_order(loaded: Loaded, lengths: list[int], budget: int, window: int) -> None:
-    def first(packed: Packed, indices: list[int]) -> list[tuple[int, int]]:
-        return list(zip(indices, [int(row[0]) for row in packed.unpack(packed.ids)], strict=True))
+    def first(packed: Packed, batch: Batch) -> list[tuple[int, int]]:
+        return list(zip(batch.indices, [int(row[0]) for row in packed.unpack(packed.ids)], strict=True))
 
     found = run(loaded, iter(lengths), first, encode=by_number, budget=budget, window=window)
     assert list(found) == list(enumerate(lengths))
@@ -65,7 +65,7 @@ def test_an_endless_stream_is_read_two_windows_ahead(loaded: Loaded) -> None:
         for read in itertools.count(1):
             yield 1 + read % 7
 
-    stream = run(loaded, endless(), lambda packed, indices: indices, encode=by_number, window=10, progress=False)
+    stream = run(loaded, endless(), lambda packed, batch: batch.indices, encode=by_number, window=10, progress=False)
     for number, found in enumerate(itertools.islice(stream, 500)):
         assert found == number
         assert read <= number + 30
@@ -79,7 +79,7 @@ def test_tokenising_is_done_elsewhere(loaded: Loaded) -> None:
         threads.add(threading.current_thread().name)
         return by_number(numbers, first)
 
-    list(run(loaded, [3] * 50, lambda packed, indices: indices, encode=encode, window=10, progress=False))
+    list(run(loaded, [3] * 50, lambda packed, batch: batch.indices, encode=encode, window=10, progress=False))
     assert threads
     assert threading.current_thread().name not in threads
 
@@ -104,9 +104,14 @@ def test_long_texts_make_short_windows(loaded: Loaded, monkeypatch: pytest.Monke
 def test_a_bad_text_is_named(loaded: Loaded, bad: object, said: str, prompt: str) -> None:
     texts = ["fine"] * 25 + [bad] + ["fine"] * 5
     found = run(
-        loaded, texts, lambda packed, indices: indices, encode=text_encoder(loaded, prompt), window=10, progress=False
+        loaded,
+        texts,
+        lambda packed, batch: batch.indices,
+        encode=text_encoder(loaded, prompt),
+        window=10,
+        progress=False,
     )
-    with pytest.raises(TokenizerError, match=said) as caught:
+    with pytest.raises((DataError, TokenizerError), match=said) as caught:
         list(found)
     assert "text 25" in str(caught.value)
 
@@ -121,7 +126,7 @@ def test_text_between_ends(loaded: Loaded) -> None:
 
 def test_budgets_below_one(loaded: Loaded) -> None:
     with pytest.raises(ConfigError, match="budget is -1"):
-        list(run(loaded, [1], lambda packed, indices: indices, encode=by_number, budget=-1))
+        list(run(loaded, [1], lambda packed, batch: batch.indices, encode=by_number, budget=-1))
 
 
 def test_very_long_texts_are_not_tokenised_whole(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:

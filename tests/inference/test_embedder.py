@@ -15,7 +15,7 @@ from sentence_folders import TEXTS
 from sentence_transformers.util.quantization import quantize_embeddings
 
 import mmbert
-from mmbert.errors import ConfigError, MMBertError, TokenizerError
+from mmbert.errors import ConfigError, DataError, MMBertError, TokenizerError
 from mmbert.inference.embedder import TUNE, Embedder
 from mmbert.inference.vectors import measure_ranges, quantize
 
@@ -151,7 +151,7 @@ def test_ten_megabytes(embed: Embedder) -> None:
     ],
 )
 def test_bad_texts(embed: Embedder, texts: Any, said: str) -> None:
-    with pytest.raises((TokenizerError, ConfigError), match=said) as caught:
+    with pytest.raises((TokenizerError, ConfigError, DataError), match=said) as caught:
         embed(texts)
     assert "\n" not in str(caught.value)
 

@@ -109,7 +109,7 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
         fill([ASKED[0], "Nothing here [MASK]."])
     with pytest.raises(DataError, match="text 0 has no <mask>"):
         fill("")
-    with pytest.raises(TokenizerError, match="text 0 is int, not str"):
+    with pytest.raises(DataError, match="text 0 is int, not str"):
         fill([3])
     with pytest.raises(TokenizerError, match="lone surrogate"):
         fill("<mask> \ud800")

@@ -115,7 +115,7 @@ def test_prompts_of_a_folder(cross: CrossEncoder, tmp_path: Path) -> None:
 def test_bad_input_is_named(reranker: Reranker) -> None:
     for query, documents, message in (
         (" ", ["a"], "the query is empty"),
-        (3, ["a"], "the query is 3, not a str"),
+        (3, ["a"], "the query is int, not a str"),
         ("a", "abc", "documents are str: expected a list"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -124,7 +124,7 @@ def test_bad_input_is_named(reranker: Reranker) -> None:
         reranker("a", ["b"], top_k=0)
     with pytest.raises(TokenizerError, match="text 1 holds a lone surrogate"):
         reranker("a", ["b", "\ud800"])
-    with pytest.raises(ConfigError, match="predict takes pairs"):
+    with pytest.raises(ConfigError, match="inputs are str: expected pairs of texts"):
         reranker.predict("a")
     with pytest.raises(ConfigError, match="pool and chunk_size"):
         reranker.predict([("a", "b")], chunk_size=3)

@@ -7,7 +7,7 @@ import pytest
 import transformers
 from task_folders import TEXTS, save_theirs, their_logits
 
-from mmbert.errors import ConfigError, TokenizerError, WeightsError
+from mmbert.errors import ConfigError, DataError, TokenizerError, WeightsError
 from mmbert.inference.tagger import Tagger
 
 LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
@@ -97,7 +97,7 @@ def test_a_long_text_goes_in_windows(tmp_path: Path) -> None:
 
 
 def test_bad_input_is_named(tagger: Tagger, tmp_path: Path) -> None:
-    with pytest.raises(TokenizerError, match="text 1 is NoneType, not str"):
+    with pytest.raises(DataError, match="text 1 is NoneType, not str"):
         tagger(["a", None])
     with pytest.raises(TokenizerError, match="text 0 holds a lone surrogate"):
         tagger("\udfff")

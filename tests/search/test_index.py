@@ -355,7 +355,7 @@ def test_records_that_are_none(embed: Embedder, tmp_path: Path, record: Any, sai
         ({"hybrid": 2.0}, "hybrid is 2.0"),
         ({"where": {"lnag": "x"}}, "no record has metadata 'lnag': did you mean 'lang'?"),
         ({"where": {"lang": {"like": "x"}}}, "operator 'like'"),
-        ({"query": 3}, "query is int"),
+        ({"query": 3}, "queries are int"),
         ({"query": ["a", ""]}, "query 1 is empty"),
         ({"query": ["a", None]}, "query 1 is NoneType"),
         ({"query": np.zeros((2, 3))}, "this index takes"),

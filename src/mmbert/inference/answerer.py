@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mmbert.errors import ConfigError, DataError, TooLong
+from mmbert.inference.checks import check_texts, kind_of, many_texts, one_text, whole
 from mmbert.inference.chunking import Window, plan_windows
 from mmbert.inference.entities import trim_spans
 from mmbert.inference.facade import Facade
@@ -93,15 +94,16 @@ class Answerer(Facade):
         overlap    tokens of the text that two windows share; default: twice ``longest``, so that no answer is cut
         progress   a bar on stderr; default: where there are thousands of questions
         """
-        if isinstance(question, str) != isinstance(context, str):
-            raise ConfigError("question and context are both a str, or both a list of str")
-        single = isinstance(question, str)
-        if not single and (not isinstance(question, list | tuple) or not isinstance(context, list | tuple)):
-            kinds = f"question is {type(question).__name__}, context {type(context).__name__}"
-            raise ConfigError(f"{kinds}: expected two str or two lists")
-        if not single and len(question) != len(context):
-            raise ConfigError(f"{len(question)} questions, {len(context)} contexts: give one for each")
-        pairs = [(question, context)] if single else list(zip(question, context, strict=True))
+        asked, read = one_text(question), one_text(context)
+        single = asked is not None
+        if single != (read is not None):
+            kinds = f"question is {kind_of(question)}, context {kind_of(context)}"
+            raise ConfigError(f"{kinds}: expected both a str, or both a list of str")
+        questions = [asked] if single else list(many_texts(question, "questions", "a str or a list of str"))
+        contexts = [read] if single else list(many_texts(context, "contexts", "a str or a list of str"))
+        if len(questions) != len(contexts):
+            raise ConfigError(f"{len(questions)} questions, {len(contexts)} contexts: give one for each")
+        pairs: list[Any] = list(zip(questions, contexts, strict=True))
         found = self.stream(
             pairs, top_k=top_k, no_answer=no_answer, threshold=threshold, longest=longest, window=window,
             overlap=overlap, progress=progress,
@@ -121,13 +123,15 @@ class Answerer(Facade):
         progress: bool | None = None,
     ) -> Iterator[list[Answer]]:
         """The answers to each (question, context), in order; ``pairs`` may be endless. Options as for a call."""
-        if top_k < 1 or longest < 1:
-            raise ConfigError(f"top_k is {top_k}, longest {longest}: both must be at least 1")
-        wide = self.loaded.max_tokens if window is None else window
-        if not self._template.size + 2 <= wide <= self.loaded.max_tokens:
-            raise ConfigError(f"window is {wide}: the model reads {self.loaded.max_tokens} tokens")
+        top_k, longest = whole("top_k", top_k), whole("longest", longest)
+        most = self.loaded.max_tokens
+        window = whole(
+            "window", most if window is None else window, self._template.size + 2, most, "the tokens of one pass"
+        )
+        if overlap is not None:
+            overlap = whole("overlap", overlap, 0)
         options = Decoding(top_k, longest, no_answer, threshold)
-        rows = self.rows(pairs, wide, overlap, longest)
+        rows = self.rows(pairs, window, overlap, longest)
 
         def answers() -> Iterator[list[Answer]]:
             for found in run_rows(self.loaded, rows, self.logits_of, progress=progress, what="answering"):
@@ -157,11 +161,11 @@ class Answerer(Facade):
         tokenizer, template = self.loaded.tokenizer, self._template
         stream, number = iter(pairs), 0
         while chunk := list(islice(stream, _TOKENISED)):
-            for at, (question, context) in enumerate(chunk, number):
-                _check(question, context, at)
+            for at, pair in enumerate(chunk, number):
+                _check(pair, at)
             asked = tokenizer.encode_batch([question for question, _ in chunk], specials=True, first=number)
             texts = tokenizer.encode_spans([context for _, context in chunk], specials=True, first=number)
-            for (_, context), head, (ids, spans) in zip(chunk, asked, texts, strict=True):
+            for (question, context), head, (ids, spans) in zip(chunk, asked, texts, strict=True):
                 room = window - template.size - len(head)
                 if room < 1:
                     raise TooLong(
@@ -171,7 +175,8 @@ class Answerer(Facade):
                 places = plan_windows(len(ids), room, shared if len(ids) > room else 0)
                 rows = [template.join(head, ids[place.start : place.end]) for place in places]
                 first = len(template.before) + len(head) + len(template.between)
-                yield Rows(rows, Passage(context, trim_spans(context, spans), places, first))
+                note = Passage(context, trim_spans(context, spans), places, first)
+                yield Rows(rows, note, number=number, text=(question, context))
                 number += 1
 
 
@@ -234,9 +239,10 @@ def _log_sum(values: np.ndarray) -> float:
     return float(top + np.log(np.exp(values - top).sum())) if np.isfinite(top) else -np.inf
 
 
-def _check(question: Any, context: Any, number: int) -> None:
-    for what, text in (("question", question), ("context", context)):
-        if not isinstance(text, str):
-            raise DataError(f"{what} {number} is {type(text).__name__}, not str")
+def _check(pair: Any, number: int) -> None:
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise DataError(f"question {number} is {kind_of(pair)}: expected a pair of question and context")
+    for what, text in zip(("question", "context"), pair, strict=True):
+        check_texts([text], number, what)
         if not text.strip():
             raise DataError(f"{what} {number} is empty")

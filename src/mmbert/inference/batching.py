@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from mmbert.errors import ConfigError
+from mmbert.inference.checks import check_finite, check_texts, text_name, whole
 from mmbert.inference.load import Loaded
 from mmbert.log import progress as progress_bar
 from mmbert.packed import Packed
@@ -39,10 +39,18 @@ CHARACTERS = 4_000_000
 
 @dataclass(frozen=True)
 class Batch:
-    """What one pass takes: ``packed`` (NumPy) and the numbers of its texts in the whole stream."""
+    """What one pass takes: ``packed`` (NumPy), the numbers of its texts in the whole stream, and the texts."""
 
     indices: list[int]
     packed: Packed
+    items: list[Any]
+
+    def finite(self, values: np.ndarray) -> np.ndarray:
+        """Return the model's numbers, a row a text, as they are. Raises NotFiniteOutput, naming the text, for NaN."""
+        found: np.ndarray = check_finite(
+            values, lambda row: text_name(self.indices[row], self.items[row]), self.indices.__getitem__
+        )
+        return found
 
 
 def token_budget(device: torch.device) -> int:
@@ -67,8 +75,9 @@ def text_encoder(
     bos, eos = np.array([tokenizer.bos_id], np.uint32), np.array([tokenizer.eos_id], np.uint32)
 
     def encode(texts: Sequence[str], first: int) -> list[np.ndarray]:
+        check_texts(texts, first)
         if prompt:
-            texts = [prompt + text if isinstance(text, str) else text for text in texts]
+            texts = [prompt + text for text in texts]
         begun = list(texts) if end else [_beginning(text, longest) for text in texts]
         rows = tokenizer.encode_batch(begun, specials=True, first=first)
         for index, row in enumerate(rows):
@@ -84,21 +93,26 @@ def text_encoder(
 
 def _beginning(text: str, tokens: int) -> str:
     """As much of a very long text as holds so many tokens, which do not depend on the rest: up to a space."""
-    if not isinstance(text, str) or len(text) <= 64 * tokens:
+    if len(text) <= 64 * tokens:
         return text
     space = text.find(" ", 64 * tokens)
     return text[:space] if space > 0 and not text[space - 1].isspace() else text
 
 
-def batches(items: Iterable[T], encode: Encode[T], budget: int, window: int = WINDOW) -> Iterator[Batch]:
-    """Batches of about ``budget`` tokens, window by window; within one from short texts to long."""
-    start, found = 0, _windows(items, window)
+def batches(
+    items: Iterable[T], encode: Encode[T], budget: int, window: int = WINDOW, start: int = 0
+) -> Iterator[Batch]:
+    """Batches of about ``budget`` tokens, window by window; within one from short texts to long.
+
+    start  number of the first text
+    """
+    found = _windows(items, window)
     here = next(found, None)
     if here is None:
         return
     later = next(found, None)
     if later is None:  # a few texts: no thread
-        yield from cut(encode(here, 0), budget)
+        yield from _prepare(here, start, encode, budget)
         return
     with ThreadPoolExecutor(1, thread_name_prefix="tokenise") as pool:
         ahead: Future[list[Batch]] | None = None
@@ -113,55 +127,62 @@ def batches(items: Iterable[T], encode: Encode[T], budget: int, window: int = WI
 
 
 def _prepare(texts: Sequence[T], start: int, encode: Encode[T], budget: int) -> list[Batch]:
-    return list(cut(encode(texts, start), budget, start))
+    return list(cut(texts, encode(texts, start), budget, start))
 
 
-def cut(rows: Sequence[np.ndarray], budget: int, start: int = 0) -> Iterator[Batch]:
+def cut(texts: Sequence[Any], rows: Sequence[np.ndarray], budget: int, start: int = 0) -> Iterator[Batch]:
     """Sequences by length into batches of at most ``budget`` tokens; a longer one is a batch of its own."""
+
+    def batch() -> Batch:
+        packed = Packed.from_lists([rows[index] for index in chosen])
+        return Batch([start + index for index in chosen], packed, [texts[index] for index in chosen])
+
     lengths = np.array([len(row) for row in rows])
     chosen: list[int] = []
     tokens = 0
     for number in np.argsort(lengths, kind="stable").tolist():
         if chosen and tokens + lengths[number] > budget:
-            yield Batch([start + index for index in chosen], Packed.from_lists([rows[index] for index in chosen]))
+            yield batch()
             chosen, tokens = [], 0
         chosen.append(number)
         tokens += int(lengths[number])
     if chosen:
-        yield Batch([start + index for index in chosen], Packed.from_lists([rows[index] for index in chosen]))
+        yield batch()
 
 
 def run(
     loaded: Loaded,
     items: Iterable[T],
-    function: Callable[[Packed, list[int]], Sequence[R]],
+    function: Callable[[Packed, Batch], Sequence[R]],
     *,
     encode: Encode[T],
     budget: int | None = None,
     window: int = WINDOW,
+    first: int = 0,
     progress: bool | None = None,
     what: str = "texts",
 ) -> Iterator[R]:
     """One result a text, in order. ``items`` may be endless: no more than two windows are held.
 
-    function  a batch on the model's device, and the numbers of its texts -> one result a text, on the host; called
-              without gradients
+    function  what the batch holds, on the model's device, and the batch -> one result a text, on the host, of numbers
+              that were checked (:meth:`Batch.finite`); called without gradients
     budget    tokens of a batch; default by device
+    first     number of the first text, for messages
     progress  a bar on stderr; default: where there is more than one window
     """
-    if budget is not None and budget < 1:
-        raise ConfigError(f"budget is {budget} tokens: it must be at least 1")
+    if budget is not None:
+        whole("budget", budget)
     total = len(items) if isinstance(items, Sized) else None
     shown = progress if progress is not None else total is None or total > window
     done: dict[int, R] = {}
-    following = 0
+    following = first
     bar: progress_bar[Any] | None = None
     try:
-        for batch in batches(items, encode, budget or token_budget(loaded.device), window):
-            if shown and bar is None and (progress or batch.indices[0] >= window or total is not None):
-                bar = progress_bar(total=total, desc=what, unit="text", initial=following)
+        for batch in batches(items, encode, budget or token_budget(loaded.device), window, first):
+            if shown and bar is None and (progress or batch.indices[0] - first >= window or total is not None):
+                bar = progress_bar(total=total, desc=what, unit="text", initial=following - first)
             with torch.inference_mode():
-                results = function(batch.packed.to(loaded.device), batch.indices)
+                results = function(batch.packed.to(loaded.device), batch)
             done.update(zip(batch.indices, results, strict=True))
             if bar is not None:
                 bar.update(len(batch.indices))

@@ -25,6 +25,7 @@ import orjson
 
 from mmbert.errors import ConfigError, DataError, MissingExtra
 from mmbert.files import PARTIAL, atomic_file, disk_errors, read_json, write_json
+from mmbert.inference.checks import whole
 from mmbert.log import progress as progress_bar
 
 if TYPE_CHECKING:
@@ -59,8 +60,7 @@ def embed_to_file(
     """
     out = Path(out)
     check_form(out)
-    if piece < 1:
-        raise ConfigError(f"piece is {piece} texts: it must be at least 1")
+    piece = whole("piece", piece)
     folder = out.with_name(out.name + ".pieces" + PARTIAL)
     options: dict[str, Any] = {"prompt": prompt, "dimensions": dimensions, "normalize": normalize, "output": output}
     with disk_errors(out):
@@ -70,7 +70,7 @@ def embed_to_file(
         with progress_bar[Any](desc="embedding", unit="text") as bar:
             number = 0
             while chunk := list(islice(stream, piece)):
-                _make(folder, number, chunk, embedder, options)
+                _make(folder, number, total, chunk, embedder, options)
                 total, number = total + len(chunk), number + 1
                 bar.update(len(chunk))
         if not total:
@@ -130,8 +130,10 @@ def _claim(folder: Path, embedder: Embedder, options: dict[str, Any]) -> None:
         )
 
 
-def _make(folder: Path, number: int, chunk: list[Record], embedder: Embedder, options: dict[str, Any]) -> None:
-    """The two files of a piece, unless they are there."""
+def _make(
+    folder: Path, number: int, first: int, chunk: list[Record], embedder: Embedder, options: dict[str, Any]
+) -> None:
+    """The two files of a piece, unless they are there. ``first``: number of its first text."""
     keys, texts = [key for key, _ in chunk], [text for _, text in chunk]
     digest = hashlib.sha256()
     for key, text in chunk:
@@ -145,7 +147,7 @@ def _make(folder: Path, number: int, chunk: list[Record], embedder: Embedder, op
         if embedder.ranges is None:
             embedder.calibrate(texts, **{key: options[key] for key in ("prompt", "dimensions", "normalize")})
         _save_array(folder / "ranges.npy", cast(np.ndarray, embedder.ranges))
-    vectors = np.stack(list(embedder.stream(texts, **options, progress=False, window=len(texts))))
+    vectors = np.stack(list(embedder.stream(texts, **options, progress=False, window=len(texts), first=first)))
     _save_array(_vectors(folder, number), vectors)
     write_json(place, {"sha256": digest.hexdigest(), "keys": keys})  # last: it says that the piece is done
 

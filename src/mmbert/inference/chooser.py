@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from mmbert.errors import ConfigError
+from mmbert.inference.checks import check_texts, kind_of, many_texts, one_text
 from mmbert.inference.classifier import apply
 from mmbert.inference.judge import Judge
 
@@ -28,7 +30,7 @@ class Chooser(Judge):
 
     def __call__(self, question: str, choices: Sequence[str], *, progress: bool | None = None) -> list[Choice]:
         """The choices, the most probable first. Raises ConfigError for fewer than two."""
-        texts = [] if isinstance(choices, str) else list(choices)
+        texts = _choices(choices)
         if len(texts) < 2:
             raise ConfigError("choices are a list of at least two texts")
         scores = apply("softmax", self.logits(question, texts, progress=progress))
@@ -37,5 +39,14 @@ class Chooser(Judge):
 
     def logits(self, question: str, choices: Sequence[str], *, progress: bool | None = None) -> np.ndarray:
         """(choices,) fp32, as transformers gives them."""
-        rows = self.stream_logits([(question, text) for text in choices], progress=progress, what="choosing")
-        return np.concatenate(list(rows))
+        asked = one_text(question)
+        if asked is None:
+            raise ConfigError(f"the question is {kind_of(question)}, not a str")
+        rows = self.stream_logits([(asked, text) for text in _choices(choices)], progress=progress, what="choosing")
+        return np.concatenate([np.zeros(0, np.float32), *rows])
+
+
+def _choices(choices: Any) -> list[str]:
+    texts = list(many_texts(choices, "choices", "a list of at least two texts"))
+    check_texts(texts, what="choice")
+    return texts

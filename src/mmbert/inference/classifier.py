@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mmbert.errors import ConfigError
-from mmbert.inference.facade import is_pair, is_text, respond
+from mmbert.inference.facade import respond
 from mmbert.inference.judge import Judge
 
 Function = Literal["softmax", "sigmoid", "none"]
@@ -54,7 +54,7 @@ class Classifier(Judge):
         self.function(function)
         if not 0 <= threshold <= 1:
             raise ConfigError(f"threshold is {threshold}: probabilities are between 0 and 1")
-        return respond(texts, _is_one, lambda items: self.stream(items, function, threshold, progress))
+        return respond(texts, lambda items: self.stream(items, function, threshold, progress), pairs=True)
 
     def stream(
         self,
@@ -75,7 +75,7 @@ class Classifier(Judge):
 
     def logits(self, texts: Any, *, progress: bool | None = None) -> np.ndarray:
         """What the model says, untouched: a text -> (labels,), a list -> (n, labels) fp32."""
-        found = respond(texts, _is_one, lambda items: self.stream_logits(items, progress=progress))
+        found = respond(texts, lambda items: self.stream_logits(items, progress=progress), pairs=True)
         if isinstance(found, np.ndarray):
             return found
         rows = list(found)
@@ -102,7 +102,3 @@ def apply(function: str, logits: np.ndarray) -> np.ndarray:
         return np.asarray(np.where(logits >= 0, 1, small) / (1 + small))
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
-
-
-def _is_one(asked: Any) -> bool:
-    return is_text(asked) or is_pair(asked)

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from mmbert.errors import ConfigError
-from mmbert.inference.facade import check_many
+from mmbert.inference.checks import many_texts, one_text, whole
 from mmbert.inference.vectors import measure_ranges, quantize
+from mmbert.packed import Packed
 
 if TYPE_CHECKING:
     from mmbert.inference.embedder import Embedder
@@ -49,16 +50,16 @@ class DropIn:
         """
         embedder = cast("Embedder", self)
         texts = sentences if inputs is None else inputs
-        if batch_size < 1:
-            raise ConfigError(f"batch_size is {batch_size}: it must be at least 1")
+        whole("batch_size", batch_size)
         if pool is not None or chunk_size is not None:
             raise ConfigError("pool and chunk_size are not supported: start one Embedder a process, or a server")
         _check_device(embedder, device)
         if precision not in PRECISIONS:
             raise ConfigError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
         chosen = self._chosen_prompt(prompt, prompt_name)
-        single = isinstance(texts, str)
-        listed = [texts] if single else _list(texts)
+        text = one_text(texts)
+        single = text is not None
+        listed = list(many_texts(texts, "inputs", "a str or a list of str")) if text is None else [text]
         if output_value == "token_embeddings":
             found = self._token_embeddings(listed, chosen, show_progress_bar)
             return found[0] if single else found
@@ -131,15 +132,17 @@ class DropIn:
 
     def _token_embeddings(self, texts: list[str], prompt: str | None, progress: bool | None) -> list[torch.Tensor]:
         """Vectors of all tokens of each text, ends and prompt included."""
-        from mmbert.inference.batching import run, text_encoder
+        from mmbert.inference.batching import Batch, run, text_encoder
 
         embedder = cast("Embedder", self)
         encode = text_encoder(embedder.loaded, embedder.prompt_text(prompt), max_tokens=embedder.max_tokens)
-        found = run(
-            embedder.loaded, texts, lambda packed, _: packed.unpack(embedder.states(packed)), encode=encode,
-            progress=progress,
-        )  # fmt: skip
-        return [rows.clone() for rows in found]
+
+        def states(packed: Packed, batch: Batch) -> list[torch.Tensor]:
+            rows = packed.unpack(embedder.states(packed))
+            batch.finite(torch.stack([row.sum() for row in rows]).cpu().numpy())  # NaN and infinity stay in a sum
+            return rows
+
+        return [rows.clone() for rows in run(embedder.loaded, texts, states, encode=encode, progress=progress)]
 
 
 def _check_device(embedder: Embedder, device: str | None) -> None:
@@ -150,8 +153,3 @@ def _check_device(embedder: Embedder, device: str | None) -> None:
     wanted = torch.device(device)
     if wanted.type != embedder.loaded.device.type or (wanted.index or 0) != (embedder.loaded.device.index or 0):
         raise ConfigError(f"the model is on {embedder.loaded.device}: load it with device={str(device)!r}")
-
-
-def _list(texts: Any) -> list[str]:
-    check_many(texts, "inputs", "a str or a list of str")
-    return list(texts)

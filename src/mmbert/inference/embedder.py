@@ -14,10 +14,10 @@ from torch import Tensor
 
 from mmbert.errors import ConfigError
 from mmbert.inference import passages
-from mmbert.inference.batching import WINDOW, run, text_encoder
+from mmbert.inference.batching import WINDOW, Batch, run, text_encoder
+from mmbert.inference.checks import many_texts, one_text, whole
 from mmbert.inference.chunking import Passages, Span
 from mmbert.inference.drop_in import DropIn
-from mmbert.inference.facade import check_many
 from mmbert.inference.load import Loaded, load
 from mmbert.inference.modules import Dense
 from mmbert.inference.pooling import MODES, Pooling, pool
@@ -118,9 +118,8 @@ class Embedder(DropIn):
 
     @max_seq_length.setter
     def max_seq_length(self, value: int) -> None:
-        if not 3 <= value <= max(self.loaded.config.max_context, self.loaded.max_tokens):
-            raise ConfigError(f"max_tokens {value} is not between 3 and {self.loaded.config.max_context}")
-        self._max_tokens = value
+        most = max(self.loaded.config.max_context, self.loaded.max_tokens)
+        self._max_tokens = whole("max_tokens", value, 3, most, "<bos> and <eos> included")
 
     @overload
     def __call__(
@@ -166,7 +165,7 @@ class Embedder(DropIn):
         rows = self.stream(
             _stream(texts), prompt=prompt, dimensions=dimensions, normalize=normalize, output=output, progress=progress,
         )  # fmt: skip
-        if isinstance(texts, str):
+        if one_text(texts) is not None:
             return next(rows)
         if isinstance(texts, Iterator):
             return rows
@@ -183,8 +182,14 @@ class Embedder(DropIn):
         output: Output = "float32",
         progress: bool | None = None,
         window: int = WINDOW,
+        first: int = 0,
     ) -> Iterator[np.ndarray]:
-        """One vector (d,) a text, in order, without end. ``window``: texts read ahead and sorted together."""
+        """One vector (d,) a text, in order, without end.
+
+        window  texts read ahead and sorted together
+        first   number of the first text, for messages
+        Raises NotFiniteOutput, naming the text, where a vector holds NaN or infinite values.
+        """
         check_output(output)
         if output in ("int8", "uint8") and self.ranges is None:
             quantize(np.zeros((1, 1)), output)  # raises, before anything is computed
@@ -193,12 +198,14 @@ class Embedder(DropIn):
         skip = self.skipped(prefix)
         self.warn_untuned()
 
-        def embed(packed: Packed, indices: list[int]) -> list[np.ndarray]:
+        def embed(packed: Packed, batch: Batch) -> list[np.ndarray]:
             pooled = pool(self.states(packed), packed, self.pooling.modes, skip)
-            return list(quantize(self.finish(pooled, width, normalize), output, self.ranges))
+            return list(quantize(batch.finite(self.finish(pooled, width, normalize)), output, self.ranges))
 
         encode = text_encoder(self.loaded, prefix, max_tokens=self.max_tokens, noted=self._note_length)
-        return run(self.loaded, texts, embed, encode=encode, window=window, progress=progress, what="embedding")
+        return run(
+            self.loaded, texts, embed, encode=encode, window=window, first=first, progress=progress, what="embedding"
+        )
 
     def states(self, packed: Packed) -> Tensor:
         """Token vectors (T, h) of a batch on the model's device: of the last layer, or the mix of layers, fp32."""
@@ -240,7 +247,7 @@ class Embedder(DropIn):
             prompt=prompt, dimensions=self._width(dimensions), normalize=normalize, output=output, progress=progress,
         )  # fmt: skip
         self.warn_untuned()
-        if isinstance(texts, str):
+        if one_text(texts) is not None:
             return next(found)
         return found if isinstance(texts, Iterator) else list(found)
 
@@ -250,7 +257,7 @@ class Embedder(DropIn):
         Texts longer than ``max_tokens`` are cut.
         """
         found = passages.stream_tokens(self, _stream(texts), progress)
-        if isinstance(texts, str):
+        if one_text(texts) is not None:
             return next(found)
         return found if isinstance(texts, Iterator) else list(found)
 
@@ -261,7 +268,7 @@ class Embedder(DropIn):
 
         Keep them with an index: vectors that are compared must be counted from the same ranges.
         """
-        vectors = self(_listed(texts), prompt=prompt, dimensions=dimensions, normalize=normalize)
+        vectors = self(list(many_texts(texts)), prompt=prompt, dimensions=dimensions, normalize=normalize)
         self.ranges = measure_ranges(vectors)
         return self.ranges
 
@@ -285,9 +292,9 @@ class Embedder(DropIn):
         return 1 + len(self.loaded.tokenizer.encode_batch([prefix], specials=True)[0])
 
     def _width(self, dimensions: int | None) -> int | None:
-        if dimensions is not None and not 1 <= dimensions <= self.dimensions:
-            raise ConfigError(f"dimensions is {dimensions}: the model's vectors have 1 to {self.dimensions}")
-        return dimensions
+        if dimensions is None:
+            return None
+        return whole("dimensions", dimensions, 1, self.dimensions, "the width of the model's vectors")
 
     def _note_length(self, number: int, length: int) -> None:
         if length <= 2:
@@ -314,17 +321,10 @@ class Embedder(DropIn):
             log.warning("%s", message)
 
 
-def _listed(texts: Any) -> list[str]:
-    """A list, tuple, array or column of texts. Raises ConfigError for what holds none, or in no order."""
-    check_many(texts)
-    return texts if isinstance(texts, list) else list(texts)
-
-
 def _stream(texts: Any) -> Iterable[str]:
-    """One text, a list or an iterator, to go through."""
-    if isinstance(texts, str):
-        return [texts]
-    return texts if isinstance(texts, Iterator) else _listed(texts)
+    """One text, a list or an iterator, to go through. Raises ConfigError for what holds no texts, or in no order."""
+    text = one_text(texts)
+    return many_texts(texts) if text is None else [text]
 
 
 def _pooling(loaded: Loaded, pooling: str | Sequence[str] | None, layers: Sequence[float] | None) -> Pooling:
@@ -340,7 +340,7 @@ def _pooling(loaded: Loaded, pooling: str | Sequence[str] | None, layers: Sequen
     weights = here.layers
     if layers is not None:
         count = loaded.config.num_layers + 1
-        if not layers or len(layers) > count or sum(layers) == 0:
+        if not len(layers) or len(layers) > count or not np.isfinite(sum(layers)) or sum(layers) == 0:
             raise ConfigError(f"layers has {len(layers)} weights: 1 to {count} that do not sum to 0 (last layer last)")
         weights = (0.0,) * (count - len(layers)) + tuple(float(weight) for weight in layers)
     return Pooling(modes, here.include_prompt, weights)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
-from mmbert.errors import ConfigError, WeightsError
+from mmbert.errors import WeightsError
+from mmbert.inference.checks import is_pair, many_texts, one_text
 from mmbert.inference.load import KINDS, Kind, Loaded, load
 
 log = logging.getLogger(__name__)
@@ -72,29 +73,17 @@ class Facade:
             self.say_once("cut", f"text {number} has {tokens + ends:,} tokens, of which {read} (and so for others)")
 
 
-def respond(asked: Any, single: Callable[[Any], bool], stream: Callable[[Iterable[Any]], Iterator[R]]) -> Any:
-    """One thing asked -> its answer; a list, tuple or column -> a list; an iterator -> an iterator.
+def respond(
+    asked: Any, stream: Callable[[Iterable[Any]], Iterator[R]], *, pairs: bool = False, what: str = "texts"
+) -> Any:
+    """Return the answer to one text (or pair), a list for a list, tuple, array or column, an iterator for an iterator.
 
     Raises ConfigError for what holds no texts.
     """
-    if single(asked):
+    text = one_text(asked)
+    if text is not None:
+        return next(stream([text]))
+    if pairs and is_pair(asked):
         return next(stream([asked]))
-    check_many(asked)
-    if isinstance(asked, Iterator):
-        return stream(asked)
-    return list(stream(asked if isinstance(asked, list) else list(asked)))
-
-
-def check_many(asked: Any, what: str = "texts", expected: str = "a str, a list of str or an iterator of str") -> None:
-    """Raises ConfigError for what holds no texts, or holds them in no order."""
-    if isinstance(asked, str | bytes | dict | set | frozenset) or not isinstance(asked, Iterable):
-        raise ConfigError(f"{what} are {type(asked).__name__}: expected {expected}")
-
-
-def is_text(asked: Any) -> bool:
-    return isinstance(asked, str)
-
-
-def is_pair(asked: Any) -> bool:
-    """Two texts in a tuple (a list of two is two texts)."""
-    return isinstance(asked, tuple) and len(asked) == 2 and all(isinstance(text, str) for text in asked)
+    items = many_texts(asked, what, pairs=pairs)
+    return stream(items) if isinstance(items, Iterator) else list(stream(items))

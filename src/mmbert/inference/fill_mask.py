@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmbert.errors import ConfigError, DataError
-from mmbert.inference.facade import Facade, is_text, respond
+from mmbert.errors import DataError
+from mmbert.inference.checks import whole
+from mmbert.inference.facade import Facade, respond
 from mmbert.inference.rows import Rows, run_rows, tokenised, windows, with_ends
 from mmbert.model.heads import MaskedLM
 from mmbert.packed import Packed
@@ -64,13 +65,16 @@ class FillMask(Facade):
         A list of texts -> a list; an iterator -> an iterator. Several masks are filled each for itself, not together.
         Texts longer than the model reads go in windows. Raises DataError for a text without ``<mask>``.
         """
-        if not 1 <= top_k <= self.loaded.tokenizer.vocab_size:
-            raise ConfigError(f"top_k is {top_k}: the model knows {self.loaded.tokenizer.vocab_size} tokens")
-        return respond(texts, is_text, lambda items: self.stream(items, top_k, progress))
+        return respond(texts, lambda items: self.stream(items, top_k, progress))
 
     def stream(self, texts: Iterable[str], top_k: int = 5, progress: bool | None = None) -> Iterator[Any]:
         """The fills of each text, in order."""
+        known = self.loaded.tokenizer.vocab_size
+        top_k = whole("top_k", top_k, 1, known, "the tokens of the model")
         rows = self.rows(texts)
+        return self._stream(rows, top_k, progress)
+
+    def _stream(self, rows: Iterator[Rows[Note]], top_k: int, progress: bool | None) -> Iterator[Any]:
         for found in run_rows(self.loaded, rows, lambda b: self.best_of(b, top_k), progress=progress, what="filling"):
             fills = self.fills(found, top_k)
             yield fills[0] if len(fills) == 1 else fills
@@ -117,7 +121,7 @@ class FillMask(Facade):
                     before = int(((masks >= window.start) & (masks < here[0])).sum())
                     taken.append(slice(before, before + len(here)))
             note = Note(text, [(int(start), int(end)) for start, end in spans[masks]], taken)
-            yield Rows(rows, note)
+            yield Rows(rows, note, number=number, text=text)
 
     def _fill(self, text: str, span: tuple[int, int], token: int, score: float) -> Fill:
         spelled = self._spell(token)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mmbert.inference.batching import run
+from mmbert.inference.batching import Batch, run
 from mmbert.inference.facade import Facade
 from mmbert.inference.load import Loaded
 from mmbert.inference.pairs import pair_encoder
@@ -44,10 +44,10 @@ class Judge(Facade):
         if text not in self._encoders:
             self._encoders[text] = pair_encoder(self.loaded, text, noted=self._note_length)
 
-        return run(
-            self.loaded, items, lambda packed, indices: self.logits_of(packed), encode=self._encoders[text],
-            progress=progress, what=what,
-        )  # fmt: skip
+        def logits(packed: Packed, batch: Batch) -> list[np.ndarray]:
+            return list(batch.finite(np.stack(self.logits_of(packed))))
+
+        return run(self.loaded, items, logits, encode=self._encoders[text], progress=progress, what=what)
 
     def logits_of(self, packed: Packed) -> list[np.ndarray]:
         """(labels,) fp32 of each text or pair of a batch on the model's device, on the host."""

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from mmbert.errors import DataError, TokenizerError
+from mmbert.errors import TokenizerError
+from mmbert.inference.checks import check_pair
 from mmbert.inference.load import Loaded
 
 
@@ -80,7 +81,7 @@ def pair_encoder(
                 firsts.append(item)
                 seconds.append("")
             else:
-                first, second = _pair(item, number)
+                first, second = check_pair(item, number)
                 firsts.append(first)
                 seconds.append(second)
         if prompt:
@@ -99,15 +100,6 @@ def pair_encoder(
         return rows
 
     return encode
-
-
-def _pair(item: Any, number: int) -> tuple[str, str]:
-    if isinstance(item, tuple | list) and len(item) == 2 and all(isinstance(text, str) for text in item):
-        return item[0], item[1]
-    what = type(item).__name__
-    if isinstance(item, tuple | list):
-        what += f" of {', '.join(type(text).__name__ for text in item[:3])}" if item else " of nothing"
-    raise DataError(f"text {number} is {what}: expected a str, or a pair of two")
 
 
 def _encode(loaded: Loaded, texts: list[str], start: int) -> list[np.ndarray]:

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from mmbert.errors import ConfigError, DataError
-from mmbert.inference.batching import run
+from mmbert.inference.batching import Batch, run
+from mmbert.inference.checks import check_texts, whole
 from mmbert.inference.chunking import (
     Passages,
     Span,
@@ -74,7 +75,7 @@ def stream_passages(
 
     def stream() -> Iterator[Passages]:
         for found in _run(embedder, reader, texts, progress):
-            vectors = embedder.finish(reader.pooled(found), dimensions, normalize)
+            vectors = found.check(embedder.finish(reader.pooled(found), dimensions, normalize))
             yield Passages(found.note.cut.text, found.note.cut.spans, quantize(vectors, output, embedder.ranges))
 
     return stream()
@@ -101,12 +102,14 @@ class Reader:
         if chunking == "windows":
             if by is not None:
                 raise ConfigError("by is for late chunking; windows go by size, in tokens")
-            wide = capacity if size is None else min(size, capacity)
-            self._cutter = _Windows(wide, wide // 8 if overlap is None else overlap)
+            wide = capacity if size is None else min(whole("size", size), capacity)
+            self._cutter = _Windows(wide, wide // 8 if overlap is None else whole("overlap", overlap, 0))
         elif chunking == "late":
             if embedder.pooling.modes != ("mean",):
                 raise ConfigError(f"late chunking takes means, the model pools {embedder.pooling.modes}: use windows")
-            self._cutter = _Late(by or "sentence", size or 256, capacity, capacity // 4 if overlap is None else overlap)
+            wide = 256 if size is None else whole("size", size)
+            shared = capacity // 4 if overlap is None else whole("overlap", overlap, 0)
+            self._cutter = _Late("sentence" if by is None else by, wide, capacity, shared)
         else:
             raise ConfigError(f"chunking {chunking!r} is neither windows nor late")
 
@@ -119,7 +122,7 @@ class Reader:
             cut = self._cutter(number, text, np.maximum(spans[own:] - len(prefix), 0))
             rows = [np.concatenate([head, ids[w.start : w.end], [tokenizer.eos_id]]) for w in cut.windows]
             parts = [_parts(cut, window, len(head), self.skip) if self.late else [] for window in cut.windows]
-            yield Rows(rows, Note(cut, parts))
+            yield Rows(rows, Note(cut, parts), number=number, text=text)
 
     def read(self, states: torch.Tensor, packed: Packed, parts: Sequence[Parts]) -> list[np.ndarray]:
         """Of token vectors (T, h) what each row of a batch gives: sums of its parts, or its own pooled vector."""
@@ -186,8 +189,8 @@ def _run(embedder: Embedder, reader: Reader, texts: Iterable[str], progress: boo
                 parts[next(numbers)] = own
                 yield row
 
-    def embed(packed: Packed, indices: list[int]) -> list[np.ndarray]:
-        return reader.read(embedder.states(packed), packed, [parts.pop(index) for index in indices])
+    def embed(packed: Packed, batch: Batch) -> list[np.ndarray]:
+        return reader.read(embedder.states(packed), packed, [parts.pop(index) for index in batch.indices])
 
     results = run(
         embedder.loaded, produce(), embed, encode=lambda rows, first: rows, window=_AHEAD,
@@ -236,7 +239,8 @@ def _tokenised(
     """(number, text, ids, spans) of each text with the prompt before it; spans count the prompt's characters too."""
     stream, number = iter(texts), 0
     while chunk := list(islice(stream, _AHEAD)):
-        prompted = [prefix + text if isinstance(text, str) else text for text in chunk]
+        check_texts(chunk, number)
+        prompted = [prefix + text for text in chunk]
         encoded = embedder.loaded.tokenizer.encode_spans(prompted, specials=True, first=number)
         for text, (ids, spans) in zip(chunk, encoded, strict=True):
             yield number, text, ids, spans
@@ -248,14 +252,14 @@ def stream_tokens(embedder: Embedder, texts: Iterable[str], progress: bool | Non
     from mmbert.inference.embedder import TokenVectors
 
     tokenizer, longest = embedder.loaded.tokenizer, embedder.max_tokens - 2
-    waiting: deque[tuple[str, np.ndarray, np.ndarray]] = deque()
+    waiting: deque[Rows[tuple[np.ndarray, np.ndarray]]] = deque()
 
     def produce() -> Iterator[np.ndarray]:
-        for _, text, ids, spans in _tokenised(embedder, texts):
-            waiting.append((text, ids[:longest], spans[:longest]))
+        for number, text, ids, spans in _tokenised(embedder, texts):
+            waiting.append(Rows([], (ids[:longest], spans[:longest]), number=number, text=text))
             yield np.concatenate([[tokenizer.bos_id], ids[:longest], [tokenizer.eos_id]])
 
-    def embed(packed: Packed, indices: list[int]) -> Sequence[np.ndarray]:
+    def embed(packed: Packed, batch: Batch) -> Sequence[np.ndarray]:
         return [np.asarray(rows[1:-1]) for rows in packed.unpack(embedder.states(packed).float().cpu().numpy())]
 
     rows = run(
@@ -263,5 +267,5 @@ def stream_tokens(embedder: Embedder, texts: Iterable[str], progress: bool | Non
         what="embedding tokens",
     )  # fmt: skip
     for vectors in rows:
-        text, ids, spans = waiting.popleft()
-        yield TokenVectors(text, ids, spans, vectors)
+        found = waiting.popleft()
+        yield TokenVectors(found.text, *found.note, found.check(vectors))

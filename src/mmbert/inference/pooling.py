@@ -43,6 +43,7 @@ def pool(x: Tensor, packed: Packed, modes: Sequence[str], skip: int | Sequence[i
 
     skip  so many tokens at the beginning of each text, or of all, are left out (but never a text's last)
     """
+    packed = packed.tensors(x.device)
     offsets = packed.offsets.long()
     ends = offsets[1:]
     skips = [skip] * packed.sequences if isinstance(skip, int) else skip

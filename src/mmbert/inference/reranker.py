@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmbert.errors import ConfigError, DataError
-from mmbert.inference.facade import check_many, is_pair
+from mmbert.errors import ConfigError
+from mmbert.inference.checks import check_texts, kind_of, many_texts, one_text, whole
 from mmbert.inference.judge import Judge
 from mmbert.inference.modules import ACTIVATIONS
 
@@ -40,16 +40,10 @@ class Reranker(Judge):
 
         Raises ConfigError for an empty query or a model with several labels.
         """
-        if not isinstance(query, str) or not query.strip():
-            raise ConfigError("the query is empty" if isinstance(query, str) else f"the query is {query!r}, not a str")
-        if top_k is not None and top_k < 1:
-            raise ConfigError(f"top_k is {top_k}: it must be at least 1")
-        check_many(documents, "documents", "a list of str")
-        texts = list(documents)
-        wrong = next((number for number, text in enumerate(texts) if not isinstance(text, str)), None)
-        if wrong is not None:
-            raise DataError(f"document {wrong} is {type(texts[wrong]).__name__}, not str")
-        scores = self._scores(query, texts, progress)
+        asked, texts = _query(query), _documents(documents)
+        if top_k is not None:
+            top_k = whole("top_k", top_k)
+        scores = self._scores(asked, texts, progress)
         order = sorted(range(len(texts)), key=lambda index: -scores[index])
         return [Ranked(index, scores[index], texts[index]) for index in order[:top_k]]
 
@@ -101,12 +95,9 @@ class Reranker(Judge):
         """
         pairs = sentences if inputs is None else inputs
         self._check(batch_size, device, pool, chunk_size)
-        if isinstance(pairs, np.ndarray):
-            pairs = pairs.tolist()
-        single = is_pair(pairs) or (isinstance(pairs, list) and len(pairs) == 2 and isinstance(pairs[0], str))
-        if isinstance(pairs, str) or not isinstance(pairs, Iterable):
-            raise ConfigError(f"predict takes pairs of texts, not {type(pairs).__name__}")
-        listed = [pairs] if single else list(pairs)
+        listed = list(many_texts(pairs, "inputs", "pairs of texts", pairs=True))
+        single = isinstance(pairs, list | tuple | np.ndarray) and len(listed) == 2 and isinstance(listed[0], str)
+        listed = [tuple(listed)] if single else listed
         chosen = self._chosen_prompt(prompt, prompt_name)
         rows = list(self.stream_logits(listed, prompt=chosen, progress=bool(show_progress_bar), what="judging"))
         if not rows:
@@ -139,9 +130,9 @@ class Reranker(Judge):
     ) -> list[dict[str, Any]]:
         """CrossEncoder.rank: ``[{"corpus_id": 2, "score": 0.9}, ...]``, with the "text" if ``return_documents``."""
         self._one_label()
-        documents = list(documents)
+        asked, documents = _query(query), _documents(documents)
         scores = self.predict(
-            [(query, text) for text in documents], prompt_name, prompt, batch_size, show_progress_bar, activation_fn,
+            [(asked, text) for text in documents], prompt_name, prompt, batch_size, show_progress_bar, activation_fn,
             device=device, pool=pool, chunk_size=chunk_size,
         )  # fmt: skip
         results: list[dict[str, Any]] = [
@@ -160,9 +151,21 @@ class Reranker(Judge):
         return prompt
 
     def _check(self, batch_size: int, device: str | None, pool: Any, chunk_size: int | None) -> None:
-        if batch_size < 1:
-            raise ConfigError(f"batch_size is {batch_size}: it must be at least 1")
+        whole("batch_size", batch_size)
         if pool is not None or chunk_size is not None:
             raise ConfigError("pool and chunk_size are not supported: start one Reranker a process, or a server")
         if device is not None and torch.device(device).type != self.loaded.device.type:
             raise ConfigError(f"the model is on {self.loaded.device}: load it with device={device!r}")
+
+
+def _query(query: Any) -> str:
+    text = one_text(query)
+    if text is None or not text.strip():
+        raise ConfigError(f"the query is {kind_of(query)}, not a str" if text is None else "the query is empty")
+    return text
+
+
+def _documents(documents: Any) -> list[str]:
+    texts = list(many_texts(documents, "documents", "a list of str"))
+    check_texts(texts, what="document")
+    return texts

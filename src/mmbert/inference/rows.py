@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from mmbert.inference.batching import run
+from mmbert.inference.checks import check_finite, check_texts, text_name
 from mmbert.inference.chunking import Window, plan_windows
 from mmbert.inference.load import Loaded
 from mmbert.packed import Packed
@@ -31,11 +32,27 @@ _TOKENISED = 256
 
 @dataclass
 class Rows(Generic[T]):
-    """One text on its way: ``rows`` of token ids as the model reads them, and what else is known of it."""
+    """One text on its way: ``rows`` of token ids as the model reads them, and what else is known of it.
+
+    number, text  what messages call it by: where it stands among those that were asked, and its characters
+    """
 
     rows: Sequence[np.ndarray]
     note: T
     results: list[Any] = field(default_factory=list)
+    number: int = 0
+    text: Any = ""
+
+    def finite(self) -> Rows[T]:
+        """Return the text itself, whose rows have their results. Raises NotFiniteOutput if one of those is NaN."""
+        for result in self.results:
+            self.check(result[0] if isinstance(result, tuple) else result)  # probabilities, and the tokens they are of
+        return self
+
+    def check(self, values: np.ndarray) -> np.ndarray:
+        """Return numbers that the model says of this text. Raises NotFiniteOutput where one is NaN or infinite."""
+        found: np.ndarray = check_finite(values, lambda _: text_name(self.number, self.text), lambda _: self.number)
+        return found
 
 
 def run_rows(
@@ -46,7 +63,10 @@ def run_rows(
     progress: bool | None = None,
     what: str = "texts",
 ) -> Iterator[Rows[T]]:
-    """Each text with the ``results`` of its rows, in order. ``function``: a batch -> one result a row, on the host."""
+    """Each text with the ``results`` of its rows, in order. ``function``: a batch -> one result a row, on the host.
+
+    Raises NotFiniteOutput, naming the text, for NaN and infinite numbers.
+    """
     waiting: deque[Rows[T]] = deque()
 
     def produce() -> Iterator[np.ndarray]:
@@ -55,7 +75,7 @@ def run_rows(
             yield from text.rows
 
     results = run(
-        loaded, produce(), lambda packed, indices: function(packed), encode=lambda rows, first: rows, window=_AHEAD,
+        loaded, produce(), lambda packed, batch: function(packed), encode=lambda rows, first: rows, window=_AHEAD,
         progress=progress, what=what,
     )  # fmt: skip
     for result in results:
@@ -63,7 +83,7 @@ def run_rows(
             yield waiting.popleft()
         waiting[0].results.append(result)
         if len(waiting[0].results) == len(waiting[0].rows):
-            yield waiting.popleft()
+            yield waiting.popleft().finite()
     yield from waiting
 
 
@@ -71,6 +91,7 @@ def tokenised(loaded: Loaded, texts: Iterable[str]) -> Iterator[tuple[int, str, 
     """(number, text, ids, spans of characters) of each text, special strings in it read as such."""
     stream, number = iter(texts), 0
     while chunk := list(islice(stream, _TOKENISED)):
+        check_texts(chunk, number)
         encoded = loaded.tokenizer.encode_spans(chunk, specials=True, first=number)
         for text, (ids, spans) in zip(chunk, encoded, strict=True):
             yield number, text, ids, spans

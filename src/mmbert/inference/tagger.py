@@ -10,7 +10,7 @@ import numpy as np
 
 from mmbert.inference.classifier import apply
 from mmbert.inference.entities import Entity, Scheme, Strategy, check_strategy, read_entities, trim_spans
-from mmbert.inference.facade import Facade, is_text, respond
+from mmbert.inference.facade import Facade, respond
 from mmbert.inference.load import Loaded
 from mmbert.inference.rows import Rows, run_rows, tokenised, windows, with_ends
 from mmbert.model.tasks import TaskHead, TokenClassifier
@@ -67,7 +67,7 @@ class Tagger(Facade):
         progress  a bar on stderr; default: where there are thousands of texts
         """
         check_strategy(strategy)
-        return respond(texts, is_text, lambda items: self.stream(items, strategy, progress))
+        return respond(texts, lambda items: self.stream(items, strategy, progress))
 
     def stream(
         self, texts: Iterable[str], strategy: Strategy = "first", progress: bool | None = None
@@ -78,7 +78,7 @@ class Tagger(Facade):
 
     def tokens(self, texts: Any, *, progress: bool | None = None) -> Any:
         """Probabilities of every label for every token: a text -> TokenScores; a list -> a list; or an iterator."""
-        return respond(texts, is_text, lambda items: self._tokens(items, progress))
+        return respond(texts, lambda items: self._tokens(items, progress))
 
     def _tokens(self, texts: Iterable[str], progress: bool | None) -> Iterator[TokenScores]:
         for found in self._run(texts, progress):
@@ -90,11 +90,11 @@ class Tagger(Facade):
 
     def rows(self, texts: Iterable[str]) -> Iterator[Rows[Note]]:
         """Each text as the model reads it."""
-        for _, text, ids, spans in tokenised(self.loaded, texts):
+        for number, text, ids, spans in tokenised(self.loaded, texts):
             places = windows(self.loaded, ids)
             rows = [with_ends(self.loaded, ids[window.start : window.end]) for window in places]
             taken = [slice(window.first - window.start + 1, window.last - window.start + 1) for window in places]
-            yield Rows(rows, Note(text, ids, spans, taken))
+            yield Rows(rows, Note(text, ids, spans, taken), number=number, text=text)
 
     def logits_of(self, packed: Packed) -> list[np.ndarray]:
         """(tokens, labels) fp32 of each row of a batch on the model's device, on the host."""

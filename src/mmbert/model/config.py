@@ -138,8 +138,15 @@ def config_from_hf(values: dict[str, Any], where: str = "config.json") -> ModelC
     if "model_type" not in values:
         raise WeightsError(f"{where}: no model_type: not the config.json of a model")
     for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
-        if not isinstance(values.get(key), int):
+        if type(values.get(key)) is not int:
             raise WeightsError(f"{where}: {key} is missing or not a whole number")
+    heads = max(1, values["num_attention_heads"])
+    window = values.get("local_attention", 128)
+    stated = [("head_dim", values["hidden_size"] // heads)]
+    stated += [("sliding_window", window // 2)] if isinstance(window, int) else []
+    for key, derived in stated:  # transformers 5 writes neither, and lets them win where they stand
+        if values.get(key) not in (None, derived):
+            raise WeightsError(f"{where}: {key} is {values[key]!r}, the other keys make it {derived}: not supported")
     thetas = _thetas(values, where)
     try:
         return ModelConfig(
@@ -166,22 +173,66 @@ def config_from_hf(values: dict[str, Any], where: str = "config.json") -> ModelC
         raise WeightsError(f"{where}: {'.'.join(map(str, first['loc'])) or 'config'}: {first['msg']}") from error
 
 
+_KINDS = (("full_attention", "global_rope_theta", 160_000.0), ("sliding_attention", "local_rope_theta", 10_000.0))
+"""Kinds of layers, the older key of each one's RoPE base, and the base where neither form says one."""
+
+_NONE_AT_ONE = {"linear", "dynamic", "yarn", "llama3"}
+"""Ways of scaling RoPE that leave the angles as they are at factor 1, up to the longest text."""
+
+
 def _thetas(values: dict[str, Any], where: str) -> tuple[float, float]:
-    """RoPE bases of global and local layers, new form first, as transformers 5 reads them."""
-    parameters = values.get("rope_parameters") or {}
-    if not isinstance(parameters, dict) or not all(isinstance(entry or {}, dict) for entry in parameters.values()):
-        raise WeightsError(f"{where}: rope_parameters is not a table of kinds of layers")
+    """RoPE bases of global and local layers, new form first, as transformers 5 reads them.
+
+    Tables that hold for all layers (``rope_scaling`` of transformers 4, or ``rope_parameters`` without kinds) are read
+    by some versions and passed over by others: they may say only what is so without them.
+    """
+    parameters, flat = _rope_tables(values, where)
     found = []
-    kinds = (("full_attention", "global_rope_theta", 160_000.0), ("sliding_attention", "local_rope_theta", 10_000.0))
-    for kind, old, default in kinds:
-        rope = parameters.get(kind) or {}
-        if rope.get("rope_type", "default") != "default" or values.get("rope_scaling"):
-            raise WeightsError(f"{where}: scaled RoPE ({rope or values['rope_scaling']}) is not supported")
-        theta = rope.get("rope_theta", values.get(old, default))
-        if not isinstance(theta, int | float) or theta <= 0:
+    for kind, old, default in _KINDS:
+        theta = parameters.get(kind, {}).get("rope_theta", values.get(old, default))
+        if isinstance(theta, bool) or not isinstance(theta, int | float) or not theta > 0:
             raise WeightsError(f"{where}: {old} is {theta!r}, not a number above 0")
+        for name, table in flat.items():
+            if table.get("rope_theta", theta) != theta:
+                raise WeightsError(
+                    f"{where}: {name} says rope_theta {table['rope_theta']} for all layers, {old} is {theta:g}: write "
+                    f"the base of each kind of layer into rope_parameters"
+                )
         found.append(float(theta))
     return found[0], found[1]
+
+
+def _rope_tables(values: dict[str, Any], where: str) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """The tables about RoPE: by kind of layer, and by name those for all layers. Refuses no tables and scaled ones."""
+    kinds = [kind for kind, _, _ in _KINDS]
+    parameters: dict[str, dict[str, Any]] = {}
+    flat: dict[str, dict[str, Any]] = {}
+    for name in ("rope_parameters", "rope_scaling"):
+        table = values.get(name) or {}
+        if not isinstance(table, dict) or not all(isinstance(table.get(kind) or {}, dict) for kind in kinds):
+            raise WeightsError(f"{where}: {name} is not a table of kinds of layers")
+        inner = {kind: table[kind] for kind in kinds if table.get(kind)}
+        outer = {key: value for key, value in table.items() if key not in kinds}
+        for rope in (outer, *inner.values()):
+            _refuse_scaled(rope, f"{where}: {name}")
+        if outer:
+            flat[name] = outer
+        if name == "rope_parameters":
+            parameters = inner
+        else:
+            flat |= {f"{name}.{kind}": rope for kind, rope in inner.items()}
+    return parameters, flat
+
+
+def _refuse_scaled(rope: dict[str, Any], where: str) -> None:
+    """Raise WeightsError for angles that are not theta^(-2j / D); transformers 4 writes ``type`` for ``rope_type``."""
+    types = {str(rope[key]) for key in ("rope_type", "type") if rope.get(key) is not None}
+    scaled = types - {"default"}
+    factors = [rope.get(key) for key in ("factor", "attention_factor", "mscale", "partial_rotary_factor")]
+    moved = any(factor not in (None, 1) for factor in factors) or (bool(scaled) and factors[0] is None)
+    if scaled - _NONE_AT_ONE or (moved and types != {"default"}):
+        told = ", ".join(f"{key} {rope[key]}" for key in ("rope_type", "type", "factor") if key in rope)
+        raise WeightsError(f"{where}: scaled RoPE ({told or rope}) is not supported: vectors would differ")
 
 
 def _global_every(values: dict[str, Any], where: str) -> int:

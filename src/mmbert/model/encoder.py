@@ -54,7 +54,7 @@ class Encoder(nn.Module):
         save_model(self, self.config, "ModernBertModel", Path(folder))
 
     def forward(self, packed: Packed, mix: Sequence[float] | Tensor | None = None) -> Tensor:
-        """Final hidden states (T, h) of a batch of torch tensors, in the order of ``packed.ids``; ``mix`` as in run."""
+        """Final hidden states (T, h) of a batch, in the order of ``packed.ids``; ``mix`` as in run."""
         x, plan = self.run(packed, mix)
         return x if plan.inverse is None else _Permute.apply(x, plan.inverse, plan.order)  # type: ignore[no-untyped-call]
 
@@ -65,7 +65,7 @@ class Encoder(nn.Module):
              alone (``hidden_states`` of transformers, num_layers + 1 of them); no more memory than without. A tensor
              of weights gets a gradient
         """
-        config = self.config
+        config, packed = self.config, packed.tensors(self.embeddings.tok_embeddings.weight.device)
         plan = plan_attention(packed, config.window, self.compute_dtype(packed))
         turns = {
             theta: angles(plan.positions, config.head_dim, theta, config.num_heads)

@@ -70,6 +70,7 @@ class MaskedLM(nn.Module):
 
     def features(self, packed: Packed) -> Tensor:
         """Head output (N, h) at ``packed.targets``, or at all T tokens if the batch has no targets."""
+        packed = packed.tensors(self.decoder.bias.device)
         x, plan = self.model.run(packed)
         rows = packed.targets
         if plan.inverse is not None:

@@ -75,7 +75,7 @@ class TaskModel(nn.Module):
         return cls(encoder, head.classifier.out_features, pooling=pooling if cls.pools else None, head=head)
 
     def forward(self, packed: Packed) -> Tensor:
-        """Logits of a batch of torch tensors: (S, labels), or (T, labels) without pooling."""
+        """Logits of a batch: (S, labels), or (T, labels) without pooling."""
         x = self.model(packed)
         x = self.head(pool_texts(x, packed, self.pooling) if self.pooling else x)
         out: Tensor = self.classifier(F.dropout(x, self.dropout, self.training) if self.dropout else x)
@@ -131,6 +131,7 @@ class ChoiceClassifier(TaskModel):
 
 def pool_texts(x: Tensor, packed: Packed, pooling: str) -> Tensor:
     """First token or mean of each text, fp32: (T, h) -> (S, h)."""
+    packed = packed.tensors(x.device)
     starts = packed.offsets.long()[:-1]
     if pooling == "cls":
         return x[starts].float()

@@ -8,8 +8,9 @@ from typing import Any, Literal, Self, cast
 
 import numpy as np
 
-from mmbert.errors import ConfigError, DataError, MMBertError
+from mmbert.errors import ConfigError, DataError, MMBertError, NotFiniteOutput
 from mmbert.files import atomic_folder
+from mmbert.inference.checks import check_texts, many_texts, one_text, whole
 from mmbert.inference.embedder import Embedder
 from mmbert.search import writing
 from mmbert.search.document import Document, Id, check_id
@@ -76,11 +77,12 @@ class SearchIndex:
         if folder.exists() and not (there and resume):
             raise ConfigError(f"{folder} is there already: load it, or choose another name")
         embedder = model if isinstance(model, Embedder) else Embedder.load(model, device=device, precision=precision)
-        if dimensions is not None and not 1 <= dimensions <= embedder.dimensions:
-            raise ConfigError(f"dimensions is {dimensions}: the model's vectors have 1 to {embedder.dimensions}")
+        width = embedder.dimensions
+        if dimensions is not None:
+            width = whole("dimensions", dimensions, 1, width, "the width of the model's vectors")
         made = Manifest(
             **describe_model(embedder, None if isinstance(model, Embedder) else model),
-            dimensions=dimensions or embedder.dimensions,
+            dimensions=width,
             output=output,
             store=store,
             kind=kind,
@@ -145,8 +147,9 @@ class SearchIndex:
         Raises ConfigError for a wrong option or filter, or another model than the index was made with.
         """
         wish = Wish(top_k, where, hybrid, per_record)
-        single = isinstance(query, str)
-        queries = self._queries([query] if single else query, wish)
+        text = one_text(query)
+        single = text is not None
+        queries = self._queries([text] if single else query, wish)
         hits = rank(self._opened, queries, wish, self._lexical() if wish.lexical else None) if queries else []
         return hits[0] if single else hits
 
@@ -259,17 +262,15 @@ class SearchIndex:
 
     def _queries(self, asked: Any, wish: Wish) -> list[Query]:
         made = self._opened.manifest
-        if isinstance(asked, np.ndarray):
+        if isinstance(asked, np.ndarray) and asked.dtype.kind not in "UO":
             if wish.lexical:
                 raise ConfigError("hybrid search needs the text of a query, not its vector")
             return [Query(row) for row in _unit(_checked(asked, made.dimensions), made)]
-        if isinstance(asked, bytes | Mapping) or not isinstance(asked, Iterable):
-            raise ConfigError(f"query is {type(asked).__name__}: expected a str, a list of str, or vectors (n, d)")
-        texts = list(asked)
-        for number, text in enumerate(texts):
-            if not isinstance(text, str) or not text.strip():
-                what = "empty" if isinstance(text, str) else f"{type(text).__name__}, not str"
-                raise DataError(f"query {number} is {what}")
+        texts = list(many_texts(asked, "queries", "a str, a list of str, or vectors (n, d)"))
+        check_texts(texts, what="query")
+        empty = next((number for number, text in enumerate(texts) if not text.strip()), None)
+        if empty is not None:
+            raise DataError(f"query {empty} is empty")
         if not texts:
             return []
         vectors = self.embedder(
@@ -307,6 +308,14 @@ class SearchIndex:
         )  # fmt: skip
 
     def _embed(self, documents: list[Document], places: list[int]) -> tuple[list[list[tuple[int, int]]], np.ndarray]:
+        try:
+            return self._vectors(documents)
+        except NotFiniteOutput as error:
+            place, name = places[error.number], documents[error.number].id
+            raise NotFiniteOutput(f"record {place} (id {name!r}), {error}", place) from error
+
+    def _vectors(self, documents: list[Document]) -> tuple[list[list[tuple[int, int]]], np.ndarray]:
+        """The passages of each document, and the vectors of all passages."""
         made, texts = self._opened.manifest, [document.text for document in documents]
         options: dict[str, Any] = {
             "prompt": made.document_prompt, "dimensions": made.dimensions, "normalize": made.similarity == "cosine",
@@ -325,6 +334,9 @@ class SearchIndex:
 def _checked(vectors: np.ndarray, width: int) -> np.ndarray:
     if vectors.ndim != 2 or vectors.shape[1] != width:
         raise ConfigError(f"vectors are {vectors.shape}: this index takes (n, {width})")
+    if not np.isfinite(vectors).all():
+        row = int(np.argwhere(~np.isfinite(vectors))[0, 0])
+        raise ConfigError(f"vector {row} holds NaN or infinite values: leave it out, or make it again")
     return vectors
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mmbert.errors import ConfigError
+from mmbert.inference.checks import whole
 from mmbert.search.document import Id
 from mmbert.search.fusion import DEPTH, fuse_ranks, fuse_scores
 from mmbert.search.opened import Opened
@@ -44,9 +45,7 @@ class Wish:
 
     def __post_init__(self) -> None:
         for name in ("top_k", "per_record"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{name} is {value!r}: it must be a whole number, at least 1")
+            object.__setattr__(self, name, whole(name, getattr(self, name)))
         if not isinstance(self.hybrid, bool) and not (isinstance(self.hybrid, float) and 0 <= self.hybrid <= 1):
             raise ConfigError(f"hybrid is {self.hybrid!r}: True, False, or the share of meaning between 0.0 and 1.0")
         if self.where is not None:

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from mmbert.errors import ConfigError, DataError, MissingExtra
+from mmbert.errors import DataError, MissingExtra
+from mmbert.inference.checks import whole
 from mmbert.log import progress as progress_bar
 from mmbert.search.document import Document, Id, read_record
 from mmbert.search.exact import save_ranges
@@ -55,8 +56,7 @@ def write_records(
 
     Raises DataError for a wrong record, or one that is there with another text, after the pieces before it.
     """
-    if piece < 1:
-        raise ConfigError(f"piece is {piece} records: it must be at least 1")
+    piece = whole("piece", piece)
     done, place, stream = Changed(), 0, iter(records)
     total = len(records) if isinstance(records, Sized) else None
     with locked(opened.folder), ExitStack() as stack:

@@ -239,6 +239,8 @@ class Tokenizer:
     def _encode(self, encode: Callable[..., Any], texts: Sequence[str], first: int) -> Iterator[Any]:
         for start in range(0, len(texts), _CHUNK):
             chunk = list(texts[start : start + _CHUNK])
+            if not all(isinstance(text, str) for text in chunk):  # the library takes a list of two texts for a pair
+                raise _unreadable(chunk, first + start, TypeError())
             try:
                 yield from encode(chunk, add_special_tokens=False)
             except Exception as error:
