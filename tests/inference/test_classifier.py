@@ -141,5 +141,5 @@ def test_unknown_pooling_is_refused(tmp_path: Path) -> None:
     save_theirs(tmp_path, "SequenceClassification")
     path = tmp_path / "config.json"
     path.write_text(path.read_text().replace('"classifier_pooling": "cls"', '"classifier_pooling": "max"'))
-    with pytest.raises(WeightsError, match="classifier_pooling 'max' is neither cls nor mean"):
+    with pytest.raises(WeightsError, match="classifier_pooling 'max' is not supported: it is none of cls, mean"):
         Classifier.load(tmp_path, precision="fp32")

@@ -143,7 +143,7 @@ BROKEN: dict[str, Callable[[Path], Any]] = {
     "do not fit": lambda folder: _config(folder, num_hidden_layers=3, layer_types=None),
     "not as <bos> a <eos>": _other_ends,
     "not its tokenizer": _more_tokens,
-    "id2label skips": lambda folder: _config(
+    "id2label has no name for class 1": lambda folder: _config(
         folder, architectures=["ModernBertForTokenClassification"], id2label={"0": "a", "2": "b"}
     ),
 }

@@ -13,7 +13,7 @@ from mmbert.diagnosis.tensors import dtype_counts, misfits, not_finite
 from mmbert.errors import MMBertError, WeightsError
 from mmbert.inference.embedder import TUNE
 from mmbert.inference.facade import READERS
-from mmbert.inference.load import KINDS, Loaded, load
+from mmbert.inference.load import KINDS, Loaded, load, read_labels
 from mmbert.inference.modules import Dense
 from mmbert.inference.pooling import Pooling
 from mmbert.inference.precision import choose
@@ -109,8 +109,11 @@ def _look_at_weights(folder: Folder, kind: str, found: Examination) -> None:
         return
     found.facts |= _shape(folder, config)
     if tensors.shapes and not tensors.faults and kind in READERS:
-        names = folder.config.get("id2label")
-        labels = 1 if kind == "choice" else len(names) if isinstance(names, dict) and names else 2
+        try:
+            labels = 1 if kind == "choice" else len(read_labels(folder.config, str(folder.place / "config.json")))
+        except MMBertError as error:
+            found.problems.append(_split(error))
+            return
         found.problems += [Problem(what, cure) for what, cure in misfits(tensors, config, kind, labels)]
 
 

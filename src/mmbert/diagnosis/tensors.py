@@ -21,7 +21,7 @@ from mmbert.model.config import ModelConfig
 from mmbert.model.encoder import Encoder
 from mmbert.model.layers import PredictionHead
 from mmbert.model.tasks import TaskHead
-from mmbert.model.weights import TIED, WEIGHTS
+from mmbert.model.weights import TIED, WEIGHTS, bare_name, fitted
 
 Fault = tuple[str, str]
 """What is wrong, and the cure."""
@@ -73,7 +73,8 @@ def read_tensors(folder: Path) -> Tensors:
             found.faults.append((f"{file} {error}", "copy or download it again"))
             continue
         for name, entry in header.items():
-            found.shapes[name], found.dtypes[name] = tuple(entry["shape"]), entry["dtype"]
+            bare = bare_name(name)
+            found.shapes[bare], found.dtypes[bare] = tuple(entry["shape"]), entry["dtype"]
     return found
 
 
@@ -109,7 +110,7 @@ def misfits(tensors: Tensors, config: ModelConfig, kind: str, labels: int) -> It
             listed = sorted(names)
             yield f"{len(listed)} weights are {what} ({', '.join(listed[:3])}{', ...' if listed[3:] else ''})", cure
     for name in sorted(wanted.keys() & there.keys()):
-        if wanted[name] != there[name]:
+        if wanted[name] != fitted(name, there[name], config.vocab_size):
             stated = f"{name} is {list(there[name])}, config.json says {list(wanted[name])}"
             yield stated, "restore the config.json that was saved with these weights"
             return

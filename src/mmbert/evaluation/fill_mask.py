@@ -16,7 +16,7 @@ import torch
 
 from mmbert.evaluation.mlm import autocast
 from mmbert.evaluation.results import FilledMask, Guess
-from mmbert.inference.fill_mask import best_tokens
+from mmbert.inference.fill_mask import best_tokens, unknown_ids
 from mmbert.model.heads import MaskedLM
 from mmbert.packed import Packed
 from mmbert.recipe import Precision
@@ -84,7 +84,7 @@ def fill(
     try:
         with torch.inference_mode(), autocast(device, precision):
             asked = Packed(packed.ids, packed.offsets, packed.longest, targets, labels).to(device)
-            probabilities, tokens = best_tokens(model, asked, top)
+            probabilities, tokens = best_tokens(model, asked, top, unknown_ids(tokenizer, model.config.vocab_size))
     finally:
         model.train(training)
     filled = []

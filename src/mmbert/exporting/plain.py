@@ -8,7 +8,6 @@ from pathlib import Path
 
 from mmbert.exporting.source import CLASSES, Source
 from mmbert.files import write_json, write_text
-from mmbert.inference.modules import ACTIVATIONS
 from mmbert.model.config import config_to_hf
 from mmbert.model.weights import WEIGHTS, save_state
 
@@ -25,12 +24,15 @@ def write_config(source: Source, folder: Path, dtype: str, *, head: bool) -> Non
     values = config_to_hf(source.config, CLASSES[kind], dtype)
     if head:
         values |= {key: source.loaded.values[key] for key in _KEPT if key in source.loaded.values}
-        if "id2label" in values:
-            values["num_labels"] = len(values["id2label"])  # text-embeddings-inference counts one without it
+        labels = source.loaded.labels or {}
+        if kind in ("sequence", "tokens"):
+            values["id2label"] = {str(number): label for number, label in labels.items()}
+            values["label2id"] = {label: number for number, label in labels.items()}
+            values["num_labels"] = len(labels)  # text-embeddings-inference counts one without it
     if head and source.loaded.activation is not None:  # sentence-transformers 6 keeps it in a file of its own
-        activation = ACTIVATIONS[source.loaded.activation]
-        name = f"{activation.__module__}.{activation.__name__}"
-        values["sentence_transformers"] = {**values.get("sentence_transformers", {}), "activation_fn": name}
+        options = values.get("sentence_transformers")
+        options = options if isinstance(options, dict) else {}
+        values["sentence_transformers"] = {**options, "activation_fn": source.loaded.activation}
     if not head and source.pooling.layers is not None:
         values["output_hidden_states"] = True  # for the module that mixes them
     write_json(folder / "config.json", values)

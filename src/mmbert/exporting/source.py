@@ -16,7 +16,7 @@ from mmbert.inference.modules import Dense, Normalize, read_parts
 from mmbert.inference.pooling import Pooling
 from mmbert.inference.vectors import Similarity
 from mmbert.model.config import ModelConfig
-from mmbert.model.weights import TIED, load_state, model_folder
+from mmbert.model.weights import TIED, cut_padding, load_state, model_folder, take_encoder
 
 Output = Literal["hidden", "embedding", "logits"]
 """Vectors of tokens, vectors of texts, what the head says."""
@@ -94,9 +94,9 @@ class Source:
         """The tensors as stored, by the names that transformers' class expects: with a head, or a bare encoder."""
         state = load_state(self.place)
         state.pop(TIED, None)
-        if head or not any(name.startswith("model.") for name in state):
-            return state
-        return {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
+        cut_padding(state, self.config.vocab_size)
+        own = take_encoder(state)
+        return {**{f"model.{name}": value for name, value in own.items()}, **state} if head else own
 
 
 def _ending(after: tuple[nn.Module, ...], normalize: bool | None) -> tuple[nn.Module, ...]:

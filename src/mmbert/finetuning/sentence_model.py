@@ -26,6 +26,7 @@ from mmbert.errors import ConfigError, WeightsError
 from mmbert.files import read_json
 from mmbert.finetuning.packed_engine import PackedBody, pack_engine
 from mmbert.finetuning.recipe import FinetuneRecipe
+from mmbert.inference.load import read_labels
 from mmbert.model.weights import model_folder
 
 LISTING = "modules.json"
@@ -144,7 +145,8 @@ def _cross(recipe: FinetuneRecipe, folder: Path) -> CrossEncoder:
     place = encoder_folder(folder)
     values = read_json(place / "config.json")
     names = values.get("architectures") or []
-    headed = "ModernBertForSequenceClassification" in names and len(values.get("id2label") or {0: "", 1: ""}) == 1
+    labels = read_labels(values, str(place / "config.json"))
+    headed = "ModernBertForSequenceClassification" in names and len(labels) == 1
     config = {} if headed else {"classifier_pooling": recipe.rerank.pooling, "num_labels": 1}
     model = CrossEncoder(
         str(folder if headed else place), num_labels=1, device="cpu", max_length=recipe.training.max_tokens,

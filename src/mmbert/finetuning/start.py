@@ -17,6 +17,7 @@ from torch import Tensor
 from mmbert.errors import TokenizerError
 from mmbert.files import read_json
 from mmbert.finetuning.recipe import FinetuneRecipe
+from mmbert.inference.load import read_labels
 from mmbert.model.encoder import Encoder
 from mmbert.model.tasks import ChoiceClassifier, SpanClassifier, TaskModel
 from mmbert.model.weights import load_state, model_folder
@@ -70,7 +71,7 @@ def _take_head(
     ]
     if len(shared) == 2:
         _copy(task, state, shared)
-    order = _same_classes(task, config, names)
+    order = _same_classes(task, config, names, model)
     fits = all(name in state and own[name].shape == state[name].shape for name in own if name.startswith("classifier."))
     if order is not None and fits:
         _copy(task, state, [name for name in own if name.startswith("classifier.")])
@@ -81,16 +82,15 @@ def _take_head(
     return names
 
 
-def _same_classes(task: TaskModel, config: dict[str, object], names: tuple[str, ...]) -> tuple[str, ...] | None:
+def _same_classes(
+    task: TaskModel, config: dict[str, object], names: tuple[str, ...], model: str
+) -> tuple[str, ...] | None:
     """The classes in the folder's order, if it is of this kind and has the same ones."""
     if config.get("architectures") != [task.architecture]:
         return None
     if isinstance(task, SpanClassifier | ChoiceClassifier):
         return names
-    known = config.get("id2label")
-    if not isinstance(known, dict):
-        return None
-    order = tuple(str(known[number]) for number in sorted(known, key=int))
+    order = tuple(read_labels(config, f"{model}: config.json").values())
     return order if sorted(order) == sorted(names) else None
 
 

@@ -18,7 +18,7 @@ from mmbert.inference.facade import Facade, respond
 from mmbert.inference.rows import Rows, run_rows, tokenised, windows, with_ends
 from mmbert.model.heads import MaskedLM
 from mmbert.packed import Packed
-from mmbert.tokenizer.tokenizer import BYTE, SPECIALS
+from mmbert.tokenizer.tokenizer import BYTE, SPECIALS, Tokenizer
 
 Best = tuple[np.ndarray, np.ndarray]
 """Of each mask of a row the best tokens: probabilities (N, k) fp32 and ids (N, k), most probable first."""
@@ -69,7 +69,7 @@ class FillMask(Facade):
 
     def stream(self, texts: Iterable[str], top_k: int = 5, progress: bool | None = None) -> Iterator[Any]:
         """The fills of each text, in order."""
-        known = self.loaded.tokenizer.vocab_size
+        known = self.loaded.config.vocab_size - len(self._unknown)
         top_k = whole("top_k", top_k, 1, known, "the tokens of the model")
         rows = self.rows(texts)
         return self._stream(rows, top_k, progress)
@@ -86,7 +86,7 @@ class FillMask(Facade):
         targets = (packed.ids == self.loaded.tokenizer.mask_id).nonzero().squeeze(1)
         asked = replace(packed, targets=targets)
         asked.__dict__["lengths"] = packed.lengths
-        scores, tokens = (found.cpu().numpy() for found in best_tokens(model, asked, top_k))
+        scores, tokens = (found.cpu().numpy() for found in best_tokens(model, asked, top_k, self._unknown))
         borders = np.searchsorted(targets.cpu().numpy(), packed.offsets.cpu().numpy())
         return [(scores[start:end], tokens[start:end]) for start, end in pairwise(borders.tolist())]
 
@@ -138,19 +138,34 @@ class FillMask(Facade):
         return name if spelled == "\ufffd" and BYTE.fullmatch(name) else spelled
 
     @cached_property
+    def _unknown(self) -> Tensor:
+        return unknown_ids(self.loaded.tokenizer, self.loaded.config.vocab_size)
+
+    @cached_property
     def _anchor(self) -> tuple[list[int], str]:
         """Tokens to stand before another: some tokenizers drop the space at the beginning of what they decode."""
         ids = self.loaded.tokenizer.encode_batch(["a"])[0].tolist()
         return ids, self.loaded.tokenizer.decode(ids)
 
 
-def best_tokens(model: MaskedLM, packed: Packed, top: int) -> tuple[Tensor, Tensor]:
-    """Probabilities (N, top) fp32 and ids (N, top) of the best tokens at ``packed.targets``, most probable first."""
+def unknown_ids(tokenizer: Tokenizer, rows: int) -> Tensor:
+    """Return the ids below ``rows`` that are no tokens: rows that fill a model's vocabulary up, and gaps in it."""
+    gaps = [index for index in range(min(rows, tokenizer.vocab_size)) if tokenizer.id_to_token(index) is None]
+    return torch.tensor([*gaps, *range(tokenizer.vocab_size, rows)], dtype=torch.long)
+
+
+def best_tokens(model: MaskedLM, packed: Packed, top: int, unknown: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities (N, top) fp32 and ids (N, top) of the best tokens at ``packed.targets``, most probable first.
+
+    unknown  ids that are no tokens (:func:`unknown_ids`): they have no probability
+    """
     features = model.features(packed)
     chunk = max(1, _LOGITS_AT_ONCE // model.config.vocab_size)
     scores, tokens = [], []
     for start in range(0, max(1, len(features)), chunk):
         logits = model.decoder(features[start : start + chunk]).float()
+        if len(unknown):
+            logits = logits.index_fill(1, unknown.to(logits.device), -torch.inf)
         best = logits.topk(top, dim=-1)
         scores.append((best.values - logits.logsumexp(dim=-1, keepdim=True)).exp())
         tokens.append(best.indices)

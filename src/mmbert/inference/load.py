@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 from mmbert.errors import ConfigError, TokenizerError, WeightsError
 from mmbert.files import read_json
-from mmbert.inference.modules import Parts, activation_name, read_parts
+from mmbert.inference.modules import Parts, read_parts
 from mmbert.inference.pooling import Pooling
 from mmbert.inference.precision import settle
 from mmbert.model.config import ModelConfig, config_from_hf
 from mmbert.model.encoder import Encoder
 from mmbert.model.heads import MaskedLM
 from mmbert.model.tasks import TaskHead
-from mmbert.model.weights import fill, load_state, model_folder
+from mmbert.model.weights import cut_padding, fill, load_state, model_folder, take_encoder
 from mmbert.tokenizer.tokenizer import Tokenizer
 
 Kind = Literal["encoder", "masked_lm", "sequence", "tokens", "span", "choice", "sentence"]
@@ -40,6 +40,9 @@ KINDS: dict[str, Kind] = {
 }
 """transformers' classes; ``sentence`` is an encoder with a Pooling module around it."""
 
+PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
+"""What ``problem_type`` may be."""
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -51,7 +54,8 @@ class Loaded:
     labels              names by number, None without classes
     classifier_pooling  "cls" or "mean", of ``sequence`` and ``choice``
     problem_type        of ``sequence``: regression, single_label_classification, multi_label_classification or None
-    activation          of a CrossEncoder's scores ("Sigmoid", "Identity"); None where the folder names none
+    activation          of a CrossEncoder's scores, by the name in the folder ("torch.nn.modules.activation.Sigmoid");
+                        None where it names none
     pooling             of ``sentence``, else None
     after               modules behind pooling, of ``sentence``
     prompts             by name; ``default_prompt``: the name of the one for every text, or None
@@ -130,9 +134,9 @@ def load(name: str | Path, *, revision: str | None = None, device: str = "auto",
         device=where,
         precision=used,
         labels=labels,
-        classifier_pooling=values.get("classifier_pooling", "cls"),
-        problem_type=values.get("problem_type"),
-        activation=_activation(values, parts, place),
+        classifier_pooling=_one_of(values, "classifier_pooling", ("cls", "mean"), place, kind) or "cls",
+        problem_type=_one_of(values, "problem_type", PROBLEMS, place, kind),
+        activation=_activation(values, parts),
         pooling=parts.pooling if parts else None,
         after=tuple(module.to(where).eval().requires_grad_(False) for module in parts.after) if parts else (),
         prompts=parts.prompts if parts else {},
@@ -185,14 +189,43 @@ def _labels(values: Mapping[str, Any], kind: Kind, place: Path) -> dict[int, str
         return None
     if kind == "choice":
         return {0: "score"}
-    stated = values.get("id2label") or {index: f"LABEL_{index}" for index in range(2)}
+    labels = read_labels(values, str(place / "config.json"))
+    if kind == "span" and len(labels) != 2:
+        raise WeightsError(f"{place / 'config.json'}: {len(labels)} classes, where an answer begins and ends are two")
+    return labels
+
+
+def read_labels(values: Mapping[str, Any], where: str) -> dict[int, str]:
+    """Return the names of classes by number, as transformers reads them, or by ``label2id`` where that alone is there.
+
+    Without names they are LABEL_0 and so on: ``num_labels`` of them, or two. Raises WeightsError for what is none.
+    """
     try:
-        labels = {int(index): str(label) for index, label in stated.items()}
-    except (ValueError, AttributeError) as error:
-        raise WeightsError(f"{place / 'config.json'}: id2label is not a table from numbers to names") from error
-    if sorted(labels) != list(range(len(labels))):
-        raise WeightsError(f"{place / 'config.json'}: id2label skips a number")
+        named = {int(number): str(name) for number, name in (values.get("id2label") or {}).items()}
+        turned = {int(number): str(name) for name, number in (values.get("label2id") or {}).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{where}: id2label and label2id are no tables of numbers and names") from error
+    labels, key = (named, "id2label") if named or not turned else (turned, "label2id")
+    count = values.get("num_labels")
+    if count is not None and (type(count) is not int or count < 1):
+        raise WeightsError(f"{where}: num_labels is {count!r}, not a whole number from 1 on")
+    if not labels:
+        return {number: f"LABEL_{number}" for number in range(count or 2)}
+    missing = next((number for number in range(len(labels)) if number not in labels), None)
+    if missing is not None or len(labels) < len(values.get(key) or ()):
+        what = f"has no name for class {missing}" if missing is not None else "names a class twice"
+        raise WeightsError(f"{where}: {key} {what}: number the classes from 0 on")
     return dict(sorted(labels.items()))
+
+
+def _one_of(values: Mapping[str, Any], key: str, known: tuple[str, ...], place: Path, kind: Kind) -> str | None:
+    """Return an option of heads on texts, None where it is not said. Raises WeightsError for a value of another name."""
+    value = values.get(key)
+    if kind in ("sequence", "choice") and value is not None and value not in known:
+        raise WeightsError(
+            f"{place / 'config.json'}: {key} {value!r} is not supported: it is none of {', '.join(known)}"
+        )
+    return value if value in known else None
 
 
 def _build(place: Path, config: ModelConfig, kind: Kind, labels: int) -> tuple[Encoder, nn.Module | None]:
@@ -202,9 +235,8 @@ def _build(place: Path, config: ModelConfig, kind: Kind, labels: int) -> tuple[E
         _finite(model, place)
         return model.model.eval().requires_grad_(False), model
     state = load_state(place)
-    own = {key.removeprefix("model."): state.pop(key) for key in list(state) if key.startswith("model.")}
-    if not own:  # a bare encoder has no prefix
-        own, state = state, {}
+    own = take_encoder(state)
+    cut_padding(own, config.vocab_size)
     with torch.device("meta"):
         encoder = Encoder(config)
     fill(encoder, own, str(place))
@@ -267,10 +299,11 @@ def _max_tokens(place: Path, config: ModelConfig, parts: Parts | None) -> int:
     return int(min(stated, config.max_context))
 
 
-def _activation(values: Mapping[str, Any], parts: Parts | None, place: Path) -> str | None:
+def _activation(values: Mapping[str, Any], parts: Parts | None) -> str | None:
     """Of a CrossEncoder: in its own file (version 6), in config.json (4 and 5) or under an older key there."""
     if parts is not None and parts.activation is not None:
         return parts.activation
     options = values.get("sentence_transformers")
     stated = options.get("activation_fn") if isinstance(options, dict) else None
-    return activation_name(stated or values.get("sbert_ce_default_activation_function"), str(place))
+    stated = stated or values.get("sbert_ce_default_activation_function")
+    return None if stated is None else str(stated)

@@ -37,6 +37,12 @@ _OLD_MODES = {
 _OTHERS = {"SparseEncoder": "SPLADE", "MultiVectorEncoder": "late interaction"}
 """Models of sentence-transformers whose answers are no vectors of texts."""
 
+_OPTIONS = tuple(
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+"""Where the Transformer module has its options, the first that is there: all but the first are of old versions."""
+
 _SENTENCE, _TOKENS = "sentence_embedding", "token_embeddings"
 
 _HARMLESS = {
@@ -76,7 +82,7 @@ class Parts:
     prompts         by name; ``default_prompt`` is the name of the one that is put before every text
     max_tokens      longest text, None where the tokenizer's config says it
     similarity      cosine, dot, euclidean or manhattan
-    activation      of a CrossEncoder's scores, a name of ``ACTIVATIONS``; None: as the library's default
+    activation      of a CrossEncoder's scores, as the folder writes it; None: as the library's default
     """
 
     encoder: Path
@@ -117,7 +123,8 @@ def read_parts(folder: Path) -> Parts | None:
     similarity = settings.get("similarity_fn_name") or "cosine"
     if similarity not in ("cosine", "dot", "euclidean", "manhattan"):
         raise WeightsError(f"{folder}: similarity_fn_name {similarity} is not supported")
-    activation = activation_name(settings.get("activation_fn"), str(folder)) if cross else None
+    stated = settings.get("activation_fn") if cross else None
+    activation = None if stated is None else str(stated)
     longest = options.get("max_seq_length")
     return Parts(place, pooling, after, prompts, default, longest, similarity, activation)
 
@@ -130,10 +137,8 @@ def _prompts(settings: dict[str, Any], folder: Path) -> dict[str, str]:
     return {name: text or "" for name, text in stated.items()}
 
 
-def activation_name(path: Any, where: str) -> str | None:
+def activation_name(path: Any, where: str) -> str:
     """``torch.nn.modules.activation.Sigmoid`` -> ``Sigmoid``. Raises WeightsError for what is not in ACTIVATIONS."""
-    if path is None:
-        return None
     root, _, name = str(path).rpartition(".")
     if not root.startswith("torch.nn") or name not in ACTIVATIONS:
         raise WeightsError(f"{where}: activation {path} is not supported: it would be other code than torch's")
@@ -157,7 +162,7 @@ def _modules(folder: Path, listing: Path) -> list[tuple[str, Path]]:
 
 def _transformer(place: Path) -> dict[str, Any]:
     """Options of the Transformer module; refuses those that change its function."""
-    path = place / "sentence_bert_config.json"
+    path = next((path for name in _OPTIONS if (path := place / name).is_file()), place / _OPTIONS[0])
     options = _json(path)
     task = options.get("transformer_task", "feature-extraction")
     if task not in ("feature-extraction", "sequence-classification"):
@@ -191,10 +196,12 @@ def _stack(listing: Path, transformer: Path, modules: list[tuple[str, Path]]) ->
             pooling = _pooling(place, layers)
         elif name == "Dense" and pooling is not None:
             after.append(_dense(place))
-        elif name == "Normalize" and pooling is not None:
+        elif name == "Normalize" and pooling is not None:  # it has no file, and git keeps no empty folder
             _of_sentences(place, _json(place / "config.json"))
             after.append(Normalize())
-        elif name != "Dropout":
+        elif name == "Dropout":
+            _listed(place)
+        else:
             raise WeightsError(f"{listing}: module {name} ({place.name}) is not supported there")
     if pooling is None:
         raise WeightsError(f"{listing}: no Pooling module: this model gives no vector for a text")
@@ -202,13 +209,12 @@ def _stack(listing: Path, transformer: Path, modules: list[tuple[str, Path]]) ->
 
 
 def _pooling(place: Path, layers: tuple[float, ...] | None) -> Pooling:
-    path = place / "config.json"
-    values = _json(path)
+    path, values = place / "config.json", _listed(place)
     modes = values.get("pooling_mode")
     if modes is None:
         modes = [mode for key, mode in _OLD_MODES.items() if values.get(key)] or ["mean"]
     modes = tuple(modes) if isinstance(modes, list) else (modes,)
-    unknown = [mode for mode in modes if mode not in MODES]
+    unknown: list[Any] = [mode for mode in modes if mode not in MODES]
     unknown += [key for key in values if key.startswith("pooling_mode_") and key not in _OLD_MODES and values[key]]
     if unknown or not modes:
         raise WeightsError(f"{path}: pooling {', '.join(map(str, unknown)) or 'of no kind'} is not supported")
@@ -219,7 +225,7 @@ def _layer_weights(place: Path, config: dict[str, Any]) -> tuple[float, ...] | N
     """Weights of all layers; None where the folder does not hand layers to the module, which then does nothing."""
     if not config.get("output_hidden_states"):
         return None
-    values, state = _json(place / "config.json"), load_state(place)
+    values, state = _listed(place), load_state(place)
     weights = [0.0] * int(values.get("layer_start", 4)) + [float(weight) for weight in state["layer_weights"]]
     if len(weights) != config["num_hidden_layers"] + 1 or sum(weights) == 0:
         raise WeightsError(f"{place}: weights for {len(weights) - 1} layers, the model has another number, or sum to 0")
@@ -227,16 +233,16 @@ def _layer_weights(place: Path, config: dict[str, Any]) -> tuple[float, ...] | N
 
 
 def _dense(place: Path) -> Dense:
-    values = _json(place / "config.json")
+    values = _listed(place)
     _of_sentences(place, values)
-    name = activation_name(values.get("activation_function", "torch.nn.modules.activation.Tanh"), str(place))
+    name = activation_name(values.get("activation_function") or "torch.nn.modules.activation.Tanh", str(place))
     width, out, bias = values.get("in_features"), values.get("out_features"), values.get("bias", True)
     if type(width) is not int or type(out) is not int or min(width, out) < 1:
         raise WeightsError(f"{place / 'config.json'}: in_features and out_features are not numbers above 0")
     residual: nn.Module | None = None
     if values.get("use_residual"):
         residual = nn.Identity() if width == out else nn.Linear(width, out, bias=False)
-    dense = Dense(nn.Linear(width, out, bias=bias), ACTIVATIONS[name or "Tanh"](), residual)
+    dense = Dense(nn.Linear(width, out, bias=bias), ACTIVATIONS[name](), residual)
     state = {key: value.float() for key, value in load_state(place).items()}
     try:
         dense.load_state_dict(state, strict=True)
@@ -252,6 +258,14 @@ def _of_sentences(place: Path, values: dict[str, Any]) -> None:
     for key in ("module_input_name", "module_output_name"):
         if values.get(key, _SENTENCE) not in (_SENTENCE, None):
             raise WeightsError(f"{place}: {key} {values[key]} is not supported: a model of token vectors (ColBERT)?")
+
+
+def _listed(place: Path) -> dict[str, Any]:
+    """The options of a module that ``modules.json`` names. Raises WeightsError where they are not there."""
+    path = place / "config.json"
+    if not path.is_file():
+        raise WeightsError(f"{path} is missing, modules.json names {place.name}: download the model again")
+    return _json(path)
 
 
 def _json(path: Path) -> dict[str, Any]:

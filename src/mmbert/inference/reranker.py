@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmbert.errors import ConfigError
+from mmbert.errors import ConfigError, WeightsError
 from mmbert.inference.checks import check_texts, kind_of, many_texts, one_text, whole
 from mmbert.inference.judge import Judge
-from mmbert.inference.modules import ACTIVATIONS
+from mmbert.inference.modules import ACTIVATIONS, activation_name
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,13 @@ class Reranker(Judge):
 
     @property
     def activation(self) -> torch.nn.Module:
-        """What scores go through."""
-        name = self.loaded.activation or ("Sigmoid" if len(self.labels) == 1 else "Identity")
-        return ACTIVATIONS[name]()
+        """What scores go through. Raises WeightsError for an activation of the folder that is not torch's."""
+        if self.loaded.activation is None:
+            return ACTIVATIONS["Sigmoid" if len(self.labels) == 1 else "Identity"]()
+        try:
+            return ACTIVATIONS[activation_name(self.loaded.activation, str(self.loaded.folder))]()
+        except WeightsError as error:
+            raise WeightsError(f"{error}; predict(..., activation_fn=torch.nn.Identity()) gives raw scores") from error
 
     def stream(self, pairs: Iterable[Any], *, progress: bool | None = None) -> Iterator[Any]:
         """The score of each (query, document) of an iterator, in order: a number, or (labels,) with several."""

@@ -15,7 +15,7 @@ from mmbert.model.config import ModelConfig
 from mmbert.model.init import init_weights, materialise
 from mmbert.model.layers import Embeddings, Layer, PredictionHead, layer_norm
 from mmbert.model.rope import angles
-from mmbert.model.weights import fill, load_config, load_state, model_folder, save_model
+from mmbert.model.weights import cut_padding, fill, load_config, load_state, model_folder, save_model, take_encoder
 from mmbert.packed import Packed
 
 
@@ -41,9 +41,8 @@ class Encoder(nn.Module):
     def load(cls, name: str | Path, *, revision: str | None = None) -> Encoder:
         """The encoder of a folder or hub model, with or without a head. Raises WeightsError in one line."""
         folder = model_folder(name, revision=revision)
-        config, state = load_config(folder), load_state(folder)
-        if any(key.startswith("model.") for key in state):  # heads of any task are left aside
-            state = {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
+        config, state = load_config(folder), take_encoder(load_state(folder))  # heads of any task are left aside
+        cut_padding(state, config.vocab_size)
         with torch.device("meta"):
             model = cls(config)
         fill(model, state, str(folder))

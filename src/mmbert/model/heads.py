@@ -12,7 +12,17 @@ from mmbert.model.config import ModelConfig
 from mmbert.model.encoder import Encoder
 from mmbert.model.init import init_weights, materialise
 from mmbert.model.layers import Linear, PredictionHead
-from mmbert.model.weights import EMBEDDING, TIED, fill, load_config, load_state, model_folder, save_model
+from mmbert.model.weights import (
+    EMBEDDING,
+    TIED,
+    cut_padding,
+    fill,
+    load_config,
+    load_state,
+    model_folder,
+    save_model,
+    take_encoder,
+)
 from mmbert.packed import Packed
 
 
@@ -46,6 +56,8 @@ class MaskedLM(nn.Module):
         config, state = load_config(folder), load_state(folder)
         if not any(key.startswith(("head.", "decoder.")) for key in state):
             raise WeightsError(f"{folder} holds an encoder without a language-model head: use Encoder.load")
+        state |= {f"model.{name}": value for name, value in take_encoder(state).items()}
+        cut_padding(state, config.vocab_size)
         stored = state.pop(TIED, None)
         if stored is not None and not torch.equal(stored, state.setdefault(EMBEDDING, stored)):
             raise WeightsError(f"{folder}: {TIED} differs from the token embedding; untied decoders are not supported")

@@ -2,7 +2,8 @@
 
 Read: ``model.safetensors``, a sharded ``model.safetensors.index.json``, or an old ``pytorch_model.bin`` (tensors only,
 no other object is unpickled); models with the language-model head or without, with the tied decoder stored or not; a
-folder or a name on the hub. Names and shapes must match exactly.
+folder or a name on the hub. Names and shapes must match exactly, but for what trainers leave there: the names of their
+wrappers, and rows that fill the vocabulary up.
 Written: ``config.json`` in both dialects and ``model.safetensors`` without a second copy of the tied matrix.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,15 @@ log = logging.getLogger(__name__)
 WEIGHTS = "model.safetensors"
 TIED = "decoder.weight"
 EMBEDDING = "model.embeddings.tok_embeddings.weight"
+WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+"""What torch.compile, data parallelism, FSDP and activation checkpointing put into the names of what they wrap."""
+
+_PADDED = 1024
+"""Rows of a vocabulary that were added to fill it up to a round number are fewer."""
+
+_BY_TOKEN = ("tok_embeddings.weight", "decoder.weight", "decoder.bias")
+"""Ends of the names of tensors with a row for each token."""
+
 DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64",
                torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
                torch.bool: "BOOL"}  # fmt: skip
@@ -53,9 +63,8 @@ def model_folder(name: str | Path, *, revision: str | None = None) -> Path:
     try:
         found = Path(snapshot_download(str(name), revision=revision, allow_patterns=patterns))
         if not any(found.glob("*.safetensors")):
-            found = Path(
-                snapshot_download(str(name), revision=revision, allow_patterns=["*.json", "pytorch_model.bin"])
-            )
+            patterns = ["*.json", "pytorch_model*.bin"]
+            found = Path(snapshot_download(str(name), revision=revision, allow_patterns=patterns))
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, HFValidationError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise WeightsError(
@@ -79,29 +88,83 @@ def load_config(folder: str | Path) -> ModelConfig:
 
 
 def load_state(folder: str | Path) -> dict[str, Tensor]:
-    """All tensors of a folder by name, as stored. Raises WeightsError if a file is missing, cut short or corrupt."""
+    """All tensors of a folder as stored, by their names without ``WRAPPERS``.
+
+    Raises WeightsError if a file is missing, cut short or corrupt.
+    """
     folder = Path(folder)
-    index = folder / f"{WEIGHTS}.index.json"
-    if (folder / WEIGHTS).is_file():
-        return _read_safetensors(folder / WEIGHTS)
-    if index.is_file():
-        try:
-            files = sorted(set(read_json(index)["weight_map"].values()))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise WeightsError(f"{index}: no weight_map in it: download the model again") from error
-        state: dict[str, Tensor] = {}
-        for file in files:
-            if not (folder / file).is_file():
-                raise WeightsError(f"{folder / file} is missing, {index.name} names it: download the model again")
-            state.update(_read_safetensors(folder / file))
-        return state
-    if (folder / "pytorch_model.bin").is_file():
-        return _read_bin(folder / "pytorch_model.bin")
+    for name, read in ((WEIGHTS, _read_safetensors), ("pytorch_model.bin", _read_bin)):
+        index = folder / f"{name}.index.json"
+        if (folder / name).is_file():
+            return _unwrapped(read(folder / name), folder / name)
+        if index.is_file():
+            return _unwrapped(_read_parts(index, read), index)
     if any(folder.glob("model-*-of-*.safetensors")):
         raise WeightsError(
             f"{folder} is a checkpoint in parts of several processes: make a model of it with mmbert checkpoint export"
         )
     raise WeightsError(f"no {WEIGHTS} in {folder}: not a model folder, or its download is incomplete")
+
+
+def _read_parts(index: Path, read: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of all files that an index names, each of them where it says."""
+    try:
+        places = dict(read_json(index)["weight_map"])
+        files = sorted(set(places.values()))
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{index}: no weight_map in it: download the model again") from error
+    state: dict[str, Tensor] = {}
+    for file in files:
+        path = index.parent / str(file)
+        if not path.is_file():
+            raise WeightsError(f"{path} is missing, {index.name} names it: download the model again")
+        state.update(read(path))
+    lost = sorted(places.keys() - state.keys())
+    if lost:
+        raise WeightsError(f"{index} names {lost[0]} in {places[lost[0]]}, which lacks it: download the model again")
+    return state
+
+
+def _unwrapped(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The tensors by their names before the model was wrapped for training."""
+    found: dict[str, Tensor] = {}
+    for name, value in state.items():
+        bare = bare_name(name)
+        if bare in found:
+            raise WeightsError(f"{path} holds {bare} twice, once as {name}: it is of more than one model")
+        found[bare] = value
+    return found
+
+
+def bare_name(name: str) -> str:
+    """Return the name of a tensor before its model was wrapped: without ``WRAPPERS``."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
+def take_encoder(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Take an encoder's tensors out of those of a model with a head or without, by their names in the encoder."""
+    own = {name for name in state if name.startswith("model.")}
+    if not own:  # saved without the prefix, by itself or beside a head
+        own = {name for name in state if not name.startswith(("head.", "classifier.", "decoder."))}
+    return {name.removeprefix("model."): state.pop(name) for name in sorted(own)}
+
+
+def cut_padding(state: dict[str, Tensor], vocab_size: int) -> None:
+    """Cut off rows that only fill a vocabulary up to a multiple of 8, in place; ``vocab_size``: what the config says.
+
+    Trainers pad the embedding for the sake of fast products; no token has such a row.
+    """
+    for name, value in state.items():
+        shape = fitted(name, tuple(value.shape), vocab_size)
+        if shape != tuple(value.shape):
+            state[name] = value[:vocab_size]
+
+
+def fitted(name: str, shape: tuple[int, ...], vocab_size: int) -> tuple[int, ...]:
+    """Return the shape of a tensor without the rows that only fill the vocabulary up."""
+    by_token = name.endswith(_BY_TOKEN) and len(shape) > 0
+    padded = by_token and shape[0] % 8 == 0 and 0 < shape[0] - vocab_size < _PADDED
+    return (vocab_size, *shape[1:]) if padded else shape
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

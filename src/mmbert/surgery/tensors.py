@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mmbert.errors import WeightsError
 from mmbert.files import atomic_file, read_json
-from mmbert.model.weights import DTYPE_NAMES, WEIGHTS
+from mmbert.model.weights import DTYPE_NAMES, WEIGHTS, bare_name
 
 INDEX = f"{WEIGHTS}.index.json"
 """Names the file of each tensor, for models in several files."""
@@ -82,9 +82,10 @@ class TensorFile:
         unknown = [f"{name} ({entry['dtype']})" for name, entry in header.items() if entry["dtype"] not in _DTYPES]
         if unknown:
             raise WeightsError(f"{path}: tensors of this type are not supported: {unknown[0]}")
+        found = {bare_name(tensor): entry for tensor, entry in header.items()}
         return {
             tensor: TensorInfo(tensor, _DTYPES[e["dtype"]], tuple(e["shape"]), 8 + length + e["data_offsets"][0], name)
-            for tensor, e in header.items()
+            for tensor, e in found.items()
         }
 
     def read(self, name: str, start: int, stop: int) -> Tensor:
@@ -125,7 +126,7 @@ def _weight_files(folder: Path) -> dict[str, set[str]]:
     for tensor, file in places.items():
         if Path(file).name != file or not (folder / file).is_file():
             raise WeightsError(f"{folder / file} is missing, {INDEX} names it: download the model again")
-        files.setdefault(file, set()).add(tensor)
+        files.setdefault(file, set()).add(bare_name(tensor))
     return files
 
 
