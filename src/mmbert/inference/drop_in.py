@@ -65,7 +65,7 @@ class DropIn:
             return found[0] if single else found
         if output_value != "sentence_embedding":
             raise ConfigError(f"output_value {output_value!r} is neither sentence_embedding nor token_embeddings")
-        vectors = np.zeros((0, truncate_dim or embedder.dimensions), np.float32)
+        vectors = np.zeros((0, embedder.width(truncate_dim)), np.float32)
         if listed:
             rows = embedder.stream(
                 listed, prompt=chosen, dimensions=truncate_dim, normalize=normalize_embeddings,

@@ -170,7 +170,7 @@ class Embedder(DropIn):
         if isinstance(texts, Iterator):
             return rows
         found = list(rows)
-        return np.stack(found) if found else quantize(np.zeros((0, dimensions or self.dimensions)), output, self.ranges)
+        return np.stack(found) if found else quantize(np.zeros((0, self.width(dimensions))), output, self.ranges)
 
     def stream(
         self,
@@ -193,7 +193,7 @@ class Embedder(DropIn):
         check_output(output)
         if output in ("int8", "uint8") and self.ranges is None:
             quantize(np.zeros((1, 1)), output)  # raises, before anything is computed
-        width = self._width(dimensions)
+        width = self.width(dimensions)
         prefix = self.prompt_text(prompt)
         skip = self.skipped(prefix)
         self.warn_untuned()
@@ -244,7 +244,7 @@ class Embedder(DropIn):
         """
         found = passages.stream_passages(
             self, _stream(texts), chunking=chunking, by=by, size=size, overlap=overlap,
-            prompt=prompt, dimensions=self._width(dimensions), normalize=normalize, output=output, progress=progress,
+            prompt=prompt, dimensions=self.width(dimensions), normalize=normalize, output=output, progress=progress,
         )  # fmt: skip
         self.warn_untuned()
         if one_text(texts) is not None:
@@ -291,9 +291,10 @@ class Embedder(DropIn):
             return 0
         return 1 + len(self.loaded.tokenizer.encode_batch([prefix], specials=True)[0])
 
-    def _width(self, dimensions: int | None) -> int | None:
+    def width(self, dimensions: int | None) -> int:
+        """Return how many dimensions vectors keep. Raises ConfigError for more than there are."""
         if dimensions is None:
-            return None
+            return self.dimensions
         return whole("dimensions", dimensions, 1, self.dimensions, "the width of the model's vectors")
 
     def _note_length(self, number: int, length: int) -> None:

@@ -219,7 +219,7 @@ def read_labels(values: Mapping[str, Any], where: str) -> dict[int, str]:
 
 
 def _one_of(values: Mapping[str, Any], key: str, known: tuple[str, ...], place: Path, kind: Kind) -> str | None:
-    """Return an option of heads on texts, None where it is not said. Raises WeightsError for a value of another name."""
+    """Return an option of heads on texts, None where it is not said. Raises WeightsError for an unknown value."""
     value = values.get(key)
     if kind in ("sequence", "choice") and value is not None and value not in known:
         raise WeightsError(
