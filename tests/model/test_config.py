@@ -107,3 +107,54 @@ def test_a_config_without_its_shape_is_refused() -> None:
             config_from_hf({k: v for k, v in RELEASED.items() if k != key})
     with pytest.raises(WeightsError, match="no preset giant: choose one of base, small, nano"):
         ModelConfig.preset("giant")
+
+
+LINEAR = {"rope_theta": 160_000.0, "factor": 4.0}
+KINDS = ("full_attention", "sliding_attention")
+
+
+@pytest.mark.parametrize("key", ["type", "rope_type"])
+@pytest.mark.parametrize("scaling", ["linear", "dynamic", "yarn", "llama3", "longrope", "proportional"])
+def test_scaled_angles_are_refused_wherever_they_are_written(key: str, scaling: str) -> None:
+    rope = {key: scaling, **LINEAR}
+    for change in (
+        {"rope_scaling": rope},
+        {"rope_parameters": rope},
+        {"rope_parameters": {"full_attention": rope}},
+        {"rope_parameters": {"sliding_attention": {**rope, "rope_theta": 10_000.0}}},
+        {"rope_parameters": {kind: {"rope_type": "default"} for kind in KINDS}, "rope_scaling": rope},
+        {"rope_scaling": {"full_attention": rope}},
+        {"rope_parameters": {"full_attention": {"rope_type": "default", **rope}}},
+        {"rope_scaling": {key: scaling}},
+    ):
+        with pytest.raises(WeightsError, match=f"some/config.json: rope_.*scaled RoPE .*{scaling}"):
+            config_from_hf({**RELEASED, **change}, "some/config.json")
+
+
+@pytest.mark.parametrize(
+    "rope", [{"type": "default"}, {"rope_type": "linear", "factor": 1.0}, {"type": "yarn", "factor": 1}]
+)
+def test_a_factor_of_one_changes_nothing(rope: dict[str, Any]) -> None:
+    plain = config_from_hf(RELEASED)
+    for change in (
+        {"rope_scaling": rope},
+        {"rope_parameters": rope},
+        {"rope_parameters": {"full_attention": rope, "sliding_attention": rope}},
+        {"rope_scaling": {**rope, "rope_theta": plain.rope_theta}},
+    ):
+        assert config_from_hf({**RELEASED, **change}) == plain
+    with pytest.raises(WeightsError, match="attention_factor|scaled RoPE"):
+        config_from_hf({**RELEASED, "rope_scaling": {"type": "yarn", "factor": 1.0, "attention_factor": 1.2}})
+
+
+def test_one_base_for_all_layers_must_be_that_of_each() -> None:
+    with pytest.raises(WeightsError, match="rope_parameters says rope_theta 5.0 for all layers"):
+        config_from_hf({**RELEASED, "rope_parameters": {"rope_theta": 5.0}})
+    with pytest.raises(WeightsError, match="rope_parameters is not a table"):
+        config_from_hf({**RELEASED, "rope_parameters": [1]})
+    for key in ("head_dim", "sliding_window"):
+        with pytest.raises(WeightsError, match=f"{key} is 7"):
+            config_from_hf({**RELEASED, key: 7})
+        assert config_from_hf({**RELEASED, key: 64}) == config_from_hf(RELEASED)
+    with pytest.raises(WeightsError, match="vocab_size"):
+        config_from_hf({**RELEASED, "vocab_size": True})

@@ -211,6 +211,10 @@ def read_labels(values: Mapping[str, Any], where: str) -> dict[int, str]:
         raise WeightsError(f"{where}: num_labels is {count!r}, not a whole number from 1 on")
     if not labels:
         return {number: f"LABEL_{number}" for number in range(count or 2)}
+    if count not in (None, len(labels)):
+        raise WeightsError(
+            f"{where}: {key} names {len(labels)} classes, num_labels is {count}: write what the weights have"
+        )
     missing = next((number for number in range(len(labels)) if number not in labels), None)
     if missing is not None or len(labels) < len(values.get(key) or ()):
         what = f"has no name for class {missing}" if missing is not None else "names a class twice"
