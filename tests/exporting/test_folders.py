@@ -197,7 +197,10 @@ def test_card(masked_lm: Path, tmp_path: Path) -> None:
         ({"format": "huggingface", "normalize": True}, "normalize says how texts get vectors"),
         ({"format": "sentence-transformers", "similarity": "hamming"}, "similarity 'hamming' is none of"),
         ({"format": "sentence-transformers", "pooling": "sum"}, "pooling .* is none of"),
-        ({"format": "sentence-transformers", "max_tokens": 9999}, "max_tokens 9999 is not between"),
+        (
+            {"format": "sentence-transformers", "max_tokens": 9999},
+            "max_tokens is 9999: it must be a whole number",
+        ),
     ],
 )
 def test_options_that_do_not_fit(masked_lm: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:

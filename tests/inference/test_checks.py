@@ -249,6 +249,7 @@ print([name for name in sys.modules if name in ("sympy", "torch._dynamo", "torch
         ("embedder", "Embedder", "masks", "facade('a text')"),
         ("fill_mask", "FillMask", "masks", "facade('a <mask>')"),
         ("classifier", "Classifier", "classes", "facade('a text')"),
+        ("classifier", "Classifier", "classes", "from mmbert import MaskedLM; MaskedLM(facade.loaded.config)"),
     ],
 )
 def test_loading_imports_no_compiler(

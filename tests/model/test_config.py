@@ -143,12 +143,12 @@ def test_a_factor_of_one_changes_nothing(rope: dict[str, Any]) -> None:
         {"rope_scaling": {**rope, "rope_theta": plain.rope_theta}},
     ):
         assert config_from_hf({**RELEASED, **change}) == plain
-    with pytest.raises(WeightsError, match="attention_factor|scaled RoPE"):
+    with pytest.raises(WeightsError, match="scaled RoPE"):
         config_from_hf({**RELEASED, "rope_scaling": {"type": "yarn", "factor": 1.0, "attention_factor": 1.2}})
 
 
 def test_one_base_for_all_layers_must_be_that_of_each() -> None:
-    with pytest.raises(WeightsError, match="rope_parameters says rope_theta 5.0 for all layers"):
+    with pytest.raises(WeightsError, match=r"rope_parameters says rope_theta 5\.0 for all layers"):
         config_from_hf({**RELEASED, "rope_parameters": {"rope_theta": 5.0}})
     with pytest.raises(WeightsError, match="rope_parameters is not a table"):
         config_from_hf({**RELEASED, "rope_parameters": [1]})

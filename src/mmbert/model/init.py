@@ -22,7 +22,9 @@ def materialise(module: nn.Module) -> bool:
     device = torch.get_default_device()
     if device.type == "meta":
         return False
-    module.to_empty(device=device)
+    for part in module.modules():
+        for name, parameter in list(part.named_parameters(recurse=False)):  # to_empty would import sympy
+            setattr(part, name, nn.Parameter(torch.empty(parameter.shape, dtype=parameter.dtype, device=device)))
     return True
 
 
