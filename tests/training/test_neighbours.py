@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from little_shards import write_shards
 from mmbert.errors import DataError
 from mmbert.training import neighbours
-from mmbert.training.neighbours import token_vectors
+from mmbert.training.neighbours import shared_information, token_vectors
 
 VOCABULARY, WIDTH = 80, 16
 
@@ -89,6 +92,41 @@ def test_a_sample_of_a_large_language(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(neighbours, "SAMPLE", 4)
     known = np.linalg.norm(token_vectors(folder, VOCABULARY, WIDTH), axis=1) > 0
     assert np.flatnonzero(known).tolist() == [10, 11, 20, 21]
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.lists(st.integers(0, 9), max_size=50), min_size=1, max_size=6), st.sampled_from([32, 96, 2**21]))
+def test_blocks_of_any_size_give_the_table_by_definition(documents: list[list[int]], pairs: int) -> None:
+    arrays = [np.array(text, np.int64) * 3 for text in documents]
+    tokens = np.unique(np.concatenate(arrays))
+    counts = np.zeros((len(tokens), len(tokens)))
+    for text in arrays:
+        places = np.searchsorted(tokens, text)
+        for one in range(len(text)):
+            for other in range(one + 1, min(one + neighbours.WINDOW, len(text) - 1) + 1):
+                for row, column in {(places[one], places[other]), (places[other], places[one])}:
+                    counts[row, column] += 1
+    totals = counts.sum(1)
+    smooth = totals**0.75 / max((totals**0.75).sum(), 1e-9)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        expected = np.nan_to_num(np.log(counts / (totals[:, None] * smooth)), nan=0.0, neginf=0.0).clip(0)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(neighbours, "PAIRS", pairs)
+        found = shared_information(arrays, tokens).to_dense().numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_memory_is_the_table_and_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = list(np.minimum(np.random.default_rng(0).zipf(1.2, (400, 500)), 5000))
+    tokens = np.unique(np.concatenate(documents))
+    monkeypatch.setattr(neighbours, "PAIRS", 2**14)
+    tracemalloc.start()
+    table = shared_information(documents, tokens)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert table._nnz() > 300_000
+    bound = 16 * table._nnz() + 40 * 200_000 + 100 * 2**14  # bytes: parts and the whole, the line, a block
+    assert peak < bound, f"{peak:,} bytes, where one key a pair alone takes {200_000 * neighbours.WINDOW * 8:,}"
 
 
 def test_no_shards(tmp_path: Path) -> None:
