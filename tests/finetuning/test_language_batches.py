@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
+from accelerate.data_loader import BatchSamplerShard
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,12 +17,18 @@ from mmbert.finetuning.sampling import LanguageSampler
 texts = st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from("uvwxyz")), min_size=1, max_size=40)
 
 
-def _batches(rows: list[tuple[str, str]], *, drop_last: bool = False, unique: bool = True) -> LanguageBatches:
+def _batches(
+    rows: list[tuple[str, str]], *, drop_last: bool = False, unique: bool = True, epochs: float = 1,
+    sampling: Sampling | None = None, processes: int = 1,
+) -> LanguageBatches:  # fmt: skip
     data = Dataset.from_dict(
         {"query": [a for a, _ in rows], "positive": [b for _, b in rows], "label": [0] * len(rows)}
     )
-    order = LanguageSampler(["l"] * len(rows), Sampling(), 0, 1)
-    return LanguageBatches(data, 4, drop_last, order=order, no_duplicates=unique, generator=None, seed=0)
+    languages = [f"l{number % 3}" for number in range(len(rows))]
+    order = LanguageSampler(languages, sampling or Sampling(), 0, epochs)
+    return LanguageBatches(
+        data, 4, drop_last, order=order, no_duplicates=unique, processes=processes, generator=None, seed=0
+    )
 
 
 @given(texts)
@@ -31,6 +40,46 @@ def test_no_text_twice_and_every_row_once(rows: list[tuple[str, str]]) -> None:
         seen = [text for row in batch for text in rows[row]]
         assert len(seen) == len(set(seen))
         assert len(batch) <= 4
+
+
+@given(texts, st.booleans(), st.sampled_from([0.0, 1.0]), st.integers(1, 3))
+@settings(deadline=None, max_examples=60)
+def test_as_many_batches_as_announced_in_every_epoch(
+    rows: list[tuple[str, str]], drop_last: bool, temperature: float, processes: int
+) -> None:
+    options = {"drop_last": drop_last, "epochs": 2.5, "processes": processes}
+    batches = _batches(rows, sampling=Sampling(temperature=temperature), **options)  # type: ignore[arg-type]
+    again = _batches(rows, sampling=Sampling(temperature=temperature), **options)  # type: ignore[arg-type]
+    for epoch in range(3):
+        batches.set_epoch(epoch)
+        again.set_epoch(epoch)
+        given = list(batches)
+        assert given == list(again)
+        assert len(given) == len(batches)
+        for batch in given:
+            seen = [text for row in batch for text in rows[row]]
+            assert len(seen) == len(set(seen))
+            assert batch
+        if processes == 1 or len(rows) < processes:
+            continue  # accelerate shards nothing, or there is no batch for each
+        shards = [list(BatchSamplerShard(batches, processes, each, even_batches=False)) for each in range(processes)]
+        assert sorted(batch for shard in shards for batch in shard) == sorted(given)
+        assert len({len(shard) for shard in shards}) == 1
+
+
+def test_time_grows_as_the_rows_do() -> None:
+    times = []
+    for count in (2_000, 16_000):
+        batches = _batches([(f"q{number}", "the same") for number in range(count)])
+        start = time.perf_counter()
+        assert len(list(batches)) == len(batches) == count
+        times.append(time.perf_counter() - start)
+    assert times[1] < 24 * times[0] + 0.5, "64 times as long where every batch looks through all rows that wait"
+
+
+def test_few_distinct_texts_fill_batches_evenly() -> None:
+    batches = _batches([(f"q{number % 3}", f"d{number % 3}") for number in range(300)])
+    assert [len(batch) for batch in batches] == [3] * 100
 
 
 @pytest.mark.parametrize("drop_last", [True, False])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
@@ -19,7 +21,7 @@ from safetensors.torch import load_file
 
 import mmbert
 from mmbert.errors import ConfigError, TrainingError
-from mmbert.finetuning.finetune import plan_trials
+from mmbert.finetuning.finetune import PACKAGES, plan_trials
 from mmbert.finetuning.rates import parameter_groups
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.model.encoder import Encoder
@@ -128,13 +130,34 @@ def test_early_stopping_has_no_say_on_the_test_rows(
     assert "early stopping" not in caplog.text  # that it misses the metric of dev
 
 
+class Steps(transformers.TrainerCallback):  # type: ignore[misc]
+    """Counts what it is told of."""
+
+    def __init__(self) -> None:
+        self.steps, self.evaluations = 0, 0
+
+    def on_step_end(self, *parts: object, **more: object) -> None:
+        self.steps += 1
+
+    def on_evaluate(self, *parts: object, **more: object) -> None:
+        self.evaluations += 1
+
+
+@pytest.mark.parametrize("name", ["tag", "answer", "choose"])
+def test_callbacks_are_called(name: str, recipe: Make, tmp_path: Path) -> None:
+    steps = Steps()
+    mmbert.finetune(recipe(name, training__max_steps=2), out=tmp_path, callbacks=[steps])
+    assert (steps.steps, steps.evaluations) == (2, 1)
+
+
+def test_the_extra_is_the_one_in_pyproject() -> None:
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    listed = tomllib.loads(text)["project"]["optional-dependencies"]["finetune"]
+    names = {re.split(r"[<>=\[]", line)[0].replace("-", "_") for line in listed}
+    assert {"scikit_learn" if name == "sklearn" else name for name in PACKAGES - {"scipy"}} == names
+
+
 def test_callbacks_and_upload(recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Steps(transformers.TrainerCallback):  # type: ignore[misc]
-        seen = 0
-
-        def on_step_end(self, *parts: object, **more: object) -> None:
-            self.seen += 1
-
     class Hub:
         calls: ClassVar[list[tuple[str, object]]] = []
 
@@ -147,7 +170,7 @@ def test_callbacks_and_upload(recipe: Make, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
     steps = Steps()
     mmbert.finetune(recipe("classify", training__push_to_hub="me/mine"), out=tmp_path, callbacks=[steps])
-    assert steps.seen == 3
+    assert (steps.steps, steps.evaluations) == (3, 1)
     assert Hub.calls[0] == ("create", "me/mine")
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(Hub.calls[1][1])  # type: ignore[call-overload]
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from little_sentences import (  # noqa: F401  (a fixture)
     TEXTS,
     examples,
@@ -80,6 +81,32 @@ def test_teachers(task: str, loss: str, pretrained: Path, rows: dict[str, Path],
             (tmp_path / "run" / "final", f"{'model.' if task == 'sparse' else ''}layers.1.mlp.Wi.weight"),
         )
     ))  # fmt: skip
+
+
+@pytest.mark.parametrize("task", ["embed", "rerank", "sparse", "late_interaction"])
+def test_callbacks_are_called(task: str, pretrained: Path, rows: dict[str, Path], tmp_path: Path) -> None:  # noqa: F811
+    class Steps(transformers.TrainerCallback):  # type: ignore[misc]
+        seen = 0
+
+        def on_step_end(self, *parts: object, **more: object) -> None:
+            self.seen += 1
+
+    steps = Steps()
+    late = {"late_interaction": {"loss": "contrastive"}} if task == "late_interaction" else {}
+    recipe = make_recipe(task, pretrained, rows["plain"], training={"max_steps": 2}, **late)
+    finetune(recipe, out=tmp_path / "run", callbacks=[steps])
+    assert steps.seen == 2
+
+
+def test_an_epoch_is_as_long_as_its_batches(
+    pretrained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture  # noqa: F811
+) -> None:  # fmt: skip
+    few = write_rows(tmp_path / "few.jsonl", [{"query": f"q{n % 4}", "positive": f"d{n % 4}"} for n in range(40)])
+    recipe = make_recipe("embed", pretrained, few, few, training={"epochs": 2}, embed={"mini_batch": None})
+    with caplog.at_level(logging.INFO, logger="mmbert"):
+        result = finetune(recipe, out=tmp_path / "run")
+    assert "10 batches an epoch instead of 5" in caplog.text
+    assert [line["step"] for line in result.history if "eval_score" in line] == [10, 20]
 
 
 @pytest.mark.parametrize("loss", ["cosent", "angle"])

@@ -20,7 +20,7 @@ from mmbert.finetuning.recipe_sentence import Embed
 from mmbert.finetuning.sentence_training import Kit, column_prompts, train_sentences
 
 
-def train(recipe: FinetuneRecipe, folder: Path) -> Trained:
+def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any] = ()) -> Trained:
     """Tune a model of vectors; ``folder/final`` loads in sentence-transformers, servers and our Embedder."""
     options = recipe.embed
     prompts = (options.query_prompt, options.document_prompt)
@@ -34,7 +34,7 @@ def train(recipe: FinetuneRecipe, folder: Path) -> Trained:
         evaluators=partial(judge, options=options, measures=DENSE, prompts=any(prompts)),
         prompts=partial(column_prompts, prompts=prompts),
     )
-    return train_sentences(recipe, folder, kit)
+    return train_sentences(recipe, folder, kit, callbacks)
 
 
 def make_loss(model: BaseModel, options: Embed) -> torch.nn.Module:

@@ -50,8 +50,11 @@ TASKS = {
     "late_interaction": "mmbert.finetuning.late_interaction",
 }
 
-PACKAGES = {"transformers", "accelerate", "datasets", "peft", "sentence_transformers", "sklearn", "ir_measures"}
-"""What the extra ``finetune`` brings."""
+PACKAGES = {
+    "transformers", "accelerate", "datasets", "peft", "sentence_transformers", "sklearn", "scipy", "pyarrow",
+    "tensorboard",
+}  # fmt: skip
+"""What the extra ``finetune`` brings, by the names that are imported (scipy comes with scikit-learn)."""
 
 RECIPE, RESULT, FINAL, CHECKPOINTS, SWEEP = "recipe.yaml", "result.json", "final", "checkpoints", "sweep"
 
@@ -131,8 +134,7 @@ def _train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any]) -> Tr
         if error.name is not None and error.name.partition(".")[0] in PACKAGES:
             raise MissingExtra(error.name, "finetune") from error
         raise
-    more = {"callbacks": callbacks} if callbacks else {}
-    trained: Trained = module.train(recipe, folder, **more)
+    trained: Trained = module.train(recipe, folder, callbacks)
     return trained
 
 

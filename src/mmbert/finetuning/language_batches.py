@@ -1,18 +1,25 @@
 """Batches for contrast: rows in the order of ``sampling``, and no text twice in a batch.
 
-Another example's text is a negative, so a text that came twice would be its own. A row that does not fit into a batch
-waits for the next one, ahead of those behind it.
+Another example's text is a negative, so a text that came twice would be its own. A row goes into the first batch with
+room behind those that have one of its texts. Where texts repeat much there are more batches than rows / batch size, and
+smaller ones: a text of k rows needs k batches. Their number is the same in every epoch (the trainer plans its steps by
+it) and a multiple of the processes: an epoch that needs fewer has its largest batches cut in half. (Left out are single
+rows, where there are no more rows than batches and the processes cannot share them evenly.)
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
+import heapq
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 from sentence_transformers import DefaultBatchSampler
 
 from mmbert.finetuning.sampling import LanguageSampler
+
+Batches = list[list[int]]
 
 
 class LanguageBatches(DefaultBatchSampler):  # type: ignore[misc, unused-ignore]
@@ -20,6 +27,7 @@ class LanguageBatches(DefaultBatchSampler):  # type: ignore[misc, unused-ignore]
 
     order          of the rows of an epoch
     no_duplicates  no text twice in a batch; labels are no texts
+    processes      that share the batches, each the same number of them
     A function of the seed and the epoch; ``set_epoch`` moves on.
     """
 
@@ -31,37 +39,91 @@ class LanguageBatches(DefaultBatchSampler):  # type: ignore[misc, unused-ignore]
         *,
         order: LanguageSampler,
         no_duplicates: bool,
+        processes: int = 1,
         **_: Any,
     ) -> None:
         super().__init__(dataset, batch_size=batch_size, drop_last=drop_last)
         self.order = order
-        self._texts: list[tuple[int, ...]] | None = None
-        if no_duplicates:
-            columns = [name for name in dataset.column_names if name != "label"]
-            self._texts = [tuple(map(hash, row)) for row in zip(*(dataset[name] for name in columns), strict=True)]
+        self._size, self._processes = batch_size, processes
+        if processes > 1:
+            self.batch_size = None  # else accelerate leaves out smaller batches that are not the last
+        self._texts = _repeated_texts(dataset) if no_duplicates else None
+        self._kept: tuple[int, Batches] | None = None
+        self._count: int | None = None
 
     def __len__(self) -> int:
-        rows, size = len(self.order), int(self.batch_size)
-        return rows // size if self.drop_last else -(-rows // size)
+        """Return how many batches each epoch of the run has."""
+        if self._count is None:
+            epochs = range(math.ceil(self.order.epochs) if self._texts is not None else 1)
+            counts = [len(self._plan(epoch)) for epoch in reversed(epochs)]  # the first one's plan is kept
+            count = (min if self.drop_last else max)(counts)
+            rest = count % self._processes
+            whole = count - rest if self.drop_last or not rest else count + self._processes - rest
+            rows = len(self.order)
+            self._count = min(whole, rows - rows % self._processes or rows)
+        return self._count
 
     def __iter__(self) -> Iterator[list[int]]:
-        waiting = deque(self.order.draw(self.epoch).tolist())
-        while waiting:
-            batch = self._fill(waiting)
-            if len(batch) == self.batch_size or not self.drop_last:
-                yield batch
+        count = len(self)
+        yield from _split_largest(self._plan(self.epoch), count)[:count]
 
-    def _fill(self, waiting: deque[int]) -> list[int]:
-        batch: list[int] = []
-        seen: set[int] = set()
-        put_off: list[int] = []
-        while waiting and len(batch) < self.batch_size:
-            row = waiting.popleft()
-            if self._texts is not None:
-                if not seen.isdisjoint(self._texts[row]):
-                    put_off.append(row)
-                    continue
-                seen.update(self._texts[row])
-            batch.append(row)
-        waiting.extendleft(reversed(put_off))
-        return batch
+    def _plan(self, epoch: int) -> Batches:
+        if self._kept is None or self._kept[0] != epoch:
+            rows = self.order.draw(epoch).tolist()
+            if self._texts is None:
+                batches = [rows[start : start + self._size] for start in range(0, len(rows), self._size)]
+            else:
+                batches = _first_fit(rows, self._texts, self._size)
+            if self.drop_last:
+                batches = [batch for batch in batches if len(batch) == self._size]
+            self._kept = epoch, batches
+        return self._kept[1]
+
+
+def _repeated_texts(dataset: Any) -> list[list[int]]:
+    """Return the texts of each row, as numbers."""
+    names = [name for name in dataset.column_names if name != "label"]
+    hashes = np.stack([np.fromiter(map(hash, dataset[name]), np.int64, len(dataset)) for name in names], axis=1)
+    texts: list[list[int]] = np.unique(hashes, return_inverse=True)[1].reshape(hashes.shape).tolist()
+    return texts
+
+
+def _first_fit(rows: Sequence[int], texts: Sequence[Sequence[int]], size: int) -> Batches:
+    """Return batches of at most ``size`` rows without a text twice, in time that grows as the rows do.
+
+    Looking for the first batch *without* the row's texts would take as long as there are batches; behind the last one
+    *with* them is known at once, and a text that comes seldom finds the same batch either way.
+    """
+    batches: Batches = []
+    further: list[int] = []  # of a full batch: a later one, which has room or leads on
+    behind: dict[int, int] = {}  # text -> the batch after the last that has it
+    for row in rows:
+        at = max(behind.get(text, 0) for text in texts[row])
+        passed = []
+        while at < len(batches) and len(batches[at]) == size:
+            passed.append(at)
+            at = further[at]
+        for full in passed:
+            further[full] = at
+        if at == len(batches):
+            batches.append([])
+            further.append(at + 1)
+        batches[at].append(row)
+        for text in texts[row]:
+            behind[text] = at + 1
+    return batches
+
+
+def _split_largest(batches: Batches, count: int) -> Batches:
+    """Return ``count`` batches, or as many as there are rows, by halving the largest again and again."""
+    found = list(batches)
+    heap = [(-len(batch), number) for number, batch in enumerate(found)]
+    heapq.heapify(heap)
+    while len(found) < count and -heap[0][0] > 1:
+        _, number = heapq.heappop(heap)
+        half = len(found[number]) // 2
+        found.append(found[number][half:])
+        found[number] = found[number][:half]
+        for each in (number, len(found) - 1):
+            heapq.heappush(heap, (-len(found[each]), each))
+    return found

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from sentence_transformers import CrossEncoderTrainer, CrossEncoderTrainingArguments
@@ -18,7 +20,7 @@ from mmbert.finetuning.recipe_sentence import Rerank
 from mmbert.finetuning.sentence_training import Columns, Kit, train_sentences
 
 
-def train(recipe: FinetuneRecipe, folder: Path) -> Trained:
+def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any] = ()) -> Trained:
     """Tune a cross-encoder; ``folder/final`` loads in CrossEncoder, servers and our Reranker."""
     options = recipe.rerank
     make_columns = columns if options.loss == "margin_mse" else labelled_pairs
@@ -32,7 +34,7 @@ def train(recipe: FinetuneRecipe, folder: Path) -> Trained:
         evaluators=partial(rank_candidates, candidates=options.candidates),
         prompts=_no_prompts,
     )
-    return train_sentences(recipe, folder, kit)
+    return train_sentences(recipe, folder, kit, callbacks)
 
 
 def make_loss(model: BaseModel, options: Rerank) -> torch.nn.Module:

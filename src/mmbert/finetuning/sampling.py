@@ -39,7 +39,7 @@ class LanguageSampler(Sampler[int]):
         self._names = [str(name) for name in names]
         self._sizes = np.bincount(owners, minlength=len(names))
         self._rows = np.split(np.argsort(owners, kind="stable"), np.cumsum(self._sizes)[:-1])
-        self._sampling, self._seed, self._epochs, self._epoch = sampling, seed, epochs, 0
+        self._sampling, self._seed, self.epochs, self._epoch = sampling, seed, epochs, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Take the order of this epoch, from 0."""
@@ -71,7 +71,7 @@ class LanguageSampler(Sampler[int]):
         first, final = self._sampling.temperature, self._sampling.final_temperature
         if final is None:
             return [first]
-        last = max(1.0, self._epochs * STAGES - 1)
+        last = max(1.0, self.epochs * STAGES - 1)
         places = [min(1.0, (epoch * STAGES + stage) / last) for stage in range(STAGES)]
         return [first + (final - first) * place for place in places]
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from sentence_transformers.base.model import BaseModel
-from transformers import EarlyStoppingCallback, PrinterCallback
+from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 
 from mmbert.errors import ConfigError, TrainingError
 from mmbert.files import environment
@@ -65,8 +65,11 @@ class Kit:
     prompts: Callable[[Columns], dict[str, str]]
 
 
-def train_sentences(recipe: FinetuneRecipe, folder: Path, kit: Kit) -> Trained:
-    """Train as the recipe says, keep the best on dev, write ``folder/final``, measure it, and what it was before."""
+def train_sentences(recipe: FinetuneRecipe, folder: Path, kit: Kit, callbacks: Sequence[TrainerCallback]) -> Trained:
+    """Train as the recipe says, keep the best on dev, write ``folder/final``, measure it, and what it was before.
+
+    callbacks  of the user, after ours
+    """
     texts = Texts(kit.options.lookup)
     splits = {
         role: make_groups(examples, texts, kit.loss if role == "train" else _judging(kit.loss))
@@ -74,13 +77,13 @@ def train_sentences(recipe: FinetuneRecipe, folder: Path, kit: Kit) -> Trained:
     }
     with quiet():
         if kit.options.mine is not None:
-            with _arguments(recipe, folder, kit, 1, False).main_process_first():  # the others read its file
+            with _arguments(recipe, folder, kit, False).main_process_first():  # the others read its file
                 splits["train"] = mine(kit.options.mine, splits["train"], folder, pick_device(recipe))
         columns = kit.columns(splits["train"])
         languages = _languages(columns, splits["train"])
-        args = _arguments(recipe, folder, kit, len(languages), "dev" in splits)
-        order = LanguageSampler(languages, recipe.sampling, recipe.training.seed, recipe.training.epochs)
-        args.batch_sampler = partial(LanguageBatches, order=order, no_duplicates=kit.options.no_duplicates)
+        rows = Dataset.from_dict(columns)
+        args = _arguments(recipe, folder, kit, "dev" in splits)
+        _plan_batches(recipe, kit, args, rows, languages)
         args.prompts = kit.prompts(columns) or None
         model = build_model(recipe)
         add_adapters(recipe, model)
@@ -90,7 +93,7 @@ def train_sentences(recipe: FinetuneRecipe, folder: Path, kit: Kit) -> Trained:
             if role != "train"
         }
         before = {role: _measure(role, evaluator, model) for role, evaluator in measured.items()}
-        trainer = _trainer(kit, recipe, folder, model, args, Dataset.from_dict(columns), measured.get("dev"))
+        trainer = _trainer(kit, recipe, folder, model, args, rows, measured.get("dev"), callbacks)
         trainer.train(resume_from_checkpoint=last_checkpoint(folder / CHECKPOINTS))
         after = {role: _measure(role, evaluator, model) for role, evaluator in measured.items()}
         chosen = after["dev"]["score"] if "dev" in after else None
@@ -126,8 +129,31 @@ def _languages(columns: Columns, groups: Sequence[Group]) -> list[str]:
     return stated if stated is not None else [group.language for group in groups]
 
 
-def _arguments(recipe: FinetuneRecipe, folder: Path, kit: Kit, rows: int, judged: bool) -> Any:
-    """The trainer's options out of the recipe's."""
+def _plan_batches(recipe: FinetuneRecipe, kit: Kit, args: Any, rows: Dataset, languages: Sequence[str]) -> None:
+    """Give the trainer our batches, and its evaluations their steps, which go by the number of batches there are."""
+    processes = int(environment("WORLD_SIZE") or 1)
+    make = partial(
+        LanguageBatches,
+        order=LanguageSampler(languages, recipe.sampling, recipe.training.seed, recipe.training.epochs),
+        no_duplicates=kit.options.no_duplicates,
+        processes=processes,
+    )
+    args.batch_sampler = make
+    size = args.per_device_train_batch_size
+    count, least = len(make(rows, size, False)), -(-len(rows) // size)
+    if count > least + processes:
+        log.info(
+            "%d batches an epoch instead of %d, and smaller ones: no text may come twice in a batch, and one comes in "
+            "many rows. Remove such rows, or set %s.no_duplicates=false", count, least, recipe.task,
+        )  # fmt: skip
+    steps = -(-count // (processes * args.gradient_accumulation_steps))
+    args.save_steps = max(1, round(steps * recipe.training.eval_every))
+    if args.eval_steps is not None:
+        args.eval_steps = args.save_steps
+
+
+def _arguments(recipe: FinetuneRecipe, folder: Path, kit: Kit, judged: bool) -> Any:
+    """The trainer's options out of the recipe's, but for what depends on the number of batches."""
     training = recipe.training
     device = pick_device(recipe)
     processes = int(environment("WORLD_SIZE") or 1)
@@ -137,7 +163,6 @@ def _arguments(recipe: FinetuneRecipe, folder: Path, kit: Kit, rows: int, judged
         raise ConfigError(
             f"training.batch {training.batch} is not made of {processes} processes times micro-batches of {micro}"
         )
-    every = max(1, round(-(-rows // training.batch) * training.eval_every))
     precision = training.precision
     if precision == "auto":
         precision = choose_precision(torch.device(device), _config(recipe).hidden_size)
@@ -158,9 +183,9 @@ def _arguments(recipe: FinetuneRecipe, folder: Path, kit: Kit, rows: int, judged
         use_cpu=device == "cpu",
         seed=training.seed,
         eval_strategy="steps" if judged else "no",
-        eval_steps=every if judged else None,
+        eval_steps=1 if judged else None,
         save_strategy="steps",
-        save_steps=every,
+        save_steps=1,
         save_total_limit=training.keep,
         load_best_model_at_end=judged,
         metric_for_best_model="eval_score" if judged else None,
@@ -197,7 +222,14 @@ def _config(recipe: FinetuneRecipe) -> ModelConfig:
 
 
 def _trainer(
-    kit: Kit, recipe: FinetuneRecipe, folder: Path, model: BaseModel, args: Any, rows: Dataset, dev: Measured | None
+    kit: Kit,
+    recipe: FinetuneRecipe,
+    folder: Path,
+    model: BaseModel,
+    args: Any,
+    rows: Dataset,
+    dev: Measured | None,
+    callbacks: Sequence[TrainerCallback],
 ) -> Any:
     patience = recipe.training.patience
     model.model_card_data.widget = [{"text": rows[0]["query"]}]  # the library's own choice draws a bar
@@ -215,7 +247,7 @@ def _trainer(
     )
     trainer.remove_callback(PrinterCallback)  # which prints on stdout
     curves = tensorboard(folder / "tensorboard") if main_process() else None
-    for callback in (LastEvaluation(dev is not None), Progress(recipe.name), curves):
+    for callback in (LastEvaluation(dev is not None), Progress(recipe.name), curves, *callbacks):
         if callback is not None:
             trainer.add_callback(callback)
     return trainer

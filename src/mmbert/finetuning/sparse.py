@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from sentence_transformers import SparseEncoderTrainer, SparseEncoderTrainingArguments
@@ -18,7 +20,7 @@ from mmbert.finetuning.recipe_sentence import Sparse
 from mmbert.finetuning.sentence_training import Kit, column_prompts, train_sentences
 
 
-def train(recipe: FinetuneRecipe, folder: Path) -> Trained:
+def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any] = ()) -> Trained:
     """Tune a sparse encoder; ``folder/final`` loads in SparseEncoder."""
     options = recipe.sparse
     prompts = (options.query_prompt, options.document_prompt)
@@ -32,7 +34,7 @@ def train(recipe: FinetuneRecipe, folder: Path) -> Trained:
         evaluators=partial(judge, options=options, measures=SPARSE, prompts=any(prompts)),
         prompts=partial(column_prompts, prompts=prompts),
     )
-    return train_sentences(recipe, folder, kit)
+    return train_sentences(recipe, folder, kit, callbacks)
 
 
 def make_loss(model: BaseModel, options: Sparse) -> torch.nn.Module:
