@@ -5,7 +5,6 @@ Also the manners that all parts of a recipe share (``Spec``) and how counts of t
 
 from __future__ import annotations
 
-import difflib
 import io
 import re
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from mmbert.errors import ConfigError, DataError
 from mmbert.files import write_text
 from mmbert.io.delimited import read_tsv
 from mmbert.io.stream import read_text, text_lines
+from mmbert.recipe_hints import suggest
 
 _SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
 
@@ -149,7 +149,8 @@ def explain(error: ValidationError, model: type[BaseModel], path: Path) -> str:
     more = f" (and {others} more)" if others else ""
     dotted = ".".join(place)
     if fault["type"] == "extra_forbidden":
-        return f"{path}: unknown key {dotted}: {_nearest(place[-1], list(parent.model_fields))}{more}"
+        hint = suggest(model, place, list(parent.model_fields), fault["input"])
+        return f"{path}: unknown key {dotted}: {hint}{more}"
     if fault["type"] == "missing" or (fault["input"] is None and fault["type"] != "value_error"):
         return f"{path}: {dotted} is missing{more}"
     said = _joined([entry[2]["msg"] for entry in faults if entry[0] == place])
@@ -221,11 +222,6 @@ def _joined(messages: list[str]) -> str:
             text = text.replace(formal, plain)
         return text
     return said[0][0].lower() + said[0][1:]
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
 
 
 def _inside(place: tuple[str, ...], outer: tuple[str, ...]) -> bool:

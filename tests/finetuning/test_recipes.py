@@ -62,11 +62,20 @@ def test_a_recipe_is_the_same_when_saved(tmp_path: Path) -> None:
 def test_wrong_recipes_are_explained(tmp_path: Path) -> None:
     for change, said in {
         "training.learning_rat=1": r"unknown key training\.learning_rat: did you mean learning_rate",
+        "training.lr=1": r"unknown key training\.lr: did you mean learning_rate\?",
+        "training.num_train_epochs=1": r"training\.num_train_epochs: did you mean epochs\?",
+        "training.per_device_train_batch_size=1": r"did you mean batch\?",
+        "training.warmup_ratio=1": r"did you mean warmup\?",
+        "training.max_length=1": r"did you mean max_tokens\?",
+        "weight_decay=1": r"unknown key weight_decay: did you mean training\.weight_decay\?",
+        "train_file=1": r"did you mean data\.train\.path\?",
         "task=guess": "task: should be",
         "data.train=null": r"data\.train says neither path nor hub",
     }.items():
         with pytest.raises(ConfigError, match=said):
             FinetuneRecipe.load(RECIPES / "ner.yaml", [change])
+    with pytest.raises(ConfigError, match=r"no option training\.lr to change: did you mean learning_rate\?"):
+        FinetuneRecipe.load(RECIPES / "ner.yaml").changed({"training.lr": 1})
     bare = ["data.dev=null", "data.languages=[]"]
     with pytest.raises(ConfigError, match="has a place for languages"):
         FinetuneRecipe.load(RECIPES / "ner.yaml", bare)

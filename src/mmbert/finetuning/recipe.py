@@ -19,6 +19,7 @@ from mmbert.errors import ConfigError
 from mmbert.finetuning.recipe_data import Data, Sampling, Share
 from mmbert.finetuning.recipe_sentence import Embed, LateInteraction, Rerank, Sparse
 from mmbert.recipe_file import Spec, SpecFile, explain
+from mmbert.recipe_hints import suggest
 
 Kind = Literal["classify", "tag", "answer", "choose", "embed", "rerank", "sparse", "late_interaction"]
 
@@ -207,7 +208,9 @@ class FinetuneRecipe(SpecFile):
             for part in above:
                 inner = inner.get(part) if isinstance(inner, dict) else None  # type: ignore[assignment]
             if not isinstance(inner, dict) or last not in inner:
-                raise ConfigError(f"{self.name}: there is no option {key} to change")
+                beside = list(inner) if isinstance(inner, dict) else []
+                hint = suggest(FinetuneRecipe, tuple(key.split(".")), beside)
+                raise ConfigError(f"{self.name}: there is no option {key} to change: {hint}")
             inner[last] = value
         try:
             return FinetuneRecipe.model_validate(values)
