@@ -79,8 +79,11 @@ class SpecFile(Spec):
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
         """Read a file with ``key.path=value`` overrides. Raises ConfigError with the dotted path of what is wrong."""
-        path = Path(path)
-        values = read_recipe(path, list(overrides))
+        return cls.of_values(read_recipe(Path(path), list(overrides)), Path(path))
+
+    @classmethod
+    def of_values(cls, values: dict[str, Any], path: Path) -> Self:
+        """Check plain values. Raises ConfigError, which names ``path``."""
         try:
             return cls.model_validate(values)
         except ValidationError as error:

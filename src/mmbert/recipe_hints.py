@@ -97,7 +97,8 @@ def _elsewhere(root: type[BaseModel], names: list[str]) -> str | None:
     for name in names:
         found = [place for place in places if name in (place[-1], ".".join(place))]
         if found:
-            return ".".join(min(found, key=lambda place: (place[0] not in _BLOCKS, len(place))))
+            ranked = sorted((place[0] not in _BLOCKS, len(place), number) for number, place in enumerate(found))
+            return ".".join(found[ranked[0][2]])
     return None
 
 

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,18 @@ from pyarrow import parquet
 
 import mmbert
 from mmbert.errors import ConfigError, DataError, MMBertError
-from mmbert.finetuning.examples import Fields, label_names, read_answers, read_examples, split_off
+from mmbert.finetuning.examples import (
+    Examples,
+    Fields,
+    label_names,
+    read_answers,
+    read_examples,
+    read_splits,
+    split_off,
+)
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.finetuning.recipe_data import Data, DataSpec
+from mmbert.finetuning.task_rows import fields
 
 FIELDS = Fields(("text", "label"), ("text_pair",))
 ROWS = [{"text": 'She said: "no",\tthen left.', "label": "bad"}, {"text": "Τι κάνεις;", "label": "good"}]
@@ -177,8 +187,131 @@ def test_a_part_of_train_serves_as_dev(tmp_path: Path) -> None:
     assert (len(kept), len(taken)) == (15, 5)
     assert {row["place"] for row in (*kept.rows, *taken.rows)} == {row["place"] for row in every.rows}
     assert split_off(every, 0.25, 1)[1] == taken
-    with pytest.raises(ConfigError, match="of 20 examples is 0"):
-        split_off(every, 0.001, 1)
+    assert len(split_off(every, 0.001, 1)[1]) == 1  # 5 %
+
+
+@pytest.mark.parametrize(
+    ("rows", "share", "dev"),
+    [
+        (200, 0.0008, 10),
+        (2000, 0.0008, 100),
+        (1_251_000, 0.0008, 1001),
+        (5000, 0.1, 500),
+        (10_000, 0.001, 100),
+        (2, 0.1, 1),
+    ],
+)
+def test_a_share_is_at_least_100_rows_or_5_percent(
+    rows: int, share: float, dev: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "mmbert")
+    kept, taken = split_off(Examples([{"n": number} for number in range(rows)]), share, 0)
+    assert (len(kept), len(taken)) == (rows - dev, dev)
+    assert bool(caplog.messages) == (dev != round(rows * share))
+
+
+def test_a_share_leaves_something_to_train_on() -> None:
+    for rows, share in ((1, 0.1), (10, 1.0)):
+        with pytest.raises(ConfigError, match=r"leaves none to train on: lower it, or give data\.dev\.path=FILE"):
+            split_off(Examples([{}] * rows), share, 0)
+
+
+def test_a_sample_of_all_rows_by_a_seed(tmp_path: Path) -> None:
+    import datasets
+
+    rows = [{"text": f"t{number}", "label": number % 2} for number in range(2000)]
+    path = write(tmp_path / "set" / "train.jsonl", rows)
+    split = datasets.Dataset.from_list(rows).train_test_split(test_size=100, seed=12)
+    theirs = [row["text"] for part in ("test", "train") for row in split[part]]
+    for where in ({"path": str(path)}, {"hub": str(tmp_path / "set")}):
+        found = read_examples(DataSpec(**where, limit=900, shuffle_seed=12), "train", FIELDS)  # type: ignore[arg-type]
+        assert [row["text"] for row in found.rows] == theirs[:900]
+        assert found.rows[0]["place"].endswith(f":{int(theirs[0][1:]) + 1}")
+        assert max(int(row["text"][1:]) for row in found.rows) > 1990, "rows near the end are reached"
+        kept, taken = split_off(found, 100 / 900, 3)
+        assert {row["text"] for row in taken.rows} == set(theirs[:100]), "dev as train_test_split makes it"
+        assert {row["text"] for row in kept.rows} == set(theirs[100:900])
+    other = read_examples(DataSpec(path=str(path), limit=900, shuffle_seed=13), "train", FIELDS)
+    assert {row["text"] for row in other.rows} != set(theirs[:900])
+    first = read_examples(DataSpec(path=str(path), limit=900), "train", FIELDS)
+    assert [row["text"] for row in first.rows] == [f"t{number}" for number in range(900)]
+
+
+def split_labels(folder: Path, train: list[Any], dev: list[Any] | None = None, **options: Any) -> dict[str, list[Any]]:
+    """The labels that a run would train on and judge by."""
+    data: dict[str, Any] = {}
+    for role, values in (("train", train), ("dev", dev)):
+        if values is not None:
+            path = write(folder / f"{role}.jsonl", [{"text": "a", "label": value} for value in values])
+            data[role] = {"path": str(path)}
+    task = {"classify": options} if options else {}
+    no_label = task.get("classify", {}).pop("no_label", None)
+    recipe = FinetuneRecipe.model_validate(
+        {"name": "n", "task": "classify", "model": "m", "data": {**data, "no_label": no_label}, **task}
+    )
+    found = read_splits(recipe, fields(recipe.classify), recipe.classify.labels)
+    return {role: [row["label"] for row in examples.rows] for role, examples in found.items()}
+
+
+@pytest.mark.parametrize("no_label", [-1, "-1", -1.0, "-1.0"])
+@pytest.mark.parametrize("labels", [[0, 1, 2], ["0", "1", "2"], ["neutral", "entailment"], [0.0, 1.0, 2.0, 3.0]])
+def test_minus_one_is_no_class(
+    no_label: Any, labels: list[Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "mmbert")
+    found = split_labels(tmp_path, [*labels, no_label, *labels], [labels[0], no_label, no_label])
+    assert found == {"train": [*labels, *labels], "dev": labels[:1]}
+    total = 2 * len(labels) + 1
+    assert f"train: 1 of {total} rows have no gold label (label is -1) and are left out" in caplog.text
+    assert "dev: 2 of 3 rows have no gold label" in caplog.text
+
+
+def test_minus_one_may_be_a_class(tmp_path: Path) -> None:
+    for labels in ([-1, 1], ["-1", "1"], [-2, -1, 0, 1, 2]):
+        assert split_labels(tmp_path, labels)["train"] == labels
+    for labels in ([-1, 0, 1], [-1, 1, 2, 3], ["-1", "0", "1"]):
+        with pytest.raises(DataError, match=r"1 of \d labels \(label\) are -1, .*data\.no_label=\[-1\]"):
+            split_labels(tmp_path, labels)
+        assert split_labels(tmp_path, labels, no_label=[])["train"] == labels
+        assert split_labels(tmp_path, labels, no_label=[-1])["train"] == labels[1:]
+        assert split_labels(tmp_path, labels, labels=[str(each) for each in labels])["train"] == labels
+        assert split_labels(tmp_path, labels, labels=[str(each) for each in labels[1:]])["train"] == labels[1:]
+    assert split_labels(tmp_path, ["a", "-", "b"])["train"] == ["a", "b"]  # as SNLI's own files have it
+    assert split_labels(tmp_path, ["+", "-", "0"])["train"] == ["+", "-", "0"]
+    assert split_labels(tmp_path, ["a", "?", "b"], no_label=["?"])["train"] == ["a", "b"]
+
+
+def test_numbers_without_a_gold_one(tmp_path: Path) -> None:
+    scale = {"problem": "regression"}
+    assert split_labels(tmp_path, [-1, -0.5, 0.5], [-1.0], **scale)["dev"] == [-1.0]
+    assert split_labels(tmp_path, [0.5, 4.0], [-1, 3], **scale)["dev"] == [3]
+    with pytest.raises(DataError, match="are -1, which may mean"):
+        split_labels(tmp_path, [-1, 0.5, 4.0], **scale)
+
+
+def test_a_split_without_any_label_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"dev: 2 of 2 rows .* none is left: .*data\.dev=null"):
+        split_labels(tmp_path, [0, 1], [-1, -1])
+    with pytest.raises(DataError, match=r"train: 2 of 2 rows have no gold label"):
+        split_labels(tmp_path, [-1, -1])
+    for hole in ("", " ", float("nan"), None):
+        with pytest.raises(DataError, match=r"train\.jsonl:2: .*is empty"):
+            split_labels(tmp_path, [0, hole, 1])
+
+
+def test_words_without_a_tag_are_not_learnt(
+    recipe: Callable[..., FinetuneRecipe], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "mmbert")
+    rows = with_row(tags(), 2, tags=[-100, "I-PER", *["O"] * 6])
+    rows = with_row(rows, 5, tags=["-1"] * 5 + ["O"] * (len(rows[4]["tags"]) - 5))
+    rows = with_row(rows, 7, tags=[-100] * len(rows[6]["tags"]))
+    path = str(write(tmp_path / "rows.jsonl", rows))
+    wanted = recipe("tag", data__train={"path": path}, data__dev={"path": path}, training__max_steps=1)
+    result = mmbert.finetune(wanted, out=tmp_path / "run")
+    labels = json.loads((result.folder / "config.json").read_text())["id2label"].values()
+    assert set(labels) == {"O", "B-PER", "I-PER", "B-LOC"}
+    assert "train: 1 of 24 sentences have no gold tag (-1 or -100) and are left out" in caplog.text
 
 
 def test_a_folder_for_all_wins_over_the_hub() -> None:
@@ -259,8 +392,8 @@ def test_faults_of_files_are_named(tmp_path: Path) -> None:
 
 
 def test_numbers_of_choices_and_places_written_as_floats(tmp_path: Path) -> None:
-    from mmbert.finetuning.choose import _label
-    from mmbert.finetuning.span import _start
+    from mmbert.finetuning.task_rows import _start
+    from mmbert.finetuning.task_rows import right_choice as _label
 
     assert [_label({"label": label, "place": "a:1"}, 3, 1, ()) for label in (2, 2.0, "2", "2.0")] == [1] * 4
     assert [_start({"place": "a:1"}, start) for start in (12, 12.0, "12", "12.0")] == [12] * 4

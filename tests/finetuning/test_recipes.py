@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shlex
 from pathlib import Path
@@ -81,6 +82,41 @@ def test_wrong_recipes_are_explained(tmp_path: Path) -> None:
         FinetuneRecipe.load(RECIPES / "ner.yaml", bare)
     with pytest.raises(ConfigError, match=r"patience needs examples to judge by"):
         FinetuneRecipe.load(RECIPES / "classify.yaml", ["data.dev=null"])
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_own_files_stand_in_for_the_hub(path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "mmbert")
+    recipe = FinetuneRecipe.load(path, ["data.train.path=mine.jsonl"])
+    if path.stem != "embed-bitext":  # which has no set of the hub
+        assert "hub" not in recipe.model_dump_json(exclude_none=True, exclude={"training"}).replace("jhu", "")
+        train = recipe.data.split("train")
+        assert train is not None
+        assert (train.path, train.language) == ("mine.jsonl", None)
+    assert recipe.data.dev_share
+    FinetuneRecipe.load(path)
+    recipe.save(tmp_path / "saved.yaml")
+    assert FinetuneRecipe.load(tmp_path / "saved.yaml") == recipe
+
+
+def test_dev_and_test_that_are_given_stay(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "mmbert")
+    own = "data.train.path=mine.csv"
+    both = FinetuneRecipe.load(RECIPES / "classify.yaml", [own]).data
+    assert (both.dev, both.test, both.dev_share) == (None, None, 0.1)
+    assert caplog.messages == [
+        "mine.csv is read instead of the hub: without the recipe's data.dev and data.test, of the hub; dev is 0.1 of "
+        "the training rows (data.dev_share)"
+    ]
+    data = FinetuneRecipe.load(RECIPES / "classify.yaml", [own, "data.dev.path=dev.csv", "data.test.split=test"]).data
+    assert data.dev is not None
+    assert (data.dev.path, data.dev.hub, data.dev_share) == ("dev.csv", None, 0.0)
+    assert data.test is not None
+    assert data.test.hub == "Davlan/sib200"
+    assert (
+        FinetuneRecipe.load(RECIPES / "nli.yaml", [own, "data.train.language=swh_Latn"]).data.train.language
+        == "swh_Latn"
+    )
 
 
 GUIDES = RECIPES.parents[1] / "docs" / "guides"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,21 @@ def test_an_epoch_is_as_long_as_its_batches(
         result = finetune(recipe, out=tmp_path / "run")
     assert "10 batches an epoch instead of 5" in caplog.text
     assert [line["step"] for line in result.history if "eval_score" in line] == [10, 20]
+
+
+@pytest.mark.distributed
+def test_two_processes_share_batches_of_few_texts(pretrained: Path, tmp_path: Path) -> None:  # noqa: F811
+    few = write_rows(tmp_path / "few.jsonl", [{"query": f"q{n % 7}", "positive": f"d{n % 5}"} for n in range(41)])
+    recipe = make_recipe("embed", pretrained, few, few, training={"batch": 16, "device": "cpu"},
+                         embed={"mini_batch": None})  # fmt: skip
+    recipe.save(tmp_path / "recipe.yaml")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29619"]
+    command += ["-m", "mmbert", "finetune", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "run")]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert found.returncode == 0, found.stderr[-3000:]
+    history = json.loads((tmp_path / "run" / "result.json").read_text())["history"]
+    assert max(line["step"] for line in history) >= 41 // 5 // 2, "each text of d comes in 8 or 9 rows"
+    assert max(line["epoch"] for line in history) == 1.0
 
 
 @pytest.mark.parametrize("loss", ["cosent", "angle"])

@@ -20,11 +20,11 @@ from mmbert.errors import DataError
 from mmbert.finetuning.examples import Examples
 from mmbert.finetuning.recipe import AnswerOptions, FinetuneRecipe, Tag
 from mmbert.finetuning.span import Scores as AnswerScores
-from mmbert.finetuning.span import answer_tokens, make_features, read_questions
+from mmbert.finetuning.span import answer_tokens, make_features
 from mmbert.finetuning.start import Start, load_start
 from mmbert.finetuning.tag import Scores as TagScores
 from mmbert.finetuning.tag import make_features as tag_features
-from mmbert.finetuning.tag import read_sentences
+from mmbert.finetuning.task_rows import read_questions, read_sentences
 from mmbert.model.encoder import Encoder
 from mmbert.model.tasks import SpanClassifier, TokenClassifier
 

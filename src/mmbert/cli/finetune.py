@@ -7,9 +7,6 @@ from typing import Annotated
 
 import typer
 
-SHOWN = 8
-"""Figures of a split that are printed: of many languages there may be hundreds."""
-
 
 def finetune(
     recipe: Annotated[Path, typer.Argument(help="A recipe, such as recipes/finetune/ner.yaml.")],
@@ -20,25 +17,34 @@ def finetune(
     sweep: Annotated[
         bool, typer.Option("--sweep", help="Try all values of the recipe's `sweep` and keep the best on dev.")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Check recipe, local data and model, print what would be done, train nothing."),
+    ] = False,
 ) -> None:
     """Tune a model on a task; the tuned model is RUN/final. Stopped, it goes on; finished, it does nothing.
 
     Several processes: `torchrun --nproc-per-node 8 -m mmbert finetune RECIPE`.
     """
-    from mmbert.finetuning.finetune import finetune as run
-    from mmbert.finetuning.finetune import main_process
     from mmbert.finetuning.recipe import FinetuneRecipe
 
-    result = run(FinetuneRecipe.load(recipe, overrides or []), out=out, sweep=sweep)
+    wanted = FinetuneRecipe.load(recipe, overrides or [])
+    if dry_run:
+        from mmbert.finetuning.plan import dry_run as plan
+        from mmbert.finetuning.plan import show
+
+        typer.echo(show(plan(wanted, out or Path("runs") / wanted.name)))
+        return
+    from mmbert.finetuning.finetune import finetune as run
+    from mmbert.finetuning.finetune import main_process, summarise
+
+    result = run(wanted, out=out, sweep=sweep)
     if not main_process():
         return
     for trial in result.trials:
         changes = ", ".join(f"{key}={value}" for key, value in trial["changes"].items())
         typer.echo(f"trial   {trial['chosen']:.4f}  {changes}")
     for split, numbers in result.metrics.items():
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in list(numbers.items())[:SHOWN])
-        more = len(numbers) - SHOWN
-        typer.echo(
-            f"{split:<7} {shown}" + (f"  and {more} more in {result.folder.parent}/result.json" if more > 0 else "")
-        )
+        typer.echo(f"{split:<7} {summarise(numbers)}")
+    typer.echo(f"all     {result.folder.parent / 'result.json'}")
     typer.echo(f"model   {result.folder}")

@@ -13,21 +13,19 @@ from typing import Any
 
 from torch import Tensor
 
-from mmbert.errors import DataError
 from mmbert.finetuning.collate import Feature, choices_as_rows
 from mmbert.finetuning.encode import encode_texts, say_cut
-from mmbert.finetuning.examples import Examples, Fields, Row, as_label, read_splits, want_text
+from mmbert.finetuning.examples import Examples, read_splits, want_text
 from mmbert.finetuning.finetune import Trained
 from mmbert.finetuning.losses import NONE, Items, choice_loss
 from mmbert.finetuning.packed_model import PackedModel
 from mmbert.finetuning.recipe import Choose, FinetuneRecipe
 from mmbert.finetuning.start import Start, load_start
+from mmbert.finetuning.task_rows import CHOICE_FIELDS, METRICS, choices_of, right_choice
 from mmbert.finetuning.trainer import fit
 from mmbert.model.tasks import ChoiceClassifier
 from mmbert.packed import Packed
 from mmbert.scoring.classes import accuracy
-
-FIELDS = Fields(("question", "choices", "label"), (), ("choices",))
 
 NAMES = ("score",)
 
@@ -35,7 +33,7 @@ NAMES = ("score",)
 def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any] = ()) -> Trained:
     """The contract of ``mmbert.finetuning.finetune``."""
     own = recipe.choose
-    splits = read_splits(recipe, FIELDS)
+    splits = read_splits(recipe, CHOICE_FIELDS)
     start = load_start(recipe, ChoiceClassifier, NAMES, own.pooling)
     data = {role: make_features(examples, role, own, start) for role, examples in splits.items()}
     gold = {role: [feature["labels"] for feature in features] for role, features in data.items()}
@@ -57,10 +55,10 @@ def make_features(examples: Examples, role: str, own: Choose, start: Start) -> l
     seconds: list[str | None] = []
     labels = []
     for row in examples.rows:
-        question, choices = want_text(row, "question"), _choices(row)
+        question, choices = want_text(row, "question"), choices_of(row)
         firsts += [question] * len(choices)
         seconds += choices
-        labels.append(_label(row, len(choices), own.first_label, examples.names.get("label", ())))
+        labels.append(right_choice(row, len(choices), own.first_label, examples.names.get("label", ())))
     ids, cut = encode_texts(start.tokenizer, firsts, seconds, start.max_tokens)
     say_cut(role, cut, len(ids), start.max_tokens)
     features, at = [], 0
@@ -70,31 +68,6 @@ def make_features(examples: Examples, role: str, own: Choose, start: Start) -> l
     return features
 
 
-def _choices(row: Row) -> list[str]:
-    choices = row["choices"]
-    if not isinstance(choices, list) or len(choices) < 2:
-        raise DataError(f"{row['place']}: choices is not a list of at least two texts: mend or remove the row")
-    for number, choice in enumerate(choices):
-        if not isinstance(choice, str) or not choice.strip():
-            raise DataError(f"{row['place']}: choice {number} is {choice!r}: mend or remove the row")
-    return choices
-
-
-def _label(row: Row, choices: int, first: int, names: tuple[str, ...]) -> int:
-    if row["label"] in names:  # the hub's classes choice1 and choice2
-        return names.index(row["label"])
-    try:
-        number = int(as_label(row["label"])) - first
-    except ValueError:
-        number = -1
-    if not 0 <= number < choices:
-        raise DataError(
-            f"{row['place']}: label {row['label']!r} names none of {choices} choices numbered from {first}: "
-            "mend the row, or set choose.first_label"
-        )
-    return number
-
-
 def _loss(scores: Tensor, packed: Packed, labels: Tensor, items: Items) -> Tensor:
     return choice_loss(scores, labels, items)
 
@@ -102,7 +75,7 @@ def _loss(scores: Tensor, packed: Packed, labels: Tensor, items: Items) -> Tenso
 class Scores:
     """Part of the examples whose choice is right."""
 
-    names = ("accuracy",)
+    names = METRICS["choose"]
 
     def __init__(self, gold: dict[str, list[int]]) -> None:
         self._gold = gold

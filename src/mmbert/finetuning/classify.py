@@ -11,15 +11,12 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
-from mmbert.errors import ConfigError, DataError
+from mmbert.errors import ConfigError
 from mmbert.finetuning.collate import Feature, texts_as_rows
 from mmbert.finetuning.encode import encode_texts, say_cut
 from mmbert.finetuning.examples import (
     Examples,
-    Fields,
     Row,
-    as_label,
-    label_names,
     label_number,
     read_splits,
     want_text,
@@ -29,14 +26,12 @@ from mmbert.finetuning.losses import ClassLoss, SeveralLoss, balanced_weights, n
 from mmbert.finetuning.packed_model import Loss, PackedModel
 from mmbert.finetuning.recipe import Classify, FinetuneRecipe
 from mmbert.finetuning.start import Start, load_start
+from mmbert.finetuning.task_rows import class_names, fields, labels_of, metric_names, number_of
 from mmbert.finetuning.trainer import fit
 from mmbert.model.tasks import SequenceClassifier
 from mmbert.scoring.classes import accuracy, binary_f1, macro_f1, matthews, multilabel_f1, pearson, spearman
 
 log = logging.getLogger(__name__)
-
-NUMBER = "score"
-"""The name of a regression's only class."""
 
 PROBLEMS = {
     "single_label": "single_label_classification",
@@ -46,15 +41,10 @@ PROBLEMS = {
 """Ours -> transformers' ``problem_type``."""
 
 
-def fields(own: Classify) -> Fields:
-    """What is read of a row; ``label`` is a list of labels where there may be several."""
-    return Fields(("text", "label"), ("text_pair",), ("label",) if own.problem == "multi_label" else ())
-
-
 def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any] = ()) -> Trained:
     """The contract of ``mmbert.finetuning.finetune``."""
     own = recipe.classify
-    splits = read_splits(recipe, fields(own))
+    splits = read_splits(recipe, fields(own), own.labels)
     names = class_names(splits["train"], own)
     start = load_start(recipe, SequenceClassifier, names, own.pooling)
     numbers = {name: number for number, name in enumerate(start.names)}
@@ -69,19 +59,8 @@ def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any] = ()) -
         max_tokens=start.task.config.max_context,
         problem_type=PROBLEMS[own.problem],
     )
-    score = Scores(own, gold, len(names))
+    score = Scores(own, gold, metric_names(recipe, len(names)))
     return fit(recipe, folder, model, data, splits["train"].languages, score, score.names[0], callbacks)
-
-
-def class_names(examples: Examples, own: Classify) -> tuple[str, ...]:
-    """Names of the classes in their order."""
-    if own.problem == "regression":
-        return (NUMBER,)
-    found = [label for row in examples.rows for label in _labels(row, own)]
-    names = label_names(found, examples.names.get("label", ()), own.labels)
-    if len(names) < 2 and own.problem == "single_label":
-        raise DataError(f"the training data has one label only ({names[0]}): there is nothing to tell apart")
-    return names
 
 
 def make_features(examples: Examples, role: str, own: Classify, numbers: dict[str, int], start: Start) -> list[Feature]:
@@ -96,30 +75,13 @@ def make_features(examples: Examples, role: str, own: Classify, numbers: dict[st
 
 def _label(row: Row, own: Classify, numbers: dict[str, int]) -> Any:
     if own.problem == "regression":
-        try:
-            value = float(row["label"])
-        except (TypeError, ValueError):
-            value = float("nan")
-        if not np.isfinite(value):
-            raise DataError(f"{row['place']}: label {row['label']!r} is not a number: mend or remove the row")
-        return value
+        return number_of(row)
     if own.problem == "single_label":
         return label_number(numbers, row, "label", row["label"], "classify.labels")
     marks = [0.0] * len(numbers)
-    for label in _labels(row, own):
+    for label in labels_of(row, own):
         marks[label_number(numbers, row, "label", label, "classify.labels")] = 1.0
     return marks
-
-
-def _labels(row: Row, own: Classify) -> list[str]:
-    value = row["label"]
-    if own.problem == "single_label":
-        if isinstance(value, list | dict):
-            raise DataError(f"{row['place']}: label is a {type(value).__name__}: set classify.problem=multi_label")
-        return [as_label(value)]
-    if not isinstance(value, list):
-        raise DataError(f"{row['place']}: label is {type(value).__name__}, not a list of labels: mend the row")
-    return [as_label(each) for each in value]
 
 
 def _loss(own: Classify, names: tuple[str, ...], labels: list[Any]) -> Loss:
@@ -148,13 +110,8 @@ def class_weights(wanted: Any, names: tuple[str, ...], counts: list[int], block:
 class Scores:
     """Numbers of a split's predictions; the first of ``names`` decides unless the recipe says otherwise."""
 
-    def __init__(self, own: Classify, gold: dict[str, list[Any]], classes: int) -> None:
-        self._problem, self._gold = own.problem, gold
-        self.names = {
-            "single_label": ("accuracy", "macro_f1", "matthews", *(("f1",) if classes == 2 else ())),
-            "multi_label": ("micro_f1", "macro_f1"),
-            "regression": ("spearman", "pearson"),
-        }[own.problem]
+    def __init__(self, own: Classify, gold: dict[str, list[Any]], names: tuple[str, ...]) -> None:
+        self._problem, self._gold, self.names = own.problem, gold, names
 
     def __call__(self, role: str, logits: Any) -> dict[str, float]:
         gold = self._gold[role]

@@ -11,29 +11,45 @@ with the place and what to do.
 
 from __future__ import annotations
 
+import itertools
 import json
+import logging
+import math
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from mmbert.errors import ConfigError, DataError
-from mmbert.finetuning.hub import load_tables
+from mmbert.finetuning.hub import HubTable, load_tables
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.finetuning.recipe_data import DataSpec
-from mmbert.finetuning.tables import find_tables, house
+from mmbert.finetuning.tables import Table, find_tables, house
 from mmbert.io.faults import Numbered, RowFaults, as_name
 from mmbert.io.rows import read_rows
 
+log = logging.getLogger(__name__)
+
 Row = dict[str, Any]
+
+NO_LABEL = "-1"
+"""What SNLI, and the test parts of GLUE and SuperGLUE, have in place of a gold label."""
+
+DASH = "-"
+"""The same in SNLI's own files, where the others are words."""
+
+DEV_ROWS, DEV_PART = 100, 0.05
+"""``data.dev_share`` takes at least so many rows, or this part of them where that is less."""
 
 _COLUMN = re.compile(r"\{([^{}]+)\}")
 _FLOAT = re.compile(r"\A(-?\d+)\.0+\Z")
 """A whole number as pandas writes it in a column where one is missing."""
+_NUMBER = re.compile(r"-?\d+(\.\d*)?")
+_NO_LABEL = re.compile(r"\s*-1(\.0*)?\s*")
 
 
 @dataclass(frozen=True)
@@ -44,6 +60,10 @@ class Fields:
     optional: tuple[str, ...] = ()
     lists: tuple[str, ...] = ()
     """Those that are lists: in CSV and TSV JSON, or divided by spaces."""
+    gold: str = ""
+    """The one that holds the gold label, of which -1 may mean that there is none."""
+    kind: Literal["class", "number", "choice"] = "class"
+    """What the gold label is: a class, a number on a scale, or the number of a choice."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +73,8 @@ class Examples:
     rows: list[Row]
     names: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Field -> names of its classes in their order, where the source declares them."""
+    shuffled: bool = False
+    """Whether the order of all rows is a random one already (``shuffle_seed``)."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -63,13 +85,21 @@ class Examples:
         return [row["language"] or "" for row in self.rows]
 
 
-def read_splits(recipe: FinetuneRecipe, fields: Fields) -> dict[str, Examples]:
-    """``train``, and ``dev`` and ``test`` where the recipe has them; ``dev`` out of train by ``data.dev_share``."""
+def read_splits(recipe: FinetuneRecipe, fields: Fields, stated: Sequence[str] = ()) -> dict[str, Examples]:
+    """Return ``train``, and ``dev`` and ``test`` where the recipe has them; ``dev`` out of train by ``data.dev_share``.
+
+    stated  names of the classes in the recipe. Rows without a gold label are left out (``no_label_marks``).
+    """
     found = {}
     for role in ("train", "dev", "test"):
         spec = recipe.data.split(role)
         if spec is not None and not (role == "dev" and recipe.data.dev is None and recipe.data.dev_share):
             found[role] = read_examples(spec, role, fields)
+    if fields.gold:
+        labels = Counter(label for row in found["train"].rows for label in _gold_labels(row, fields.gold))
+        declared = found["train"].names.get(fields.gold, ())
+        marks = no_label_marks(labels, fields, (*stated, *declared), recipe.data.no_label)
+        found = {role: _leave_out(examples, role, fields.gold, marks) for role, examples in found.items()}
     if "dev" not in found and recipe.data.dev_share:
         found["train"], found["dev"] = split_off(found["train"], recipe.data.dev_share, recipe.training.seed)
     return found
@@ -79,14 +109,16 @@ def read_examples(spec: DataSpec, role: str, fields: Fields) -> Examples:
     """The rows of ``data.<role>``. Raises DataError for what is missing, malformed or empty, with its place."""
     rows: list[Row] = []
     names: dict[str, tuple[str, ...]] = {}
+    tables = 0
     faults = RowFaults(f"data.{role}", spec.skip_bad_rows)
-    for place, language, known, numbered in _tables(spec, role, fields, faults):
+    for place, language, known, table in _tables(spec, role):
 
         def make(row: Numbered, place: str = place, language: str | None = language) -> Row:
             return _row(row[1], f"{place}:{row[0]}", language, spec, role, fields)
 
         before = len(rows)
-        rows += islice(faults.keep(numbered, make), spec.limit)
+        found = _ordered(table, spec, role, fields, faults)
+        rows += itertools.islice(faults.keep(found, make), spec.limit)
         if len(rows) == before:
             faults.report()
             raise DataError(f"{place} holds no example: check data.{role}")
@@ -94,20 +126,51 @@ def read_examples(spec: DataSpec, role: str, fields: Fields) -> Examples:
             column = spec.columns.get(name, name)
             if isinstance(column, str) and (classes := known.get(column, known.get(name))):
                 names[name] = classes
+        tables += 1
     faults.report()
-    return Examples(rows, names)
+    return Examples(rows, names, shuffled=spec.shuffle_seed is not None and tables == 1)
+
+
+def _ordered(
+    table: Table | HubTable, spec: DataSpec, role: str, fields: Fields, faults: RowFaults
+) -> Iterator[Numbered]:
+    """The rows as they stand, or, with a seed, the first ``limit`` of them in a random order.
+
+    The order is numpy's ``default_rng(seed).permutation``, as in the ``train_test_split`` of ``datasets``: its test
+    part comes first, its train part behind it. Files are read twice, first to count, and only what is kept is held.
+    """
+
+    def read(told: RowFaults) -> Iterator[Numbered]:
+        if isinstance(table, HubTable):
+            return table.read()
+        return read_rows(table.path, told, partial(_choose, spec, fields))
+
+    if spec.shuffle_seed is None:
+        return read(faults)
+    counting = RowFaults(f"data.{role}", spec.skip_bad_rows)  # faults are reported of one reading
+    count = len(table.rows) if isinstance(table, HubTable) else sum(1 for _ in read(counting))
+    order = np.random.default_rng(spec.shuffle_seed).permutation(count)[: spec.limit].tolist()
+    places = dict(zip(order, range(len(order)), strict=True))
+    if isinstance(table, HubTable):
+        picked: Iterable[tuple[int, Any]] = zip(sorted(order), table.read(sorted(order)), strict=True)
+    else:
+        picked = ((index, row) for index, row in enumerate(read(faults)) if index in places)
+    kept: list[Any] = [None] * len(order)
+    for index, numbered in picked:
+        kept[places[index]] = numbered
+    return iter(kept)
 
 
 def _tables(
-    spec: DataSpec, role: str, fields: Fields, faults: RowFaults
-) -> Iterator[tuple[str, str | None, dict[str, tuple[str, ...]], Iterator[Numbered]]]:
-    """(place, language, names of classes, numbered rows) of each file or configuration."""
+    spec: DataSpec, role: str
+) -> Iterator[tuple[str, str | None, dict[str, tuple[str, ...]], Table | HubTable]]:
+    """(place, language, names of classes, the table itself) of each file or configuration."""
     if spec.path is not None:
         for table in find_tables(spec, role):
-            yield str(table.path), table.language, {}, read_rows(table.path, faults, partial(_choose, spec, fields))
+            yield str(table.path), table.language, {}, table
     else:
         for loaded in load_tables(spec, role):
-            yield loaded.place, loaded.language, loaded.names, loaded.read()
+            yield loaded.place, loaded.language, loaded.names, loaded
 
 
 def _choose(spec: DataSpec, fields: Fields, names: list[str]) -> list[str]:
@@ -277,12 +340,88 @@ def label_number(numbers: dict[str, int], row: Row, name: str, value: Any, optio
     return numbers[label]
 
 
+def no_label_marks(
+    found: Counter[str], fields: Fields, stated: Sequence[str], given: Sequence[str | int] | None
+) -> frozenset[str]:
+    """Return which labels mean that a row has none: as the recipe says, else -1 where it cannot be a label.
+
+    found   labels of the training rows, and how often
+    stated  names of the classes, in the recipe or of the source
+    given   ``data.no_label``
+    In classes -1 is no label beside words, or beside 0, 1, 2 (and more, none missing), and is a class beside other
+    negative numbers or beside 1 alone; on a scale it is a number beside other negative ones. A dash is none beside
+    words. Raises DataError for what may be either: -1, 0, 1 are two classes and no label, or three.
+    """
+    if given is not None:
+        return frozenset(map(as_label, given))
+    if DASH in found and fields.gold and fields.kind == "class" and not stated:
+        words = found.keys() - {DASH, NO_LABEL}
+        if len(words) > 1 and all(any(map(str.isalpha, word)) for word in words):
+            return frozenset((DASH, NO_LABEL))
+    if NO_LABEL in stated:
+        return frozenset()
+    others = [label for label in found if label != NO_LABEL]
+    numbers = [float(label) for label in others if _NUMBER.fullmatch(label)]
+    scale = fields.kind == "number" or (fields.kind == "class" and not stated)
+    if scale and any(number < 0 for number in numbers):
+        return frozenset()
+    if NO_LABEL not in found or not others or not scale:
+        return frozenset((NO_LABEL,))
+    if fields.kind == "class":
+        if len(numbers) < len(others) or (len(numbers) > 2 and sorted(numbers) == list(range(len(numbers)))):
+            return frozenset((NO_LABEL,))
+        if numbers == [1]:
+            log.info("the %s -1 is taken for a class, beside 1", fields.gold)
+            return frozenset()
+    raise DataError(
+        f"data.train: {found[NO_LABEL]} of {found.total()} labels ({fields.gold or 'tags'}) are -1, which may mean 'no "
+        "gold label' (as in GLUE and SNLI) or be a label: set data.no_label=[-1] to leave them out, or "
+        "data.no_label=[] to train on them"
+    )
+
+
+def _gold_labels(row: Row, name: str) -> list[str]:
+    """The labels of a row, however they are written. Raises DataError for one that is empty."""
+    value = row.get(name)
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    if any(each is None or each != each or not str(each).strip() for each in values):  # NaN is no other number's equal
+        raise DataError(f"{row['place']}: {name} is empty: mend or remove the row")
+    labels = [as_label(each) for each in values]
+    return [NO_LABEL if _NO_LABEL.fullmatch(label) else label for label in labels]
+
+
+def _leave_out(examples: Examples, role: str, name: str, marks: frozenset[str]) -> Examples:
+    """The examples that have a gold label. Raises DataError where none has."""
+    kept = [row for row in examples.rows if marks.isdisjoint(_gold_labels(row, name))]
+    if len(kept) == len(examples):
+        return examples
+    said = f"{role}: {len(examples) - len(kept)} of {len(examples)} rows have no gold label ({name} is "
+    said += f"{' or '.join(sorted(marks))})"
+    if not kept:
+        raise DataError(f"{said}, so none is left: give a split with labels" + (
+            "" if role == "train" else f", or set data.{role}=null"
+        ))  # fmt: skip
+    log.info("%s and are left out; data.no_label=[] keeps them", said)
+    return replace(examples, rows=kept)
+
+
 def split_off(examples: Examples, share: float, seed: int) -> tuple[Examples, Examples]:
-    """Examples without, and of, a random part; at least one each. Raises ConfigError where there are too few."""
-    count = round(len(examples) * share)
-    if not 0 < count < len(examples):
-        raise ConfigError(f"data.dev_share {share:g} of {len(examples)} examples is {count}: give data.dev")
-    order = np.random.default_rng(seed).permutation(len(examples)).tolist()
+    """Return the examples without, and of, a random part of them.
+
+    The part is ``share`` of them, but at least ``DEV_ROWS`` or, where that is less, ``DEV_PART`` of them. Raises
+    ConfigError where nothing is left to train on.
+    """
+    total = len(examples)
+    asked = round(total * share)
+    count = max(asked, min(DEV_ROWS, math.ceil(total * DEV_PART)))
+    if count >= total:
+        raise ConfigError(
+            f"data.dev_share {share:g} of {total} training examples leaves none to train on: lower it, or give "
+            "data.dev.path=FILE"
+        )
+    if count > asked:
+        log.info("dev: %d of %d training examples, for data.dev_share %g would be %d", count, total, share, asked)
+    order = list(range(total)) if examples.shuffled else np.random.default_rng(seed).permutation(total).tolist()
     parts = sorted(order[count:]), sorted(order[:count])
     kept, taken = ([examples.rows[index] for index in part] for part in parts)
-    return Examples(kept, examples.names), Examples(taken, examples.names)
+    return replace(examples, rows=kept), replace(examples, rows=taken)

@@ -26,8 +26,9 @@ import hashlib
 import itertools
 import json
 import logging
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -55,6 +56,11 @@ PACKAGES = {
     "tensorboard",
 }  # fmt: skip
 """What the extra ``finetune`` brings, by the names that are imported (scipy comes with scikit-learn)."""
+
+FEW = 4
+"""From so many languages on, their figures are shown as a mean."""
+
+_CODE = re.compile(r"([a-z]{3}_[A-Z][a-z]{3})_")
 
 RECIPE, RESULT, FINAL, CHECKPOINTS, SWEEP = "recipe.yaml", "result.json", "final", "checkpoints", "sweep"
 
@@ -122,6 +128,31 @@ def finetune(
     return result
 
 
+def summarise(numbers: Mapping[str, float], most: int = 8) -> str:
+    """Return figures as one short line: those of many languages as their mean and the worst; ``result.json`` has all.
+
+    A figure of a language is called by its code: ``swh_Latn_mean_accuracy``.
+    """
+    others: dict[str, float] = {}
+    languages: dict[str, dict[str, float]] = {}
+    for name, value in numbers.items():
+        code = _CODE.match(name)
+        if code is None:
+            others[name] = value
+        else:
+            languages.setdefault(name[code.end() :], {})[code[1]] = value
+    said = [f"{name} {value:.4f}" for name, value in others.items()]
+    for name, found in languages.items():
+        if len(found) < FEW:
+            said += [f"{code}_{name} {value:.4f}" for code, value in found.items()]
+            continue
+        worst = min(found, key=lambda code: found[code])
+        mean = sum(found.values()) / len(found)
+        said.append(f"{name} {mean:.4f} (mean of {len(found)} languages, worst {worst} {found[worst]:.4f})")
+    more = [f"{len(said) - most} more"] if len(said) > most else []
+    return ", ".join([*said[:most], *more])
+
+
 def main_process() -> bool:
     """Whether this process writes the run's files: the only one, or the first of those ``torchrun`` started."""
     return environment("RANK") in (None, "0")
@@ -142,14 +173,7 @@ def _open(recipe: FinetuneRecipe, folder: Path, sweep: bool) -> FinetuneResult |
     """The result that is there already; else write the recipe, or compare it with the one the run began with."""
     path = folder / RECIPE
     if path.is_file():
-        begun = FinetuneRecipe.load(path)
-        changes = _differences(_fixed(begun), _fixed(recipe))
-        if changes:
-            more = f" (and {len(changes) - 3} more)" if len(changes) > 3 else ""
-            raise TrainingError(
-                f"{folder} was begun with another recipe: {'; '.join(changes[:3])}{more}: "
-                "put it back, or give another --out"
-            )
+        compare_begun(recipe, folder)
     elif main_process():
         recipe.save(path)
         from mmbert.finetuning.surroundings import describe
@@ -162,6 +186,20 @@ def _open(recipe: FinetuneRecipe, folder: Path, sweep: bool) -> FinetuneResult |
         ways = ("one run", "a sweep")
         raise TrainingError(f"{folder} holds {ways[kept['sweep']]}, not {ways[sweep]}: give another --out")
     return FinetuneResult(folder / FINAL, kept["metrics"], kept["chosen"], kept["history"], kept["trials"])
+
+
+def compare_begun(recipe: FinetuneRecipe, folder: Path) -> None:
+    """Raise TrainingError where a run was begun in the folder with another recipe."""
+    if not (folder / RECIPE).is_file():
+        return
+    begun = FinetuneRecipe.load(folder / RECIPE)
+    changes = _differences(_fixed(begun), _fixed(recipe))
+    if changes:
+        more = f" (and {len(changes) - 3} more)" if len(changes) > 3 else ""
+        raise TrainingError(
+            f"{folder} was begun with another recipe: {'; '.join(changes[:3])}{more}: "
+            "put it back, or give another --out"
+        )
 
 
 def _finish(recipe: FinetuneRecipe, folder: Path, result: FinetuneResult, sweep: bool) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from mmbert.errors import ConfigError, DataError
 from mmbert.finetuning.examples import Examples, Fields, Row, read_examples, want_text
@@ -40,11 +40,18 @@ class Group:
 def fields_of(task: str, loss: str) -> Fields:
     """What the reader looks for in a row."""
     if loss in PAIR_LOSSES:
-        return Fields(required=("text", "text_pair", "score"))
+        return Fields(required=("text", "text_pair", "score"), gold="score", kind="number")
     optional = ["positive", "negative", "documents", "scores", "score"]
     if task == "rerank":
         optional += ["document", "label"]
+        kind: Literal["class", "number"] = "class" if loss == "bce" else "number"
+        return Fields(required=("query",), optional=tuple(optional), gold="label", kind=kind)
     return Fields(required=("query",), optional=tuple(optional))
+
+
+def judging_loss(loss: str) -> str:
+    """The loss whose fields the rows of dev and test must have: no teacher's scores, which only training needs."""
+    return loss if loss in PAIR_LOSSES else "contrastive"
 
 
 def make_groups(examples: Examples, texts: Texts, loss: str) -> list[Group]:
@@ -108,7 +115,10 @@ def labelled_pairs(groups: Sequence[Group], loss: str, negatives: int | None) ->
             scored = (judged or loss == "mse") and group.scores is not None
             label = group.scores[number] if scored and group.scores is not None else float(number == 0)
             if loss == "bce" and not 0 <= label <= 1:
-                raise DataError(f"{group.place}: label {label:g} is not between 0 and 1: use the loss mse")
+                raise DataError(
+                    f"{group.place}: label {label:g} is not between 0 and 1: write 0 for a wrong document, or use "
+                    "the loss mse"
+                )
             found["query"].append(group.query)
             found["document"].append(document)
             found["label"].append(label)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -44,9 +44,11 @@ class HubTable:
     rows: Any
     """An iterable of maps."""
 
-    def read(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(number from 1, row)."""
-        for number, row in enumerate(self.rows, 1):
+    def read(self, picked: Sequence[int] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield (number from 1, row), of all rows or of those at these places, from 0."""
+        rows = self.rows if picked is None else self.rows.select(picked)
+        places = range(len(rows)) if picked is None else picked
+        for number, row in zip((place + 1 for place in places), rows, strict=True):
             for column, names in self.names.items():
                 row[column] = _named(row[column], names)
             yield number, row

@@ -84,8 +84,8 @@ def _repeated_texts(dataset: Any) -> list[list[int]]:
     """Return the texts of each row, as numbers."""
     names = [name for name in dataset.column_names if name != "label"]
     hashes = np.stack([np.fromiter(map(hash, dataset[name]), np.int64, len(dataset)) for name in names], axis=1)
-    texts: list[list[int]] = np.unique(hashes, return_inverse=True)[1].reshape(hashes.shape).tolist()
-    return texts
+    numbers = np.unique(hashes, return_inverse=True)[1].reshape(hashes.shape)
+    return [list(map(int, row)) for row in numbers]
 
 
 def _first_fit(rows: Sequence[int], texts: Sequence[Sequence[int]], size: int) -> Batches:

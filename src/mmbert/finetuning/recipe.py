@@ -10,16 +10,20 @@ learning rates of 2e-5 to 8e-5, epochs of 1 to 10 by task) over those of the cod
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mmbert.errors import ConfigError
 from mmbert.finetuning.recipe_data import Data, Sampling, Share
 from mmbert.finetuning.recipe_sentence import Embed, LateInteraction, Rerank, Sparse
-from mmbert.recipe_file import Spec, SpecFile, explain
+from mmbert.recipe_file import Spec, SpecFile, read_recipe
 from mmbert.recipe_hints import suggest
+
+log = logging.getLogger(__name__)
 
 Kind = Literal["classify", "tag", "answer", "choose", "embed", "rerank", "sparse", "late_interaction"]
 
@@ -199,6 +203,18 @@ class FinetuneRecipe(SpecFile):
     late_interaction: LateInteraction = LateInteraction()
     sweep: Sweep = Sweep()
 
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
+        """Read a file with ``key.path=value`` overrides. Raises ConfigError with the dotted path of what is wrong.
+
+        A file of one's own in the place of the recipe's data set of the hub (``data.train.path=train.csv``) takes away
+        what belongs to that set, and says so: its dev and test parts and its tables of texts, unless an override gives
+        them. Without a dev a tenth of the training rows serves as one.
+        """
+        values = read_recipe(Path(path), list(overrides))
+        _leave_hub(values, [override.partition("=")[0] for override in overrides])
+        return cls.of_values(values, Path(path))
+
     def changed(self, changes: dict[str, Any]) -> FinetuneRecipe:
         """The recipe with other values at dotted keys. Raises ConfigError naming the key that there is not."""
         values = self.model_dump(mode="json")
@@ -212,10 +228,7 @@ class FinetuneRecipe(SpecFile):
                 hint = suggest(FinetuneRecipe, tuple(key.split(".")), beside)
                 raise ConfigError(f"{self.name}: there is no option {key} to change: {hint}")
             inner[last] = value
-        try:
-            return FinetuneRecipe.model_validate(values)
-        except ValidationError as error:
-            raise ConfigError(explain(error, FinetuneRecipe, Path(self.name))) from error
+        return FinetuneRecipe.of_values(values, Path(self.name))
 
     @model_validator(mode="before")
     @classmethod
@@ -244,3 +257,44 @@ class FinetuneRecipe(SpecFile):
         if own.problem == "regression" and (own.labels or own.class_weights or own.focal_gamma):
             raise ValueError("classify: a regression has no labels, class_weights or focal_gamma")
         return self
+
+
+DEV_SHARE = 0.1
+"""Of training rows in the place of a hub's set, where the recipe's dev was of the hub."""
+
+
+def _leave_hub(values: dict[str, Any], stated: list[str]) -> None:
+    """Take out of a recipe's values what belongs to a data set of the hub that files of the user stand in for.
+
+    stated  the dotted keys of overrides
+    """
+
+    def given(key: str) -> bool:
+        return any(f"{key}.".startswith(f"{each}.") or f"{each}.".startswith(f"{key}.") for each in stated)
+
+    data = values.get("data")
+    specs: dict[str, Any] = {r: data.get(r) for r in ("train", "dev", "test")} if isinstance(data, dict) else {}
+    own = [role for role, spec in specs.items() if isinstance(spec, dict) and spec.get("path") and spec.get("hub")]
+    for role in own:
+        for key in ("hub", "config", "revision", "spelled", "language"):
+            if not given(f"data.{role}.{key}"):
+                specs[role].pop(key, None)
+    if not isinstance(data, dict) or "train" not in own:
+        return
+    task = str(values.get("task"))
+    block = values.get(task)
+    lookup = block.get("lookup") if isinstance(block, dict) else None
+    places = [(data, role, f"data.{role}") for role in ("dev", "test")]
+    places += [(lookup, role, f"{task}.lookup.{role}") for role in lookup] if isinstance(lookup, dict) else []
+    left = []
+    for inside, role, key in places:
+        spec = inside.get(role)
+        if isinstance(spec, dict) and spec.get("hub") and not spec.get("path") and not given(key):
+            inside[role] = None
+            left.append(key)
+    if "data.dev" in left and not data.get("dev_share"):
+        data["dev_share"] = DEV_SHARE
+    if left:
+        dev = f"; dev is {data['dev_share']:.4g} of the training rows (data.dev_share)" if "data.dev" in left else ""
+        log.info("%s is read instead of the hub: without the recipe's %s, of the hub%s", data["train"]["path"],
+                 " and ".join(left), dev)  # fmt: skip

@@ -47,7 +47,11 @@ class DataSpec(Spec):
     (``"{premise} What was the {question}?"``). A field that is not named, or whose column is not there, is looked for
     under its own name."""
     limit: int | None = Field(None, ge=1)
-    """At most so many rows a language, the first ones."""
+    """At most so many rows a language: the first ones, unless there is a ``shuffle_seed``."""
+    shuffle_seed: int | None = Field(None, ge=0)
+    """Put the rows of each language in a random order first, the same for the same seed, so that ``limit`` is a sample
+    of all of them: numpy's ``default_rng(seed).permutation``, which is the order of ``train_test_split(seed=...)`` in
+    ``datasets``. null: as they stand."""
     skip_bad_rows: bool = False
     """Pass over rows that cannot be read or lack a required field, instead of stopping at the first: they are counted,
     and the log says where the first is. Files that are cut short or corrupt are never passed over."""
@@ -73,7 +77,12 @@ class Data(Spec):
     test: DataSpec | None = None
     """Scored once, with the best checkpoint; null: not at all."""
     dev_share: Share = 0.0
-    """Without ``dev``: this part of the training examples, drawn by the seed, is kept for it."""
+    """Without ``dev``: this part of the training examples, drawn by the seed, is kept for it; at least 100 of them or,
+    where that is less, 5 %. (Of rows in the order of a ``shuffle_seed``: the first ones.)"""
+    no_label: tuple[str | int, ...] | None = None
+    """Labels that mean "no gold label": rows with one are left out of every split, and the log says how many. null: -1
+    (of SNLI and of GLUE's test parts) where it cannot be a label; where it may be one, as beside 0 and 1, it is an
+    error. ``[]``: none."""
 
     def split(self, role: str) -> DataSpec | None:
         """The spec of ``train``, ``dev`` or ``test`` with what holds for all filled in; None where there is none."""

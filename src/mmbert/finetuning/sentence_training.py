@@ -16,16 +16,17 @@ from typing import Any
 import torch
 from datasets import Dataset
 from sentence_transformers.base.model import BaseModel
-from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 
 from mmbert.errors import ConfigError, TrainingError
 from mmbert.files import environment
 from mmbert.finetuning.evaluators import Measured
 from mmbert.finetuning.examples import read_splits
-from mmbert.finetuning.finetune import CHECKPOINTS, FINAL, Trained, main_process
-from mmbert.finetuning.groups import Group, Texts, fields_of, make_groups
+from mmbert.finetuning.finetune import CHECKPOINTS, FINAL, Trained, main_process, summarise
+from mmbert.finetuning.groups import Group, Texts, fields_of, judging_loss, make_groups
 from mmbert.finetuning.language_batches import LanguageBatches
 from mmbert.finetuning.mining import mine
+from mmbert.finetuning.plan import say_small
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.finetuning.recipe_sentence import Sentences
 from mmbert.finetuning.sampling import LanguageSampler
@@ -33,7 +34,7 @@ from mmbert.finetuning.sentence_adapters import AdapterCheckpoints, add_adapters
 from mmbert.finetuning.sentence_folder import save_folder
 from mmbert.finetuning.sentence_model import body_of, build_model, encoder_folder, pick_device, quiet
 from mmbert.finetuning.trainer import SCHEDULES, last_checkpoint
-from mmbert.finetuning.watch import LastEvaluation, Progress, tensorboard
+from mmbert.finetuning.watch import LastEvaluation, Patience, Progress, say_kept, tensorboard
 from mmbert.model.config import ModelConfig
 from mmbert.model.weights import load_config, model_folder
 from mmbert.training.folder import choose_precision
@@ -72,7 +73,7 @@ def train_sentences(recipe: FinetuneRecipe, folder: Path, kit: Kit, callbacks: S
     """
     texts = Texts(kit.options.lookup)
     splits = {
-        role: make_groups(examples, texts, kit.loss if role == "train" else _judging(kit.loss))
+        role: make_groups(examples, texts, kit.loss if role == "train" else judging_loss(kit.loss))
         for role, examples in read_splits(recipe, fields_of(recipe.task, kit.loss)).items()
     }
     with quiet():
@@ -85,6 +86,7 @@ def train_sentences(recipe: FinetuneRecipe, folder: Path, kit: Kit, callbacks: S
         args = _arguments(recipe, folder, kit, "dev" in splits)
         _plan_batches(recipe, kit, args, rows, languages)
         args.prompts = kit.prompts(columns) or None
+        say_small(recipe, _config(recipe))
         model = build_model(recipe)
         add_adapters(recipe, model)
         measured = {
@@ -92,9 +94,10 @@ def train_sentences(recipe: FinetuneRecipe, folder: Path, kit: Kit, callbacks: S
             for role, groups in splits.items()
             if role != "train"
         }
-        before = {role: _measure(role, evaluator, model) for role, evaluator in measured.items()}
+        before = {role: _measure(f"{role} before training", evaluator, model) for role, evaluator in measured.items()}
         trainer = _trainer(kit, recipe, folder, model, args, rows, measured.get("dev"), callbacks)
         trainer.train(resume_from_checkpoint=last_checkpoint(folder / CHECKPOINTS))
+        say_kept(trainer.state, "score")
         after = {role: _measure(role, evaluator, model) for role, evaluator in measured.items()}
         chosen = after["dev"]["score"] if "dev" in after else None
         _check_best(trainer.state, chosen)
@@ -104,10 +107,10 @@ def train_sentences(recipe: FinetuneRecipe, folder: Path, kit: Kit, callbacks: S
     return Trained({**after, **{f"{role}_before": found for role, found in before.items()}}, chosen, _history(trainer))
 
 
-def _measure(role: str, evaluator: Measured, model: BaseModel) -> dict[str, float]:
-    log.info("measuring on %s", role)
+def _measure(what: str, evaluator: Measured, model: BaseModel) -> dict[str, float]:
+    log.info("measuring on %s", what)
     found = evaluator.figures(model)
-    log.info("%s: score %.4f", role, found["score"])
+    log.info("%s: %s", what, summarise(found))
     return found
 
 
@@ -116,11 +119,6 @@ def column_prompts(columns: Columns, prompts: tuple[str, str]) -> dict[str, str]
     texts = [name for name in columns if name != "label"]
     found = {name: prompts[min(number, 1)] for number, name in enumerate(texts)}
     return {name: text for name, text in found.items() if text}
-
-
-def _judging(loss: str) -> str:
-    """What the rows of dev and test must hold: no teacher's scores, which only training needs."""
-    return loss if loss in ("cosent", "angle") else "contrastive"
 
 
 def _languages(columns: Columns, groups: Sequence[Group]) -> list[str]:
@@ -139,6 +137,7 @@ def _plan_batches(recipe: FinetuneRecipe, kit: Kit, args: Any, rows: Dataset, la
         processes=processes,
     )
     args.batch_sampler = make
+    args.dataloader_drop_last = False  # the library sets it for DDP; our batches are as many for every process
     size = args.per_device_train_batch_size
     count, least = len(make(rows, size, False)), -(-len(rows) // size)
     if count > least + processes:
@@ -243,7 +242,7 @@ def _trainer(
         train_dataset=rows,
         loss=kit.make_loss(model),
         evaluator=dev,
-        callbacks=[EarlyStoppingCallback(patience)] if patience is not None and dev is not None else [],
+        callbacks=[Patience(patience)] if patience is not None and dev is not None else [],
     )
     trainer.remove_callback(PrinterCallback)  # which prints on stdout
     curves = tensorboard(folder / "tensorboard") if main_process() else None

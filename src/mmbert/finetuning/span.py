@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmbert.errors import ConfigError, DataError
+from mmbert.errors import ConfigError
 from mmbert.finetuning.collate import Feature, spans_as_rows
 from mmbert.finetuning.encode import pair_template
-from mmbert.finetuning.examples import Examples, Fields, Row, as_label, read_answers, read_splits, want_text
+from mmbert.finetuning.examples import read_splits
 from mmbert.finetuning.finetune import Trained
 from mmbert.finetuning.losses import span_loss
 from mmbert.finetuning.packed_model import PackedModel
 from mmbert.finetuning.recipe import AnswerOptions, FinetuneRecipe
 from mmbert.finetuning.start import Start, load_start
+from mmbert.finetuning.task_rows import ANSWER_FIELDS, METRICS, Question, read_questions
 from mmbert.finetuning.trainer import fit
 from mmbert.inference.answerer import Decoding, Passage, best_answers
 from mmbert.inference.chunking import plan_windows
@@ -33,28 +33,16 @@ from mmbert.scoring.answers import score_answers
 
 log = logging.getLogger(__name__)
 
-FIELDS = Fields(("question", "context"), ("answers", "answer", "answer_start"), ("answers",))
-
 NAMES = ("start", "end")
 
 LEAST_ROOM = 16
 """Tokens of context that a window must have room for beside the question, or the question is cut."""
 
 
-@dataclass(frozen=True)
-class Question:
-    """A question, its text, and the answers that are right: (text, first character); none if there is none."""
-
-    question: str
-    context: str
-    answers: list[tuple[str, int]]
-    row: Row
-
-
 def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any] = ()) -> Trained:
     """The contract of ``mmbert.finetuning.finetune``."""
     own = recipe.answer
-    splits = read_splits(recipe, FIELDS)
+    splits = read_splits(recipe, ANSWER_FIELDS)
     questions = {role: read_questions(examples, own) for role, examples in splits.items()}
     start = load_start(recipe, SpanClassifier, NAMES, None)
     data, passages = {}, {}
@@ -67,34 +55,6 @@ def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any] = ()) -
     )
     score = Scores(questions, passages, own)
     return fit(recipe, folder, model, data, languages, score, score.names[0], callbacks)
-
-
-def read_questions(examples: Examples, own: AnswerOptions) -> list[Question]:
-    """Questions whose answers stand where they are said to. Raises DataError with the place of one that does not."""
-    found = []
-    for row in examples.rows:
-        question, context = want_text(row, "question"), want_text(row, "context")
-        answers = [(text, _start(row, start)) for text, start in read_answers(row)]
-        if not answers and not own.no_answer:
-            raise DataError(f"{row['place']}: no answer: remove the row, or set answer.no_answer=true")
-        for number, (text, start) in enumerate(answers):
-            there = context[start : start + len(text)] if start >= 0 else ""
-            if there != text or not text:
-                elsewhere = context.find(text) if text else -1
-                hint = f"it stands at {elsewhere}" if elsewhere >= 0 else "the context has it nowhere"
-                raise DataError(
-                    f"{row['place']}: answer {number} {text[:40]!r} is not at answer_start {start} of the context "
-                    f"(there: {there[:40]!r}; {hint}): mend the row, counting characters from 0"
-                )
-        found.append(Question(question, context, answers, row))
-    return found
-
-
-def _start(row: Row, start: Any) -> int:
-    try:
-        return int(as_label(start))
-    except ValueError as error:
-        raise DataError(f"{row['place']}: answer_start is {start!r}, not a number: mend the row") from error
 
 
 def make_features(questions: list[Question], own: AnswerOptions, start: Start) -> tuple[list[Feature], list[Passage]]:
@@ -137,7 +97,7 @@ def answer_tokens(spans: np.ndarray, answer: tuple[str, int]) -> tuple[int, int]
 class Scores:
     """Exact match and F1, each by SQuAD's normalisation."""
 
-    names = ("f1", "exact")
+    names = METRICS["answer"]
 
     def __init__(
         self, questions: dict[str, list[Question]], passages: dict[str, list[Passage]], own: AnswerOptions

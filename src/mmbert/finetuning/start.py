@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mmbert.errors import TokenizerError
 from mmbert.files import read_json
+from mmbert.finetuning.plan import say_small
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.inference.load import read_labels
 from mmbert.model.encoder import Encoder
@@ -49,6 +50,7 @@ def load_start(recipe: FinetuneRecipe, kind: type[TaskModel], names: Sequence[st
     tokenizer = Tokenizer.load(folder)
     torch.manual_seed(recipe.training.seed)
     encoder = Encoder.load(folder)
+    say_small(recipe, encoder.config)
     if tokenizer.vocab_size > encoder.config.vocab_size:
         raise TokenizerError(
             f"the tokenizer of {folder} has {tokenizer.vocab_size} tokens, its model rows for "

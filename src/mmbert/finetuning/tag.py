@@ -16,15 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from mmbert.errors import DataError
 from mmbert.finetuning.classify import class_weights
 from mmbert.finetuning.collate import Feature, best_as_rows
 from mmbert.finetuning.examples import (
-    Examples,
-    Fields,
-    Row,
-    as_label,
-    label_names,
     label_number,
     read_splits,
 )
@@ -33,33 +27,15 @@ from mmbert.finetuning.losses import IGNORED, ClassLoss
 from mmbert.finetuning.packed_model import PackedModel
 from mmbert.finetuning.recipe import FinetuneRecipe, Tag
 from mmbert.finetuning.start import Start, load_start
+from mmbert.finetuning.task_rows import METRICS, NOTHING, TAG_FIELDS, UNTAGGED, Sentence, read_all, tag_names
 from mmbert.finetuning.trainer import fit
-from mmbert.finetuning.words import Span, find_words, first_tokens, join_words
+from mmbert.finetuning.words import Span, first_tokens
 from mmbert.inference.chunking import plan_windows
 from mmbert.inference.entities import trim_spans
 from mmbert.model.tasks import TokenClassifier
 from mmbert.scoring.entities import Counts, count_spans, entity_f1, read_chunks, token_accuracy
 
 log = logging.getLogger(__name__)
-
-FIELDS = Fields(("tokens", "tags"), ("text",), ("tokens", "tags"))
-
-NOTHING = "O"
-
-
-@dataclass(frozen=True)
-class Sentence:
-    """A tagged sentence.
-
-    text   raw, or put together of its words
-    words  characters of each
-    tags   of each
-    """
-
-    text: str
-    words: list[Span]
-    tags: list[str]
-    row: Row
 
 
 @dataclass(frozen=True)
@@ -74,18 +50,15 @@ class Window:
 def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any] = ()) -> Trained:
     """The contract of ``mmbert.finetuning.finetune``."""
     own = recipe.tag
-    splits = read_splits(recipe, FIELDS)
-    sentences = {role: read_sentences(examples, role, own) for role, examples in splits.items()}
-    found = [tag for sentence in sentences["train"] for tag in sentence.tags]
-    names = label_names(found, splits["train"].names.get("tags", ()), own.labels)
-    if not own.labels and NOTHING in names and "tags" not in splits["train"].names:
-        names = (NOTHING, *(name for name in names if name != NOTHING))
+    splits = read_splits(recipe, TAG_FIELDS)
+    sentences = read_all(splits, own, recipe.data.no_label)
+    names = tag_names(sentences["train"], splits["train"].names.get("tags", ()), own)
     start = load_start(recipe, TokenClassifier, names, None)
     numbers = {name: number for number, name in enumerate(start.names)}
     data, windows = {}, {}
     for role, each in sentences.items():
         data[role], windows[role] = make_features(each, own, numbers, start)
-    counts = Counter(found)
+    counts = Counter(tag for sentence in sentences["train"] for tag in sentence.tags if tag != UNTAGGED)
     weights = class_weights(own.class_weights, start.names, [counts[name] for name in start.names], "tag")
     model = PackedModel(
         start.task,
@@ -95,42 +68,9 @@ def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any] = ()) -
         start.tokenizer,
         max_tokens=start.task.config.max_context,
     )
-    languages = [splits["train"].languages[window.sentence] for window in windows["train"]]
+    languages = [sentences["train"][window.sentence].row["language"] or "" for window in windows["train"]]
     score = Scores(sentences, windows, start.names)
     return fit(recipe, folder, model, data, languages, score, score.names[0], callbacks)
-
-
-def read_sentences(examples: Examples, role: str, own: Tag) -> list[Sentence]:
-    """Words in their sentences. Raises DataError with the place of what is wrong."""
-    found, rebuilt = [], 0
-    for row in examples.rows:
-        words, tags = _lists(row)
-        text = row.get("text")
-        if text is not None and not isinstance(text, str):
-            raise DataError(f"{row['place']}: text is {type(text).__name__}, not text: mend or remove the row")
-        spans = None if text is None else find_words(text, words)
-        if spans is None:
-            rebuilt += text is not None
-            text, spans = join_words(words, own.join)
-        found.append(Sentence(str(text), spans, tags, row))
-    if rebuilt:
-        log.info("%s: in %d of %d sentences the words are not those of the text: put together again", role, rebuilt,
-                 len(found))  # fmt: skip
-    return found
-
-
-def _lists(row: Row) -> tuple[list[str], list[str]]:
-    for name in ("tokens", "tags"):
-        if not isinstance(row[name], list) or not row[name]:
-            said = "is empty" if row[name] == [] else f"is {type(row[name]).__name__}, not a list"
-            raise DataError(f"{row['place']}: {name} {said}: mend or remove the row")
-    words, tags = row["tokens"], [as_label(tag) for tag in row["tags"]]
-    if len(words) != len(tags):
-        raise DataError(f"{row['place']}: {len(words)} tokens and {len(tags)} tags: give each token one")
-    for number, word in enumerate(words):
-        if not isinstance(word, str) or not word:
-            raise DataError(f"{row['place']}: token {number} is {word!r}: mend or remove the row")
-    return words, tags
 
 
 def make_features(
@@ -143,7 +83,10 @@ def make_features(
     features: list[Feature] = []
     windows: list[Window] = []
     for index, (sentence, (ids, firsts)) in enumerate(zip(sentences, encoded, strict=True)):
-        labels = np.array([label_number(numbers, sentence.row, "tag", tag, "tag.labels") for tag in sentence.tags])
+        labels = np.array([
+            IGNORED if tag == UNTAGGED else label_number(numbers, sentence.row, "tag", tag, "tag.labels")
+            for tag in sentence.tags
+        ])  # fmt: skip
         for window in plan_windows(len(ids), capacity, capacity // 4 if len(ids) > capacity else 0):
             words = np.flatnonzero((firsts >= window.first) & (firsts < window.last))
             places = firsts[words] - window.start + 1  # behind <bos>
@@ -183,13 +126,13 @@ class Scores:
     any other word goes on with that one's. A word without any token is ``O``, or has the commonest tag.
     """
 
-    names = ("f1", "precision", "recall", "accuracy")
+    names = METRICS["tag"]
 
     def __init__(
         self, sentences: dict[str, list[Sentence]], windows: dict[str, list[Window]], names: tuple[str, ...]
     ) -> None:
         self._sentences, self._windows, self._names = sentences, windows, names
-        counts = Counter(tag for sentence in sentences["train"] for tag in sentence.tags)
+        counts = Counter(tag for sentence in sentences["train"] for tag in sentence.tags if tag != UNTAGGED)
         self._usual = NOTHING if NOTHING in names else counts.most_common(1)[0][0]
         self._entities = NOTHING in names
 
@@ -203,11 +146,14 @@ class Scores:
                 shared = at > 0 and places[at - 1] == place
                 tag = self._names[int(row[place])]
                 said[window.sentence][word] = self._follow(tag, text.text[begin:end]) if shared else tag
-        gold = [sentence.tags for sentence in sentences]
+        kept = [[at for at, tag in enumerate(sentence.tags) if tag != UNTAGGED] for sentence in sentences]
+        said = [[tags[at] for at in places] for tags, places in zip(said, kept, strict=True)]
+        gold = [[sentence.tags[at] for at in places] for sentence, places in zip(sentences, kept, strict=True)]
         found = {"accuracy": token_accuracy(said, gold)}
         if not self._entities:
             return {"f1": entity_f1(said, gold), **found}
-        counts = _on_characters(sentences, said, gold)
+        words = [[sentence.words[at] for at in places] for sentence, places in zip(sentences, kept, strict=True)]
+        counts = _on_characters(words, said, gold)
         return {"f1": counts.f1, "precision": counts.precision, "recall": counts.recall, **found}
 
     def _follow(self, tag: str, word: str) -> str:
@@ -218,13 +164,13 @@ class Scores:
         return inner if tag[:2] in ("B-", "B_") and inner in self._names else tag
 
 
-def _on_characters(sentences: list[Sentence], said: list[list[str]], gold: list[list[str]]) -> Counts:
+def _on_characters(words: list[list[Span]], said: list[list[str]], gold: list[list[str]]) -> Counts:
     """Entities of both sides as characters of their sentences."""
 
     def spans(tags: list[list[str]]) -> list[list[tuple[int, int, str]]]:
         return [
-            [(sentence.words[first][0], sentence.words[last][1], kind) for kind, first, last in read_chunks(each)]
-            for sentence, each in zip(sentences, tags, strict=True)
+            [(places[first][0], places[last][1], kind) for kind, first, last in read_chunks(each)]
+            for places, each in zip(words, tags, strict=True)
         ]
 
     return count_spans(spans(said), spans(gold))

@@ -21,18 +21,19 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from mmbert.errors import ConfigError
 from mmbert.files import atomic_folder, environment, write_text
 from mmbert.finetuning.card import tuned_card
 from mmbert.finetuning.collate import Feature, collate
-from mmbert.finetuning.finetune import CHECKPOINTS, FINAL, Trained, main_process
+from mmbert.finetuning.finetune import CHECKPOINTS, FINAL, Trained, main_process, summarise
 from mmbert.finetuning.packed_model import ADAPTERS, PackedModel, add_lora
 from mmbert.finetuning.rates import parameter_groups
 from mmbert.finetuning.recipe import FinetuneRecipe, Training
 from mmbert.finetuning.sampling import LanguageSampler
-from mmbert.finetuning.watch import LastEvaluation, Progress, tensorboard
+from mmbert.finetuning.task_rows import check_metric
+from mmbert.finetuning.watch import LastEvaluation, Patience, Progress, say_kept, tensorboard
 from mmbert.training.folder import choose_precision
 
 log = logging.getLogger(__name__)
@@ -123,14 +124,16 @@ def fit(
         wanted=wanted,
     )
     trainer.remove_callback(PrinterCallback)
-    _check_metric(score, data, metric)
+    check_metric(metric, getattr(score, "names", (metric,)))
     trainer.train(resume_from_checkpoint=last_checkpoint(folder / CHECKPOINTS))
+    say_kept(trainer.state, metric)
     metrics, chosen = _best(trainer.state.log_history, metric, judged="dev" in data)
     if "test" in data:
         judging["role"] = "test"
-        trainer.remove_callback(EarlyStoppingCallback)  # it would miss its metric of dev here, and say so
+        trainer.remove_callback(Patience)  # it would miss its metric of dev here, and say so
         found = trainer.evaluate(data["test"], metric_key_prefix="test")
         metrics["test"] = _numbers(found, "test_")
+        log.info("test: %s", summarise(metrics["test"]))
     if main_process():
         with atomic_folder(folder / FINAL) as partial:
             model.save_pretrained(partial)
@@ -200,7 +203,7 @@ def _callbacks(recipe: FinetuneRecipe, folder: Path, *, judged: bool) -> list[Tr
     wanted = recipe.training
     found: list[TrainerCallback] = [LastEvaluation(judged), Progress(recipe.name)]
     if wanted.patience is not None:
-        found.append(EarlyStoppingCallback(wanted.patience))
+        found.append(Patience(wanted.patience))
     curves = tensorboard(folder / "tensorboard") if main_process() else None
     return found if curves is None else [*found, curves]
 
@@ -216,13 +219,6 @@ def last_checkpoint(folder: Path) -> str | None:
         if main_process():
             shutil.rmtree(newest)
     return None
-
-
-def _check_metric(score: Score, data: Mapping[str, Sequence[Feature]], metric: str) -> None:
-    """Refuse an unknown metric before anything is trained."""
-    known = getattr(score, "names", ())
-    if known and metric not in known:
-        raise ConfigError(f"training.metric {metric!r} is none of {', '.join(known)}")
 
 
 def _best(

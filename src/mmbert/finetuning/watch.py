@@ -6,14 +6,15 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
 
+from mmbert.finetuning.finetune import summarise
 from mmbert.log import progress
 
 log = logging.getLogger(__name__)
 
-SAID = 12
-"""Numbers of an evaluation that a line of the log has room for; hundreds of languages have three each."""
+SPEED = ("runtime", "per_second", "preparation_time", "epoch")
+"""What the trainer says of speed, at the end of names."""
 
 
 class LastEvaluation(TrainerCallback):  # type: ignore[misc]
@@ -50,20 +51,35 @@ class Progress(TrainerCallback):  # type: ignore[misc]
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **more: Any
     ) -> None:
-        if state.is_world_process_zero:
-            speed = ("runtime", "per_second", "preparation_time", "epoch")
-            said = [
-                f"{key.partition('_')[2]} {value:.4f}"
-                for key, value in (metrics or {}).items()
-                if not key.endswith(speed)
-            ]
-            more_of_them = [f"{len(said) - SAID} more"] if len(said) > SAID else []
-            log.info("step %d: %s", state.global_step, ", ".join([*said[:SAID], *more_of_them]))
+        found = {key: value for key, value in (metrics or {}).items() if not key.endswith(SPEED)}
+        if state.is_world_process_zero and all(key.startswith("eval_") for key in found):  # not what is no part of dev
+            line = summarise({key.removeprefix("eval_"): value for key, value in found.items()})
+            log.info("step %d of %d, dev: %s", state.global_step, state.max_steps, line)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+class Patience(EarlyStoppingCallback):  # type: ignore[misc]
+    """The trainer's early stopping, which says that it stops, why, and what is kept."""
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **more: Any) -> None:
+        super().on_evaluate(args, state, control, metrics, **more)
+        if control.should_training_stop and state.is_world_process_zero:
+            metric = args.metric_for_best_model.removeprefix("eval_")
+            log.info(
+                "stopped at step %d of %d: %s has not risen above %.4f in the last %d evaluation%s (training.patience)",
+                state.global_step, state.max_steps, metric, state.best_metric, self.early_stopping_patience,
+                "" if self.early_stopping_patience == 1 else "s",
+            )  # fmt: skip
+
+
+def say_kept(state: Any, metric: str) -> None:
+    """Say which checkpoint the tuned model is."""
+    if state.best_metric is not None and state.is_world_process_zero:
+        log.info("kept: step %d, the best on dev (%s %.4f)", state.best_global_step, metric, state.best_metric)
 
 
 def tensorboard(folder: Path) -> TrainerCallback | None:
