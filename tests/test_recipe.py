@@ -9,7 +9,7 @@ import pytest
 
 from mmbert.errors import ConfigError
 from mmbert.recipe import Recipe
-from mmbert.recipe_file import parse_count, read_languages
+from mmbert.recipe_file import parse_count, read_languages, read_recipe
 
 PHASE = "tokens: 1M, context: 64, mask_rate: 0.3, batch: 4096, micro_batch: 2048, peak_lr: 1e-3"
 SMALLEST = f"""
@@ -131,6 +131,13 @@ def test_errors_name_place_and_cure(path: Path, override: str, says: str) -> Non
 def test_the_number_of_other_faults_is_told(path: Path) -> None:
     assert message(path, "name=null", "phases.first.peak_lr=x").endswith("name is missing (and 1 more)")
     assert "more" not in message(path, "tokenizer={vocab_sizee: 1}")
+
+
+def test_an_override_changes_one_of_two_keys_that_share_a_value(tmp_path: Path) -> None:
+    path = tmp_path / "shared.yaml"
+    path.write_text("one: &same {a: 1, inner: {b: 2}}\ntwo: *same\n")
+    values = read_recipe(path, ["one.inner.b=3"])
+    assert values == {"one": {"a": 1, "inner": {"b": 3}}, "two": {"a": 1, "inner": {"b": 2}}}
 
 
 def test_extends_merges_maps_and_null_removes(path: Path) -> None:

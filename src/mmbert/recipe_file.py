@@ -342,7 +342,6 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 def _assign(values: dict[str, Any], keys: list[str], value: Any) -> None:
     for key in keys[:-1]:
         inner = values.get(key)
-        if not isinstance(inner, dict):
-            inner = values[key] = {}
-        values = inner
+        values[key] = dict(inner) if isinstance(inner, dict) else {}  # a copy: a YAML alias shares it with another key
+        values = values[key]
     values[keys[-1]] = value

@@ -263,6 +263,10 @@ DEV_SHARE = 0.1
 """Of training rows in the place of a hub's set, where the recipe's dev was of the hub."""
 
 
+_OF_HUB = ("hub", "config", "files", "revision", "licence", "checked", "split", "spelled", "language")
+"""Options of a split that say something of its data set on the hub."""
+
+
 def _leave_hub(values: dict[str, Any], stated: list[str]) -> None:
     """Take out of a recipe's values what belongs to a data set of the hub that files of the user stand in for.
 
@@ -276,9 +280,9 @@ def _leave_hub(values: dict[str, Any], stated: list[str]) -> None:
     specs: dict[str, Any] = {r: data.get(r) for r in ("train", "dev", "test")} if isinstance(data, dict) else {}
     own = [role for role, spec in specs.items() if isinstance(spec, dict) and spec.get("path") and spec.get("hub")]
     for role in own:
-        for key in ("hub", "config", "revision", "spelled", "language"):
-            if not given(f"data.{role}.{key}"):
-                specs[role].pop(key, None)
+        data[role] = {
+            key: value for key, value in specs[role].items() if key not in _OF_HUB or given(f"data.{role}.{key}")
+        }
     if not isinstance(data, dict) or "train" not in own:
         return
     task = str(values.get("task"))
