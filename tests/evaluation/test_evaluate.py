@@ -215,7 +215,7 @@ def test_missing_data(folder: Path, data: Path, tmp_path: Path, tasks: dict[str,
     ("task", "language", "row", "said"),
     [
         ("sib200", "eng_Latn", {"text": "a ball"}, r"no column for 'label'"),
-        ("sib200", "eng_Latn", {"text": " ", "label": "sports"}, r"text is empty"),
+        ("sib200", "eng_Latn", {"text": " ", "label": "sports"}, r"column 'text' is empty"),
         ("xquad", "deu_Latn", {"question": "q", "context": "c", "answers": {"text": []}}, r"answers hold no text"),
         ("xcopa", "tha_Thai", {"premise": "p", "choice1": "a", "choice2": "b", "question": "cause", "label": 2},
          r"label 2 is no place among 2 choices"),

@@ -209,11 +209,7 @@ def _row(raw: dict[str, Any], place: str, language: str | None, spec: DataSpec, 
             what = f"column {name!r} is empty" if found else f"no column for {name!r}"
             raise DataError(
                 f"{place}: {what} (there are: {', '.join(map(str, raw))}): "
-                + (
-                    f"mend or remove the row, or set data.{role}.skip_bad_rows"
-                    if found
-                    else f"say which it is: data.{role}.columns.{name}=COLUMN"
-                )
+                + ("mend or remove the row" if found else f"say which it is: data.{role}.columns.{name}=COLUMN")
             )
     return row
 
