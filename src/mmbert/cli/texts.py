@@ -88,7 +88,7 @@ def _read(
                     yield document.language, document.text
     except DataError as error:  # these options are a recipe's elsewhere
         message = str(error).replace(f"sources.{path}.language_field", "--language-field")
-        message = message.replace(f"sources.{path}.text_field", "--text-field")
+        message = message.replace(f"sources.{path}.text_field", "--text-field").partition(", or .skip_bad_rows")[0]
         raise DataError(
             message.replace(f"set sources.{path}.language,", "name its language in the file's name,")
         ) from error
