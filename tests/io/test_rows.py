@@ -309,3 +309,25 @@ def test_lines_of_small_files(tmp_path: Path) -> None:
     write(folder, "fao_Latn.jsonl.zst", zstandard.compress((mark + pairs).encode()))
     write(folder, "._fao_Latn.jsonl", "\0")
     assert len(read_pairs(folder, 100)["fao_Latn"]) == 12
+
+
+def test_places_in_every_reader(tmp_path: Path) -> None:
+    row, junk = '{"text": "a", "label": "b"}\n', b"\0\5\x16\7\0\2\0\0Mac OS X        \xff\xfe"
+    root = tmp_path / "[2024] data"
+    for name in ("fao_Latn/train.jsonl", "fra_Latn/TRAIN.JSONL"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        write(root, name, row)
+    for name in (
+        "._x.jsonl",
+        "fao_Latn/._train.jsonl",
+        "__MACOSX/fao_Latn/train.jsonl",
+        ".ipynb_checkpoints/train.jsonl",
+    ):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        write(root, name, junk)
+    for place in (str(root), f"{root}/*/*.[jJ]*"):
+        documents = list(read("s", Source(kind="jsonl", path=place)))
+        assert [document.language for document in documents] == ["fao_Latn", "fra_Latn"]
+        found = read_examples(DataSpec(path=place), "train", Fields(("text", "label")))
+        assert found.languages == ["fao_Latn", "fra_Latn"]
+    assert [record["text"] for record in read_records([str(root)], "text", "id")] == ["a", "a"]

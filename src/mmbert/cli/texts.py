@@ -87,7 +87,8 @@ def _read(
                 if not languages or matches(document.language, languages):
                     yield document.language, document.text
     except DataError as error:  # these options are a recipe's elsewhere
-        message = str(error).replace(f"sources.{path}.language_field", "--language-field")
+        message = str(error).replace(f"sources.{path}.language or .language_field", "--language-field")
+        message = message.replace(f"sources.{path}.language_field", "--language-field")
         message = message.replace(f"sources.{path}.text_field", "--text-field").partition(", or .skip_bad_rows")[0]
         raise DataError(
             message.replace(f"set sources.{path}.language,", "name its language in the file's name,")
