@@ -90,11 +90,11 @@ def test_other_forms_are_named(head: bytes, said: str) -> None:
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=60), st.integers(1, 7),
        st.sampled_from(["utf-8-sig", "utf-16", "utf-32"]))  # fmt: skip
 def test_marks_tell_the_encoding(text: str, size: int, encoding: str) -> None:
-    data = text.encode(encoding)
+    data = text.lstrip("\0").encode(encoding)  # UTF-16 with NUL first has the mark of UTF-32
     raw = io.BytesIO(data)
     raw.read1 = lambda _: raw.read(size)  # type: ignore[method-assign]
     found = b"".join(utf8_chunks(lambda: raw, "a.txt")).decode()
-    assert found.removeprefix("\ufeff") == text.removeprefix("\ufeff")
+    assert found.removeprefix("\ufeff") == text.lstrip("\0").removeprefix("\ufeff")
 
 
 def test_encodings(tmp_path: Path) -> None:
