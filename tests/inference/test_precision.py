@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
+import platform
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,11 +15,12 @@ import pytest
 import torch
 from sentence_folders import TEXTS
 
+from mmbert import cpu
 from mmbert.errors import ConfigError
 from mmbert.inference import fast, precision
 from mmbert.inference.embedder import Embedder
-from mmbert.inference.fast import FastLayer, paired, turn_pairs
-from mmbert.inference.int8 import Int8Layer, compiles
+from mmbert.inference.fast import FastLayer, PackedMatrix, paired, turn_pairs
+from mmbert.inference.int8 import Int8Layer, Int8Matrix, by_channel, compiles
 from mmbert.inference.native import kernel
 from mmbert.inference.precision import Bf16Linear, choose, settle
 from mmbert.model.config import ModelConfig
@@ -103,6 +108,44 @@ def test_how_near_int8(trained: Encoder, packed: Packed) -> None:
     assert cosine > 0.999
 
 
+@pytest.mark.parametrize("isa", ["AVX2", "DEFAULT"])
+def test_int8_products_are_exact_on_any_cpu(isa: str) -> None:
+    """oneDNN saturates without VNNI, and reads its cap once in a process: weights must be small enough there."""
+    code = (
+        "import torch; from mmbert.inference.int8 import Int8Matrix; torch.manual_seed(0)\n"
+        "matrix = Int8Matrix(torch.randn(96, 64)); x = torch.randint(64, 128, (40, 64), dtype=torch.int8)\n"
+        "wanted = x.int() @ matrix.weight.int()\n"
+        "print(torch.equal(matrix(x), wanted), int(matrix.weight.abs().max()))\n"
+    )
+    given = {**os.environ, "ONEDNN_MAX_CPU_ISA": isa, "OMP_NUM_THREADS": "1"}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=given, check=True)
+    exact, largest = run.stdout.split()
+    assert exact == "True"
+    if isa == "DEFAULT":
+        assert int(largest) == cpu.largest_int8_weight() or "ONEDNN_MAX_CPU_ISA" in os.environ
+    elif platform.machine() == "x86_64":
+        assert largest == "64"
+
+
+def test_weights_of_seven_bits(trained: Encoder, packed: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "largest_int8_weight", lambda: 64)
+    encoder = int8(trained, compiled=False)
+    for matrix in encoder.modules():
+        if isinstance(matrix, Int8Matrix):
+            assert (matrix.weight.abs().amax(dim=0) == 64).all()
+    error, cosine = nearness(states(encoder, packed), states(trained, packed))
+    assert 1e-4 < error < 0.04
+    assert cosine > 0.999
+
+
+def test_rounding_by_channel() -> None:
+    weight = torch.tensor([[2.0, -4.0], [0.5, 0.1]])
+    for largest in (127, 64):
+        rounded, scale = by_channel(weight, largest)
+        assert rounded[:, 0].tolist() == [largest // 2 + largest % 2, largest]
+        assert torch.allclose(rounded * scale[:, None], weight, atol=4 / largest / 2)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
 def test_compiled_int8_is_the_same(trained: Encoder, packed: Packed) -> None:
@@ -129,14 +172,23 @@ def test_int8_in_parts(trained: Encoder, packed: Packed, monkeypatch: pytest.Mon
 
 
 @pytest.mark.usefixtures("torch_alone")
-def test_bf16_where_nothing_can_be_packed(trained: Encoder, packed: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "_packs", lambda dtype: False)
-    encoder = settled(trained, "bf16")
-    assert isinstance(encoder.layers[0].attn.Wqkv, Bf16Linear)
-    assert encoder.compute_dtype(packed) == torch.bfloat16
-    assert nearness(states(encoder, packed), states(trained, packed))[0] < 1e-2
-    assert isinstance(settled(trained, "fp32").layers[0].attn.Wqkv, torch.nn.Linear)
+@pytest.mark.parametrize(("used", "bound"), [("fp32", 1e-6), ("bf16", 1e-2)])
+def test_where_nothing_can_be_packed(
+    trained: Encoder, packed: Packed, used: str, bound: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu, "packs", lambda dtype: False)
+    encoder = settled(trained, used)
+    assert not any(matrix.packed for matrix in encoder.modules() if isinstance(matrix, PackedMatrix))
+    assert isinstance(encoder.layers[0], FastLayer)
+    assert nearness(states(encoder, packed), states(trained, packed))[0] < bound
     assert choose(CPU)[0] == "fp32"
+
+
+def test_linear_layers_of_gpus() -> None:
+    weight, x = torch.randn(24, 16), torch.randn(9, 16)
+    found = Bf16Linear(weight)(x)
+    assert found.dtype == torch.bfloat16
+    assert 1e-4 < nearness(found.float(), x @ weight.t())[0] < 1e-2
 
 
 def test_pairs_turn_as_halves_do() -> None:
@@ -181,7 +233,7 @@ def test_auto_by_what_the_processor_has(
     able: dict[str, bool], wanted: str, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
-    monkeypatch.setattr(precision, "_packs", lambda dtype: True)
+    monkeypatch.setattr(cpu, "packs", lambda dtype: True)
     assert choose(CPU) == (wanted, why)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmbert import cpu
 from mmbert.errors import TrainingError
 from mmbert.files import read_json, write_json
 from mmbert.recipe import Evaluation, Merge, Recipe, Runtime
@@ -63,11 +64,12 @@ def test_hash_is_of_what_training_depends_on() -> None:
     assert recipe_hash(recipe) != recipe_hash(make_recipe(mask_rate=0.31))
 
 
-def test_precision_follows_a_rule() -> None:
-    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+@pytest.mark.parametrize(("found", "wanted"), [("avx512_bf16", "bf16"), (None, "fp32")])
+def test_precision_follows_a_rule(found: str | None, wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "bf16_instructions", lambda: found)
     assert choose_precision(torch.device("cuda"), 8) == "bf16"
     assert choose_precision(torch.device("cpu"), 32) == "fp32"
-    assert choose_precision(torch.device("cpu"), 768) == ("bf16" if fast else "fp32")
+    assert choose_precision(torch.device("cpu"), 768) == wanted
 
 
 def test_environment_is_kept_and_the_precision_with_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 
 import torch
 
+from mmbert import cpu
 from mmbert.inference import precision
 from mmbert.inference.native import kernel, layer
 from mmbert.model.config import PRESETS
@@ -94,8 +95,10 @@ def _int8(device: torch.device) -> str:
         return "ready on request: native layers, which compile nothing when they are first used"
     if not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
         return "slower than bf16 here: it needs a C++ compiler (g++)"
+    if cpu.largest_int8_weight() < 127:
+        return "possible, with weights of 7 bits: this processor has no VNNI, and products of 8 bits saturate"
     able = torch.cpu.get_capabilities()
-    found = [name for name in ("amx_int8", "avx512_vnni") if able.get(name)]
+    found = [name for name in ("amx_int8", "avx512_vnni", "avx_vnni") if able.get(name)]
     return f"ready on request: the processor has {found[0]}" if found else "possible: this processor has no VNNI for it"
 
 

@@ -87,7 +87,8 @@ def export(
 
     The result is read again and compared with the model; fp32 must agree to 1e-4 of the largest number (or of 1).
     Raises ConfigError for options that do not go together and an ``out`` that holds other files, MMBertError for a
-    result that is not near enough; then nothing is left.
+    result that is not near enough. Then nothing is left, except that an int8 file below ``quality`` does not take the
+    fp32 graph with it.
     """
     folder, place = model_folder(model, revision=revision), Path(out)
     _check_place(place, folder)
@@ -100,11 +101,16 @@ def export(
     compared = TEXTS if texts is None else texts
     if not compared:
         raise DataError("no text to compare by: is the file empty?")
+    poor: Agreement | None = None
     with atomic_folder(place) as partial:
         if format == "onnx":
-            checks = _write_onnx(source, wanted, partial, compared, quality if int8 else None)
+            checks = _write_onnx(source, wanted, partial, compared, int8=int8)
         else:
             checks = _write_folder(source, format, wanted, partial, compared)
+        if INT8 in checks and checks[INT8].cosine < quality:
+            poor = checks.pop(INT8)
+            for path in (partial / INT8).parent.glob(f"{Path(INT8).name}*"):
+                path.unlink()
         weights = (path for path in sorted(partial.rglob("*")) if ".onnx" in path.name or path.name == WEIGHTS)
         report = ExportReport(
             place,
@@ -114,6 +120,11 @@ def export(
             checks,
         )
         write_json(partial / RECORD, _record(report, source))
+    if poor is not None:
+        raise MMBertError(
+            f"int8: the smallest cosine to fp32 is {poor.cosine:.7f} (text {poor.worst}), below the quality {quality} "
+            f"asked for: no int8 file was written; {place / FP32}, in fp32, was, and holds. Use that, or ask for less"
+        )
     return report
 
 
@@ -142,9 +153,9 @@ def _write_folder(
 
 
 def _write_onnx(
-    source: Source, output: Output, folder: Path, texts: Sequence[str], quality: float | None
+    source: Source, output: Output, folder: Path, texts: Sequence[str], *, int8: bool
 ) -> dict[str, Agreement]:
-    """Graphs, and what a reader wants beside them. ``quality``: smallest cosine of int8; None: fp32 alone."""
+    """Graphs, and what a reader wants beside them."""
     graph.need()
     module, names = graph.graph_module(source, output)
     write_config(source, folder, "float32", head=output == "logits")
@@ -161,16 +172,10 @@ def _write_onnx(
     graph.write_graph(module, names, folder / FP32)
     checks = {FP32: compare(expected, graph_run(folder / FP32, source, output), rows, joint=joint)}
     _check_equal(checks[FP32], FP32)
-    if quality is not None:
+    if int8:
         log.info("rounding to int8")
         graph.write_int8(folder / FP32, folder / INT8)
-        found = compare(expected, graph_run(folder / INT8, source, output), rows, joint=joint)
-        if found.cosine < quality:
-            raise MMBertError(
-                f"int8: the smallest cosine to fp32 is {found.cosine:.7f} (text {found.worst}), below the quality "
-                f"{quality} asked for: nothing was written; export fp32 alone, or ask for less"
-            )
-        checks[INT8] = found
+        checks[INT8] = compare(expected, graph_run(folder / INT8, source, output), rows, joint=joint)
     return checks
 
 
@@ -228,5 +233,6 @@ def _record(report: ExportReport, source: Source) -> dict[str, Any]:
         "output": report.output,
         "sizes": report.sizes,
         "checks": {name: asdict(found) for name, found in report.checks.items()},
+        **({"int8_largest_weight": graph.LARGEST_WEIGHT} if INT8 in report.checks else {}),
         "mmbert": __version__,
     }

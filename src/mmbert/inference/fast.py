@@ -1,6 +1,7 @@
 """The encoder's layers as a CPU runs them fastest: the same function, weights laid out beforehand.
 
-* Matrices are packed once for oneDNN, in fp32 or bf16: no reordering at every call, and faster than MKL in fp32.
+* Matrices are packed once for oneDNN, in fp32 or bf16: no reordering at every call, and faster than MKL in fp32. Where
+  it cannot pack (bf16 without AVX-512), torch's own products take its place.
 * GELU and gate are applied while the products are made, before they are written: of all that is done for a token the
   passes over what is as wide as the MLP would cost most after the matrices.
 * The rows of Wqkv are put in another order, the two halves that RoPE turns against each other side by side, so that
@@ -15,8 +16,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmbert import cpu
 from mmbert.inference.native import kernel
 from mmbert.model.attention import AttentionPlan, attend
 from mmbert.model.layers import Layer
@@ -25,26 +28,31 @@ from mmbert.model.rope import Angles
 PART = 4096
 """Tokens that go through a layer's matrices together, at most. Attention takes all."""
 
-_TOKENS = 2048
-"""Rows that the packing is chosen for; any number works."""
-
 
 class PackedMatrix(nn.Module):
-    """x W^T by oneDNN, W packed in ``dtype``; (T, n) fp32 or ``dtype`` -> (T, m) in ``dtype``."""
+    """x W^T, W in ``dtype`` and packed for oneDNN if it can; (T, n) fp32 or ``dtype`` -> (T, m) in ``dtype``."""
 
     def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
         super().__init__()
-        self.dtype = dtype
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(dtype).clone(), _TOKENS)
+        self.dtype, self.packed = dtype, cpu.packs(dtype)
+        weight = weight.detach().to(dtype).clone()
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, cpu.ROWS) if self.packed else weight
 
     def forward(self, x: Tensor, then: str = "none") -> Tensor:
         """``then``: none, or gelu (exact) of the product."""
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self._packed, None, then, [], "none")
+        x = x.to(self.dtype)
+        if not self.packed:
+            product = F.linear(x, self._weight)
+            return F.gelu(product) if then == "gelu" else product
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, None, then, [], "none")
         return out
 
     def times(self, x: Tensor, factor: Tensor) -> Tensor:
         """The product, times ``factor`` (T, m)."""
-        out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x.to(self.dtype), factor, self._packed, None, "mul")
+        x = x.to(self.dtype)
+        if not self.packed:
+            return F.linear(x, self._weight) * factor
+        out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, factor, self._weight, None, "mul")
         return out
 
 

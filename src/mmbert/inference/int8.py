@@ -1,6 +1,7 @@
 """Layers in int8: weights by output channel, activations by token at run time (W8A8), sums in int32.
 
-``torch._int_mm`` multiplies; everything between two products (scale, norm, GELU and gate, the next rounding) is one
+``torch._int_mm`` multiplies, by weights of 8 bits where the CPU has VNNI and of 7 where products of 8 would saturate
+(``cpu.largest_int8_weight``); everything between two products (scale, norm, GELU and gate, the next rounding) is one
 compiled loop each. Without a C++ compiler the same runs step by step, and then bf16 is faster.
 The residual stream, the norms and RoPE are fp32, and so is attention where ``native.kernel`` does not compute it.
 A token's numbers depend on that token alone.
@@ -20,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmbert import cpu
 from mmbert.inference.fast import SplitLayer, paired
 from mmbert.inference.native import kernel
 from mmbert.model.layers import Layer
@@ -35,7 +37,7 @@ class Int8Matrix(nn.Module):
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        rounded, scale = by_channel(weight)
+        rounded, scale = by_channel(weight, cpu.largest_int8_weight())
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("weight", rounded.t().contiguous(), persistent=False)  # as _int_mm reads it fastest
 
@@ -74,10 +76,10 @@ class Int8Layer(SplitLayer):
         return out
 
 
-def by_channel(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(m, n) -> int8 (m, n) and what each row counts in (m,): its largest number is 127."""
+def by_channel(weight: Tensor, largest: int = 127) -> tuple[Tensor, Tensor]:
+    """(m, n) -> int8 (m, n) and what each row counts in (m,): its largest number is ``largest``."""
     weight = weight.detach().float()
-    scale = (weight.abs().amax(dim=1) / 127).clamp(min=1e-12)
+    scale = (weight.abs().amax(dim=1) / largest).clamp(min=1e-12)
     return (weight / scale[:, None]).round().to(torch.int8), scale
 
 

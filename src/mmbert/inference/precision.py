@@ -3,7 +3,8 @@
 =====  ==========================================================  =========================================
 fp32   packed for oneDNN on a CPU                                  equal to transformers to 1e-6
 bf16   matrices in bf16; on CUDA the flash kernel too              relative error near 5e-4
-int8   weights and activations (CPU only)                          cosine to fp32 above 0.99
+int8   weights and activations (CPU only); without VNNI, weights    cosine to fp32 above 0.99
+       of 7 bits, whose products cannot saturate
 plain  the modules as they are: for export, training, other code   equal to transformers to 1e-6
 =====  ==========================================================  =========================================
 
@@ -20,8 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmbert import cpu
 from mmbert.errors import ConfigError
-from mmbert.inference.fast import FastLayer, PackedMatrix
+from mmbert.inference.fast import FastLayer
 from mmbert.inference.int8 import Int8Layer, compiles
 from mmbert.inference.native import layer as native
 from mmbert.model.encoder import Encoder
@@ -33,7 +35,7 @@ PRECISIONS = ("auto", "fp32", "bf16", "int8", "plain")
 
 
 class Bf16Linear(nn.Module):
-    """A linear layer without bias, kept and computed in bf16; answers in bf16. For any device."""
+    """A linear layer without bias, kept and computed in bf16; answers in bf16. For GPUs."""
 
     weight: Tensor
 
@@ -53,10 +55,9 @@ def choose(device: torch.device) -> tuple[str, str]:
         return "fp32", "the GPU has no bf16"
     if device.type != "cpu":
         return "fp32", f"nothing else was tried on {device.type}"
-    able = torch.cpu.get_capabilities()
-    found = [name for name in ("amx_bf16", "avx512_bf16") if able.get(name)]
-    if found and _packs(torch.bfloat16):
-        return "bf16", f"the processor has {found[0]}"
+    found = cpu.bf16_instructions()
+    if found:
+        return "bf16", f"the processor has {found}"
     return "fp32", "the processor has no instructions for bf16"
 
 
@@ -80,7 +81,7 @@ def settle(encoder: Encoder, device: torch.device, precision: str) -> str:
         if not compiled:
             log.warning("int8 without a C++ compiler (g++) is slower than bf16: install one, or take bf16")
         _replace(encoder, lambda layer: Int8Layer(layer, compiled=compiled))
-    elif used in ("fp32", "bf16") and device.type == "cpu" and _packs(_DTYPES[used]):
+    elif used in _DTYPES and device.type == "cpu":
         _replace(encoder, lambda layer: FastLayer(layer, _DTYPES[used]))
     elif used == "bf16":
         encoder.answers = torch.bfloat16
@@ -99,18 +100,3 @@ def _replace(encoder: Encoder, make: Callable[[Layer], nn.Module]) -> None:
     for index, layer in enumerate(encoder.layers):
         assert isinstance(layer, Layer)
         encoder.layers[index] = make(layer)
-
-
-def _packs(dtype: torch.dtype) -> bool:
-    """Whether this build of torch has oneDNN's packed products, and they give what they should."""
-    if not torch._C._has_mkldnn or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        return False
-    generator = torch.Generator().manual_seed(0)
-    x, weight = torch.randn(8, 16, generator=generator), torch.randn(24, 16, generator=generator)
-    try:
-        matrix = PackedMatrix(weight, dtype)
-        found = matrix.times(x, matrix(x, "gelu")).float()
-    except RuntimeError:
-        return False
-    product = x @ weight.t()
-    return torch.allclose(found, F.gelu(product) * product, *((1e-4, 1e-4) if dtype == torch.float32 else (0.05, 0.2)))

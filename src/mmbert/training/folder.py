@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 import mmbert
+from mmbert import cpu
 from mmbert.errors import TrainingError
 from mmbert.files import read_json, write_json
 from mmbert.recipe import Precision, Recipe, Runtime
@@ -93,8 +94,7 @@ def choose_precision(device: torch.device, width: int) -> Precision:
     """
     if device.type == "cuda":
         return "bf16"
-    has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if has_bf16 and width >= _BF16_WIDTH else "fp32"
+    return "bf16" if width >= _BF16_WIDTH and cpu.bf16_instructions() else "fp32"
 
 
 def _environment(mesh: Mesh) -> dict[str, Any]:
