@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from mmbert.inference.embedder import Embedder
 from mmbert.search import lance, writing
 from mmbert.search.index import SearchIndex
 from mmbert.search.lock import locked
+from mmbert.search.records import Records
 
 LANGUAGES = ["eng", "eng", "fra", "swh", "rus", "cmn", "tha", "eng", "eng", "fra"]
 YEARS = [1948, 1949, 1948, None, 2000, 2001, None, 1950, 1951, 1948]
@@ -39,6 +42,20 @@ def full(request: pytest.FixtureRequest, embed: Embedder, tmp_path_factory: pyte
 
 def test_public_name() -> None:
     assert mmbert.SearchIndex is SearchIndex
+
+
+def test_closed_when_it_is_forgotten(tmp_path: Path) -> None:
+    """Nobody has to close an index: Python 3.13 warns of connections that are left open."""
+    Records.create(tmp_path, "exact")
+    opened = Records(tmp_path)
+    connection = opened._db
+    del opened
+    gc.collect()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")
+    again = Records(tmp_path)
+    again.close()
+    again.close()
 
 
 def test_hits_are_those_of_the_embedder(full: SearchIndex, embed: Embedder) -> None:

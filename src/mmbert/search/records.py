@@ -13,8 +13,9 @@ not count are as if they were never written. SQLite undoes what a killed writer 
 from __future__ import annotations
 
 import sqlite3
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import RLock
@@ -84,18 +85,19 @@ class Records:
                 isolation_level=None,
                 check_same_thread=False,
             )
+        # An index that nobody closes is closed when it is forgotten; Python 3.13 warns of connections that are not.
+        self._close = weakref.finalize(self, self._db.close)
 
     @classmethod
     def create(cls, folder: Path, store: str) -> None:
         """An empty file."""
-        database = sqlite3.connect(folder / NAME, isolation_level=None)
-        database.executescript(_TABLES)
-        database.execute("INSERT INTO state VALUES (0, ?, 0, 0)", [store])
-        database.close()
+        with closing(sqlite3.connect(folder / NAME, isolation_level=None)) as database:
+            database.executescript(_TABLES)
+            database.execute("INSERT INTO state VALUES (0, ?, 0, 0)", [store])
 
     def close(self) -> None:
         with self._lock:
-            self._db.close()
+            self._close()
 
     @contextmanager
     def reading(self) -> Iterator[State]:
