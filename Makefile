@@ -1,4 +1,5 @@
 # make demo · make test · make check · make bench: each sets up .venv by itself.
+# make test-avx2 · make test-no-compiler · make test-oldest: on other machines, as it were.
 # On a machine with a GPU: make install CONSTRAINTS=   (leaves the CPU pin of torch out)
 
 PYTHON ?= python3
@@ -8,7 +9,11 @@ BIN := $(VENV)/bin
 # What a stamp depends on: a changed list of packages installs again, a changed source does not (the install is editable).
 NEEDS := pyproject.toml constraints.txt
 
-.PHONY: install demo test check bench clean
+PYTEST := $(CURDIR)/$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+# What depends on the processor and on compilers.
+ON_THE_MACHINE := tests/inference tests/exporting tests/training tests/diagnosis
+
+.PHONY: install demo test test-avx2 test-no-compiler test-oldest check bench clean
 
 install: $(VENV)/.demo
 
@@ -33,7 +38,27 @@ demo: $(VENV)/.demo
 	$(BIN)/mmbert run recipes/nano.yaml
 
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal  # one thread a worker
+	OMP_NUM_THREADS=1 $(PYTEST)  # one thread a worker
+
+# As on a CPU with AVX2 and no more. The cache of torch's compiler is its own: what was compiled under the cap and is
+# loaded without it aborts the process (torch 2.13).
+test-avx2: $(VENV)/.dev
+	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MMBERT_NATIVE=0 \
+		TORCHINDUCTOR_CACHE_DIR=$(CURDIR)/build/avx2 $(PYTEST) $(ON_THE_MACHINE)
+
+# As where no compiler is installed, and none ever was: what one built before is not found.
+test-no-compiler: $(VENV)/.dev
+	rm -rf build/no-compiler
+	OMP_NUM_THREADS=1 PATH=$(CURDIR)/$(BIN) XDG_CACHE_HOME=$(CURDIR)/build/no-compiler \
+		TORCHINDUCTOR_CACHE_DIR=$(CURDIR)/build/no-compiler $(PYTEST) $(ON_THE_MACHINE)
+
+# With the oldest version of every package that pyproject.toml allows; some minutes to install, not part of .ci/run.
+test-oldest:
+	rm -rf build/oldest
+	$(PYTHON) -m venv build/oldest
+	build/oldest/bin/python -m pip install --quiet --disable-pip-version-check uv
+	build/oldest/bin/uv pip install --quiet --python build/oldest/bin/python --resolution lowest-direct --editable '.[dev]'
+	OMP_NUM_THREADS=1 build/oldest/bin/python -m pytest --numprocesses 2 --dist worksteal
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --no-cache --check .
