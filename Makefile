@@ -52,13 +52,14 @@ test-no-compiler: $(VENV)/.dev
 	OMP_NUM_THREADS=1 PATH=$(CURDIR)/$(BIN) XDG_CACHE_HOME=$(CURDIR)/build/no-compiler \
 		TORCHINDUCTOR_CACHE_DIR=$(CURDIR)/build/no-compiler $(PYTEST) $(ON_THE_MACHINE)
 
-# With the oldest version of every package that pyproject.toml allows; some minutes to install, not part of .ci/run.
+# With the oldest version of every package that pyproject.toml allows, whose warnings about today's others are no
+# errors; some minutes to install, not part of .ci/run.
 test-oldest:
 	rm -rf build/oldest
 	$(PYTHON) -m venv build/oldest
 	build/oldest/bin/python -m pip install --quiet --disable-pip-version-check uv
 	build/oldest/bin/uv pip install --quiet --python build/oldest/bin/python --resolution lowest-direct --editable '.[dev]'
-	OMP_NUM_THREADS=1 build/oldest/bin/python -m pytest --numprocesses 2 --dist worksteal
+	OMP_NUM_THREADS=1 build/oldest/bin/python -m pytest --numprocesses 2 --dist worksteal -W ignore::DeprecationWarning
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --no-cache --check .
