@@ -59,12 +59,13 @@ def test_sentence_transformers(folder: Path) -> None:
 
 
 def test_onnx(folder: Path) -> None:
-    """Fill-mask scores, and an int8 file that nobody could ask for: nothing is left of it."""
+    """Fill-mask scores, and an int8 file that nobody could ask for: the fp32 graph alone is kept."""
     out = folder / "out"
     arguments = [folder / "model", "--format", "onnx", "--out", out, "--text", folder / "texts.txt"]
     said = refused(*arguments, "--int8", "--quality", "1")
     assert re.match(r"int8: the smallest cosine to fp32 is 0\.9\d+ \(text \d\), below the quality 1\.0 asked for", said)
-    assert sorted(path.name for path in folder.iterdir()) == ["model", "texts.txt"]
+    assert sorted(path.name for path in folder.iterdir()) == ["model", "out", "texts.txt"]
+    assert [path.name for path in (out / "onnx").iterdir()] == ["model.onnx"]
     lines = mmbert(*arguments).splitlines()
     assert lines[0] == f"{out}: onnx, logits"
     assert re.fullmatch(
