@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,14 @@ import numpy as np
 import pytest
 
 from little_hub import COMMIT, Hub, little_hub
-from mmbert.data.hub import hub_inputs, restore
+from mmbert.data.hub import hub_inputs, open_remote, restore
 from mmbert.data.prepare import prepare_text
 from mmbert.data.read import open_mds, read, read_input
 from mmbert.data.store import Report
 from mmbert.data.tasks import plan_work
-from mmbert.errors import DataError
-from mmbert.recipe import Cleaning, Source
+from mmbert.errors import DataError, WeightsError
+from mmbert.model.weights import model_folder
+from mmbert.recipe import Cleaning, Recipe, Source
 
 
 @pytest.fixture
@@ -136,10 +138,53 @@ class TestFineWeb:
             ("fra_Latn", "fra_Latn.jsonl.gz")
         ]
 
+    def test_a_configuration_with_folders_of_its_own(self, hub: Hub) -> None:
+        """The layout of allenai/dolmino-mix-1124, whose parts recipes/mmbert-base.yaml reads."""
+        rows = gzip.compress("".join(json.dumps(row) + "\n" for row in little_corpus.documents("eng_Latn", 2)).encode())
+        names = {
+            "dclm": ["data/dclm/0000/dclm-0000.json.gz", "data/dclm/0049/dclm-0007.json.gz"],
+            "math": ["data/math/codesearchnet-owmfilter/0.jsonl.gz", "data/math/gsm8k/v0_main_train/0.jsonl.gz"],
+            "stackexchange": ["data/stackexchange/stackexchange-0000.json.gz"],
+        }
+        hub.files["allenai/dolmino-mix-1124"] = {name: rows for part in names.values() for name in part}
+        recipe = Recipe.load("recipes/mmbert-base.yaml")
+        for part, wanted in names.items():
+            found = hub_inputs(part, recipe.sources[f"{part}_dolmino" if part != "dclm" else "dclm_dolmino"])
+            assert [file.name for file in found] == wanted
+        assert [d.text for d in read("dclm", recipe.sources["dclm_dolmino"])] == 2 * [
+            row["text"] for row in little_corpus.documents("eng_Latn", 2)
+        ]
+        apart = source("allenai/dolmino-mix-1124", configs=["math", "gsm8k"], language="eng")
+        assert [file.name for file in hub_inputs("m", apart)] == names["math"], "each file once"
+        with pytest.raises(
+            DataError, match=r"no configuration wiki .*: there are dclm, math, stackexchange, 0000, 0049,"
+        ):
+            hub_inputs("w", source("allenai/dolmino-mix-1124", configs=["wiki"], language="eng"))
+
     def test_what_the_hub_does_not_have(self, hub: Hub) -> None:
         told = r"^cannot read the dataset org/none from the hub: .*\(check the name, the network, and `hf auth login`"
         with pytest.raises(DataError, match=told):
             hub_inputs("s", source("org/none"))
+
+    def test_an_unreachable_hub_is_told_at_once(
+        self, hub: Hub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+    ) -> None:
+        from huggingface_hub import HfFileSystem, constants
+
+        monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+        nowhere = constants.ENDPOINT + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", nowhere)
+        HfFileSystem.clear_instance_cache()
+        started = time.monotonic()
+        with pytest.raises(DataError, match=r"^cannot read the dataset org/set from the hub: .*Connection refused"):
+            hub_inputs("s", source("org/set"))
+        with pytest.raises(DataError, match=r"^cannot read the dataset org/set from the hub: .*Connection refused"):
+            open_remote(source("org/set"), COMMIT, "data/0.parquet")
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+        with pytest.raises(WeightsError, match=r"^no folder org/model here, and the hub did not give it .*refused"):
+            model_folder("org/model")
+        assert time.monotonic() - started < 10
+        assert "Retry" not in caplog.text
 
 
 class TestReleased:

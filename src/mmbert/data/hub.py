@@ -1,8 +1,10 @@
 """Datasets of the Hugging Face hub, streamed file by file with huggingface-hub alone.
 
-A configuration is a folder (``data/fra_Latn/train/000_00000.parquet`` is of ``fra_Latn``) or, for files in no folder, a
-file's name. Files of other splits than ``train`` are left out; ``heldout: test`` in the recipe names the split that is
-kept for evaluation. Of MDS shards only those that an ``index.json`` lists are read.
+Without ``configs`` a configuration is the innermost folder (``data/fra_Latn/train/000_00000.parquet`` is of
+``fra_Latn``) or, for files in no folder, a file's name. ``configs`` may also name a folder further up, with all that is
+below it: ``dclm`` holds ``data/dclm/0038/dclm-0000.json.zst``. Files of other splits than ``train`` are left out;
+``heldout: test`` in the recipe names the split that is kept for evaluation. Of MDS shards only those that an
+``index.json`` lists are read.
 """
 
 from __future__ import annotations
@@ -116,21 +118,26 @@ def _shards(source: Source, paths: set[str], open_file: Callable[[str], BinaryIO
 def select(paths: list[str], configs: tuple[str, ...], split: str) -> dict[str, list[str]]:
     """Configuration -> its files of ``split``, sorted; all configurations if none is named.
 
-    Raises DataError for a name that is not there, with the nearest one.
+    A file inside two of ``configs`` is of the inner one. Raises DataError for a name that is not there, with the
+    nearest one.
     """
-    found: dict[str, list[str]] = {}
     suffixes = tuple(suffix for form in SUFFIXES.values() for suffix in form)
-    for path in sorted(path for path in paths if path.lower().endswith(suffixes)):
-        if split_of(path) in (split, None if split == "train" else split):
-            found.setdefault(config_of(path), []).append(path)
-    if not configs:
-        return found
+    wanted = (split, None if split == "train" else split)
+    files = sorted(path for path in paths if path.lower().endswith(suffixes) and split_of(path) in wanted)
+    found: dict[str, list[str]] = {config: [] for config in configs}
+    for path in files:
+        holders = configs_of(path)
+        config = next((holder for holder in holders if holder in found), None) if configs else holders[0]
+        if config is not None:
+            found.setdefault(config, []).append(path)
+    there = {holder: depth for path in files for depth, holder in enumerate(reversed(configs_of(path)))}
     for config in configs:
-        if config not in found:
-            near = difflib.get_close_matches(config, found, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(list(found)[:10]) or 'none'}"
+        if config not in there:
+            names = sorted(there, key=lambda name: (there[name], name))  # the outer folders first
+            near = difflib.get_close_matches(config, names, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names[:10]) or 'none'}"
             raise DataError(f"the dataset has no configuration {config} with files of the split {split}: {hint}")
-    return {config: found[config] for config in configs}
+    return found
 
 
 def split_of(path: str) -> str | None:
@@ -140,10 +147,13 @@ def split_of(path: str) -> str | None:
     return next((name for name in reversed(names) if name in SPLITS), None)
 
 
-def config_of(path: str) -> str:
-    """The last folder that is not a split; for a file in no such folder, its name up to the first dot."""
+def configs_of(path: str) -> list[str]:
+    """The folders that hold a file, the innermost first, without splits and ``data`` at the root; of a file in no such
+    folder its name up to the first dot."""
     *folders, file = PurePosixPath(path).parts
-    return next((folder for folder in reversed(folders) if folder not in SPLITS), file.split(".")[0])
+    if folders[:1] == ["data"] and not set(folders[1:]) <= set(SPLITS):
+        del folders[0]
+    return [folder for folder in reversed(folders) if folder not in SPLITS] or [file.split(".")[0]]
 
 
 def _named_languages(source_name: str, source: Source, chosen: dict[str, list[str]]) -> dict[str, list[str]]:
