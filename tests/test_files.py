@@ -23,6 +23,13 @@ def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) & 0o044, "others may read it, as the umask says"
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_json_has_no_nan(tmp_path: Path, number: float) -> None:
+    with pytest.raises(MMBertError, match=r"file\.json would hold a number that is NaN or infinite"):
+        write_json(tmp_path / "file.json", {"scores": [1.0, number]})
+    assert not os.listdir(tmp_path)
+
+
 def test_a_folder_is_whole_or_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "folder"
     for number in range(2):

@@ -47,6 +47,10 @@ class BadShard(DataError):
         self.cure = cure
 
 
+class UndefinedMetric(DataError):
+    """A metric has no value on these examples, whatever the model says of them."""
+
+
 class TokenizerError(MMBertError):
     """A tokenizer cannot be read, trained or matched with its data."""
 

@@ -105,8 +105,12 @@ def sync_folder(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON, atomically, readable by people."""
-    write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    """Write JSON, atomically, readable by people. Raises MMBertError for NaN and infinity, which JSON does not have."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False)
+    except ValueError as error:
+        raise MMBertError(f"{path} would hold a number that is NaN or infinite: it was not written") from error
+    write_text(path, text + "\n")
 
 
 def write_text(path: Path, text: str) -> None:

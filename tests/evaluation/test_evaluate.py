@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from little_tasks import LANGUAGES, write_all, write_rows
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import mmbert
 from mmbert.cli.main import app
-from mmbert.errors import ConfigError, DataError, WeightsError
+from mmbert.errors import ConfigError, DataError, MMBertError, WeightsError
 from mmbert.evaluation import characters, contestant, stage
 from mmbert.evaluation.suite import Suite
 from mmbert.evaluation.summary import Figure, SuiteResult
@@ -156,9 +158,10 @@ def test_other_rows_are_another_revision(data: Path, folder: Path, tmp_path: Pat
     mine = write_all(tmp_path / "data")
     tasks = {"tatoeba": {"languages": ["fao_Latn"]}}
     mmbert.evaluate(folder, suite(mine, tasks), out=tmp_path / "out")
-    write_rows(mine / "tatoeba" / "fao_Latn" / "test.jsonl", [{"text": "a", "english": "b"}])
+    rows = [{"text": "a", "english": "b"}, {"text": "c", "english": "d"}]
+    write_rows(mine / "tatoeba" / "fao_Latn" / "test.jsonl", rows)
     (column,) = mmbert.evaluate(folder, suite(mine, tasks), out=tmp_path / "out").columns
-    assert column.tasks["tatoeba"].rows == {"fao_Latn": 1}
+    assert column.tasks["tatoeba"].rows == {"fao_Latn": 2}
     assert len(list((tmp_path / "out" / column.weights).glob("tatoeba@*.json"))) == 2
 
 
@@ -229,6 +232,53 @@ def test_malformed_rows(folder: Path, tmp_path: Path, task: str, language: str, 
     with pytest.raises(DataError, match=said) as caught:
         mmbert.evaluate(folder, suite(data, {task: ALL[task]}), out=tmp_path / "out")
     assert f"{path}:1" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("task", "language", "rows", "said"),
+    [
+        ("tatoeba", "fao_Latn", [{"text": "a", "english": "b"}], r"1 sentences, and one finds its own translation"),
+        ("jsts", "jpn_Jpan", [{"sentence1": "a", "sentence2": "b", "score": 1.0}] * 2,
+         r"all 2 examples have the value 1\.0"),
+        ("masakhaner", "hau_Latn", [{"tokens": ["a", "b"], "tags": ["O", "O"]}], r"none of the 1 texts has one"),
+        ("loss", "fao_Latn", [{"text": ""}], r"the text of fao_Latn has no token to mask"),
+    ],
+)  # fmt: skip
+def test_an_evaluation_on_nothing_says_so(
+    folder: Path, tmp_path: Path, task: str, language: str, rows: list[dict[str, Any]], said: str
+) -> None:
+    data = write_all(tmp_path / "data")
+    if task == "loss":
+        shutil.rmtree(data / "heldout_text")
+    place = data / "heldout_text" / f"{language}.jsonl" if task == "loss" else data / task / language / "test.jsonl"
+    write_rows(place, rows)
+    tasks = {task: ALL[task] if task in ("loss", "jsts") else {**ALL[task], "languages": [language]}}
+    with pytest.raises(DataError, match=rf"^{task}: .*{said}"):
+        mmbert.evaluate(folder, suite(data, tasks), out=tmp_path / "out")
+    assert not list((tmp_path / "out").rglob(f"{task}@*.json"))
+
+
+def test_other_metrics_without_a_value_are_left_out(folder: Path, tmp_path: Path) -> None:
+    """One class only: accuracy is known, Matthews' correlation is not."""
+    data = write_all(tmp_path / "data")
+    write_rows(data / "sib200" / "eng_Latn" / "test.jsonl", [{"text": "a ball", "label": "sports"}] * 3)
+    tasks = {"sib200": {"languages": ["eng_Latn"]}}
+    (column,) = mmbert.evaluate(folder, suite(data, tasks), out=tmp_path / "out").columns
+    assert "matthews" not in column.tasks["sib200"].others
+    assert "weighted_f1" in column.tasks["sib200"].others
+
+
+@pytest.mark.parametrize("task", ["tatoeba", "sib200", "jsts", "loss"])
+def test_nan_of_a_model_is_no_result(tokenizer: Tokenizer, data: Path, folder: Path, tmp_path: Path, task: str) -> None:
+    """A model that overflows on one word, which stands in the rows that are scored."""
+    shutil.copytree(folder, tmp_path / "model")
+    state = load_file(tmp_path / "model" / "model.safetensors")
+    for token in tokenizer.encode("goal bird rain")[1:-1]:
+        state["model.embeddings.tok_embeddings.weight"][token] = torch.tensor([3e38, -3e38] * 16)
+    save_file(state, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(MMBertError, match=r"NaN|nan|not finite|infinite"):
+        mmbert.evaluate(tmp_path / "model", suite(data, {task: {}}), out=tmp_path / "out")
+    assert not list((tmp_path / "out").rglob(f"{task}@*.json"))
 
 
 def test_wrong_requests(folder: Path, data: Path, tmp_path: Path) -> None:

@@ -119,6 +119,12 @@ def test_nothing_held_out_is_an_error_with_the_cure(recipe: Recipe, tokenizer: T
         set_exam(none, tmp_path / "none", tokenizer)
 
 
+def test_held_out_text_without_a_token_is_an_error(recipe: Recipe, data: Path, tokenizer: Tokenizer) -> None:
+    short = recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update={"tokens_per_language": 2})})
+    with pytest.raises(DataError, match="no token to mask"):
+        set_exam(short, data, tokenizer)
+
+
 def test_no_phase_may_take_the_baselines_name(
     recipe: Recipe, data: Path, tokenizer: Tokenizer, model: MaskedLM, tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from mmbert.errors import WeightsError
 from mmbert.evaluation import mlm
 from mmbert.evaluation.mlm import cut, evaluate_mlm
 from mmbert.model.config import ModelConfig
@@ -46,6 +47,14 @@ def test_a_model_that_only_has_a_bias_gives_the_loss_worked_out_by_hand() -> Non
     assert (found.tokens, found.bytes) == (3, 7)
     assert found.bits_per_byte == pytest.approx(nats / math.log(2) / 7, rel=1e-5)
     assert found.accuracy == pytest.approx(2 / 3)
+
+
+def test_a_loss_that_is_not_finite_names_its_language(encoder: MaskedLM) -> None:
+    wrong = int(BATCHES["bbb"].ids[0])
+    with torch.no_grad():
+        encoder.model.embeddings.tok_embeddings.weight[wrong] = torch.tensor([3e38, -3e38] * 16)
+    with pytest.raises(WeightsError, match=r"^the model's loss in bbb is nan"):
+        evaluate_mlm(encoder, {"bbb": BATCHES["bbb"]}, np.full(40, 2))
 
 
 @pytest.mark.parametrize("batch", [1, 50, 100, 100_000])

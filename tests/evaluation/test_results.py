@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from mmbert.errors import MMBertError
 from mmbert.evaluation.results import (
@@ -20,6 +21,7 @@ from mmbert.evaluation.results import (
     read_models,
     save,
 )
+from mmbert.evaluation.task_results import TaskScore
 from mmbert.model.heads import MaskedLM
 
 LOSS = LanguageLoss.of(nats=100, tokens=20, num_bytes=80, hits=5)
@@ -86,6 +88,13 @@ def test_a_models_hash_follows_its_weights_and_config(model: MaskedLM, tmp_path:
     model.decoder.bias.data += 1
     model.save(tmp_path)
     assert hash_model(tmp_path) not in (first, changed)
+
+
+def test_nan_is_no_result() -> None:
+    with pytest.raises(ValidationError, match="finite"):
+        LanguageLoss.of(nats=float("nan"), tokens=1, num_bytes=1, hits=0)
+    with pytest.raises(ValidationError, match="finite"):
+        TaskScore(rows=1, scores={"accuracy": float("nan")})
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:

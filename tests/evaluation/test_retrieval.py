@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmbert.errors import DataError
+from mmbert.errors import DataError, WeightsError
 from mmbert.evaluation import retrieval
 from mmbert.evaluation.results import LanguageRetrieval, summarise_retrieval
 from mmbert.evaluation.retrieval import (
@@ -120,6 +120,13 @@ def test_embedding_is_the_mean_of_the_hidden_states(model: MaskedLM, tokenizer: 
             hidden = model.eval().encode(tokenizer.pack([text], max_tokens=64).to())
         expected = hidden.mean(dim=0).numpy()
         assert vector == pytest.approx(expected / np.linalg.norm(expected), abs=1e-5)
+
+
+def test_a_vector_that_is_not_finite_names_its_text(model: MaskedLM, tokenizer: Tokenizer) -> None:
+    with torch.no_grad():
+        model.model.embeddings.tok_embeddings.weight[tokenizer.encode("zebra")[1]] = torch.tensor([3e38, -3e38] * 16)
+    with pytest.raises(WeightsError, match=r"^the model's vector of 'zebra' holds NaN"):
+        embed(model, tokenizer, ["good", "zebra"], batch=64, context=64, precision="fp32")
 
 
 def test_a_language_that_is_english_is_found_and_noise_is_not(model: MaskedLM, tokenizer: Tokenizer) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mmbert.errors import DataError
+from mmbert.errors import DataError, UndefinedMetric
 from mmbert.scoring.entities import count_entities, entity_f1, read_chunks, span_f1, token_accuracy, word_places
 
 
@@ -36,8 +36,15 @@ def test_chunks(labels: str, chunks: list[tuple[str, int, int]]) -> None:
 
 
 def test_nothing_found() -> None:
-    assert entity_f1([["O"]], [["O"]]) == 0
     assert entity_f1([["O"]], [["B-X"]]) == 0
+    for said in ("O", "B-X"):
+        with pytest.raises(UndefinedMetric, match="none of the 1 texts has one"):
+            entity_f1([[said]], [["O"]])
+    with pytest.raises(UndefinedMetric, match="none of the 2 texts has one"):
+        span_f1([{(0, 1, "PER")}, set()], [set(), set()])
+    for empty in ([], [[]]):
+        with pytest.raises(UndefinedMetric, match="no sentence has a word"):
+            token_accuracy(empty, empty)
 
 
 def test_spans_of_characters() -> None:

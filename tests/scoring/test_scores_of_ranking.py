@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from mmbert.errors import ConfigError, DataError
+from mmbert.errors import ConfigError, DataError, UndefinedMetric
 from mmbert.scoring.ranking import bitext_accuracy, score_ranking
 
 
@@ -40,9 +40,15 @@ def test_bitext() -> None:
 def test_faults() -> None:
     with pytest.raises(ConfigError, match="nDCG@10, RR@10, R@100"):
         score_ranking({}, {"q": {"a": 1}}, ["nonsense"])
-    with pytest.raises(DataError, match="no query is judged"):
-        score_ranking({}, {})
+    for judged in ({}, {"q": {}}, {"q": {"a": 0}, "r": {"a": 0}}):
+        with pytest.raises(UndefinedMetric, match=rf"none of {len(judged)} queries has a relevant document"):
+            score_ranking({"q": {"a": 1.0}}, judged)
+    with pytest.raises(DataError, match=r"^query 'q', document 'b': the score is nan"):
+        score_ranking({"q": {"a": 1.0, "b": float("nan")}}, {"q": {"a": 1}})
     with pytest.raises(DataError, match="2 sentences for 1 translations"):
         bitext_accuracy(np.ones((2, 1)), np.ones((1, 1)))
-    with pytest.raises(DataError, match="empty"):
-        bitext_accuracy(np.ones((0, 1)), np.ones((0, 1)))
+    for rows in (0, 1):
+        with pytest.raises(UndefinedMetric, match=rf"nothing to score: {rows} sentences"):
+            bitext_accuracy(np.ones((rows, 1)), np.ones((rows, 1)))
+    with pytest.raises(DataError, match=r"^the vector of sentence 1 holds NaN"):
+        bitext_accuracy(np.ones((2, 1)), np.array([[1.0], [np.nan]]))

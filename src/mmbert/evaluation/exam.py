@@ -66,6 +66,8 @@ def set_exam(recipe: Recipe, data: Path, tokenizer: Tokenizer) -> Exam:
             f"{data} holds no held-out text: raise cleaning.holdout, or give sources a heldout path, and prepare again"
         )
     batches = heldout_batches(tokenizer, texts, options, recipe.seed)
+    if not any(packed.labels.size for packed in batches.values()):
+        raise DataError(f"the held-out text of {data} has no token to mask: hold out more (cleaning.holdout)")
     pairs = {language: pairs for language, pairs in _pairs(options, data).items() if language in batches}
     sentences = choose_sentences(texts, tokenizer, seed=recipe.seed)
     return Exam(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from mmbert.errors import WeightsError
 from mmbert.evaluation.mlm import autocast
 from mmbert.evaluation.results import FilledMask, Guess
 from mmbert.inference.fill_mask import best_tokens, unknown_ids
@@ -71,7 +72,10 @@ def fill(
     top: int = 5,
     precision: Precision = "fp32",
 ) -> list[FilledMask]:
-    """The ``top`` guesses for each hidden token, the most probable first; ▁ in a token is a space."""
+    """The ``top`` guesses for each hidden token, the most probable first; ▁ in a token is a space.
+
+    Raises WeightsError where a probability is not finite.
+    """
     if not sentences:
         return []
     hidden = [[*s.ids[: s.position], tokenizer.mask_id, *s.ids[s.position + 1 :]] for s in sentences]
@@ -87,6 +91,8 @@ def fill(
             probabilities, tokens = best_tokens(model, asked, top, unknown_ids(tokenizer, model.config.vocab_size))
     finally:
         model.train(training)
+    if not bool(torch.isfinite(probabilities).all()):
+        raise WeightsError("the model's probabilities for a masked token are NaN: take another checkpoint")
     filled = []
     for sentence, row, chances in zip(sentences, tokens.tolist(), probabilities.tolist(), strict=True):
         before, after = _around(tokenizer, sentence)

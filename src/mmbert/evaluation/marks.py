@@ -7,10 +7,11 @@ words and spans (``tag``), a text (``answer``), a place among the choices (``cho
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mmbert.errors import DataError
+from mmbert.errors import DataError, UndefinedMetric
 from mmbert.evaluation.predict import texts_of
 from mmbert.evaluation.sources import Row
 from mmbert.evaluation.task import Task
@@ -22,12 +23,30 @@ from mmbert.scoring.ranking import bitext_accuracy
 
 Scores = dict[str, float]
 
+Metrics = dict[str, Callable[[], float]]
+
 
 def score(task: Task, language: str, predictions: Sequence[Any], rows: Sequence[Row]) -> Scores:
-    """All metrics of the task's kind. Raises DataError for a row without what is compared."""
+    """The metrics of the task's kind that have a value on these rows.
+
+    Raises DataError for a row without what is compared, and where the task's own metric has no value.
+    """
     if not rows:
         raise DataError(f"{task.name}: {language} has no row to score")
-    return _SCORES[task.kind](task, language, predictions, rows)
+    metrics = _METRICS[task.kind](task, language, predictions, rows)
+    where = f"{task.name}: {language}"
+    if task.metric not in metrics:
+        raise DataError(f"{where}: {task.metric} is none of {', '.join(metrics)}: set tasks.{task.name}.metric")
+    try:
+        found = {task.metric: metrics[task.metric](), **classes.defined(metrics)}
+    except UndefinedMetric as error:
+        raise UndefinedMetric(f"{where}: {error}: leave it out of tasks.{task.name}.languages") from error
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+    wrong = next((name for name, value in found.items() if not math.isfinite(value)), None)
+    if wrong is not None:
+        raise DataError(f"{where}: {wrong} is {found[wrong]}, which is no result: nothing was written")
+    return found
 
 
 def check(task: Task, rows: Sequence[Row]) -> None:
@@ -47,52 +66,55 @@ def check(task: Task, rows: Sequence[Row]) -> None:
             choice_number(row, first)
 
 
-def _classify(task: Task, language: str, predictions: Sequence[Any], rows: Sequence[Row]) -> Scores:
+def _classify(task: Task, language: str, predictions: Sequence[Any], rows: Sequence[Row]) -> Metrics:
     problem = task.protocol.options.get("problem", "single_label")
     if problem == "regression":
         gold = [_number(row) for row in rows]
-        return {"pearson": classes.pearson(predictions, gold), "spearman": classes.spearman(predictions, gold)}
+        return {
+            "pearson": lambda: classes.pearson(predictions, gold),
+            "spearman": lambda: classes.spearman(predictions, gold),
+        }
     if problem == "multi_label":
         several = [[as_label(label) for label in row["label"]] for row in rows]
         return {
-            "micro_f1": classes.multilabel_f1(predictions, several),
-            "macro_f1": classes.multilabel_f1(predictions, several, "macro"),
+            "micro_f1": lambda: classes.multilabel_f1(predictions, several),
+            "macro_f1": lambda: classes.multilabel_f1(predictions, several, "macro"),
         }
-    gold_labels = [as_label(row["label"]) for row in rows]
-    found = {
-        "accuracy": classes.accuracy(predictions, gold_labels),
-        "macro_f1": classes.macro_f1(predictions, gold_labels),
-        "weighted_f1": classes.weighted_f1(predictions, gold_labels),
-        "matthews": classes.matthews(predictions, gold_labels),
+    labels = [as_label(row["label"]) for row in rows]
+    metrics: Metrics = {
+        "accuracy": lambda: classes.accuracy(predictions, labels),
+        "macro_f1": lambda: classes.macro_f1(predictions, labels),
+        "weighted_f1": lambda: classes.weighted_f1(predictions, labels),
+        "matthews": lambda: classes.matthews(predictions, labels),
     }
     if task.positive is not None:
-        if task.positive not in {*gold_labels, *predictions}:
-            there = ", ".join(sorted(set(gold_labels)))
+        if task.positive not in {*labels, *predictions}:
+            there = ", ".join(sorted(set(labels)))
             raise DataError(f"{task.name}: {language} has no label {task.positive!r} (there are {there}): set positive")
-        found["binary_f1"] = classes.binary_f1(predictions, gold_labels, task.positive)
-    return found
+        metrics["binary_f1"] = lambda: classes.binary_f1(predictions, labels, task.positive)
+    return metrics
 
 
-def _tag(task: Task, language: str, predictions: Sequence[Any], rows: Sequence[Row]) -> Scores:
+def _tag(task: Task, language: str, predictions: Sequence[Any], rows: Sequence[Row]) -> Metrics:
     gold = [[as_label(tag) for tag in row["tags"]] for row in rows]
     labels = [tagged.labels for tagged in predictions]
     join = str(task.protocol.options.get("join", "auto"))
     spans = [spans_of(tags, place_words(row, join)[1]) for tags, row in zip(gold, rows, strict=True)]
     return {
-        "entity_f1": entities.entity_f1(labels, gold),
-        "span_f1": entities.span_f1([tagged.spans for tagged in predictions], spans),
-        "token_accuracy": entities.token_accuracy(labels, gold),
+        "entity_f1": lambda: entities.entity_f1(labels, gold),
+        "span_f1": lambda: entities.span_f1([tagged.spans for tagged in predictions], spans),
+        "token_accuracy": lambda: entities.token_accuracy(labels, gold),
     }
 
 
-def _answer(task: Task, language: str, predictions: Sequence[Any], rows: Sequence[Row]) -> Scores:
+def _answer(task: Task, language: str, predictions: Sequence[Any], rows: Sequence[Row]) -> Metrics:
     gold = [_references(row) for row in rows]
     own = score_answers(predictions, gold, normaliser(task.normalisation, language))
-    found = {"f1": own.f1, "exact": own.exact}
+    metrics: Metrics = {"f1": lambda: own.f1, "exact": lambda: own.exact}
     if task.normalisation != "squad":  # papers often score such a set by SQuAD's script all the same
         squad = score_answers(predictions, gold)
-        found |= {"f1_squad": squad.f1, "exact_squad": squad.exact}
-    return found
+        metrics |= {"f1_squad": lambda: squad.f1, "exact_squad": lambda: squad.exact}
+    return metrics
 
 
 def _references(row: Row) -> list[str]:
@@ -102,9 +124,10 @@ def _references(row: Row) -> list[str]:
     return texts
 
 
-def _choose(task: Task, language: str, predictions: Sequence[Any], rows: Sequence[Row]) -> Scores:
+def _choose(task: Task, language: str, predictions: Sequence[Any], rows: Sequence[Row]) -> Metrics:
     first = int(task.protocol.options.get("first_label", 0))
-    return {"accuracy": classes.accuracy(predictions, [choice_number(row, first) for row in rows])}
+    gold = [choice_number(row, first) for row in rows]
+    return {"accuracy": lambda: classes.accuracy(predictions, gold)}
 
 
 def choice_number(row: Row, first: int = 0) -> int:
@@ -120,13 +143,16 @@ def choice_number(row: Row, first: int = 0) -> int:
     return number
 
 
-def _bitext(task: Task, language: str, predictions: Sequence[Any], rows: Sequence[Row]) -> Scores:
+def _bitext(task: Task, language: str, predictions: Sequence[Any], rows: Sequence[Row]) -> Metrics:
     texts, translations = predictions
-    # Vectors of a model that was never tuned share a direction, each language its own: without it more is seen.
-    centred = bitext_accuracy(texts - texts.mean(axis=0), translations - translations.mean(axis=0))
+
+    def centred() -> float:
+        """Vectors of a model that was never tuned share a direction, each language its own: without it more is seen."""
+        return bitext_accuracy(texts - texts.mean(axis=0), translations - translations.mean(axis=0))
+
     return {
-        "accuracy": bitext_accuracy(texts, translations),
-        "accuracy_from_english": bitext_accuracy(translations, texts),
+        "accuracy": lambda: bitext_accuracy(texts, translations),
+        "accuracy_from_english": lambda: bitext_accuracy(translations, texts),
         "accuracy_centred": centred,
     }
 
@@ -138,7 +164,7 @@ def _number(row: Row) -> float:
         raise DataError(f"{row['place']}: label {row['label']!r} is no number: mend or remove the row") from error
 
 
-_SCORES: dict[str, Callable[[Task, str, Sequence[Any], Sequence[Row]], Scores]] = {
+_METRICS: dict[str, Callable[[Task, str, Sequence[Any], Sequence[Row]], Metrics]] = {
     "classify": _classify,
     "tag": _tag,
     "answer": _answer,

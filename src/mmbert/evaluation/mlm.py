@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from mmbert.errors import WeightsError
 from mmbert.evaluation.results import LanguageLoss
 from mmbert.log import progress
 from mmbert.model.heads import MaskedLM
@@ -51,7 +52,7 @@ def evaluate_mlm(
     batch        tokens per forward pass; a single longer sequence goes through alone
 
     Languages without a labelled token, or whose labelled tokens stand for no byte, are left out.
-    The model is put into evaluation mode and back.
+    The model is put into evaluation mode and back. Raises WeightsError for a loss that is not finite.
     """
     names = list(batches)
     nats = np.zeros(len(names))
@@ -75,6 +76,12 @@ def evaluate_mlm(
                 bar.update(joined.packed.tokens)
     finally:
         model.train(training)
+    wrong = np.flatnonzero(~np.isfinite(nats))
+    if wrong.size:
+        raise WeightsError(
+            f"the model's loss in {names[wrong[0]]} is {nats[wrong[0]]}: its weights overflow on this text; take an "
+            "earlier checkpoint, or fp32"
+        )
     return {
         name: LanguageLoss.of(
             nats=float(nats[i]), tokens=int(tokens[i]), num_bytes=int(num_bytes[i]), hits=float(hits[i])

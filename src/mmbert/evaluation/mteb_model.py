@@ -7,6 +7,7 @@ mteb (the field's yardstick for embeddings) loads, embeds and scores; this file 
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
@@ -109,8 +110,10 @@ def _run(model: MtebModel, task: Any, name: str) -> float:
     except (OSError, ConnectionError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise DataError(f"mteb cannot load {name}: {reason} (check the network; results so far are kept)") from error
-    score = result.task_results[0].get_score()
-    return float(score)
+    score = float(result.task_results[0].get_score())
+    if not math.isfinite(score):
+        raise DataError(f"mteb gives {score} for {name}, which is no score: results so far are kept")
+    return score
 
 
 @contextmanager

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from mmbert.errors import MissingExtra, WeightsError
+from mmbert.errors import DataError, MissingExtra, WeightsError
 from mmbert.evaluation.contestant import Model
 from mmbert.evaluation.sources import FIELDS, TaskSource
 from mmbert.evaluation.task import Task
 from mmbert.evaluation.task_results import TaskScore
 from mmbert.io.find import packed, walk
+
+log = logging.getLogger(__name__)
 
 KINDS = ("mteb", "loss", "efficiency")
 
@@ -106,6 +109,11 @@ def _loss(task: Task, source: TaskSource, model: Model, known: dict[str, TaskSco
         texts[language] = [str(row["text"]) for row in read_examples(spec, "test", FIELDS["loss"]).rows]
     batches = heldout_batches(loaded.tokenizer, texts, options, seed=0)
     losses = evaluate_mlm(loaded.head, batches, loaded.tokenizer.token_bytes(), batch=options.batch)
+    without = [language for language in missing if language not in losses]
+    if without and not losses and not known:
+        raise DataError(f"{task.name}: the text of {', '.join(without[:5])} has no token to mask: give longer text")
+    if without:
+        log.warning("%s: left out, no token to mask in the text of %s", task.name, ", ".join(without))
     for language, loss in losses.items():
         scores = {"bits_per_byte": loss.bits_per_byte, "accuracy": loss.accuracy}
         keep(language, TaskScore(rows=loss.tokens, scores=scores))

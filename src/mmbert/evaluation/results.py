@@ -28,9 +28,9 @@ MERGED = "merged"
 
 
 class Result(BaseModel):
-    """A part of a result: frozen, and an unknown key is an error."""
+    """A part of a result: frozen; an unknown key is an error, and so is NaN."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class LanguageLoss(Result):

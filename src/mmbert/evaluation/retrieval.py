@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mmbert.errors import DataError
+from mmbert.errors import DataError, WeightsError
 from mmbert.evaluation.mlm import autocast
 from mmbert.evaluation.results import LanguageRetrieval
 from mmbert.io.faults import MEND, no_text
@@ -113,6 +113,7 @@ def embed(
     """Mean of the last hidden states over a text's tokens (<bos> and <eos> included, as in sentence-transformers).
 
     Returns (texts, hidden) float32 of unit length, in the order given. Longer texts are cut to ``context`` tokens.
+    Raises WeightsError naming a text whose vector is not finite.
     """
     device = next(model.parameters()).device
     ids = [_with_ends(tokens, tokenizer, context) for tokens in tokenizer.encode_batch(list(texts))]
@@ -129,6 +130,10 @@ def embed(
                 bar.update(len(rows))
     finally:
         model.train(training)
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        text = texts[int(finite.argmin())]
+        raise WeightsError(f"the model's vector of {text[:60]!r} holds NaN or infinite values: take another checkpoint")
     return unit(vectors)
 
 

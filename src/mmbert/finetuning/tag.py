@@ -154,6 +154,8 @@ class Scores:
             return {"f1": entity_f1(said, gold), **found}
         words = [[sentence.words[at] for at in places] for sentence, places in zip(sentences, kept, strict=True)]
         counts = _on_characters(words, said, gold)
+        if not counts.gold:  # without an entity they have no value
+            return found
         return {"f1": counts.f1, "precision": counts.precision, "recall": counts.recall, **found}
 
     def _follow(self, tag: str, word: str) -> str:

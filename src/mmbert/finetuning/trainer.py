@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from mmbert.errors import ConfigError
+from mmbert.errors import ConfigError, UndefinedMetric
 from mmbert.files import atomic_folder, environment, write_text
 from mmbert.finetuning.card import tuned_card
 from mmbert.finetuning.collate import Feature, collate
@@ -118,7 +118,7 @@ def fit(
         train_dataset=data["train"],
         eval_dataset=data.get("dev"),
         data_collator=collate,
-        compute_metrics=lambda found: score(judging["role"], found.predictions),
+        compute_metrics=lambda found: _measure(score, judging["role"], found.predictions, metric),
         callbacks=[*_callbacks(recipe, folder, judged="dev" in data), *callbacks],
         order=LanguageSampler(languages, recipe.sampling, wanted.seed, wanted.epochs),
         wanted=wanted,
@@ -219,6 +219,17 @@ def last_checkpoint(folder: Path) -> str | None:
         if main_process():
             shutil.rmtree(newest)
     return None
+
+
+def _measure(score: Score, role: str, predictions: Any, metric: str) -> dict[str, float]:
+    """The metrics of a split. Raises UndefinedMetric where the one that decides has no value on dev."""
+    found = score(role, predictions)
+    if role == "dev" and metric not in found:
+        raise UndefinedMetric(
+            f"{metric}, which decides, has no value on data.dev: its gold labels are all alike, or there are none; "
+            f"give other examples, or set training.metric to one of {', '.join(found)}"
+        )
+    return found
 
 
 def _best(

@@ -1,17 +1,32 @@
 """Scores of labels and of numbers, by scikit-learn and SciPy: what GLUE, XTREME, SIB-200 and AfriSenti report.
 
-All are fractions, not per cent.
+All are fractions, not per cent. Where the gold labels leave a metric without a value for every model (one class only,
+no positive label, equal numbers), :class:`UndefinedMetric` says so instead of 0 or 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from mmbert.errors import DataError, MissingExtra
+from mmbert.errors import DataError, MissingExtra, UndefinedMetric
+
+
+def defined(metrics: Mapping[str, Callable[[], float]]) -> dict[str, float]:
+    """Return the values of the metrics that have one on these examples. Raises UndefinedMetric if none has."""
+    found: dict[str, float] = {}
+    undefined = None
+    for name, compute in metrics.items():
+        try:
+            found[name] = compute()
+        except UndefinedMetric as error:
+            undefined = undefined or error
+    if undefined is not None and not found:
+        raise undefined
+    return found
 
 
 def accuracy(predicted: Sequence[Any], gold: Sequence[Any]) -> float:
@@ -31,34 +46,49 @@ def weighted_f1(predicted: Sequence[Any], gold: Sequence[Any]) -> float:
 
 
 def binary_f1(predicted: Sequence[Any], gold: Sequence[Any], positive: Any) -> float:
-    """F1 of the label ``positive`` (GLUE's MRPC and QQP, Wang et al. 1804.07461); 0 where it never occurs."""
+    """F1 of the label ``positive`` (GLUE's MRPC and QQP, Wang et al. 1804.07461).
+
+    Raises UndefinedMetric if no gold label is ``positive``.
+    """
+    check_lengths(predicted, gold)
+    if positive not in gold:
+        raise UndefinedMetric(f"F1 has no value: none of the {len(gold)} examples has the label {positive!r}")
     return _f1([one == positive for one in predicted], [one == positive for one in gold], average="binary")
 
 
 def matthews(predicted: Sequence[Any], gold: Sequence[Any]) -> float:
-    """Matthews' correlation (GLUE's CoLA): 0 for a model that always says the same."""
+    """Matthews' correlation (GLUE's CoLA): 0 for a model that always says the same.
+
+    Raises UndefinedMetric if all gold labels are the same.
+    """
     check_lengths(predicted, gold)
+    _varied(gold, "Matthews' correlation", "label")
     return float(_metrics().matthews_corrcoef(list(gold), list(predicted)))
 
 
 def multilabel_f1(predicted: Sequence[Sequence[Any]], gold: Sequence[Sequence[Any]], average: str = "micro") -> float:
-    """F1 where a text has any number of labels. average: micro (every label of every text counts the same) or macro."""
+    """F1 where a text has any number of labels. average: micro (every label of every text counts the same) or macro.
+
+    Raises UndefinedMetric if no text has a gold label.
+    """
     check_lengths(predicted, gold)
     names = sorted({label for labels in (*predicted, *gold) for label in labels}, key=str)
-    if not names:
-        return 1.0  # no label was wanted and none was given
+    if not any(len(labels) for labels in gold):
+        raise UndefinedMetric(f"F1 has no value: none of the {len(gold)} examples has a label")
     marks = [[[label in labels for label in names] for labels in side] for side in (gold, predicted)]
-    wanted, given = (np.asarray(side, np.int64) for side in marks)
-    return float(_metrics().f1_score(wanted, given, average=average, zero_division=0.0))
+    wanted, given = (np.asarray(side, bool) for side in marks)
+    axis = None if average == "micro" else 0  # scikit-learn reads a single column as two classes
+    right, marked = (wanted & given).sum(axis=axis), wanted.sum(axis=axis) + given.sum(axis=axis)
+    return float(np.mean(2 * right / marked))
 
 
 def pearson(predicted: Sequence[float], gold: Sequence[float]) -> float:
-    """Pearson's correlation; 0 where either side is constant, which has none."""
+    """Pearson's correlation; 0 for a model that always says the same. Raises UndefinedMetric if gold is constant."""
     return _correlation("pearsonr", predicted, gold)
 
 
 def spearman(predicted: Sequence[float], gold: Sequence[float]) -> float:
-    """Spearman's correlation of ranks (GLUE's STS-B, MTEB's STS); 0 where either side is constant."""
+    """Spearman's correlation of ranks (GLUE's STS-B, MTEB's STS), with the same ends as ``pearson``."""
     return _correlation("spearmanr", predicted, gold)
 
 
@@ -70,6 +100,11 @@ def check_lengths(predicted: Sequence[Any], gold: Sequence[Any]) -> None:
         raise DataError("there is nothing to score: the split is empty")
 
 
+def _varied(gold: Sequence[Any], metric: str, what: str) -> None:
+    if all(one == gold[0] for one in gold):
+        raise UndefinedMetric(f"{metric} has no value: all {len(gold)} examples have the {what} {gold[0]!r}")
+
+
 def _f1(predicted: Sequence[Any], gold: Sequence[Any], average: str) -> float:
     check_lengths(predicted, gold)
     return float(_metrics().f1_score(list(gold), list(predicted), average=average, zero_division=0.0))
@@ -78,7 +113,12 @@ def _f1(predicted: Sequence[Any], gold: Sequence[Any], average: str) -> float:
 def _correlation(name: str, predicted: Sequence[float], gold: Sequence[float]) -> float:
     check_lengths(predicted, gold)
     given, wanted = np.asarray(predicted, np.float64), np.asarray(gold, np.float64)
-    if len(wanted) < 2 or np.ptp(given) == 0 or np.ptp(wanted) == 0:
+    for values, side in ((given, "prediction"), (wanted, "gold value")):
+        if not np.isfinite(values).all():
+            wrong = int(np.flatnonzero(~np.isfinite(values))[0])
+            raise DataError(f"{side} {wrong} is {values[wrong]}: a correlation needs finite numbers")
+    _varied(gold, "a correlation", "value")
+    if np.ptp(given) == 0:
         return 0.0
     return float(getattr(_library("scipy.stats"), name)(given, wanted).statistic)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from mmbert.errors import DataError
+from mmbert.errors import DataError, UndefinedMetric
 
 Chunk = tuple[str, int, int]
 """Type, first word, last word."""
@@ -91,8 +91,8 @@ def count_entities(predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[s
 
 
 def entity_f1(predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[str]]) -> float:
-    """seqeval's ``f1_score``; 0 where nothing is right."""
-    return count_entities(predicted, gold).f1
+    """seqeval's ``f1_score``; 0 where nothing is right. Raises UndefinedMetric if there is no gold entity."""
+    return _f1(count_entities(predicted, gold), len(gold))
 
 
 def token_accuracy(predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[str]]) -> float:
@@ -100,7 +100,7 @@ def token_accuracy(predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[s
     count_entities(predicted, gold)  # the same checks
     pairs = [pair for both in zip(predicted, gold, strict=True) for pair in zip(*both, strict=True)]
     if not pairs:
-        raise DataError("there is nothing to score: no sentence has a word")
+        raise UndefinedMetric("there is nothing to score: no sentence has a word")
     return sum(given == wanted for given, wanted in pairs) / len(pairs)
 
 
@@ -110,10 +110,16 @@ def count_spans(predicted: Iterable[Collection[Span]], gold: Iterable[Collection
 
 
 def span_f1(predicted: Sequence[Collection[Span]], gold: Sequence[Collection[Span]]) -> float:
-    """F1 of entities on characters of the raw text."""
+    """F1 of entities on characters of the raw text. Raises UndefinedMetric if there is no gold entity."""
     if len(predicted) != len(gold):
         raise DataError(f"{len(predicted)} predictions for {len(gold)} texts: give one for each")
-    return count_spans(predicted, gold).f1
+    return _f1(count_spans(predicted, gold), len(gold))
+
+
+def _f1(counts: Counts, texts: int) -> float:
+    if not counts.gold:
+        raise UndefinedMetric(f"F1 of entities has no value: none of the {texts} texts has one")
+    return counts.f1
 
 
 def _count(predicted: Iterable[Collection[object]], gold: Iterable[Collection[object]]) -> Counts:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from mmbert.errors import ConfigError, DataError, MissingExtra
+from mmbert.errors import ConfigError, DataError, MissingExtra, UndefinedMetric
 
 _ROWS = 1024
 """Vectors compared at once."""
@@ -25,10 +26,14 @@ def score_ranking(
     judged    query -> document -> grade; 0 is not relevant
     measures  ir-measures' names: nDCG@10, RR@10 (mean reciprocal rank), R@100 (recall), AP, P@5
 
-    Raises ConfigError for an unknown measure, DataError if no query is judged.
+    Raises ConfigError for an unknown measure, UndefinedMetric if no query has a relevant document.
     """
-    if not judged:
-        raise DataError("there is nothing to score: no query is judged")
+    if not any(grade > 0 for grades in judged.values() for grade in grades.values()):
+        raise UndefinedMetric(f"there is nothing to score: none of {len(judged)} queries has a relevant document")
+    for query, scores in run.items():
+        wrong = next((document for document, score in scores.items() if not math.isfinite(score)), None)
+        if wrong is not None:
+            raise DataError(f"query {query!r}, document {wrong!r}: the score is {scores[wrong]}: no ranking")
     library = _library()
     try:
         parsed = [library.parse_measure(name) for name in measures]
@@ -44,12 +49,16 @@ def bitext_accuracy(vectors: np.ndarray, others: np.ndarray) -> float:
     """Part of the rows of ``vectors`` (n, d) whose nearest row of ``others`` (n, d), by cosine, has their number.
 
     XTREME's Tatoeba (Hu et al. 2003.11080): sentences of a language are looked up among the English ones. Of rows that
-    are equally near the first counts.
+    are equally near the first counts. Raises UndefinedMetric for fewer than two rows, DataError for NaN in a vector.
     """
     if len(vectors) != len(others):
         raise DataError(f"{len(vectors)} sentences for {len(others)} translations: give one for each")
-    if not len(vectors):
-        raise DataError("there is nothing to score: the split is empty")
+    if len(vectors) < 2:
+        raise UndefinedMetric(f"there is nothing to score: {len(vectors)} sentences, and one finds its own translation")
+    for side in (vectors, others):
+        finite = np.isfinite(side).all(axis=1)
+        if not finite.all():
+            raise DataError(f"the vector of sentence {int(finite.argmin())} holds NaN or infinite values")
     queries, keys = _unit(vectors), _unit(others)
     hits = 0
     for start in range(0, len(queries), _ROWS):
