@@ -223,6 +223,7 @@ def test_languages_are_chosen_by_code_script_and_size(caplog: pytest.LogCaptureF
         "quz_Latn",
     }
     assert choose_languages(2, totals) == {"deu_Latn", "fra_Latn", "code"}
+    assert choose_languages(1, totals) == {max(set(totals) - {"code"}, key=lambda code: totals[code]), "code"}
     with caplog.at_level(logging.WARNING, logger="mmbert"):
         assert choose_languages(("fra", "xho", "srp_Arab"), totals) == {"fra_Latn"}
     assert "2 of the phase's languages have no text: xho, srp_Arab" in caplog.text
@@ -234,6 +235,8 @@ def test_faults_in_the_choice_are_named() -> None:
         mixture(phase(languages=["frrra"]), sizes)
     with pytest.raises(ConfigError, match="at least one"):
         mixture(phase(languages=0), sizes)
+    (alone,) = mixture(phase(languages=1), {("a", "deu_Latn"): 9, ("a", "fra_Latn"): 8}).streams
+    assert (alone.language, alone.share) == ("deu_Latn", 1)
     with pytest.raises(DataError, match="no text for any language"):
         mixture(phase(languages=["xho"]), sizes)
     with pytest.raises(DataError, match="no text for any language"):

@@ -118,7 +118,10 @@ def test_counts_stand_in_for_shards(recipe: Path, tmp_path: Path) -> None:
     [
         ("phases.pretrain.data.mixture.crawl.counts.file=other.tsv", "no such table of counts"),
         ("phases.pretrain.data.mixture.crawl.counts.column=x", "has no columns language and x; it has language, drawn"),
-        ("phases.pretrain.data.mixture.crawl.counts=null", "mixture.crawl: sizes are not known; give counts"),
+        (
+            "phases.pretrain.data.mixture.crawl.counts=null",
+            "mixture.crawl: sizes are not known: run `mmbert",
+        ),
     ],
 )
 def test_faults_of_counts_are_named(recipe: Path, tmp_path: Path, fault: str, message: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from mmbert.cli.main import app
+from mmbert.data.prepare import prepare_data, prepare_text
 from mmbert.errors import ConfigError
 from mmbert.planning.hardware import Machine
 from mmbert.planning.plan import DryRun, dry_run
@@ -95,3 +97,40 @@ def test_the_page_has_the_figures_of_512(name: str) -> None:
             f"{each.days:.2f}", *(f"{1000 * t:.0f}" for t in (step.device, step.launches, step.loader)),
         ]  # fmt: skip
     assert page[f"{short}, all phases"][3] == f"{made.days:.2f}"
+
+
+def test_sizes_of_prepared_data_are_read(tmp_path: Path) -> None:
+    """``recipes/adapt.yaml`` has no counts: the shards have them, and before there are any the text."""
+    for source, codes in (("new", ["fao_Latn"]), ("keep", ["deu_Latn", "fra_Latn"])):
+        for number, code in enumerate(codes, 1):
+            rows = [
+                json.dumps({"text": f"{code} says the words of text {place} again."}) for place in range(60 * number)
+            ]
+            (tmp_path / source).mkdir(exist_ok=True)
+            (tmp_path / source / f"{code}.jsonl").write_text("\n".join(rows) + "\n")
+    changes = [
+        "start=null", *(f"sources.{name}.path={tmp_path / name}" for name in ("new", "keep")), "merge=null",
+        "tokenizer={vocab_size: 512, sample_characters: 10k}", "cleaning={holdout: 0, max_repetition: 1}",
+        "model={hidden_size: 32, intermediate_size: 32, num_layers: 2, num_heads: 2}",
+        "phases.teach.data.max_epochs=null", "evaluation.kept=[]",
+    ]  # fmt: skip
+    command = ["pretrain", str(RECIPES / "adapt.yaml"), "--dry-run", *changes, "--data", str(tmp_path / "data")]
+
+    def mixture() -> str:
+        done = CliRunner().invoke(app, command, catch_exceptions=False)
+        assert done.exit_code == 0
+        return " ".join(done.stdout[done.stdout.index("teach: ") :].split())
+
+    assert "sizes are not known: run `mmbert data prepare`" in mixture()
+    recipe = Recipe.load(RECIPES / "adapt.yaml", changes)
+    prepare_text(recipe, tmp_path / "data")
+    said = mixture()
+    assert "keep 50 % 5M -" in said
+    assert "deu_Latn" in said
+    assert f"shares are of the characters in {tmp_path / 'data'}" in said
+    manifest, _ = prepare_data(recipe, tmp_path / "data")
+    said = mixture()
+    tokens = manifest.sizes()["new", "fao_Latn"]
+    assert f"new 50 % 5M {5e6 / tokens:.2f}" in said, "half of 10M tokens"
+    assert f"fao_Latn 50 % 5M {5e6 / tokens:.2f}" in said
+    assert "sizes and epochs are of the shards in" in said

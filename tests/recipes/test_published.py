@@ -230,7 +230,7 @@ def test_a_recipe_without_counts_is_planned_without_a_mixture() -> None:
     made = dry_run(Recipe.load(RECIPES / "mmbert-base.yaml", overrides), folder=RECIPES)
     assert made.config.vocab_size == 4096
     assert made.phases[1].mixture is None
-    assert "prepare data" in made.phases[1].note
+    assert "data prepare" in made.phases[1].note
     with pytest.raises(ConfigError, match=r"set model\.vocab_size"):
         dry_run(Recipe.load(RECIPES / "mmbert-base.yaml", ["model.vocab_size=null"]), folder=RECIPES)
 

@@ -78,6 +78,21 @@ def test_equals_the_formula_and_clips() -> None:
     assert clipped >= 4 * len(SHAPES)  # or the test would not see the clipping
 
 
+def test_the_second_moment_has_the_floor_of_eps_squared() -> None:
+    """Where gradients were 0 for long, v lags far behind g²: below ε² it is ε² that the step is clipped by."""
+    eps, gradient, start = 1e-2, 2e-2, torch.ones(3)
+    parameter = nn.Parameter(start.clone())
+    optimizer = StableAdamW([parameter], lr=0.1, betas=(0.9, 0.95), eps=eps)
+    optimizer.set_step(1000)  # the debiased factors are the betas themselves
+    parameter.grad = torch.full((3,), gradient)
+    optimizer.step()
+    v = 0.05 * gradient**2
+    assert v < eps**2 < gradient**2
+    clipped = 0.1 / (gradient**2 / eps**2) ** 0.5
+    step = clipped * 0.1 * gradient / (v**0.5 + eps)
+    torch.testing.assert_close(parameter.detach(), start - step, rtol=1e-6, atol=0)
+
+
 def test_only_matrices_decay() -> None:
     model = nn.Sequential(nn.Embedding(5, 4), nn.LayerNorm(4), nn.Linear(4, 3))
     decayed, free = parameter_groups(model, 0.1)

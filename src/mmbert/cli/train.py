@@ -57,6 +57,8 @@ def pretrain(
     from mmbert.recipe import Recipe
 
     wanted = Recipe.load(recipe, overrides or [])
+    folder = out or Path("runs") / wanted.name
+    prepared = data or (Path(wanted.shards) if wanted.shards else folder / "data")
     if dry_run:
         from mmbert.planning.hardware import Machine
         from mmbert.planning.plan import dry_run as plan
@@ -64,18 +66,16 @@ def pretrain(
 
         bytes_a_second = None if network is None else network * 1e9
         machine = Machine.named(device, devices, nodes, reach=reach or (), network=bytes_a_second)
-        print_plan(plan(wanted, folder=recipe.parent, machine=machine, length=length))
+        print_plan(plan(wanted, folder=recipe.parent, data=prepared, machine=machine, length=length))
         return
     from mmbert.training.distributed import is_main
     from mmbert.training.pretrain import pretrain as train
 
-    folder = out or Path("runs") / wanted.name
-    shards = data or (Path(wanted.shards) if wanted.shards else folder / "data")
     if replay:
         from mmbert.training.replay import replay as repeat
 
-        typer.echo(repeat(wanted, folder, shards, phases=phase).to_text())
+        typer.echo(repeat(wanted, folder, prepared, phases=phase).to_text())
         return
-    for name, model in train(wanted, folder, shards, phases=phase or None).items():
+    for name, model in train(wanted, folder, prepared, phases=phase or None).items():
         if is_main():
             typer.echo(f"{name}\t{model}")

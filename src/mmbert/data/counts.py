@@ -29,7 +29,7 @@ def counts_sizes(phase: Phase, sources: Mapping[str, Source], folder: Path) -> K
     Raises ConfigError if a source has neither, or its table cannot be read.
     """
     if phase.data.mixture is None:
-        raise ConfigError("sizes are not known: the phase has no data.mixture with counts; prepare data first")
+        raise ConfigError("sizes are not known: run `mmbert data prepare` first, or give data.mixture counts")
     sizes: dict[tuple[str, str], float] = {}
     relative = set()
     for name, budget in phase.data.mixture.items():
@@ -46,7 +46,7 @@ def counts_sizes(phase: Phase, sources: Mapping[str, Source], folder: Path) -> K
             sizes[name, language] = max(budget.tokens, 1)
             relative.add(name)
         else:
-            raise ConfigError(f"data.mixture.{name}: sizes are not known; give counts, or prepare data first")
+            raise ConfigError(f"data.mixture.{name}: sizes are not known: run `mmbert data prepare`, or give counts")
     return KnownSizes(sizes, frozenset(relative))
 
 

@@ -38,6 +38,7 @@ from mmbert.data.store import (
     read_texts,
     report_path,
     text_folder,
+    text_sizes,
 )
 from mmbert.data.tasks import Task, Work, plan_work, text_options
 from mmbert.data.tokenize import check_shards_tokenizer, prepare_shards
@@ -130,16 +131,6 @@ def heldout_texts(folder: Path) -> dict[str, list[str]]:
     for _, language, text in iterate_text(folder, heldout=True):
         texts.setdefault(language, []).append(text)
     return dict(sorted(texts.items()))
-
-
-def text_sizes(folder: Path) -> dict[tuple[str, str], int]:
-    """(source, language) -> characters to train on."""
-    return {
-        (name, language): counts.characters
-        for name, source in Report.load(folder).sources.items()
-        for language, counts in source.languages.items()
-        if counts.documents
-    }
 
 
 def _check_sources(recipe: Recipe) -> None:

@@ -97,6 +97,16 @@ class Report(BaseModel):
             raise DataError(f"{path} is damaged: delete it and run `mmbert data prepare` again") from error
 
 
+def text_sizes(folder: Path) -> dict[tuple[str, str], int]:
+    """(source, language) -> characters to train on."""
+    return {
+        (name, language): counts.characters
+        for name, source in Report.load(folder).sources.items()
+        for language, counts in source.languages.items()
+        if counts.documents
+    }
+
+
 def report_path(folder: Path) -> Path:
     """Where the counts of a data folder stand."""
     return folder / "text" / "report.json"

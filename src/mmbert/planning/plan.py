@@ -1,7 +1,8 @@
-"""What a recipe will cost and draw, before any data or device is there.
+"""What a recipe will cost and draw, before any device is there.
 
-Everything is arithmetic on the recipe (no torch, no files but the recipe's tables and the start's config): parameters,
-optimiser steps, memory of a device, time, and the share of every language where the sizes of the sources are known.
+Everything is arithmetic on the recipe (no torch, no files but the recipe's tables, the start's config and the counts of
+data that are prepared): parameters, optimiser steps, memory of a device, time, and the share of every language where
+the sizes of the sources are known.
 """
 
 from __future__ import annotations
@@ -149,11 +150,17 @@ class DryRun:
 
 
 def dry_run(
-    recipe: Recipe, *, folder: Path = Path(), machine: Machine | None = None, length: float | None = None
+    recipe: Recipe,
+    *,
+    folder: Path = Path(),
+    data: Path | None = None,
+    machine: Machine | None = None,
+    length: float | None = None,
 ) -> DryRun:
     """Plan a recipe.
 
     folder   the recipe's, to which its tables of counts are relative
+    data     folder of prepared data, whose sizes are read if they are there; None: tables of counts only
     machine  None: 8 x H100
     length   of documents, in tokens (sum of squares over sum, where they vary); None: they fill the context
     Raises ConfigError if the size of the vocabulary is not known without a tokenizer.
@@ -164,15 +171,21 @@ def dry_run(
     recipe = resolve(recipe)
     context = max(phase.context for phase in recipe.phases.values())
     config = model_config(recipe, context)
-    phases = tuple(_plan_phase(recipe, name, config, folder, machine, length) for name in recipe.order())
+    phases = tuple(_plan_phase(recipe, name, config, folder, data, machine, length) for name in recipe.order())
     return DryRun(recipe, config, parameters(config), machine, length, phases)
 
 
 def _plan_phase(
-    recipe: Recipe, name: str, config: ModelConfig, folder: Path, machine: Machine, length: float | None
+    recipe: Recipe,
+    name: str,
+    config: ModelConfig,
+    folder: Path,
+    data: Path | None,
+    machine: Machine,
+    length: float | None,
 ) -> PhasePlan:
     phase, runtime = recipe.phases[name], recipe.runtime
-    drawn, sources, languages, note = draw(recipe, phase, folder)
+    drawn, sources, languages, note = draw(recipe, phase, folder, data)
     return PhasePlan(
         name=name,
         phase=phase,
