@@ -48,7 +48,7 @@ class Desk:
         def prepare() -> list[Rows[Any]]:
             return [Rows([np.array(row, np.uint32)], None) for row in rows]
 
-        return Task(len(rows), 0, prepare, self.compute, lambda found: [text.results[0] for text in found])
+        return Task(rows, 0, prepare, self.compute, lambda found: [text.results[0] for text in found])
 
     def compute(self, packed: Packed, places: Sequence[Place]) -> list[int]:
         self.busy.set()
@@ -196,9 +196,9 @@ def test_what_cannot_be_read_or_finished_reaches_its_caller(desk: Desk) -> None:
 
     engine = desk.engine()
     with pytest.raises(Failed, match="could not be read: KeyError"):
-        engine.submit(Task(1, 1, broken, desk.compute, list)).result(10)
+        engine.submit(Task(["a"], 1, broken, desk.compute, list)).result(10)
     with pytest.raises(Failed, match="answer could not be made"):
-        engine.submit(Task(1, 1, desk.task([1]).prepare, desk.compute, broken)).result(10)
+        engine.submit(Task(["a"], 1, desk.task([1]).prepare, desk.compute, broken)).result(10)
     until(lambda: not engine.outstanding)
 
 

@@ -24,7 +24,7 @@ def other(packed: Any, places: Sequence[Place]) -> list[Any]:
 
 def job(*lengths: int, how: Any = compute) -> Job:
     rows = [Rows([np.zeros(length, np.uint32)], None) for length in lengths]
-    made = Job(Task(len(rows), 0, list, how, list))
+    made = Job(Task(rows, 0, list, how, list))
     made.waiting.extend((text, 0) for text in rows)
     return made
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import socket
 import threading
 import time
@@ -14,11 +15,14 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from serving_models import serving
 
 from mmbert.serving.abilities.embedding import Embedding
 from mmbert.serving.server import Server
 from mmbert.serving.service import Options
+from mmbert.tokenizer.tokenizer import Tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +53,54 @@ def alive(client: httpx.Client) -> Iterator[None]:
         ("/rerank", b'{"query": " ", "texts": ["a"]}', 422, "Validation", "query is empty"),
         ("/rerank", b'{"query": "a", "texts": []}', 400, "Empty", "no text"),
         ("/rerank", b'{"query": "a", "texts": ["b"], "model": "classes"}', 424, "Backend", "/predict"),
-        ("/predict", b'{"inputs": [["a", "b", "c"]]}', 422, "Validation", "at most 2"),
+        ("/predict", b'{"inputs": [["a", "b", "c"]]}', 422, "Validation", "inputs.0: List should have at most 2"),
+        ("/predict", b'{"inputs": ["a", "b", "c"]}', 422, "Validation", "inputs: 3 strings: expected a text, a pair"),
+        ("/predict", b'{"inputs": ["a", ["b"]]}', 422, "Validation", "inputs."),
+        ("/predict", b'{"inputs": [["a"], "b"]}', 422, "Validation", "inputs."),
+        ("/predict", b'{"inputs": [["a"], [2]]}', 422, "Validation", "inputs.1.0: Input should be a valid string"),
+        ("/predict", b'{"inputs": [[]]}', 422, "Validation", "inputs.0: List should have at least 1"),
+        ("/predict", b'{"inputs": []}', 400, "Empty", "no text"),
+        ("/embed", b'{"inputs": "a", "dimensions": true}', 422, "Validation", "dimensions: Input should be a valid in"),
+        ("/embed", b'{"inputs": "a", "dimensions": 2.0}', 422, "Validation", "dimensions: Input should be a valid in"),
+        ("/embed", b'{"inputs": "a", "dimensions": "2"}', 422, "Validation", "dimensions: Input should be a valid in"),
+        ("/embed", b'{"inputs": "a", "normalize": "no"}', 422, "Validation", "normalize: Input should be a valid bool"),
+        ("/embed", b'{"inputs": "a", "truncate": 1}', 422, "Validation", "truncate: Input should be a valid boolean"),
+        ("/embed", b'{"inputs": "a", "model": 1}', 422, "Validation", "model: Input should be a valid string"),
+        ("/embed", b'{"inputs": ["a", ["b"]]}', 422, "Validation", "inputs.1: Input should be a valid string"),
+        ("/embed", b'{"inputs": [["a"]]}', 422, "Validation", "inputs.0: Input should be a valid string"),
+        ("/embed", b'{"inputs": ["a", null]}', 422, "Validation", "inputs.1: Input should be a valid string"),
+        ("/embed", b'{"inputs": null}', 422, "Validation", "inputs: Input should be a valid string or a valid arr"),
+        ("/embed", b'{"inputs": {"a": 1}}', 422, "Validation", "inputs: Input should be a valid string or a valid arr"),
+        ("/embed_all", b'{"inputs": ["a", 2.5]}', 422, "Validation", "inputs.1: Input should be a valid string"),
+        ("/rerank", b'{"query": 1, "texts": ["a"]}', 422, "Validation", "query: Input should be a valid string"),
+        ("/rerank", b'{"query": "a", "texts": "b"}', 422, "Validation", "texts: Input should be a valid array"),
+        ("/rerank", b'{"query": "a", "texts": [["b"]]}', 422, "Validation", "texts.0: Input should be a valid string"),
+        ("/rerank", b'{"query": "a", "texts": ["b"], "raw_scores": 0}', 422, "Validation", "raw_scores: Input should"),
+        ("/similarity", b'{"inputs": {"source_sentence": "a", "sentences": ["b", 1]}}', 422, "Validation",
+         "inputs.sentences.1: Input should be a valid string"),
+        ("/similarity", b'{"inputs": {"source_sentence": "a", "sentences": "b"}}', 422, "Validation",
+         "inputs.sentences: Input should be a valid array"),
+        ("/tokenize", b'{"inputs": ["a", ["b"]]}', 422, "Validation", "inputs.1: Input should be a valid string"),
+        ("/tokenize", b'{"inputs": "a", "add_special_tokens": "yes"}', 422, "Validation", "add_special_tokens: Input"),
+        ("/decode", b'{"ids": [true]}', 422, "Validation", "ids.0: Input should be a valid integer"),
+        ("/decode", b'{"ids": ["3"]}', 422, "Validation", "ids.0: Input should be a valid integer"),
+        ("/decode", b'{"ids": [[3], 4]}', 422, "Validation", "ids."),
+        ("/token_classify", b'{"inputs": ["a", 1]}', 422, "Validation", "inputs.1: Input should be a valid string"),
+        ("/fill_mask", b'{"inputs": "<mask>", "top_k": true}', 422, "Validation", "top_k: Input should be a valid int"),
+        ("/fill_mask", b'{"inputs": [["<mask>"]]}', 422, "Validation", "inputs.0: Input should be a valid string"),
+        ("/answer", b'{"inputs": {"question": 1, "context": "a"}}', 422, "Validation", "inputs.question: Input should"),
+        ("/answer", b'{"inputs": [{"question": "a", "context": ["b"]}]}', 422, "Validation", "inputs.0.context: Input"),
+        ("/passages", b'{"inputs": "a", "size": true}', 422, "Validation", "size: Input should be a valid integer"),
+        ("/passages", b'{"inputs": "a", "normalize": 1}', 422, "Validation", "normalize: Input should be a valid bool"),
+        ("/classify", b'{"input": [["a"]]}', 422, "Validation", "input.0: Input should be a valid string"),
+        ("/", b'{"inputs": ["a", ["b"]]}', 422, "Validation", "inputs.1: Input should be a valid string"),
+        ("/", b'{"inputs": "a", "dimensions": true}', 422, "Validation", "dimensions: Input should be a valid in"),
+        ("/", b'{"inputs": "a", "parameters": {"truncate": 1}}', 422, "Validation", "parameters.truncate: Input"),
+        ("/", b'{"inputs": "a", "parameters": {"top_k": true}, "model": "classes"}', 422, "Validation",
+         "parameters.top_k: Input should be a valid integer"),
+        ("/", b'{"inputs": {"text": 1}, "model": "classes"}', 422, "Validation", "inputs.0.0: Input should be a valid"),
+        ("/", b'{"inputs": "a", "parameters": {"function_to_apply": "sigmoid"}, "model": "classes"}', 422, "Validation",
+         "the model's scores come by softmax"),
         ("/fill_mask", b'{"inputs": "no mask"}', 422, "Validation", "has no <mask>"),
         ("/fill_mask", b'{"inputs": "<mask>", "top_k": 101}', 422, "Validation", "less than or equal to 100"),
         ("/fill_mask", b'{"inputs": "<mask>", "topk": 1}', 422, "Validation", "topk"),
@@ -60,7 +111,7 @@ def alive(client: httpx.Client) -> Iterator[None]:
         ("/nowhere", b"{}", 404, "NotFound", "/openapi.json"),
         ("/health", b"{}", 405, "Validation", "POST is not for /health"),
     ],
-)
+)  # fmt: skip
 def test_what_does_not_fit(client: httpx.Client, path: str, body: bytes, status: int, kind: str, message: str) -> None:
     answer = client.post(path, content=body)
     assert answer.status_code == status, answer.text
@@ -68,6 +119,71 @@ def test_what_does_not_fit(client: httpx.Client, path: str, body: bytes, status:
     assert found.keys() == {"error", "error_type"}
     assert found["error_type"] == kind
     assert message in found["error"]
+
+
+@pytest.mark.parametrize(
+    ("body", "place"),
+    [
+        ({"input": "a", "dimensions": True}, "dimensions"),
+        ({"input": ["a", ["b"]]}, "input.1"),
+        ({"input": "a", "late_chunking": 1}, "late_chunking"),
+    ],
+)
+def test_types_are_checked_under_v1(client: httpx.Client, body: Any, place: str) -> None:
+    answer = client.post("/v1/embeddings", json={**body, "model": "tuned"})
+    assert answer.status_code == 422
+    assert answer.json()["error"]["message"].startswith(f"{place}: Input should be a valid ")
+    answer = client.post("/v1/rerank", json={"query": "a", "documents": ["b", {"text": 1}], "top_n": 1})
+    assert answer.status_code == 422
+    assert answer.json()["error"]["message"].startswith("documents.1")
+
+
+@pytest.fixture(scope="module")
+def overflowing(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """The models with weights that overflow on one word of a text, and are right for all else."""
+    made = []
+    for name in ("tuned", "classes", "ranks", "tags", "masks", "spans"):
+        folder = tmp_path_factory.mktemp("nan") / name
+        shutil.copytree(folders / name, folder)
+        (path,) = folder.rglob("model.safetensors")
+        state = load_file(path)
+        (table,) = (key for key in state if key.endswith("tok_embeddings.weight"))
+        words = Tokenizer.load(folder)
+        for token in {*words.encode("zebra"), *words.encode("good zebra")} - {*words.encode("good")}:
+            state[table][token] = torch.tensor([3e38, -3e38] * (state[table].shape[1] // 2))
+        save_file(state, path, metadata={"format": "pt"})
+        made.append(folder)
+    with serving(*made) as server, httpx.Client(base_url=server.url, timeout=60) as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "named"),
+    [
+        ("/embed", {"inputs": ["good", "zebra"]}, "input 1 ('zebra')"),
+        ("/embed_all", {"inputs": ["good", "zebra"]}, "input 1 ('zebra')"),
+        ("/passages", {"inputs": ["good", "zebra"]}, "input 1 ('zebra')"),
+        ("/similarity", {"inputs": {"source_sentence": "good", "sentences": ["zebra"]}}, "input 1 ('zebra')"),
+        ("/v1/embeddings", {"input": ["good", "zebra"], "encoding_format": "base64"}, "input 1 ('zebra')"),
+        ("/v1/embeddings", {"input": ["good", "zebra"], "late_chunking": True}, "the document"),
+        ("/predict", {"inputs": [["good"], ["good", "zebra"]], "model": "classes"}, "input 1 ('good / zebra')"),
+        ("/classify", {"input": ["good", "zebra"], "model": "classes"}, "input 1 ('zebra')"),
+        ("/rerank", {"query": "good", "texts": ["good", "zebra"]}, "input 1 ('zebra')"),
+        ("/v1/rerank", {"query": "good", "documents": ["good", "zebra"]}, "input 1 ('zebra')"),
+        ("/token_classify", {"inputs": ["good", "zebra"]}, "input 1 ('zebra')"),
+        ("/fill_mask", {"inputs": ["zebra <mask>"]}, "input 0 ('zebra <mask>')"),
+        ("/answer", {"inputs": {"question": "Who?", "context": "zebra"}}, "input 0 ('Who? / zebra')"),
+        ("/", {"inputs": "zebra"}, "input 0 ('zebra')"),
+        ("/", {"inputs": "zebra <mask>", "model": "masks"}, "input 0 ('zebra <mask>')"),
+    ],
+)
+def test_nan_is_told_and_never_null(overflowing: httpx.Client, path: str, body: dict[str, Any], named: str) -> None:
+    answer = overflowing.post(path, json=body)
+    assert answer.status_code == 424, answer.text
+    error = answer.json()["error"]
+    message = error["message"] if path.startswith("/v1/") else error
+    assert message.startswith(f"{named}: the model gives NaN or infinite numbers")
+    assert overflowing.post("/embed", json={"inputs": "good"}).status_code == 200
 
 
 @pytest.mark.parametrize("ids", [[1, 2], [[1, 2], [3]], 7])

@@ -152,10 +152,26 @@ def test_predict(ask: Ask, folders: Path) -> None:
     one = ask("/predict", inputs=TEXTS[0])
     assert one[0]["label"] == classifier(TEXTS[0]).label
     raw = ask("/predict", inputs=[TEXTS[0]], raw_scores=True)
-    close([item["score"] for item in raw[0]], np.sort(classifier.logits(TEXTS[0]))[::-1])
+    close([item["score"] for item in raw], np.sort(classifier.logits(TEXTS[0]))[::-1])
     infinity = ask("/classify", input=[TEXTS[0]], model="classes")
     assert infinity["data"][0] == one
     assert infinity["object"] == "classify"
+
+
+def test_predict_reads_lists_as_text_embeddings_inference(ask: Ask, folders: Path) -> None:
+    """router/src/http/types.rs, PredictInput: strings in a list are one text or one pair, lists in it are a batch."""
+    classifier = Classifier.load(folders / "classes", precision="fp32")
+
+    def scores(found: list[dict[str, Any]]) -> list[float]:
+        return [item["score"] for item in found]
+
+    one, pair = (sorted(classifier(item).scores.values(), reverse=True) for item in (TEXTS[0], (TEXTS[1], TEXTS[2])))
+    assert max(abs(a - b) for a, b in zip(one, pair, strict=True)) > 1e-3
+    close(scores(ask("/predict", inputs=[TEXTS[0]])), one)
+    close(scores(ask("/predict", inputs=TEXTS[1:3])), pair)
+    for inputs, expected in (([[TEXTS[0]], TEXTS[1:3]], [one, pair]), ([[TEXTS[0]]], [one]), ([TEXTS[1:3]], [pair])):
+        for found, own in zip(ask("/predict", inputs=inputs), expected, strict=True):
+            close(scores(found), own)
 
 
 def test_tokens(ask: Ask, embedder: Embedder) -> None:
@@ -218,7 +234,13 @@ def test_root_by_shape_and_kind(ask: Ask) -> None:
     asked = {"source_sentence": "a", "sentences": ["b", "c"]}
     assert ask("/", inputs=asked, parameters={}) == ask("/similarity", inputs=asked)
     assert ask("/", inputs="x", model="classes") == [ask("/predict", inputs="x", model="classes")]
-    assert [len(row) for row in ask("/", inputs=["x", "y"], model="classes", parameters={"top_k": 2})] == [2, 2]
+    assert [len(row) for row in ask("/", inputs=[["x"], ["y"]], model="classes", parameters={"top_k": 2})] == [2, 2]
+    assert ask("/", inputs=["x", "y"], model="classes") == [ask("/predict", inputs=["x", "y"], model="classes")]
+    raw = ask("/", inputs="x", model="classes", parameters={"function_to_apply": "none"})
+    assert raw == [ask("/predict", inputs="x", raw_scores=True)]
+    assert ask("/", inputs={"text": "x", "text_pair": "y"}, model="classes") == ask("/predict", inputs=[["x", "y"]])
+    for place in ({"normalize": False}, {"parameters": {"normalize": False}}):
+        assert ask("/", inputs="x", **place) == ask("/embed", inputs="x", normalize=False)
     entities = ask("/", inputs="Kofi Annan", model="tags")
     assert entities[0].keys() == {"entity_group", "score", "word", "start", "end"}
     fills = ask("/", inputs="a <mask>", model="masks", parameters={"top_k": 2})

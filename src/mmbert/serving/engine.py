@@ -18,6 +18,7 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import torch
 
 from mmbert.errors import MMBertError, Overloaded, TooLong
@@ -33,6 +34,10 @@ R = TypeVar("R")
 
 class Failed(MMBertError):
     """The model raised an error while it computed a request."""
+
+
+class NotFiniteAnswer(Failed):
+    """The model gives NaN or infinite numbers for an input."""
 
 
 class Closed(MMBertError):
@@ -206,6 +211,9 @@ class Engine:
 
     def _finish(self, job: Job) -> None:
         try:
+            for number, text in enumerate(job.rows):
+                if not all(map(_is_finite, text.results)):
+                    raise NotFiniteAnswer(f"{_named(job, number)}: the model gives NaN or infinite numbers for it")
             value = job.task.finish(job.rows)
         except MMBertError as error:
             _refuse(job, error)
@@ -223,6 +231,22 @@ def _refuse(job: Job, error: Exception) -> None:
 def _settle(future: Future[Any], settle: Callable[[], None]) -> None:
     if not future.done() and future.set_running_or_notify_cancel():
         settle()
+
+
+def _is_finite(result: Any) -> bool:
+    """Whether all numbers of a row's result are; NaN would leave as null."""
+    if isinstance(result, tuple | list):
+        return all(map(_is_finite, result))
+    return not isinstance(result, np.ndarray) or bool(np.isfinite(result).all())
+
+
+def _named(job: Job, number: int) -> str:
+    """An input by its number and its beginning; chunks that are read as one document have no numbers of their own."""
+    items = job.task.items
+    if len(items) != len(job.rows):
+        return "the document"
+    text = items[number] if isinstance(items[number], str) else " / ".join(items[number])
+    return f"input {number} ({text[:40]!r}{' ...' if len(text) > 40 else ''})"
 
 
 def _line(error: Exception) -> str:

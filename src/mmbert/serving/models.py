@@ -19,7 +19,7 @@ from mmbert.inference.load import Kind, Loaded
 from mmbert.serving.abilities.embedding import Embedding
 from mmbert.serving.abilities.judging import Judging, Ranking, judging
 from mmbert.serving.abilities.reading import Answering, Filling, Tagging
-from mmbert.serving.engine import Engine, Limits
+from mmbert.serving.engine import Engine, Limits, NotFiniteAnswer
 from mmbert.serving.meters import Meters
 from mmbert.serving.worker import Worker
 
@@ -114,7 +114,10 @@ def warm_up(served: Served) -> None:
             task = ability.fill([f"{text}<mask>" for text in texts])
         else:
             task = ability.answer([("warm?", text or "warm") for text in texts])
-        served.engine.submit(task).result()
+        try:
+            served.engine.submit(task).result()
+        except NotFiniteAnswer as error:  # other inputs may be well; each that is not is refused
+            log.error("%s: %s: take another checkpoint", served.name, error)
 
 
 def served_names(models: Sequence[str | Path], names: Sequence[str] = ()) -> list[str]:

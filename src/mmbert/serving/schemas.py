@@ -1,6 +1,7 @@
 """What requests look like: types and limits, checked before anything is computed, and the source of the OpenAPI page.
 
-Shapes that others defined ignore fields they do not know, as their servers do; our own refuse them.
+Shapes that others defined ignore fields they do not know, as their servers do; our own refuse them. Types are strict,
+as in text-embeddings-inference: ``true`` is no number, ``"3"`` and ``3.0`` are no whole numbers, ``1`` is no ``true``.
 """
 
 from __future__ import annotations
@@ -29,6 +30,19 @@ def _refuse_ids(value: Any) -> Any:
 Texts = Annotated[str | list[str], BeforeValidator(_refuse_ids)]
 """One text or many."""
 
+
+def _refuse_three(value: Any) -> Any:
+    """Two strings are a pair, so three are nothing."""
+    if isinstance(value, list) and len(value) > 2 and all(isinstance(text, str) for text in value):
+        raise ValueError(
+            f"{len(value)} strings: expected a text, a pair of texts [a, b], or a list of both, [[a], [b, c], ...]"
+        )
+    return value
+
+
+TextOrPair = Annotated[list[str], Field(min_length=1, max_length=2)]
+"""``[text]`` or ``[text, text]``."""
+
 ModelName = Annotated[str | None, Field(description="A served name; default: the first model that can do this.")]
 Direction = Annotated[
     Literal["Left", "Right", "left", "right"], Field(description="From where a text that is too long is cut.")
@@ -46,13 +60,13 @@ Count = Annotated[int, Field(ge=1, le=100)]
 class Foreign(BaseModel):
     """A shape that others defined."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True, strict=True)
 
 
 class Own(BaseModel):
     """A shape of ours."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Embeddings(Foreign):
@@ -105,9 +119,9 @@ class Rerank(Foreign):
 
 
 class Predict(Foreign):
-    """text-embeddings-inference's ``/predict``: a text; a list of texts, each ``[text]`` or a pair; or strings."""
+    """text-embeddings-inference's ``/predict``: a text, or ``[text]``; a pair ``[text, text]``; or a list of both."""
 
-    inputs: str | list[str] | list[Annotated[list[str], Field(min_length=1, max_length=2)]]
+    inputs: Annotated[str | TextOrPair | list[TextOrPair], BeforeValidator(_refuse_three)]
     raw_scores: bool | None = False
     truncate: Truncate = None
     truncation_direction: Direction | None = None
@@ -219,12 +233,24 @@ class PassagesRequest(Own):
     model: ModelName = None
 
 
+class RootParameters(Foreign):
+    """What InferenceClient sends beside ``inputs``, as far as it changes an answer here."""
+
+    truncate: Truncate = None
+    truncation_direction: Direction | None = None
+    prompt_name: PromptName = None
+    normalize: bool | None = None
+    function_to_apply: Literal["none", "softmax", "sigmoid"] | None = None
+    top_k: Count | None = None
+    aggregation_strategy: Literal["none", "simple", "first", "average", "max"] | None = None
+
+
 class Root(Foreign):
     """What huggingface_hub's InferenceClient posts to ``/``, by the model's kind and the shape of ``inputs``."""
 
     inputs: Any
-    parameters: dict[str, Any] | None = None
-    normalize: bool | None = True
+    parameters: RootParameters | None = None
+    normalize: bool | None = None
     truncate: Truncate = None
     truncation_direction: Direction | None = None
     prompt_name: PromptName = None

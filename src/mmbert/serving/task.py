@@ -22,18 +22,23 @@ Compute = Callable[[Packed, Sequence[Place]], Sequence[Any]]
 class Task(Generic[R]):
     """One request to a model.
 
-    texts       how many
+    items       the texts, or pairs of texts
     characters  in all of them
     prepare     called in a thread that tokenises; raises an error of the package for what cannot be read
     compute     called in the thread that computes; tasks of equal ``compute`` share batches
-    finish      called in a thread that tokenises, once each row has its result
+    finish      called in a thread that tokenises, once each row has its result, all of finite numbers
     """
 
-    texts: int
+    items: Sequence[Any]
     characters: int
     prepare: Callable[[], list[Rows[Any]]]
     compute: Compute
     finish: Callable[[list[Rows[Any]]], R]
+
+    @property
+    def texts(self) -> int:
+        """How many."""
+        return len(self.items)
 
 
 @dataclass

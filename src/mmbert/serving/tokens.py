@@ -35,7 +35,7 @@ def tokens_of(
             left -= len(found[-1])
         return found
 
-    return _task(len(texts), characters(texts), work)
+    return _task(texts, characters(texts), work)
 
 
 def _tokens(served: Served, text: str, specials: bool, most: int) -> list[dict[str, Any]]:
@@ -67,10 +67,10 @@ def text_of(served: Served, rows: Sequence[Sequence[int]], skip_specials: bool) 
     """The text of each list of ids. Raises TokenizerError for an id that is not in the vocabulary."""
     tokenizer = served.loaded.tokenizer
     size = 4 * sum(map(len, rows))
-    return _task(len(rows), size, lambda: [tokenizer.decode(row, specials=not skip_specials) for row in rows])
+    return _task(rows, size, lambda: [tokenizer.decode(row, specials=not skip_specials) for row in rows])
 
 
-def _task(texts: int, size: int, work: Any) -> Task[Any]:
+def _task(items: Sequence[Any], size: int, work: Any) -> Task[Any]:
     """Work without a row: ``prepare`` does it, in the thread that tokenises."""
     done: list[Any] = []
 
@@ -78,7 +78,7 @@ def _task(texts: int, size: int, work: Any) -> Task[Any]:
         done.extend(work())
         return []
 
-    return Task(texts, size, prepare, _never, lambda found: done)
+    return Task(items, size, prepare, _never, lambda found: done)
 
 
 def _never(packed: Packed, places: Sequence[Place]) -> list[Any]:

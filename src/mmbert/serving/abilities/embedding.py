@@ -69,7 +69,7 @@ class Embedding:
             pooled = torch.from_numpy(np.stack([text.results[0] for text in found]))
             return self._finish(pooled, width, normalize)
 
-        return Task(len(texts), characters(texts), prepare, self.compute, finish)
+        return Task(texts, characters(texts), prepare, self.compute, finish)
 
     def tokens(
         self, texts: Sequence[str], *, prompt: str | None = None, cut: Cut = None, most: int | None = None
@@ -88,9 +88,9 @@ class Embedding:
             return [Rows([row], _Tokens()) for row in rows]
 
         def finish(found: list[Rows[Any]]) -> list[np.ndarray]:
-            return [_finite(text.results[0]) for text in found]
+            return [text.results[0] for text in found]
 
-        return Task(len(texts), characters(texts), prepare, self.compute, finish)
+        return Task(texts, characters(texts), prepare, self.compute, finish)
 
     def passages(
         self,
@@ -124,7 +124,7 @@ class Embedding:
                 for text in found
             ]
 
-        return Task(len(texts), characters(texts), prepare, self.compute, finish)
+        return Task(texts, characters(texts), prepare, self.compute, finish)
 
     def chunks(
         self, texts: Sequence[str], *, prompt: str | None = None, dimensions: int | None = None, normalize: bool = True
@@ -142,7 +142,7 @@ class Embedding:
             spans.append((len(document), len(document) + len(text)))
             document += text
         task = self.passages([document], by=[spans], prompt=prompt, dimensions=dimensions, normalize=normalize)
-        return Task(len(texts), len(document), task.prepare, task.compute, lambda found: task.finish(found)[0].vectors)
+        return Task(texts, len(document), task.prepare, task.compute, lambda found: task.finish(found)[0].vectors)
 
     def compute(self, packed: Packed, places: Sequence[Place]) -> list[Any]:
         """Of each row of a batch what its note asks for."""

@@ -17,7 +17,6 @@ from mmbert.inference.reranker import Reranker
 from mmbert.inference.rows import Rows
 from mmbert.packed import Packed
 from mmbert.serving.abilities.texts import Cut, characters, refuse_long
-from mmbert.serving.engine import Failed
 from mmbert.serving.task import Place, Task
 
 Item = str | tuple[str, str]
@@ -31,16 +30,17 @@ class Judging:
         self.loaded = loaded
         self._classifier = Classifier(loaded)
         self.labels = self._classifier.labels
+        self.function = self._classifier.function()
         self._encoder = lru_cache(2)(self._encoder_of)
 
     def classify(self, items: Sequence[Item], *, raw: bool = False, cut: Cut = None) -> Task[np.ndarray]:
         """(n, labels) fp32: probabilities as ``Classifier`` has them, or logits if ``raw``."""
-        function = "none" if raw else self._classifier.function()
+        function = "none" if raw else self.function
 
         def finish(found: list[Rows[Any]]) -> np.ndarray:
             return apply(function, _stack(found, len(self.labels)))
 
-        return Task(len(items), characters(items), lambda: self._rows(items, cut), self.compute, finish)
+        return Task(items, characters(items), lambda: self._rows(items, cut), self.compute, finish)
 
     def compute(self, packed: Packed, places: Sequence[Place]) -> list[np.ndarray]:
         """Logits of each row of a batch."""
@@ -74,14 +74,11 @@ class Ranking(Judging):
             return np.asarray(activation(torch.from_numpy(scores)).numpy())
 
         size = len(query) + characters(documents)
-        return Task(len(documents), size, lambda: self._rows(items, cut), self.compute, finish)
+        return Task(documents, size, lambda: self._rows(items, cut), self.compute, finish)
 
 
 def _stack(found: list[Rows[Any]], labels: int) -> np.ndarray:
-    logits = np.stack([text.results[0] for text in found]) if found else np.zeros((0, labels), np.float32)
-    if not np.isfinite(logits).all():
-        raise Failed("the model's scores hold NaN or infinite values: load it with --precision fp32")
-    return logits
+    return np.stack([text.results[0] for text in found]) if found else np.zeros((0, labels), np.float32)
 
 
 def judging(loaded: Loaded) -> Judging:

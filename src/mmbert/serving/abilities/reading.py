@@ -36,7 +36,7 @@ class Tagging:
         def finish(found: list[Rows[Any]]) -> list[list[Entity]]:
             return [self._tagger.entities(text, strategy) for text in found]
 
-        return Task(len(texts), characters(texts), lambda: list(self._tagger.rows(texts)), self.compute, finish)
+        return Task(texts, characters(texts), lambda: list(self._tagger.rows(texts)), self.compute, finish)
 
     def compute(self, packed: Packed, places: Sequence[Place]) -> list[np.ndarray]:
         """Logits of the tokens of each row of a batch."""
@@ -66,7 +66,7 @@ class Filling:
         def finish(found: list[Rows[Any]]) -> list[list[list[Fill]]]:
             return [self._model.fills(text, top_k) for text in found]
 
-        return Task(len(texts), characters(texts), prepare, self.compute, finish)
+        return Task(texts, characters(texts), prepare, self.compute, finish)
 
     def compute(self, packed: Packed, places: Sequence[Place]) -> list[Any]:
         """The best tokens of each row of a batch, as many as the one that wants most."""
@@ -90,7 +90,7 @@ class Answering:
         def finish(found: list[Rows[Any]]) -> list[list[Answer]]:
             return [best_answers(text.note, text.results, options) for text in found]
 
-        return Task(len(pairs), characters(pairs), prepare, self.compute, finish)
+        return Task(pairs, characters(pairs), prepare, self.compute, finish)
 
     def compute(self, packed: Packed, places: Sequence[Place]) -> list[np.ndarray]:
         """Logits of the tokens of each row of a batch."""

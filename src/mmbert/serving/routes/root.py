@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import orjson
 from pydantic import BaseModel, ValidationError
 
 from mmbert.errors import ConfigError
@@ -21,7 +23,9 @@ from mmbert.serving.schemas import (
     Predict,
     Rerank,
     Root,
+    RootParameters,
     Similarity,
+    SimilarityParameters,
     TokenClassify,
 )
 from mmbert.tokenizer.tokenizer import SPECIALS
@@ -31,9 +35,10 @@ M = TypeVar("M", bound=BaseModel)
 
 async def root(asked: Root, call: Call) -> Any:
     """By the shape of ``inputs``, else by what the model (the first, or ``model``) does."""
-    inputs, parameters = asked.inputs, asked.parameters or {}
+    inputs, parameters = asked.inputs, asked.parameters or RootParameters()
     if isinstance(inputs, dict) and "source_sentence" in inputs:
-        return await tei.similarity(read(Similarity, inputs=inputs, parameters=parameters, model=asked.model), call)
+        options = parameters.model_dump(include=set(SimilarityParameters.model_fields))
+        return await tei.similarity(read(Similarity, inputs=inputs, parameters=options, model=asked.model), call)
     served = call.service.models.find(asked.model)
     if served.able(Filling) is not None and not _masked(inputs):
         return await _embed(asked, parameters, call)
@@ -45,8 +50,9 @@ async def root(asked: Root, call: Call) -> Any:
 
 def read(schema: type[M], **fields: Any) -> M:
     """A request of another route. Raises ConfigError in one line for what does not fit."""
+    given = {key: value for key, value in fields.items() if value is not None}
     try:
-        return schema(**{key: value for key, value in fields.items() if value is not None})
+        return schema.model_validate_json(orjson.dumps(given))  # as it would have come by its own route
     except ValidationError as error:
         raise ConfigError(explain(error)) from error
 
@@ -57,34 +63,52 @@ def explain(error: ValidationError) -> str:
     That is where a fault lies deepest, and where it is not the type that is wrong.
     """
     faults = error.errors(include_url=False, include_input=False)
-    fault = max(faults, key=lambda fault: (len(fault["loc"]), not fault["type"].endswith("_type")))
-    place = ".".join(str(part) for part in fault["loc"])
-    message = str(fault["msg"]).removeprefix("Value error, ")
-    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    return f"{place}: {message}{more}" if place else f"{message}{more}"
+    places = [tuple(part for part in fault["loc"] if not _FORM.match(str(part))) for fault in faults]
+    place = max(range(len(faults)), key=lambda n: (len(places[n]), not faults[n]["type"].endswith("_type")))
+    said = [
+        str(fault["msg"]).removeprefix("Value error, ")
+        for fault, where in zip(faults, places, strict=True)
+        if where == places[place] and fault["type"].endswith("_type") == faults[place]["type"].endswith("_type")
+    ]
+    begin = "Input should be "
+    message = " or ".join([said[0], *(other.removeprefix(begin) for other in dict.fromkeys(said[1:]))])
+    others = len({where for where in places if where[:1] != places[place][:1]})
+    more = f" (and {others} more)" if others else ""
+    dotted = ".".join(map(str, places[place]))
+    return f"{dotted}: {message}{more}" if dotted else f"{message}{more}"
 
 
-async def _embed(asked: Root, parameters: dict[str, Any], call: Call) -> Any:
-    fields: dict[str, Any] = {key: getattr(asked, key) for key in Embed.model_fields if hasattr(asked, key)}
+_FORM = re.compile(r"(str|int|bool|list\[.*|function-\w+\[.*|[A-Z]\w*)$")
+"""What pydantic puts into a place beside the request's own keys: the form of a union that it tried."""
+
+
+async def _embed(asked: Root, parameters: RootParameters, call: Call) -> Any:
+    fields: dict[str, Any] = {key: getattr(asked, key) for key in Embed.model_fields}
+    for key in ("normalize", *SimilarityParameters.model_fields):  # clients send them at either place
+        fields[key] = getattr(parameters, key) if fields[key] is None else fields[key]
     return await tei.embed(read(Embed, **fields), call)
 
 
-async def _classify(asked: Root, parameters: dict[str, Any], call: Call) -> Any:
+async def _classify(asked: Root, parameters: RootParameters, call: Call) -> Any:
     inputs = asked.inputs
     if isinstance(inputs, dict) and "query" in inputs:
         return await tei.rerank(read(Rerank, **inputs, model=asked.model), call)
     if isinstance(inputs, dict) and "text" in inputs:  # as transformers' pipeline takes a pair
-        inputs = [[str(inputs["text"]), *([str(inputs["text_pair"])] if inputs.get("text_pair") is not None else [])]]
-    truncate = asked.truncate if asked.truncate is not None else parameters.get("truncate")
-    raw = parameters.get("function_to_apply") == "none"
+        inputs = [[inputs["text"], *([inputs["text_pair"]] if inputs.get("text_pair") is not None else [])]]
+    truncate = asked.truncate if asked.truncate is not None else parameters.truncate
+    raw = parameters.function_to_apply == "none"
+    _, judging = call.able(Judging, asked.model)
+    if not raw and parameters.function_to_apply not in (None, judging.function):
+        raise ConfigError(
+            f"parameters.function_to_apply: the model's scores come by {judging.function}: leave it out, or take none"
+        )
     found = await tei.predict(read(Predict, inputs=inputs, truncate=truncate, raw_scores=raw, model=asked.model), call)
-    top = parameters.get("top_k")
     rows = [found] if found and isinstance(found[0], dict) else found  # the client takes the first row of any answer
-    return [row[:top] for row in rows] if isinstance(top, int) and top > 0 else rows
+    return [row[: parameters.top_k] for row in rows]
 
 
-async def _tag(asked: Root, parameters: dict[str, Any], call: Call) -> Any:
-    strategy = parameters.get("aggregation_strategy", "first")
+async def _tag(asked: Root, parameters: RootParameters, call: Call) -> Any:
+    strategy = parameters.aggregation_strategy or "first"
     chosen = "simple" if strategy == "none" else strategy
     found = await own.token_classify(read(TokenClassify, inputs=asked.inputs, strategy=chosen, model=asked.model), call)
     return _each(found, asked.inputs, _entity)
@@ -97,9 +121,9 @@ def _entity(entity: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-async def _fill(asked: Root, parameters: dict[str, Any], call: Call) -> Any:
-    top = parameters.get("top_k")
-    found = await own.fill_mask(read(FillMaskRequest, inputs=asked.inputs, top_k=top, model=asked.model), call)
+async def _fill(asked: Root, parameters: RootParameters, call: Call) -> Any:
+    request = read(FillMaskRequest, inputs=asked.inputs, top_k=parameters.top_k, model=asked.model)
+    found = await own.fill_mask(request, call)
     texts = [found] if isinstance(asked.inputs, str) else found
     made = [[[_filled(fill) for fill in mask] for mask in masks] for masks in texts]
     flat = [masks[0] if len(masks) == 1 else masks for masks in made]
@@ -115,9 +139,9 @@ def _filled(fill: dict[str, Any]) -> dict[str, Any]:
     return {"score": fill["score"], "token": fill["id"], "token_str": fill["token"], "sequence": fill["text"]}
 
 
-async def _answer(asked: Root, parameters: dict[str, Any], call: Call) -> Any:
-    top = parameters.get("top_k")
-    found = await own.answer(read(AnswerRequest, inputs=asked.inputs, top_k=top, model=asked.model), call)
+async def _answer(asked: Root, parameters: RootParameters, call: Call) -> Any:
+    request = read(AnswerRequest, inputs=asked.inputs, top_k=parameters.top_k, model=asked.model)
+    found = await own.answer(request, call)
     answers = [
         {"answer": answer["text"], "start": answer["start"], "end": answer["end"], "score": answer["score"]}
         for answer in (found if isinstance(asked.inputs, dict) else [best for own in found for best in own[:1]])
@@ -131,7 +155,7 @@ def _each(found: Any, inputs: Any, change: Callable[[dict[str, Any]], dict[str, 
     return [[change(item) for item in row] for row in found]
 
 
-_RESPOND: dict[type[Any], Callable[[Root, dict[str, Any], Call], Any]] = {
+_RESPOND: dict[type[Any], Callable[[Root, RootParameters, Call], Any]] = {
     Judging: _classify,
     Tagging: _tag,
     Filling: _fill,

@@ -115,20 +115,19 @@ async def rerank(asked: Rerank, call: Call) -> list[dict[str, Any]]:
 
 
 async def predict(asked: Predict, call: Call) -> Any:
-    """Classes of a text or pair, best first; for a list of them a list."""
+    """Classes of a text or pair, best first; for a list of them a list. ``[a, b]`` is one pair."""
     served, judging = call.able(Judging, asked.model)
-    inputs = [asked.inputs] if isinstance(asked.inputs, str) else asked.inputs
-    call.check_count(len(inputs))
-    items = [_item(item) for item in inputs]
+    inputs: list[Any] = [asked.inputs] if isinstance(asked.inputs, str) else asked.inputs
+    alone = isinstance(asked.inputs, str) or any(isinstance(text, str) for text in inputs)
+    items = [_item(inputs)] if alone else [_item(item) for item in inputs]
+    call.check_count(len(items))
     cut = call.cut(asked.truncate, asked.truncation_direction)
     scores = await call.ask(served, judging.classify(items, raw=bool(asked.raw_scores), cut=cut))
     found = [named_scores(judging.labels, row) for row in scores]
-    return found[0] if isinstance(asked.inputs, str) else found
+    return found[0] if alone else found
 
 
-def _item(item: str | list[str]) -> str | tuple[str, str]:
-    if isinstance(item, str):
-        return item
+def _item(item: list[str]) -> str | tuple[str, str]:
     return item[0] if len(item) == 1 else (item[0], item[1])
 
 
