@@ -305,9 +305,12 @@ def _read_lists(values: dict[str, Any], folder: Path) -> None:
 
 
 def _move_tables(values: dict[str, Any], old: Path, new: Path) -> None:
-    """Tables of counts are relative to the recipe that is loaded: rewrite those of an extended one elsewhere."""
+    """Tables of counts, and a suite's ``tune``, are relative to the file that is loaded: rewrite those of an extended
+    one elsewhere."""
     if old.resolve() == new.resolve():
         return
+    if isinstance(values.get("tune"), str):
+        values["tune"] = str((old / values["tune"]).resolve())
     tables = set()  # YAML aliases make several phases share one map
     for phase in _maps(values.get("phases")):
         data = phase.get("data")

@@ -12,7 +12,10 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="A model folder or hub name, pretrained or tuned.")],
     recipe: Annotated[Path, typer.Argument(help="A suite, such as recipes/evaluate/xtreme.yaml.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Changes: data=DIR seeds=[1,2,3] tasks.sib200.limit=100 ...")
+        list[str] | None,
+        typer.Argument(
+            help="Changes: data=DIR seeds=[1,2,3] tasks.sib200.limit=100 tune_changes.training.batch=256 ..."
+        ),
     ] = None,
     out: Annotated[
         Path, typer.Option(help="Folder of results and of the models tuned on the way; tables are in NAME/ in it.")
@@ -27,6 +30,9 @@ def evaluate(
     beside: Annotated[
         list[str] | None, typer.Option(help="A further model, judged in the same way. May be repeated.")
     ] = None,
+    no_tune: Annotated[
+        bool, typer.Option("--no-tune", help="Take the model as it is, where the suite would tune it first.")
+    ] = False,
 ) -> None:
     """Judge a model by tasks: fine-tune as each task's protocol says, predict, score, compare. Stopped, it goes on.
 
@@ -37,6 +43,6 @@ def evaluate(
     from mmbert.reporting.scores import write_scores
 
     suite = Suite.load(recipe, overrides or [])
-    found = judge(model, suite, out=out, baselines=baseline or [], beside=beside or [])
+    found = judge(model, suite, out=out, baselines=baseline or [], beside=beside or [], tune=not no_tune)
     written = write_scores(found, out / suite.name)
     typer.echo(written.read_text(encoding="utf-8"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,9 +14,11 @@ from mmbert.errors import WeightsError
 from mmbert.evaluation import characters
 from mmbert.evaluation.predict import predict
 from mmbert.evaluation.sources import Row
-from mmbert.evaluation.stage import Stage, hash_of, read_training, tune
+from mmbert.evaluation.stage import Stage, hash_of, read_training, tune, tune_first
+from mmbert.evaluation.summary import TUNED_BEFORE
 from mmbert.evaluation.task import Task
 from mmbert.files import atomic_folder
+from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.inference.load import hash_folder, load
 from mmbert.model.heads import MaskedLM
 from mmbert.model.weights import model_folder
@@ -51,6 +53,8 @@ class Model:
     weights: str
     models: Path
     """Where tuned models are kept."""
+    tuned: str = ""
+    """What tables say of a suite's ``tune``: by what it was tuned before all tasks."""
 
     def predict(self, task: Task, stage: Stage | None, rows: Sequence[Row]) -> Any:
         """By the facade of the task's kind."""
@@ -83,6 +87,19 @@ def open_model(name: str | Path, out: Path) -> Model:
     folder = model_folder(name)
     weights = hash_folder(folder)
     return Model(str(name), folder, weights, out / weights / "models")
+
+
+def tuned_first(model: Model, recipe: FinetuneRecipe, by: str, out: Path) -> Model:
+    """The model after a suite's ``tune``, kept in ``out``; one that is tuned for embeddings already is as it was.
+
+    by  what tables call the recipe
+    """
+    if (model.folder / "modules.json").is_file():
+        log.info("%s is tuned for embeddings already (modules.json): it is not tuned by %s", model.name, by)
+        return replace(model, tuned=TUNED_BEFORE)
+    folder = tune_first(recipe, model.folder, model.weights, model.models, out / "pins.json")
+    weights = hash_folder(folder)
+    return Model(model.name, folder, weights, out / weights / "models", f"tuned by {by} first")
 
 
 def untrained(model: Model, out: Path, seed: int = 0) -> Model:

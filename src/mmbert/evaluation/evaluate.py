@@ -40,6 +40,7 @@ def evaluate(
     out: str | Path = "results",
     baselines: Sequence[str] = (),
     beside: Sequence[str | Path] = (),
+    tune: bool = True,
 ) -> SuiteResult:
     """Judge a model by all tasks of a suite.
 
@@ -48,6 +49,7 @@ def evaluate(
     baselines  ``untrained``: the same architecture with fresh weights; without a model: ``characters``, n-grams of
                characters; ``bag``, the characters one by one
     beside     further models, judged by the same code on the same rows
+    tune       whether models are tuned first where the suite says so (``tune``)
 
     Raises the MMBertError of what cannot go on; the same call resumes there.
     """
@@ -55,14 +57,25 @@ def evaluate(
     unknown = [name for name in baselines if name not in contestant.BASELINES]
     if unknown:
         raise ConfigError(f"baseline {unknown[0]!r} is none of {', '.join(contestant.BASELINES)}")
+    if not tune:
+        wanted = wanted.model_copy(update={"tune": None})
+    recipe = wanted.tuning()
     folder = Path(out)
     first = open_model(model, folder)
-    judged: list[Contestant] = [first, *(open_model(name, folder) for name in beside)]
+    models = [first, *(open_model(name, folder) for name in beside)]
     if contestant.UNTRAINED in baselines:
-        judged.append(contestant.untrained(first, folder))
-    judged += [contestant.Characters(name) for name in contestant.READINGS if name in baselines]
+        models.append(contestant.untrained(first, folder))
+    if recipe is not None and wanted.tune is not None:
+        for task in map(wanted.task, wanted.tasks):
+            plain.revision(task)  # a package that is not installed is told before anything is trained
+        models = [contestant.tuned_first(each, recipe, Path(wanted.tune).name, folder) for each in models]
+    letters = [contestant.Characters(name) for name in contestant.READINGS if name in baselines]
+    judged: list[Contestant] = [*models, *letters]
     runner = _Runner(wanted, folder)
-    columns = [Column(each.name, each.weights, {}) for each in judged]
+    columns = [
+        *(Column(each.name, each.weights, {}, each.tuned) for each in models),
+        *(Column(each.name, each.weights, {}) for each in letters),
+    ]
     for name in wanted.tasks:  # task by task, so that a suite that is stopped leaves whole rows
         for column, each in zip(columns, judged, strict=True):
             summary = runner.judge(name, each)

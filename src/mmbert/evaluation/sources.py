@@ -37,6 +37,9 @@ FIELDS: dict[str, Fields] = {
 }
 """What each kind reads of a row; the first four are those that a model is fine-tuned for."""
 
+LOCAL = "folder"
+"""The revision of a data set by the name of a folder on this machine."""
+
 _ENDINGS = (".jsonl.gz", *packed(".jsonl"))
 
 
@@ -77,7 +80,7 @@ class TaskSource:
             raise DataError(f"{self.task.name}: the hub's data set has no part to train on: set protocol.start")
         code = self.task.languages[language]
         config, files = (text.replace("{language}", code) if text else None for text in (source.config, source.files))
-        revision = None if self.revision == "folder" else self.revision
+        revision = None if self.revision == LOCAL else self.revision
         return DataSpec(
             hub=source.hub, config=config, files=files, revision=revision, split=part, language=language,
             columns=source.columns, limit=limit,
@@ -166,7 +169,7 @@ def pin(name: str, pins: Path, branch: str | None = None, instead: str = "") -> 
     if key in known:
         return str(known[key])
     if Path(name).is_dir():
-        return "folder"
+        return LOCAL
     try:
         commit = find_commit(name, branch)
     except ConnectionError as error:

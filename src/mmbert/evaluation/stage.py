@@ -1,9 +1,11 @@
-"""Models that are fine-tuned on the way to a score: the chain of a task's protocol, each kept and used again.
+"""Models that are fine-tuned on the way to a score: a suite's ``tune``, then the chain of a task's protocol.
 
-    stage = plan_stage(find, "rte", "eng_Latn", seed=42, training={})     # find(name): a task and its source
-    folder = tune(stage, model, weights, results / weights / "models")    # MNLI first, then RTE on top of it
+    folder = tune_first(recipe, base, weights, results / weights / "models", results / "pins.json")
+    stage = plan_stage(find, "rte", "eng_Latn", 42, {})   # MNLI first, then RTE on top of it
+    model = tune(stage, folder, hash_folder(folder), results / weights / "models")
 
-The key of a model says all it was made of: the start's weights, the training rows' revision, the recipe and the seed.
+Each is kept and used again. The key of a model says all it was made of: the start's weights, the training rows'
+revision, the recipe and the seed.
 """
 
 from __future__ import annotations
@@ -18,12 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from mmbert.errors import DataError
-from mmbert.evaluation.sources import FIELDS, Row, TaskSource
+from mmbert.evaluation.sources import FIELDS, LOCAL, Row, TaskSource, pin
 from mmbert.evaluation.task import Task
+from mmbert.files import sha256
 from mmbert.finetuning.examples import read_examples
-from mmbert.finetuning.finetune import CHECKPOINTS, FINAL, RESULT, finetune
+from mmbert.finetuning.finetune import CHECKPOINTS, FINAL, RECIPE, RESULT, finetune
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.finetuning.recipe_data import DataSpec
+from mmbert.finetuning.tables import find_tables
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +109,7 @@ def tune(stage: Stage, model: Path, weights: str, folder: Path) -> Path:
     model    the pretrained one; ``weights`` its hash
     """
     out = folder / f"{stage.task.name}-{hash_of(stage.protocol(weights))}"
-    if (out / RESULT).is_file():  # its key says all it was made of
+    if (out / RESULT).is_file():
         return out / FINAL
     start = model if stage.before is None else tune(stage.before, model, weights, folder)
     recipe = FinetuneRecipe.model_validate(
@@ -120,6 +124,38 @@ def tune(stage: Stage, model: Path, weights: str, folder: Path) -> Path:
     )
     said = ", ".join(stage.languages[:6]) + (" ..." if len(stage.languages) > 6 else "")
     log.info("fine-tuning on %s (%s), seed %d: %s", stage.task.title, said, stage.seed, out)
+    return _finish(recipe, out)
+
+
+def tune_first(recipe: FinetuneRecipe, model: Path, weights: str, folder: Path, pins: Path) -> Path:
+    """Return a model tuned by a recipe of its own, made now unless it is in ``folder``; what was stopped goes on.
+
+    model    the one to tune, in place of the recipe's; ``weights`` its hash
+    pins     file that keeps the commits of hub data sets that the recipe does not pin
+    """
+    values = recipe.model_dump(mode="json")
+    rows: dict[str, Any] = {}
+    for role in ("train", "dev", "test"):
+        spec = recipe.data.split(role)
+        if spec is not None and spec.path is not None:
+            rows[role] = [sha256(table.path) for table in find_tables(spec, role)]
+        elif spec is not None and spec.hub is not None and spec.revision is None:
+            commit = pin(spec.hub, pins)
+            values["data"][role]["revision"] = None if commit == LOCAL else commit
+    values |= {"model": str(model), "model_revision": None, "sweep": {}}
+    values["training"]["push_to_hub"] = None
+    key = hash_of({**{k: v for k, v in values.items() if k not in ("name", "model")}, "rows": rows, "start": weights})
+    out = folder / f"{recipe.name}-{key}"
+    if (out / RESULT).is_file():
+        log.info("tuned by %s: %s", recipe.name, out)
+        return out / FINAL
+    log.info("tuning by %s, once: %s", recipe.name, out)
+    return _finish(FinetuneRecipe.model_validate({**values, "name": out.name}), out)
+
+
+def _finish(recipe: FinetuneRecipe, out: Path) -> Path:
+    """Train, or train on; the folder is called by all that the model is made of, so its recipe need not be compared."""
+    (out / RECIPE).unlink(missing_ok=True)  # the same model may lie elsewhere now
     tuned = finetune(recipe, out=out).folder
     shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)  # of a finished run nobody goes on with them
     return tuned

@@ -2,12 +2,16 @@
 
     suite = Suite.load("recipes/evaluate/local.yaml", ["data=evaldata", "tasks.sib200.limit=100"])
     suite.task("sib200")        # the declaration with the suite's changes
+    suite.tuning()              # the recipe by which a model is tuned before all tasks; None: it is taken as it is
 
 A YAML file read as every recipe is: ``extends``, overrides, an unknown key is an error.
 """
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,6 +19,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mmbert.errors import ConfigError
 from mmbert.evaluation.task import TRAINED, Task
+from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.recipe_file import Spec, SpecFile, explain
 
 PRETRAINED = "pretrained"
@@ -60,12 +65,43 @@ class Suite(SpecFile):
     that scores best on the scored set itself is shown: an oracle, which flatters every model alike."""
     limit: int | None = Field(None, ge=1)
     """At most so many rows of a language in every task, to try things out."""
+    tune: str | None = None
+    """A fine-tuning recipe of ``task: embed``, relative to the suite's file: every model is tuned by it once, before
+    all tasks, as in the paper's protocol for MTEB. Models that are tuned for embeddings already are taken as they
+    are."""
+    tune_changes: dict[str, Any] = Field({})
+    """Changes of that recipe: ``{training: {batch: 256}, data: {train: {path: pairs.jsonl}}}``."""
     published: str | None = None
     """Whose published figures stand beside: ``glue``, ``xtreme``, ``mteb-english`` ... (``published.tsv``)."""
     average: bool = True
     """Show the plain mean over tasks, as GLUE, XTREME and MTEB's tables do. False where tasks are not alike."""
     tiers: str | None = None
     """A table with the columns ``code`` and ``tier``: results are also shown by tier of language."""
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
+        """Read a file with ``key.path=value`` overrides. Raises ConfigError with the dotted path of what is wrong."""
+        suite = super().load(path, overrides)
+        if suite.tune is None:
+            return suite
+        beside = Path(os.path.normpath(Path(path).parent / suite.tune))
+        found = beside if beside.is_file() else Path(suite.tune)  # an override is relative to the working directory
+        if not found.is_file():
+            raise ConfigError(
+                f"{path}: tune: no such recipe: {suite.tune} (looked for {beside} and {found.absolute()})"
+            )
+        return suite.model_copy(update={"tune": str(found)})
+
+    def tuning(self) -> FinetuneRecipe | None:
+        """The recipe of ``tune`` with its changes; None without one. Raises ConfigError for one of another task."""
+        if self.tune is None:
+            return None
+        recipe = FinetuneRecipe.load(
+            self.tune, [f"{key}={json.dumps(value)}" for key, value in _dotted(self.tune_changes)]
+        )
+        if recipe.task != "embed":
+            raise ConfigError(f"tune: {self.tune} is of task {recipe.task}: a suite tunes for embeddings (task: embed)")
+        return recipe
 
     @field_validator("tasks", mode="before")
     @classmethod
@@ -126,6 +162,15 @@ class Suite(SpecFile):
             found.append(start)
             start = self.task(start).protocol.start
         return found[::-1]
+
+
+def _dotted(values: dict[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
+    """Maps in maps as (dotted key, value)."""
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _dotted(value, f"{place}{key}.")
+        else:
+            yield f"{place}{key}", value
 
 
 def task_trains(kind: str) -> bool:

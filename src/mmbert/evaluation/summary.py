@@ -14,6 +14,9 @@ from mmbert.evaluation.task import LOWER_IS_BETTER, Task
 from mmbert.evaluation.task_results import TaskRun
 from mmbert.io.delimited import read_tsv
 
+TUNED_BEFORE = "tuned before"
+"""Of a model that is tuned for embeddings already, so that a suite's ``tune`` leaves it as it is."""
+
 UNKNOWN_TIER = "unseen"
 """Tier of languages that the table of tiers does not name."""
 
@@ -61,11 +64,18 @@ class Column:
     name: str
     weights: str
     tasks: dict[str, TaskSummary]
+    tuned: str = ""
+    """By what it was tuned before all tasks: ``tuned by embed.yaml first``."""
+
+    @property
+    def short(self) -> str:
+        """The name: of a folder the last two parts, since ``final`` alone says little."""
+        return "/".join(Path(self.name).parts[-2:]) if "/" in self.name else self.name
 
     @property
     def title(self) -> str:
-        """The name as tables show it: of a folder the last two parts, since ``final`` alone says little."""
-        return "/".join(Path(self.name).parts[-2:]) if "/" in self.name else self.name
+        """The name as tables show it, with what was done to the model first."""
+        return f"{self.short} ({self.tuned})" if self.tuned else self.short
 
 
 @dataclass(frozen=True)

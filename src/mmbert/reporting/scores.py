@@ -7,6 +7,7 @@ Figures are per cent unless their metric says otherwise; ``±`` is the standard 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 from mmbert import languages
 from mmbert.errors import ConfigError
 from mmbert.evaluation.published import AVERAGE, PRINTED, published, sources
-from mmbert.evaluation.summary import Figure, SuiteResult, TaskSummary, by_tier, mean_of_tasks, read_tiers
+from mmbert.evaluation.summary import TUNED_BEFORE, Figure, SuiteResult, TaskSummary, by_tier, mean_of_tasks, read_tiers
 from mmbert.evaluation.task import Task
 from mmbert.files import write_json, write_text
 from mmbert.reporting.latex import latex
@@ -198,6 +199,7 @@ def as_json(result: SuiteResult, tiers: Mapping[str, str]) -> dict[str, Any]:
             {
                 "name": column.name,
                 "weights": column.weights,
+                "tuned": column.tuned,
                 "tasks": {name: asdict(summary) for name, summary in column.tasks.items()},
                 "mean": mean_of_tasks(column, list(result.suite.tasks)) if result.suite.average else None,
             }
@@ -209,8 +211,8 @@ def as_json(result: SuiteResult, tiers: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _notes(result: SuiteResult) -> list[str]:
-    """A line a task: how it was learned, its licence and source."""
-    lines = []
+    """What was done to the models first, and a line a task: how it was learned, its licence and source."""
+    lines = [f"- {column.short}: {_tuned(result, column.tuned)}." for column in result.columns if column.tuned]
     for name in result.suite.tasks:
         summary = next((column.tasks[name] for column in result.columns if name in column.tasks), None)
         if summary is None:
@@ -219,6 +221,13 @@ def _notes(result: SuiteResult) -> list[str]:
         seeds = f"; seeds {', '.join(map(str, summary.seeds))}" if len(summary.seeds) > 1 else ""
         lines.append(f"- {task.title}: {_learned(result, name)}{seeds}. {task.citation}. Licence: {task.licence}.")
     return lines
+
+
+def _tuned(result: SuiteResult, how: str) -> str:
+    suite = result.suite
+    if how == TUNED_BEFORE:
+        return f"tuned for embeddings before, so not by {Path(suite.tune or '').name}"
+    return how + (f", with {json.dumps(suite.tune_changes, ensure_ascii=False)}" if suite.tune_changes else "")
 
 
 def _learned(result: SuiteResult, name: str) -> str:
