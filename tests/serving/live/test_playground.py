@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -62,6 +63,13 @@ def test_search(page: Any) -> None:
     assert hits.first.locator(".text").inner_text() == "All human beings are born free."
     assert hits.first.locator(".score").inner_text() == "1.00"
     assert found.locator(".said").inner_text().startswith("The best of 3 texts")
+    scores = [float(text.replace("−", "-")) for text in hits.locator(".score").all_inner_texts()]
+    parts = hits.locator(".meter").evaluate_all(
+        "all => all.map(bar => bar.firstChild.getBoundingClientRect().width / bar.getBoundingClientRect().width)"
+    )
+    assert parts == pytest.approx([max(0, score) for score in scores], abs=0.01), "a bar is as long as its number"
+    answers, texts = hits.last.bounding_box(), page.locator("#texts").bounding_box()
+    assert answers["y"] + answers["height"] <= texts["y"], "nothing long between question and answers"
     assert "curl " in page.text_content("#request code")
 
 
@@ -124,7 +132,11 @@ def test_classes_and_entities(page: Any) -> None:
     page.click("#tab-classify")
     page.fill("#judged", "one\ntwo")
     page.click("#classify button.primary")
-    assert finished(page, "classify").locator("li .best").count() == 2
+    found = finished(page, "classify")
+    assert found.locator("li .best").count() == 2
+    begins = found.locator(".labels .meter").evaluate_all("all => all.map(bar => bar.getBoundingClientRect().left)")
+    assert len(begins) == 6
+    assert len(set(begins)) == 1, "bars of all texts begin at one place, whichever label is first"
     page.click("#tab-entities")
     text = "🙂 Kofi Annan left Accra."
     page.fill("#tagged", text)
@@ -175,6 +187,24 @@ def test_by_keyboard_alone(page: Any) -> None:
     page.keyboard.type("only one")
     press("Control+Enter")
     expect(page.locator("#search .hits li")).to_have_count(1)
+
+
+def test_a_heat_map_that_is_cut_says_so(chromium: Any, served: str) -> None:
+    for viewport, cut in ((PHONE, True), (DESK, False)):
+        context = chromium.new_context(viewport=viewport)
+        page = context.new_page()
+        page.goto(served)
+        page.click("#tab-compare")
+        page.click("#compare button.primary")
+        found = finished(page, "compare")
+        said = found.get_by_text("Scroll sideways")
+        expect(said).to_be_visible() if cut else expect(said).to_be_hidden()
+        table = found.locator(".scroll")
+        masked = table.evaluate("node => getComputedStyle(node).maskImage !== 'none'")
+        assert masked == cut, "the side that is cut fades"
+        table.evaluate("node => { node.scrollLeft = node.scrollWidth }")
+        expect(table).not_to_have_class(re.compile("after"))
+        context.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -4,6 +4,7 @@ const SHOWN = 20; // hits at first, or all where only a few more would be hidden
 const FEW = 5;
 const MOST_SHOWN = 500;
 const MOST_LABELS = 6;
+const MOST_NAME = 24; // characters of a label before it is broken
 const MOST_PAIRS = 3;
 
 export const find = (selector, root = document) => root.querySelector(selector);
@@ -31,13 +32,15 @@ const fixed = (value) => value.toFixed(2).replace("-", "−");
 const bytes = (text) => new TextEncoder().encode(text).length;
 const meter = (part) => make("span", { className: "meter" }, make("i", { style: { "--part": Math.min(1, Math.max(0, part)) } }));
 
-/** Texts in the order of their scores. */
+/** Texts in the order of their scores. Of cosines and probabilities a bar is as long as the number says, full at 1;
+    scores without such an end are shown between the lowest and the best. */
 export function hits(texts, scores) {
   const order = texts.map((text, place) => ({ text, score: scores[place] })).sort((a, b) => b.score - a.score);
-  const top = order[0].score, low = Math.min(0, order.at(-1).score);
+  const top = order[0].score, last = order.at(-1).score, ended = top <= 1.001 && last >= -1.001;
+  const part = (score) => (ended ? score : (score - Math.min(0, last)) / (top - Math.min(0, last)));
   const row = ({ text, score }, place) => make("li", {},
     make("span", { className: "rank" }, `${place + 1}`), make("span", { className: "text", dir: "auto" }, text),
-    make("span", { className: "score" }, fixed(score)), meter((score - low) / (top - low || 1)));
+    make("span", { className: "score" }, fixed(score)), meter(part(score)));
   const first = order.length <= SHOWN + FEW ? order.length : SHOWN;
   const list = make("ol", { className: "hits" }, order.slice(0, first).map(row));
   const rest = order.slice(first, MOST_SHOWN);
@@ -66,8 +69,17 @@ export function heatMap(texts, rows) {
   const pair = ({ i, j, score }) => make("li", {},
     make("span", {}, make("span", { dir: "auto" }, texts[j]), make("span", { dir: "auto" }, texts[i])),
     make("span", { className: "score" }, fixed(score)));
+  const scroll = make("div", { className: "scroll", tabIndex: 0, role: "region", ariaLabel: "Similarity of each pair" }, table);
+  const edges = () => { // where more is to be seen at the right it fades; a shadow is where something is behind
+    const hidden = scroll.scrollWidth - scroll.clientWidth, at = Math.abs(scroll.scrollLeft);
+    scroll.classList.toggle("wider", hidden > 1);
+    scroll.classList.toggle("before", at > 1);
+    scroll.classList.toggle("after", at < hidden - 1);
+  };
+  scroll.addEventListener("scroll", edges, { passive: true });
+  new ResizeObserver(edges).observe(scroll);
   return [
-    make("div", { className: "scroll", tabIndex: 0, role: "region", ariaLabel: "Similarity of each pair" }, table),
+    scroll, make("p", { className: "said aside" }, "Scroll sideways to see all of it."),
     make("p", { className: "said" }, fixed(low), make("span", { className: "key" }), fixed(high)),
     make("h2", {}, "Closest"), make("ol", { className: "pairs" }, pairs.slice(0, MOST_PAIRS).map(pair)),
   ];
@@ -112,8 +124,9 @@ function directionOf(text) {
 /** Each text with its classes, best first. */
 export function judged(texts, found) {
   const label = ({ label, score }, place) => [make("bdi", { className: place ? "" : "best" }, label), meter(score), make("span", {}, percent(score))];
+  const names = Math.min(MOST_NAME, Math.max(...found.flat().map(({ label }) => [...label].length))); // one width for all
   const row = (scores, place) => make("li", {}, make("span", { dir: "auto" }, texts[place]),
-    make("div", { className: "labels" }, [...scores].sort((a, b) => b.score - a.score).slice(0, MOST_LABELS).flatMap(label)));
+    make("div", { className: "labels", style: { "--names": `${names}ch` } }, [...scores].sort((a, b) => b.score - a.score).slice(0, MOST_LABELS).flatMap(label)));
   return make("ul", { className: "rows" }, found.map(row));
 }
 
