@@ -191,7 +191,7 @@ function choose(name, focus = false) {
     const chosen = tab.id === `tab-${name}`;
     tab.ariaSelected = `${chosen}`;
     tab.tabIndex = chosen ? 0 : -1;
-    if (chosen) tab.scrollIntoView({ block: "nearest", inline: "nearest" });
+    if (chosen) centre(tab);
     if (chosen && focus) tab.focus();
   }
   for (const panel of all("[role=tabpanel]")) panel.hidden = panel.id !== name;
@@ -202,6 +202,12 @@ function choose(name, focus = false) {
   field.disabled = fitting.length === 1;
   history.replaceState(null, "", `#${name}`);
   showHint();
+}
+
+/** Scroll the list of tabs alone: scrollIntoView would also move the place where the Tab key begins. */
+function centre(tab) {
+  const list = tab.parentElement;
+  list.scrollLeft = tab.offsetLeft - list.offsetLeft - (list.clientWidth - tab.offsetWidth) / 2;
 }
 
 /** A model that was only pretrained says less of meaning than its scores suggest. */
