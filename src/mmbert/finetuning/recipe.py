@@ -277,13 +277,15 @@ def _leave_hub(values: dict[str, Any], stated: list[str]) -> None:
         return any(f"{key}.".startswith(f"{each}.") or f"{each}.".startswith(f"{key}.") for each in stated)
 
     data = values.get("data")
-    specs: dict[str, Any] = {r: data.get(r) for r in ("train", "dev", "test")} if isinstance(data, dict) else {}
+    if not isinstance(data, dict):
+        return
+    specs: dict[str, Any] = {role: data.get(role) for role in ("train", "dev", "test")}
     own = [role for role, spec in specs.items() if isinstance(spec, dict) and spec.get("path") and spec.get("hub")]
     for role in own:
         data[role] = {
             key: value for key, value in specs[role].items() if key not in _OF_HUB or given(f"data.{role}.{key}")
         }
-    if not isinstance(data, dict) or "train" not in own:
+    if "train" not in own:
         return
     task = str(values.get("task"))
     block = values.get(task)
