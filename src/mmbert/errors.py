@@ -21,6 +21,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mmbert.extras import distribution, extra_of
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -97,7 +99,8 @@ class TooLong(MMBertError):
 
 
 class MissingExtra(MMBertError):
-    """An optional dependency is not installed."""
+    """An optional dependency is not installed; ``extra`` is named if it brings the package, else one that does."""
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"{package} is not installed: pip install 'mmbert[{extra}]'")
+        named = extra_of(package, preferred=extra) or extra
+        super().__init__(f"{distribution(package)} is not installed: pip install 'mmbert[{named}]'")

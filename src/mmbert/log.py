@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sized
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -32,8 +33,46 @@ def setup(*, verbose: bool = False) -> None:
     logger.propagate = False
 
 
+EVERY = 15.0
+"""Seconds between two lines of a progress that is not shown on a terminal."""
+
+
+class _Lines:
+    """What tqdm's bar does, as lines for a log: none in the first seconds, then one every ``EVERY`` seconds."""
+
+    def __init__(self, total: float | None, desc: str, initial: float) -> None:
+        self._total, self._desc, self._done = total, desc, initial
+        self._initial, self._figures = initial, ""
+        self._began = self._last = time.monotonic()
+        self._written: float | None = None
+
+    def update(self, n: float) -> None:
+        self._done += n
+        if time.monotonic() - self._last >= EVERY:
+            self._write()
+
+    def set_postfix(self, figures: dict[str, str | float | int], refresh: bool = False) -> None:
+        self._figures = "".join(f", {name}={value}" for name, value in figures.items())
+
+    def close(self) -> None:
+        if self._written not in (None, self._done):
+            self._write()
+
+    def _write(self) -> None:
+        self._last, self._written = time.monotonic(), self._done
+        elapsed = self._last - self._began
+        done = tqdm.format_sizeof(self._done)
+        if self._total:
+            left = elapsed * (self._total - self._done) / max(self._done - self._initial, 1e-9)
+            done = f"{self._done / self._total:4.0%} {done}/{tqdm.format_sizeof(self._total)}"
+            clock = f"{tqdm.format_interval(elapsed)}<{tqdm.format_interval(left)}"
+        else:
+            clock = tqdm.format_interval(elapsed)
+        sys.stderr.write(f"{self._desc}: {done} [{clock}{self._figures}]\n")
+
+
 class progress(Generic[T]):  # noqa: N801  (reads as the built-in it stands for: ``for x in progress(xs)``)
-    """A bar on a terminal; elsewhere (CI, a file) a line every 15 seconds, so that logs stay short.
+    """A bar on a terminal; elsewhere (CI, a file, a notebook's cell) a line every 15 seconds, none for short work.
 
     ``with progress(total=n, desc="...") as bar: bar.update(k); bar.note(loss=2.1)`` or ``for x in progress(xs): ...``.
     """
@@ -47,27 +86,18 @@ class progress(Generic[T]):  # noqa: N801  (reads as the built-in it stands for:
         unit: str = "it",
         initial: float = 0,
     ) -> None:
-        interactive = sys.stderr.isatty()
         self._items = iterable
         if total is None and isinstance(iterable, Sized):
             total = len(iterable) or None
-        self._bar = tqdm(
-            total=total,
-            desc=desc,
-            unit=unit,
-            initial=initial,
-            unit_scale=True,
-            file=sys.stderr,
-            dynamic_ncols=interactive,
-            mininterval=0.2 if interactive else 15.0,
-            maxinterval=1.0 if interactive else 15.0,
-            ascii=None if interactive else True,
-            leave=interactive,
-            disable=os.environ.get("MMBERT_QUIET") == "1",
-            bar_format=None
-            if interactive
-            else "{desc}: {percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]\n",
-        )
+        quiet = os.environ.get("MMBERT_QUIET") == "1"
+        self._bar: Any
+        if quiet or sys.stderr.isatty():
+            self._bar = tqdm(
+                total=total, desc=desc, unit=unit, initial=initial, unit_scale=True, file=sys.stderr,
+                dynamic_ncols=True, mininterval=0.2, maxinterval=1.0, disable=quiet,
+            )  # fmt: skip
+        else:
+            self._bar = _Lines(total, desc, initial)
 
     def update(self, n: float = 1) -> None:
         """Advance by ``n`` units."""

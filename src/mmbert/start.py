@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mmbert.errors import MMBertError, WeightsError
 from mmbert.files import read_json
+from mmbert.hub import HubFailed, hub_file
 from mmbert.model.config import ModelConfig, config_from_hf
 from mmbert.recipe import ModelSpec, Phase, Recipe
 
@@ -51,14 +52,11 @@ def start_config(start: str) -> ModelConfig:
 
 
 def _fetch_config(name: str) -> Path:
-    from huggingface_hub import hf_hub_download
-
     try:
-        return Path(hf_hub_download(name, "config.json"))
-    except (OSError, ValueError) as error:  # the hub's own errors are OSErrors, those of names ValueErrors
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        return hub_file(name, "config.json")
+    except HubFailed as error:
         raise WeightsError(
-            f"start: no folder {name} here, and the hub did not give its config.json: {reason}"
+            f"start: no folder {name} here, and the hub did not give its config.json: {error}"
         ) from error
 
 

@@ -148,7 +148,7 @@ class TestFaults:
             model_file("./none.bin")
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         with pytest.raises(
-            DataError, match=r"no language model at cis-lmu/glotlid-none: no such file, and the hub says"
+            DataError, match=r"no file cis-lmu/glotlid-none here, and the hub did not give the language model: "
         ):
             model_file("cis-lmu/glotlid-none")
         (tmp_path / "bad.bin").write_bytes(b"no model")

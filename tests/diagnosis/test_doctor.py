@@ -19,9 +19,9 @@ from typer.testing import CliRunner
 
 from mmbert import MaskedLM, ModelConfig, train_tokenizer
 from mmbert.cli.main import app
-from mmbert.diagnosis.machine import EXTRAS
 from mmbert.diagnosis.model import Examination, examine
 from mmbert.errors import MMBertError
+from mmbert.extras import extras
 from mmbert.model.encoder import Encoder
 from mmbert.model.tasks import SequenceClassifier, TokenClassifier
 from mmbert.model.weights import save_state
@@ -195,7 +195,7 @@ def test_json_says_the_same(models: Path) -> None:
     assert told["model"] == json.loads(json.dumps(found.facts))
     assert len(told["problems"]) == len(found.problems)
     assert {reader["reader"] for reader in told["readers"]} == set(reads(found))
-    assert {f"extra {name}" for name in EXTRAS} < set(told["machine"])
+    assert {f"extra {name}" for name in extras()} < set(told["machine"])
 
 
 def test_no_such_model(tmp_path: Path) -> None:

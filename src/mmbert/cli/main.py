@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from mmbert import __version__
-from mmbert.errors import MMBertError
+from mmbert.errors import MissingExtra, MMBertError
+from mmbert.extras import extra_of
 from mmbert.log import setup
 
 app = typer.Typer(
@@ -116,6 +117,11 @@ def main() -> None:
         app()
     except MMBertError as error:
         sys.stderr.write(f"mmbert: {error}\n")
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        if error.name is None or extra_of(error.name) is None:
+            raise
+        sys.stderr.write(f"mmbert: {MissingExtra(error.name, '')}\n")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write("mmbert: interrupted; the same command goes on from the last checkpoint\n")

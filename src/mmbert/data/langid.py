@@ -17,6 +17,7 @@ from mmbert import languages
 from mmbert.data.document import Document
 from mmbert.errors import ConfigError, DataError, MissingExtra
 from mmbert.files import sha256
+from mmbert.hub import HubFailed, hub_file
 from mmbert.recipe import Cleaning, LanguageId
 
 LANGUAGE = "language"
@@ -83,13 +84,10 @@ def model_file(name: str) -> Path:
     match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:/([\w./-]+))?", name)
     if match is None or name.startswith("."):
         raise DataError(f"no language model at {name}: expected a file, or a name on the hub as cis-lmu/glotlid")
-    from huggingface_hub import hf_hub_download
-
     try:
-        return Path(hf_hub_download(match[1], match[2] or "model.bin"))
-    except (OSError, ValueError) as error:  # the hub's own errors are OSErrors, those of names ValueErrors
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(f"no language model at {name}: no such file, and the hub says: {reason}") from error
+        return hub_file(match[1], match[2] or "model.bin")
+    except HubFailed as error:
+        raise DataError(f"no file {name} here, and the hub did not give the language model: {error}") from error
 
 
 @cache

@@ -5,27 +5,15 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from importlib.util import find_spec
 
 import torch
 
 from mmbert import cpu
+from mmbert.extras import extras, missing
 from mmbert.inference import precision
 from mmbert.inference.native import kernel, layer
 from mmbert.model.config import PRESETS
 from mmbert.training.folder import choose_precision, versions
-
-EXTRAS = {
-    "data": ("pyarrow",),
-    "langid": ("fasttext",),
-    "scale": ("datatrove", "regex"),
-    "catalogs": ("django", "babel", "pycountry"),
-    "search": ("lancedb", "bm25s", "pyarrow"),
-    "export": ("onnx", "onnxscript", "onnxruntime"),
-    "train": ("tensorboard",),
-    "report": ("jinja2", "altair", "vl_convert"),
-}
-"""Optional dependencies by the name of their extra, as they are imported."""
 
 
 def describe_machine() -> dict[str, str]:
@@ -41,7 +29,7 @@ def describe_machine() -> dict[str, str]:
         "int8": _int8(device),
         "matrices": _matrices(device),
         "attention": attention(device),
-        **{f"extra {name}": _extra(name) for name in EXTRAS},
+        **{f"extra {name}": _extra(name) for name in extras()},
     }
 
 
@@ -110,5 +98,5 @@ def _matrices(device: torch.device) -> str:
 
 
 def _extra(name: str) -> str:
-    missing = [package for package in EXTRAS[name] if find_spec(package) is None]
-    return f"{', '.join(missing)} missing: pip install 'mmbert[{name}]'" if missing else "installed"
+    lacking = missing(name)
+    return f"{', '.join(lacking)} missing: pip install 'mmbert[{name}]'" if lacking else "installed"

@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbert.errors import ConfigError, MissingExtra, TrainingError
+from mmbert.extras import extra_of
 from mmbert.files import environment, publish_folder, read_json, write_json
 from mmbert.finetuning.recipe import FinetuneRecipe
 
@@ -50,12 +51,6 @@ TASKS = {
     "sparse": "mmbert.finetuning.sparse",
     "late_interaction": "mmbert.finetuning.late_interaction",
 }
-
-PACKAGES = {
-    "transformers", "accelerate", "datasets", "peft", "sentence_transformers", "sklearn", "scipy", "pyarrow",
-    "tensorboard",
-}  # fmt: skip
-"""What the extra ``finetune`` brings, by the names that are imported (scipy comes with scikit-learn)."""
 
 FEW = 4
 """From so many languages on, their figures are shown as a mean."""
@@ -162,7 +157,7 @@ def _train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any]) -> Tr
     try:
         module = import_module(TASKS[recipe.task])
     except ModuleNotFoundError as error:
-        if error.name is not None and error.name.partition(".")[0] in PACKAGES:
+        if error.name is not None and extra_of(error.name):
             raise MissingExtra(error.name, "finetune") from error
         raise
     trained: Trained = module.train(recipe, folder, callbacks)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from mmbert.errors import MMBertError, WeightsError
 from mmbert.files import atomic_file, read_json, write_json
+from mmbert.hub import HubFailed, hub_folder
 from mmbert.model.config import ModelConfig
 from mmbert.model.config import config_from_hf as config_from_hf
 from mmbert.model.config import config_to_hf as config_to_hf
@@ -56,20 +57,12 @@ def model_folder(name: str | Path, *, revision: str | None = None) -> Path:
         return folder
     if folder.exists() or len(folder.parts) != 2 or str(name).startswith((".", "/", "~")):
         raise WeightsError(f"no such model folder: {name} (a hub name looks like jhu-clsp/mmBERT-base)")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    patterns = ["*.json", "*.safetensors"]
     try:
-        found = Path(snapshot_download(str(name), revision=revision, allow_patterns=patterns))
+        found = hub_folder(str(name), ["*.json", "*.safetensors"], revision=revision)
         if not any(found.glob("*.safetensors")):
-            patterns = ["*.json", "pytorch_model*.bin"]
-            found = Path(snapshot_download(str(name), revision=revision, allow_patterns=patterns))
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise WeightsError(
-            f"no folder {name} here, and the hub did not give it ({type(error).__name__}: {reason})"
-        ) from error
+            found = hub_folder(str(name), ["*.json", "pytorch_model*.bin"], revision=revision)
+    except HubFailed as error:
+        raise WeightsError(f"no folder {name} here, and the hub did not give it: {error}") from error
     return found
 
 

@@ -30,6 +30,7 @@ from tokenizers.processors import TemplateProcessing
 
 from mmbert.errors import DataError, TokenizerError
 from mmbert.files import write_json, write_text
+from mmbert.hub import HubFailed, hub_file
 from mmbert.io.stream import read_text
 from mmbert.packed import Packed
 from mmbert.tokenizer.spelling import SPACE, spelled_bytes
@@ -366,12 +367,10 @@ def _download(name: str, revision: str | None) -> Path:
         raise TokenizerError(
             f"no tokenizer at {name}: expected a folder with tokenizer.json, such a file, or a hub name"
         )
-    from huggingface_hub import hf_hub_download
-
     try:
-        return Path(hf_hub_download(name, "tokenizer.json", revision=revision))
-    except (OSError, ValueError) as error:  # the hub's own errors are OSErrors, those of names ValueErrors
-        raise TokenizerError(f"no tokenizer at {name}: not a folder here, and the hub says: {_line(error)}") from error
+        return hub_file(name, "tokenizer.json", revision=revision)
+    except HubFailed as error:
+        raise TokenizerError(f"no folder {name} here, and the hub did not give its tokenizer: {error}") from error
 
 
 def _bare(value: Any) -> Any:

@@ -1,0 +1,50 @@
+"""Files of a model or dataset of the Hugging Face hub: one request, and one line if it fails.
+
+``hf_hub_download`` of the hub's library repeats a failed request five times, which without a network takes half a
+minute and prints ten lines. ``snapshot_download`` asks once and then takes what an earlier download left in the cache.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+_NO_NETWORK = r"ConnectError|ConnectionError|NameResolution|Timeout|Network is unreachable|check your (Internet )?conn"
+
+
+class HubFailed(Exception):
+    """The hub did not give a file; the message is the reason, in one line."""
+
+
+def hub_folder(name: str, patterns: Sequence[str], *, revision: str | None = None) -> Path:
+    """Return a local folder with the files of ``name`` that match ``patterns``. Raises HubFailed."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    network: type[Exception] = HfHubHTTPError.__mro__[1]  # the root of its client's errors, a proxy's among them
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
+    except (OSError, network, HFValidationError) as error:
+        raise HubFailed(reason(error)) from error
+
+
+def hub_file(name: str, file: str, *, revision: str | None = None) -> Path:
+    """Return the local path of one file of ``name``. Raises HubFailed."""
+    path = hub_folder(name, [file], revision=revision) / file
+    if not path.is_file():
+        raise HubFailed(f"{name} has no {file} there, or the hub could not be reached and none is in the cache")
+    return path
+
+
+def reason(error: Exception) -> str:
+    """Return what an error of the hub's library says, in one line: no network, no such name, or its own first line."""
+    text = f"{type(error).__name__}: {error} {error.__cause__ or ''}"
+    if re.search(_NO_NETWORK, text):
+        return "it cannot be reached, and nothing is in the cache (check the network, or give a local folder)"
+    if "OfflineModeIsEnabled" in text or "HF_HUB_OFFLINE" in text:
+        return "HF_HUB_OFFLINE is set, and nothing is in the cache"
+    if "RepositoryNotFound" in text:
+        return "there is no such repository, or it needs a login (hf auth login)"
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
