@@ -11,6 +11,7 @@ from mmbert.errors import ConfigError
 from mmbert.recipe import Recipe
 from mmbert.recipe_file import parse_count, read_languages, read_recipe
 
+RECIPES = Path(__file__).parents[1] / "recipes"
 PHASE = "tokens: 1M, context: 64, mask_rate: 0.3, batch: 4096, micro_batch: 2048, peak_lr: 1e-3"
 SMALLEST = f"""
 name: tiny
@@ -217,3 +218,26 @@ def test_a_saved_recipe_is_the_same_recipe(path: Path) -> None:
 def test_a_recipe_is_frozen(path: Path) -> None:
     with pytest.raises(ValueError, match="frozen"):
         Recipe.load(path).seed = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["phases.extend.mask_rate=true", "tokenizer.vocab_size=true", "phases.pretrain.tokens=true", "seed=false"],
+)
+def test_true_is_no_number(change: str) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"nano\.yaml: {change.partition('=')[0]}: should be a number or text, not true"
+    ):
+        Recipe.load(RECIPES / "nano.yaml", [change])
+
+
+def test_a_flag_takes_true() -> None:
+    assert Recipe.load(RECIPES / "nano.yaml", ["runtime.gradient_checkpointing=true"]).runtime.gradient_checkpointing
+
+
+def test_a_missing_recipe_says_where_recipes_are(tmp_path: Path) -> None:
+    assert "did you mean" in message(RECIPES / "nan.yaml")
+    assert str(RECIPES / "nano.yaml") in message(RECIPES / "nan.yaml")
+    assert "holds adapt.yaml" in message(RECIPES / "qqqqqqqqqq.yaml")
+    assert "that is a folder, name one of adapt.yaml" in message(RECIPES)
+    assert "in the folder recipes of mmbert's repository" in message(tmp_path / "recipes" / "nano.yaml")

@@ -13,7 +13,17 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -56,6 +66,15 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false where a number belongs, which pydantic would read as 1 and 0."""
+        field = cls.model_fields[info.field_name or ""]
+        if _flags(value) and not _takes_flags(field.annotation):
+            raise ValueError("should be a number or text, not true or false")
+        return value
+
     @model_validator(mode="before")
     @classmethod
     def _null_is_absent(cls, values: Any) -> Any:
@@ -71,6 +90,23 @@ class Spec(BaseModel):
             is_map = isinstance(value, dict) and any(get_origin(form) is dict for form in forms)
             kept[key] = {k: v for k, v in value.items() if v is not None} if is_map else value
         return kept
+
+
+def _flags(value: Any) -> bool:
+    """Whether a value, or one in a list or map of plain values, is true or false."""
+    if isinstance(value, dict | list | tuple):
+        return any(map(_flags, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, bool)
+
+
+def _takes_flags(annotation: Any) -> bool:
+    """Whether true and false may stand somewhere in a value of this type; those of an inner Spec are its own matter."""
+    if annotation in (bool, Any) or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        return True
+    arguments = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return any(isinstance(argument, bool) for argument in arguments)
+    return any(map(_takes_flags, arguments))
 
 
 class SpecFile(Spec):
@@ -161,49 +197,6 @@ def explain(error: ValidationError, model: type[BaseModel], path: Path) -> str:
     return f"{path}: {dotted + ': ' if dotted else ''}{said}{given}{more}"
 
 
-def editor_schema(recipe: dict[str, Any]) -> dict[str, Any]:
-    """The JSON schema of a recipe *file*, for editors, from that of the model.
-
-    A file may name a list of languages where the model holds codes, and one that ``extends`` another may leave out what
-    is required and write null to remove something.
-    """
-    definitions = recipe.pop("$defs")
-    definitions["Recipe"] = {key: value for key, value in recipe.items() if key != "title"}
-    definitions["PhaseData"]["properties"]["languages"]["anyOf"].append({"type": "string"})
-    for name, definition in list(definitions.items()):
-        definitions[f"{name}Change"] = _as_change(definition)
-    extends = {"type": "string", "description": "The path of a recipe to start from, relative to this one."}
-    definitions["RecipeChange"]["properties"]["extends"] = extends
-    return {
-        "$schema": "http://json-schema.org/draft-07/schema#",
-        "title": "mmbert recipe",
-        "if": {"type": "object", "required": ["extends"]},
-        "then": {"$ref": "#/$defs/RecipeChange"},
-        "else": {"$ref": "#/$defs/Recipe"},
-        "$defs": definitions,
-    }
-
-
-def _as_change(schema: Any) -> Any:
-    """The schema of a part of something: nothing is required, everything may be null."""
-    if isinstance(schema, list):
-        return [_as_change(each) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    changed = {key: _as_change(value) for key, value in schema.items() if key not in ("required", "default")}
-    if "$ref" in changed:
-        changed["$ref"] += "Change"
-    if isinstance(changed.get("properties"), dict):
-        changed["properties"] = {name: _or_null(value) for name, value in changed["properties"].items()}
-    if isinstance(changed.get("additionalProperties"), dict):
-        changed["additionalProperties"] = _or_null(changed["additionalProperties"])
-    return changed
-
-
-def _or_null(schema: Any) -> dict[str, Any]:
-    return {"anyOf": [schema, {"type": "null"}]}
-
-
 _PLAIN_WORDS = {
     "a valid tuple": "a list",
     "a valid dictionary": "a map",
@@ -278,7 +271,7 @@ def _read_extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         chain = " -> ".join(each.name for each in (*seen, path))
         raise ConfigError(f"{path} extends itself: {chain}")
     if not path.is_file():
-        raise ConfigError(f"no such recipe: {path}" + (f" (extended by {seen[-1]})" if seen else ""))
+        raise ConfigError(f"no such recipe: {path}{f' (extended by {seen[-1]})' if seen else ''}{_elsewhere(path)}")
     try:
         values = _yaml(read_text(path), str(path))
     except DataError as error:
@@ -294,6 +287,26 @@ def _read_extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     inherited = _read_extended(path.parent / parent, (*seen, path.resolve()))
     _move_tables(inherited, (path.parent / parent).parent, path.parent)
     return _merge(inherited, values)
+
+
+def _elsewhere(path: Path) -> str:
+    """Where the recipe that is not at ``path`` may be: under a similar name, in its folder, or in the repository."""
+    if path.is_dir():
+        return f": that is a folder, name one of {', '.join(_recipes(path)) or 'its files'}"
+    near = difflib.get_close_matches(path.name, _recipes(path.parent), n=2, cutoff=0.6)
+    if near:
+        return f": did you mean {' or '.join(str(path.parent / name) for name in near)}?"
+    there = ", ".join(_recipes(path.parent))
+    if there:
+        return f": {path.parent} holds {there}"
+    return (
+        ": recipes are in the folder recipes of mmbert's repository, which pip does not install: run from a clone of "
+        "it, or give the path of a file of your own"
+    )
+
+
+def _recipes(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.glob("*.yaml")) if folder.is_dir() else []
 
 
 def _read_lists(values: dict[str, Any], folder: Path) -> None:

@@ -29,13 +29,14 @@ def test_doctor_names_versions_and_choices() -> None:
     assert {"mmbert", "python", "attention", "threads", "int8", "extra"} <= set(found)
 
 
-def test_doctor_writes_the_schema(tmp_path: Path) -> None:
-    file = tmp_path / "recipe.schema.json"
-    assert mmbert("doctor", "--schema", str(file)) == ""
-    schema = json.loads(file.read_text())
+def test_doctor_prints_the_schema(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    schema = json.loads(mmbert("doctor", "--schema"))
     assert "mask_rate" in schema["$defs"]["Phase"]["properties"]
     assert schema["$defs"]["Phase"]["properties"]["mask_rate"]["description"]
-    assert json.loads(mmbert("doctor", "--schema", "-")) == schema
+    with pytest.raises(ConfigError, match=r"given: recipe\): mmbert doctor --schema > recipe\.schema\.json"):
+        mmbert("doctor", "--schema", "recipe")
+    assert not list(tmp_path.iterdir())
 
 
 def test_dry_run_takes_hardware_and_overrides() -> None:

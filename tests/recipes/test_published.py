@@ -22,7 +22,7 @@ from mmbert.planning.hardware import Machine
 from mmbert.planning.plan import DryRun, dry_run
 from mmbert.planning.show import print_plan
 from mmbert.recipe import Recipe
-from mmbert.recipe_file import editor_schema
+from mmbert.recipe_schema import editor_schema
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SHIPPED = sorted(RECIPES.glob("*.yaml"))

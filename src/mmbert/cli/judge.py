@@ -94,7 +94,7 @@ def fill_mask(
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:
-    """What stands behind <mask>: {"fills": [{"token", "id", "score", "text"}]}; a list of such lists for several.
+    """What stands behind `<mask>`: {"fills": [{"token", "id", "score", "text"}]}; a list of such lists for several.
 
     In a Parquet file it is always a list of lists.
     """

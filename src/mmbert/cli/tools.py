@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,15 +19,15 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="The same as JSON.")] = False,
     device: Annotated[str, typer.Option(help="Where MODEL is tried: auto, cpu, cuda or cuda:1.")] = "auto",
     schema: Annotated[
-        Path | None, typer.Option(help="Write the JSON schema of recipes to this file (- for stdout), and stop.")
-    ] = None,
+        bool, typer.Option("--schema", help="Print the JSON schema of recipes, for editors: doctor --schema > FILE.")
+    ] = False,
 ) -> None:
     """What this machine would use and why; with MODEL, what the folder is, what is wrong, who reads it. Mends nothing.
 
     Exit status: 0 nothing is wrong, 1 problems were found in MODEL (each is printed with its cure), 2 no such model.
     """
-    if schema is not None:
-        _write_schema(schema)
+    if schema:
+        _print_schema(model)
         return
     from mmbert.diagnosis.machine import describe_machine
     from mmbert.diagnosis.model import examine
@@ -92,13 +91,13 @@ def _said(verdict: Verdict) -> str:
     return f"{verdict.reads}: {verdict.why}" if verdict.why else verdict.reads
 
 
-def _write_schema(path: Path) -> None:
-    from mmbert.files import write_text
+def _print_schema(model: str | None) -> None:
+    from mmbert.errors import ConfigError
     from mmbert.recipe import Recipe
-    from mmbert.recipe_file import editor_schema
+    from mmbert.recipe_schema import editor_schema
 
-    text = json.dumps(editor_schema(Recipe.model_json_schema()), indent=2, ensure_ascii=False) + "\n"
-    if path == Path("-"):
-        typer.echo(text, nl=False)
-    else:
-        write_text(path, text)
+    if model is not None:
+        raise ConfigError(
+            f"--schema takes nothing beside it (given: {model}): mmbert doctor --schema > recipe.schema.json"
+        )
+    typer.echo(json.dumps(editor_schema(Recipe.model_json_schema()), indent=2, ensure_ascii=False))
