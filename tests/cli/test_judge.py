@@ -108,7 +108,9 @@ def test_answer(models: Path, run: Command, tmp_path: Path) -> None:
     for found in (
         run("answer", models / "spans", record, "-k", 2),
         run("answer", models / "spans", "-q", "Who is free?", "-k", 2, stdin=TEXTS[0]),
-        run("answer", models / "spans", "-c", context, "-k", 2, stdin="Who is free?"),
+        run("answer", models / "spans", "--context-file", context, "-k", 2, stdin="Who is free?"),
+        run("answer", models / "spans", "--context", TEXTS[0], "-k", 2, stdin="Who is free?"),
+        run("answer", models / "spans", "-q", "Who is free?", "--context", TEXTS[0], "-k", 2),
     ):
         assert [answer["text"] for answer in found[0]["answers"]] == [answer.text for answer in expected]
     with_none = run("answer", models / "spans", record, "--no-answer", "-k", 10_000)[0]["answers"]
@@ -199,9 +201,9 @@ def test_parquet_holds_what_json_lines_hold(models: Path, run: Command, fails: A
 def test_what_is_wrong_is_one_line_with_its_place(models: Path, fails: Any, tmp_path: Path) -> None:
     masks = models / "masks"
     said = fails("fill-mask", masks, lines(tmp_path / "a.txt", ["born <mask>", "nothing"]))
-    assert said.startswith(f"mmbert: {tmp_path}/a.txt:2: text 1 has no <mask>")
+    assert said.startswith(f"mmbert: {tmp_path}/a.txt:2: the text has no <mask>")
     said = fails("fill-mask", masks, "-t", "nothing")
-    assert said.startswith("mmbert: --text 1: text 0 has no <mask>")
+    assert said.startswith("mmbert: --text 1: the text has no <mask>")
     said = fails("fill-mask", masks, lines(tmp_path / "b.jsonl", [{"text": "<mask>"}, {"body": "<mask>"}]))
     assert said == f"mmbert: {tmp_path}/b.jsonl:2 has no field 'text' (it has body): choose it with --text-field"
     said = fails("fill-mask", masks, lines(tmp_path / "c.jsonl", [{"text": "<mask>"}, "born"]))
@@ -216,8 +218,26 @@ def test_what_is_wrong_is_one_line_with_its_place(models: Path, fails: Any, tmp_
     assert said == f"mmbert: {tmp_path}/g.jsonl:1: documents are int: expected a list of str"
     said = fails("answer", models / "spans", lines(tmp_path / "h.txt", ["Who?"]))
     assert said == f"mmbert: {tmp_path}/h.txt:1 is not a JSON object: this command takes lines with a field 'question'"
-    assert fails("tag", models / "tags", tmp_path / "none") == f"mmbert: no such file: {tmp_path}/none"
-    assert "use mmbert.FillMask" in fails("tag", masks, "-t", "a")
+    hint = " (a text itself is given as --text TEXT)"
+    assert fails("tag", models / "tags", tmp_path / "none") == f"mmbert: no such file: {tmp_path}/none{hint}"
+    assert fails("tag", models / "tags", "a text " * 99).endswith(hint)
+    said = fails("tag", masks, "-t", "a")
+    assert "use mmbert.FillMask" in said
+    assert said.endswith(f"or tune it: mmbert finetune recipes/finetune/ner.yaml model={masks}")
+
+
+def test_a_text_is_not_taken_for_a_file_nor_a_file_for_a_text(models: Path, fails: Any, tmp_path: Path) -> None:
+    file = lines(tmp_path / "notes", ["Watu wote wamezaliwa huru."])
+    tags, spans = models / "tags", models / "spans"
+    instead = "looks like a file: give FILE as an argument, without the option"
+    assert fails("tag", tags, "--text", file) == f"mmbert: --text takes the text itself, and {file} {instead}"
+    assert fails("embed", models / "masks", "-t", "absent.txt").endswith(instead)
+    assert fails("tag", tags, file, "-t", "a") == f"mmbert: {file} and --text are two inputs: give one of them"
+    said = fails("answer", spans, "-q", "Who?", "--context", "article.txt")
+    assert said.endswith("article.txt looks like a file: give --context-file FILE")
+    said = fails("answer", spans, "-q", "Who?", "--context-file", "Nia lives in Dodoma.")
+    assert said.endswith("cannot read Nia lives in Dodoma.: No such file or directory (a text itself: --context TEXT)")
+    assert "are two texts" in fails("answer", spans, "-q", "Who?", "-c", "Nia", "--context-file", file)
     assert "no such model folder" in fails("tag", tmp_path / "nowhere", "-t", "a")
 
 

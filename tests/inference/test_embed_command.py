@@ -63,7 +63,7 @@ def test_lines_to_stdout(
     text = "".join(line + "\n" for line in TEXTS).encode()
     assert call(monkeypatch, folder, "--prompt", "query", "--dimensions", 8, "--piece", 4, stdin=text) == 0
     rows = [json.loads(line) for line in capfdbinary.readouterr().out.splitlines()]
-    assert [row["id"] for row in rows] == list(range(len(TEXTS)))
+    assert [row["id"] for row in rows] == list(range(1, len(TEXTS) + 1))
     found = np.array([row["embedding"] for row in rows], np.float32)
     assert abs(found - embed(TEXTS, prompt="query", dimensions=8)).max() < 1e-6
 
@@ -126,7 +126,7 @@ def test_killed_and_called_again(folder: Path, lines: Path, tmp_path: Path) -> N
     kept = {path.name: path.stat().st_mtime_ns for path in pieces.glob("*.json")}
     assert len(kept) < 81
     embedder = Embedder.load(folder, device="cpu", precision="fp32")
-    records = list(enumerate(lines.read_text(encoding="utf-8").splitlines()))
+    records = list(enumerate(lines.read_text(encoding="utf-8").splitlines(), 1))
     made = []
     with pytest.MonkeyPatch.context() as patch:
         stack = np.stack

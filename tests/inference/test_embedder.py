@@ -16,7 +16,7 @@ from sentence_transformers.util.quantization import quantize_embeddings
 
 import mmbert
 from mmbert.errors import ConfigError, DataError, MMBertError, TokenizerError
-from mmbert.inference.embedder import TUNE, Embedder
+from mmbert.inference.embedder import Embedder
 from mmbert.inference.vectors import measure_ranges, quantize
 
 
@@ -116,7 +116,7 @@ def test_warns_once_that_nothing_was_tuned(bare: Path, caplog: pytest.LogCapture
         embed(TEXTS[0])
         embed(TEXTS[0])
     assert len(caplog.records) == 1
-    assert TUNE in caplog.text
+    assert "tune it: mmbert finetune recipes/finetune/embed.yaml model=" in caplog.text
 
 
 def test_warns_once_of_empty_and_of_long_texts(bare: Path, caplog: pytest.LogCaptureFixture) -> None:

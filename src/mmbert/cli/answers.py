@@ -23,7 +23,7 @@ from mmbert.errors import ConfigError, MMBertError
 from mmbert.files import PARTIAL, atomic_file, disk_errors, read_json, sync_file, sync_folder, write_json
 from mmbert.io.faults import RowFaults
 
-_NUMBER = re.compile(r"(?:text|question|context|query) (\d+)\b")
+_NUMBER = re.compile(r"(text|question|context|query) (\d+)\b")
 
 
 def check_out(out: Path | None) -> None:
@@ -44,6 +44,7 @@ def judge_lines(
     out: Path | None,
     stamp: Callable[[], dict[str, Any]],
     faults: RowFaults,
+    show: Callable[[Any, dict[str, Any]], Iterator[str]] | None = None,
 ) -> None:
     """One JSON line out for every line in, in order, with the ``id`` of a line that has one.
 
@@ -53,9 +54,10 @@ def judge_lines(
            line it had reached
     stamp  what makes the answers: a begun file with another one is refused
     faults what becomes of a line that asks nothing
+    show   what a line asks and its answer -> lines for people, on standard output instead of JSON
     """
     with _sink(out, stamp) as (write, done):
-        waiting: deque[tuple[Line, Any]] = deque()
+        waiting: deque[tuple[Line, Any, Any]] = deque()
         recent: deque[tuple[int, str]] = deque(maxlen=1 << 16)
 
         def asked(line: Line) -> tuple[Line, Any, Any]:
@@ -63,18 +65,27 @@ def judge_lines(
 
         def items() -> Iterator[Any]:
             for number, (line, key, what) in enumerate(islice(faults.keep(lines, asked), done, None)):
-                waiting.append((line, key))
+                waiting.append((line, key, what))
                 recent.append((number, line.where))
                 yield what
             faults.report()
 
         try:
             for answer in judge(items()):
-                line, key = waiting.popleft()
+                line, key, what = waiting.popleft()
+                if show is not None and out is None:
+                    echo_lines(show(what, _plain(answer)))
+                    continue
                 known = isinstance(line.value, dict) and "id" in line.value
                 write({"id": key, **answer} if known else answer)
         except MMBertError as error:
             raise _placed(error, dict(recent)) from error
+
+
+def echo_lines(lines: Iterable[str]) -> None:
+    """Print each."""
+    for line in lines:
+        typer.echo(line)
 
 
 def write_lines(values: Iterable[dict[str, Any]], out: Path | None) -> None:
@@ -95,8 +106,8 @@ def write_lines(values: Iterable[dict[str, Any]], out: Path | None) -> None:
 def _placed(error: MMBertError, places: dict[int, str]) -> MMBertError:
     """The error with the line instead of the text's number in the stream."""
     found = _NUMBER.match(str(error))
-    where = places.get(int(found[1])) if found else None
-    return type(error)(f"{where}: {error}") if where else error
+    where = places.get(int(found[2])) if found else None
+    return type(error)(where + ": " + _NUMBER.sub(r"the \1", str(error), count=1)) if where else error
 
 
 @contextmanager

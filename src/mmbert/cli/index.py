@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from mmbert.cli.lines import SkipBadRows
+from mmbert.cli.show import AsJson
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -118,10 +119,13 @@ def query(
     model: _Moved = None,
     device: _Device = "auto",
     precision: _Precision = "auto",
+    as_json: AsJson = False,
 ) -> None:
-    """Search an index: a JSON line a query, {"query": ..., "hits": [{"id", "score", "text", "metadata", ...}]}."""
+    """Search an index: a table of hits, or JSON lines {"query": ..., "hits": [{"id", "score", "text", "metadata"}]}."""
     import orjson
 
+    from mmbert.cli import show
+    from mmbert.cli.answers import echo_lines
     from mmbert.search.index import SearchIndex
 
     options: dict[str, Any] = {"top_k": top_k, "per_record": per_record, "hybrid": hybrid if share is None else share}
@@ -130,7 +134,10 @@ def query(
         asked = iter(texts) if texts else _queries()
         while chunk := list(islice(asked, 1 if not texts and sys.stdin.isatty() else 64)):
             for text, hits in zip(chunk, found(chunk, **options), strict=True):
-                typer.echo(orjson.dumps({"query": text, "hits": hits}))
+                if show.for_people(as_json):
+                    echo_lines(show.hits(text, [vars(hit) for hit in hits]))
+                else:
+                    typer.echo(orjson.dumps({"query": text, "hits": hits}))
 
 
 @app.command()

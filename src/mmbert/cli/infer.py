@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mmbert.cli.lines import Line, SkipBadRows, open_lines
+from mmbert.cli.lines import Line, SkipBadRows, open_lines, text_lines
 from mmbert.io.faults import RowFaults
 
 _Model = Annotated[str, typer.Argument(help="A folder of a saved model, or a name of the hub.")]
@@ -23,6 +23,9 @@ _Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or int8, of the 
 def embed(
     model: _Model,
     file: _File = "-",
+    text: Annotated[
+        list[str] | None, typer.Option("--text", "-t", help="A text, instead of a file. May be repeated.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="A file in .npy, .jsonl or .parquet. Default: lines on stdout.")
     ] = None,
@@ -41,7 +44,7 @@ def embed(
     ] = None,
     text_field: _TextField = None,
     id_field: Annotated[
-        str, typer.Option(help="The field of JSON lines that names a text. Default: its number.")
+        str, typer.Option(help="The field of JSON lines that names a text. Without it: the number of the line.")
     ] = "id",
     skip_bad_rows: SkipBadRows = False,
     device: _Device = "auto",
@@ -60,7 +63,8 @@ def embed(
     elif output in ("int8", "uint8") and ranges is None:
         raise ConfigError(f"{output} on stdout needs --ranges; with --out they are measured and saved")
     faults = RowFaults(file, skip_bad_rows)
-    lines = open_lines(file, objects=text_field is not None, faults=faults)
+    objects = text_field is not None
+    lines = text_lines(file, text) if text else open_lines(file, objects=objects, faults=faults, text_option="--text")
     records = _records(lines, text_field or "text", id_field, faults)
     embedder = Embedder.load(model, device=device, precision=precision, pooling=pooling, max_tokens=max_tokens)
     if ranges is not None:
@@ -96,11 +100,11 @@ def _load_ranges(path: Path) -> Any:
 
 
 def _records(lines: Iterator[Line], text_field: str, id_field: str, faults: RowFaults) -> Iterator[tuple[Any, str]]:
-    """(key, text) of each line; a line without a key has how many are before it."""
+    """(key, text) of each line; a line without a key is named by its number, counted from 1."""
 
     def record(line: Line) -> tuple[Any, str]:
         named = isinstance(line.value, dict) and id_field in line.value
-        return line.key(id_field) if named else line.number - 1, line.text(text_field)
+        return line.key(id_field) if named else line.number, line.text(text_field)
 
     yield from faults.keep(lines, record)
     faults.report()

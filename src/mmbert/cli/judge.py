@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from mmbert.cli.answers import check_out, judge_lines, write_lines
-from mmbert.cli.lines import STDIN, Line, SkipBadRows, open_lines
+from mmbert.cli import show
+from mmbert.cli.answers import check_out, echo_lines, judge_lines, write_lines
+from mmbert.cli.lines import STDIN, Line, SkipBadRows, open_lines, text_given, text_lines
 from mmbert.cli.parquet import PARQUET
+from mmbert.cli.show import AsJson
+from mmbert.errors import ConfigError, DataError, TokenizerError
 from mmbert.io.faults import RowFaults
 from mmbert.io.stream import read_text
 
@@ -37,6 +40,7 @@ def classify(
     skip_bad_rows: SkipBadRows = False,
     device: Device = "auto",
     precision: Precision = "auto",
+    as_json: AsJson = False,
 ) -> None:
     """Classes of texts or pairs: {"label", "score", "scores", "labels"}."""
     from mmbert.inference.classifier import Classifier
@@ -53,7 +57,18 @@ def classify(
         return (dict(vars(found)) for found in facade(items, threshold=threshold))
 
     fields = {"text_field": text_field, "pair_field": pair_field, "threshold": threshold}
-    _run("classify", facade, source, lines, out, item, judge, faults, fields)
+    _run(
+        "classify",
+        facade,
+        source,
+        lines,
+        out,
+        item,
+        judge,
+        faults,
+        fields,
+        show.classes if show.for_people(as_json) else None,
+    )
 
 
 def tag(
@@ -68,6 +83,7 @@ def tag(
     skip_bad_rows: SkipBadRows = False,
     device: Device = "auto",
     precision: Precision = "auto",
+    as_json: AsJson = False,
 ) -> None:
     """Entities in texts: {"entities": [{"label", "start", "end", "text", "score"}]}, in characters."""
     from mmbert.inference.tagger import Tagger
@@ -80,7 +96,18 @@ def tag(
         return ({"entities": found} for found in facade(items, strategy=strategy))
 
     fields = {"text_field": text_field, "strategy": strategy}
-    _run("tag", facade, source, lines, out, lambda line: line.text(text_field), judge, faults, fields)
+    _run(
+        "tag",
+        facade,
+        source,
+        lines,
+        out,
+        lambda line: line.text(text_field),
+        judge,
+        faults,
+        fields,
+        show.entities if show.for_people(as_json) else None,
+    )
 
 
 def fill_mask(
@@ -93,6 +120,7 @@ def fill_mask(
     skip_bad_rows: SkipBadRows = False,
     device: Device = "auto",
     precision: Precision = "auto",
+    as_json: AsJson = False,
 ) -> None:
     """What stands behind `<mask>`: {"fills": [{"token", "id", "score", "text"}]}; a list of such lists for several.
 
@@ -111,14 +139,26 @@ def fill_mask(
             yield {"fills": [found] if nested and not several else found}
 
     fields = {"text_field": text_field, "top_k": top_k}
-    _run("fill-mask", facade, source, lines, out, lambda line: line.text(text_field), judge, faults, fields)
+    _run(
+        "fill-mask",
+        facade,
+        source,
+        lines,
+        out,
+        lambda line: line.text(text_field),
+        judge,
+        faults,
+        fields,
+        show.fills if show.for_people(as_json) else None,
+    )
 
 
 def answer(
     model: Model,
     source: Source = STDIN,
     question: Annotated[str | None, typer.Option("--question", "-q", help="One question: lines are texts.")] = None,
-    context: Annotated[Path | None, typer.Option("--context", "-c", help="A file: lines are questions on it.")] = None,
+    context: Annotated[str | None, typer.Option("--context", "-c", help="One text: lines are questions on it.")] = None,
+    context_file: Annotated[Path | None, typer.Option(help="The same, with the text in a file.")] = None,
     out: Out = None,
     question_field: Annotated[str, typer.Option(help="The field of a JSON line with the question.")] = "question",
     context_field: Annotated[str, typer.Option(help="The field of a JSON line with the text.")] = "context",
@@ -127,13 +167,19 @@ def answer(
     skip_bad_rows: SkipBadRows = False,
     device: Device = "auto",
     precision: Precision = "auto",
+    as_json: AsJson = False,
 ) -> None:
-    """Answers as pieces of a text: {"answers": [{"text", "start", "end", "score"}]}."""
+    """Answers as pieces of a text: {"answers": [{"text", "start", "end", "score"}]}.
+
+    Lines are JSON objects of a question and a text; with --question they are texts, with --context or --context-file
+    questions, and with both none are read.
+    """
     from mmbert.inference.answerer import Answerer
 
-    read = None if context is None else read_text(context)
+    read = _context(context, context_file)
+    both = question is not None and read is not None
     faults = RowFaults(source, skip_bad_rows)
-    lines = _lines(source, None, out, faults)
+    lines = _lines(source, [question or ""] if both else None, out, faults, "--question")
     facade = Answerer.load(model, device=device, precision=precision)
 
     def item(line: Line) -> Any:
@@ -149,7 +195,18 @@ def answer(
         "question": question, "context": read, "question_field": question_field, "context_field": context_field,
         "top_k": top_k, "no_answer": no_answer,
     }  # fmt: skip
-    _run("answer", facade, source, lines, out, item, judge, faults, fields)
+    _run(
+        "answer",
+        facade,
+        source,
+        lines,
+        out,
+        item,
+        judge,
+        faults,
+        fields,
+        show.answers if show.for_people(as_json) else None,
+    )
 
 
 def rerank(
@@ -164,23 +221,26 @@ def rerank(
     skip_bad_rows: SkipBadRows = False,
     device: Device = "auto",
     precision: Precision = "auto",
+    as_json: AsJson = False,
 ) -> None:
     """Documents by how well they answer a query: {"index", "score", "text"} a line, best first.
 
     Without --query, JSON lines of a query and its documents: {"ranked": [...]} for each.
     """
-    from mmbert.errors import ConfigError, DataError, TokenizerError
     from mmbert.inference.reranker import Reranker
 
     faults = RowFaults(source, skip_bad_rows)
-    lines = _lines(source, None, out, faults)
+    lines = _lines(source, None, out, faults, None)
     facade = Reranker.load(model, device=device, precision=precision)
     fields: dict[str, Any] = {"query": query, "top_k": top_k, "query_field": query_field, "text_field": text_field}
     if query is not None:
         documents = list(faults.keep(lines, lambda line: line.text(text_field)))
         faults.report()
-        ranked = facade(query, documents, top_k=top_k)
-        write_lines((dict(vars(found)) for found in ranked), out)
+        ranked = [dict(vars(found)) for found in facade(query, documents, top_k=top_k)]
+        if out is None and show.for_people(as_json):
+            echo_lines(show.ranked(query, ranked))
+        else:
+            write_lines(ranked, out)
         return
 
     def item(line: Line) -> Any:
@@ -193,7 +253,11 @@ def rerank(
             except (DataError, TokenizerError, ConfigError) as error:
                 raise type(error)(f"{line.where}: {error}") from error
 
-    _run("rerank", facade, source, lines, out, item, judge, faults, {**fields, "documents_field": documents_field})
+    def shown(asked: Any, answer: dict[str, Any]) -> Iterator[str]:
+        return show.ranked(asked[1], answer["ranked"])
+
+    fields["documents_field"] = documents_field
+    _run("rerank", facade, source, lines, out, item, judge, faults, fields, shown if show.for_people(as_json) else None)
 
 
 def _run(
@@ -206,18 +270,33 @@ def _run(
     judge: Callable[[Iterator[Any]], Iterator[dict[str, Any]]],
     faults: RowFaults,
     options: dict[str, Any],
+    shown: Callable[[Any, dict[str, Any]], Iterator[str]] | None = None,
 ) -> None:
     def stamp() -> dict[str, Any]:
         loaded = facade.loaded
         what = {"command": command, "model": loaded.model_hash, "precision": loaded.precision, "input": source}
         return {**what, **options}
 
-    judge_lines(lines, item, judge, out, stamp, faults)
+    judge_lines(lines, item, judge, out, stamp, faults, shown)
 
 
-def _lines(source: str, texts: list[str] | None, out: Path | None, faults: RowFaults) -> Iterator[Line]:
+def _lines(
+    source: str, texts: list[str] | None, out: Path | None, faults: RowFaults, option: str | None = "--text"
+) -> Iterator[Line]:
     """Of the texts on the command line, if there are any, else of the source."""
     check_out(out)
     if texts:
-        return (Line(f"--text {number}", text, number) for number, text in enumerate(texts, 1))
-    return open_lines(source, faults=faults)
+        return text_lines(source, texts, option or "")
+    return open_lines(source, faults=faults, text_option=option)
+
+
+def _context(text: str | None, file: Path | None) -> str | None:
+    """The text that questions are asked on, given by itself or as a file."""
+    if text is not None and file is not None:
+        raise ConfigError("--context and --context-file are two texts: give one of them")
+    if text is not None:
+        return text_given(text, "--context", "--context-file FILE")
+    try:
+        return None if file is None else read_text(file)
+    except DataError as error:
+        raise DataError(f"--context-file: {error} (a text itself: --context TEXT)") from error

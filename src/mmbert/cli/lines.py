@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -15,13 +17,15 @@ from typing import Annotated, Any, BinaryIO
 import orjson
 import typer
 
-from mmbert.errors import DataError
+from mmbert.errors import ConfigError, DataError
 from mmbert.io.faults import RowFaults
 from mmbert.io.find import bare_name
 from mmbert.io.rows import json_rows, read_rows
 from mmbert.io.stream import BOM, decode, open_file, split_lines, utf8_chunks
 
 STDIN = "-"
+
+_FILE_NAME = re.compile(r"\S+\.(txt|text|md|jsonl?|ndjson|csv|tsv|parquet)(\.gz|\.zst)?", re.IGNORECASE)
 
 SkipBadRows = Annotated[
     bool, typer.Option("--skip-bad-rows", help="Pass over rows that cannot be read, and count them. Default: stop.")
@@ -70,7 +74,9 @@ class Line:
         return found
 
 
-def open_lines(path: str, *, objects: bool = False, faults: RowFaults | None = None) -> Iterator[Line]:
+def open_lines(
+    path: str, *, objects: bool = False, faults: RowFaults | None = None, text_option: str | None = None
+) -> Iterator[Line]:
     """Lines of a file, also a compressed one, or of standard input, ``-``; only ``\\n`` divides them.
 
     They are JSON objects if ``objects`` says so, if the name is ``.jsonl`` or ``.ndjson``, or if the first line that is
@@ -78,9 +84,32 @@ def open_lines(path: str, *, objects: bool = False, faults: RowFaults | None = N
     are objects too.
     Raises DataError, at once if there is no such file, later naming file and line, unless ``faults`` passes over it.
     """
-    if path != STDIN and not Path(path).is_file():
-        raise DataError(f"{path} is a folder, not a file" if Path(path).is_dir() else f"no such file: {path}")
+    if path != STDIN and not _is_file(path):
+        hint = f" (a text itself is given as {text_option} TEXT)" if text_option else ""
+        raise DataError(f"{path} is a folder, not a file" if os.path.isdir(path) else f"no such file: {path}{hint}")
     return _lines(path, objects, faults or RowFaults(path))
+
+
+def text_lines(source: str, texts: Iterable[str], option: str = "--text") -> Iterator[Line]:
+    """Lines of texts that stand on the command line, in place of a file. Raises ConfigError if one is a file."""
+    if source != STDIN:
+        raise ConfigError(f"{source} and {option} are two inputs: give one of them")
+    given = [text_given(text, option, "FILE as an argument, without the option") for text in texts]
+    return iter([Line(f"{option} {number}", text, number) for number, text in enumerate(given, 1)])
+
+
+def text_given(text: str, option: str, instead: str) -> str:
+    """The text of an option. Raises ConfigError if it is the name of a file, or looks like one."""
+    if _FILE_NAME.fullmatch(text) or _is_file(text):
+        raise ConfigError(f"{option} takes the text itself, and {text} looks like a file: give {instead}")
+    return text
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):  # too long for a name, or with a null character: a text
+        return False
 
 
 def _lines(path: str, objects: bool, faults: RowFaults) -> Iterator[Line]:

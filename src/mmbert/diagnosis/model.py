@@ -11,8 +11,7 @@ from mmbert.diagnosis.folder import Folder, Problem, read_folder
 from mmbert.diagnosis.readers import THETAS, Fault, Verdict, judge, stated_thetas
 from mmbert.diagnosis.tensors import dtype_counts, misfits, not_finite
 from mmbert.errors import MMBertError, WeightsError
-from mmbert.inference.embedder import TUNE
-from mmbert.inference.facade import READERS
+from mmbert.inference.facade import READERS, tuning
 from mmbert.inference.load import KINDS, Loaded, load, read_labels
 from mmbert.inference.modules import Dense
 from mmbert.inference.pooling import Pooling
@@ -200,7 +199,9 @@ def _use(loaded: Loaded) -> dict[str, Any]:
             "similarity": loaded.similarity,
         }
         facts["prompts"] = {key: repr(text) for key, text in loaded.prompts.items()} or "none"
-        facts["tuned"] = "for embeddings" if loaded.tuned else f"never for embeddings: {TUNE}"
+        facts["tuned"] = (
+            "for embeddings" if loaded.tuned else f"never for embeddings: {tuning('embed.yaml', loaded.folder)}"
+        )
     if loaded.labels is not None:
         labels = list(loaded.labels.values())
         facts["labels"] = labels[:12] + [f"and {len(labels) - 12} more"] * (len(labels) > 12)

@@ -65,6 +65,7 @@ class Answerer(Facade):
     """
 
     kinds = ("span",)
+    recipe = "qa.yaml"
 
     def __init__(self, loaded: Loaded) -> None:
         super().__init__(loaded)

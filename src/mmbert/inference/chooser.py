@@ -27,6 +27,7 @@ class Chooser(Judge):
     """Choices in the order of how well they answer or go on, by a folder with a ModernBertForMultipleChoice."""
 
     kinds = ("choice",)
+    recipe = "choice.yaml"
 
     def __call__(self, question: str, choices: Sequence[str], *, progress: bool | None = None) -> list[Choice]:
         """The choices, the most probable first. Raises ConfigError for fewer than two."""

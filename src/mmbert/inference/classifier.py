@@ -39,6 +39,7 @@ class Classifier(Judge):
     """
 
     kinds = ("sequence",)
+    recipe = "classify.yaml"
 
     def __call__(
         self, texts: Any, *, function: Function | None = None, threshold: float = 0.5, progress: bool | None = None

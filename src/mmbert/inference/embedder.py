@@ -18,6 +18,7 @@ from mmbert.inference.batching import WINDOW, Batch, run, text_encoder
 from mmbert.inference.checks import many_texts, one_text, whole
 from mmbert.inference.chunking import Passages, Span
 from mmbert.inference.drop_in import DropIn
+from mmbert.inference.facade import tuning
 from mmbert.inference.load import Loaded, load
 from mmbert.inference.modules import Dense
 from mmbert.inference.pooling import MODES, Pooling, pool
@@ -25,9 +26,6 @@ from mmbert.inference.vectors import Output, check_output, measure_ranges, quant
 from mmbert.packed import Packed
 
 log = logging.getLogger(__name__)
-
-TUNE = "tune it: mmbert finetune recipes/finetune/embed.yaml model=..."
-"""What makes an embedding model of a pretrained one."""
 
 _NAMES = {"first": "cls", "last": "lasttoken"}
 
@@ -312,7 +310,8 @@ class Embedder(DropIn):
         if not self.loaded.tuned:
             self.say_once(
                 "untuned",
-                f"{self.loaded.folder} was never tuned for embeddings: texts of like meaning may be far apart; {TUNE}",
+                f"{self.loaded.folder} was never tuned for embeddings: texts of like meaning may be far apart; "
+                f"tune it: {tuning('embed.yaml', self.loaded.folder)}",
             )
 
     def say_once(self, what: str, message: str) -> None:

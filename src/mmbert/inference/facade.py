@@ -29,18 +29,26 @@ READERS: dict[Kind, str] = {
 """Which facade uses a folder."""
 
 
+def tuning(recipe: str, folder: str | Path) -> str:
+    """Return the command that tunes the model of a folder."""
+    return f"mmbert finetune recipes/finetune/{recipe} model={folder}"
+
+
 class Facade:
     """A loaded model that does one thing. Made by :meth:`load`."""
 
     kinds: ClassVar[tuple[Kind, ...]]
     """Heads it can use."""
+    recipe: ClassVar[str | None] = None
+    """What tunes a model to have one: a file in ``recipes/finetune``."""
 
     def __init__(self, loaded: Loaded) -> None:
         if loaded.kind not in self.kinds:
             needed = " or ".join(_CLASSES[kind] for kind in self.kinds)
+            made = f", or tune it: {tuning(self.recipe, loaded.folder)}" if self.recipe else ""
             raise WeightsError(
                 f"{loaded.folder} is a {_CLASSES[loaded.kind]}, {type(self).__name__} needs a {needed}: "
-                f"use {READERS[loaded.kind]}"
+                f"use {READERS[loaded.kind]}{made}"
             )
         self.loaded = loaded
         self._said: set[str] = set()

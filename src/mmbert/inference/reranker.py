@@ -32,6 +32,7 @@ class Reranker(Judge):
     """
 
     kinds = ("sequence",)
+    recipe = "rerank.yaml"
 
     def __call__(
         self, query: str, documents: Iterable[str], *, top_k: int | None = None, progress: bool | None = None

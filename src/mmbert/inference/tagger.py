@@ -51,6 +51,7 @@ class Tagger(Facade):
     """
 
     kinds = ("tokens",)
+    recipe = "ner.yaml"
 
     def __init__(self, loaded: Loaded) -> None:
         super().__init__(loaded)
