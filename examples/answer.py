@@ -1,19 +1,28 @@
 """Answers to a question as pieces of a file, however long it is.
 
-    python examples/answer.py MODEL "Who was born in Kumasi?" article.txt
+    python examples/answer.py MODEL "Where was Kofi Annan born?" article.txt
 
-MODEL is a folder or hub name of a ModernBertForQuestionAnswering. The text may not hold the answer: then "" is one.
+MODEL has a ModernBertForQuestionAnswering: recipes/finetune/qa.yaml tunes one.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
 import mmbert
 
-model, question, file = sys.argv[1:]
-context = Path(file).read_text(encoding="utf-8")
-answer = mmbert.Answerer.load(model)
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("model")
+parser.add_argument("question", nargs="?", default="Where was Kofi Annan born?")
+parser.add_argument("file", nargs="?", type=Path, default=Path(__file__).with_name("texts.txt"))
+options = parser.parse_args()
 
-for found in answer(question, context, top_k=3, no_answer=True):
+try:
+    context = options.file.read_text(encoding="utf-8")
+    answer = mmbert.Answerer.load(options.model)
+except (OSError, mmbert.MMBertError) as error:
+    sys.exit(str(error))
+
+for found in answer(options.question, context, top_k=3, no_answer=True):  # "" among them: the text may not say it
     line = context.count("\n", 0, found.start) + 1
     print(f"{found.score:6.1%}  line {line}: {found.text!r}")

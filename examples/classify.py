@@ -1,16 +1,27 @@
-"""Classes of the lines on standard input, in bounded memory however many they are.
+"""Classes of the lines of a file, in bounded memory however many they are.
 
-    python examples/classify.py MODEL < texts.txt
+    python examples/classify.py MODEL texts.txt
 
-MODEL is a folder or hub name of a ModernBertForSequenceClassification, such as a fine-tuned sentiment model.
+MODEL has a ModernBertForSequenceClassification: recipes/finetune/classify.yaml tunes one.
 """
 
+import argparse
 import sys
+from pathlib import Path
 
 import mmbert
 
-classify = mmbert.Classifier.load(sys.argv[1])
-texts = (line.rstrip("\n") for line in sys.stdin)  # an iterator: predictions come while texts are still read
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("model")
+parser.add_argument("file", nargs="?", type=Path, default=Path(__file__).with_name("texts.txt"))
+options = parser.parse_args()
 
-for prediction in classify(texts):
-    print(f"{prediction.score:.3f}\t{', '.join(prediction.labels) or 'none'}")
+try:
+    classify = mmbert.Classifier.load(options.model)
+    file = options.file.open(encoding="utf-8")
+except (OSError, mmbert.MMBertError) as error:
+    sys.exit(str(error))
+
+with file:  # an iterator of lines: predictions come while texts are still read
+    for prediction in classify(line.rstrip("\n") for line in file):
+        print(f"{prediction.score:.3f}\t{', '.join(prediction.labels) or 'none'}")

@@ -1,18 +1,26 @@
-"""What stands behind <mask>, most probable first.
+"""The most probable tokens for each <mask>.
 
     python examples/fill_mask.py runs/nano/final "Mji mkuu wa Ufaransa ni <mask>."
 
-MODEL is a folder or hub name of a masked language model.
+The model is a folder or hub name of a masked language model.
 """
 
+import argparse
 import sys
 
 import mmbert
 
-model, *texts = sys.argv[1:]
-fill = mmbert.FillMask.load(model)
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("model", nargs="?", default="runs/nano/final", help="default: what `make demo` trains")
+parser.add_argument("texts", nargs="*", default=["Mji mkuu wa Ufaransa ni <mask>."])
+options = parser.parse_args()
 
-for text in texts:
+try:
+    fill = mmbert.FillMask.load(options.model)
+except (OSError, mmbert.MMBertError) as error:
+    sys.exit(str(error))
+
+for text in options.texts:
     print(text)
     for guess in fill(text, top_k=5):
         print(f"  {guess.score:6.1%}  {guess.token!r:16} {guess.text}")

@@ -2,19 +2,28 @@
 
     python examples/long_documents.py runs/nano/final "a storm at sea" novel.txt
 
-The whole text goes through the model, as much at once as it reads, and only then tokens are averaged sentence by
-sentence: "it" in one sentence knows the ship in another.
+The text goes through the model as a whole, and only then tokens are averaged sentence by sentence.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
 import mmbert
 
-model, query, file = sys.argv[1:]
-embed = mmbert.Embedder.load(model)
-document = embed.passages(Path(file).read_text(encoding="utf-8"), chunking="late", by="sentence", prompt="document")
-scores = embed.similarity(embed(query, prompt="query"), document.vectors)[0]
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("model", nargs="?", default="runs/nano/final", help="default: what `make demo` trains")
+parser.add_argument("query", nargs="?", default="when does the train leave?")
+parser.add_argument("file", nargs="?", type=Path, default=Path(__file__).with_name("texts.txt"))
+options = parser.parse_args()
+
+try:
+    text = options.file.read_text(encoding="utf-8")
+    embed = mmbert.Embedder.load(options.model)
+except (OSError, mmbert.MMBertError) as error:
+    sys.exit(str(error))
+document = embed.passages(text, chunking="late", by="sentence", prompt="document")
+scores = embed.similarity(embed(options.query, prompt="query"), document.vectors)[0]
 
 for place in scores.argsort()[::-1][:5]:
     start, end = document.spans[place]

@@ -1,18 +1,27 @@
 """The lines of a file in the order in which they answer a query: query and line are read together.
 
-    python examples/rerank.py MODEL "how do I renew a passport?" passages.txt
+    python examples/rerank.py MODEL "when does the train leave?" passages.txt
 
-MODEL is a folder or hub name of a cross-encoder: a ModernBertForSequenceClassification with one label.
+MODEL is a cross-encoder, one label: recipes/finetune/rerank.yaml tunes one.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
 import mmbert
 
-model, query, file = sys.argv[1:]
-passages = Path(file).read_text(encoding="utf-8").splitlines()
-rerank = mmbert.Reranker.load(model)
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("model")
+parser.add_argument("query", nargs="?", default="when does the train leave?")
+parser.add_argument("file", nargs="?", type=Path, default=Path(__file__).with_name("texts.txt"))
+options = parser.parse_args()
 
-for ranked in rerank(query, passages, top_k=5):
-    print(f"{ranked.score:.3f}  {file}:{ranked.index + 1}  {ranked.text}")
+try:
+    passages = options.file.read_text(encoding="utf-8").splitlines()
+    rerank = mmbert.Reranker.load(options.model)
+except (OSError, mmbert.MMBertError) as error:
+    sys.exit(str(error))
+
+for ranked in rerank(options.query, passages, top_k=5):
+    print(f"{ranked.score:.3f}  {options.file}:{ranked.index + 1}  {ranked.text}")

@@ -2,20 +2,27 @@
 
     python examples/search.py runs/nano/final texts.txt "good morning"
 
-The index lies in texts.txt.index; the second time it is only opened. Lines that were added are added.
+The index is written to texts.txt.index in this folder; the second time it is only opened, and new lines are added.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
 import mmbert
 
-model, file, query = sys.argv[1:]
-folder = Path(f"{file}.index")
-lines = Path(file).read_text(encoding="utf-8").splitlines()
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("model", nargs="?", default="runs/nano/final", help="default: what `make demo` trains")
+parser.add_argument("file", nargs="?", type=Path, default=Path(__file__).with_name("texts.txt"))
+parser.add_argument("query", nargs="?", default="good morning")
+options = parser.parse_args()
 
-index = mmbert.SearchIndex.load(folder) if folder.exists() else mmbert.SearchIndex.create(folder, model)
-index.add({"id": number, "text": text} for number, text in enumerate(lines, 1) if text.strip())
+try:
+    index = mmbert.SearchIndex.create(f"{options.file.name}.index", options.model, resume=True)
+    lines = options.file.read_text(encoding="utf-8").splitlines()
+    index.add({"id": number, "text": text} for number, text in enumerate(lines, 1) if text.strip())
+except (OSError, mmbert.MMBertError) as error:
+    sys.exit(str(error))
 
-for hit in index(query, top_k=5, hybrid=True):
-    print(f"{hit.score:.3f}  {file}:{hit.id}  {hit.text}")
+for hit in index(options.query, top_k=5, hybrid=True):
+    print(f"{hit.score:.3f}  {options.file}:{hit.id}  {hit.text}")

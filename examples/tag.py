@@ -2,19 +2,25 @@
 
     python examples/tag.py MODEL "Kofi Annan left Accra for New York."
 
-MODEL is a folder or hub name of a ModernBertForTokenClassification. Long texts go in windows; nothing is cut off.
+MODEL has a ModernBertForTokenClassification: recipes/finetune/ner.yaml tunes one.
 """
 
+import argparse
 import sys
 
 import mmbert
 
-model, *texts = sys.argv[1:]
-tag = mmbert.Tagger.load(model)
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("model")
+parser.add_argument("texts", nargs="*", default=["Kofi Annan left Accra for New York."])
+options = parser.parse_args()
 
-for text, entities in zip(texts, tag(texts), strict=True):
+try:
+    tag = mmbert.Tagger.load(options.model)
+except (OSError, mmbert.MMBertError) as error:
+    sys.exit(str(error))
+
+for text, entities in zip(options.texts, tag(options.texts), strict=True):
     print(text)
     for entity in entities:
-        print(
-            f"  {entity.start:4}-{entity.end:<4} {entity.label:8} {entity.score:.2f}  {text[entity.start : entity.end]}"
-        )
+        print(f"  {entity.start:4}-{entity.end:<4} {entity.label:8} {entity.score:.2f}  {entity.text}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import runpy
 import sys
@@ -21,7 +20,7 @@ TEXTS = [
 ARGUMENTS: dict[str, tuple[str, list[str]]] = {
     "embed": ("masks", TEXTS),
     "fill_mask": ("masks", ["All human beings are <mask> free.", "Watu wote <mask>."]),
-    "classify": ("classes", []),
+    "classify": ("classes", ["texts.txt"]),
     "tag": ("tags", TEXTS),
     "answer": ("spans", ["Who is born free?", "texts.txt"]),
     "rerank": ("ranks", ["who is born free?", "texts.txt"]),
@@ -44,7 +43,6 @@ PRINTED = {
 
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], path: Path, model: Path) -> list[str]:
     monkeypatch.setattr(sys, "argv", [str(path), str(model), *ARGUMENTS[path.stem][1]])
-    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(TEXTS) + "\n"))
     runpy.run_path(str(path), run_name="__main__")
     return capsys.readouterr().out.splitlines()
 
@@ -67,3 +65,33 @@ def test_example_is_short_and_says_how_it_is_called(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert text.count("\n") <= 30
     assert f"    python examples/{path.name} " in text
+
+
+def ends(monkeypatch: pytest.MonkeyPatch, path: Path, *arguments: str) -> int | str | None:
+    monkeypatch.setattr(sys, "argv", [str(path), *arguments])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(path), run_name="__main__")
+    return end.value.code
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_what_is_wrong_is_one_line(
+    heads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if ARGUMENTS[path.stem][0] == "masks":  # the demo's model is the default
+        assert "no such model folder: runs/nano/final" in str(ends(monkeypatch, path))
+        return
+    assert ends(monkeypatch, path) == 2
+    assert "usage:" in capsys.readouterr().err
+    said = str(ends(monkeypatch, path, str(heads / "masks")))
+    assert re.search(r" needs a ModernBertFor\w+: .*mmbert finetune recipes/finetune/\w+\.yaml model=", said)
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("name", ["search", "long_documents"])
+def test_a_file_that_is_not_there_is_one_line(heads: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    arguments = ["absent.txt", "a"] if name == "search" else ["a", "absent.txt"]
+    path = next(path for path in EXAMPLES if path.stem == name)
+    monkeypatch.chdir(heads.parent)
+    assert "absent.txt" in str(ends(monkeypatch, path, str(heads / "masks"), *arguments))
