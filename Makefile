@@ -1,4 +1,4 @@
-# make demo · make test · make check · make bench: each sets up .venv by itself.
+# make demo · make guides · make test · make check · make bench: each sets up .venv by itself.
 # make test-avx2 · make test-no-compiler · make test-oldest: on other machines, as it were.
 # On a machine with a GPU: make install CONSTRAINTS=   (leaves the CPU pin of torch out)
 
@@ -13,7 +13,7 @@ PYTEST := $(CURDIR)/$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 # What depends on the processor and on compilers.
 ON_THE_MACHINE := tests/inference tests/exporting tests/training tests/diagnosis
 
-.PHONY: install demo test test-avx2 test-no-compiler test-oldest check bench clean
+.PHONY: install demo guides test test-avx2 test-no-compiler test-oldest check bench clean
 
 install: $(VENV)/.demo
 
@@ -36,6 +36,9 @@ $(VENV)/.dev: $(VENV)/.torch
 
 demo: $(VENV)/.demo
 	$(BIN)/mmbert run recipes/nano.yaml
+
+guides: $(VENV)/.dev
+	$(BIN)/python tests/cli/pages.py  # every line of README and guides, with the demo's model, in an empty folder
 
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(PYTEST)  # one thread a worker

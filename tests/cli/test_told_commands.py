@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import typer
+from pages import blocks, pages
 
 import mmbert
 from mmbert.cli.main import app
@@ -19,32 +20,11 @@ from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "guides").glob("*.md"))]
 CLI: Any = typer.main.get_command(app)
 READ_BY = {"finetune": FinetuneRecipe, "evaluate": Suite}
 """What reads the recipe of a command; the others read ``Recipe``."""
 
 STOPS = ("|", ">", "<", "&", ";", "2>", ">>", "&&", "#")
-
-
-def shell_lines(text: str) -> Iterator[str]:
-    """Commands of fenced blocks in no language, sh or bash, and of indented ones with a prompt; joined at ``\\``."""
-    fence: str | None = None
-    held = ""
-    for line in text.splitlines():
-        mark = re.match(r"\s*```(\w*)", line)
-        if mark:
-            fence = mark[1] if fence is None else None
-            continue
-        prompt = re.match(r"\s*\$ (.*)", line)
-        if prompt is None and fence not in ("", "sh", "bash") and not held and not line.startswith("    mmbert "):
-            continue
-        held += (prompt[1] if prompt else line).strip()
-        if held.endswith("\\"):
-            held = held[:-1]
-            continue
-        yield held
-        held = ""
 
 
 def mmbert_words(line: str) -> list[str] | None:
@@ -63,9 +43,9 @@ def mmbert_words(line: str) -> list[str] | None:
 
 def told() -> list[tuple[str, str]]:
     found = []
-    for page in PAGES:
-        for line in shell_lines(page.read_text(encoding="utf-8")):
-            found += [(page.name, line)] if mmbert_words(line) else []
+    for page in pages():
+        for block in blocks(page):
+            found += [(page.name, line) for line in block.lines if mmbert_words(line)]
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import sys
@@ -10,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sentence_folders import TEXTS, write_sentence_model
+from sentence_folders import write_sentence_model
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from mmbert.cli.main import main
 
-GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "embed.md"
+ROOT = Path(__file__).parents[2]
+GUIDE = ROOT / "docs" / "guides" / "embed.md"
 
 
 def blocks(language: str) -> list[str]:
@@ -24,10 +24,8 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def place(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    write_sentence_model(tmp_path / "models" / "tuned", bare, [Pooling(32, "mean")], prompts={"query": "Q: "})
-    (tmp_path / "texts.txt").write_text("".join(text + "\n" for text in TEXTS), encoding="utf-8")
-    lines = [json.dumps({"url": f"page{n}", "body": text}) + "\n" for n, text in enumerate(TEXTS)]
-    (tmp_path / "texts.jsonl").write_text("".join(lines), encoding="utf-8")
+    write_sentence_model(tmp_path / "runs" / "nano" / "final", bare, [Pooling(32, "mean")], prompts={"query": "Q: "})
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -42,16 +40,16 @@ def test_python(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_commands(place: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     (block,) = blocks("bash")
-    lines = block.strip().splitlines()
-    for line in lines:
-        text, _, redirected = line.partition(" < ")
+    printed = []
+    for line in block.strip().splitlines():
+        text = line.partition(" < ")[0]
         monkeypatch.setattr(sys, "argv", shlex.split(text))
-        with Path("texts.txt").open(encoding="utf-8") as stdin:
+        with Path("examples/texts.txt").open(encoding="utf-8") as stdin:
             monkeypatch.setattr(sys, "stdin", stdin)
             with pytest.raises(SystemExit) as caught:
                 main()
         assert not caught.value.code
-        assert len(capfdbinary.readouterr().out.splitlines()) == (len(TEXTS) if redirected else 0)
-    assert len(lines) == 3
-    assert np.load("vectors.npy").shape == (len(TEXTS), 32)
-    assert Path("vectors.parquet").is_file()
+        printed.append(len(capfdbinary.readouterr().out.splitlines()))
+    assert printed == [0, 0, 16, 1]
+    assert np.load("vectors.npy").shape == (16, 32)
+    assert len(Path("vectors.jsonl").read_text().splitlines()) == 30

@@ -25,8 +25,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def place(heads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("pretrained", "tuned"):
-        shutil.copytree(heads / "masks", tmp_path / "models" / name)
+    shutil.copytree(heads / "masks", tmp_path / "runs" / "nano" / "final")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -53,7 +52,7 @@ def test_the_tool_of_its_figures(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("texts.txt").write_text("\n".join(TEXTS * 2), encoding="utf-8")
-    options = ["models/pretrained", "texts.txt", "--rounds", "1", "--precisions", "fp32", "bf16"]
+    options = ["runs/nano/final", "texts.txt", "--rounds", "1", "--precisions", "fp32", "bf16"]
     monkeypatch.setattr(sys, "argv", ["settings.py", *options])
     runpy.run_path(str(ROOT / "benchmarks" / "settings.py"), run_name="__main__")
     said = capsys.readouterr().out

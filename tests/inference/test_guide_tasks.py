@@ -15,7 +15,8 @@ from task_folders import save_theirs
 
 from mmbert.cli.main import main
 
-GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "tasks.md"
+ROOT = Path(__file__).parents[2]
+GUIDE = ROOT / "docs" / "guides" / "tasks.md"
 
 
 def blocks(language: str) -> list[str]:
@@ -26,17 +27,15 @@ def blocks(language: str) -> list[str]:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("guide")
     for name, head, options in (
-        ("pretrained", "MaskedLM", {}),
-        ("sentiment", "SequenceClassification", {"num_labels": 3}),
-        ("names", "TokenClassification", {"id2label": {0: "O", 1: "B-PER", 2: "I-PER"}}),
-        ("answers", "QuestionAnswering", {}),
-        ("reranker", "SequenceClassification", {"num_labels": 1}),
-        ("choices", "MultipleChoice", {}),
+        ("nano", "MaskedLM", {}),
+        ("classify", "SequenceClassification", {"num_labels": 3}),
+        ("ner", "TokenClassification", {"id2label": {0: "O", 1: "B-PER", 2: "I-PER"}}),
+        ("qa", "QuestionAnswering", {}),
+        ("rerank", "SequenceClassification", {"num_labels": 1}),
+        ("choice", "MultipleChoice", {}),
     ):
-        save_theirs(root / "models" / name, head, **options)  # type: ignore[arg-type]
-    (root / "reviews.txt").write_text("The food was good.\nChakula kizuri!\nJe n'y vais plus.\n")
-    (root / "pairs.jsonl").write_text(json.dumps({"premise": "It rains.", "hypothesis": "It is wet."}) + "\n")
-    (root / "questions.jsonl").write_text(json.dumps({"question": "Who?", "context": "Kofi Annan did."}) + "\n")
+        save_theirs(root / "runs" / name / "final", head, **options)  # type: ignore[arg-type]
+    (root / "examples").symlink_to(ROOT / "examples")
     return root
 
 

@@ -1,0 +1,169 @@
+"""The commands of README and guides, and ``make guides``: run them all, line by line, in an empty folder.
+
+    python tests/cli/pages.py [PAGE.md ...]
+
+What is run are fenced blocks in no language, sh or bash, and indented lines with a prompt. A block behind a comment
+``<!-- not run: REASON -->`` is left out: it needs the hub, a GPU, a cluster or data that is not in the repository.
+The folder has links to ``recipes``, ``examples`` and ``benchmarks`` and a copy of the demo's run, ``runs/nano``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+ORDER = (
+    "README", "embed", "search", "classify", "tag", "qa", "choose", "tune-embeddings", "rerank", "tasks", "trim",
+    "data", "settings", "adapt", "serve", "clients",
+)  # fmt: skip
+"""Pages whose models others use come first; the others follow by name."""
+
+
+_SERVES = re.compile(r"(\w+=\S+ )*mmbert serve ")
+
+
+@dataclass
+class Block:
+    """Commands that stand together: their lines, and why they are not run, if they are not."""
+
+    page: str
+    number: int
+    reason: str | None
+    lines: list[str] = field(default_factory=list)
+
+
+def pages() -> list[Path]:
+    """README and guides, in the order in which they are run."""
+    found = [ROOT / "README.md", *sorted((ROOT / "docs" / "guides").glob("*.md"))]
+    return sorted(found, key=lambda page: ORDER.index(page.stem) if page.stem in ORDER else len(ORDER))
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    """Blocks of commands, lines that end in ``\\`` and here-documents joined."""
+    fence: str | None = None
+    reason: str | None = None
+    block: Block | None = None
+    held = ""
+    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
+        if note := re.match(r"\s*<!-- not run: (.+) -->", line):
+            reason = note[1]
+        mark = re.match(r"\s*```(\w*)", line)
+        if mark:
+            fence = mark[1] if fence is None else None
+            if fence is None and block is not None:
+                yield block
+                block = reason = None
+            continue
+        prompt = re.match(r"    \$ (.*)", line)
+        command = prompt[1] if prompt else line if fence in ("", "sh", "bash") or held else None
+        if command is None or not (command.strip() or held):
+            if fence is None and line.strip() and not line.startswith(("    ", "<!--")):
+                if block is not None:
+                    yield block
+                    block = None
+                reason = None
+            continue
+        held += command
+        end = re.search(r"<<'(\w+)'", held)
+        if command.endswith("\\") and not end:
+            held = held[:-1]
+            continue
+        if end and command.strip() != end[1]:
+            held += "\n"
+            continue
+        block = block or Block(page.name, number, reason)
+        block.lines.append(held.strip())
+        held = ""
+    if block is not None:
+        yield block
+
+
+def _scratch() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="guides-"))
+    for name in ("recipes", "examples", "benchmarks", "docs", "deploy"):
+        (folder / name).symlink_to(ROOT / name)
+    shutil.copytree(ROOT / "runs" / "nano", folder / "runs" / "nano")
+    return folder
+
+
+def _serve(line: str, folder: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Start a server and wait until it is ready."""
+    server = subprocess.Popen(
+        ["bash", "-c", f"exec {line}" if "=" not in line.split()[0] else line], cwd=folder, env=environment
+    )
+    port = re.search(r"--port (\d+)", line)
+    for _ in range(240):
+        if server.poll() is not None:
+            raise SystemExit(f"{line} ended with {server.returncode}")
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port[1] if port else 8000}/health", timeout=5)
+            return server
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+    raise SystemExit(f"{line}: not ready after two minutes")
+
+
+def _end(server: subprocess.Popen[bytes] | None) -> None:
+    if server is not None:
+        subprocess.run(["pkill", "-TERM", "-P", str(server.pid)], check=False)
+        server.terminate()
+        server.wait(60)
+
+
+def _scripts(block: Block) -> Iterator[str]:
+    """The block as scripts: what starts a server stands alone; what the reader did before is left out."""
+    lines = [line for line in block.lines if not line.startswith(("pip install", "source ", "make "))]
+    for serves, group in groupby(lines, key=lambda line: _SERVES.match(line) is not None):
+        together = list(group)
+        yield from together if serves else ["\n".join(together)]
+
+
+def run(page: Path, folder: Path) -> list[str]:
+    """Run a page's blocks; returns those that failed."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    server, failed = None, []
+    for block in blocks(page):
+        if block.reason is not None:
+            print(f"-- {block.page}:{block.number} not run: {block.reason}")
+            continue
+        for script in _scripts(block):
+            print(f"$ {script}", flush=True)
+            if _SERVES.match(script):
+                _end(server)
+                server = _serve(script, folder, environment)
+                continue
+            ended = subprocess.run(
+                ["bash", "-e", "-o", "pipefail", "-c", script], cwd=folder, env=environment, check=False
+            )
+            if ended.returncode not in (0, 141):  # 141: `head` closed the pipe
+                failed.append(f"{block.page}:{block.number} ended with {ended.returncode}: {script}")
+    _end(server)
+    return failed
+
+
+def main() -> None:
+    """Run the pages that are named, or all."""
+    if not (ROOT / "runs" / "nano" / "final").is_dir():
+        raise SystemExit("guides are run with the demo's model: make demo")
+    wanted = set(sys.argv[1:])
+    folder = _scratch()
+    failed = [line for page in pages() if not wanted or page.name in wanted for line in run(page, folder)]
+    shutil.rmtree(folder)
+    print("\n".join(failed) or "every line ran")
+    sys.exit(bool(failed))
+
+
+if __name__ == "__main__":
+    main()
