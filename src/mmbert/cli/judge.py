@@ -223,7 +223,7 @@ def rerank(
     precision: Precision = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Documents by how well they answer a query: {"index", "score", "text"} a line, best first.
+    """Documents by how well they answer a query: {"index" (from 0), "score", "text"} a line, best first.
 
     Without --query, JSON lines of a query and its documents: {"ranked": [...]} for each.
     """
