@@ -22,7 +22,7 @@ def no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_no_network_is_one_line_at_once(capfd: pytest.CaptureFixture[str]) -> None:
     began = time.monotonic()
-    with pytest.raises(HubFailed, match="^it cannot be reached, and nothing is in the cache"):
+    with pytest.raises(HubFailed, match=r"^it cannot be reached, and nothing is in the cache"):
         hub_file("some-one/some-model", "tokenizer.json")
     assert time.monotonic() - began < 5
     assert capfd.readouterr().err == ""

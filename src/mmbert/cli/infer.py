@@ -15,6 +15,8 @@ from mmbert.io.faults import RowFaults
 
 _Model = Annotated[str, typer.Argument(help="A folder of a saved model, or a name of the hub.")]
 _File = Annotated[str, typer.Argument(help="Lines of text, or JSON lines; .gz and .zst too. -: standard input.")]
+_Texts = Annotated[list[str] | None, typer.Option("--text", "-t", help="A text, instead of a file. May be repeated.")]
+_Pooling = Annotated[str | None, typer.Option(help="mean, first, last, max or weightedmean. Default: the model's.")]
 _TextField = Annotated[str | None, typer.Option(help="The field of JSON lines that holds the text. Default: text.")]
 _Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
 _Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or int8, of the model's matrices.")]
@@ -23,9 +25,7 @@ _Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or int8, of the 
 def embed(
     model: _Model,
     file: _File = "-",
-    text: Annotated[
-        list[str] | None, typer.Option("--text", "-t", help="A text, instead of a file. May be repeated.")
-    ] = None,
+    text: _Texts = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="A file in .npy, .jsonl or .parquet. Default: lines on stdout.")
     ] = None,
@@ -36,9 +36,7 @@ def embed(
     normalize: Annotated[bool, typer.Option(help="Unit length.")] = True,
     output: Annotated[str, typer.Option(help="float32, float16, int8, uint8, binary or ubinary.")] = "float32",
     ranges: Annotated[Path | None, typer.Option(help="Ranges for int8 of an earlier run, NAME.ranges.npy.")] = None,
-    pooling: Annotated[
-        str | None, typer.Option(help="mean, first, last, max or weightedmean. Default: the model's.")
-    ] = None,
+    pooling: _Pooling = None,
     max_tokens: Annotated[
         int | None, typer.Option(help="Longest text; longer ones are cut. Default: the model's.")
     ] = None,
