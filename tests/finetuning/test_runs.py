@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import shutil
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
@@ -21,7 +19,7 @@ from safetensors.torch import load_file
 
 import mmbert
 from mmbert.errors import ConfigError, TrainingError
-from mmbert.finetuning.finetune import PACKAGES, plan_trials
+from mmbert.finetuning.finetune import plan_trials
 from mmbert.finetuning.rates import parameter_groups
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.model.encoder import Encoder
@@ -148,13 +146,6 @@ def test_callbacks_are_called(name: str, recipe: Make, tmp_path: Path) -> None:
     steps = Steps()
     mmbert.finetune(recipe(name, training__max_steps=2), out=tmp_path, callbacks=[steps])
     assert (steps.steps, steps.evaluations) == (2, 1)
-
-
-def test_the_extra_is_the_one_in_pyproject() -> None:
-    text = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
-    listed = tomllib.loads(text)["project"]["optional-dependencies"]["finetune"]
-    names = {re.split(r"[<>=\[]", line)[0].replace("-", "_") for line in listed}
-    assert {"scikit_learn" if name == "sklearn" else name for name in PACKAGES - {"scipy"}} == names
 
 
 def test_callbacks_and_upload(recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
