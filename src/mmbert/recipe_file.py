@@ -5,6 +5,7 @@ Also the manners that all parts of a recipe share (``Spec``) and how counts of t
 
 from __future__ import annotations
 
+import difflib
 import io
 import re
 from collections.abc import Sequence
