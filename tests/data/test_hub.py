@@ -181,7 +181,9 @@ class TestFineWeb:
         with pytest.raises(DataError, match=r"^cannot read the dataset org/set from the hub: .*Connection refused"):
             open_remote(source("org/set"), COMMIT, "data/0.parquet")
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-        with pytest.raises(WeightsError, match=r"^no folder org/model here, and the hub did not give it: it cannot be reached"):
+        with pytest.raises(
+            WeightsError, match=r"^no folder org/model here, and the hub did not give it: it cannot be reached"
+        ):
             model_folder("org/model")
         assert time.monotonic() - started < 10
         assert "Retry" not in caplog.text
