@@ -101,24 +101,15 @@ def export(
     compared = TEXTS if texts is None else texts
     if not compared:
         raise DataError("no text to compare by: is the file empty?")
-    poor: Agreement | None = None
     with atomic_folder(place) as partial:
         if format == "onnx":
             checks = _write_onnx(source, wanted, partial, compared, int8=int8)
         else:
             checks = _write_folder(source, format, wanted, partial, compared)
-        if INT8 in checks and checks[INT8].cosine < quality:
-            poor = checks.pop(INT8)
-            for path in (partial / INT8).parent.glob(f"{Path(INT8).name}*"):
-                path.unlink()
+        poor = _drop_poor(checks, quality, partial)
         weights = (path for path in sorted(partial.rglob("*")) if ".onnx" in path.name or path.name == WEIGHTS)
-        report = ExportReport(
-            place,
-            format,
-            wanted,
-            {path.relative_to(partial).as_posix(): path.stat().st_size for path in weights},
-            checks,
-        )
+        sizes = {path.relative_to(partial).as_posix(): path.stat().st_size for path in weights}
+        report = ExportReport(place, format, wanted, sizes, checks)
         write_json(partial / RECORD, _record(report, source))
     if poor is not None:
         raise MMBertError(
@@ -126,6 +117,15 @@ def export(
             f"asked for: no int8 file was written; {place / FP32}, in fp32, was, and holds. Use that, or ask for less"
         )
     return report
+
+
+def _drop_poor(checks: dict[str, Agreement], quality: float, folder: Path) -> Agreement | None:
+    """Remove an int8 graph whose cosine to fp32 is below ``quality``; returns what was found of it."""
+    if INT8 not in checks or checks[INT8].cosine >= quality:
+        return None
+    for path in (folder / INT8).parent.glob(f"{Path(INT8).name}*"):
+        path.unlink()
+    return checks.pop(INT8)
 
 
 def _write_folder(
