@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from mmbert.model.encoder import Encoder
     from mmbert.model.heads import MaskedLM
     from mmbert.packed import Packed
+    from mmbert.pipeline import run
     from mmbert.recipe import Recipe
-    from mmbert.run import run
     from mmbert.search.index import SearchIndex
     from mmbert.serving.server import serve
     from mmbert.surgery.convert import convert
@@ -65,7 +65,7 @@ _HOMES = {
     "merge": "mmbert.surgery.merge",
     "prepare_data": "mmbert.data.prepare",
     "pretrain": "mmbert.training.pretrain",
-    "run": "mmbert.run",
+    "run": "mmbert.pipeline",
     "serve": "mmbert.serving.server",
     "train_tokenizer": "mmbert.tokenizer.train",
     "trim": "mmbert.surgery.trim",
@@ -107,7 +107,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'mmbert' has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value  # a sub-module of the same name (mmbert.run) must not shadow the function
+    globals()[name] = value
     return value
 
 

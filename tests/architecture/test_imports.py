@@ -24,7 +24,7 @@ FLOORS = {
     "training": 3, "surgery": 3, "inference": 3, "planning": 3,
     "finetuning": 4, "serving": 4, "search": 4, "exporting": 4,
     "evaluation": 5, "reporting": 5,
-    "run": 6, "diagnosis": 6,
+    "pipeline": 6, "diagnosis": 6,
     "cli": 7, "__main__": 8,
 }  # fmt: skip
 """The floor of each module or sub-package of ``mmbert``."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from mmbert.data.hub import HubFile, config_of, hub_errors, remote_inputs, select, split_of
+from mmbert.data.hub import HubFile, hub_errors, remote_inputs, select, split_of
 from mmbert.data.read import read, read_input
 from mmbert.errors import DataError, MissingExtra
 from mmbert.recipe import Source
@@ -193,9 +193,8 @@ class TestHub:
         assert split_of("data/fao_Latn/test/000_00000.parquet") == "test"
         assert split_of("fo/validation-00000-of-00001.parquet") == "validation"
         assert split_of("data/fao_Latn/000.parquet") is None
-        assert config_of("data/fao_Latn/train/000_00000.parquet") == "fao_Latn"
-        assert config_of("fo/train-00000-of-00001.parquet") == "fo"
-        assert config_of("fo.jsonl.gz") == "fo"
+        paths = ["data/fao_Latn/train/000_00000.parquet", "fo/train-00000-of-00001.parquet", "nn.jsonl.gz"]
+        assert list(select(paths, (), "train")) == ["fao_Latn", "fo", "nn"]
 
     def test_selection(self) -> None:
         paths = list(self.FINEWEB)

@@ -16,10 +16,10 @@ from mmbert.evaluation.marks import check, score
 from mmbert.evaluation.sources import Row, TaskSource, fingerprint, open_source, pin
 from mmbert.evaluation.stage import Stage, train_spec
 from mmbert.evaluation.task import Task
-from mmbert.finetuning import span
 from mmbert.finetuning.examples import read_examples
 from mmbert.finetuning.recipe import AnswerOptions
 from mmbert.finetuning.recipe_data import DataSpec
+from mmbert.finetuning.task_rows import ANSWER_FIELDS, read_questions
 
 UPOS = "ADJ ADP ADV AUX CCONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ SYM VERB X"
 
@@ -121,8 +121,8 @@ def test_answers_as_a_list_of_maps(tmp_path: Path) -> None:
     found = rows_of(task, tmp_path, "tir_Ethi", [row], "validation.parquet")
     scores = score(task, "tir_Ethi", ["80 ታት"], found)
     assert scores == {"f1": 1.0, "exact": 1.0, "f1_squad": 0.0, "exact_squad": 0.0}
-    examples = read_examples(DataSpec(hub=str(tmp_path)), "dev", span.FIELDS)
-    assert span.read_questions(examples, AnswerOptions())[0].answers == [("80’ታት", 3), ("ኣብ 80’ታት", 0)]
+    examples = read_examples(DataSpec(hub=str(tmp_path)), "dev", ANSWER_FIELDS)
+    assert read_questions(examples, AnswerOptions())[0].answers == [("80’ታት", 3), ("ኣብ 80’ታት", 0)]
 
 
 def test_the_hubs_copy_of_a_script(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from mmbert import MaskedLM, Recipe, run
 from mmbert.errors import TokenizerError, TrainingError, WeightsError
 from mmbert.evaluation.results import read_models
 from mmbert.files import read_json
+from mmbert.pipeline import RunResult, merge_phases
 from mmbert.reporting.record import read_record
 from mmbert.reporting.taught import taught_groups
-from mmbert.run import RunResult, merge_phases
 from mmbert.surgery.average import average
 from mmbert.surgery.ties import ties
 from mmbert.training.pretrain import pretrain

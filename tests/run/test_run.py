@@ -13,7 +13,7 @@ import torch
 from mmbert import MaskedLM, Recipe, Tokenizer, run
 from mmbert.evaluation.results import MERGED, read_models
 from mmbert.files import read_json
-from mmbert.run import RunResult
+from mmbert.pipeline import RunResult
 
 RECIPE = """
 name: little

@@ -47,8 +47,8 @@ def run(
     out: Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/NAME.")] = None,
 ) -> None:
     """A whole recipe: prepare, tokenizer, phases, merge, evaluation, report. Stopped, it goes on where it was."""
+    from mmbert.pipeline import run as run_recipe
     from mmbert.recipe import Recipe
-    from mmbert.run import run as run_recipe
 
     result = run_recipe(Recipe.load(recipe, overrides or []), out=out)
     typer.echo(f"model   {result.model}")

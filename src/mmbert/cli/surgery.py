@@ -33,8 +33,8 @@ def merge(
 ) -> None:
     """Merge the ends of a run's phases as the recipe says, into RUN/final."""
     from mmbert.errors import ConfigError
+    from mmbert.pipeline import merge_phases
     from mmbert.recipe import Recipe
-    from mmbert.run import merge_phases
 
     wanted = Recipe.load(recipe, overrides or [])
     folder = out or Path("runs") / wanted.name
