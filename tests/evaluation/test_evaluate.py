@@ -241,18 +241,14 @@ def test_malformed_rows(folder: Path, tmp_path: Path, task: str, language: str, 
         ("jsts", "jpn_Jpan", [{"sentence1": "a", "sentence2": "b", "score": 1.0}] * 2,
          r"all 2 examples have the value 1\.0"),
         ("masakhaner", "hau_Latn", [{"tokens": ["a", "b"], "tags": ["O", "O"]}], r"none of the 1 texts has one"),
-        ("loss", "fao_Latn", [{"text": "a"}], r"the text of fao_Latn has no token to mask"),
     ],
 )  # fmt: skip
 def test_an_evaluation_on_nothing_says_so(
     folder: Path, tmp_path: Path, task: str, language: str, rows: list[dict[str, Any]], said: str
 ) -> None:
     data = write_all(tmp_path / "data")
-    if task == "loss":
-        shutil.rmtree(data / "heldout_text")
-    place = data / "heldout_text" / f"{language}.jsonl" if task == "loss" else data / task / language / "test.jsonl"
-    write_rows(place, rows)
-    tasks = {task: ALL[task] if task in ("loss", "jsts") else {**ALL[task], "languages": [language]}}
+    write_rows(data / task / language / "test.jsonl", rows)
+    tasks = {task: ALL[task] if task == "jsts" else {**ALL[task], "languages": [language]}}
     with pytest.raises(DataError, match=rf"^{task}: .*{said}"):
         mmbert.evaluate(folder, suite(data, tasks), out=tmp_path / "out")
     assert not list((tmp_path / "out").rglob(f"{task}@*.json"))
