@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
+import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,16 +23,20 @@ PARTIAL = ".partial"
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Open ``path`` for binary writing; it appears, complete, only when the block ends without an error."""
-    partial = path.with_name(path.name + PARTIAL)
+    """Open ``path`` for binary writing; it appears, complete, only when the block ends without an error.
+
+    Of two processes that write it at once, each writes a file of its own, and the last to end leaves its content.
+    """
     with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial, descriptor = _claim_partial(path, lambda place: os.open(place, os.O_RDWR | os.O_CREAT, 0o666))
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
+            with os.fdopen(descriptor, "wb") as file:
+                file.truncate(0)  # of a killed process
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            partial.replace(path)
+                partial.replace(path)  # still locked: nobody else takes the name up before it is free
             sync_folder(path.parent)
         except BaseException:
             partial.unlink(missing_ok=True)
@@ -41,18 +47,73 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder to fill; it becomes ``path`` when the block ends without an error.
 
-    A folder already at ``path`` is replaced, and is there until the new one is complete.
+    A folder already at ``path`` is replaced, and is there until the new one is complete. Two processes at once: as
+    ``atomic_file``.
     """
-    partial = path.with_name(path.name + PARTIAL)
     with disk_errors(path):
-        shutil.rmtree(partial, ignore_errors=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial, descriptor = _claim_partial(path, _open_folder)
         try:
-            partial.mkdir(parents=True)
+            for left in partial.iterdir():  # by a killed process
+                _remove(left)
             yield partial
             publish_folder(partial, path)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
+        finally:
+            os.close(descriptor)
+
+
+def _claim_partial(path: Path, open_place: Callable[[Path], int]) -> tuple[Path, int]:
+    """Return a name beside ``path`` that no living process writes, and the locked descriptor of what is there."""
+    for number in itertools.count(1):
+        partial = path.with_name(path.name + (f".{number}" if number > 1 else "") + PARTIAL)
+        descriptor = lock_descriptor(partial, open_place)
+        if descriptor is not None:
+            return partial, descriptor
+    raise AssertionError("the count has no end")
+
+
+def lock_descriptor(place: Path, open_place: Callable[[Path], int]) -> int | None:
+    """Return a descriptor that holds the system's lock (``flock``) on ``place``, None if another one does.
+
+    open_place  opens ``place``, which it makes if it is not there, and returns the descriptor
+    """
+    while True:
+        descriptor = open_place(place)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except OSError as error:
+            if error.errno not in _WITHOUT_LOCKS:
+                os.close(descriptor)
+                raise
+        # The holder before may have renamed or removed it between our opening and our locking: take what is there now.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), place.stat()):
+                return descriptor
+        os.close(descriptor)
+
+
+_WITHOUT_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EBADF)
+"""What file systems without locks answer (Lustre mounted without ``flock``), or without locks of folders (NFS)."""
+
+
+def _open_folder(place: Path) -> int:
+    while True:
+        with suppress(FileNotFoundError):
+            place.mkdir(exist_ok=True)
+            return os.open(place, os.O_RDONLY)
+
+
+def _remove(place: Path) -> None:
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place, ignore_errors=True)
+    else:
+        place.unlink(missing_ok=True)
 
 
 def publish_folder(partial: Path, path: Path) -> None:
@@ -61,14 +122,17 @@ def publish_folder(partial: Path, path: Path) -> None:
         if file.is_file():
             sync_file(file)
     sync_folder(partial)
-    if path.exists():
-        old = path.with_name(path.name + ".old" + PARTIAL)
-        shutil.rmtree(old, ignore_errors=True)
-        path.rename(old)
-        partial.rename(path)
-        shutil.rmtree(old)
-    else:
-        partial.rename(path)
+    while True:
+        try:
+            partial.rename(path)
+            break
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        old = path.with_name(f"{path.name}.old-{os.getpid()}{PARTIAL}")
+        with suppress(FileNotFoundError):  # another process moved it away first
+            path.rename(old)
+            shutil.rmtree(old)
     sync_folder(path.parent)
 
 

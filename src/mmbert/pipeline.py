@@ -27,6 +27,7 @@ from mmbert.errors import TrainingError
 from mmbert.evaluation.exam import Exam, evaluate_baseline, evaluate_model, set_exam
 from mmbert.evaluation.results import MERGED, ModelResult, hash_model
 from mmbert.files import atomic_folder, read_json, write_json, write_text
+from mmbert.locks import lock_folder
 from mmbert.recipe import START, Merge, Recipe
 from mmbert.reporting.card import model_card
 from mmbert.reporting.page import write_report
@@ -55,10 +56,16 @@ class RunResult:
 def run(recipe: Recipe, *, out: Path | None = None) -> RunResult:
     """Run a recipe, or what is left of it, in ``out`` (default ``runs/<name>``).
 
-    Raises the MMBertError of the stage that cannot go on; the same call resumes there.
+    Raises the MMBertError of the stage that cannot go on; the same call resumes there. Raises MMBertError if another
+    process is running in ``out``.
     """
     recipe = resolve(recipe)
     folder = out or Path("runs") / recipe.name
+    with lock_folder(folder):
+        return _run(recipe, folder)
+
+
+def _run(recipe: Recipe, folder: Path) -> RunResult:
     data = Path(recipe.shards) if recipe.shards else folder / "data"
     open_run(recipe, folder)  # before anything is prepared: a recipe that changed since is refused here
     manifest, tokenizer = prepare_data(recipe, data)

@@ -22,6 +22,7 @@ from mmbert.cli.parquet import PARQUET, check_parquet, write_parquet
 from mmbert.errors import ConfigError, MMBertError
 from mmbert.files import PARTIAL, atomic_file, disk_errors, read_json, sync_file, sync_folder, write_json
 from mmbert.io.faults import RowFaults
+from mmbert.locks import LOCK, lock_file
 
 _NUMBER = re.compile(r"(text|question|context|query) (\d+)\b")
 
@@ -121,8 +122,7 @@ def _sink(
     table = out.suffix == PARQUET
     partial = out.with_name(out.name + (".jsonl" if table else "") + PARTIAL)
     begun = out.with_name(out.name + ".json" + PARTIAL)
-    with disk_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors(out), lock_file(out.with_name(out.name + LOCK), what=out):
         done = _resume(partial, begun, stamp())
         with partial.open("ab") as file:
             yield (lambda value: _write(file, value)), done

@@ -44,6 +44,7 @@ from mmbert.data.tasks import Task, Work, plan_work, text_options
 from mmbert.data.tokenize import check_shards_tokenizer, prepare_shards
 from mmbert.errors import ConfigError, DataError
 from mmbert.files import read_json, write_json
+from mmbert.locks import lock_folder
 from mmbert.log import progress
 from mmbert.recipe import Cleaning, Recipe, Source, TokenizerTraining
 from mmbert.tokenizer.tokenizer import Tokenizer
@@ -67,10 +68,14 @@ BEYOND = "held out beyond the limit"
 
 
 def prepare_data(recipe: Recipe, folder: Path) -> tuple[Manifest, Tokenizer]:
-    """Text, tokenizer and shards, below ``folder``. What is finished is not done again."""
-    prepare_text(recipe, folder)
-    tokenizer = prepare_tokenizer(recipe, folder)
-    return prepare_shards(recipe, folder, tokenizer), tokenizer
+    """Text, tokenizer and shards, below ``folder``. What is finished is not done again.
+
+    Raises MMBertError if another process is preparing the same folder.
+    """
+    with lock_folder(folder):
+        prepare_text(recipe, folder)
+        tokenizer = prepare_tokenizer(recipe, folder)
+        return prepare_shards(recipe, folder, tokenizer), tokenizer
 
 
 def prepare_text(recipe: Recipe, folder: Path) -> None:

@@ -29,6 +29,7 @@ import logging
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -38,6 +39,7 @@ from mmbert.errors import ConfigError, MissingExtra, TrainingError
 from mmbert.extras import extra_of
 from mmbert.files import environment, publish_folder, read_json, write_json
 from mmbert.finetuning.recipe import FinetuneRecipe
+from mmbert.locks import lock_folder
 
 log = logging.getLogger(__name__)
 
@@ -110,16 +112,17 @@ def finetune(
     folder = Path(out) if out is not None else Path("runs") / wanted.name
     if sweep and not (wanted.sweep.values or wanted.sweep.seeds):
         raise ConfigError(f"{wanted.name} has nothing to sweep over: give sweep.values or sweep.seeds")
-    finished = _open(wanted, folder, sweep)
-    if finished is not None:
-        log.info("%s is finished: nothing to do", folder)
-        return finished
-    if sweep:
-        return _sweep(wanted, folder, callbacks)
-    trained = _train(wanted, folder, callbacks)
-    result = FinetuneResult(folder / FINAL, trained.metrics, trained.chosen, trained.history)
-    if main_process():
-        _finish(wanted, folder, result, sweep)
+    with lock_folder(folder) if main_process() else nullcontext():
+        finished = _open(wanted, folder, sweep)
+        if finished is not None:
+            log.info("%s is finished: nothing to do", folder)
+            return finished
+        if sweep:
+            return _sweep(wanted, folder, callbacks)
+        trained = _train(wanted, folder, callbacks)
+        result = FinetuneResult(folder / FINAL, trained.metrics, trained.chosen, trained.history)
+        if main_process():
+            _finish(wanted, folder, result, sweep)
     return result
 
 

@@ -26,6 +26,7 @@ import orjson
 from mmbert.errors import ConfigError, DataError, MissingExtra
 from mmbert.files import PARTIAL, atomic_file, disk_errors, read_json, write_json
 from mmbert.inference.checks import whole
+from mmbert.locks import lock_folder
 from mmbert.log import progress as progress_bar
 
 if TYPE_CHECKING:
@@ -63,8 +64,7 @@ def embed_to_file(
     piece = whole("piece", piece)
     folder = out.with_name(out.name + ".pieces" + PARTIAL)
     options: dict[str, Any] = {"prompt": prompt, "dimensions": dimensions, "normalize": normalize, "output": output}
-    with disk_errors(out):
-        folder.mkdir(parents=True, exist_ok=True)
+    with disk_errors(out), lock_folder(folder):
         _claim(folder, embedder, {**options, "piece": piece})
         total, stream = 0, iter(records)
         with progress_bar[Any](desc="embedding", unit="text") as bar:

@@ -22,8 +22,8 @@ import numpy as np
 
 from mmbert.errors import MissingExtra
 from mmbert.files import atomic_folder, read_json, write_json
+from mmbert.locks import try_lock
 from mmbert.log import progress
-from mmbert.search.lock import try_lock
 from mmbert.search.records import Records, State
 from mmbert.search.store import Found, largest
 from mmbert.tokenizer.tokenizer import Tokenizer
@@ -174,7 +174,7 @@ class Words:
 
     def _save(self, state: State) -> None:
         try:
-            with try_lock(self._folder, _LOCK) as held:
+            with try_lock(self._folder / _LOCK) as held:
                 if held:
                     with atomic_folder(self._place(state)) as place:
                         self._model.save(place, show_progress=False)

@@ -17,10 +17,10 @@ import numpy as np
 
 from mmbert.errors import DataError, MissingExtra
 from mmbert.inference.checks import whole
+from mmbert.locks import lock_folder
 from mmbert.log import progress as progress_bar
 from mmbert.search.document import Document, Id, read_record
 from mmbert.search.exact import save_ranges
-from mmbert.search.lock import locked
 from mmbert.search.opened import Opened
 from mmbert.search.store import LARGEST_EXACT
 
@@ -59,7 +59,7 @@ def write_records(
     piece = whole("piece", piece)
     done, place, stream = Changed(), 0, iter(records)
     total = len(records) if isinstance(records, Sized) else None
-    with locked(opened.folder), ExitStack() as stack:
+    with lock_folder(opened.folder), ExitStack() as stack:
         with opened.records.reading() as state:
             opened.sweep(state)
         bar = stack.enter_context(progress_bar[Any](desc="indexing", unit="record", total=total)) if shown else None
@@ -110,7 +110,7 @@ def _write_piece(opened: Opened, documents: list[Document], first: int, embed: E
 
 def delete_records(opened: Opened, ids: Sequence[Id]) -> int:
     """Remove records; how many were there. All of them, or, if stopped, none."""
-    with locked(opened.folder), opened.records.writing():
+    with lock_folder(opened.folder), opened.records.writing():
         found = opened.records.known(list(dict.fromkeys(ids)))
         opened.records.remove([document.number for document in found.values()])
     return len(found)
@@ -118,7 +118,7 @@ def delete_records(opened: Opened, ids: Sequence[Id]) -> int:
 
 def compact(opened: Opened) -> int:
     """Write the rows anew without those of removed records; how many went."""
-    with locked(opened.folder):
+    with lock_folder(opened.folder):
         with opened.records.reading() as state:
             opened.sweep(state)
         rows = _rewrite(opened, state.store)

@@ -10,20 +10,22 @@ runs/<name>/<phase>/final/                         the model in Hugging Face for
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
 
 from mmbert.data.bad_shards import settle
 from mmbert.errors import ConfigError
+from mmbert.locks import lock_folder
 from mmbert.model.encoder import compile_model
 from mmbert.recipe import Recipe, TokenizerTraining
 from mmbert.start import resolve
 from mmbert.tokenizer.tokenizer import Tokenizer
 from mmbert.training import checkpoint
 from mmbert.training.build import begin, check, phase_config, resume
-from mmbert.training.distributed import connect
+from mmbert.training.distributed import Mesh, connect
 from mmbert.training.export import as_model, export
 from mmbert.training.folder import open_run, settle_environment
 from mmbert.training.job import Job
@@ -63,20 +65,31 @@ def pretrain(
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
     with connect(runtime.device, runtime.parallel, runtime.timeout) as mesh:
-        mesh.first(lambda: open_run(recipe, folder))
-        skip = runtime.on_bad_shard == "skip"
-        mesh.first(lambda: settle(data / "shards", folder, verify=runtime.verify, skip=skip))
-        tokenizer = run_tokenizer(recipe, data)
-        mesh.first(lambda: open_start(recipe, folder, tokenizer))
-        precision = settle_environment(runtime, recipe.shape.hidden_size, mesh, folder)
+        # Phases that follow the same one may train at once, each on machines of its own: only the start is exclusive.
+        with _locked(mesh, folder, wait=60.0):
+            mesh.first(lambda: open_run(recipe, folder))
+            skip = runtime.on_bad_shard == "skip"
+            mesh.first(lambda: settle(data / "shards", folder, verify=runtime.verify, skip=skip))
+            tokenizer = run_tokenizer(recipe, data)
+            mesh.first(lambda: open_start(recipe, folder, tokenizer))
+            precision = settle_environment(runtime, recipe.shape.hidden_size, mesh, folder)
         ends: dict[str, Path] = {}
         for name in chosen:
-            job = Job(recipe, name, folder / name, data / "shards", tokenizer, mesh, precision)
-            ends[name] = run_phase(job)
-            if after_phase is not None and mesh.main:
-                after_phase(name, ends[name])
-            mesh.barrier()
+            with _locked(mesh, folder / name):
+                job = Job(recipe, name, folder / name, data / "shards", tokenizer, mesh, precision)
+                ends[name] = run_phase(job)
+                if after_phase is not None and mesh.main:
+                    after_phase(name, ends[name])
+                mesh.barrier()
     return ends
+
+
+@contextmanager
+def _locked(mesh: Mesh, folder: Path, wait: float = 0.0) -> Iterator[None]:
+    """Hold a folder for all processes of a run; an error of the main one, which takes the lock, ends them all."""
+    with ExitStack() as stack:
+        mesh.first(lambda: stack.enter_context(lock_folder(folder, wait=wait)))
+        yield
 
 
 def run_phase(job: Job) -> Path:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmbert.errors import ConfigError, MissingExtra, MMBertError
+from mmbert.locks import lock_folder
 from mmbert.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -72,16 +73,17 @@ def prepare_at_scale(
     from mmbert.data.scale.plan import make_plan
 
     folder = folder.absolute()
-    plan = make_plan(recipe, folder, tasks)
-    found = stages(plan, tasks)
-    logs = folder / "scale" / "logs"
-    if executor == "slurm":
-        from mmbert.data.scale import slurm
+    with lock_folder(folder):
+        plan = make_plan(recipe, folder, tasks)
+        found = stages(plan, tasks)
+        logs = folder / "scale" / "logs"
+        if executor == "slurm":
+            from mmbert.data.scale import slurm
 
-        return slurm.launch(found, logs, workers, cluster, recipe.name, dry_run=dry_run)
-    for stage in found:
-        logger.info("%s: %d tasks", stage.name, stage.tasks)
-        _run(stage, logs / stage.name, workers, executor, cluster)
+            return slurm.launch(found, logs, workers, cluster, recipe.name, dry_run=dry_run)
+        for stage in found:
+            logger.info("%s: %d tasks", stage.name, stage.tasks)
+            _run(stage, logs / stage.name, workers, executor, cluster)
     return []
 
 

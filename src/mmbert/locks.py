@@ -1,0 +1,117 @@
+"""One writer at a time in a folder: a lock that names its holder and ends with its process, however that ends.
+
+with lock_folder(Path("runs/nano")):    # raises MMBertError if another process writes there
+    ...
+
+The operating system holds the lock (``flock`` on the file ``.lock`` in the folder), so that a killed process leaves
+none behind. The file's content says who holds it, for the message of the process that comes second; what a killed
+process left there is found by the next holder, which says so.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mmbert.errors import MMBertError
+from mmbert.files import disk_errors, lock_descriptor
+
+log = logging.getLogger(__name__)
+
+LOCK = ".lock"
+"""The file in a folder that is being written."""
+
+_held: ContextVar[frozenset[Path]] = ContextVar("held", default=frozenset())
+"""Lock files of this call chain: ``run`` holds its folder, and ``pretrain`` inside of it passes through."""
+
+
+@contextmanager
+def lock_folder(folder: Path, *, wait: float = 0.0) -> Iterator[None]:
+    """Hold a folder that a command writes; it is made if it is not there. A call inside of the block passes through.
+
+    wait  seconds to try again while another process holds it
+    Raises MMBertError naming the process that holds it, its host and since when.
+    """
+    with lock_file(folder / LOCK, what=folder, wait=wait):
+        yield
+
+
+@contextmanager
+def lock_file(path: Path, *, what: Path, wait: float = 0.0) -> Iterator[None]:
+    """Hold ``path`` as the lock of ``what``, which the message names. Else as ``lock_folder``."""
+    place, held = path.absolute(), _held.get()
+    if place in held:
+        yield
+        return
+    until = time.monotonic() + wait
+    while True:
+        with try_lock(path) as descriptor:
+            if descriptor is not None:
+                token = _held.set(held | {place})
+                try:
+                    _sign(descriptor, path)
+                    yield
+                finally:
+                    _held.reset(token)
+                    path.unlink(missing_ok=True)
+                return
+        if time.monotonic() >= until:
+            holder = _who(_read(path))
+            raise MMBertError(f"{what} is being written by {holder}: wait until it is done, then run the same again")
+        time.sleep(0.1)
+
+
+@contextmanager
+def try_lock(path: Path) -> Iterator[int | None]:
+    """Hold ``path`` as a lock if nobody else does: yields its descriptor, or None."""
+    with disk_errors(path):
+        descriptor = lock_descriptor(path, _open)
+    try:
+        yield descriptor
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _open(path: Path) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+
+
+def _sign(descriptor: int, path: Path) -> None:
+    """Write who holds the lock, after saying who ended without giving it back."""
+    if left := _read(path):
+        log.info("%s was not given back by %s, which is gone: going on from what it finished", path, _who(left))
+    record = {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200],
+    }
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, json.dumps(record, ensure_ascii=False).encode())
+
+
+def _who(record: dict[str, Any]) -> str:
+    if not record:  # between locking and signing
+        return "another process"
+    return f"process {record.get('pid')} on {record.get('host')} since {record.get('since')} ({record.get('command')})"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return what stands in a lock, {} if that is nothing or not ours."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
