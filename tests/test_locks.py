@@ -42,9 +42,11 @@ def another_process(code: str, *arguments: str | Path) -> Iterator[subprocess.Po
 
 def test_the_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "a"
-    with another_process(HOLD, folder) as holder:
-        with pytest.raises(MMBertError, match=rf"{folder} is being written by process {holder.pid} on .* since 20"):
-            lock_folder(folder).__enter__()
+    with (
+        another_process(HOLD, folder) as holder,
+        pytest.raises(MMBertError, match=rf"{folder} is being written by process {holder.pid} on .* since 20"),
+    ):
+        lock_folder(folder).__enter__()
     with lock_folder(folder):
         assert (folder / LOCK).is_file()
     assert list(folder.iterdir()) == []

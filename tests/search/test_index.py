@@ -323,7 +323,7 @@ def damaged(place: Path, what: str) -> None:
 @pytest.mark.parametrize(
     ("what", "said"),
     [
-        ("version", "index.json is of version 99, this package reads 1"),
+        ("version", "index.json is of version 99, this package reads 2"),
         ("field", "is damaged .dimensions."),
         ("json", "not valid JSON"),
         ("rows", "rows.bin has 2 bytes of 640: it is damaged"),

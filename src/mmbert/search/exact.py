@@ -2,18 +2,24 @@
 
 Rows are float32, float16, or int8: the range of each dimension in 255 equal steps, as in ``mmbert.inference.vectors``.
 Of an int8 row the middle of each step is taken, so that no error is added to the query's side.
+
+Beside the rows, ``rows.sums.npz`` holds the CRC-32 of each piece that was appended; a process compares them once,
+before its first search.
 """
 
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import torch
 
+from mmbert.arrays import load_arrays, save_arrays
 from mmbert.errors import ConfigError, DataError
-from mmbert.files import atomic_file, disk_errors, sync_folder
+from mmbert.files import disk_errors, sync_folder
 from mmbert.inference.vectors import measure_ranges, quantize
 from mmbert.search.store import Found, check_width, largest
 
@@ -29,7 +35,9 @@ _FEW = 8
 CALIBRATION = 100
 """Vectors at least from which ranges for int8 are measured."""
 
-_RANGES = "ranges.npy"
+_RANGES = "ranges.npz"
+
+_CURE = "build the index again"
 
 
 class ExactStore:
@@ -40,14 +48,17 @@ class ExactStore:
         self.path, self.width = path, width
         self._type = np.dtype(output)
         self._ranges = ranges
+        self._sums = path.with_name("rows.sums.npz")
+        self._compared = 0
+        """Rows whose checksums this process has compared."""
 
     def append(self, vectors: np.ndarray, first: int) -> None:
         check_width(vectors, self.width, self.path)
         rows = np.ascontiguousarray(quantize(vectors, self._type.name, self._ranges))
         with disk_errors(self.path):
             fresh = not self.path.exists()
-            if first:
-                self._map(first)  # raises if they are not there
+            self._check_size(first)
+            ends, sums = self._read_sums(first)
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("wb" if fresh else "r+b") as file:
                 file.truncate(first * self._type.itemsize * self.width)
@@ -55,6 +66,7 @@ class ExactStore:
                 file.write(rows.data)
                 file.flush()
                 os.fsync(file.fileno())
+            save_arrays(self._sums, ends=np.append(ends, first + len(rows)), sums=np.append(sums, crc32(rows.data)))
             if fresh:
                 sync_folder(self.path.parent)
                 sync_folder(self.path.parent.parent)
@@ -94,11 +106,33 @@ class ExactStore:
         """Nothing to do: there is one file."""
 
     def _map(self, rows: int) -> np.ndarray:
+        """The first ``rows`` rows (rows, width), compared with their checksums when this process first reads them."""
+        self._check_size(rows)
+        stored = np.memmap(self.path, self._type, mode="r", shape=(rows, self.width))
+        if rows > self._compared:
+            ends, sums = self._read_sums(rows)
+            for (start, end), expected in zip(pairwise([0, *ends.tolist()]), sums.tolist(), strict=True):
+                if end > self._compared and crc32(np.ascontiguousarray(stored[start:end]).data) != expected:
+                    raise DataError(f"{self.path} is damaged in rows {start:,} to {end:,}: {_CURE}")
+            self._compared = rows
+        return stored
+
+    def _check_size(self, rows: int) -> None:
         needed = rows * self.width * self._type.itemsize
         size = self.path.stat().st_size if self.path.is_file() else 0
         if size < needed:
-            raise DataError(f"{self.path} has {size:,} bytes of {needed:,}: it is damaged, build the index again")
-        return np.memmap(self.path, self._type, mode="r", shape=(rows, self.width))
+            raise DataError(f"{self.path} has {size:,} bytes of {needed:,}: it is damaged, {_CURE}")
+
+    def _read_sums(self, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        """(ends, CRC-32) of the pieces that make the first ``rows`` rows."""
+        if not rows:
+            return np.zeros(0, np.int64), np.zeros(0, np.uint32)
+        found = load_arrays(self._sums, _CURE)
+        ends, sums = found["ends"], found["sums"]
+        keep = ends <= rows  # pieces behind those that count were begun by a killed writer
+        if not keep.any() or ends[keep][-1] != rows:
+            raise DataError(f"{self._sums} does not fit the {rows:,} rows of the index: it is damaged, {_CURE}")
+        return ends[keep], sums[keep]
 
     def _compare(self, queries: np.ndarray, stored: np.ndarray) -> np.ndarray:
         """Dot products (q, n) fp32."""
@@ -130,11 +164,10 @@ def save_ranges(folder: Path, vectors: np.ndarray) -> None:
             f"int8 rows are counted from the range of each dimension, for which the first piece must hold at least "
             f"{CALIBRATION} passages, not {len(vectors)}: add more at once, or choose float16"
         )
-    with atomic_file(folder / _RANGES) as file:
-        np.save(file, measure_ranges(vectors))
+    save_arrays(folder / _RANGES, ranges=measure_ranges(vectors))
 
 
 def load_ranges(folder: Path) -> np.ndarray | None:
     """What :func:`save_ranges` kept; None before."""
     path = folder / _RANGES
-    return np.load(path, allow_pickle=False) if path.is_file() else None
+    return load_arrays(path, _CURE)["ranges"] if path.is_file() else None

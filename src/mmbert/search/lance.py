@@ -8,6 +8,8 @@ compared, where many are, more candidates are asked for until enough of them are
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -74,11 +76,29 @@ class LanceStore:
             "row": arrow.array(np.arange(first, first + len(vectors))),
             "vector": arrow.FixedSizeListArray.from_arrays(numbers, self.width),
         }
-        with disk_errors(self.path):
+        with disk_errors(self.path), self._damage():
             table = self._table(create=True)
             if table.count_rows() > first:
                 table.delete(f"row >= {first}")
             table.add(arrow.table(columns))
+
+    @contextmanager
+    def _damage(self) -> Iterator[None]:
+        """Name what the libraries raise for files they cannot read: errors of their own, or a panic of Rust code."""
+        try:
+            yield
+        except (OSError, RuntimeError, ValueError, self._arrow.ArrowException) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of a file's content
+                raise
+            raise self._damaged(error) from error
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":
+                raise
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: BaseException) -> DataError:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        return DataError(f"LanceDB cannot read {self.path} ({reason}): if it is damaged, build the index again")
 
     def search(self, queries: np.ndarray, k: int, rows: int, allowed: np.ndarray | None) -> list[Found]:
         if not rows or (allowed is not None and not allowed.any()):
@@ -88,7 +108,8 @@ class LanceStore:
             return self._compare(queries, places, k)
         found = []
         for query in queries:
-            nearest = self._nearest(query, k, rows, allowed)
+            with self._damage():
+                nearest = self._nearest(query, k, rows, allowed)
             if nearest is None:
                 (nearest,) = self._compare(query[None], np.arange(rows) if places is None else places, k)
             found.append(nearest)
@@ -107,18 +128,22 @@ class LanceStore:
         found = np.zeros((len(rows), self.width), np.float32)
         for start in range(0, len(rows), _BLOCK):
             wanted = rows[start : start + _BLOCK]
-            table = self._table().take_offsets(wanted.tolist()).select(["row", "vector"]).to_arrow()
-            numbers = table["row"].to_numpy()
-            if not np.array_equal(numbers, wanted):
-                raise DataError(f"{self.path} lacks rows of the index: it is damaged, build the index again")
-            values = np.concatenate([chunk.values.to_numpy() for chunk in table["vector"].chunks])
-            found[start : start + len(wanted)] = values.reshape(-1, self.width)
+            with self._damage():
+                table = self._table().take_offsets(wanted.tolist()).select(["row", "vector"]).to_arrow()
+                if not np.array_equal(table["row"].to_numpy(), wanted):
+                    raise DataError(f"{self.path} lacks rows of the index: it is damaged, build the index again")
+                values = np.concatenate([chunk.values.to_numpy() for chunk in table["vector"].chunks])
+                found[start : start + len(wanted)] = values.reshape(-1, self.width)
         return found
 
     def settle(self, rows: int) -> bool:
         """Make the index, or let it take up the rows that came since, if they are many."""
         if rows < INDEXED_FROM:
             return False
+        with self._damage():
+            return self._make_index(rows)
+
+    def _make_index(self, rows: int) -> bool:
         table = self._table()
         if (self._files / "_indices").is_dir():  # asking the table makes the library warn on stderr
             many = len(list((self._files / "data").iterdir())) > _PARTS
@@ -133,7 +158,7 @@ class LanceStore:
         return True
 
     def tidy(self) -> None:
-        with disk_errors(self.path):
+        with disk_errors(self.path), self._damage():
             self._table(create=True).optimize(cleanup_older_than=timedelta(milliseconds=1))
 
     def _nearest(self, query: np.ndarray, k: int, rows: int, allowed: np.ndarray | None) -> Found | None:

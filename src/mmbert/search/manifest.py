@@ -14,7 +14,8 @@ from mmbert.files import read_json, write_json
 from mmbert.inference.embedder import Embedder
 from mmbert.search.store import KINDS, StoreName
 
-VERSION = 1
+VERSION = 2
+"""2: rows, documents and passages carry checksums."""
 
 NAME = "index.json"
 

@@ -61,7 +61,10 @@ class Opened:
 
     def _turn_to(self, state: State) -> None:
         if self._state != state:
+            before, kept = self._state, self._kept
             self.forget()
+            if before is not None and before.store == state.store == "exact" and before.generation == state.generation:
+                self._kept = kept  # the same file with more rows: what was compared stays compared
             self._state = state
 
     def sweep(self, state: State) -> None:

@@ -3,8 +3,8 @@
 One transaction of this file is what makes a piece of work done: vectors are on disk before it, and rows that it does
 not count are as if they were never written. SQLite undoes what a killed writer left.
 
-    documents   number, id (text or whole number), text, metadata (JSON)
-    passages    row (of the vectors), document, its characters in the text
+    documents   number, id (text or whole number), text, metadata (JSON), CRC-32 of these three
+    passages    row (of the vectors), document, its characters in the text, CRC-32 of row, span and passage
     attributes  key, value, document: what filters look at
     dead        rows whose passage is gone
     state       generation and store of the vectors, rows, and a count of changes, by which readers notice others' work
@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import RLock
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import orjson
@@ -34,9 +35,10 @@ _WAIT = 600.0
 """Seconds until a reader or writer gives up on the other."""
 
 _TABLES = """
-CREATE TABLE documents (number INTEGER PRIMARY KEY, id NOT NULL UNIQUE, text TEXT NOT NULL, metadata TEXT NOT NULL);
+CREATE TABLE documents (number INTEGER PRIMARY KEY, id NOT NULL UNIQUE, text TEXT NOT NULL, metadata TEXT NOT NULL,
+    crc INTEGER NOT NULL);
 CREATE TABLE passages (row INTEGER PRIMARY KEY, document INTEGER NOT NULL,
-    start INTEGER NOT NULL, end INTEGER NOT NULL);
+    start INTEGER NOT NULL, end INTEGER NOT NULL, crc INTEGER NOT NULL);
 CREATE INDEX passages_of ON passages (document);
 CREATE TABLE attributes (key TEXT NOT NULL, value NOT NULL, document INTEGER NOT NULL,
     PRIMARY KEY (key, value, document)) WITHOUT ROWID;
@@ -147,7 +149,10 @@ class Records:
             raise DataError(f"{self.path} is damaged ({error}): build the index again") from error
 
     def state(self) -> State:
-        return State(*self._db.execute("SELECT generation, store, rows, changes FROM state").fetchone())
+        found = self._db.execute("SELECT generation, store, rows, changes FROM state").fetchone()
+        if not found or list(map(type, found)) != [int, str, int, int] or found[1] not in ("exact", "lance"):
+            raise DataError(f"{self.path} is damaged (its state is {found}): build the index again")
+        return State(*found)
 
     def set_state(self, state: State) -> None:
         """Also counts the change."""
@@ -159,8 +164,9 @@ class Records:
         found = {}
         for chunk in _chunks(ids):
             marks = ", ".join("?" * len(chunk))
-            rows = self._db.execute(f"SELECT number, id, text, metadata FROM documents WHERE id IN ({marks})", chunk)
-            for number, name, text, metadata in rows:
+            query = f"SELECT number, id, text, metadata, crc FROM documents WHERE id IN ({marks})"
+            for number, name, text, metadata, crc in self._db.execute(query, chunk):
+                self._compare(crc, name, text, metadata)
                 found[name] = Document(name, text, orjson.loads(metadata), number)
         return found
 
@@ -171,11 +177,15 @@ class Records:
         for document, spans in documents:
             metadata = orjson.dumps(document.metadata).decode()
             values = [document.id, document.text, metadata]
-            number = self._db.execute("INSERT INTO documents (id, text, metadata) VALUES (?, ?, ?)", values).lastrowid
+            command = "INSERT INTO documents (id, text, metadata, crc) VALUES (?, ?, ?, ?)"
+            number = self._db.execute(command, [*values, _crc(*values)]).lastrowid
             assert number is not None
             self._describe(number, document.metadata)
-            passages = [(row + place, number, start, end) for place, (start, end) in enumerate(spans)]
-            self._db.executemany("INSERT INTO passages VALUES (?, ?, ?, ?)", passages)
+            passages = [
+                (place, number, start, end, _crc(place, start, end, document.text[start:end]))
+                for place, (start, end) in enumerate(spans, row)
+            ]
+            self._db.executemany("INSERT INTO passages VALUES (?, ?, ?, ?, ?)", passages)
             row += len(passages)
         self.set_state(replace(state, rows=row))
 
@@ -190,9 +200,10 @@ class Records:
 
     def describe(self, number: int, metadata: Mapping[str, Any]) -> None:
         """Other metadata for a document."""
-        self._db.execute(
-            "UPDATE documents SET metadata = ? WHERE number = ?", [orjson.dumps(metadata).decode(), number]
-        )
+        name, text = self._db.execute("SELECT id, text FROM documents WHERE number = ?", [number]).fetchone()
+        values = orjson.dumps(metadata).decode()
+        command = "UPDATE documents SET metadata = ?, crc = ? WHERE number = ?"
+        self._db.execute(command, [values, _crc(name, text, values), number])
         self._db.execute("DELETE FROM attributes WHERE document = ?", [number])
         self._describe(number, metadata)
         self.set_state(self.state())
@@ -200,6 +211,10 @@ class Records:
     def _describe(self, number: int, metadata: Mapping[str, Any]) -> None:
         rows = [(key, found, number) for key, value in metadata.items() for found in attribute_values(value)]
         self._db.executemany("INSERT OR IGNORE INTO attributes VALUES (?, ?, ?)", rows)
+
+    def _compare(self, expected: int, *values: Any) -> None:
+        if _crc(*values) != expected:
+            raise DataError(f"{self.path} is damaged (a checksum does not match): build the index again")
 
     def alive(self, rows: int) -> np.ndarray | None:
         """(rows,) bool: which rows have a passage; None: all."""
@@ -230,10 +245,14 @@ class Records:
         for chunk in _chunks(rows):
             marks = ", ".join("?" * len(chunk))
             query = (
-                "SELECT row, number, id, text, metadata, start, end FROM passages "
+                "SELECT row, number, id, text, metadata, start, end, documents.crc, passages.crc FROM passages "
                 f"JOIN documents ON number = document WHERE row IN ({marks})"
             )
-            for row, number, name, text, metadata, start, end in self._db.execute(query, chunk):
+            for row, number, name, text, metadata, start, end, of_document, of_passage in self._db.execute(
+                query, chunk
+            ):
+                self._compare(of_document, name, text, metadata)
+                self._compare(of_passage, row, start, end, _cut(text, start, end))
                 found[row] = Passage(number, name, text, orjson.loads(metadata), start, end)
         return found
 
@@ -248,9 +267,11 @@ class Records:
     def texts(self, first: int) -> Iterator[tuple[int, str]]:
         """(row, text) of every passage from row ``first`` on."""
         query = (
-            "SELECT row, text, start, end FROM passages JOIN documents ON number = document WHERE row >= ? ORDER BY row"
+            "SELECT row, text, start, end, passages.crc FROM passages JOIN documents ON number = document "
+            "WHERE row >= ? ORDER BY row"
         )
-        for row, text, start, end in self._db.execute(query, [first]):
+        for row, text, start, end, crc in self._db.execute(query, [first]):
+            self._compare(crc, row, start, end, _cut(text, start, end))
             yield row, text[start:end]
 
     def counts(self) -> tuple[int, int, int]:
@@ -267,14 +288,28 @@ class Records:
 
     def renumber(self, rows: np.ndarray) -> None:
         """Row ``rows[i]`` (ascending, all that have a passage) becomes row i; none is dead any more."""
-        moved = [(new, old) for new, old in enumerate(rows.tolist()) if new != old]
-        self._db.executemany("UPDATE passages SET row = ? WHERE row = ?", moved)
+        query = "SELECT start, end, text FROM passages JOIN documents ON number = document WHERE row = ?"
+        for new, old in enumerate(rows.tolist()):
+            if new != old:
+                start, end, text = self._db.execute(query, [old]).fetchone()
+                crc = _crc(new, start, end, text[start:end])
+                self._db.execute("UPDATE passages SET row = ?, crc = ? WHERE row = ?", [new, crc, old])
         self._db.execute("DELETE FROM dead")
 
     def vacuum(self) -> None:
         """Give the space of what was removed back to the disk."""
         with self._lock, self._errors():
             self._db.execute("VACUUM")
+
+
+def _crc(*values: Any) -> int:
+    return crc32(repr(values).encode(errors="surrogatepass"))
+
+
+def _cut(text: Any, start: Any, end: Any) -> str:
+    """The passage; "" where damage made the columns' values of other types, which then miss their checksum."""
+    fits = isinstance(text, str) and isinstance(start, int) and isinstance(end, int)
+    return text[start:end] if fits else ""
 
 
 def _numbers(rows: Iterable[tuple[int]]) -> np.ndarray:

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from mmbert.errors import MissingExtra
-from mmbert.files import atomic_folder, read_json, write_json
+from mmbert.errors import MissingExtra, MMBertError
+from mmbert.files import atomic_folder, file_crc32, read_json, write_json
 from mmbert.locks import try_lock
 from mmbert.log import progress
 from mmbert.search.records import Records, State
@@ -43,6 +43,8 @@ _SHOWN = 20_000
 """Passages from which a bar is shown while they are weighed."""
 
 _NAME = "words"
+
+_SUMS = "sums.json"
 
 _LOCK = "words.lock"
 """Whoever weighs words for itself may keep them; it must not stand in a writer's way."""
@@ -180,16 +182,24 @@ class Words:
                         self._model.save(place, show_progress=False)
                         np.save(place / "rows.npy", self._rows)
                         values = {"next": self._next, "mean": self._mean, "tokenizer": self._tokenizer.fingerprint}
-                        write_json(place / "words.json", values)
+                        write_json(place / "state.json", values)
+                        write_json(place / _SUMS, _sums(place))
         except OSError as error:
             log.warning("%s is not kept (%s): the next process will weigh all words again", self._place(state), error)
 
     def _load(self, state: State) -> bool:
         """What another process built, if it is there, whole, and of this tokenizer."""
         place = self._place(state)
-        if not (place / "words.json").is_file():
+        if not place.is_dir():
             return False
-        values = read_json(place / "words.json")
+        try:
+            whole = read_json(place / _SUMS) == _sums(place)
+        except MMBertError:
+            whole = False
+        if not whole:
+            log.warning("%s is damaged: weighing all words again", place)
+            return False
+        values = read_json(place / "state.json")
         if values["tokenizer"] != self._tokenizer.fingerprint or values["next"] > state.rows:
             return False
         self._model = self._library.BM25.load(place, mmap=True, show_progress=False)
@@ -200,6 +210,11 @@ class Words:
 
     def _place(self, state: State) -> Path:
         return words_path(self._folder, state.generation)
+
+
+def _sums(place: Path) -> dict[str, int]:
+    """CRC-32 of each other file of the folder, by name."""
+    return {file.name: file_crc32(file) for file in sorted(place.iterdir()) if file.name != _SUMS}
 
 
 def fold(text: str) -> str:
