@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -196,6 +196,38 @@ def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+SUMS = "SHA256SUMS"
+"""The file of a folder that holds the checksums of the others, as ``sha256sum`` writes and checks it."""
+
+
+def write_sums(folder: Path, known: Mapping[str, str] | None = None) -> None:
+    """Write the SHA-256 of each file in a folder; ``known`` are those that need no reading."""
+    names = sorted(file.name for file in folder.iterdir() if file.is_file() and file.name != SUMS)
+    found = {name: (known or {}).get(name) or sha256(folder / name) for name in names}
+    write_text(folder / SUMS, "".join(f"{digest}  {name}\n" for name, digest in found.items()))
+
+
+def damage(folder: Path, needed: Callable[[set[str]], bool] = bool) -> str | None:
+    """Return what is wrong with the files that a folder's checksums name, None if nothing is.
+
+    needed  whether these names are all that there must be
+    """
+    try:
+        lines = [line.split("  ", 1) for line in (folder / SUMS).read_text(encoding="utf-8").splitlines()]
+        expected = {name: digest for digest, name in lines}
+    except (OSError, ValueError) as error:
+        return f"{SUMS}: {error}"
+    if not needed(set(expected)):
+        return f"{SUMS} is incomplete"
+    for name, digest in expected.items():
+        try:
+            if sha256(folder / name) != digest:
+                return f"the checksum of {name} does not match"
+        except OSError as error:
+            return f"{name}: {error.strerror}"
+    return None
 
 
 def file_crc32(path: Path) -> int:

@@ -26,7 +26,7 @@ from mmbert.data.prepare import prepare_data
 from mmbert.errors import TrainingError
 from mmbert.evaluation.exam import Exam, evaluate_baseline, evaluate_model, set_exam
 from mmbert.evaluation.results import MERGED, ModelResult, hash_model
-from mmbert.files import atomic_folder, read_json, write_json, write_text
+from mmbert.files import atomic_folder, damage, read_json, write_json, write_text
 from mmbert.locks import lock_folder
 from mmbert.recipe import START, Merge, Recipe
 from mmbert.reporting.card import model_card
@@ -128,6 +128,8 @@ def _models(spec: Merge, folder: Path, name: str) -> list[Path]:
     end = folder / START if name == START else folder / name / FINAL
     if not end.is_dir():
         raise TrainingError(f"{end} is not there, and the merge needs it: run `mmbert pretrain` on the recipe first")
+    if name != START and (fault := damage(end)) is not None:
+        raise TrainingError(f"{end} is damaged ({fault}): `mmbert pretrain` on the recipe writes it again")
     return [end] if name == START else checkpoints_of(folder / name)[-spec.checkpoints :]
 
 

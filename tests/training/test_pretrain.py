@@ -144,6 +144,17 @@ def test_final_folder_is_written_from_the_last_checkpoint(trained: Trained, copi
     assert same_weights(copied / "first" / "final", trained.folder / "first" / "final")
 
 
+def test_a_damaged_final_model_is_written_again(
+    trained: Trained, copied: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = copied / "first" / "final" / "model.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    pretrain(trained.recipe, copied, trained.data)
+    assert path.read_bytes() == whole
+    assert "the checksum of model.safetensors does not match" in caplog.text
+
+
 def test_a_changed_recipe_is_refused_by_the_keys_that_changed(trained: Trained, copied: Path) -> None:
     changes = ["phases.second.mask_rate=0.2", "model.mlp_dropout=0.0"]
     with pytest.raises(TrainingError) as caught:

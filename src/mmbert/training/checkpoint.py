@@ -21,14 +21,15 @@ from typing import Any
 
 from torch import Tensor
 
+from mmbert import files
 from mmbert.data.pack import Cursor
 from mmbert.errors import MMBertError, TrainingError
-from mmbert.files import PARTIAL, read_json, sha256
+from mmbert.files import PARTIAL, read_json
 from mmbert.model.heads import MaskedLM
 from mmbert.model.weights import TIED
 from mmbert.training.distributed import Mesh
 from mmbert.training.optim import StableAdamW
-from mmbert.training.storage import MODEL, OPTIMIZER, SUMS, read_into
+from mmbert.training.storage import MODEL, OPTIMIZER, read_into
 
 log = logging.getLogger(__name__)
 
@@ -125,21 +126,12 @@ def latest(folder: Path) -> Path | None:
 
 def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint, None if nothing is."""
-    try:
-        lines = [line.split("  ", 1) for line in (path / SUMS).read_text(encoding="utf-8").splitlines()]
-        expected = {name: digest for digest, name in lines}
-    except (OSError, ValueError) as error:
-        return f"{SUMS}: {error}"
-    kinds = {name.split(".")[0].split("-")[0] for name in expected if name.endswith(".safetensors")}
-    if STATE not in expected or not {MODEL, OPTIMIZER} <= kinds:
-        return f"{SUMS} is incomplete"
-    for name, digest in expected.items():
-        try:
-            if sha256(path / name) != digest:
-                return f"the checksum of {name} does not match"
-        except OSError as error:
-            return f"{name}: {error.strerror}"
-    return None
+
+    def complete(names: set[str]) -> bool:
+        kinds = {name.split(".")[0].split("-")[0] for name in names if name.endswith(".safetensors")}
+        return STATE in names and {MODEL, OPTIMIZER} <= kinds
+
+    return files.damage(path, complete)
 
 
 def prune(folder: Path, keep: int) -> None:

@@ -6,10 +6,10 @@ import shutil
 from pathlib import Path
 
 from mmbert.errors import TrainingError
-from mmbert.files import atomic_folder
+from mmbert.files import SUMS, atomic_folder, write_sums
 from mmbert.model.weights import WEIGHTS, save_state
 from mmbert.training import checkpoint
-from mmbert.training.storage import SUMS, read_model
+from mmbert.training.storage import read_model
 
 
 def export(path: Path, out: Path) -> Path:
@@ -29,6 +29,7 @@ def export(path: Path, out: Path) -> Path:
         for file in path.iterdir():
             if file.suffix != ".safetensors" and file.name not in (SUMS, checkpoint.STATE):
                 shutil.copyfile(file, partial / file.name)
+        write_sums(partial)
     return out
 
 

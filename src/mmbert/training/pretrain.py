@@ -18,6 +18,7 @@ import torch
 
 from mmbert.data.bad_shards import settle
 from mmbert.errors import ConfigError
+from mmbert.files import damage
 from mmbert.locks import lock_folder
 from mmbert.model.encoder import compile_model
 from mmbert.recipe import Recipe, TokenizerTraining
@@ -98,7 +99,7 @@ def run_phase(job: Job) -> Path:
     newest = mesh.first(lambda: checkpoint.latest(job.folder))
     if newest is not None:
         check(newest, job)
-        if final.is_dir() and checkpoint.read_state(newest).finished:
+        if checkpoint.read_state(newest).finished and mesh.first(lambda: _is_whole(final)):
             if mesh.main:
                 log.info("%s is finished: %s", job.name, final)
             return final
@@ -111,6 +112,16 @@ def run_phase(job: Job) -> Path:
         newest = checkpoint.path_of(job.folder, train_phase(job, model, optimizer, state))
     end = newest
     return mesh.first(lambda: export(end, final))
+
+
+def _is_whole(final: Path) -> bool:
+    """Return whether a phase's model is there and undamaged; else it is written again from the last checkpoint."""
+    if not final.is_dir():
+        return False
+    fault = damage(final)
+    if fault is not None:
+        log.warning("%s is damaged (%s): writing it again from the last checkpoint", final, fault)
+    return fault is None
 
 
 def run_tokenizer(recipe: Recipe, data: Path) -> Tokenizer:

@@ -34,11 +34,10 @@ from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future
 
 from mmbert.errors import MMBertError, TrainingError
-from mmbert.files import PARTIAL, publish_folder, sha256, write_text
+from mmbert.files import PARTIAL, publish_folder, sha256, write_sums
 from mmbert.model.weights import save_state
 from mmbert.training.optim import MOMENTS
 
-SUMS = "SHA256SUMS"
 MODEL, OPTIMIZER = "model", "optimizer"
 """Beginnings of the files' names."""
 _PLACES = "DCP_SHARDING_INFO"
@@ -98,9 +97,7 @@ class Writer(StorageWriter):
         sums = dict(written.storage_data for rank in results for written in rank)
         with _plain_errors():
             self._extras(self._partial)
-        others = [file.name for file in self._partial.iterdir() if file.name not in sums]
-        sums |= {name: sha256(self._partial / name) for name in others}
-        write_text(self._partial / SUMS, "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)))
+        write_sums(self._partial, sums)
         publish_folder(self._partial, self._path)
 
     def discard(self) -> None:
