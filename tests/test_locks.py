@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -58,6 +59,33 @@ def test_a_killed_holder_is_taken_over_and_named(tmp_path: Path, caplog: pytest.
         holder.wait(timeout=30)
     with caplog.at_level(logging.INFO), lock_folder(tmp_path):
         assert f"not given back by process {holder.pid}" in caplog.text
+
+
+FORK = """
+import os, sys, time
+from pathlib import Path
+from mmbert.locks import lock_folder
+with lock_folder(Path(sys.argv[1])):
+    child = os.fork()
+    if child == 0:
+        os.close(1)
+        time.sleep(600)
+    Path(sys.argv[1], "child").write_text(str(child))
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_the_lock_ends_with_its_process_and_not_with_its_children(tmp_path: Path) -> None:
+    with another_process(FORK, tmp_path) as holder:
+        child = int((tmp_path / "child").read_text())
+        holder.send_signal(signal.SIGKILL)
+        holder.wait(timeout=30)
+        try:
+            with lock_folder(tmp_path):
+                os.kill(child, 0)  # it lives
+        finally:
+            os.kill(child, signal.SIGKILL)
 
 
 def test_who_waits_gets_it(tmp_path: Path) -> None:

@@ -63,7 +63,8 @@ def lock_file(path: Path, *, what: Path, wait: float = 0.0) -> Iterator[None]:
                     yield
                 finally:
                     _held.reset(token)
-                    path.unlink(missing_ok=True)
+                    if descriptor in _descriptors:
+                        path.unlink(missing_ok=True)
                 return
         if time.monotonic() >= until:
             holder = _who(_read(path))
@@ -76,11 +77,30 @@ def try_lock(path: Path) -> Iterator[int | None]:
     """Hold ``path`` as a lock if nobody else does: yields its descriptor, or None."""
     with disk_errors(path):
         descriptor = lock_descriptor(path, _open)
+    if descriptor is None:
+        yield None
+        return
+    _descriptors.add(descriptor)
     try:
         yield descriptor
     finally:
-        if descriptor is not None:
+        if descriptor in _descriptors:  # not in a forked child
+            _descriptors.remove(descriptor)
             os.close(descriptor)
+
+
+_descriptors: set[int] = set()
+"""Of the locks that this process holds."""
+
+
+def _close_inherited() -> None:
+    """Close, in a forked child, what it inherited: the lock must end with the process that took it."""
+    for descriptor in _descriptors:
+        os.close(descriptor)
+    _descriptors.clear()
+
+
+os.register_at_fork(after_in_child=_close_inherited)
 
 
 def _open(path: Path) -> int:
