@@ -45,6 +45,9 @@ _PARTS = 32
 
 _TABLE = "rows"
 
+_PANICS = ("PanicException", "RustPanic")
+"""Classes of errors by which Python code meets a panic of Rust code; no module exports them."""
+
 
 def libraries() -> tuple[Any, Any]:
     """LanceDB and Arrow. Raises MissingExtra."""
@@ -92,7 +95,7 @@ class LanceStore:
                 raise
             raise self._damaged(error) from error
         except BaseException as error:
-            if type(error).__name__ != "PanicException":
+            if type(error).__name__ not in _PANICS:
                 raise
             raise self._damaged(error) from error
 
