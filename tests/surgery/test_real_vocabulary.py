@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,12 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from all_scripts import texts
-from mmbert import MaskedLM, ModelConfig, Tokenizer
+from mmbert import FillMask, MaskedLM, ModelConfig, Tokenizer
+from mmbert.errors import TokenizerError
+from mmbert.recipe import Merge
 from mmbert.surgery.bpe import Bpe
 from mmbert.surgery.extend import extend
+from mmbert.surgery.merge import merge
 from mmbert.surgery.trim import trim
 
 thorough = settings(max_examples=200, deadline=None, database=None)
@@ -96,3 +100,38 @@ def test_a_model_of_256_000_tokens(released: Path, tmp_path: Path) -> None:
     less = MaskedLM.load(tmp_path / "less").eval()
     with torch.no_grad():
         assert torch.equal(model.encode(before.pack(sentences).to()), less.encode(after.pack(sentences).to()))
+
+
+def test_merged_models_keep_the_tokenizer(real_models: dict[str, Path], tmp_path: Path) -> None:
+    for name, base in real_models.items():
+        variants = {}
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            model = MaskedLM.load(base)
+            for parameter in model.parameters():
+                parameter.data += 0.01 * torch.randn_like(parameter)
+            place = tmp_path / f"{name}-{seed}"
+            model.save(place)
+            Tokenizer.load(base).save(place, max_tokens=256)
+            variants[f"phase_{seed}"] = [place]
+        out = tmp_path / f"{name}-merged"
+        merge(Merge(phases=dict.fromkeys(variants, 1.0), base="base"), variants, base, out)
+        before, after = Tokenizer.load(base), Tokenizer.load(out)
+        assert after.fingerprint == before.fingerprint
+        assert after.encode(TAGGED) == before.encode(TAGGED)
+        assert torch.isfinite(load_file(out / "model.safetensors")["model.final_norm.weight"]).all()
+        assert len(FillMask.load(out)("Watu wote <mask> huru.")) == 5
+
+
+def test_a_folder_with_gemmas_own_template_says_how_it_is_mended(
+    real_models: dict[str, Path], gemma2: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(real_models["gemma2"], folder)
+    values = json.loads((folder / "tokenizer.json").read_text())
+    values["post_processor"] = json.loads((gemma2 / "tokenizer.json").read_text())["post_processor"]
+    (folder / "tokenizer.json").write_text(json.dumps(values))
+    with pytest.raises(TokenizerError, match=r"not as <bos> a <eos>: .* mmbert.Tokenizer.load\(.*\).save\("):
+        FillMask.load(folder)
+    Tokenizer.load(folder).save(folder)
+    assert len(FillMask.load(folder)("Watu wote <mask> huru.")) == 5

@@ -278,7 +278,10 @@ def _tokenizer(place: Path, config: ModelConfig) -> Tokenizer:
         )
     written = tokenizer.written.encode("a")
     if written.ids != tokenizer.encode("a"):
-        raise TokenizerError(f"{path} reads 'a' as {' '.join(written.tokens)}, not as <bos> a <eos>: not supported")
+        raise TokenizerError(
+            f"{path} reads 'a' as {' '.join(written.tokens)}, not as <bos> a <eos>: if the model was trained with "
+            f'both, write the file again by mmbert.Tokenizer.load("{place}").save("{place}"); else it is not supported'
+        )
     side = _tokenizer_config(place).get("truncation_side", "right")
     if side != "right":
         raise TokenizerError(f"{place / 'tokenizer_config.json'}: truncation_side {side} is not supported")
