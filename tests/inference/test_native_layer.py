@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import gc
+import os
+import shutil
 from collections.abc import Iterator
 
 import numpy as np
@@ -46,6 +48,9 @@ def encoder(config: ModelConfig) -> Encoder:
 
 
 there = all(native.ready(layer) for layer in encoder(shape()).layers)  # type: ignore[arg-type]
+able = torch.cpu.get_capabilities()
+fits = able.get("avx512_bf16") and able.get("avx512_vnni") and not able.get("amx_bf16")
+compiler = any(shutil.which(name) for name in ("cc", "gcc", "clang"))
 needs_layers = pytest.mark.skipif(not there, reason=f"native layers are not for this machine: {kernel.describe()}")
 
 
@@ -175,6 +180,13 @@ def test_a_whole_encoder(used: str) -> None:
     for mine, theirs in ((found, wanted), mixes):
         cosines = torch.nn.functional.cosine_similarity(mine, theirs, dim=1)
         assert cosines.min() > (0.9999 if used == "bf16" else 0.999)
+
+
+@pytest.mark.skipif(not fits or not compiler, reason="the CPU has no AVX-512 bf16 and VNNI, or there is no compiler")
+@pytest.mark.skipif(os.environ.get("MMBERT_NATIVE") == "0", reason="native code is switched off")
+def test_layers_are_used_where_the_cpu_can() -> None:
+    """The other tests are skipped where they are not: this one says that they must be."""
+    assert there, kernel.describe()
 
 
 def test_layers_that_do_not_fit_stay_with_torch() -> None:

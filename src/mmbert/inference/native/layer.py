@@ -21,6 +21,7 @@ from mmbert.inference.int8 import by_channel
 from mmbert.inference.native import kernel
 from mmbert.model.attention import AttentionPlan, plan_attention
 from mmbert.model.config import ModelConfig
+from mmbert.model.init import init_weights
 from mmbert.model.layers import Layer
 from mmbert.model.rope import Angles, angles
 from mmbert.packed import Packed
@@ -174,6 +175,7 @@ def _agrees(*, int8: bool) -> bool:
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         torch.manual_seed(0)
         x = torch.randn(packed.tokens, config.hidden_size)
-        layers = [Layer(config, index) for index in range(config.num_layers)]
+        layers = nn.ModuleList(Layer(config, index) for index in range(config.num_layers))
+        init_weights(layers, config)
         pairs = [(NativeLayer(layer, int8=int8)(x, plan, turns), layer(x, plan, turns)) for layer in layers]
     return all(bool((found - wanted).norm() < 0.05 * (wanted - x).norm()) for found, wanted in pairs)
