@@ -6,6 +6,8 @@ import gzip
 import io
 import json
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -151,6 +153,32 @@ def _stopped(embed: Embedder, out: Path, texts: list[str], after: int, **options
 
     with pytest.raises(_StopError):
         embed_to_file(embed, records(), out, piece=3, **options)
+
+
+def test_damaged_pieces_are_computed_again(embed: Embedder, tmp_path: Path) -> None:
+    embed.ranges = None
+    out, whole, records = tmp_path / "vectors.npy", tmp_path / "whole.npy", list(enumerate(TEXTS))
+    embed_to_file(embed, records, whole, piece=3)
+    _stopped(embed, out, TEXTS, 7)
+    pieces = tmp_path / "vectors.npy.pieces.partial"
+    kept = {path.name: path.read_bytes() for path in pieces.iterdir() if path.name[0].isdigit()}
+    draw = random.Random(0)
+    assert len(kept) == 4
+    for _ in range(60):
+        name = draw.choice(sorted(kept))
+        content = bytearray(kept[name])
+        content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        pieces.mkdir(exist_ok=True)
+        for each, right in kept.items():
+            (pieces / each).write_bytes(content if each == name else right)
+        out.unlink(missing_ok=True)
+        try:
+            embed_to_file(embed, records, out, piece=3)
+        except DataError:
+            assert name.endswith(".json"), "the stated hash of the texts was hit"
+            shutil.rmtree(pieces)
+        else:
+            assert out.read_bytes() == whole.read_bytes(), name
 
 
 def test_another_job_is_not_mixed_in(embed: Embedder, tmp_path: Path) -> None:

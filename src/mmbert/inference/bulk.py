@@ -2,9 +2,9 @@
 
 While the work goes on, a folder ``NAME.pieces.partial`` stands beside the file: ``job.json`` says what is being made,
 and every piece of texts gives two files, its vectors and its keys with a hash of its texts, each whole or absent. The
-same call again takes up what is there, after checking that the texts are the same; when all pieces are there they
-become the file, atomically, and the folder goes. A piece is always computed alone, so that the file has the same bytes
-however often the work was stopped.
+same call again takes up what is there, after checking that the texts are the same; a piece whose files are damaged is
+computed again. When all pieces are there they become the file, atomically, and the folder goes. A piece is always
+computed alone, so that the file has the same bytes however often the work was stopped.
 
 Forms: ``.npy`` (n, d); ``.jsonl``, a line ``{"id": ..., "embedding": [...]}`` a text; ``.parquet``, columns id and
 embedding.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -23,7 +24,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 import numpy as np
 import orjson
 
-from mmbert.errors import ConfigError, DataError, MissingExtra
+from mmbert.arrays import load_arrays, save_arrays
+from mmbert.errors import ConfigError, DataError, MissingExtra, MMBertError
 from mmbert.files import PARTIAL, atomic_file, disk_errors, read_json, write_json
 from mmbert.inference.checks import whole
 from mmbert.locks import lock_folder
@@ -33,10 +35,14 @@ if TYPE_CHECKING:
     from mmbert.inference.embedder import Embedder
     from mmbert.inference.vectors import Output
 
+log = logging.getLogger(__name__)
+
 FORMS = (".npy", ".jsonl", ".parquet")
 
 PIECE = 4096
 """Texts of a piece: what is lost when the work is stopped."""
+
+RANGES = "ranges.npz"
 
 Record = tuple[Any, str]
 """A key (a number or a string) and a text."""
@@ -76,7 +82,8 @@ def embed_to_file(
         if not total:
             raise DataError(f"no text to embed into {out}")
         if output in ("int8", "uint8"):
-            _save_array(out.with_name(out.name + ".ranges.npy"), cast(np.ndarray, embedder.ranges))
+            with atomic_file(out.with_name(out.name + ".ranges.npy")) as file:
+                np.save(file, cast(np.ndarray, embedder.ranges))
         _assemble(folder, number, total, out)
         shutil.rmtree(folder)
     return total
@@ -101,11 +108,11 @@ def json_line(key: Any, vector: np.ndarray) -> bytes:
 
 def _claim(folder: Path, embedder: Embedder, options: dict[str, Any]) -> None:
     """Say in ``job.json`` what is made here, or check that it is what was begun; take up the ranges measured then."""
-    loaded, path, ranges = embedder.loaded, folder / "job.json", folder / "ranges.npy"
+    loaded, path, ranges = embedder.loaded, folder / "job.json", folder / RANGES
     begun = read_json(path) if path.is_file() else None
     given = embedder.ranges
     if begun is not None and begun.get("ranges") is None and ranges.is_file():
-        measured = np.load(ranges, allow_pickle=False)
+        measured = load_arrays(ranges, f"delete {folder} and run the same again")["ranges"]
         if given is None or np.array_equal(given, measured):
             embedder.ranges, given = measured, None
     job = {
@@ -139,32 +146,40 @@ def _make(
     for key, text in chunk:
         digest.update(json.dumps([key, text if isinstance(text, str) else repr(text)]).encode() + b"\n")
     place = folder / f"{number:06d}.json"
-    if place.is_file():
-        if read_json(place)["sha256"] != digest.hexdigest():
-            raise DataError(f"the texts of piece {number} changed since {folder} was begun: delete that folder")
+    if place.is_file() and _is_whole(folder, number, digest.hexdigest(), keys):
         return
-    if options["output"] in ("int8", "uint8") and not (folder / "ranges.npy").is_file():
+    if options["output"] in ("int8", "uint8") and not (folder / RANGES).is_file():
         if embedder.ranges is None:
             embedder.calibrate(texts, **{key: options[key] for key in ("prompt", "dimensions", "normalize")})
-        _save_array(folder / "ranges.npy", cast(np.ndarray, embedder.ranges))
+        save_arrays(folder / RANGES, ranges=cast(np.ndarray, embedder.ranges))
     vectors = np.stack(list(embedder.stream(texts, **options, progress=False, window=len(texts), first=first)))
-    _save_array(_vectors(folder, number), vectors)
+    save_arrays(_vectors(folder, number), vectors=vectors)
     write_json(place, {"sha256": digest.hexdigest(), "keys": keys})  # last: it says that the piece is done
 
 
-def _save_array(path: Path, values: np.ndarray) -> None:
-    with atomic_file(path) as file:
-        np.save(file, values)
+def _is_whole(folder: Path, number: int, digest: str, keys: list[Any]) -> bool:
+    """Return whether the files of a piece are undamaged; else they are made again. Raises DataError for other texts."""
+    try:
+        stated = read_json(folder / f"{number:06d}.json")
+        load_arrays(_vectors(folder, number), "it is made again")
+    except MMBertError as error:
+        log.warning("%s", error)
+        return False
+    if not isinstance(stated, dict) or "sha256" not in stated:
+        return False
+    if stated["sha256"] != digest:
+        raise DataError(f"the texts of piece {number} changed since {folder} was begun: delete that folder")
+    return bool(stated.get("keys") == json.loads(json.dumps(keys)))  # they are in the digest: else they are damaged
 
 
 def _vectors(folder: Path, number: int) -> Path:
-    return folder / f"{number:06d}.npy"
+    return folder / f"{number:06d}.npz"
 
 
 def _pieces(folder: Path, count: int) -> Iterator[tuple[list[Any], np.ndarray]]:
     for number in range(count):
         keys = read_json(folder / f"{number:06d}.json")["keys"]
-        yield keys, np.load(_vectors(folder, number), allow_pickle=False)
+        yield keys, load_arrays(_vectors(folder, number), "run the same again, it is made anew")["vectors"]
 
 
 def _assemble(folder: Path, count: int, total: int, out: Path) -> None:
