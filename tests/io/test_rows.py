@@ -331,3 +331,20 @@ def test_places_in_every_reader(tmp_path: Path) -> None:
         found = read_examples(DataSpec(path=place), "train", Fields(("text", "label")))
         assert found.languages == ["fao_Latn", "fra_Latn"]
     assert [record["text"] for record in read_records([str(root)], "text", "id")] == ["a", "a"]
+
+
+def test_damaged_parquet_with_checksums_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    rows = {"text": [f"text number {number} of words" for number in range(2000)], "label": list(range(2000))}
+    parquet.write_table(pyarrow.table(rows), path, write_page_checksum=True)
+    whole, wanted = path.read_bytes(), list(read_rows(path))
+    draw, named = random.Random(0), 0
+    for _ in range(80):
+        content = bytearray(whole)
+        content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        path.write_bytes(content)
+        try:
+            assert list(read_rows(path)) == wanted
+        except DataError:
+            named += 1
+    assert named > 60

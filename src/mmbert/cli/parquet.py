@@ -37,7 +37,7 @@ def write_parquet(rows: Callable[[], Iterable[dict[str, Any]]], file: BinaryIO) 
         for group in _groups(rows(), numbers):
             found = arrow.Table.from_pylist(group).schema
             schema = arrow.unify_schemas([schema, found], promote_options="permissive")
-        with arrow.parquet.ParquetWriter(file, schema) as writer:
+        with arrow.parquet.ParquetWriter(file, schema, write_page_checksum=True) as writer:
             for group in _groups(rows(), numbers):
                 writer.write_table(arrow.Table.from_pylist(group, schema=schema))
     except arrow.ArrowException as error:

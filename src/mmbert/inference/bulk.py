@@ -211,7 +211,7 @@ def _write_parquet(pieces: Iterator[tuple[list[Any], np.ndarray]], file: BinaryI
             }
         )
         if writer is None:
-            writer = parquet.ParquetWriter(file, table.schema)
+            writer = parquet.ParquetWriter(file, table.schema, write_page_checksum=True)
         writer.write_table(table if table.schema == writer.schema else table.cast(writer.schema))
     if writer is not None:
         writer.close()

@@ -135,7 +135,7 @@ def parquet_rows(
     try:
         with open() as raw:
             size = raw.seek(0, 2)
-            file = parquet.ParquetFile(raw)
+            file = parquet.ParquetFile(raw, page_checksum_verification=True)  # of files that have checksums
             names = [name for name in file.schema_arrow.names if name and not name.startswith("__index_level_")]
             refuse_twice(names, path)
             names = choose(names)
