@@ -12,11 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from mmbert.diagnosis.tensors import read_tensors
 from mmbert.errors import WeightsError
 from mmbert.model.config import ModelConfig
 from mmbert.model.encoder import Encoder
 from mmbert.model.heads import MaskedLM
 from mmbert.model.weights import load_state, save_state
+from mmbert.surgery.tensors import TensorFile
 
 TINY = ModelConfig(vocab_size=50, hidden_size=16, intermediate_size=24, num_layers=2, num_heads=2)
 
@@ -155,6 +157,17 @@ def test_shards_are_joined_and_a_missing_one_is_named(model: MaskedLM, folder: P
     assert "model-00002-of-00002.safetensors is missing" in refused(folder)
     (folder / "model.safetensors.index.json").write_text("{}")
     assert "no weight_map" in refused(folder)
+
+
+@pytest.mark.parametrize("place", ["../outside.safetensors", "/etc/hostname", "sub/model.safetensors"])
+def test_an_index_names_no_file_of_another_folder(folder: Path, tmp_path: Path, place: str) -> None:
+    (folder / "model.safetensors").rename(tmp_path / "outside.safetensors")
+    places = {"model.final_norm.weight": place}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    for read in (load_state, TensorFile):
+        with pytest.raises(WeightsError, match="which is no file of its folder"):
+            read(folder)
+    assert any("which is no file of its folder" in what for what, _ in read_tensors(folder).faults)
 
 
 def test_old_bin_is_read_as_tensors_only(model: MaskedLM, folder: Path) -> None:

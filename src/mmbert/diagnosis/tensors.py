@@ -15,13 +15,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from mmbert.errors import DataError
-from mmbert.io.stream import read_text
+from mmbert.errors import MMBertError
 from mmbert.model.config import ModelConfig
 from mmbert.model.encoder import Encoder
 from mmbert.model.layers import PredictionHead
 from mmbert.model.tasks import TaskHead
-from mmbert.model.weights import TIED, WEIGHTS, bare_name, fitted
+from mmbert.model.weights import TIED, WEIGHTS, bare_name, fitted, read_index
 
 Fault = tuple[str, str]
 """What is wrong, and the cure."""
@@ -54,13 +53,10 @@ def read_tensors(folder: Path) -> Tensors:
         found.files = [folder / WEIGHTS]
     elif index.is_file():
         try:
-            names = sorted(set(json.loads(read_text(index))["weight_map"].values()))
-        except (DataError, ValueError, KeyError, TypeError, AttributeError):
-            names = []
-            found.faults.append((f"{index} has no weight_map", "download the model again"))
-        found.files = [folder / name for name in names if (folder / name).is_file()]
-        missing = [name for name in names if not (folder / name).is_file()]
-        found.faults += [(f"{folder / name} is missing, {index.name} names it", "download it") for name in missing]
+            found.files = [folder / name for name in sorted(set(read_index(index).values()))]
+        except MMBertError as error:
+            what, _, cure = str(error).rpartition(": ")
+            found.faults.append((what, cure))
     elif (folder / "pytorch_model.bin").is_file():
         found.files = [folder / "pytorch_model.bin"]
         return found

@@ -99,19 +99,29 @@ def load_state(folder: str | Path) -> dict[str, Tensor]:
     raise WeightsError(f"no {WEIGHTS} in {folder}: not a model folder, or its download is incomplete")
 
 
+def read_index(index: Path) -> dict[str, str]:
+    """Return tensor -> file of an index (``model.safetensors.index.json``), all of them files beside it.
+
+    Raises WeightsError for an index that is damaged, names a file that is missing, or one of another folder.
+    """
+    try:
+        places = {str(tensor): str(file) for tensor, file in read_json(index)["weight_map"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{index}: no weight_map in it: download the model again") from error
+    for file in sorted(set(places.values())):
+        if Path(file).name != file:
+            raise WeightsError(f"{index} names {file}, which is no file of its folder: do not use this model")
+        if not (index.parent / file).is_file():
+            raise WeightsError(f"{index.parent / file} is missing, {index.name} names it: download the model again")
+    return places
+
+
 def _read_parts(index: Path, read: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
     """The tensors of all files that an index names, each of them where it says."""
-    try:
-        places = dict(read_json(index)["weight_map"])
-        files = sorted(set(places.values()))
-    except (KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"{index}: no weight_map in it: download the model again") from error
+    places = read_index(index)
     state: dict[str, Tensor] = {}
-    for file in files:
-        path = index.parent / str(file)
-        if not path.is_file():
-            raise WeightsError(f"{path} is missing, {index.name} names it: download the model again")
-        state.update(read(path))
+    for file in sorted(set(places.values())):
+        state.update(read(index.parent / file))
     lost = sorted(places.keys() - state.keys())
     if lost:
         raise WeightsError(f"{index} names {lost[0]} in {places[lost[0]]}, which lacks it: download the model again")

@@ -21,8 +21,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mmbert.errors import WeightsError
-from mmbert.files import atomic_file, read_json
-from mmbert.model.weights import DTYPE_NAMES, WEIGHTS, bare_name
+from mmbert.files import atomic_file
+from mmbert.model.weights import DTYPE_NAMES, WEIGHTS, bare_name, read_index
 
 INDEX = f"{WEIGHTS}.index.json"
 """Names the file of each tensor, for models in several files."""
@@ -118,14 +118,8 @@ def _weight_files(folder: Path) -> dict[str, set[str]]:
         return {WEIGHTS: set()}
     if not (folder / INDEX).is_file():
         raise WeightsError(f"no {WEIGHTS} in {folder}: give the folder of a saved model")
-    try:
-        places = dict(read_json(folder / INDEX)["weight_map"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"{folder / INDEX}: no weight_map in it: download the model again") from error
     files: dict[str, set[str]] = {}
-    for tensor, file in places.items():
-        if Path(file).name != file or not (folder / file).is_file():
-            raise WeightsError(f"{folder / file} is missing, {INDEX} names it: download the model again")
+    for tensor, file in read_index(folder / INDEX).items():
         files.setdefault(file, set()).add(bare_name(tensor))
     return files
 
