@@ -28,10 +28,12 @@ from mmbert.finetuning.examples import (
     read_splits,
     split_off,
 )
+from mmbert.finetuning.plan import task_reads
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.finetuning.recipe_data import Data, DataSpec
 from mmbert.finetuning.task_rows import fields
 
+RECIPES = Path(__file__).parents[2] / "recipes" / "finetune"
 FIELDS = Fields(("text", "label"), ("text_pair",))
 ROWS = [{"text": 'She said: "no",\tthen left.', "label": "bad"}, {"text": "Τι κάνεις;", "label": "good"}]
 
@@ -397,3 +399,42 @@ def test_numbers_of_choices_and_places_written_as_floats(tmp_path: Path) -> None
 
     assert [_label({"label": label, "place": "a:1"}, 3, 1, ()) for label in (2, 2.0, "2", "2.0")] == [1] * 4
     assert [_start({"place": "a:1"}, start) for start in (12, 12.0, "12", "12.0")] == [12] * 4
+
+
+GOOD_AND_BAD: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
+    "classify": (
+        {"text": "a b", "label": "x"},
+        [{"text": 5, "label": "x"}, {"text": "c", "label": ["x"]}, {"text": " ", "label": "x"}],
+    ),
+    "regression": ({"text": "a", "text_pair": "b", "label": 0.5}, [{"text": "a", "text_pair": "b", "label": "much"}]),
+    "ner": (
+        {"tokens": ["a", "b"], "tags": ["O", "B-X"]},
+        [{"tokens": ["a"], "tags": ["O", "O"]}, {"tokens": ["a", 3], "tags": ["O", "O"]},
+         {"tokens": ["a"], "tags": ["O"], "text": 4}],
+    ),
+    "qa": (
+        {"question": "q?", "context": "the cat", "answers": {"text": ["cat"], "answer_start": [4]}},
+        [{"question": "q?", "context": "the cat", "answers": {"text": ["dog"], "answer_start": [4]}}],
+    ),
+    "choice": (
+        {"question": "q", "choices": ["a", "b"], "label": 1},
+        [{"question": "q", "choices": ["a"], "label": 1}, {"question": 1, "choices": ["a", "b"], "label": 1}],
+    ),
+    "embed": ({"query": "q", "positive": "p"}, [{"query": 5, "positive": "p"}, {"query": "q"}]),
+}  # fmt: skip
+"""Recipe -> a row that its task can use, and rows that it cannot, each by itself."""
+
+
+@pytest.mark.parametrize("name", GOOD_AND_BAD)
+def test_rows_that_a_task_cannot_use_are_passed_over_on_request(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    good, bad = GOOD_AND_BAD[name]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [good] * 5 + bad + [good] * 5))
+    changes = ["data.columns={}", "data.dev=null", "data.dev_share=0", "training.patience=null"]
+    skip = [f"data.train.path={path}", "data.train.skip_bad_rows=true"]
+    recipe = FinetuneRecipe.load(RECIPES / f"{name}.yaml", [*skip, *changes])
+    examples = read_splits(recipe, task_reads(recipe))["train"]
+    assert len(examples) == 10
+    assert f"data.train: {len(bad)} bad rows of {10 + len(bad)} passed over" in caplog.text

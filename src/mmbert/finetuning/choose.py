@@ -21,7 +21,7 @@ from mmbert.finetuning.losses import NONE, Items, choice_loss
 from mmbert.finetuning.packed_model import PackedModel
 from mmbert.finetuning.recipe import Choose, FinetuneRecipe
 from mmbert.finetuning.start import Start, load_start
-from mmbert.finetuning.task_rows import CHOICE_FIELDS, METRICS, choices_of, right_choice
+from mmbert.finetuning.task_rows import METRICS, choices_of, right_choice, task_fields
 from mmbert.finetuning.trainer import fit
 from mmbert.model.tasks import ChoiceClassifier
 from mmbert.packed import Packed
@@ -33,7 +33,7 @@ NAMES = ("score",)
 def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any] = ()) -> Trained:
     """The contract of ``mmbert.finetuning.finetune``."""
     own = recipe.choose
-    splits = read_splits(recipe, CHOICE_FIELDS)
+    splits = read_splits(recipe, task_fields(recipe))
     start = load_start(recipe, ChoiceClassifier, NAMES, own.pooling)
     data = {role: make_features(examples, role, own, start) for role, examples in splits.items()}
     gold = {role: [feature["labels"] for feature in features] for role, features in data.items()}

@@ -26,7 +26,7 @@ from mmbert.finetuning.losses import ClassLoss, SeveralLoss, balanced_weights, n
 from mmbert.finetuning.packed_model import Loss, PackedModel
 from mmbert.finetuning.recipe import Classify, FinetuneRecipe
 from mmbert.finetuning.start import Start, load_start
-from mmbert.finetuning.task_rows import class_names, fields, labels_of, metric_names, number_of
+from mmbert.finetuning.task_rows import class_names, labels_of, metric_names, number_of, task_fields
 from mmbert.finetuning.trainer import fit
 from mmbert.model.tasks import SequenceClassifier
 from mmbert.scoring.classes import accuracy, binary_f1, defined, macro_f1, matthews, multilabel_f1, pearson, spearman
@@ -44,7 +44,7 @@ PROBLEMS = {
 def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any] = ()) -> Trained:
     """The contract of ``mmbert.finetuning.finetune``."""
     own = recipe.classify
-    splits = read_splits(recipe, fields(own), own.labels)
+    splits = read_splits(recipe, task_fields(recipe), own.labels)
     names = class_names(splits["train"], own)
     start = load_start(recipe, SequenceClassifier, names, own.pooling)
     numbers = {name: number for number, name in enumerate(start.names)}

@@ -17,7 +17,7 @@ import logging
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -64,6 +64,8 @@ class Fields:
     """The one that holds the gold label, of which -1 may mean that there is none."""
     kind: Literal["class", "number", "choice"] = "class"
     """What the gold label is: a class, a number on a scale, or the number of a choice."""
+    check: Callable[[Row], object] | None = None
+    """Raises DataError for a row that the task cannot use by itself; ``skip_bad_rows`` passes over it."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,10 @@ def read_examples(spec: DataSpec, role: str, fields: Fields) -> Examples:
     for place, language, known, table in _tables(spec, role):
 
         def make(row: Numbered, place: str = place, language: str | None = language) -> Row:
-            return _row(row[1], f"{place}:{row[0]}", language, spec, role, fields)
+            made = _row(row[1], f"{place}:{row[0]}", language, spec, role, fields)
+            if spec.skip_bad_rows and fields.check is not None:
+                fields.check(made)
+            return made
 
         before = len(rows)
         found = _ordered(table, spec, role, fields, faults)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from mmbert.errors import ConfigError, DataError
@@ -37,16 +38,17 @@ class Group:
     margin: bool = False
 
 
-def fields_of(task: str, loss: str) -> Fields:
-    """What the reader looks for in a row."""
+def fields_of(task: str, loss: str, texts: Texts | None = None) -> Fields:
+    """What the reader looks for in a row; with ``texts`` also its check of a row."""
     if loss in PAIR_LOSSES:
-        return Fields(required=("text", "text_pair", "score"), gold="score", kind="number")
+        return Fields(required=("text", "text_pair", "score"), gold="score", kind="number", check=_scored_pair)
+    check = None if texts is None else partial(_group, texts=texts)
     optional = ["positive", "negative", "documents", "scores", "score"]
     if task == "rerank":
         optional += ["document", "label"]
         kind: Literal["class", "number"] = "class" if loss == "bce" else "number"
-        return Fields(required=("query",), optional=tuple(optional), gold="label", kind=kind)
-    return Fields(required=("query",), optional=tuple(optional))
+        return Fields(required=("query",), optional=tuple(optional), gold="label", kind=kind, check=check)
+    return Fields(required=("query",), optional=tuple(optional), check=check)
 
 
 def judging_loss(loss: str) -> str:

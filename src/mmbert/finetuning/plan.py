@@ -19,14 +19,11 @@ from mmbert.finetuning.groups import Texts, columns, fields_of, judging_loss, la
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.finetuning.recipe_data import DataSpec
 from mmbert.finetuning.task_rows import (
-    ANSWER_FIELDS,
-    CHOICE_FIELDS,
-    TAG_FIELDS,
     UNTAGGED,
+    check_example,
     check_metric,
     choices_of,
     class_names,
-    fields,
     labels_of,
     metric_names,
     number_of,
@@ -34,6 +31,7 @@ from mmbert.finetuning.task_rows import (
     read_questions,
     right_choice,
     tag_names,
+    task_fields,
 )
 from mmbert.model.config import ModelConfig, config_from_hf
 from mmbert.model.count import parameters
@@ -58,7 +56,7 @@ def dry_run(recipe: FinetuneRecipe, folder: Path) -> Lines:
     compare_begun(recipe, folder)
     specs = {role: spec for role in ("train", "dev", "test") if (spec := recipe.data.split(role)) is not None}
     far = {role: spec for role, spec in specs.items() if spec.path is None}
-    wanted = _fields(recipe)
+    wanted = task_reads(recipe)
     if "train" in far:
         local = {role: read_examples(spec, role, wanted) for role, spec in specs.items() if role not in far}
         found, count, labels = local, None, ""
@@ -89,9 +87,13 @@ def say_small(recipe: FinetuneRecipe, config: ModelConfig) -> None:
         )  # fmt: skip
 
 
-def _fields(recipe: FinetuneRecipe) -> Fields:
-    known = {"classify": fields(recipe.classify), "tag": TAG_FIELDS, "answer": ANSWER_FIELDS, "choose": CHOICE_FIELDS}
-    return known.get(recipe.task) or fields_of(recipe.task, getattr(recipe, recipe.task).loss)
+def task_reads(recipe: FinetuneRecipe) -> Fields:
+    """What any task reads of a row, with its check of a row."""
+    if recipe.task in ("classify", "tag", "answer", "choose"):
+        return task_fields(recipe)
+    options = getattr(recipe, recipe.task)
+    looked_up = options.lookup.queries or options.lookup.documents
+    return fields_of(recipe.task, options.loss, None if looked_up else Texts(options.lookup))
 
 
 def _check(recipe: FinetuneRecipe, splits: Mapping[str, Examples]) -> tuple[int, str]:
@@ -131,13 +133,8 @@ def _check_classes(recipe: FinetuneRecipe, splits: Mapping[str, Examples]) -> st
     numbers = {name: number for number, name in enumerate(names)}
     for examples in splits.values():
         for row in examples.rows:
-            want_text(row, "text")
-            if "text_pair" in row:
-                want_text(row, "text_pair")
-            if own.problem == "regression":
-                number_of(row)
-                continue
-            for label in labels_of(row, own):
+            check_example(row, own)
+            for label in labels_of(row, own) if own.problem != "regression" else ():
                 label_number(numbers, row, "label", label, "classify.labels")
     if own.problem == "regression":
         values = [number_of(row) for row in splits["train"].rows]

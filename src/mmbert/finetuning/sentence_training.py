@@ -74,7 +74,7 @@ def train_sentences(recipe: FinetuneRecipe, folder: Path, kit: Kit, callbacks: S
     texts = Texts(kit.options.lookup)
     splits = {
         role: make_groups(examples, texts, kit.loss if role == "train" else judging_loss(kit.loss))
-        for role, examples in read_splits(recipe, fields_of(recipe.task, kit.loss)).items()
+        for role, examples in read_splits(recipe, fields_of(recipe.task, kit.loss, texts)).items()
     }
     with quiet():
         if kit.options.mine is not None:

@@ -23,7 +23,7 @@ from mmbert.finetuning.losses import span_loss
 from mmbert.finetuning.packed_model import PackedModel
 from mmbert.finetuning.recipe import AnswerOptions, FinetuneRecipe
 from mmbert.finetuning.start import Start, load_start
-from mmbert.finetuning.task_rows import ANSWER_FIELDS, METRICS, Question, read_questions
+from mmbert.finetuning.task_rows import METRICS, Question, read_questions, task_fields
 from mmbert.finetuning.trainer import fit
 from mmbert.inference.answerer import Decoding, Passage, best_answers
 from mmbert.inference.chunking import plan_windows
@@ -42,7 +42,7 @@ LEAST_ROOM = 16
 def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any] = ()) -> Trained:
     """The contract of ``mmbert.finetuning.finetune``."""
     own = recipe.answer
-    splits = read_splits(recipe, ANSWER_FIELDS)
+    splits = read_splits(recipe, task_fields(recipe))
     questions = {role: read_questions(examples, own) for role, examples in splits.items()}
     start = load_start(recipe, SpanClassifier, NAMES, None)
     data, passages = {}, {}

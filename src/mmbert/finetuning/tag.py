@@ -27,7 +27,7 @@ from mmbert.finetuning.losses import IGNORED, ClassLoss
 from mmbert.finetuning.packed_model import PackedModel
 from mmbert.finetuning.recipe import FinetuneRecipe, Tag
 from mmbert.finetuning.start import Start, load_start
-from mmbert.finetuning.task_rows import METRICS, NOTHING, TAG_FIELDS, UNTAGGED, Sentence, read_all, tag_names
+from mmbert.finetuning.task_rows import METRICS, NOTHING, UNTAGGED, Sentence, read_all, tag_names, task_fields
 from mmbert.finetuning.trainer import fit
 from mmbert.finetuning.words import Span, first_tokens
 from mmbert.inference.chunking import plan_windows
@@ -50,7 +50,7 @@ class Window:
 def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any] = ()) -> Trained:
     """The contract of ``mmbert.finetuning.finetune``."""
     own = recipe.tag
-    splits = read_splits(recipe, TAG_FIELDS)
+    splits = read_splits(recipe, task_fields(recipe))
     sentences = read_all(splits, own, recipe.data.no_label)
     names = tag_names(sentences["train"], splits["train"].names.get("tags", ()), own)
     start = load_start(recipe, TokenClassifier, names, None)

@@ -9,7 +9,8 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 from mmbert.errors import ConfigError, DataError
@@ -53,6 +54,17 @@ PADDED_TAG = "-100"
 ANSWER_FIELDS = Fields(("question", "context"), ("answers", "answer", "answer_start"), ("answers",))
 
 CHOICE_FIELDS = Fields(("question", "choices", "label"), (), ("choices",), gold="label", kind="choice")
+
+
+def task_fields(recipe: FinetuneRecipe) -> Fields:
+    """What a task that ``transformers`` trains reads of a row, with its check of a row."""
+    if recipe.task == "classify":
+        return replace(fields(recipe.classify), check=partial(check_example, own=recipe.classify))
+    if recipe.task == "tag":
+        return replace(TAG_FIELDS, check=_words_of)
+    if recipe.task == "answer":
+        return replace(ANSWER_FIELDS, check=partial(question_of, own=recipe.answer))
+    return replace(CHOICE_FIELDS, check=lambda row: (want_text(row, "question"), choices_of(row)))
 
 
 def metric_names(recipe: FinetuneRecipe, classes: int) -> tuple[str, ...]:
@@ -101,6 +113,17 @@ def fields(own: Classify) -> Fields:
     return Fields(("text", "label"), ("text_pair",), lists, gold="label", kind=kind)
 
 
+def check_example(row: Row, own: Classify) -> None:
+    """Raise DataError for a text or label of the wrong kind."""
+    want_text(row, "text")
+    if "text_pair" in row:
+        want_text(row, "text_pair")
+    if own.problem == "regression":
+        number_of(row)
+    else:
+        labels_of(row, own)
+
+
 def class_names(examples: Examples, own: Classify) -> tuple[str, ...]:
     """Names of the classes in their order."""
     if own.problem == "regression":
@@ -137,7 +160,7 @@ def labels_of(row: Row, own: Classify) -> list[str]:
 def read_all(splits: dict[str, Examples], own: Tag, no_label: Sequence[str | int] | None) -> dict[str, list[Sentence]]:
     """The sentences of every split; tags that mean "no gold tag" (-100, and -1 as for classes) are ``UNTAGGED``."""
     train = splits["train"]
-    found = Counter(tag for row in train.rows for tag in _lists(row)[1] if tag != PADDED_TAG)
+    found = Counter(tag for row in train.rows for tag in _words_of(row)[2] if tag != PADDED_TAG)
     marks = no_label_marks(found, TAG_FIELDS, (*own.labels, *train.names.get("tags", ())), no_label)
     if no_label is None:
         marks |= {PADDED_TAG}
@@ -153,13 +176,10 @@ def read_sentences(
     """
     found, rebuilt = [], 0
     for row in examples.rows:
-        words, tags = _lists(row)
+        text, words, tags = _words_of(row)
         tags = [UNTAGGED if tag in marks else tag for tag in tags]
         if not any(tags):
             continue
-        text = row.get("text")
-        if text is not None and not isinstance(text, str):
-            raise DataError(f"{row['place']}: text is {type(text).__name__}, not text: mend or remove the row")
         spans = None if text is None else find_words(text, words)
         if spans is None:
             rebuilt += text is not None
@@ -176,7 +196,11 @@ def read_sentences(
     return found
 
 
-def _lists(row: Row) -> tuple[list[str], list[str]]:
+def _words_of(row: Row) -> tuple[str | None, list[str], list[str]]:
+    """The raw text, if there is one, and words and tags."""
+    text = row.get("text")
+    if text is not None and not isinstance(text, str):
+        raise DataError(f"{row['place']}: text is {type(text).__name__}, not text: mend or remove the row")
     for name in ("tokens", "tags"):
         if not isinstance(row[name], list) or not row[name]:
             said = "is empty" if row[name] == [] else f"is {type(row[name]).__name__}, not a list"
@@ -191,7 +215,7 @@ def _lists(row: Row) -> tuple[list[str], list[str]]:
     for number, word in enumerate(words):
         if not isinstance(word, str) or not word:
             raise DataError(f"{row['place']}: token {number} is {word!r}: mend or remove the row")
-    return words, tags
+    return text, words, tags
 
 
 def tag_names(sentences: Sequence[Sentence], declared: Sequence[str], own: Tag) -> tuple[str, ...]:
@@ -205,23 +229,24 @@ def tag_names(sentences: Sequence[Sentence], declared: Sequence[str], own: Tag) 
 
 def read_questions(examples: Examples, own: AnswerOptions) -> list[Question]:
     """Questions whose answers stand where they are said to. Raises DataError with the place of one that does not."""
-    found = []
-    for row in examples.rows:
-        question, context = want_text(row, "question"), want_text(row, "context")
-        answers = [(text, _start(row, start)) for text, start in read_answers(row)]
-        if not answers and not own.no_answer:
-            raise DataError(f"{row['place']}: no answer: remove the row, or set answer.no_answer=true")
-        for number, (text, start) in enumerate(answers):
-            there = context[start : start + len(text)] if start >= 0 else ""
-            if there != text or not text:
-                elsewhere = context.find(text) if text else -1
-                hint = f"it stands at {elsewhere}" if elsewhere >= 0 else "the context has it nowhere"
-                raise DataError(
-                    f"{row['place']}: answer {number} {text[:40]!r} is not at answer_start {start} of the context "
-                    f"(there: {there[:40]!r}; {hint}): mend the row, counting characters from 0"
-                )
-        found.append(Question(question, context, answers, row))
-    return found
+    return [question_of(row, own) for row in examples.rows]
+
+
+def question_of(row: Row, own: AnswerOptions) -> Question:
+    question, context = want_text(row, "question"), want_text(row, "context")
+    answers = [(text, _start(row, start)) for text, start in read_answers(row)]
+    if not answers and not own.no_answer:
+        raise DataError(f"{row['place']}: no answer: remove the row, or set answer.no_answer=true")
+    for number, (text, start) in enumerate(answers):
+        there = context[start : start + len(text)] if start >= 0 else ""
+        if there != text or not text:
+            elsewhere = context.find(text) if text else -1
+            hint = f"it stands at {elsewhere}" if elsewhere >= 0 else "the context has it nowhere"
+            raise DataError(
+                f"{row['place']}: answer {number} {text[:40]!r} is not at answer_start {start} of the context "
+                f"(there: {there[:40]!r}; {hint}): mend the row, counting characters from 0"
+            )
+    return Question(question, context, answers, row)
 
 
 def _start(row: Row, start: Any) -> int:

@@ -175,7 +175,7 @@ def _agrees(*, int8: bool) -> bool:
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         torch.manual_seed(0)
         x = torch.randn(packed.tokens, config.hidden_size)
-        layers = nn.ModuleList(Layer(config, index) for index in range(config.num_layers))
-        init_weights(layers, config)
+        layers = [Layer(config, index) for index in range(config.num_layers)]
+        init_weights(nn.ModuleList(layers), config)
         pairs = [(NativeLayer(layer, int8=int8)(x, plan, turns), layer(x, plan, turns)) for layer in layers]
     return all(bool((found - wanted).norm() < 0.05 * (wanted - x).norm()) for found, wanted in pairs)
