@@ -2,19 +2,28 @@
 
     python tests/cli/pages.py [PAGE.md ...]
 
-What is run are fenced blocks in no language, sh or bash, and indented lines with a prompt. A block behind a comment
-``<!-- not run: REASON -->`` is left out: it needs the hub, a GPU, a cluster or data that is not in the repository.
-The folder has links to ``recipes``, ``examples`` and ``benchmarks`` and a copy of the demo's run, ``runs/nano``.
+Fenced blocks in no language, sh or bash are run, and indented lines with a prompt. The lines under a prompt are
+compared with what the command prints on a terminal of 200 columns: each must be printed, in this order. Numbers may
+differ, since they do between processors, and so may times before lines of the log. A line ``...`` stands for any
+others, ``...`` at the end of a line for its rest.
+
+A block behind a comment ``<!-- not run: REASON -->`` is left out: it needs the hub, a GPU, a cluster or data that is
+not in the repository. The folder has links to ``recipes``, ``examples`` and ``benchmarks`` and a copy of the demo's
+run, ``runs/nano``. A page may use the models of pages that stand before it in ``ORDER``.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 import urllib.error
 import urllib.request
@@ -31,17 +40,23 @@ ORDER = (
 """Pages whose models others use come first; the others follow by name."""
 
 
+_BEFORE = ("pip install", "source ", "make ")
+"""What the reader has done before."""
+
 _SERVES = re.compile(r"(\w+=\S+ )*mmbert serve ")
 
 
 @dataclass
 class Block:
-    """Commands that stand together: their lines, and why they are not run, if they are not."""
+    """Commands that stand together, what the page shows under each, and why they are not run, if they are not."""
 
     page: str
     number: int
     reason: str | None
+    session: bool
+    """Whether the commands stand behind prompts."""
     lines: list[str] = field(default_factory=list)
+    shown: list[list[str]] = field(default_factory=list)
 
 
 def pages() -> list[Path]:
@@ -74,6 +89,8 @@ def blocks(page: Path) -> Iterator[Block]:
                     yield block
                     block = None
                 reason = None
+            elif fence is None and block is not None and line.startswith("    "):
+                block.shown[-1].append(line[4:])
             continue
         held += command
         end = re.search(r"<<'(\w+)'", held)
@@ -83,8 +100,9 @@ def blocks(page: Path) -> Iterator[Block]:
         if end and command.strip() != end[1]:
             held += "\n"
             continue
-        block = block or Block(page.name, number, reason)
+        block = block or Block(page.name, number, reason, session=prompt is not None)
         block.lines.append(held.strip())
+        block.shown.append([])
         held = ""
     if block is not None:
         yield block
@@ -124,19 +142,81 @@ def _end(server: subprocess.Popen[bytes] | None) -> None:
 
 def _scripts(block: Block) -> Iterator[str]:
     """The block as scripts: what starts a server stands alone; what the reader did before is left out."""
-    lines = [line for line in block.lines if not line.startswith(("pip install", "source ", "make "))]
+    lines = [line for line in block.lines if not line.startswith(_BEFORE)]
     for serves, group in groupby(lines, key=lambda line: _SERVES.match(line) is not None):
         together = list(group)
         yield from together if serves else ["\n".join(together)]
 
 
+def _on_terminal(script: str, folder: Path, environment: dict[str, str]) -> tuple[int, str]:
+    """The exit status of a script and what it prints on a terminal, without colours and bars that were drawn over."""
+    ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 200, 0, 0))
+    with subprocess.Popen(
+        ["bash", "-e", "-o", "pipefail", "-c", script],
+        cwd=folder,
+        env={**environment, "TERM": "xterm"},
+        stdin=subprocess.DEVNULL,
+        stdout=its,
+        stderr=its,
+    ) as process:
+        os.close(its)
+        printed = b""
+        while True:
+            try:
+                some = os.read(ours, 65536)
+            except OSError:  # EIO: the other end is closed
+                break
+            printed += some
+    os.close(ours)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", printed.decode("utf-8", "replace")).replace("\r\n", "\n")
+    return process.returncode, "\n".join(line.rpartition("\r")[2] for line in text.split("\n"))
+
+
+def _masked(line: str) -> str:
+    return " ".join(re.sub(r"\d[\d,]*(\.\d+)?(e[-+]\d+)?", "0", line).split())
+
+
+def not_printed(shown: list[str], printed: str) -> list[str]:
+    """Lines of a page that a command does not print, or not in this place."""
+    screen = [_masked(re.sub(r"^\[\d\d/\d\d/\d\d [\d:]{8}\]", "", line)) for line in printed.splitlines()]
+    missing, rest = [], iter(screen)
+    for line in shown:
+        wanted = _masked(line)
+        if wanted in ("", "..."):
+            continue
+        start = wanted.removesuffix("...")
+        if not any(seen.startswith(start) if start != wanted else seen == wanted for seen in rest):
+            missing.append(line)
+            rest = iter(screen)
+    return missing
+
+
+def _session(block: Block, folder: Path, environment: dict[str, str]) -> Iterator[str]:
+    """Run commands behind prompts one by one; yields what differs from the page."""
+    for command, shown in zip(block.lines, block.shown, strict=True):
+        if command.startswith(_BEFORE):
+            continue
+        print(f"$ {command}", flush=True)
+        status, printed = _on_terminal(command, folder, environment)
+        print(printed, end="", flush=True)
+        fails = any(line.startswith("mmbert: ") for line in shown)  # the page shows an error
+        if bool(status) != fails:
+            yield f"{block.page}:{block.number} ended with {status}: {command}"
+        yield from (f"{block.page}:{block.number} not on the screen: {line}" for line in not_printed(shown, printed))
+
+
 def run(page: Path, folder: Path) -> list[str]:
-    """Run a page's blocks; returns those that failed."""
+    """Run a page's blocks; returns what failed or differs."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    server, failed = None, []
+    server = None
+    failed: list[str] = []
     for block in blocks(page):
         if block.reason is not None:
             print(f"-- {block.page}:{block.number} not run: {block.reason}")
+            continue
+        if block.session:
+            failed += _session(block, folder, environment)
             continue
         for script in _scripts(block):
             print(f"$ {script}", flush=True)
