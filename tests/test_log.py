@@ -1,8 +1,13 @@
-"""Progress in a log: nothing for short work, then a line at intervals and one at the end."""
+"""Progress in a log: nothing for short work, then a line at intervals and one at the end; on a terminal, a bar."""
 
 from __future__ import annotations
 
 import io
+import os
+import pty
+import subprocess
+import sys
+import termios
 
 import pytest
 
@@ -35,3 +40,21 @@ def test_long_work_is_a_line_every_fifteen_seconds(monkeypatch: pytest.MonkeyPat
     assert (
         run(monkeypatch, [20, 30], total=None) == "reading: 10.0 [00:20, loss=2.5]\nreading: 20.0 [00:30, loss=2.5]\n"
     )
+
+
+def test_a_log_line_does_not_stand_behind_a_bar() -> None:
+    script = (
+        "import logging, mmbert.log as log\n"
+        "log.setup()\n"
+        "with log.progress(total=4, desc='tuning') as bar:\n"
+        "    bar.update(2)\n"
+        "    logging.getLogger('mmbert').info('step 2 of 4')\n"
+    )
+    ours, its = pty.openpty()
+    termios.tcsetwinsize(its, (50, 120))
+    subprocess.run([sys.executable, "-c", script], stderr=its, check=True, env={**os.environ, "TERM": "xterm"})
+    os.close(its)
+    printed = os.read(ours, 65536).decode()
+    os.close(ours)
+    (line,) = [line for line in printed.splitlines() if "step" in line]  # divides at "\r" too
+    assert "tuning" not in line

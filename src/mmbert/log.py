@@ -16,6 +16,14 @@ from tqdm import tqdm
 T = TypeVar("T")
 
 
+class _AboveBars(RichHandler):
+    """Log lines on a terminal, each on a line of its own: a bar is cleared before and drawn again after."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with tqdm.external_write_mode(file=sys.stderr):
+            super().emit(record)
+
+
 def setup(*, verbose: bool = False) -> None:
     """Send the package's log lines to stderr; called by the command line only, never on import."""
     logger = logging.getLogger("mmbert")
@@ -24,7 +32,9 @@ def setup(*, verbose: bool = False) -> None:
     console = Console(stderr=True, soft_wrap=True)
     handler: logging.Handler
     if console.is_terminal:
-        handler = RichHandler(console=console, show_path=False, show_level=False, rich_tracebacks=False, markup=False)
+        handler = _AboveBars(
+            console=console, show_path=False, show_level=False, markup=False, log_time_format="%H:%M:%S"
+        )
     else:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))

@@ -14,12 +14,10 @@ run, ``runs/nano``. A page may use the models of pages that stand before it in `
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pty
 import re
 import shutil
-import struct
 import subprocess
 import sys
 import tempfile
@@ -151,7 +149,7 @@ def _scripts(block: Block) -> Iterator[str]:
 def _on_terminal(script: str, folder: Path, environment: dict[str, str]) -> tuple[int, str]:
     """The exit status of a script and what it prints on a terminal, without colours and bars that were drawn over."""
     ours, its = pty.openpty()
-    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 200, 0, 0))
+    termios.tcsetwinsize(its, (50, 200))
     with subprocess.Popen(
         ["bash", "-e", "-o", "pipefail", "-c", script],
         cwd=folder,
@@ -179,7 +177,7 @@ def _masked(line: str) -> str:
 
 def not_printed(shown: list[str], printed: str) -> list[str]:
     """Lines of a page that a command does not print, or not in this place."""
-    screen = [_masked(re.sub(r"^\[\d\d/\d\d/\d\d [\d:]{8}\]", "", line)) for line in printed.splitlines()]
+    screen = [_masked(re.sub(r"^\d\d:\d\d:\d\d ", "", line)) for line in printed.splitlines()]
     missing, rest = [], iter(screen)
     for line in shown:
         wanted = _masked(line)
