@@ -11,7 +11,7 @@ import typer
 def finetune(
     recipe: Annotated[Path, typer.Argument(help="A recipe, such as recipes/finetune/ner.yaml.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Changes: model=models/nano data.train.path=train.jsonl ...")
+        list[str] | None, typer.Argument(help="Changes: model=runs/nano/final data.train.path=train.jsonl ...")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/NAME.")] = None,
     sweep: Annotated[

@@ -127,6 +127,8 @@ class Suite(SpecFile):
             raise ValueError(f"tasks.{name}: {error}") from error
         values = declared.model_dump(mode="json")
         if change.languages is not None:
+            if not declared.languages:
+                raise ValueError(f"tasks.{name}.languages: {name} declares no languages to choose from: leave it out")
             wrong = [code for code in change.languages if code not in declared.languages]
             if wrong:
                 known = ", ".join(list(declared.languages)[:12])
