@@ -285,7 +285,7 @@ def _percent(value: float | None) -> _Shown | None:
 
 def _covered(summary: TaskSummary) -> str:
     done, declared = summary.covered
-    return str(done) if done == declared else f"{done} of {declared}"
+    return str(done) if declared in (done, 0) else f"{done} of {declared}"
 
 
 def _language(code: str) -> str:
