@@ -41,6 +41,9 @@ ORDER = (
 _BEFORE = ("pip install", "source ", "make ")
 """What the reader has done before."""
 
+_ENDS = (0, 141)
+"""Good ends; 141: `head` closed the pipe."""
+
 _SERVES = re.compile(r"(\w+=\S+ )*mmbert serve ")
 
 
@@ -199,7 +202,7 @@ def _session(block: Block, folder: Path, environment: dict[str, str]) -> Iterato
         status, printed = _on_terminal(command, folder, environment)
         print(printed, end="", flush=True)
         fails = any(line.startswith("mmbert: ") for line in shown)  # the page shows an error
-        if bool(status) != fails:
+        if (status not in _ENDS) != fails:
             yield f"{block.page}:{block.number} ended with {status}: {command}"
         yield from (f"{block.page}:{block.number} not on the screen: {line}" for line in not_printed(shown, printed))
 
@@ -225,7 +228,7 @@ def run(page: Path, folder: Path) -> list[str]:
             ended = subprocess.run(
                 ["bash", "-e", "-o", "pipefail", "-c", script], cwd=folder, env=environment, check=False
             )
-            if ended.returncode not in (0, 141):  # 141: `head` closed the pipe
+            if ended.returncode not in _ENDS:
                 failed.append(f"{block.page}:{block.number} ended with {ended.returncode}: {script}")
     _end(server)
     return failed
