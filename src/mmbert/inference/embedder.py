@@ -310,7 +310,7 @@ class Embedder(DropIn):
         if not self.loaded.tuned:
             self.say_once(
                 "untuned",
-                f"{self.loaded.folder} was never tuned for embeddings: texts of like meaning may be far apart; "
+                f"{self.loaded.folder} was never tuned for embeddings: similar texts may get dissimilar vectors; "
                 f"tune it: {tuning('embed.yaml', self.loaded.folder)}",
             )
 
