@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import typer
-from pages import blocks, pages
+from pages import blocks, not_printed, pages
 
 import mmbert
 from mmbert.cli.main import app
@@ -57,6 +57,13 @@ def parse(words: list[str]) -> tuple[Any, str]:
         name, words = words[0], words[1:]
         command = command.commands[name]
     return command.make_context(name, list(words)), name
+
+
+def test_what_a_page_shows_is_looked_for_on_the_screen() -> None:
+    screen = "12:00:01 step 6 of 30, dev: f1 0.5000\n         kept: step 6\ndev     f1 0.5000\n"
+    assert not not_printed(["step 6 of 30, dev: f1 0.4999", "...", "dev ..."], screen)
+    assert not_printed(["dev     f1 0.5000", "kept: step 6"], screen) == ["kept: step 6"]  # in another order
+    assert not_printed(["step 6 of 30, dev: accuracy 0.5"], screen) == ["step 6 of 30, dev: accuracy 0.5"]
 
 
 def test_pages_tell_commands() -> None:

@@ -121,6 +121,7 @@ def test_malformed_declarations(tmp_path: Path, change: tuple[str, str], said: s
         ("tasks: {sib20: {}}", "did you mean sib200"),
         ("tasks: {sib200: {languages: [eng_Latn, xxx_Latn]}}", "sib200 has no xxx_Latn"),
         ("tasks: {sib200: {train_language: [eng_Latn]}}", "did you mean train_languages"),
+        ("tasks: {loss: {languages: [eng_Latn]}}", "loss declares no languages to choose from"),
         ("tasks: {mnli: {start: rte}}", "circle of starts"),
         ("tasks: {sib200: {start: squad}}", "no task of kind classify"),
         ("tasks: {}", "tasks"),
