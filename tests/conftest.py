@@ -16,6 +16,9 @@ from tokenizers.processors import TemplateProcessing
 if TYPE_CHECKING:
     from mmbert import Tokenizer
 
+# torch's compiler works in this process: its workers would outlive the tests, as unclosed pipes and processes.
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")

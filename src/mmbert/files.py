@@ -105,9 +105,10 @@ _WITHOUT_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EBADF)
 
 def _open_folder(place: Path) -> int:
     while True:
+        with suppress(FileExistsError):
+            os.mkdir(place)
         with suppress(FileNotFoundError):
-            place.mkdir(exist_ok=True)
-            return os.open(place, os.O_RDONLY)
+            return os.open(place, os.O_RDONLY | os.O_DIRECTORY)
 
 
 def _remove(place: Path) -> None:

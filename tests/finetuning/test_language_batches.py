@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import time
+import sys
+from collections import Counter
+from types import FrameType
+from typing import Any
 
 import pytest
 from accelerate.data_loader import BatchSamplerShard
@@ -10,6 +13,7 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmbert.finetuning import language_batches
 from mmbert.finetuning.language_batches import LanguageBatches
 from mmbert.finetuning.recipe_data import Sampling
 from mmbert.finetuning.sampling import LanguageSampler
@@ -67,14 +71,25 @@ def test_as_many_batches_as_announced_in_every_epoch(
         assert len({len(shard) for shard in shards}) == 1
 
 
-def test_time_grows_as_the_rows_do() -> None:
-    times = []
-    for count in (2_000, 16_000):
+def test_work_grows_as_the_rows_do() -> None:
+    lines = Counter[int]()
+
+    def count_lines(frame: FrameType, event: str, _: object) -> Any:
+        if frame.f_code.co_filename == language_batches.__file__:
+            lines[count] += event == "line"
+            return count_lines
+        return None
+
+    for count in (250, 2_000):
         batches = _batches([(f"q{number}", "the same") for number in range(count)])
-        start = time.perf_counter()
-        assert len(list(batches)) == len(batches) == count
-        times.append(time.perf_counter() - start)
-    assert times[1] < 24 * times[0] + 0.5, "64 times as long where every batch looks through all rows that wait"
+        before = sys.gettrace()
+        sys.settrace(count_lines)
+        try:
+            made = len(list(batches))
+        finally:
+            sys.settrace(before)
+        assert made == len(batches) == count
+    assert lines[2_000] < 12 * lines[250], "64 times as many where every batch looks through all rows that wait"
 
 
 def test_few_distinct_texts_fill_batches_evenly() -> None:

@@ -63,6 +63,7 @@ def recipe_hash(recipe: Recipe) -> str:
 def versions() -> dict[str, str]:
     """Of mmbert, Python and the libraries that numbers depend on."""
     found = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    found["torch"] = torch.__version__  # with the build, such as 2.13.0+cu130, which some metadata lack
     return {"mmbert": mmbert.__version__, "python": platform.python_version(), **found}
 
 
