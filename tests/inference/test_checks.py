@@ -267,3 +267,12 @@ def test_nothing_is_drawn_for_a_model_whose_weights_are_loaded(heads: Path) -> N
     before = torch.get_rng_state()
     Embedder.load(heads / "masks")
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_prompts_are_texts_and_similarity_compares_vectors(heads: Path) -> None:
+    embed = Embedder.load(heads / "masks")
+    for prompt in (5, ["a"], b"query: "):
+        with pytest.raises(ConfigError, match=r"prompt is .*: expected the name of a prompt, or its text"):
+            embed("a", prompt=prompt)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="similarity compares vectors, not texts"):
+        embed.similarity(["a"], ["b"])

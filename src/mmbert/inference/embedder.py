@@ -15,7 +15,7 @@ from torch import Tensor
 from mmbert.errors import ConfigError
 from mmbert.inference import passages
 from mmbert.inference.batching import WINDOW, Batch, run, text_encoder
-from mmbert.inference.checks import many_texts, one_text, whole
+from mmbert.inference.checks import kind_of, many_texts, one_text, whole
 from mmbert.inference.chunking import Passages, Span
 from mmbert.inference.drop_in import DropIn
 from mmbert.inference.facade import tuning
@@ -275,7 +275,9 @@ class Embedder(DropIn):
         return similarity(first, second, self.loaded.similarity)
 
     def prompt_text(self, prompt: str | None) -> str:
-        """The text that ``prompt`` stands for, see :meth:`__call__`."""
+        """The text that ``prompt`` stands for, see :meth:`__call__`. Raises ConfigError for what is no text."""
+        if prompt is not None and not isinstance(prompt, str):
+            raise ConfigError(f"prompt is {kind_of(prompt)}: expected the name of a prompt, or its text")
         prompts = self.loaded.prompts
         if prompt is None:
             return prompts[self.loaded.default_prompt] if self.loaded.default_prompt is not None else ""

@@ -58,7 +58,10 @@ def similarity(first: Any, second: Any, kind: str = "cosine") -> np.ndarray:
 
     Distances are negative. One vector (d,) counts as a row. Raises ConfigError for vectors of different width.
     """
-    a, b = (np.atleast_2d(np.asarray(x, dtype=np.float32)) for x in (first, second))
+    try:
+        a, b = (np.atleast_2d(np.asarray(x, dtype=np.float32)) for x in (first, second))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"similarity compares vectors, not texts: embed the texts first ({error})") from error
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise ConfigError(f"cannot compare vectors of {a.shape} and {b.shape}: they must have the same dimensions")
     if kind == "cosine":
