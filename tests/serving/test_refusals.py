@@ -25,6 +25,10 @@ from mmbert.serving.service import Options
 from mmbert.tokenizer.tokenizer import Tokenizer
 
 
+JSON = {"Content-Type": "application/json"}
+TYPE = b"Content-Type: application/json\r\n"
+
+
 @pytest.fixture(autouse=True)
 def alive(client: httpx.Client) -> Iterator[None]:
     yield
@@ -113,7 +117,7 @@ def alive(client: httpx.Client) -> Iterator[None]:
     ],
 )  # fmt: skip
 def test_what_does_not_fit(client: httpx.Client, path: str, body: bytes, status: int, kind: str, message: str) -> None:
-    answer = client.post(path, content=body)
+    answer = client.post(path, content=body, headers=JSON)
     assert answer.status_code == status, answer.text
     found = answer.json()
     assert found.keys() == {"error", "error_type"}
@@ -236,7 +240,7 @@ def test_answers_too_large_are_refused(client: httpx.Client) -> None:
 def test_a_body_that_is_too_large(client: httpx.Client) -> None:
     body = b'{"inputs": "' + b"a" * 50_000_000 + b'"}'
     for content in (body, iter([body[:25_000_000], body[25_000_000:]])):  # with its length, and in chunks
-        answer = client.post("/embed", content=content)
+        answer = client.post("/embed", content=content, headers=JSON)
         assert answer.status_code == 413
         assert "larger than 16,777,216 bytes" in answer.json()["error"]
 
@@ -254,7 +258,7 @@ def test_half_a_request_and_noise(server: Server) -> None:
 def test_a_slow_sender_is_told(folders: Path) -> None:
     with serving(folders / "tuned", options=Options(body_seconds=0.3)) as server:  # noqa: SIM117
         with socket.create_connection((server.host, server.port), timeout=10) as made:
-            made.sendall(b"POST /embed HTTP/1.1\r\nHost: a\r\nContent-Length: 50\r\n\r\n{")
+            made.sendall(b"POST /embed HTTP/1.1\r\nHost: localhost\r\n" + TYPE + b"Content-Length: 50\r\n\r\n{")
             answer = made.recv(4096)
             assert answer.startswith(b"HTTP/1.1 408")
             assert b"not there after 0.3 seconds" in answer + made.recv(4096)

@@ -25,6 +25,12 @@ def serve(
         int | None, typer.Option(min=1, help="Tokens that wait for a model before 429. Default: 256 batches.")
     ] = None,
     max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request.")] = 2**24,
+    max_bodies: Annotated[
+        int | None, typer.Option(min=1, help="Bytes of all requests in flight. Default: 8 times --max-body.")
+    ] = None,
+    max_connections: Annotated[
+        int | None, typer.Option(min=1, help="Open at once. Default: by the limit of open files, 4,096 at most.")
+    ] = None,
     auto_truncate: Annotated[
         bool, typer.Option("--auto-truncate", help="Cut texts that are too long, where a request says nothing.")
     ] = False,
@@ -34,6 +40,15 @@ def serve(
     ] = None,
     cors_allow_origin: Annotated[
         list[str] | None, typer.Option(help="An origin whose pages may ask; may be repeated. Default: none.")
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="MMBERT_ALLOWED_HOSTS",
+            show_envvar=True,
+            help="A name under which clients reach the server, beside localhost, addresses and the machine's own; "
+            "may be repeated. *: any.",
+        ),
     ] = None,
     otlp_endpoint: Annotated[
         str | None, typer.Option(help="Where traces are sent, such as http://localhost:4318. Default: nowhere.")
@@ -45,5 +60,6 @@ def serve(
     run(
         models, names=served_model_name or (), host=host, port=port, device=device, precision=precision,
         max_batch_tokens=max_batch_tokens, max_queue_tokens=max_queue_tokens, max_body=max_body,
-        auto_truncate=auto_truncate, api_key=api_key, cors=cors_allow_origin or (), otlp_endpoint=otlp_endpoint,
+        auto_truncate=auto_truncate, api_key=api_key, cors=cors_allow_origin or (), allowed_hosts=allowed_host or (),
+        max_bodies=max_bodies, max_connections=max_connections, otlp_endpoint=otlp_endpoint,
     )  # fmt: skip

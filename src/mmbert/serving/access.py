@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -10,14 +9,16 @@ from typing import Any
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mmbert.serving.failures import shortened
+from mmbert.serving.lines import Lines
 from mmbert.serving.tracing import Tracer
 
 
 class AccessLog:
-    """Writes a line when an answer has been sent, unless ``quiet``, and a trace, if there is a ``tracer``."""
+    """Writes a line when an answer has been sent, if there are ``lines``, and a trace, if there is a ``tracer``."""
 
-    def __init__(self, app: ASGIApp, quiet: bool = False, tracer: Tracer | None = None) -> None:
-        self._app, self._quiet, self._tracer = app, quiet, tracer
+    def __init__(self, app: ASGIApp, lines: Lines | None = None, tracer: Tracer | None = None) -> None:
+        self._app, self._lines, self._tracer = app, lines, tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -38,21 +39,21 @@ class AccessLog:
             await self._app(scope, receive, noted)
         finally:
             seconds = time.perf_counter() - begun
-            if not self._quiet:
-                write_line(scope, status, size, seconds)
+            if self._lines is not None:
+                self._lines.put(describe(scope, status, size, seconds))
             if self._tracer is not None:
                 self._tracer.record(scope, status, seconds)
 
 
-def write_line(scope: Scope, status: int, size: int, seconds: float) -> None:
+def describe(scope: Scope, status: int, size: int, seconds: float) -> str:
     """One request: when, who, what, how it went. Never what was in it."""
     state = scope.get("state", {})
     call, error = state.get("call"), state.get("error")
     line: dict[str, Any] = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "client": (scope.get("client") or ("", 0))[0],
-        "method": scope["method"],
-        "path": scope["path"],
+        "method": shortened(scope["method"]),
+        "path": shortened(scope["path"]),
         "status": status,
         "ms": round(1000 * seconds, 1),
         "bytes": size,
@@ -63,4 +64,4 @@ def write_line(scope: Scope, status: int, size: int, seconds: float) -> None:
         line |= {"queue_ms": round(1000 * timing.queue, 1), "inference_ms": round(1000 * timing.inference, 1)}
     if error is not None:
         line["error"] = error
-    sys.stderr.write(orjson.dumps(line).decode() + "\n")
+    return orjson.dumps(line).decode()

@@ -14,7 +14,8 @@ from mmbert.errors import MMBertError
 from mmbert.serving.access import AccessLog
 from mmbert.serving.endpoint import endpoint, refuse
 from mmbert.serving.failures import Refused
-from mmbert.serving.guards import Guarded, Keys
+from mmbert.serving.guards import Guarded, Keys, known_hosts
+from mmbert.serving.lines import Lines
 from mmbert.serving.openapi import make_document
 from mmbert.serving.routes import openai, own, root, tei
 from mmbert.serving.routes.site import site_routes
@@ -25,23 +26,35 @@ ROUTES = (*openai.ROUTES, *tei.ROUTES, *own.ROUTES, *root.ROUTES)
 """All routes that take a request of their own."""
 
 
-def make_app(service: Service, *, quiet: bool = False, tracer: Tracer | None = None) -> Starlette:
-    """An ASGI application over a service, whose models may come later. ``quiet``: no access log."""
+def make_app(
+    service: Service, *, host: str = "127.0.0.1", lines: Lines | None = None, tracer: Tracer | None = None
+) -> Starlette:
+    """An ASGI application over a service, whose models may come later.
+
+    host    the address that it is bound to
+    lines   where the access log goes; None: no access log
+    """
     options = service.options
     document = make_document(ROUTES, key=options.api_key is not None)
     routes = [StarletteRoute(route.path, endpoint(route, service), methods=["POST"]) for route in ROUTES]
-    middleware = [Middleware(AccessLog, quiet=quiet, tracer=tracer), Middleware(Guarded)]
+    hosts = known_hosts(host, options.allowed_hosts)
+    middleware = [
+        Middleware(AccessLog, lines=lines, tracer=tracer),
+        Middleware(Guarded, hosts=hosts, origins=[origin.lower().rstrip("/") for origin in options.cors]),
+    ]
     if options.cors:
         middleware.append(
             Middleware(CORSMiddleware, allow_origins=list(options.cors), allow_methods=["*"], allow_headers=["*"])
         )
     if options.api_key is not None:
         middleware.append(Middleware(Keys, key=options.api_key))
-    return Starlette(
+    app = Starlette(
         routes=[*routes, *site_routes(service, document)],
         middleware=middleware,
         exception_handlers={MMBertError: _refused, HTTPException: _not_found, Exception: _broken},
     )
+    app.router.redirect_slashes = False  # redirections name the host that the client said
+    return app
 
 
 async def _refused(request: Request, error: Exception) -> Response:

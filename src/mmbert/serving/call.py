@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Literal, TypeVar
 
-from mmbert.errors import TooLong
+from mmbert.errors import Overloaded, TooLong
 from mmbert.serving.abilities.texts import Cut
 from mmbert.serving.failures import Empty
 from mmbert.serving.models import Served
-from mmbert.serving.service import Service
+from mmbert.serving.service import LARGE, Service
 from mmbert.serving.task import Task, Timing
 
 R = TypeVar("R")
@@ -28,6 +30,9 @@ class Call:
     characters: int = 0
     timing: Timing = field(default_factory=Timing)
     headers: dict[str, str] = field(default_factory=dict)
+    size: int = 0
+    """Bytes of the request."""
+    _held: Counter[str] = field(default_factory=Counter)
 
     def able(self, ability: type[A], name: str | None) -> tuple[Served, A]:
         """The model that answers. Raises UnknownModel or WrongModel."""
@@ -41,11 +46,32 @@ class Call:
         if not texts:
             raise Empty
         if texts > options.max_inputs:
-            raise TooLong(f"{texts:,} inputs, at most {options.max_inputs:,} in one request: send them in parts")
+            raise too_many(texts, options.max_inputs)
         if numbers > options.max_numbers:
             raise TooLong(
                 f"the answer would hold {numbers:,} numbers, at most {options.max_numbers:,}: ask in several requests"
             )
+
+    def hold(self, what: Literal["requests", "answers"], size: int) -> None:
+        """Count so many bytes of this request or its answer as in flight. Raises Overloaded for too many."""
+        service, more = self.service, max(0, size - LARGE) - self._held[what]
+        limit = service.options.max_bodies if what == "requests" else service.options.max_answers
+        if service.held[what] and service.held[what] + more > limit:
+            raise Overloaded(
+                f"large {what} of {service.held[what]:,} bytes are in flight, at most {limit:,}: try again", 2
+            )
+        service.held[what] += more
+        self._held[what] += more
+
+    def release(self, what: Literal["requests", "answers"]) -> None:
+        """They are not in flight any more."""
+        self.service.held[what] -= self._held.pop(what, 0)
+
+    async def offload(self, size: int, work: Callable[[], R]) -> R:
+        """The outcome of ``work``, which reads or writes so many bytes of JSON: many not on the event loop."""
+        if size <= LARGE:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self.service.readers, work)
 
     def cut(self, truncate: bool | None, direction: str | None = None) -> Cut:
         """What is kept of a text that is too long."""
@@ -64,3 +90,8 @@ class Call:
         self.timing.queue += answer.timing.queue
         self.timing.inference += answer.timing.inference
         return answer.value
+
+
+def too_many(texts: int, most: int) -> TooLong:
+    """The error for more inputs than a request may hold."""
+    return TooLong(f"{texts:,} inputs, at most {most:,} in one request: send them in parts")

@@ -1,4 +1,4 @@
-"""From bytes to bytes: read a request within its limits, check it, answer it or say why not, and leave with the client.
+"""From bytes to bytes: read a request, answer it or say why not, and leave with the client.
 
 Everything a route may raise ends here as a status and a body (:mod:`mmbert.serving.failures`).
 """
@@ -10,18 +10,19 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import numpy as np
 import orjson
-from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from mmbert.errors import MMBertError
+from mmbert.serving.bodies import check_type, parse, read_body
 from mmbert.serving.call import Call
 from mmbert.serving.engine import Closed
-from mmbert.serving.failures import Refused, failure
-from mmbert.serving.routes.root import explain
+from mmbert.serving.failures import failure
 from mmbert.serving.routes.route import Route
-from mmbert.serving.service import Service
+from mmbert.serving.service import LARGE, Service
 
 JSON = "application/json"
 
@@ -39,23 +40,76 @@ def endpoint(route: Route, service: Service) -> Callable[[Request], Awaitable[Re
         failed: str | None = None
         try:
             check_ready(service)
-            asked = parse(route.asks, await read_body(request, service))
-            answer = await while_there(request, route.handle(asked, call))
-            response = json_response(answer, headers=_headers(call, begun))
+            check_type(request)
+            response = await respond_to(request, route, call, begun)
         except MMBertError as error:
             response, failed = refuse(request, error)
         except (ClientDisconnect, _Gone):
             response, failed = Response(status_code=GONE), "Gone"
+        finally:
+            call.release("requests")
         service.meters.request(route.kind, call.texts, time.perf_counter() - begun, call.timing, failed)
         return response
 
     return respond
 
 
-def json_response(answer: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+async def respond_to(request: Request, route: Route, call: Call, begun: float) -> Response:
+    """The answer of a route. What is large is read and written elsewhere than on the event loop."""
+    body = await read_body(request, call)
+    asked = await call.offload(len(body), lambda: parse(route.asks, body, call.service.options))
+    answer = await while_there(request, route.handle(asked, call))
+    written = await call.offload(weight(answer), lambda: to_json(answer))
+    headers = _headers(call, begun)
+    if len(written) <= LARGE:
+        return Response(written, 200, headers, JSON)
+    call.hold("answers", len(written))
+    return _Large(call, written, headers)
+
+
+class _Large(Response):
+    """An answer that is sent as fast as the client takes it, and counts as in flight until it has it."""
+
+    def __init__(self, call: Call, body: bytes, headers: dict[str, str]) -> None:
+        super().__init__(body, 200, headers, JSON)
+        self._call = call
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            for begin in range(0, len(self.body), LARGE):
+                part = self.body[begin : begin + LARGE]
+                more = begin + LARGE < len(self.body)
+                await send({"type": "http.response.body", "body": part, "more_body": more})
+        finally:
+            self._call.release("answers")
+
+
+def weight(answer: Any) -> int:
+    """About as many bytes as its JSON has, at a glance: of lists in lists the first stands for all."""
+    if isinstance(answer, np.ndarray):
+        return 12 * answer.size
+    if isinstance(answer, str):
+        return len(answer)
+    if isinstance(answer, dict):
+        return 16 + sum(map(weight, answer.values()))
+    if isinstance(answer, list) and answer:
+        if isinstance(answer[0], np.ndarray):
+            return sum(map(weight, answer))
+        if isinstance(answer[0], list):
+            return sum(len(one) * weight(one[0]) for one in answer if one)
+        return len(answer) * weight(answer[0])
+    return 8
+
+
+def to_json(answer: Any) -> bytes:
     """Anything as JSON; vectors are written from their memory."""
-    body = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
-    return Response(body, status, headers, JSON)
+    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+
+
+def json_response(answer: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A small answer."""
+    return Response(to_json(answer), status, headers, JSON)
 
 
 def refuse(request: Request, error: MMBertError) -> tuple[Response, str]:
@@ -69,38 +123,6 @@ def check_ready(service: Service) -> None:
     """Raises Closed."""
     if service.state != "ready":
         raise Closed("the models are loading" if service.state == "loading" else "the server is going down")
-
-
-def parse(schema: type[BaseModel], body: bytes) -> Any:
-    """The checked request. Raises Refused: 400 for what is no JSON, 422 for another shape."""
-    try:
-        return schema.model_validate_json(body)
-    except ValidationError as error:
-        status = 400 if error.errors(include_url=False, include_input=False)[0]["type"] == "json_invalid" else 422
-        raise Refused(status, explain(error)) from error
-
-
-async def read_body(request: Request, service: Service) -> bytes:
-    """The bytes of a request. Raises Refused for too many (413) or too slow ones (408)."""
-    options = service.options
-    limit = options.max_body
-    too_large = Refused(413, f"the request is larger than {limit:,} bytes, the limit")  # read on: closing now would
-    # reset the connection under a client that still sends, before it reads the answer
-    stated = request.headers.get("content-length", "")
-    if stated.isdecimal() and int(stated) > limit:
-        raise too_large
-    parts, size = [], 0
-    try:
-        async with asyncio.timeout(options.body_seconds):
-            async for part in request.stream():
-                size += len(part)
-                if size > limit:
-                    raise too_large
-                parts.append(part)
-    except TimeoutError as error:
-        message = f"the request was not there after {options.body_seconds:g} seconds"
-        raise Refused(408, message, {"Connection": "close"}) from error
-    return b"".join(parts)
 
 
 class _Gone(Exception):

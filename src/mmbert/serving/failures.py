@@ -38,13 +38,15 @@ _STATUSES: dict[type[MMBertError], int] = {
 """424 is what text-embeddings-inference says where the model could not, or is of another kind."""
 
 _TYPES = {
-    400: "Validation", 401: "Unauthorized", 404: "NotFound", 405: "Validation", 408: "Validation", 413: "Validation",
-    422: "Validation", 424: "Backend", 429: "Overloaded", 500: "Backend", 503: "Unhealthy",
+    400: "Validation", 401: "Unauthorized", 403: "Forbidden", 404: "NotFound", 405: "Validation", 408: "Validation",
+    413: "Validation", 415: "Validation", 422: "Validation", 424: "Backend", 429: "Overloaded", 500: "Backend",
+    503: "Unhealthy",
 }  # fmt: skip
 """The ``error_type`` of each status."""
 
 _OPENAI = {
     401: ("invalid_request_error", "invalid_api_key"),
+    403: ("invalid_request_error", "forbidden"),
     404: ("invalid_request_error", "model_not_found"),
     413: ("invalid_request_error", "context_length_exceeded"),
     424: ("server_error", "model_error"),
@@ -82,7 +84,16 @@ def failure(error: MMBertError) -> Failure:
     elif isinstance(error, Closed):
         headers = {"Retry-After": "5", "Connection": "close"}
     kind = "Empty" if isinstance(error, Empty) else _TYPES.get(status, "Backend")
-    return Failure(status, str(error), kind, headers)
+    return Failure(status, shortened(str(error)), kind, headers)
+
+
+def shortened(message: str, most: int = 1000) -> str:
+    """Return a message of at most ``most`` characters: many quote a request, whose parts may be of any length."""
+    if len(message) <= most:
+        return message
+    left = f" [... {len(message) - most + 40:,} characters ...] "
+    kept = most - len(left)
+    return message[: kept // 2] + left + message[-(kept - kept // 2) :]
 
 
 class Empty(Refused):

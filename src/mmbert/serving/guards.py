@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hmac
+import socket
+from collections.abc import Sequence
+from ipaddress import ip_address
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
@@ -45,15 +48,58 @@ def _public(scope: Scope) -> bool:
     )
 
 
-class Guarded:
-    """Headers that keep browsers from guessing types and from loading what is not the server's own."""
+def known_hosts(bound: str, allowed: Sequence[str] = ()) -> frozenset[str]:
+    """Return the names of a server bound to an address: those given, its own, and the machine's if others reach it."""
+    names = {"localhost", bound.lower(), *(name.lower() for name in allowed)}
+    if bound not in ("127.0.0.1", "::1", "localhost"):
+        machine = socket.gethostname().lower()
+        names |= {machine, machine.partition(".")[0]}
+    return frozenset(names)
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+
+class Guarded:
+    """Refuses what pages of other origins ask, and tells browsers not to guess types or load what is not the server's.
+
+    A browser lets any page send requests, if not read the answers; each costs computing. The header Origin names the page.
+    Where the owner of a name points it to this machine (DNS rebinding), the page is of the same origin; then Host has a
+    name that is not the server's. An address cannot be pointed elsewhere, so that probes of pods are let through.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: frozenset[str], origins: Sequence[str] = ()) -> None:
+        self._app, self._hosts, self._origins = app, hosts, frozenset(origins)
+
+    def _fault(self, scope: Scope) -> str | None:
+        """Why a request is refused."""
+        host, origin = "", None
+        for name, value in scope["headers"]:
+            if name == b"host":
+                host = value.decode("latin-1").lower()
+            elif name == b"origin":
+                origin = value.decode("latin-1").lower()
+        if not self._known(host) and scope["path"] != "/health":
+            return f"the host {host!r} is not a name of this server: start it with --allowed-host {_hostname(host)}"
+        if origin is None or origin.partition("://")[2] == host or not self._origins.isdisjoint((origin, "*")):
+            return None
+        return f"a page of the origin {origin!r} asks: start the server with --cors-allow-origin {origin} to let it"
+
+    def _known(self, host: str) -> bool:
+        name = _hostname(host)
+        if not host or name in self._hosts or "*" in self._hosts:  # no browser leaves it out
+            return True
+        try:
+            ip_address(name)
+        except ValueError:
+            return False
+        return True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
+            return
+        fault = self._fault(scope)
+        if fault is not None:
+            response, _ = refuse(Request(scope, receive), Refused(403, fault))
+            await response(scope, receive, send)
             return
 
         async def guarded(message: Message) -> None:
@@ -67,3 +113,8 @@ class Guarded:
             await send(message)
 
         await self._app(scope, receive, guarded)
+
+
+def _hostname(host: str) -> str:
+    """Without the port and without the brackets of an IPv6 address."""
+    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0].rstrip(".")

@@ -15,9 +15,11 @@ _REFERENCE = "#/components/schemas/{model}"
 _FAULTS = {
     400: "The body is no JSON, or holds no text.",
     401: "The API key is missing or wrong.",
+    403: "A page of another origin asks, or the server is not known by this name.",
     404: "No model of this name is served.",
     408: "The body did not come in time.",
     413: "A text is longer than the model reads, or the request is too large.",
+    415: "The body does not say that it is JSON.",
     422: "The body has another shape, or an option does not fit the model.",
     424: "No model here can do this, or the model failed.",
     429: "Too much waits. Retry-After says when to come again.",
@@ -91,7 +93,7 @@ def _faults(name: str) -> dict[str, Any]:
 
 
 def _get(summary: str, *, faults: str | None = "Fault", content: dict[str, Any] | None = None) -> dict[str, Any]:
-    chosen = {} if faults is None else {s: f for s, f in _faults(faults).items() if s in ("401", "404", "503")}
+    chosen = {} if faults is None else {s: f for s, f in _faults(faults).items() if s in ("401", "403", "404", "503")}
     return {"summary": summary, "responses": {"200": {"description": "The answer.", **(content or {})}, **chosen}}
 
 

@@ -6,7 +6,7 @@ as in text-embeddings-inference: ``true`` is no number, ``"3"`` and ``3.0`` are 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -18,6 +18,11 @@ IDS_CURE = (
 )
 
 
+T = TypeVar("T")
+Many = Annotated[list[T], Field(fail_fast=True)]
+"""A list that is refused at its first fault, however many follow."""
+
+
 def _refuse_ids(value: Any) -> Any:
     """Token ids, which OpenAI's own models take, are numbers of another vocabulary."""
     first = value[0] if isinstance(value, list) and value else value
@@ -27,7 +32,7 @@ def _refuse_ids(value: Any) -> Any:
     return value
 
 
-Texts = Annotated[str | list[str], BeforeValidator(_refuse_ids)]
+Texts = Annotated[str | Many[str], BeforeValidator(_refuse_ids)]
 """One text or many."""
 
 
@@ -40,7 +45,7 @@ def _refuse_three(value: Any) -> Any:
     return value
 
 
-TextOrPair = Annotated[list[str], Field(min_length=1, max_length=2)]
+TextOrPair = Annotated[list[str], Field(min_length=1, max_length=2, fail_fast=True)]
 """``[text]`` or ``[text, text]``."""
 
 ModelName = Annotated[str | None, Field(description="A served name; default: the first model that can do this.")]
@@ -110,7 +115,7 @@ class Rerank(Foreign):
     """text-embeddings-inference's ``/rerank``."""
 
     query: str
-    texts: list[str]
+    texts: Many[str]
     raw_scores: bool | None = False
     return_text: bool | None = False
     truncate: Truncate = None
@@ -121,7 +126,7 @@ class Rerank(Foreign):
 class Predict(Foreign):
     """text-embeddings-inference's ``/predict``: a text, or ``[text]``; a pair ``[text, text]``; or a list of both."""
 
-    inputs: Annotated[str | TextOrPair | list[TextOrPair], BeforeValidator(_refuse_three)]
+    inputs: Annotated[str | TextOrPair | Many[TextOrPair], BeforeValidator(_refuse_three)]
     raw_scores: bool | None = False
     truncate: Truncate = None
     truncation_direction: Direction | None = None
@@ -130,7 +135,7 @@ class Predict(Foreign):
 
 class Sentences(Foreign):
     source_sentence: str
-    sentences: list[str]
+    sentences: Many[str]
 
 
 class SimilarityParameters(Foreign):
@@ -150,19 +155,19 @@ class Similarity(Foreign):
 class Tokenize(Foreign):
     """text-embeddings-inference's ``/tokenize``."""
 
-    inputs: str | list[str]
+    inputs: str | Many[str]
     add_special_tokens: bool | None = True
     prompt_name: PromptName = None
     model: ModelName = None
 
 
-Ids = list[Annotated[int, Field(ge=0, lt=2**31)]]
+Ids = Many[Annotated[int, Field(ge=0, lt=2**31)]]
 
 
 class Decode(Foreign):
     """text-embeddings-inference's ``/decode``."""
 
-    ids: Ids | list[Ids]
+    ids: Ids | Many[Ids]
     skip_special_tokens: bool | None = True
     model: ModelName = None
 
@@ -175,7 +180,7 @@ class RerankDocuments(Foreign):
     """``/v1/rerank`` as Cohere and Jina have it."""
 
     query: str
-    documents: list[str | Document]
+    documents: Many[str | Document]
     model: ModelName = None
     top_n: Annotated[int | None, Field(ge=1)] = None
     return_documents: bool | None = False
@@ -186,7 +191,7 @@ class RerankDocuments(Foreign):
 class Classify(Foreign):
     """infinity's ``/classify``."""
 
-    input: str | list[str]
+    input: str | Many[str]
     model: ModelName = None
     raw_scores: bool | None = False
     truncate: Truncate = None
@@ -195,7 +200,7 @@ class Classify(Foreign):
 class TokenClassify(Own):
     """Entities of texts."""
 
-    inputs: str | list[str]
+    inputs: str | Many[str]
     strategy: Annotated[Strategy, Field(description="What a word of several tokens is.")] = "first"
     model: ModelName = None
 
@@ -203,7 +208,7 @@ class TokenClassify(Own):
 class FillMaskRequest(Own):
     """What stands behind each ``<mask>``."""
 
-    inputs: str | list[str]
+    inputs: str | Many[str]
     top_k: Count = 5
     model: ModelName = None
 
@@ -216,7 +221,7 @@ class Question(Own):
 class AnswerRequest(Own):
     """Answers to questions as pieces of texts."""
 
-    inputs: Question | list[Question]
+    inputs: Question | Many[Question]
     top_k: Count = 1
     model: ModelName = None
 
@@ -224,7 +229,7 @@ class AnswerRequest(Own):
 class PassagesRequest(Own):
     """Passages of long texts with their vectors, by late chunking."""
 
-    inputs: str | list[str]
+    inputs: str | Many[str]
     by: Literal["sentence", "paragraph", "size"] = "sentence"
     size: Annotated[int | None, Field(ge=1, le=1_000_000, description="Tokens of a passage, for by=size.")] = None
     normalize: bool = True

@@ -23,13 +23,15 @@ from mmbert.errors import ConfigError, MissingExtra
 try:
     import prometheus_client  # noqa: F401
     import starlette  # noqa: F401
-    import uvicorn
+    import uvicorn  # noqa: F401
 except ModuleNotFoundError as error:
     raise MissingExtra(str(error.name), "serve") from error
 
 from mmbert.inference.load import load
 from mmbert.serving.app import make_app
 from mmbert.serving.engine import Limits
+from mmbert.serving.http import Bounds, make_http, most_connections
+from mmbert.serving.lines import Lines, log_through
 from mmbert.serving.models import open_model, served_names, warm_up
 from mmbert.serving.service import Options, Service
 from mmbert.serving.tracing import Tracer
@@ -75,14 +77,14 @@ class Server:
         self._budgets = (batch_tokens, queue_tokens)
         self._tracer = None if otlp_endpoint is None else Tracer(otlp_endpoint)
         self._socket = _bind(host, port)
+        options = self.service.options
+        bounds = Bounds(most_connections(options.max_connections), options.head_seconds, options.body_seconds)
+        self.lines = Lines()
         self._worker = Worker()
         self._pool = ThreadPoolExecutor(self.service.workers, thread_name_prefix="tokenise")
         self.host, self.port = host, int(self._socket.getsockname()[1])
-        config = uvicorn.Config(
-            make_app(self.service, quiet=quiet, tracer=self._tracer), access_log=False, log_config=None, lifespan="off",
-            server_header=False, timeout_graceful_shutdown=_LAST_WORDS, timeout_keep_alive=_IDLE, backlog=2048,
-        )  # fmt: skip
-        self._http = uvicorn.Server(config)
+        app = make_app(self.service, host=host, lines=None if quiet else self.lines, tracer=self._tracer)
+        self._http = make_http(app, bounds, graceful=_LAST_WORDS, keep_alive=_IDLE)
         self._thread = threading.Thread(target=self._http.run, args=([self._socket],), name="http", daemon=True)
 
     @property
@@ -92,11 +94,13 @@ class Server:
 
     def start(self) -> None:
         """Answer, if only that nothing is there yet."""
+        self.lines.start()
         self._thread.start()
         while not self._http.started:
             if not self._thread.is_alive():
                 raise ConfigError(f"the server at {self.url} did not start")
             time.sleep(0.005)
+        self._socket.listen(2048)  # that the kernel keeps; asyncio's own number is how many it accepts at once
 
     def load(self) -> None:
         """Load all models and warm them up, then be ready. Raises what loading a model raises."""
@@ -125,8 +129,10 @@ class Server:
         self._socket.close()
         self._worker.stop()
         self._pool.shutdown()
+        self.service.readers.shutdown(wait=False)
         if self._tracer is not None:
             self._tracer.close()
+        self.lines.close()
 
 
 def serve(
@@ -143,6 +149,9 @@ def serve(
     auto_truncate: bool = False,
     api_key: str | None = None,
     cors: Sequence[str] = (),
+    allowed_hosts: Sequence[str] = (),
+    max_bodies: int | None = None,
+    max_connections: int | None = None,
     otlp_endpoint: str | None = None,
 ) -> None:
     """Serve models over HTTP until SIGTERM or SIGINT, which lets accepted requests be answered.
@@ -159,10 +168,16 @@ def serve(
     auto_truncate     cut texts that are too long, where a request says nothing; else they are refused (413)
     api_key           that requests must carry; None: none
     cors              origins whose pages may ask
+    allowed_hosts     names under which clients reach this server, beside localhost, addresses and its own; "*": any
+    max_bodies        bytes of all requests in flight; default: 8 of ``max_body``. Beyond it large ones are refused (429)
+    max_connections   open at once; default: as many as there are file descriptors for, 4,096 at most
     otlp_endpoint     where OpenTelemetry traces are sent; None: nowhere
     Raises ConfigError, WeightsError or TokenizerError in one line.
     """
-    options = Options(max_body=max_body, auto_truncate=auto_truncate, api_key=api_key, cors=tuple(cors))
+    options = Options(
+        max_body=max_body, max_bodies=8 * max_body if max_bodies is None else max_bodies,
+        max_connections=max_connections, auto_truncate=auto_truncate, api_key=api_key, cors=tuple(cors), allowed_hosts=tuple(allowed_hosts),
+    )  # fmt: skip
     given = [models] if isinstance(models, str | Path) else list(models)
     server = Server(
         given, names=names, host=host, port=port, device=device, precision=precision, batch_tokens=max_batch_tokens,
@@ -170,7 +185,7 @@ def serve(
     )  # fmt: skip
     if host not in ("127.0.0.1", "::1", "localhost") and api_key is None:
         log.warning("bound to %s without an API key: everyone who reaches this machine may ask", host)
-    with _signals() as stopped:
+    with log_through(server.lines), _signals() as stopped:
         try:
             server.start()
             server.load()

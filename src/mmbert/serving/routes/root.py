@@ -38,7 +38,8 @@ async def root(asked: Root, call: Call) -> Any:
     inputs, parameters = asked.inputs, asked.parameters or RootParameters()
     if isinstance(inputs, dict) and "source_sentence" in inputs:
         options = parameters.model_dump(include=set(SimilarityParameters.model_fields))
-        return await tei.similarity(read(Similarity, inputs=inputs, parameters=options, model=asked.model), call)
+        fields = {"inputs": inputs, "parameters": options, "model": asked.model}
+        return await tei.similarity(await read(Similarity, fields, call), call)
     served = call.service.models.find(asked.model)
     if served.able(Filling) is not None and not _masked(inputs):
         return await _embed(asked, parameters, call)
@@ -48,11 +49,11 @@ async def root(asked: Root, call: Call) -> Any:
     raise AssertionError("a model without an ability")
 
 
-def read(schema: type[M], **fields: Any) -> M:
+async def read(schema: type[M], fields: dict[str, Any], call: Call) -> M:
     """A request of another route. Raises ConfigError in one line for what does not fit."""
     given = {key: value for key, value in fields.items() if value is not None}
-    try:
-        return schema.model_validate_json(orjson.dumps(given))  # as it would have come by its own route
+    try:  # as JSON, as it would have come by its own route
+        return await call.offload(call.size, lambda: schema.model_validate_json(orjson.dumps(given)))
     except ValidationError as error:
         raise ConfigError(explain(error)) from error
 
@@ -86,13 +87,13 @@ async def _embed(asked: Root, parameters: RootParameters, call: Call) -> Any:
     fields: dict[str, Any] = {key: getattr(asked, key) for key in Embed.model_fields}
     for key in ("normalize", *SimilarityParameters.model_fields):  # clients send them at either place
         fields[key] = getattr(parameters, key) if fields[key] is None else fields[key]
-    return await tei.embed(read(Embed, **fields), call)
+    return await tei.embed(await read(Embed, fields, call), call)
 
 
 async def _classify(asked: Root, parameters: RootParameters, call: Call) -> Any:
     inputs = asked.inputs
     if isinstance(inputs, dict) and "query" in inputs:
-        return await tei.rerank(read(Rerank, **inputs, model=asked.model), call)
+        return await tei.rerank(await read(Rerank, {"model": asked.model, **inputs}, call), call)
     if isinstance(inputs, dict) and "text" in inputs:  # as transformers' pipeline takes a pair
         inputs = [[inputs["text"], *([inputs["text_pair"]] if inputs.get("text_pair") is not None else [])]]
     truncate = asked.truncate if asked.truncate is not None else parameters.truncate
@@ -102,7 +103,8 @@ async def _classify(asked: Root, parameters: RootParameters, call: Call) -> Any:
         raise ConfigError(
             f"parameters.function_to_apply: the model's scores come by {judging.function}: leave it out, or take none"
         )
-    found = await tei.predict(read(Predict, inputs=inputs, truncate=truncate, raw_scores=raw, model=asked.model), call)
+    fields = {"inputs": inputs, "truncate": truncate, "raw_scores": raw, "model": asked.model}
+    found = await tei.predict(await read(Predict, fields, call), call)
     rows = [found] if found and isinstance(found[0], dict) else found  # the client takes the first row of any answer
     return [row[: parameters.top_k] for row in rows]
 
@@ -110,7 +112,8 @@ async def _classify(asked: Root, parameters: RootParameters, call: Call) -> Any:
 async def _tag(asked: Root, parameters: RootParameters, call: Call) -> Any:
     strategy = parameters.aggregation_strategy or "first"
     chosen = "simple" if strategy == "none" else strategy
-    found = await own.token_classify(read(TokenClassify, inputs=asked.inputs, strategy=chosen, model=asked.model), call)
+    fields = {"inputs": asked.inputs, "strategy": chosen, "model": asked.model}
+    found = await own.token_classify(await read(TokenClassify, fields, call), call)
     return _each(found, asked.inputs, _entity)
 
 
@@ -122,8 +125,8 @@ def _entity(entity: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _fill(asked: Root, parameters: RootParameters, call: Call) -> Any:
-    request = read(FillMaskRequest, inputs=asked.inputs, top_k=parameters.top_k, model=asked.model)
-    found = await own.fill_mask(request, call)
+    fields = {"inputs": asked.inputs, "top_k": parameters.top_k, "model": asked.model}
+    found = await own.fill_mask(await read(FillMaskRequest, fields, call), call)
     texts = [found] if isinstance(asked.inputs, str) else found
     made = [[[_filled(fill) for fill in mask] for mask in masks] for masks in texts]
     flat = [masks[0] if len(masks) == 1 else masks for masks in made]
@@ -140,8 +143,8 @@ def _filled(fill: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _answer(asked: Root, parameters: RootParameters, call: Call) -> Any:
-    request = read(AnswerRequest, inputs=asked.inputs, top_k=parameters.top_k, model=asked.model)
-    found = await own.answer(request, call)
+    fields = {"inputs": asked.inputs, "top_k": parameters.top_k, "model": asked.model}
+    found = await own.answer(await read(AnswerRequest, fields, call), call)
     answers = [
         {"answer": answer["text"], "start": answer["start"], "end": answer["end"], "score": answer["score"]}
         for answer in (found if isinstance(asked.inputs, dict) else [best for own in found for best in own[:1]])

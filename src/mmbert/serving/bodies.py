@@ -1,0 +1,104 @@
+"""From the bytes of a request to its checked fields: counts before types, and no further than the first fault.
+
+How long that takes is bounded by ``Options``, not by what somebody sends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
+from starlette.requests import Request
+
+from mmbert.errors import TooLong
+from mmbert.serving.call import Call, too_many
+from mmbert.serving.failures import Refused
+from mmbert.serving.routes.root import explain
+from mmbert.serving.service import LARGE, Options
+
+_FIELDS = 100
+"""Of one object; no route has half as many."""
+
+
+def check_type(request: Request) -> None:
+    """Raises Refused (415) for what does not say that it is JSON: browsers let any page send plain text and forms."""
+    given = request.headers.get("content-type", "")
+    kind = given.partition(";")[0].strip().lower()
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        found = f"the request is {given!r}" if given else "the request does not say what it is"
+        raise Refused(415, f"{found}: send JSON with the header Content-Type: application/json")
+
+
+async def read_body(request: Request, call: Call) -> bytearray:
+    """Return the bytes of a request, which count among those in flight until :meth:`Call.release`.
+
+    Raises Refused for too many (413) or too slow ones (408), Overloaded where those of all requests are too many.
+    """
+    options = call.service.options
+    limit = options.max_body
+    too_large = Refused(413, f"the request is larger than {limit:,} bytes, the limit")  # read on: closing now would
+    # reset the connection under a client that still sends, before it reads the answer
+    stated = request.headers.get("content-length", "")
+    if stated.isdecimal() and int(stated) > limit:
+        raise too_large
+    body = bytearray()  # not a list of parts: a client may send its bytes one by one
+    try:
+        async with asyncio.timeout(options.body_seconds):
+            async for part in request.stream():
+                body += part
+                if len(body) > limit:
+                    raise too_large
+                if len(body) > LARGE:
+                    call.hold("requests", len(body))
+    except TimeoutError as error:
+        message = f"the request was not there after {options.body_seconds:g} seconds"
+        raise Refused(408, message, {"Connection": "close"}) from error
+    call.size = len(body)
+    return body
+
+
+def parse(schema: type[BaseModel], body: bytes | bytearray, options: Options) -> Any:
+    """Return the checked request. Raises Refused (400 for what is no JSON, 422 for another shape) or TooLong."""
+    _check_values(body, options.max_values)
+    try:
+        found = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise Refused(400, f"Invalid JSON: {error}") from error
+    if isinstance(found, dict):
+        _check_counts(found, options.max_inputs)
+    try:
+        return schema.model_validate_json(body)
+    except ValidationError as error:
+        raise Refused(422, explain(error)) from error
+
+
+def _check_values(body: bytes | bytearray, most: int) -> None:
+    """Raises TooLong for more than ``most`` values, which would take memory many times their size in bytes."""
+    if len(body) <= LARGE or _separators(body) <= most:
+        return
+    plain = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    if plain.count(b'"') > 4 * most or _separators(b"".join(plain.split(b'"')[::2])) > most:
+        raise TooLong(f"the request holds more than {most:,} values: send it in parts")
+
+
+def _separators(body: bytes | bytearray) -> int:
+    return body.count(b",") + body.count(b"[") + body.count(b"{")
+
+
+def _check_counts(value: Any, most: int, depth: int = 3) -> None:
+    """Raises TooLong for a list of more than ``most`` inputs, Refused for an object of far too many fields."""
+    if isinstance(value, dict):
+        inner: Iterable[Any] = value.values()
+        if len(value) > _FIELDS:
+            raise Refused(422, f"an object of {len(value):,} fields, no route takes more than {_FIELDS}")
+    else:
+        inner = value
+        if len(value) > most and type(value[0]) is not int:  # token ids are one input
+            raise too_many(len(value), most)
+    if depth:
+        for nested in inner:
+            if isinstance(nested, dict | list):
+                _check_counts(nested, most, depth - 1)

@@ -1,0 +1,253 @@
+"""HTTP/1.1 on the wire: uvicorn's h11 protocol, made strict, with time limits and a limit of connections.
+
+Why h11 and not a faster parser: docs/decisions/0012-the-http-server.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, cast
+
+import h11
+import orjson
+import uvicorn
+from h11._receivebuffer import ReceiveBuffer
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from mmbert.errors import ConfigError
+from mmbert.serving.failures import Refused, failure
+
+ACCEPTED_AT_ONCE = 64
+"""Connections that asyncio accepts before it looks at any of them (its ``backlog``); the kernel's queue is longer."""
+
+_LOOSE = re.compile(rb"(?<!\r)\n|\r(?=[^\n])|\r\n[ \t]")
+"""In a head: a line that ends without CR, a CR inside a line, a line that continues the one before."""
+
+_FEWEST = 8
+
+
+class _StrictLines(ReceiveBuffer):
+    """Refuses heads and trailers that another parser, such as a proxy's, might read as something else."""
+
+    def maybe_extract_lines(self) -> list[bytearray] | None:
+        if not self._data.startswith(b"\r\n"):
+            end = self._data.find(b"\r\n\r\n")
+            if _LOOSE.search(self._data, 0, len(self._data) if end < 0 else end):
+                raise h11.LocalProtocolError("a line does not end in CRLF, or is folded")
+        return super().maybe_extract_lines()
+
+
+class _StrictConnection(h11.Connection):
+    """h11 takes the chunks of a request that also states its length; RFC 9112 calls that an attack (6.3)."""
+
+    def __init__(self) -> None:
+        super().__init__(h11.SERVER)
+        self._receive_buffer = _StrictLines()
+
+    def next_event(self) -> Any:
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            names = {name for name, _ in event.headers}
+            if b"transfer-encoding" in names and (b"content-length" in names or event.http_version < b"1.1"):
+                raise h11.RemoteProtocolError("Transfer-Encoding beside Content-Length, or in HTTP/1.0")
+        return event
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What connections may take.
+
+    connections   open at once
+    head_seconds  from the first moment of a connection, or the first byte of a later request, to the end of its headers
+    body_seconds  in which a client has to take something of its answer, or to stop sending what was refused
+    """
+
+    connections: int
+    head_seconds: float
+    body_seconds: float
+
+
+def most_connections(wanted: int | None, cap: int = 4096) -> int:
+    """Return how many connections may be open: as wanted, or as many as there are file descriptors for, up to ``cap``.
+
+    Some descriptors are kept for files and for what is accepted but not looked at. Raises ConfigError for too many.
+    """
+    try:
+        import resource
+    except ModuleNotFoundError:  # no POSIX
+        return wanted or 512
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    own = Path("/dev/fd")
+    used = len(os.listdir(own)) if own.is_dir() else 64
+    left = sys.maxsize if limit == resource.RLIM_INFINITY else limit - used - ACCEPTED_AT_ONCE - 64
+    if left < max(_FEWEST, wanted or 0):
+        raise ConfigError(
+            f"the limit of {limit:,} open files leaves {max(0, left):,} connections, not {wanted or _FEWEST:,}: "
+            "raise it (ulimit -n; LimitNOFILE= in systemd)"
+        )
+    return min(left, cap) if wanted is None else wanted
+
+
+class Protocol(H11Protocol):
+    """A connection. At any time it waits for its client (``since`` when) or is answered."""
+
+    def __init__(self, bounds: Bounds, **uvicorn: Any) -> None:
+        super().__init__(**uvicorn)
+        self.conn = _StrictConnection()
+        self.bounds = bounds
+        self.since = self.loop.time()
+        self.heading = True
+        """A head is awaited and has to be there in time; between two requests there is more time (keep-alive)."""
+        self._unsent = 0
+        self._stuck_since = self.since
+
+    @property
+    def answering(self) -> bool:
+        """A request is here, whole or not, and is not answered."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self.bounds.connections:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """End the connection that has waited longest for its client; if all are being answered, this one, with 503."""
+        others = [other for other in self.connections if isinstance(other, Protocol) and other is not self]
+        closing = sum(other.transport.is_closing() for other in others)
+        if len(self.connections) - closing <= self.bounds.connections:
+            return
+        waiting = [o for o in others if not o.transport.is_closing() and (not o.answering or o.cycle.more_body)]
+        self.logger.warning("%d connections, the limit: those that wait for their clients are closed", len(others))
+        if waiting:
+            min(waiting, key=lambda other: (other.answering, other.since)).transport.abort()
+        else:
+            error = Refused(503, "too many connections: try again later", {"Retry-After": "1"})
+            self._refuse(error)
+
+    def data_received(self, data: bytes) -> None:
+        if not self.answering and not self.heading:
+            self.since, self.heading = self.loop.time(), True
+        super().data_received(data)
+        if self.answering and self.heading:
+            self.since, self.heading = self.loop.time(), False
+
+    def on_response_complete(self) -> None:
+        self.since, self.heading = self.loop.time(), False
+        super().on_response_complete()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """A client that has sent all of its request and only listens is answered; one that has left is noticed.
+
+        Both look the same until something is written: a client that has left refuses it. An informational response
+        (100) is something that others skip.
+        """
+        if not self.answering or self.cycle.more_body:
+            return False
+        self.cycle.keep_alive = False
+        if not self.cycle.response_started and self.conn.their_http_version == b"1.1":
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._look_whether_gone(0.02)
+        return True
+
+    def _look_whether_gone(self, pause: float) -> None:
+        if self.transport.is_closing() or not self.answering:
+            return
+        if self.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.transport.abort()
+        else:
+            self.loop.call_later(pause, self._look_whether_gone, min(1.0, 2 * pause))
+
+    def send_400_response(self, msg: str) -> None:
+        """Say what is wrong with what came, and close."""
+        error = sys.exception()
+        status = error.error_status_hint if isinstance(error, h11.ProtocolError) else 400
+        self._refuse(Refused(status, f"not a request of HTTP/1.1: {error or msg}"))
+
+    def _refuse(self, error: Refused) -> None:
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):  # else its answer is out already
+            found = failure(error)
+            body = orjson.dumps(found.body(""))
+            head = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"}
+            lines = [
+                f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}",
+                *(f"{k}: {v}" for k, v in (head | found.headers).items()),
+            ]
+            self.transport.write("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
+            self.conn.send_failed()
+            if self.answering:
+                self.cycle.disconnected = True
+                self.cycle.message_event.set()
+        self.transport.close()
+
+    def look_at_times(self, now: float) -> None:
+        """Close a connection whose head does not come, or whose client does not take its answer."""
+        unsent = self.transport.get_write_buffer_size()
+        if unsent != self._unsent or not unsent:
+            self._unsent, self._stuck_since = unsent, now
+        elif now - self._stuck_since > self.bounds.body_seconds:
+            self.transport.abort()
+        if self.heading and not self.answering and not self.transport.is_closing():
+            refused = self.conn.their_state is h11.SEND_BODY  # its answer is out, but it goes on sending
+            if now - self.since > (self.bounds.body_seconds if refused else self.bounds.head_seconds):
+                self.transport.close()
+
+
+def make_http(app: Any, bounds: Bounds, *, graceful: int, keep_alive: int) -> uvicorn.Server:
+    """Return uvicorn with this protocol; ``graceful``: seconds for the last answers, ``keep_alive``: between requests."""
+
+    async def look_at_times() -> None:
+        now = asyncio.get_running_loop().time()
+        for connection in list(server.server_state.connections):
+            if isinstance(connection, Protocol):
+                connection.look_at_times(now)
+
+    def protocol(**options: Any) -> Protocol:
+        return Protocol(bounds, **options)
+
+    config = uvicorn.Config(
+        app, http=cast("type[Protocol]", protocol), ws="none", loop="asyncio", lifespan="off", access_log=False,
+        log_config=None, server_header=False, timeout_graceful_shutdown=graceful, timeout_keep_alive=keep_alive,
+        backlog=ACCEPTED_AT_ONCE, callback_notify=look_at_times, timeout_notify=1,
+    )  # fmt: skip
+    server = uvicorn.Server(config)
+    for name in ("uvicorn.error", "asyncio"):
+        logging.getLogger(name).addFilter(_SELDOM)
+    return server
+
+
+class Seldom(logging.Filter):
+    """Lets a message that repeats itself through once a minute, with how often it came meanwhile."""
+
+    def __init__(self, seconds: float = 60.0) -> None:
+        super().__init__()
+        self._seconds = seconds
+        self._seen: dict[str, tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        kind = record.exc_info[0] if record.exc_info else None
+        key = f"{str(record.msg).partition(chr(10))[0][:200]} {kind}"
+        now = time.monotonic()
+        last, missed = self._seen.get(key, (-self._seconds, 0))
+        if now - last < self._seconds:
+            self._seen[key] = (last, missed + 1)
+            return False
+        if len(self._seen) > 100:
+            self._seen.clear()
+        self._seen[key] = (now, 0)
+        if missed:
+            record.msg = f"{record.getMessage()} (and {missed:,} times since the last such line)"
+            record.args = ()
+        return True
+
+
+_SELDOM = Seldom()
