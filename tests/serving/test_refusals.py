@@ -24,7 +24,6 @@ from mmbert.serving.server import Server
 from mmbert.serving.service import Options
 from mmbert.tokenizer.tokenizer import Tokenizer
 
-
 JSON = {"Content-Type": "application/json"}
 TYPE = b"Content-Type: application/json\r\n"
 

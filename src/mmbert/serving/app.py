@@ -37,15 +37,14 @@ def make_app(
     options = service.options
     document = make_document(ROUTES, key=options.api_key is not None)
     routes = [StarletteRoute(route.path, endpoint(route, service), methods=["POST"]) for route in ROUTES]
+    origins = [origin.lower().rstrip("/") for origin in options.cors]  # as browsers send them
     hosts = known_hosts(host, options.allowed_hosts)
     middleware = [
         Middleware(AccessLog, lines=lines, tracer=tracer),
-        Middleware(Guarded, hosts=hosts, origins=[origin.lower().rstrip("/") for origin in options.cors]),
+        Middleware(Guarded, hosts=hosts, origins=origins),
     ]
-    if options.cors:
-        middleware.append(
-            Middleware(CORSMiddleware, allow_origins=list(options.cors), allow_methods=["*"], allow_headers=["*"])
-        )
+    if origins:
+        middleware.append(Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"]))
     if options.api_key is not None:
         middleware.append(Middleware(Keys, key=options.api_key))
     app = Starlette(

@@ -60,7 +60,7 @@ def known_hosts(bound: str, allowed: Sequence[str] = ()) -> frozenset[str]:
 class Guarded:
     """Refuses what pages of other origins ask, and tells browsers not to guess types or load what is not the server's.
 
-    A browser lets any page send requests, if not read the answers; each costs computing. The header Origin names the page.
+    A browser lets any page send requests, if not read the answers; each costs computing. Origin names the page.
     Where the owner of a name points it to this machine (DNS rebinding), the page is of the same origin; then Host has a
     name that is not the server's. An address cannot be pointed elsewhere, so that probes of pods are let through.
     """

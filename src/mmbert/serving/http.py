@@ -26,7 +26,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from mmbert.errors import ConfigError
 from mmbert.serving.failures import Refused, failure
 
-ACCEPTED_AT_ONCE = 64
+ACCEPTED_AT_ONCE = 16
 """Connections that asyncio accepts before it looks at any of them (its ``backlog``); the kernel's queue is longer."""
 
 _LOOSE = re.compile(rb"(?<!\r)\n|\r(?=[^\n])|\r\n[ \t]")
@@ -79,7 +79,8 @@ class Bounds:
 def most_connections(wanted: int | None, cap: int = 4096) -> int:
     """Return how many connections may be open: as wanted, or as many as there are file descriptors for, up to ``cap``.
 
-    Some descriptors are kept for files and for what is accepted but not looked at. Raises ConfigError for too many.
+    Some are kept for files, and for what is accepted in four rounds of the loop, until one that gives way is closed.
+    Raises ConfigError for too many.
     """
     try:
         import resource
@@ -88,7 +89,7 @@ def most_connections(wanted: int | None, cap: int = 4096) -> int:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     own = Path("/dev/fd")
     used = len(os.listdir(own)) if own.is_dir() else 64
-    left = sys.maxsize if limit == resource.RLIM_INFINITY else limit - used - ACCEPTED_AT_ONCE - 64
+    left = sys.maxsize if limit == resource.RLIM_INFINITY else limit - used - 4 * ACCEPTED_AT_ONCE - 64
     if left < max(_FEWEST, wanted or 0):
         raise ConfigError(
             f"the limit of {limit:,} open files leaves {max(0, left):,} connections, not {wanted or _FEWEST:,}: "
@@ -203,7 +204,7 @@ class Protocol(H11Protocol):
 
 
 def make_http(app: Any, bounds: Bounds, *, graceful: int, keep_alive: int) -> uvicorn.Server:
-    """Return uvicorn with this protocol; ``graceful``: seconds for the last answers, ``keep_alive``: between requests."""
+    """Return uvicorn with this protocol. Seconds: ``graceful`` for last answers, ``keep_alive`` between requests."""
 
     async def look_at_times() -> None:
         now = asyncio.get_running_loop().time()
@@ -234,8 +235,11 @@ class Seldom(logging.Filter):
         self._seen: dict[str, tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        kind = record.exc_info[0] if record.exc_info else None
-        key = f"{str(record.msg).partition(chr(10))[0][:200]} {kind}"
+        error = record.exc_info[1] if record.exc_info else None
+        begin = str(record.msg).partition("\n")[0]
+        if isinstance(error, OSError):  # of the system, such as too many open files: a traceback tells nothing more
+            record.msg, record.args, record.exc_info = f"{begin}: {error}", (), None
+        key = f"{begin[:200]} {type(error).__name__}"
         now = time.monotonic()
         last, missed = self._seen.get(key, (-self._seconds, 0))
         if now - last < self._seconds:

@@ -93,7 +93,7 @@ class _Handler(logging.Handler):
 
 @contextlib.contextmanager
 def log_through(lines: Lines) -> Iterator[None]:
-    """Inside, what the package, uvicorn and asyncio log goes through ``lines``, unless a program handles logs itself."""
+    """Inside, the log of the package, uvicorn and asyncio goes through ``lines``, unless a program handles it."""
     before = []
     for name in ("mmbert", "uvicorn", "asyncio"):
         logger = logging.getLogger(name)

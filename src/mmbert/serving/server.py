@@ -169,14 +169,15 @@ def serve(
     api_key           that requests must carry; None: none
     cors              origins whose pages may ask
     allowed_hosts     names under which clients reach this server, beside localhost, addresses and its own; "*": any
-    max_bodies        bytes of all requests in flight; default: 8 of ``max_body``. Beyond it large ones are refused (429)
+    max_bodies        bytes of all requests in flight; default: 8 of ``max_body``. Beyond it large ones get 429
     max_connections   open at once; default: as many as there are file descriptors for, 4,096 at most
     otlp_endpoint     where OpenTelemetry traces are sent; None: nowhere
     Raises ConfigError, WeightsError or TokenizerError in one line.
     """
     options = Options(
         max_body=max_body, max_bodies=8 * max_body if max_bodies is None else max_bodies,
-        max_connections=max_connections, auto_truncate=auto_truncate, api_key=api_key, cors=tuple(cors), allowed_hosts=tuple(allowed_hosts),
+        max_connections=max_connections, auto_truncate=auto_truncate, api_key=api_key, cors=tuple(cors),
+        allowed_hosts=tuple(allowed_hosts),
     )  # fmt: skip
     given = [models] if isinstance(models, str | Path) else list(models)
     server = Server(
@@ -248,8 +249,8 @@ def _bind(host: str, port: int) -> socket.socket:
     """A socket at this address. Raises ConfigError where it cannot be had."""
     made = None
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        made = socket.socket(family, socket.SOCK_STREAM)
+        family, kind, protocol, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        made = socket.socket(family, kind, protocol)  # named, else asyncio leaves Nagle's algorithm on: 40 ms an answer
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind((host, port))
     except (OSError, OverflowError) as error:
