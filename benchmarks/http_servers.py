@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib.util
-import json
 import os
+import platform
 import socket
 import statistics
 import subprocess
@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,8 +92,8 @@ def run_child(name: str, port: int, model: str) -> None:
 
 
 @contextmanager
-def serve(name: str, model: str) -> Iterator[int]:
-    """The port of a server that is healthy."""
+def serve(name: str, model: str) -> Iterator[tuple[int, int]]:
+    """The port and the process of a server that is healthy."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
@@ -104,7 +105,7 @@ def serve(name: str, model: str) -> Iterator[int]:
             if process.poll() is not None or time.monotonic() > deadline:
                 sys.exit(f"{name} did not start")
             time.sleep(0.2)
-        yield port
+        yield port, process.pid
     finally:
         process.kill()
         process.wait()
@@ -132,8 +133,14 @@ def _status(parts: list[bytes]) -> str:
     return ", ".join(line[9:12].decode() for line in b"".join(parts).split(b"\r\n") if line.startswith(b"HTTP/1."))
 
 
-async def load(port: int, request: bytes, seconds: float, connections: int) -> float:
-    """Answers a second over keep-alive connections, each waiting for one answer before it asks again."""
+def processor(process: int) -> float:
+    """Seconds that all threads of a process have computed: what other programs on the machine do not blur."""
+    fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def load(port: int, request: bytes, seconds: float, connections: int) -> int:
+    """Answers over keep-alive connections, each of which waits for one answer before it asks again."""
     count, end = 0, time.perf_counter() + seconds
 
     async def connection() -> None:
@@ -141,43 +148,48 @@ async def load(port: int, request: bytes, seconds: float, connections: int) -> f
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         while time.perf_counter() < end:
             writer.write(request)
-            head = await reader.readuntil(b"\r\n\r\n")
-            assert head.startswith(b"HTTP/1.1 200"), head
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            assert head.startswith(b"http/1.1 200"), head
             if b"chunked" in head:
                 await reader.readuntil(b"0\r\n\r\n")
             else:
-                lines = head.lower().split(b"\r\n")
-                await reader.readexactly(next(int(x[15:]) for x in lines if x.startswith(b"content-length:")))
+                lines = head.split(b"\r\n")
+                await reader.readexactly(next(int(line[15:]) for line in lines if line.startswith(b"content-length:")))
             count += 1
         writer.close()
 
     await asyncio.gather(*(connection() for _ in range(connections)))
-    return count / seconds
+    return count
 
 
-def race(ports: dict[str, int], options: argparse.Namespace) -> Iterator[str]:
+def race(servers: dict[str, tuple[int, int]], options: argparse.Namespace) -> Iterator[str]:
     requests = {"/health": GET + b"\r\n", "/embed": HEAD + LENGTH + b"\r\n" + BODY}
-    found: dict[tuple[str, str], list[float]] = {}
+    rates: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for turn in range(options.rounds):
-        for name in list(ports) if turn % 2 else reversed(list(ports)):
+        for name in list(servers) if turn % 2 else reversed(list(servers)):
+            port, process = servers[name]
             for path, request in requests.items():
-                rate = asyncio.run(load(ports[name], request, options.seconds, 8))
-                found.setdefault((path, name), []).append(rate)
-    yield "| requests/s, 8 connections | " + " | ".join(ports) + " |\n| --- |" + " ---: |" * len(ports)
+                before = processor(process)
+                count = asyncio.run(load(port, request, options.seconds, 8))
+                used = processor(process) - before
+                rates.setdefault((path, name), []).append((count / options.seconds, 1000 * used / count))
+    yield "| 8 connections | " + " | ".join(servers) + " |\n| --- |" + " ---: |" * len(servers)
     for path in requests:
-        yield f"| {path} | " + " | ".join(f"{statistics.median(found[path, name]):,.0f}" for name in ports) + " |"
+        for what, index, form in (("requests/s", 0, ",.0f"), ("processor ms a request", 1, ".3f")):
+            cells = [statistics.median(rate[index] for rate in rates[path, name]) for name in servers]
+            yield f"| {path}, {what} | " + " | ".join(f"{cell:{form}}" for cell in cells) + " |"
 
 
-def tries(ports: dict[str, int]) -> Iterator[str]:
-    yield "| request | " + " | ".join(ports) + " |\n|" + " --- |" * (len(ports) + 1)
+def tries(servers: dict[str, tuple[int, int]]) -> Iterator[str]:
+    yield "| request | " + " | ".join(servers) + " |\n|" + " --- |" * (len(servers) + 1)
     for what, request in REFUSED.items():
         cells = []
-        for port in ports.values():
+        for port, _ in servers.values():
             status, closed = send(port, request)
             fine = closed and not status.startswith("2")
             cells.append(f"{status}" if fine else f"**{status}{'' if closed else ', open'}**")
         yield f"| {what} | " + " | ".join(cells) + " |"
-    halves = [send(port, HEAD + LENGTH + b"\r\n" + BODY, half_close=True)[0] for port in ports.values()]
+    halves = [send(port, HEAD + LENGTH + b"\r\n" + BODY, half_close=True)[0] for port, _ in servers.values()]
     yield "| half-closed (200 is right) | " + " | ".join(h if "200" in h else f"**{h}**" for h in halves) + " |"
 
 
@@ -196,13 +208,11 @@ def main() -> None:
     model = str(Path(options.model).resolve())
     with ExitStack() as stack:
         names = [name for name in options.servers if importlib.util.find_spec(NEEDS[name])]
-        ports = {name: stack.enter_context(serve(name, model)) for name in names}
-        print("\n".join([*tries(ports), "", *race(ports, options)]))
-        print(
-            json.dumps(
-                {name: "ok" if send(port, GET + b"\r\n")[0] == "200" else "dead" for name, port in ports.items()}
-            )
-        )
+        servers = {name: stack.enter_context(serve(name, model)) for name in names}
+        packages = dict.fromkeys(["uvicorn", *(NEEDS[name] for name in names)])
+        versions = [f"{package} {version(package)}" for package in packages]
+        print(f"{', '.join(versions)}, Python {platform.python_version()}\n")
+        print("\n".join([*tries(servers), "", *race(servers, options)]))
 
 
 if __name__ == "__main__":

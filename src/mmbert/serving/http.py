@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 import socket
 import sys
 import time
@@ -29,9 +28,6 @@ from mmbert.serving.failures import Refused, failure
 ACCEPTED_AT_ONCE = 16
 """Connections that asyncio accepts before it looks at any of them (its ``backlog``); the kernel's queue is longer."""
 
-_LOOSE = re.compile(rb"(?<!\r)\n|\r(?=[^\n])|\r\n[ \t]")
-"""In a head: a line that ends without CR, a CR inside a line, a line that continues the one before."""
-
 _FEWEST = 8
 
 
@@ -39,9 +35,14 @@ class _StrictLines(ReceiveBuffer):
     """Refuses heads and trailers that another parser, such as a proxy's, might read as something else."""
 
     def maybe_extract_lines(self) -> list[bytearray] | None:
-        if not self._data.startswith(b"\r\n"):
-            end = self._data.find(b"\r\n\r\n")
-            if _LOOSE.search(self._data, 0, len(self._data) if end < 0 else end):
+        data, count = self._data, self._data.count
+        if not data.startswith(b"\r\n"):
+            end = data.find(b"\r\n\r\n")
+            if end < 0:
+                end = len(data) - data.endswith(b"\r")
+            lines = count(b"\r\n", 0, end)
+            folded = count(b"\n ", 0, end) + count(b"\n\t", 0, end)
+            if folded or count(b"\n", 0, end) != lines or count(b"\r", 0, end) != lines:
                 raise h11.LocalProtocolError("a line does not end in CRLF, or is folded")
         return super().maybe_extract_lines()
 
@@ -189,6 +190,11 @@ class Protocol(H11Protocol):
                 self.cycle.disconnected = True
                 self.cycle.message_event.set()
         self.transport.close()
+
+    def shutdown(self) -> None:
+        """At the end of the server; a connection that was refused is closing already, and h11 says no more for it."""
+        if not self.transport.is_closing():
+            super().shutdown()
 
     def look_at_times(self, now: float) -> None:
         """Close a connection whose head does not come, or whose client does not take its answer."""
