@@ -33,7 +33,7 @@ JSON = {"Content-Type": "application/json"}
 
 
 @contextmanager
-def healthy(server: Server, within: float = 1.0) -> Iterator[None]:
+def healthy(server: Server, within: float = 3.0) -> Iterator[None]:
     """While something goes on, health answers, on a connection of its own each time."""
     slowest, stop = [0.0], threading.Event()
 
@@ -89,7 +89,7 @@ def test_no_body_is_slow(server: Server, path: str, body: bytes, status: int, me
     begun = time.perf_counter()
     with healthy(server):
         answer = httpx.post(f"{server.url}{path}", content=body, headers=JSON, timeout=60)
-    assert time.perf_counter() - begun < 5
+    assert time.perf_counter() - begun < 10
     assert answer.status_code == status, answer.text
     error = answer.json()["error"]
     assert message in (error["message"] if path.startswith("/v1/") else error)

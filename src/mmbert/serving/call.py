@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
@@ -32,7 +31,7 @@ class Call:
     headers: dict[str, str] = field(default_factory=dict)
     size: int = 0
     """Bytes of the request."""
-    _held: Counter[str] = field(default_factory=Counter)
+    _held: dict[str, int] = field(default_factory=dict)
 
     def able(self, ability: type[A], name: str | None) -> tuple[Served, A]:
         """The model that answers. Raises UnknownModel or WrongModel."""
@@ -54,18 +53,19 @@ class Call:
 
     def hold(self, what: Literal["requests", "answers"], size: int) -> None:
         """Count so many bytes of this request or its answer as in flight. Raises Overloaded for too many."""
-        service, more = self.service, max(0, size - LARGE) - self._held[what]
+        service, more = self.service, max(0, size - LARGE) - self._held.get(what, 0)
         limit = service.options.max_bodies if what == "requests" else service.options.max_answers
         if service.held[what] and service.held[what] + more > limit:
             raise Overloaded(
                 f"large {what} of {service.held[what]:,} bytes are in flight, at most {limit:,}: try again", 2
             )
         service.held[what] += more
-        self._held[what] += more
+        self._held[what] = max(0, size - LARGE)
 
     def release(self, what: Literal["requests", "answers"]) -> None:
         """They are not in flight any more."""
-        self.service.held[what] -= self._held.pop(what, 0)
+        if what in self._held:
+            self.service.held[what] -= self._held.pop(what)
 
     async def offload(self, size: int, work: Callable[[], R]) -> R:
         """The outcome of ``work``, which reads or writes so many bytes of JSON: many not on the event loop."""

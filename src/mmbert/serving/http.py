@@ -34,6 +34,9 @@ _FEWEST = 8
 class _StrictLines(ReceiveBuffer):
     """Refuses heads and trailers that another parser, such as a proxy's, might read as something else."""
 
+    names_chunks = False
+    """The last head may have a Transfer-Encoding."""
+
     def maybe_extract_lines(self) -> list[bytearray] | None:
         data, count = self._data, self._data.count
         if not data.startswith(b"\r\n"):
@@ -44,6 +47,7 @@ class _StrictLines(ReceiveBuffer):
             folded = count(b"\n ", 0, end) + count(b"\n\t", 0, end)
             if folded or count(b"\n", 0, end) != lines or count(b"\r", 0, end) != lines:
                 raise h11.LocalProtocolError("a line does not end in CRLF, or is folded")
+            self.names_chunks = b"transfer-encoding" in data[:end].lower()
         return super().maybe_extract_lines()
 
 
@@ -52,11 +56,11 @@ class _StrictConnection(h11.Connection):
 
     def __init__(self) -> None:
         super().__init__(h11.SERVER)
-        self._receive_buffer = _StrictLines()
+        self._receive_buffer = self._lines = _StrictLines()
 
     def next_event(self) -> Any:
         event = super().next_event()
-        if isinstance(event, h11.Request):
+        if isinstance(event, h11.Request) and self._lines.names_chunks:
             names = {name for name, _ in event.headers}
             if b"transfer-encoding" in names and (b"content-length" in names or event.http_version < b"1.1"):
                 raise h11.RemoteProtocolError("Transfer-Encoding beside Content-Length, or in HTTP/1.0")
