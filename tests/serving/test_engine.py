@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from mmbert.packed import Packed
 from mmbert.serving.abilities.embedding import Embedding
 from mmbert.serving.engine import Closed, Engine, Failed, Limits
 from mmbert.serving.task import Answer, Place, Task
+from mmbert.serving.threads import Threads
 from mmbert.serving.worker import Worker
 
 CPU = torch.device("cpu")
@@ -32,7 +33,7 @@ class Desk:
     """A worker, a pool, and a computation that waits at a gate and keeps what it was given."""
 
     def __init__(self) -> None:
-        self.worker, self.pool = Worker(), ThreadPoolExecutor(4)
+        self.worker, self.pool = Worker(), Threads(4)
         self.gate = threading.Event()
         self.gate.set()
         self.busy = threading.Event()
@@ -73,7 +74,7 @@ def desk() -> Iterator[Desk]:
     yield made
     made.gate.set()
     made.worker.stop()
-    made.pool.shutdown()
+    made.pool.stop(10)
 
 
 def until(condition: Any) -> None:
@@ -256,7 +257,7 @@ def test_stopping_computes_what_waits() -> None:
     desk.gate.set()
     desk.worker.stop()
     assert [future.result(10).value for future in asked] == [[2]] * 5
-    desk.pool.shutdown()
+    desk.pool.stop(10)
 
 
 @pytest.fixture(scope="module")
@@ -297,4 +298,4 @@ def test_any_mixture_gives_the_library_s_vectors(
                 np.testing.assert_allclose(own.vectors, expected.vectors, rtol=0, atol=1e-5)
     finally:
         desk.worker.stop()
-        desk.pool.shutdown()
+        desk.pool.stop(10)

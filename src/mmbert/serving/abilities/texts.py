@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from mmbert.errors import TooLong
+from mmbert.serving.task import size
 
 Cut = Literal["beginning", "end"] | None
 """What is kept of a text that is too long; None: it is refused."""
@@ -13,7 +14,7 @@ Cut = Literal["beginning", "end"] | None
 
 def characters(texts: Iterable[Any]) -> int:
     """Of all texts, or pairs of texts."""
-    return sum(len(text) if isinstance(text, str) else characters(text) for text in texts)
+    return sum(map(size, texts))
 
 
 def refuse_long(longest: int) -> Callable[..., None]:
