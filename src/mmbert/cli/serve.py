@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Annotated
 
 import typer
@@ -25,6 +27,9 @@ def serve(
         int | None, typer.Option(min=1, help="Tokens that wait for a model before 429. Default: 256 batches.")
     ] = None,
     max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request.")] = 2**24,
+    drain_seconds: Annotated[
+        float, typer.Option(min=0, help="That accepted requests have to be answered after SIGTERM or Ctrl+C.")
+    ] = 30.0,
     auto_truncate: Annotated[
         bool, typer.Option("--auto-truncate", help="Cut texts that are too long, where a request says nothing.")
     ] = False,
@@ -40,10 +45,17 @@ def serve(
     ] = None,
 ) -> None:
     """Models over HTTP: OpenAI's, text-embeddings-inference's and our own routes, and a page at /."""
+    from mmbert.serving.server import Abandoned, Died, say
     from mmbert.serving.server import serve as run
 
-    run(
-        models, names=served_model_name or (), host=host, port=port, device=device, precision=precision,
-        max_batch_tokens=max_batch_tokens, max_queue_tokens=max_queue_tokens, max_body=max_body,
-        auto_truncate=auto_truncate, api_key=api_key, cors=cors_allow_origin or (), otlp_endpoint=otlp_endpoint,
-    )  # fmt: skip
+    try:
+        run(
+            models, names=served_model_name or (), host=host, port=port, device=device, precision=precision,
+            max_batch_tokens=max_batch_tokens, max_queue_tokens=max_queue_tokens, max_body=max_body,
+            drain_seconds=drain_seconds, auto_truncate=auto_truncate, api_key=api_key, cors=cors_allow_origin or (),
+            otlp_endpoint=otlp_endpoint,
+        )  # fmt: skip
+    except (Abandoned, Died) as error:  # threads may still run, and the interpreter's end could wait for them, or crash
+        line = f"mmbert: {error}"
+        say(lambda: print(line, file=sys.stderr, flush=True))
+        os._exit(1)

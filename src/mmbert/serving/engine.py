@@ -112,7 +112,7 @@ class Engine:
         self._closed: str | None = None
         self._rate = 0.0
         """Tokens a second of late, while batches ran."""
-        worker.add(Lane(self._line, device, self._deliver, self._fail, self._noted, self.abandon))
+        worker.add(Lane(self._line, device, self._deliver, self._fail, self._noted, self._abandon))
 
     @property
     def outstanding(self) -> int:
@@ -132,12 +132,15 @@ class Engine:
             _refuse(job, Closed(reason))
         return len(jobs)
 
+    def _abandon(self, reason: str) -> None:
+        self.abandon(reason)
+
     def submit(self, task: Task[R]) -> Future[Answer[R]]:
         """The answer to come. Cancelling it takes the request out of the line.
 
-        Raises Overloaded where too much waits, TooLong for what surely has more tokens than one request may, Closed when
-        no work is taken any more. The future raises TooLong for what turns out to have more, Failed for what the model
-        could not compute, and what ``task.prepare`` raises.
+        Raises Overloaded where too much waits, TooLong for what surely has more tokens than one request may, and Closed
+        when no work is taken any more. The future raises TooLong for what turns out to have more, Failed for what the
+        model could not compute, and what ``task.prepare`` raises.
         """
         reason = self._closed or self._worker.dead
         if reason is not None:

@@ -19,6 +19,7 @@ class Options:
     max_numbers       numbers in one answer: an answer of 8 million is some 100 MB of JSON
     max_body          bytes of a request
     body_seconds      until a request has to be read
+    drain_seconds     that accepted requests have to be answered once the server is told to stop
     auto_truncate     leave out the rest of texts that are too long, where the request says nothing
     api_key           None: everyone may ask
     cors              origins whose pages may ask
@@ -28,6 +29,7 @@ class Options:
     max_numbers: int = 2**23
     max_body: int = 2**24
     body_seconds: float = 60.0
+    drain_seconds: float = 30.0
     auto_truncate: bool = False
     api_key: str | None = None
     cors: tuple[str, ...] = ()
@@ -43,6 +45,8 @@ class Service:
     state: State = "loading"
     workers: int = 1
     """Threads that tokenise."""
+    fault: str | None = None
+    """Why nothing can be answered any more: which thread has died."""
 
     @property
     def outstanding(self) -> int:
