@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from mmbert.errors import TooLong
-from mmbert.serving.abilities.texts import Cut
+from mmbert.serving.abilities.texts import Cut, check_size
 from mmbert.serving.failures import Empty
 from mmbert.serving.models import Served
 from mmbert.serving.service import Service
@@ -35,17 +35,19 @@ class Call:
         self.model, self.device = served.name, served.loaded.device.type
         return served, found
 
-    def check_count(self, texts: int, numbers: int = 0) -> None:
-        """Raises Empty for no texts, TooLong for too many, or for an answer of too many numbers."""
+    @property
+    def most(self) -> int:
+        """Numbers of an answer at most."""
+        return self.service.options.max_numbers
+
+    def check_count(self, texts: int, numbers: int = 0, text: int = 0) -> None:
+        """Raises Empty for no texts, TooLong for too many, or for an answer of too many numbers or characters."""
         options = self.service.options
         if not texts:
             raise Empty
         if texts > options.max_inputs:
             raise TooLong(f"{texts:,} inputs, at most {options.max_inputs:,} in one request: send them in parts")
-        if numbers > options.max_numbers:
-            raise TooLong(
-                f"the answer would hold {numbers:,} numbers, at most {options.max_numbers:,}: ask in several requests"
-            )
+        check_size(numbers, text, options.max_numbers)
 
     def cut(self, truncate: bool | None, direction: str | None = None) -> Cut:
         """What is kept of a text that is too long."""

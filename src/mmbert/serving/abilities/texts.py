@@ -28,3 +28,13 @@ def refuse_long(longest: int) -> Callable[..., None]:
             )
 
     return noted
+
+
+def check_size(numbers: int, text: int, most: int | None) -> None:
+    """Raise TooLong for an answer of more than ``most`` numbers, where four characters of text count as one."""
+    size = numbers + text // 4
+    if most is not None and size > most:
+        raise TooLong(
+            f"the answer would hold {size:,} numbers (four characters count as one), at most {most:,}: ask in several "
+            "requests"
+        )
