@@ -276,7 +276,7 @@ def _tokenizer(place: Path, config: ModelConfig) -> Tokenizer:
         raise TokenizerError(
             f"{path} has {tokenizer.vocab_size} tokens, the model rows for {config.vocab_size}: not its tokenizer"
         )
-    written = tokenizer.written.encode("a")
+    written = tokenizer.encode_written("a")
     if written.ids != tokenizer.encode("a"):
         raise TokenizerError(
             f"{path} reads 'a' as {' '.join(written.tokens)}, not as <bos> a <eos>: if the model was trained with "
