@@ -135,12 +135,10 @@ def test_a_line_that_is_typed_is_not_waited_with() -> None:
 
 @pytest.mark.parametrize("kind", ["gzip", "zstd", "xz", "bzip2"])
 def test_a_little_file_that_holds_gigabytes_is_unpacked_in_parts(kind: str) -> None:
-    """Neither its content nor a line of it is ever held as a whole, and progress is that of the file, not of its end."""
+    """Its content is never held as a whole, and progress is told while it is read, not at its end."""
     packed = PACK[kind](b"\0" * (48 << 20))
     told: list[int] = []
-    parts = []
-    for data in decompress([packed], "bomb", told.append):
-        parts.append((len(data), sum(told)))
+    parts = [(len(data), sum(told)) for data in decompress([packed], "bomb", told.append)]
     assert sum(size for size, _ in parts) == 48 << 20
     assert max(size for size, _ in parts) <= 1 << 20
     assert sum(told) == len(packed)
