@@ -196,7 +196,17 @@ def test_what_cannot_be_read_or_finished_reaches_its_caller(desk: Desk) -> None:
     def broken(*_: Any) -> Any:
         raise KeyError("a bug")
 
+    class Panic(BaseException):
+        """As those of pyo3, which no ``except Exception`` catches."""
+
+    def panics(*_: Any) -> Any:
+        raise Panic("index out of bounds")
+
     engine = desk.engine()
+    with pytest.raises(Failed, match="could not be read: Panic: index out of bounds"):
+        engine.submit(Task(["a"], 1, panics, desk.compute, list)).result(10)
+    with pytest.raises(Failed, match="answer could not be made: Panic"):
+        engine.submit(Task(["a"], 1, desk.task([1]).prepare, desk.compute, panics)).result(10)
     with pytest.raises(Failed, match="could not be read: KeyError"):
         engine.submit(Task(["a"], 1, broken, desk.compute, list)).result(10)
     with pytest.raises(Failed, match="answer could not be made"):

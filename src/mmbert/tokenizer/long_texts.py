@@ -88,7 +88,7 @@ def encode_ends(
     end  its last instead
     first, errors: as of :meth:`Tokenizer.encode_batch`
     """
-    size = _PER_TOKEN * tokens + PIECE // 4
+    size = _PER_TOKEN * tokens + _REACH
     parts = [_end(text, size) if end else _beginning(text, size) for text in texts]
     rows = tokenizer.encode_batch(parts, specials=True, first=first)
     for index, text in enumerate(texts):
