@@ -17,7 +17,7 @@ PACKAGE = Path(mmbert.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = {
-    "errors": 0, "extras": 0, "log": 0, "files": 0, "locks": 0, "arrays": 0, "hub": 0, "io": 0,
+    "errors": 0, "cancellation": 0, "extras": 0, "log": 0, "files": 0, "locks": 0, "arrays": 0, "hub": 0, "io": 0,
     "recipe_file": 1, "recipe_hints": 1, "recipe_schema": 1, "recipe_text": 1, "recipe": 1, "languages": 1,
     "hub_names": 1, "packed": 1, "scoring": 1, "words": 1, "cpu": 1,
     "model": 2, "tokenizer": 2, "data": 2, "start": 2,

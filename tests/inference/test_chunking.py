@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_folders import TEXTS
 
-from mmbert.errors import ConfigError, DataError
-from mmbert.inference.chunking import plan_windows, split_text, split_tokens, token_spans
+from mmbert.errors import ConfigError, DataError, TooLong
+from mmbert.inference.chunking import _ALONE, _END, _SENTENCE, plan_windows, split_text, split_tokens, token_spans
 from mmbert.inference.embedder import Embedder
+from mmbert.inference.passages import Cut, Reader, _parts, sum_parts
 from mmbert.packed import Packed
 
 LONG = " ".join(f"Sentence {n} is free and equal, and has rights. Tous les êtres! 人人生而自由。" for n in range(40))
@@ -174,3 +177,69 @@ def test_options_that_do_not_go(embed: Embedder, options: dict[str, Any], said: 
 def test_late_chunking_takes_means(embed: Embedder) -> None:
     with pytest.raises(ConfigError, match="late chunking takes means"):
         Embedder(embed.loaded, pooling="first").passages(LONG)
+
+
+_SLOW = re.compile(rf"{_END}+[\"'”’»」』)\]]*(?:\s+|(?<={_ALONE})|$)|\n\s*\n|\n")
+"""The borders of sentences as they are meant; its time is the square of a run of signs."""
+
+
+@settings(max_examples=500)
+@given(st.text('.。!"」a \n', max_size=24))
+def test_borders_of_sentences(text: str) -> None:
+    assert [m.end() for m in _SENTENCE.finditer(text)] == [m.end() for m in _SLOW.finditer(text)]
+
+
+@pytest.mark.parametrize("by", ["sentence", "paragraph"])
+@pytest.mark.parametrize("text", [".", "。.", "\n", " ", "\n ", '."', ".\n", "a. ", '"', "\n\n a"])
+def test_any_text_is_split_in_linear_time(text: str, by: str) -> None:
+    begun = time.process_time()
+    split_text(text * 200_000 + "a", by)
+    split_text("." + text * 200_000 + "a", by)
+    assert time.process_time() - begun < 5
+
+
+spans = st.integers(0, 40).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, 9), st.integers(0, 4)))
+
+
+@given(spans, st.data())
+def test_parts_of_windows(sizes: tuple[int, int, int], data: st.DataObject) -> None:
+    """Passages in any order, windows of any size: what each window has of each passage, found one by one."""
+    tokens, capacity, overlap = sizes
+    ends = st.tuples(st.integers(0, tokens), st.integers(0, tokens)).map(lambda pair: (min(pair), max(pair)))
+    runs = data.draw(st.lists(ends, max_size=6)) if tokens else [(0, 0)] * data.draw(st.integers(0, 2))
+    windows = plan_windows(tokens, capacity, min(overlap, capacity - 1))
+    found = _parts(Cut("", [], runs, tokens, windows), head := 3, skip := 2)
+    assert len(found) == len(windows)
+    for window, parts in zip(windows, found, strict=True):
+        expected = []
+        for passage, (start, end) in enumerate(runs):
+            first, last = max(start, window.first), min(end, window.last)
+            low = skip if start == 0 == window.first else first + head - window.start
+            high = last + head - window.start + (end == tokens == window.last)
+            if first < last or not tokens:
+                expected.append([passage, low, high])
+        assert parts.tolist() == expected
+
+
+def test_sums_of_many_parts() -> None:
+    rows = torch.randn(3000, 5)
+    borders = np.sort(np.random.default_rng(0).integers(0, 3000, (2500, 2)), axis=1)
+    borders[:, 1] += borders[:, 0] == borders[:, 1]
+    parts = np.column_stack([np.arange(2500), borders])
+    expected = np.stack([rows[low:high].sum(0).numpy() for low, high in borders])
+    np.testing.assert_allclose(sum_parts(rows, parts), expected, rtol=0, atol=1e-3)
+
+
+def test_passages_are_linear_and_their_limit_comes_first(embed: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = Reader(embed, chunking="late", by="size", size=1, overlap=None, prompt=None)
+    begun = time.process_time()
+    (found,) = reader.rows(["a " * 100_000])  # some hundred thousand passages over thousands of windows
+    assert sum(map(len, found.note.parts)) >= len(found.note.cut.runs) >= 100_000
+    assert time.process_time() - begun < 20
+    monkeypatch.setattr("mmbert.inference.passages.plan_windows", lambda *_: pytest.fail("planned"))
+    with pytest.raises(TooLong, match=r"passages or more, an answer may have 100"):
+        list(reader.rows(["a " * 1000], 100))
+    monkeypatch.setattr(embed.loaded.tokenizer, "encode_spans", lambda *_, **__: pytest.fail("tokenised"))
+    sentences = Reader(embed, chunking="late", by="sentence", size=None, overlap=None, prompt=None)
+    with pytest.raises(TooLong, match=r"1,000 passages or more, an answer may have 100"):
+        list(sentences.rows(["Aa. " * 1000], 100))

@@ -28,6 +28,8 @@ from mmbert.data.read import read
 from mmbert.errors import DataError
 from mmbert.finetuning.examples import Fields, as_label, read_examples
 from mmbert.finetuning.recipe_data import DataSpec
+from mmbert.io import delimited, stream
+from mmbert.io import rows as rows_module
 from mmbert.io.faults import RowFaults, as_name
 from mmbert.io.rows import read_rows
 from mmbert.recipe import Source
@@ -348,3 +350,24 @@ def test_damaged_parquet_with_checksums_is_named(tmp_path: Path) -> None:
         except DataError:
             named += 1
     assert named > 60
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "said"),
+    [
+        ("a.jsonl", b'{"a": 1}\n', "2: this line has more than 1 MiB"),
+        ("a.json", b'[{"a": 1},\n', " the text, which is read as a whole, has more than 1 MiB"),
+        ("a.csv", b'a,b\n"', "2: the cell that a quotation mark opens here has more than 1 MiB"),
+    ],
+)
+def test_more_than_memory_should_hold_is_an_error_with_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, head: bytes, said: str
+) -> None:
+    for module in (stream, delimited):
+        monkeypatch.setattr(module, "LONGEST", 1 << 20)
+    monkeypatch.setattr(rows_module, "LONGEST", 1 << 18)
+    path = tmp_path / name
+    tail = b"x" * (1 << 22) if name == "a.jsonl" else (b"x" * 1000 + b"\n") * (1 << 12)
+    path.write_bytes(zstandard.compress(head + tail))
+    with pytest.raises(DataError, match=f"{path}:{said}"):
+        list(read_rows(path))

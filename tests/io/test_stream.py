@@ -7,7 +7,7 @@ import gzip
 import io
 import lzma
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmbert.errors import DataError
-from mmbert.io.stream import decompress, read_text, split_lines, text_lines, utf8_chunks
+from mmbert.io import stream
+from mmbert.io.stream import decompress, open_file, read_text, split_lines, text_lines, utf8_chunks
 
 PACK: dict[str, Callable[[bytes], bytes]] = {
     "plain": lambda data: data,
@@ -130,3 +131,34 @@ def test_a_line_that_is_typed_is_not_waited_with() -> None:
     lines = split_lines(utf8_chunks(lambda: typed, "stdin"))
     assert next(lines) == b"a"
     assert typed.asked == 1
+
+
+@pytest.mark.parametrize("kind", ["gzip", "zstd", "xz", "bzip2"])
+def test_a_little_file_that_holds_gigabytes_is_unpacked_in_parts(kind: str) -> None:
+    """Its content is never held as a whole, and progress is told while it is read, not at its end."""
+    packed = PACK[kind](b"\0" * (48 << 20))
+    told: list[int] = []
+    parts = [(len(data), sum(told)) for data in decompress([packed], "bomb", told.append)]
+    assert sum(size for size, _ in parts) == 48 << 20
+    assert max(size for size, _ in parts) <= 1 << 20
+    assert sum(told) == len(packed)
+    if len(packed) > 1 << 13:
+        assert any(0 < told_then < len(packed) for _, told_then in parts)
+
+
+def test_a_line_without_end_is_an_error_with_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "LONGEST", 1 << 20)
+    path = tmp_path / "bomb.jsonl.zst"
+    path.write_bytes(zstandard.compress(b'{"a": 1}\n\n' + b"x" * (1 << 27)))
+    read: list[int] = []
+
+    def lines() -> Iterator[bytes]:
+        for chunk in utf8_chunks(lambda: open_file(path), str(path)):
+            read.append(len(chunk))
+            yield chunk
+
+    with pytest.raises(DataError, match=rf"{path}:3: this line has more than 1 MiB"):
+        list(split_lines(lines(), str(path)))
+    assert sum(read) < 1 << 22
+    with pytest.raises(DataError, match=f"{path}: the text, which is read as a whole, has more than 1 MiB"):
+        read_text(path)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import stat
+import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -237,3 +239,33 @@ def test_a_hub_model_in_the_cache_loads_offline(offline: None, model: MaskedLM, 
     (cache / "snapshots").mkdir()
     folder.rename(cache / "snapshots" / commit)
     assert same(MaskedLM.load("some-one/some-model"), model)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"hidden_size": 10**9, "num_attention_heads": 10**8},
+        {"num_hidden_layers": 10**9},
+        {"num_hidden_layers": 10**9, "layer_types": None},
+        {"num_hidden_layers": 1000, "layer_types": None},
+        {"vocab_size": 10**9},
+        {"vocab_size": 10**15},
+        {"intermediate_size": 10**9},
+        {"max_position_embeddings": 10**15},
+    ],
+)
+def test_sizes_beyond_what_is_stored_are_refused_before_anything_is_made(folder: Path, sizes: dict[str, Any]) -> None:
+    change_config(folder, **sizes)
+    if sizes.get("num_hidden_layers") == 1000:
+        change_config(folder, hidden_size=1600, num_attention_heads=2)
+    begun = time.monotonic()
+    tracemalloc.start()
+    try:
+        for load in (MaskedLM.load, Encoder.load):
+            with pytest.raises(WeightsError) as caught:
+                load(folder)
+            assert "\n" not in str(caught.value)
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
+    assert time.monotonic() - begun < 5

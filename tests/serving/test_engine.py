@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,14 @@ from hypothesis import strategies as st
 from serving_models import TEXTS
 
 from mmbert import Embedder
+from mmbert.cancellation import check_cancelled
 from mmbert.errors import Overloaded, TooLong
 from mmbert.inference.rows import Rows
 from mmbert.packed import Packed
 from mmbert.serving.abilities.embedding import Embedding
-from mmbert.serving.engine import Closed, Engine, Failed, Limits
+from mmbert.serving.engine import LARGE, Closed, Engine, Failed, Limits
 from mmbert.serving.task import Answer, Place, Task
+from mmbert.serving.threads import Threads
 from mmbert.serving.worker import Worker
 
 CPU = torch.device("cpu")
@@ -32,7 +34,7 @@ class Desk:
     """A worker, a pool, and a computation that waits at a gate and keeps what it was given."""
 
     def __init__(self) -> None:
-        self.worker, self.pool = Worker(), ThreadPoolExecutor(4)
+        self.worker, self.pool = Worker(), Threads(4)
         self.gate = threading.Event()
         self.gate.set()
         self.busy = threading.Event()
@@ -73,7 +75,7 @@ def desk() -> Iterator[Desk]:
     yield made
     made.gate.set()
     made.worker.stop()
-    made.pool.shutdown()
+    made.pool.stop(10)
 
 
 def until(condition: Any) -> None:
@@ -194,7 +196,17 @@ def test_what_cannot_be_read_or_finished_reaches_its_caller(desk: Desk) -> None:
     def broken(*_: Any) -> Any:
         raise KeyError("a bug")
 
+    class Panic(BaseException):
+        """As those of pyo3, which no ``except Exception`` catches."""
+
+    def panics(*_: Any) -> Any:
+        raise Panic("index out of bounds")
+
     engine = desk.engine()
+    with pytest.raises(Failed, match="could not be read: Panic: index out of bounds"):
+        engine.submit(Task(["a"], 1, panics, desk.compute, list)).result(10)
+    with pytest.raises(Failed, match="answer could not be made: Panic"):
+        engine.submit(Task(["a"], 1, desk.task([1]).prepare, desk.compute, panics)).result(10)
     with pytest.raises(Failed, match="could not be read: KeyError"):
         engine.submit(Task(["a"], 1, broken, desk.compute, list)).result(10)
     with pytest.raises(Failed, match="answer could not be made"):
@@ -256,7 +268,7 @@ def test_stopping_computes_what_waits() -> None:
     desk.gate.set()
     desk.worker.stop()
     assert [future.result(10).value for future in asked] == [[2]] * 5
-    desk.pool.shutdown()
+    desk.pool.stop(10)
 
 
 @pytest.fixture(scope="module")
@@ -297,4 +309,133 @@ def test_any_mixture_gives_the_library_s_vectors(
                 np.testing.assert_allclose(own.vectors, expected.vectors, rtol=0, atol=1e-5)
     finally:
         desk.worker.stop()
-        desk.pool.shutdown()
+        desk.pool.stop(10)
+
+
+def test_one_request_holds_half_of_the_queue_and_leaves_room_for_small_ones(desk: Desk) -> None:
+    engine = desk.engine(batch=4, queue=40)
+    with pytest.raises(TooLong, match="21 tokens, at most 20"):  # alone, with an empty queue
+        engine.submit(desk.task(*[[1] * 3] * 7)).result(10)
+    desk.block(engine)
+    large = engine.submit(desk.task(*[[1] * 4] * 5))
+    until(lambda: engine._tokens == 21)
+    with pytest.raises(Overloaded, match="of at most 30"):
+        engine.submit(desk.task(*[[1] * 4] * 3)).result(10)
+    small = [engine.submit(desk.task([1] * 4)) for _ in range(4)]
+    until(lambda: engine._tokens == 37)
+    desk.gate.set()
+    assert [future.result(10).value for future in (large, *small)] == [[4] * 5, *[[4]] * 4]
+
+
+def test_what_surely_has_too_many_tokens_is_refused_before_it_is_read(desk: Desk) -> None:
+    def never() -> Any:
+        raise AssertionError("tokenised")
+
+    engine = desk.engine(queue=100)
+    with pytest.raises(TooLong, match="100 tokens or more, at most 50"):
+        engine.submit(Task(["a" * 3200], 3200, never, desk.compute, list))
+    cut = Task(["a" * 3200], 3200, desk.task([1]).prepare, desk.compute, lambda found: found[0].results, longest=8)
+    assert engine.submit(cut).result(10).value == [1]
+
+
+def test_a_caller_that_leaves_stops_tokenising(desk: Desk) -> None:
+    begun, chunks = threading.Event(), []
+
+    def prepare() -> Any:
+        for number in range(2000):
+            check_cancelled()
+            chunks.append(number)
+            begun.set()
+            time.sleep(0.005)
+
+    engine = desk.engine()
+    gone = engine.submit(Task(["a"], 1, prepare, desk.compute, list))
+    assert begun.wait(10)
+    gone.cancel()
+    assert not desk.pool.stop(5)
+    assert len(chunks) < 1000
+
+
+def test_large_requests_leave_a_thread_to_small_ones(desk: Desk) -> None:
+    gate = threading.Event()
+
+    def slow() -> Any:
+        gate.wait(20)
+        return []
+
+    engine = desk.engine(batch=100, queue=1_000_000)
+    large = [engine.submit(Task(["a" * LARGE], LARGE, slow, desk.compute, list)) for _ in range(9)]
+    assert engine.submit(desk.task([1, 1])).result(10).value == [2]
+    gate.set()
+    assert [future.result(10).value for future in large] == [[]] * 9
+
+
+@pytest.mark.parametrize("row", [[], [[1, 2]]])
+def test_a_batch_that_cannot_be_packed_fails_its_own_request(desk: Desk, row: Any) -> None:
+    engine = desk.engine(batch=100)
+    desk.block(engine)
+    good, bad, fine = (engine.submit(desk.task(row)) for row in ([2, 2], row, [3, 3]))
+    until(lambda: len(engine._jobs) == 4 and all(job.queued for job in engine._jobs))
+    desk.gate.set()
+    with pytest.raises(Failed, match="the model failed: ValueError"):
+        bad.result(10)
+    assert [good.result(10).value, fine.result(10).value] == [[4], [6]]
+    assert engine.submit(desk.task([1])).result(10).value == [1]
+
+
+def test_a_meter_that_fails_ends_no_thread(desk: Desk) -> None:
+    class Broken:
+        def batch(self, rows: int, tokens: int) -> None:
+            raise KeyError("a bug")
+
+        def queue(self, requests: int, tokens: int) -> None:
+            pass
+
+    engine = Engine(desk.worker, desk.pool, CPU, Limits(16, 1000), Broken())
+    with pytest.raises(Failed, match="KeyError: 'a bug'"):
+        engine.submit(desk.task([1, 1])).result(10)
+    assert desk.engine().submit(desk.task([1])).result(10).value == [1]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("stage", ["prepare", "compute"])
+def test_a_worker_that_dies_refuses_what_waits_and_what_comes(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[str] = []
+    worker, pool = Worker(heard.append), Threads(2)
+    desk = Desk()
+    desk.worker.stop()
+    desk.worker = worker
+    engine = Engine(worker, pool, CPU, Limits(2, 1000))
+    desk.block(engine)
+    waiting = [engine.submit(desk.task([1, 1])) for _ in range(4)]
+    until(lambda: engine._line.tokens >= 4)
+
+    def broken(*_: Any) -> Any:
+        raise SystemExit("a bug")
+
+    monkeypatch.setattr(engine._line, "take", broken)
+    if stage == "compute":
+        monkeypatch.setattr(desk, "compute", broken)
+        monkeypatch.setattr(worker, "_run", broken)
+    desk.gate.set()
+    for future in waiting[1:]:
+        with pytest.raises(Closed, match="the worker died: SystemExit: a bug"):
+            future.result(10)
+    with pytest.raises(Closed, match="the worker died"):
+        engine.submit(desk.task([1]))
+    until(lambda: heard)
+    assert "the worker died" in heard[0]
+    assert not engine.outstanding
+    assert worker.stop(5) == pool.stop(5) == desk.pool.stop(5) == []
+
+
+def test_what_is_abandoned_is_refused_and_its_work_stops(desk: Desk) -> None:
+    engine = desk.engine()
+    blocked = desk.block(engine)
+    waiting = engine.submit(desk.task([1]))
+    assert engine.abandon("time is up") == 2
+    for future in (blocked, waiting):
+        with pytest.raises(Closed, match="time is up"):
+            future.result(1)
+    desk.gate.set()
+    until(lambda: not engine.outstanding and engine._tokens == 0)

@@ -199,3 +199,92 @@ def test_answers_are_sent_before_the_end(folders: Path, monkeypatch: pytest.Monk
             while server.service.outstanding < 3:
                 time.sleep(0.005)
         assert [future.result().status_code for future in asked] == [200] * 3
+
+
+_STUCK = """
+import threading, time
+import mmbert.serving.abilities.embedding as embedding
+from mmbert.serving.server import serve
+from mmbert.serving.threads import Threads
+from mmbert.cli.main import main
+
+{broken}
+main()
+"""
+
+
+@contextmanager
+def broken_command(broken: str, *arguments: Any) -> Iterator[subprocess.Popen[str]]:
+    """``mmbert serve`` in a process of its own, some of whose code was replaced."""
+    line = [sys.executable, "-c", _STUCK.format(broken=broken), "serve", *map(str, arguments)]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("broken", "left"),
+    [
+        ("embedding.Embedding.compute = lambda *_: time.sleep(600)", "compute"),
+        ("embedding.text_encoder = lambda *_, **__: lambda texts, first: time.sleep(600)", "tokenise-"),
+    ],
+)
+def test_sigterm_ends_a_server_whatever_its_threads_do(folders: Path, broken: str, left: str) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    broken = f"import mmbert.serving.server as server\nserver.warm_up = lambda served: None\n{broken}"
+    with broken_command(broken, folders / "tuned", "--port", port, "--drain-seconds", 1) as process:
+        wait_for(url, 200)
+        with ThreadPoolExecutor(2) as pool:
+            asked = [pool.submit(httpx.post, f"{url}/embed", json={"inputs": "a"}, timeout=60) for _ in range(2)]
+            while b'te_queue_size{model="tuned"} 2.0' not in httpx.get(f"{url}/metrics").content:
+                time.sleep(0.01)
+            begun = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 1
+            assert time.monotonic() - begun < 1 + 10
+            assert [future.result().status_code for future in asked] == [503] * 2
+        _, err = process.communicate()
+    (said,) = [line for line in err.splitlines() if line.startswith("mmbert: ")]
+    assert "abandoned after 1 seconds of --drain-seconds: 2 requests were not answered; still at work: " in said
+    assert left in said
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        (
+            "from mmbert.serving.line import Line\nLine.take = lambda line: exec('raise SystemExit(3)')",
+            "the worker died",
+        ),
+        ("threading.Timer(3, lambda: server_of[0]._http.servers[0].get_loop().stop()).start()", "the HTTP thread died"),
+    ],
+)
+def test_a_server_that_has_died_says_so_and_ends(folders: Path, broken: str, reason: str) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    kept = (
+        "import mmbert.serving.server as server\nserver.warm_up = lambda served: None\nserver_of = []\n"
+        "start = server.Server.start\n"
+        "server.Server.start = lambda self: (server_of.append(self), start(self))\n"
+    )
+    with broken_command(kept + broken, folders / "tuned", "--port", port) as process:
+        wait_for(url, 200)
+        if "worker" in reason:
+            answer = httpx.post(f"{url}/embed", json={"inputs": "a"}, timeout=20)
+            assert answer.status_code == 503
+            assert "the worker died: SystemExit: 3" in answer.json()["error"]
+        assert process.wait(60) == 1
+        _, err = process.communicate()
+    assert f"mmbert: {reason}" in err
+
+
+def test_health_tells_of_a_worker_that_died(folders: Path) -> None:
+    with serving(folders / "tuned") as server:
+        server.service.fault = "the worker died: KeyError: a bug"
+        answer = httpx.get(f"{server.url}/health")
+        assert answer.status_code == 503
+        assert "the worker died: KeyError" in answer.json()["error"]

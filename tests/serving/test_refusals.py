@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from serving_models import serving
 
+from mmbert.inference.fill_mask import FillMask
 from mmbert.serving.abilities.embedding import Embedding
 from mmbert.serving.server import Server
 from mmbert.serving.service import Options
@@ -372,3 +373,60 @@ def test_a_failing_batch(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) 
 def test_json_is_written_from_memory(client: httpx.Client) -> None:
     found = json.loads(client.post("/embed", json={"inputs": "a"}).content)
     assert all(isinstance(value, float) for value in found[0])
+
+
+def test_no_answer_is_made_that_is_larger_than_the_limit(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers, and the characters that an answer repeats, are counted before it is made."""
+    names = ("tuned", "classes", "ranks", "masks", "spans", "tags")
+    text = "free and equal " * 20
+    too_large: list[tuple[str, dict[str, Any]]] = [
+        ("/fill_mask", {"inputs": text + "<mask> <mask>", "top_k": 20}),
+        ("/", {"inputs": text + "<mask> <mask>", "parameters": {"top_k": 20}, "model": "masks"}),
+        ("/embed", {"inputs": ["a"] * 40}),
+        ("/embed_all", {"inputs": text}),
+        ("/tokenize", {"inputs": text}),
+        ("/decode", {"ids": [300] * 2000}),
+        ("/passages", {"inputs": "Free. " * 40}),
+        ("/passages", {"inputs": text, "by": "size", "size": 1}),
+        ("/rerank", {"query": "a", "texts": [text] * 16, "return_text": True}),
+        ("/v1/rerank", {"query": "a", "documents": [text] * 16, "return_documents": True}),
+        ("/predict", {"inputs": [["a"]] * 150, "model": "classes"}),
+        ("/classify", {"input": ["a"] * 150, "model": "classes"}),
+    ]
+    with (
+        serving(*(folders / name for name in names), options=Options(max_numbers=1000)) as small,
+        httpx.Client(base_url=small.url, timeout=60) as client,
+    ):
+        monkeypatch.setattr(FillMask, "fills", lambda *_: pytest.fail("made"))
+        for path, body in too_large:
+            answer = client.post(path, json=body)
+            assert answer.status_code == 413, (path, answer.text[:200])
+            assert "1,000" in answer.text or "1000" in answer.text or "31" in answer.text, (path, answer.text)
+        monkeypatch.undo()
+        assert client.post("/fill_mask", json={"inputs": "a <mask>", "top_k": 20}).status_code == 200
+        assert client.post("/rerank", json={"query": "a", "texts": [text] * 16}).status_code == 200
+
+
+def test_requests_that_were_left_hold_no_thread(folders: Path) -> None:
+    """Large texts of clients that have gone stop being tokenised; small requests have a thread meanwhile."""
+    with serving(folders / "tuned", queue_tokens=8_000_000) as own:
+        body = json.dumps({"inputs": ["free and equal " * 60_000] * 3, "by": "paragraph"}).encode()
+
+        def leave() -> None:
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(
+                    f"{own.url}/passages", content=body, headers={"content-type": "application/json"}, timeout=0.5
+                )
+
+        with ThreadPoolExecutor(4) as pool:
+            gone = [pool.submit(leave) for _ in range(4)]
+            time.sleep(0.2)
+            begun = time.monotonic()
+            assert httpx.post(f"{own.url}/embed", json={"inputs": "a"}, timeout=20).status_code == 200
+            assert time.monotonic() - begun < 5
+            for one in gone:
+                one.result()
+        end = time.monotonic() + 5
+        while own.service.outstanding:
+            assert time.monotonic() < end
+            time.sleep(0.02)

@@ -117,7 +117,7 @@ def _lines(path: str, objects: bool, faults: RowFaults) -> Iterator[Line]:
     if suffix in (".csv", ".tsv", ".json", ".parquet"):
         rows = read_rows(path, faults)
     else:
-        lines = split_lines(utf8_chunks(partial(_open, path), name))
+        lines = split_lines(utf8_chunks(partial(_open, path), name), name)
         begin: list[bytes] = []  # up to the first line that is not blank, which tells what the lines are
         if not objects and suffix not in (".jsonl", ".ndjson"):
             begin = list(_until_text(lines))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Annotated
 
 import typer
@@ -31,6 +33,9 @@ def serve(
     max_connections: Annotated[
         int | None, typer.Option(min=1, help="Open at once. Default: by the limit of open files, 4,096 at most.")
     ] = None,
+    drain_seconds: Annotated[
+        float, typer.Option(min=0, help="That accepted requests have to be answered after SIGTERM or Ctrl+C.")
+    ] = 30.0,
     auto_truncate: Annotated[
         bool, typer.Option("--auto-truncate", help="Cut texts that are too long, where a request says nothing.")
     ] = False,
@@ -55,11 +60,18 @@ def serve(
     ] = None,
 ) -> None:
     """Models over HTTP: OpenAI's, text-embeddings-inference's and our own routes, and a page at /."""
+    from mmbert.serving.server import Abandoned, Died, say
     from mmbert.serving.server import serve as run
 
-    run(
-        models, names=served_model_name or (), host=host, port=port, device=device, precision=precision,
-        max_batch_tokens=max_batch_tokens, max_queue_tokens=max_queue_tokens, max_body=max_body,
-        auto_truncate=auto_truncate, api_key=api_key, cors=cors_allow_origin or (), allowed_hosts=allowed_host or (),
-        max_bodies=max_bodies, max_connections=max_connections, otlp_endpoint=otlp_endpoint,
-    )  # fmt: skip
+    try:
+        run(
+            models, names=served_model_name or (), host=host, port=port, device=device, precision=precision,
+            max_batch_tokens=max_batch_tokens, max_queue_tokens=max_queue_tokens, max_body=max_body,
+            drain_seconds=drain_seconds, auto_truncate=auto_truncate, api_key=api_key, cors=cors_allow_origin or (),
+            allowed_hosts=allowed_host or (), max_bodies=max_bodies, max_connections=max_connections,
+            otlp_endpoint=otlp_endpoint,
+        )  # fmt: skip
+    except (Abandoned, Died) as error:  # threads may still run, and the interpreter's end could wait for them, or crash
+        line = f"mmbert: {error}"
+        say(lambda: print(line, file=sys.stderr, flush=True))
+        os._exit(1)

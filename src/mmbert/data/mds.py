@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmbert.errors import DataError
-from mmbert.io.stream import decompress
+from mmbert.io.stream import decompress, join
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ def unpack(data: bytes | NDArray[np.uint8], entry: Entry, path: str) -> NDArray[
     if path.endswith(".mds"):
         return _checked(content, entry["raw_data"], path)
     content = _checked(content, entry["zip_data"], path)
-    raw = b"".join(decompress([content.tobytes()], path))
+    raw = join(decompress([content.tobytes()], path), path, most=entry["raw_data"]["bytes"])
     return _checked(np.frombuffer(raw, np.uint8), entry["raw_data"], f"{path}, unpacked,")
 
 

@@ -21,7 +21,7 @@ from mmbert.data.mds import MdsShard, unpack
 from mmbert.errors import DataError
 from mmbert.io.faults import Numbered, Row, RowFaults, as_name, no_text
 from mmbert.io.rows import json_rows, parquet_rows
-from mmbert.io.stream import BOM, Advance, decode, split_lines, utf8_chunks
+from mmbert.io.stream import BOM, LONGEST, Advance, decode, split_lines, too_long, utf8_chunks
 from mmbert.recipe import Source
 
 _BLANK = frozenset((*range(0x21), 0xC2, 0xE1, 0xE2, 0xE3, 0xEF))
@@ -80,7 +80,7 @@ def _rows(source: Source, input: Input, advance: Advance, faults: RowFaults) -> 
         return [name for name in names if name in wanted] if source.text_field in names else names
 
     if input.form == "jsonl":
-        return json_rows(split_lines(utf8_chunks(input.open, input.path, advance)), input.path, faults)
+        return json_rows(split_lines(utf8_chunks(input.open, input.path, advance), input.path), input.path, faults)
     if input.form == "parquet":
         return parquet_rows(input.open, input.path, faults, choose, advance)
     shard = open_mds(input)
@@ -126,14 +126,16 @@ def _paragraphs(source_name: str, input: Input, advance: Advance) -> Iterator[tu
             f"{input.path}: plain text has no fields: set sources.{source_name}.language, not language_field"
         )
     gathered: list[bytes] = []
-    start = 0
-    for number, line in enumerate(split_lines(utf8_chunks(input.open, input.path, advance)), 1):
+    start = size = 0
+    for number, line in enumerate(split_lines(utf8_chunks(input.open, input.path, advance), input.path), 1):
         if (line and line[0] not in _BLANK) or line.decode(errors="replace").lstrip(BOM).strip():
             start = start if gathered else number
             gathered.append(line)
+            if (size := size + len(line)) > LONGEST:
+                raise too_long(f"{input.path}:{start}", "the paragraph from here on")
         elif gathered:
             yield start, gathered
-            gathered = []
+            gathered, size = [], 0
     if gathered:
         yield start, gathered
 

@@ -19,6 +19,7 @@ from mmbert.inference.pairs import Template, read_template
 from mmbert.inference.rows import Rows, run_rows
 from mmbert.model.tasks import SpanClassifier, TaskHead
 from mmbert.packed import Packed
+from mmbert.tokenizer.long_texts import encode_ends
 
 _TOKENISED = 64
 """Questions tokenised at once."""
@@ -164,7 +165,7 @@ class Answerer(Facade):
         while chunk := list(islice(stream, _TOKENISED)):
             for at, pair in enumerate(chunk, number):
                 _check(pair, at)
-            asked = tokenizer.encode_batch([question for question, _ in chunk], specials=True, first=number)
+            asked = encode_ends(tokenizer, [question for question, _ in chunk], window, first=number)
             texts = tokenizer.encode_spans([context for _, context in chunk], specials=True, first=number)
             for (question, context), head, (ids, spans) in zip(chunk, asked, texts, strict=True):
                 room = window - template.size - len(head)

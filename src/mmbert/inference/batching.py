@@ -23,6 +23,7 @@ from mmbert.inference.checks import check_finite, check_texts, text_name, whole
 from mmbert.inference.load import Loaded
 from mmbert.log import progress as progress_bar
 from mmbert.packed import Packed
+from mmbert.tokenizer.long_texts import encode_ends
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -78,25 +79,15 @@ def text_encoder(
         check_texts(texts, first)
         if prompt:
             texts = [prompt + text for text in texts]
-        begun = list(texts) if end else [_beginning(text, longest) for text in texts]
-        rows = tokenizer.encode_batch(begun, specials=True, first=first)
-        for index, row in enumerate(rows):
-            if len(row) < longest and len(begun[index]) < len(texts[index]):
-                rows[index] = row = tokenizer.encode_batch([texts[index]], specials=True, first=first + index)[0]
-            if noted is not None and (len(row) > longest or not len(row)):
-                noted(first + index, len(row) + 2)
+        rows = encode_ends(tokenizer, texts, longest + 1, first=first, end=end)
+        if noted is not None:
+            for index, row in enumerate(rows):
+                if len(row) > longest or not len(row):
+                    noted(first + index, len(row) + 2)
         kept = slice(-longest, None) if end else slice(longest)
         return [np.concatenate([bos, row[kept], eos]) for row in rows]
 
     return encode
-
-
-def _beginning(text: str, tokens: int) -> str:
-    """As much of a very long text as holds so many tokens, which do not depend on the rest: up to a space."""
-    if len(text) <= 64 * tokens:
-        return text
-    space = text.find(" ", 64 * tokens)
-    return text[:space] if space > 0 and not text[space - 1].isspace() else text
 
 
 def batches(

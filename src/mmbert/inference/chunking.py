@@ -24,7 +24,11 @@ Span = tuple[int, int]
 _END = "[.!?…。！？｡؟۔।॥։።፧፨။។༎།꓿]"
 """Signs that end a sentence, in the scripts that have one. Thai and Lao have none: spaces do not tell there."""
 
-_SENTENCE = re.compile(rf"{_END}+[\"'”’»」』)\]]*(?:\s+|(?<=[。！？｡།༎။։।॥])|$)|\n\s*\n|\n")
+_ALONE = "[。！？｡།༎။։।॥]"
+"""Those of them that need no space behind."""
+
+_SENTENCE = re.compile(rf"(?<!{_END})(?:{_END}++[\"'”’»」』)\]]*+(?:\s++|$)|{_END}*{_ALONE})|\n\s*\n|\n")
+"""A run of signs is tried once, from its beginning, and nothing is given back: linear in any text."""
 _PARAGRAPH = re.compile(r"\n[^\S\n]*\n\s*")
 
 
@@ -94,20 +98,22 @@ def token_spans(spans: Sequence[Span], characters: np.ndarray, where: str = "the
     characters  (n, 2) characters of each token, ascending
     Raises DataError for a span that is empty or outside.
     """
-    if not len(characters):
+    if not len(characters) or not len(spans):
         return [(0, 0) for _ in spans]
-    centres = characters.sum(axis=1)  # twice the middle: whole numbers
-    found = []
     length = int(characters[-1, 1])
-    for start, end in spans:
-        if not 0 <= start < end or start >= length:
-            raise DataError(f"passage ({start}, {end}) of {where} is empty or outside its {length} characters")
-        first, last = np.searchsorted(centres, [2 * start, 2 * end], side="left").tolist()
-        if first == last:
-            first = min(int(np.searchsorted(characters[:, 1], start, side="right")), len(characters) - 1)
-            last = first + 1
-        found.append((first, last))
-    return found
+    borders = np.asarray(spans, np.int64).reshape(-1, 2)
+    starts, ends = borders[:, 0], borders[:, 1]
+    wrong = np.flatnonzero((starts < 0) | (starts >= ends) | (starts >= length))
+    if len(wrong):
+        start, end = borders[wrong[0]].tolist()
+        raise DataError(f"passage ({start}, {end}) of {where} is empty or outside its {length} characters")
+    centres = characters.sum(axis=1)  # twice the middle: whole numbers
+    first, last = np.searchsorted(centres, 2 * starts), np.searchsorted(centres, 2 * ends)
+    empty = first == last
+    first[empty] = np.searchsorted(characters[:, 1], starts[empty], side="right")
+    first = np.minimum(first, len(characters) - 1, out=first, where=empty)
+    last[empty] = first[empty] + 1
+    return list(zip(first.tolist(), last.tolist(), strict=True))
 
 
 def character_span(run: Span, characters: np.ndarray) -> Span:

@@ -115,10 +115,10 @@ class FillMask(Facade):
                 raise DataError(f"text {number} has no {SPECIALS['mask']}: write it where a token is asked for")
             rows, taken = [], []
             for window in windows(self.loaded, ids):
-                here = masks[(masks >= window.first) & (masks < window.last)]
+                here = masks[slice(*np.searchsorted(masks, [window.first, window.last]))]
                 if len(here):
                     rows.append(with_ends(self.loaded, ids[window.start : window.end]))
-                    before = int(((masks >= window.start) & (masks < here[0])).sum())
+                    before = int(np.diff(np.searchsorted(masks, [window.start, here[0]]))[0])
                     taken.append(slice(before, before + len(here)))
             note = Note(text, [(int(start), int(end)) for start, end in spans[masks]], taken)
             yield Rows(rows, note, number=number, text=text)

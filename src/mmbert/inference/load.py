@@ -25,7 +25,7 @@ from mmbert.model.config import ModelConfig, config_from_hf
 from mmbert.model.encoder import Encoder
 from mmbert.model.heads import MaskedLM
 from mmbert.model.tasks import TaskHead
-from mmbert.model.weights import cut_padding, fill, load_state, model_folder, take_encoder
+from mmbert.model.weights import check_size, cut_padding, fill, load_state, model_folder, take_encoder
 from mmbert.tokenizer.tokenizer import Tokenizer
 
 Kind = Literal["encoder", "masked_lm", "sequence", "tokens", "span", "choice", "sentence"]
@@ -42,6 +42,10 @@ KINDS: dict[str, Kind] = {
 
 PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
 """What ``problem_type`` may be."""
+
+
+_MOST_LABELS = 2**20
+"""Each gets a name, before the weights are there."""
 
 
 @dataclass(frozen=True)
@@ -207,8 +211,8 @@ def read_labels(values: Mapping[str, Any], where: str) -> dict[int, str]:
         raise WeightsError(f"{where}: id2label and label2id are no tables of numbers and names") from error
     labels, key = (named, "id2label") if named or not turned else (turned, "label2id")
     count = values.get("num_labels")
-    if count is not None and (type(count) is not int or count < 1):
-        raise WeightsError(f"{where}: num_labels is {count!r}, not a whole number from 1 on")
+    if count is not None and (type(count) is not int or not 1 <= count <= _MOST_LABELS):
+        raise WeightsError(f"{where}: num_labels is {count!r}, not a whole number from 1 to {_MOST_LABELS:,}")
     if not labels:
         return {number: f"LABEL_{number}" for number in range(count or 2)}
     if count not in (None, len(labels)):
@@ -240,6 +244,7 @@ def _build(place: Path, config: ModelConfig, kind: Kind, labels: int) -> tuple[E
         return model.model.eval().requires_grad_(False), model
     state = load_state(place)
     own = take_encoder(state)
+    check_size(config, own, str(place))
     cut_padding(own, config.vocab_size)
     with torch.device("meta"):
         encoder = Encoder(config)
@@ -276,7 +281,7 @@ def _tokenizer(place: Path, config: ModelConfig) -> Tokenizer:
         raise TokenizerError(
             f"{path} has {tokenizer.vocab_size} tokens, the model rows for {config.vocab_size}: not its tokenizer"
         )
-    written = tokenizer.written.encode("a")
+    written = tokenizer.encode_written("a")
     if written.ids != tokenizer.encode("a"):
         raise TokenizerError(
             f"{path} reads 'a' as {' '.join(written.tokens)}, not as <bos> a <eos>: if the model was trained with "

@@ -226,8 +226,13 @@ def _layer_weights(place: Path, config: dict[str, Any]) -> tuple[float, ...] | N
     if not config.get("output_hidden_states"):
         return None
     values, state = _listed(place), load_state(place)
-    weights = [0.0] * int(values.get("layer_start", 4)) + [float(weight) for weight in state["layer_weights"]]
-    if len(weights) != config["num_hidden_layers"] + 1 or sum(weights) == 0:
+    start, layers = values.get("layer_start", 4), config.get("num_hidden_layers")
+    if "layer_weights" not in state or type(layers) is not int or type(start) is not int or not 0 <= start <= 1024:
+        raise WeightsError(
+            f"{place}: no layer_weights in it, or layer_start or num_hidden_layers is no number of layers"
+        )
+    weights = [0.0] * start + [float(weight) for weight in state["layer_weights"]]
+    if len(weights) != layers + 1 or sum(weights) == 0:
         raise WeightsError(f"{place}: weights for {len(weights) - 1} layers, the model has another number, or sum to 0")
     return tuple(weights)
 
@@ -237,15 +242,16 @@ def _dense(place: Path) -> Dense:
     _of_sentences(place, values)
     name = activation_name(values.get("activation_function") or "torch.nn.modules.activation.Tanh", str(place))
     width, out, bias = values.get("in_features"), values.get("out_features"), values.get("bias", True)
-    if type(width) is not int or type(out) is not int or min(width, out) < 1:
-        raise WeightsError(f"{place / 'config.json'}: in_features and out_features are not numbers above 0")
-    residual: nn.Module | None = None
-    if values.get("use_residual"):
-        residual = nn.Identity() if width == out else nn.Linear(width, out, bias=False)
-    dense = Dense(nn.Linear(width, out, bias=bias), ACTIVATIONS[name](), residual)
+    if type(width) is not int or type(out) is not int or min(width, out) < 1 or max(width, out) >= 2**31:
+        raise WeightsError(f"{place / 'config.json'}: in_features and out_features are not numbers from 1 to 2^31")
     state = {key: value.float() for key, value in load_state(place).items()}
+    with torch.device("meta"):  # what is stored says how large it is, not the config
+        residual: nn.Module | None = None
+        if values.get("use_residual"):
+            residual = nn.Identity() if width == out else nn.Linear(width, out, bias=False)
+        dense = Dense(nn.Linear(width, out, bias=bias), ACTIVATIONS[name](), residual)
     try:
-        dense.load_state_dict(state, strict=True)
+        dense.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
         raise WeightsError(f"{place}: its weights do not fit its config.json") from error
     if not all(bool(torch.isfinite(value).all()) for value in state.values()):

@@ -15,6 +15,7 @@ import numpy as np
 from mmbert.errors import TokenizerError
 from mmbert.inference.checks import check_pair
 from mmbert.inference.load import Loaded
+from mmbert.tokenizer.long_texts import encode_ends
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Template:
 
 def read_template(loaded: Loaded) -> Template:
     """How the folder's ``tokenizer.json`` joins two texts. Raises TokenizerError if not the first before the second."""
-    found = loaded.tokenizer.written.encode("a", "b")
+    found = loaded.tokenizer.encode_written("a", "b")
     ids, texts = np.array(found.ids, np.uint32), found.sequence_ids
     places = [[index for index, text in enumerate(texts) if text == which] for which in (0, 1)]
     first, second = places
@@ -95,7 +96,10 @@ def pair_encoder(
             if single:
                 rows.append(np.concatenate([bos, a[: longest - 2], eos]))
             else:
-                keep, keep_second = cut_pair(len(a), len(b), longest - template.size)
+                sizes = len(a), len(b)
+                if min(sizes) > longest:  # beginnings, of which the longer text is not known by its tokens
+                    sizes = len(firsts[number - start]) + longest, len(seconds[number - start]) + longest
+                keep, keep_second = cut_pair(*sizes, longest - template.size)
                 rows.append(template.join(a[:keep], b[:keep_second]))
         return rows
 
@@ -103,7 +107,7 @@ def pair_encoder(
 
 
 def _encode(loaded: Loaded, texts: list[str], start: int) -> list[np.ndarray]:
-    """Ids of each text; one that comes again, as a query does with every document, is encoded once."""
+    """Ids of each text, or as many as are read; one that comes again, as a query does, is encoded once."""
     if len(texts) > 1 and all(text is texts[0] or text == texts[0] for text in texts):
-        return loaded.tokenizer.encode_batch(texts[:1], specials=True, first=start) * len(texts)
-    return loaded.tokenizer.encode_batch(texts, specials=True, first=start)
+        return encode_ends(loaded.tokenizer, texts[:1], loaded.max_tokens, first=start) * len(texts)
+    return encode_ends(loaded.tokenizer, texts, loaded.max_tokens, first=start)

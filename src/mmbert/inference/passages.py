@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from mmbert.errors import ConfigError, DataError
+from mmbert.cancellation import check_cancelled
+from mmbert.errors import ConfigError, DataError, TooLong
 from mmbert.inference.batching import Batch, run
 from mmbert.inference.checks import check_texts, whole
 from mmbert.inference.chunking import (
@@ -47,8 +48,13 @@ class Cut:
     windows: list[Window]
 
 
-Parts = list[tuple[int, int, int]]
-"""What of one window goes to which passage: (passage, first row, row behind the last)."""
+Parts = np.ndarray
+"""What of one window goes to which passage: (n, 3) int64 of passage, first row, row behind the last."""
+
+_NO_PARTS = np.zeros((0, 3), np.int64)
+
+_FEW = 2048
+"""Parts of a window up to which each is summed by itself."""
 
 
 @dataclass(frozen=True)
@@ -113,15 +119,38 @@ class Reader:
         else:
             raise ConfigError(f"chunking {chunking!r} is neither windows nor late")
 
-    def rows(self, texts: Iterable[str]) -> Iterator[Rows[Note]]:
-        """Each text as the model reads it, a row a window."""
+    def rows(self, texts: Iterable[str], most: int | None = None) -> Iterator[Rows[Note]]:
+        """Each text as the model reads it, a row a window.
+
+        most  passages of all texts; for more TooLong is raised before they are tokenised, or windows are planned
+        """
         tokenizer, prefix = self.embedder.loaded.tokenizer, self.prefix
-        for number, text, ids, spans in _tokenised(self.embedder, texts, prefix):
+        passages: dict[int, list[Span] | None] = {}
+        known = 0
+
+        def count(more: int) -> None:
+            nonlocal known
+            known += more
+            if most is not None and known > most:
+                raise TooLong(f"the texts have {known:,} passages or more, an answer may have {most:,}: send fewer")
+
+        def split() -> Iterator[str]:
+            for number, text in enumerate(texts):
+                check_cancelled()
+                passages[number] = found = self._cutter.split(number, text) if isinstance(text, str) else None
+                count(len(found or ()))
+                yield text
+
+        for number, text, ids, spans in _tokenised(self.embedder, split(), prefix):
+            check_cancelled()
             own = int(np.searchsorted(spans[:, 1], len(prefix), side="right")) if prefix else 0
             head, ids = np.concatenate([[tokenizer.bos_id], ids[:own]]), ids[own:]
-            cut = self._cutter(number, text, np.maximum(spans[own:] - len(prefix), 0))
+            spans = np.maximum(spans[own:] - len(prefix), 0)
+            if (found := passages.pop(number)) is None:
+                count(-(-len(spans) // self._cutter.size))
+            cut = self._cutter(number, text, spans, found)
             rows = [np.concatenate([head, ids[w.start : w.end], [tokenizer.eos_id]]) for w in cut.windows]
-            parts = [_parts(cut, window, len(head), self.skip) if self.late else [] for window in cut.windows]
+            parts = _parts(cut, len(head), self.skip) if self.late else [_NO_PARTS] * len(cut.windows)
             yield Rows(rows, Note(cut, parts), number=number, text=text)
 
     def read(self, states: torch.Tensor, packed: Packed, parts: Sequence[Parts]) -> list[np.ndarray]:
@@ -143,7 +172,10 @@ class _Windows:
         split_tokens(1, size, overlap)  # raises for what cannot work
         self.size, self.overlap = size, overlap
 
-    def __call__(self, number: int, text: str, spans: np.ndarray) -> Cut:
+    def split(self, number: int, text: str) -> None:
+        """Nothing is known before the tokens are."""
+
+    def __call__(self, number: int, text: str, spans: np.ndarray, passages: list[Span] | None) -> Cut:
         runs = split_tokens(len(spans), self.size, self.overlap)
         windows = [Window(start, end, start, end) for start, end in runs]
         return Cut(text, [character_span(span, spans) for span in runs], runs, len(spans), windows)
@@ -160,12 +192,15 @@ class _Late:
             raise ConfigError(f"by {by!r} is none of sentence, paragraph, size, or lists of spans")
         self.by, self.size, self.capacity, self.overlap = by, size, capacity, overlap
 
-    def __call__(self, number: int, text: str, spans: np.ndarray) -> Cut:
-        if self.by == "size":
+    def split(self, number: int, text: str) -> list[Span] | None:
+        """The passages of a text; None where tokens decide."""
+        return None if isinstance(self.by, str) and self.by == "size" else self._passages(number, text)
+
+    def __call__(self, number: int, text: str, spans: np.ndarray, passages: list[Span] | None) -> Cut:
+        if passages is None:
             runs = split_tokens(len(spans), self.size)
             passages = [character_span(span, spans) for span in runs]
         else:
-            passages = self._passages(number, text)
             runs = token_spans(passages, spans, f"text {number}")
         return Cut(text, passages, runs, len(spans), plan_windows(len(spans), self.capacity, self.overlap))
 
@@ -202,24 +237,45 @@ def _run(embedder: Embedder, reader: Reader, texts: Iterable[str], progress: boo
             yield waiting.popleft()
 
 
-def _parts(text: Cut, window: Window, head: int, skip: int) -> Parts:
-    """Rows of a window that go to each passage: <bos> and the prompt to the first, <eos> to the last."""
-    shift = head - window.start
-    parts: Parts = []
-    for passage, (start, end) in enumerate(text.runs):
-        first, last = max(start, window.first), min(end, window.last)
-        low = skip if start == 0 == window.first else first + shift
-        high = last + shift + (end == text.tokens == window.last)
-        if first < last or not text.tokens:
-            parts.append((passage, low, high))
-    return parts
+def _parts(text: Cut, head: int, skip: int) -> list[Parts]:
+    """Rows of each window that go to its passages: <bos> and the prompt to the first, <eos> to the last.
+
+    Windows are disjoint in what is taken of them, so a passage is in those from the one that holds its first token to
+    the one that holds its last: pairs are as many as parts, not windows times passages.
+    """
+    runs = np.asarray(text.runs, np.int64).reshape(-1, 2)
+    firsts = np.array([window.first for window in text.windows])
+    lasts = np.array([window.last for window in text.windows])
+    if text.tokens:
+        begin = np.searchsorted(lasts, runs[:, 0], side="right")
+        end = np.searchsorted(firsts, runs[:, 1], side="left")
+        count = np.where(runs[:, 0] < runs[:, 1], end - begin, 0)
+    else:  # <bos> and <eos> alone, for every passage
+        begin, count = np.zeros(len(runs), np.int64), np.ones(len(runs), np.int64)
+    passage = np.repeat(np.arange(len(runs)), count)
+    window = np.arange(len(passage)) + np.repeat(begin - (np.cumsum(count) - count), count)
+    order = np.argsort(window, kind="stable")
+    passage, window = passage[order], window[order]
+    shift = (head - np.array([window.start for window in text.windows]))[window]
+    low = np.maximum(runs[passage, 0], firsts[window]) + shift
+    low[(runs[passage, 0] == 0) & (firsts[window] == 0)] = skip
+    high = np.minimum(runs[passage, 1], lasts[window]) + shift
+    high += (runs[passage, 1] == text.tokens) & (lasts[window] == text.tokens)
+    borders = np.searchsorted(window, np.arange(1, len(text.windows)))
+    return np.split(np.stack([passage, low, high], axis=1), borders)
 
 
 def sum_parts(rows: torch.Tensor, parts: Parts) -> np.ndarray:
     """Sum of the rows of each part: (parts, h)."""
-    if not parts:
+    if not len(parts):
         return np.zeros((0, rows.shape[1]), np.float32)
-    return torch.stack([rows[low:high].float().sum(dim=0) for _, low, high in parts]).cpu().numpy()
+    if len(parts) <= _FEW:
+        sums = [rows[low:high].float().sum(dim=0) for _, low, high in parts.tolist()]
+        return torch.stack(sums).cpu().numpy()
+    lengths = parts[:, 2] - parts[:, 1]
+    taken = np.arange(lengths.sum()) + np.repeat(parts[:, 1] - (np.cumsum(lengths) - lengths), lengths)
+    picked = rows.float()[torch.from_numpy(taken).to(rows.device)]
+    return torch.segment_reduce(picked, "sum", lengths=torch.from_numpy(lengths).to(rows.device)).cpu().numpy()
 
 
 def _means(found: Rows[Note]) -> np.ndarray:
@@ -227,9 +283,8 @@ def _means(found: Rows[Note]) -> np.ndarray:
     passages, width = len(found.note.cut.runs), found.results[0].shape[1]
     total, rows = np.zeros((passages, width), np.float32), np.zeros((passages, 1), np.float32)
     for parts, sums in zip(found.note.parts, found.results, strict=True):
-        for (passage, low, high), part in zip(parts, sums, strict=True):
-            total[passage] += part
-            rows[passage] += high - low
+        total[parts[:, 0]] += sums  # a passage is in a window once
+        rows[parts[:, 0], 0] += parts[:, 2] - parts[:, 1]
     return np.asarray(total / np.maximum(rows, 1))
 
 

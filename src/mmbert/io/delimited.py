@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mmbert.errors import DataError
 from mmbert.io.faults import MEND, LastLine, Numbered, RowFaults, shown
-from mmbert.io.stream import AGAIN, decode, text_lines
+from mmbert.io.stream import AGAIN, LONGEST, decode, text_lines, too_long
 
 
 def table_rows(lines: Iterable[bytes], path: str, faults: RowFaults, separator: str) -> Iterator[Numbered]:
@@ -113,7 +113,10 @@ def _split_commas(
 def _quoted(line: str, place: int, lines: Iterator[tuple[int, str]], where: str) -> tuple[str, str, int]:
     """Return a cell in quotation marks, the line where it ends, and the place behind its last mark."""
     parts: list[str] = []
+    size = 0
     while True:
+        if (size := size + len(line)) > LONGEST:
+            raise too_long(where, "the cell that a quotation mark opens here")
         end = line.find('"', place)
         if end < 0:
             parts += line[place:], "\n"

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,7 +23,7 @@ from mmbert.errors import DataError, MissingExtra
 from mmbert.io.delimited import refuse_twice, table_rows
 from mmbert.io.faults import MEND, LastLine, Numbered, Row, RowFaults, reason, shown
 from mmbert.io.find import bare_name, packed
-from mmbert.io.stream import AGAIN, BOM, Advance, decode, open_file, split_lines, utf8_chunks
+from mmbert.io.stream import AGAIN, BOM, LONGEST, Advance, decode, join, open_file, split_lines, utf8_chunks
 
 TABLES = (*packed(".jsonl", ".ndjson", ".json", ".csv", ".tsv"), ".parquet")
 """Endings of what ``read_rows`` reads."""
@@ -51,8 +52,8 @@ def read_rows(
         return parquet_rows(opened, str(path), faults, choose)
     chunks = utf8_chunks(opened, str(path))
     if name.endswith((".csv", ".tsv")):
-        return table_rows(split_lines(chunks), str(path), faults, "\t" if name.endswith(".tsv") else ",")
-    return json_rows(split_lines(chunks), str(path), faults)
+        return table_rows(split_lines(chunks, str(path)), str(path), faults, "\t" if name.endswith(".tsv") else ",")
+    return json_rows(split_lines(chunks, str(path)), str(path), faults)
 
 
 def json_rows(lines: Iterator[bytes], path: str, faults: RowFaults) -> Iterator[Numbered]:
@@ -69,13 +70,13 @@ def json_rows(lines: Iterator[bytes], path: str, faults: RowFaults) -> Iterator[
                     continue
             except DataError as error:
                 if not begun and line.removeprefix(BOM.encode()).lstrip().startswith(b"["):
-                    yield from _json_list(b"\n".join([line, *lines]), path, faults)
+                    yield from _json_list(_list_text(line, lines, path), path, faults)
                     return
                 last.held = error
                 continue
         if not isinstance(row, dict):
             if not begun and isinstance(row, list):
-                yield from _json_list(b"\n".join([line, *lines]), path, faults)
+                yield from _json_list(_list_text(line, lines, path), path, faults)
                 return
             last.held = DataError(f"{path}:{number}: {shown(row)} is not a JSON object with named fields: {MEND}")
             continue
@@ -86,6 +87,11 @@ def json_rows(lines: Iterator[bytes], path: str, faults: RowFaults) -> Iterator[
                 break
         yield number, row
     last.end()
+
+
+def _list_text(first: bytes, lines: Iterator[bytes], path: str) -> bytes:
+    """A JSON list is parsed as a whole: four times the longest line, else its objects belong into lines."""
+    return join(chain([first], lines), path, b"\n", 4 * LONGEST)
 
 
 def _json_list(data: bytes, path: str, faults: RowFaults) -> Iterator[Numbered]:

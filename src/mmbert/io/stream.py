@@ -10,9 +10,10 @@ import bz2
 import codecs
 import lzma
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,7 +30,17 @@ BOM = "\ufeff"
 NEWLINE = b"\n"
 AGAIN = "copy or download it again"
 
+LONGEST = 1 << 28
+"""Bytes of a line, of a cell or paragraph of several lines, or of a small file at most: 256 MiB, a hundred long novels.
+
+A few kilobytes of compressed file may hold gigabytes. What is longer is an error, before it fills the memory.
+"""
+
 _CHUNK = 1 << 18
+_PART = 1 << 11
+"""Bytes of a compressed file unpacked at once: of zstd, whose output alone has no limit, they are 64 MiB at most."""
+_OUTPUT = 1 << 20
+"""Bytes handed on at once of what a compressed file holds."""
 _SKIPPABLE = tuple(bytes([0x50 + number]) + b"\x2a\x4d\x18" for number in range(16))
 """Frames of zstd that hold no data; pzstd begins a file with one."""
 _BZIP2 = tuple(b"BZh%d" % level + magic for level in range(1, 10) for magic in (b"1AY&SY", b"\x17rE8P\x90"))
@@ -43,6 +54,7 @@ _UNPACKERS: dict[bytes, Callable[[], Any]] = {
     **dict.fromkeys(_BZIP2, bz2.BZ2Decompressor),
 }
 """How a compressed file begins -> a new decompressor of one member or frame."""
+_Zstd = type(zstandard.ZstdDecompressor().decompressobj())
 _OTHERS = {
     b"PK\x03\x04": "a zip archive (or an Excel workbook)", b"7z\xbc\xaf\x27\x1c": "a 7z archive",
     b"Rar!\x1a\x07": "a RAR archive", b"\x04\x22\x4d\x18": "compressed with lz4", b"PAR1\x15": "a Parquet file",
@@ -68,21 +80,21 @@ def open_file(path: str | Path) -> BinaryIO:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
 
 
-def read_chunks(open: Open, path: str, advance: Advance = lambda size: None) -> Iterator[bytes]:
+def read_chunks(open: Open, path: str) -> Iterator[bytes]:
     """Yield what a file holds, as it comes: a line that is typed is not waited with. Raises DataError."""
     try:
         with open() as file:
             read = getattr(file, "read1", file.read)
             while chunk := read(_CHUNK):
                 yield chunk
-                advance(len(chunk))
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def decompress(chunks: Iterable[bytes], path: str) -> Iterator[bytes]:
+def decompress(chunks: Iterable[bytes], path: str, advance: Advance = lambda size: None) -> Iterator[bytes]:
     """Yield the content of a file, unpacked by how it begins: gzip, zstd, xz, bzip2 in any number of members, or as is.
 
+    ``advance`` is told of bytes of the file as they are used, not as they are read.
     Raises DataError for a file that is corrupt, cut short, or of a form that is not text.
     """
     stream = iter(chunks)
@@ -90,20 +102,19 @@ def decompress(chunks: Iterable[bytes], path: str) -> Iterator[bytes]:
     new = _unpacker(head)
     if new is None:
         _refuse(head, path)
-        yield head
-        yield from stream
+        for chunk in chain([head], stream):
+            yield chunk
+            advance(len(chunk))
         return
     member: Any = new()
     rest = head
     while True:
         try:
-            if rest and (data := member.decompress(rest)):
-                yield data
+            rest = yield from _unpack(member, rest, advance)
         except (zlib.error, lzma.LZMAError, OSError, EOFError, zstandard.ZstdError) as error:
             raise DataError(f"{path} is corrupt ({error}): {AGAIN}") from error
-        rest = b""
         if member.eof:
-            rest = member.unused_data.lstrip(b"\0")  # zeros that fill a block of a tape
+            rest = rest.lstrip(b"\0")  # zeros that fill a block of a tape
             while len(rest) < _LONGEST and (chunk := next(stream, b"")):
                 rest = (rest + chunk).lstrip(b"\0")
             if not rest:
@@ -113,6 +124,26 @@ def decompress(chunks: Iterable[bytes], path: str) -> Iterator[bytes]:
             member = new()
         elif not (rest := next(stream, b"")):
             raise DataError(f"{path} is cut short: {AGAIN}")
+
+
+def _unpack(member: Any, data: bytes, advance: Advance) -> Generator[bytes, None, bytes]:
+    """Yield what a decompressor makes of some bytes, in parts. Return the bytes behind the end of its member."""
+    limited = not isinstance(member, _Zstd)
+    place = 0
+    while not member.eof:
+        part = data[place : place + _PART]
+        place += len(part)
+        while True:
+            found = member.decompress(part, _OUTPUT) if limited else member.decompress(part)
+            for at in range(0, len(found), _OUTPUT):
+                yield found[at : at + _OUTPUT]
+            part = getattr(member, "unconsumed_tail", b"")
+            if member.eof or not limited or (not part and len(found) < _OUTPUT):
+                break
+        advance(_PART if place < len(data) else len(data) % _PART or _PART)
+        if place >= len(data):
+            break
+    return member.unused_data + data[place:] if member.eof else b""
 
 
 def _head(stream: Iterator[bytes], magics: Iterable[bytes], size: int) -> bytes:
@@ -168,22 +199,49 @@ def _to_utf8(chunks: Iterator[bytes], path: str) -> Iterator[bytes]:
 
 def utf8_chunks(open: Open, path: str, advance: Advance = lambda size: None) -> Iterator[bytes]:
     """Yield a file's text in UTF-8, cut anywhere. Raises DataError."""
-    return _to_utf8(decompress(read_chunks(open, path, advance), path), path)
+    return _to_utf8(decompress(read_chunks(open, path), path, advance), path)
 
 
-def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield lines without their ends, out of chunks that are cut anywhere; only ``\\n`` divides them."""
+def split_lines(chunks: Iterable[bytes], path: str = "the text") -> Iterator[bytes]:
+    """Yield lines without their ends, out of chunks that are cut anywhere; only ``\\n`` divides them.
+
+    Raises DataError, with the place, for a line of more than LONGEST bytes.
+    """
     parts: list[bytes] = []  # of a line that goes on
+    size, number = 0, 1
     for chunk in chunks:
         first, newline, rest = chunk.partition(b"\n")
         parts.append(first)
+        size += len(first)
+        if size > LONGEST:
+            raise too_long(f"{path}:{number}", "this line")
         if newline:
             yield b"".join(parts)
             *lines, last = rest.split(b"\n")
             yield from lines
-            parts = [last]
+            number += 1 + len(lines)
+            parts, size = [last], len(last)
     if last := b"".join(parts):
         yield last
+
+
+def too_long(where: str, what: str) -> DataError:
+    """Return the error for more text at once than LONGEST bytes."""
+    return DataError(
+        f"{where}: {what} has more than {LONGEST >> 20} MiB, the limit: a compressed file may hold far more than its "
+        "size says; divide it, or leave it out"
+    )
+
+
+def join(chunks: Iterable[bytes], path: str, separator: bytes = b"", most: int | None = None) -> bytes:
+    """Return chunks as one. Raises DataError for more than ``most`` bytes (default: LONGEST)."""
+    parts, size = [], 0
+    for chunk in chunks:
+        size += len(chunk) + len(separator)
+        if size > (LONGEST if most is None else most):
+            raise too_long(path, "the text, which is read as a whole,")
+        parts.append(chunk)
+    return separator.join(parts)
 
 
 def decode(data: bytes, path: str, number: int = 1) -> str:
@@ -204,7 +262,7 @@ def decode(data: bytes, path: str, number: int = 1) -> str:
 
 def text_lines(path: str | Path) -> Iterator[str]:
     """Yield the lines of a file, without their ends (``\\n`` or ``\\r\\n``)."""
-    for number, line in enumerate(split_lines(utf8_chunks(partial(open_file, path), str(path))), 1):
+    for number, line in enumerate(split_lines(utf8_chunks(partial(open_file, path), str(path)), str(path)), 1):
         yield decode(line, str(path), number).removesuffix("\r")
 
 
@@ -216,4 +274,4 @@ def begins_with_mark(path: Path) -> bool:
 
 def read_text(path: str | Path) -> str:
     """Return the text of a small file. Raises DataError."""
-    return decode(b"".join(utf8_chunks(partial(open_file, path), str(path))), str(path))
+    return decode(join(utf8_chunks(partial(open_file, path), str(path)), str(path)), str(path))

@@ -8,6 +8,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from mmbert.errors import WeightsError
 
+_MOST = {"num_layers": 1024}
+"""A layer is an object even before its weights are there."""
+
+_LARGEST = 2**31 - 1
+"""Of every other size: products of two of them fit into what tensors count with."""
+
 
 class ModelConfig(BaseModel):
     """Everything that fixes the encoder's function and shape (mmBERT table 8).
@@ -43,8 +49,9 @@ class ModelConfig(BaseModel):
     def _shapes(self) -> Self:
         sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "max_context")
         for name in sizes:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, and must be at least 1")
+            if not 1 <= getattr(self, name) <= _MOST.get(name, _LARGEST):
+                most = _MOST.get(name, _LARGEST)
+                raise ValueError(f"{name} is {getattr(self, name)}, and must be at least 1 and at most {most:,}")
         for name in ("embed_dropout", "attention_out_dropout", "mlp_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, and must be in [0, 1]")
@@ -246,9 +253,11 @@ def _global_every(values: dict[str, Any], where: str) -> int:
         raise WeightsError(f"{where}: global_attn_every_n_layers is {stated!r}, not a whole number from 1 on")
     if types is None:
         return stated
-    for every in (stated, *range(1, layers + 1)):  # the stated number first: one global layer fits several
-        if types == _layer_types(layers, every):
-            return int(every)
+    if isinstance(types, list) and len(types) == layers:  # lists of another length are never built, whatever is stated
+        second = types.index("full_attention", 1) if "full_attention" in types[1:] else layers
+        for every in (stated, second):  # the stated number first: one global layer fits several
+            if types == _layer_types(layers, every):
+                return int(every)
     raise WeightsError(f"{where}: layer_types is not full_attention in every n-th layer from the first on")
 
 

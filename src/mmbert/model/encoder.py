@@ -15,7 +15,16 @@ from mmbert.model.config import ModelConfig
 from mmbert.model.init import init_weights, materialise
 from mmbert.model.layers import Embeddings, Layer, PredictionHead, layer_norm
 from mmbert.model.rope import angles
-from mmbert.model.weights import cut_padding, fill, load_config, load_state, model_folder, save_model, take_encoder
+from mmbert.model.weights import (
+    check_size,
+    cut_padding,
+    fill,
+    load_config,
+    load_state,
+    model_folder,
+    save_model,
+    take_encoder,
+)
 from mmbert.packed import Packed
 
 
@@ -42,6 +51,7 @@ class Encoder(nn.Module):
         """The encoder of a folder or hub model, with or without a head. Raises WeightsError in one line."""
         folder = model_folder(name, revision=revision)
         config, state = load_config(folder), take_encoder(load_state(folder))  # heads of any task are left aside
+        check_size(config, state, str(folder))
         cut_padding(state, config.vocab_size)
         with torch.device("meta"):
             model = cls(config)

@@ -15,6 +15,7 @@ from mmbert.model.layers import Linear, PredictionHead
 from mmbert.model.weights import (
     EMBEDDING,
     TIED,
+    check_size,
     cut_padding,
     fill,
     load_config,
@@ -57,6 +58,7 @@ class MaskedLM(nn.Module):
         if not any(key.startswith(("head.", "decoder.")) for key in state):
             raise WeightsError(f"{folder} holds an encoder without a language-model head: use Encoder.load")
         state |= {f"model.{name}": value for name, value in take_encoder(state).items()}
+        check_size(config, state, str(folder))
         cut_padding(state, config.vocab_size)
         stored = state.pop(TIED, None)
         if stored is not None and not torch.equal(stored, state.setdefault(EMBEDDING, stored)):

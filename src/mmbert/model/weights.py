@@ -26,6 +26,7 @@ from mmbert.hub import HubFailed, hub_folder
 from mmbert.model.config import ModelConfig
 from mmbert.model.config import config_from_hf as config_from_hf
 from mmbert.model.config import config_to_hf as config_to_hf
+from mmbert.model.count import parameters
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,9 @@ WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_
 
 _PADDED = 1024
 """Rows of a vocabulary that were added to fill it up to a round number are fewer."""
+
+_SMALL = 2**24
+"""Weights that a config may describe whatever is stored: 64 MiB."""
 
 _BY_TOKEN = ("tok_embeddings.weight", "decoder.weight", "decoder.bias")
 """Ends of the names of tensors with a row for each token."""
@@ -161,6 +165,18 @@ def cut_padding(state: dict[str, Tensor], vocab_size: int) -> None:
         shape = fitted(name, tuple(value.shape), vocab_size)
         if shape != tuple(value.shape):
             state[name] = value[:vocab_size]
+
+
+def check_size(config: ModelConfig, state: Mapping[str, Tensor], where: str) -> None:
+    """Raise WeightsError for a config of far more weights than were stored, before anything of its size is made.
+
+    A smaller difference is named tensor by tensor by :func:`fill`.
+    """
+    wanted, held = parameters(config).encoder, sum(value.numel() for value in state.values())
+    if wanted > 4 * held + _SMALL:
+        raise WeightsError(
+            f"weights of {where} do not fit its config.json: it describes {wanted:,} numbers, {held:,} are stored"
+        )
 
 
 def fitted(name: str, shape: tuple[int, ...], vocab_size: int) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 from mmbert.errors import Overloaded, TooLong
-from mmbert.serving.abilities.texts import Cut
+from mmbert.serving.abilities.texts import Cut, check_size
 from mmbert.serving.failures import Empty
 from mmbert.serving.models import Served
 from mmbert.serving.service import LARGE, Service
@@ -39,17 +39,19 @@ class Call:
         self.model, self.device = served.name, served.loaded.device.type
         return served, found
 
-    def check_count(self, texts: int, numbers: int = 0) -> None:
-        """Raises Empty for no texts, TooLong for too many, or for an answer of too many numbers."""
+    @property
+    def most(self) -> int:
+        """Numbers of an answer at most."""
+        return self.service.options.max_numbers
+
+    def check_count(self, texts: int, numbers: int = 0, text: int = 0) -> None:
+        """Raises Empty for no texts, TooLong for too many, or for an answer of too many numbers or characters."""
         options = self.service.options
         if not texts:
             raise Empty
         if texts > options.max_inputs:
             raise too_many(texts, options.max_inputs)
-        if numbers > options.max_numbers:
-            raise TooLong(
-                f"the answer would hold {numbers:,} numbers, at most {options.max_numbers:,}: ask in several requests"
-            )
+        check_size(numbers, text, options.max_numbers)
 
     def hold(self, what: Literal["requests", "answers"], size: int) -> None:
         """Count so many bytes of this request or its answer as in flight. Raises Overloaded for too many."""

@@ -121,6 +121,8 @@ def refuse(request: Request, error: MMBertError) -> tuple[Response, str]:
 
 def check_ready(service: Service) -> None:
     """Raises Closed."""
+    if service.fault is not None:
+        raise Closed(service.fault)
     if service.state != "ready":
         raise Closed("the models are loading" if service.state == "loading" else "the server is going down")
 

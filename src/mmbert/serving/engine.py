@@ -5,31 +5,45 @@
 3. the worker takes rows in order until a batch has its tokens, and computes them (:mod:`mmbert.serving.worker`);
 4. when its last row is there, a thread of the pool makes the answer.
 
-A caller that cancels its future is out of the line at once.
+A caller that cancels its future is out of the line at once, and tokenising or making its answer stops at the next
+chunk (:mod:`mmbert.cancellation`).
+
+What one request may hold, so that none locks others out:
+
+- at most half of the queue (``Limits.largest``): more is refused as TooLong, alone or not, before it is tokenised where
+  its characters tell, else while it is;
+- requests of more than a batch hold at most three quarters of the queue together: the rest is left to small ones;
+- large ones never take the last thread that tokenises (:mod:`mmbert.serving.threads`).
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 
-from mmbert.errors import MMBertError, Overloaded, TooLong
+from mmbert.cancellation import Watch, check_cancelled, too_many_tokens, watched
+from mmbert.errors import MMBertError, Overloaded
 from mmbert.inference.batching import token_budget
 from mmbert.serving.line import Job, Line, Taken, size
 from mmbert.serving.task import Answer, Task
+from mmbert.serving.threads import Threads
 from mmbert.serving.worker import Lane, Worker
 
 log = logging.getLogger(__name__)
 
 R = TypeVar("R")
+
+LARGE = 1 << 17
+"""Characters from which on a request is large work for the threads: about 40 ms of tokenising."""
 
 
 class Failed(MMBertError):
@@ -63,6 +77,16 @@ class Limits:
         batch = token_budget(device) if batch_tokens is None else batch_tokens
         return cls(batch, 256 * batch if queue_tokens is None else queue_tokens)
 
+    @property
+    def largest(self) -> int:
+        """Tokens of one request at most: half of the queue, or a batch where the queue is that short."""
+        return max(self.queue_tokens // 2, min(self.batch_tokens, self.queue_tokens))
+
+    def room(self, tokens: int) -> int:
+        """Return up to how many tokens the queue may hold with a request of so many among them."""
+        small = tokens <= self.batch_tokens
+        return self.queue_tokens if small else max(self.queue_tokens * 3 // 4, self.largest)
+
 
 class Meter(Protocol):
     """Who counts what the engine does."""
@@ -78,7 +102,7 @@ class Engine:
     """Runs tasks on one model. ``pool``: threads that tokenise, shared with other engines, as the worker is."""
 
     def __init__(
-        self, worker: Worker, pool: Executor, device: torch.device, limits: Limits, meter: Meter | None = None
+        self, worker: Worker, pool: Threads, device: torch.device, limits: Limits, meter: Meter | None = None
     ) -> None:
         self.limits = limits
         self._worker, self._pool, self._meter = worker, pool, meter
@@ -88,7 +112,7 @@ class Engine:
         self._closed: str | None = None
         self._rate = 0.0
         """Tokens a second of late, while batches ran."""
-        worker.add(Lane(self._line, device, self._deliver, self._fail, self._noted))
+        worker.add(Lane(self._line, device, self._deliver, self._fail, self._noted, self._abandon))
 
     @property
     def outstanding(self) -> int:
@@ -99,31 +123,49 @@ class Engine:
         """Take no more work; what was accepted is done."""
         self._closed = reason
 
+    def abandon(self, reason: str) -> int:
+        """Take no more work and refuse what is not answered yet. Return how many requests that were."""
+        self.close(reason)
+        with self._worker.lock:
+            jobs = list(self._jobs)
+        for job in jobs:
+            _refuse(job, Closed(reason))
+        return len(jobs)
+
+    def _abandon(self, reason: str) -> None:
+        self.abandon(reason)
+
     def submit(self, task: Task[R]) -> Future[Answer[R]]:
         """The answer to come. Cancelling it takes the request out of the line.
 
-        Raises Overloaded where too much waits, Closed when no work is taken any more. The future raises TooLong for
-        more than the queue ever holds, Failed for what the model could not compute, and what ``task.prepare`` raises.
+        Raises Overloaded where too much waits, TooLong for what surely has more tokens than one request may, and Closed
+        when no work is taken any more. The future raises TooLong for what turns out to have more, Failed for what the
+        model could not compute, and what ``task.prepare`` raises.
         """
-        if self._closed is not None:
-            raise Closed(self._closed)
+        reason = self._closed or self._worker.dead
+        if reason is not None:
+            raise Closed(reason)
+        if task.least > self.limits.largest:
+            raise too_many_tokens(task.least, self.limits.largest, "or more")
         job = Job(task)
         with self._worker.lock:
-            self._reserve(job, task.characters // 4 + 2 * task.texts)  # about as many as they will be, rather fewer
+            self._reserve(job, min(task.likely, self.limits.largest))
             self._jobs.add(job)
             self._note_queue()
         job.future.add_done_callback(lambda future: self._release(job))
-        self._pool.submit(self._tokenise, job)
+        if self._worker.dead is not None:  # it died meanwhile, and may not have seen this job
+            _refuse(job, Closed(self._worker.dead))
+        self._pool.submit(self._tokenise, job, large=task.characters >= LARGE)
         return job.future
 
     def _reserve(self, job: Job, tokens: int) -> None:
         """Count a job as so many tokens, if there is room. Raises Overloaded."""
         others = self._tokens - job.reserved
-        limit = self.limits.queue_tokens
         if job not in self._jobs and len(self._jobs) >= self.limits.requests:
             raise Overloaded(f"{len(self._jobs):,} requests wait, the limit: try again later", self._wait())
-        if others and others + tokens > limit:
-            raise Overloaded(f"{others:,} tokens wait of at most {limit:,}: try again later", self._wait())
+        room = self.limits.room(tokens)
+        if others + tokens > room:
+            raise Overloaded(f"{others:,} tokens wait of at most {room:,}: try again later", self._wait())
         self._tokens, job.reserved = others + tokens, tokens
 
     def _wait(self) -> int:
@@ -143,15 +185,16 @@ class Engine:
             self._meter.queue(len(self._jobs), self._tokens)
 
     def _tokenise(self, job: Job) -> None:
-        if job.future.cancelled():
+        if job.future.done():
             return
         begun = time.perf_counter()
         try:
-            rows = job.task.prepare()
+            with watched(Watch(job.future.done, self.limits.largest)):
+                rows = job.task.prepare()
             self._enter(job, rows, begun)
         except MMBertError as error:
             _refuse(job, error)
-        except Exception as error:  # a bug of ours must reach the one who waits, not die with a task of the pool
+        except BaseException as error:  # a bug of ours, or a panic in Rust, must reach the one who waits
             log.exception("a request could not be read")
             _refuse(job, Failed(f"the request could not be read: {_line(error)}"))
 
@@ -161,14 +204,12 @@ class Engine:
             text.results = [None] * len(text.rows)
         places = [(text, index) for text in rows for index in range(len(text.rows))]
         tokens = sum(size(place) for place in places)
-        if tokens > self.limits.queue_tokens:
-            raise TooLong(
-                f"the request has {tokens:,} tokens, at most {self.limits.queue_tokens:,} can wait: send it in parts"
-            )
+        if tokens > self.limits.largest:
+            raise too_many_tokens(tokens, self.limits.largest)
         job.rows, job.missing, job.timing.tokens = rows, len(places), tokens
         job.timing.tokenization, job.queued = time.perf_counter() - begun, time.perf_counter()
         with self._worker.lock:
-            if job.future.cancelled():
+            if job.future.done():
                 return
             self._reserve(job, tokens)
             job.waiting.extend(places)
@@ -202,7 +243,7 @@ class Engine:
             self._rate += 0.1 * (rate - self._rate) if self._rate else rate
             self._note_queue()
         for job in done:
-            self._pool.submit(self._finish, job)
+            self._pool.submit(self._finish, job, large=job.timing.tokens >= LARGE // 4)
 
     def _fail(self, rows: list[Taken], error: Exception) -> None:
         job = rows[0][0]
@@ -210,26 +251,36 @@ class Engine:
         _refuse(job, Failed(f"the model failed: {_line(error)}"))
 
     def _finish(self, job: Job) -> None:
+        if job.future.done():
+            return
         try:
-            for number, text in enumerate(job.rows):
-                if not all(map(_is_finite, text.results)):
-                    raise NotFiniteAnswer(f"{_named(job, number)}: the model gives NaN or infinite numbers for it")
-            value = job.task.finish(job.rows)
+            with watched(Watch(job.future.done, self.limits.largest)):
+                for number, text in enumerate(job.rows):
+                    check_cancelled()
+                    if not all(map(_is_finite, text.results)):
+                        raise NotFiniteAnswer(f"{_named(job, number)}: the model gives NaN or infinite numbers for it")
+                value = job.task.finish(job.rows)
         except MMBertError as error:
             _refuse(job, error)
-        except Exception as error:  # as in _tokenise
+        except BaseException as error:  # as in _tokenise
             log.exception("an answer could not be made")
             _refuse(job, Failed(f"the answer could not be made: {_line(error)}"))
         else:
-            _settle(job.future, lambda: job.future.set_result(Answer(value, job.timing)))
+            _settle(job, lambda: job.future.set_result(Answer(value, job.timing)))
 
 
 def _refuse(job: Job, error: Exception) -> None:
-    _settle(job.future, lambda: job.future.set_exception(error))
+    _settle(job, lambda: job.future.set_exception(error))
 
 
-def _settle(future: Future[Any], settle: Callable[[], None]) -> None:
-    if not future.done() and future.set_running_or_notify_cancel():
+_settling = threading.Lock()
+
+
+def _settle(job: Job, settle: Callable[[], None]) -> None:
+    """Answer a request once: a result may meet the end of a drain, or the death of the worker, in another thread."""
+    with _settling:
+        first, job.settled = not job.settled, True
+    if first and job.future.set_running_or_notify_cancel():
         settle()
 
 
@@ -249,5 +300,5 @@ def _named(job: Job, number: int) -> str:
     return f"input {number} ({text[:40]!r}{' ...' if len(text) > 40 else ''})"
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -22,6 +22,7 @@ class Job:
     waiting   rows that no batch has taken
     missing   rows without a result
     turn      tokens taken since it came to the front
+    settled   its answer or error was given
     """
 
     task: Task[Any]
@@ -34,6 +35,7 @@ class Job:
     turn: int = 0
     queued: float = 0.0
     started: float | None = None
+    settled: bool = False
 
 
 Taken = tuple[Job, Place]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +20,7 @@ from mmbert.serving.abilities.judging import Judging, Ranking, judging
 from mmbert.serving.abilities.reading import Answering, Filling, Tagging
 from mmbert.serving.engine import Engine, Limits, NotFiniteAnswer
 from mmbert.serving.meters import Meters
+from mmbert.serving.threads import Threads
 from mmbert.serving.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ _ABILITIES: dict[Kind, tuple[Callable[[Loaded], Any], ...]] = {
 }
 
 
-def open_model(name: str, loaded: Loaded, worker: Worker, pool: Executor, limits: Limits, meters: Meters) -> Served:
+def open_model(name: str, loaded: Loaded, worker: Worker, pool: Threads, limits: Limits, meters: Meters) -> Served:
     """A loaded model on an engine of its own. Raises WeightsError for a kind that has no route."""
     if loaded.kind not in _ABILITIES:
         raise WeightsError(f"{loaded.folder} is a model of multiple choice, which has no route: use mmbert.Chooser")
@@ -101,7 +101,8 @@ def open_model(name: str, loaded: Loaded, worker: Worker, pool: Executor, limits
 
 def warm_up(served: Served) -> None:
     """One short and one full batch of what the model does, so that the first client waits for neither."""
-    full = "to be or not to be " * (min(served.max_tokens, served.engine.limits.batch_tokens) // 16)
+    limits = served.engine.limits
+    full = "to be or not to be " * (min(served.max_tokens, limits.batch_tokens, limits.largest) // 16)
     texts = ["warm", full]
     for ability in served.abilities:
         if isinstance(ability, Embedding):

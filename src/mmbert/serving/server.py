@@ -1,24 +1,25 @@
 """A server's life: bind, answer 503 while the models load, warm them up, serve, drain, go.
 
 HTTP runs in a thread of its own; the thread that called loads the models and then waits. So a signal while they load
-stops at once, and one later lets everything that was accepted be answered.
+stops at once, and one later lets everything that was accepted be answered, within ``Options.drain_seconds``. What is
+not answered by then is refused, and threads that still work are left behind: all of them are daemons.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from mmbert.errors import ConfigError, MissingExtra
+from mmbert.errors import ConfigError, MissingExtra, MMBertError
 
 try:
     import prometheus_client  # noqa: F401
@@ -34,17 +35,29 @@ from mmbert.serving.http import Bounds, make_http, most_connections
 from mmbert.serving.lines import Lines, log_through
 from mmbert.serving.models import open_model, served_names, warm_up
 from mmbert.serving.service import Options, Service
+from mmbert.serving.threads import Threads
 from mmbert.serving.tracing import Tracer
 from mmbert.serving.worker import Worker
 
 log = logging.getLogger(__name__)
 
-_LAST_WORDS = 30
-"""Seconds that clients have to take their answers when everything is computed."""
+_LAST_WORDS = 3
+"""Seconds that clients have at least to take their answers, at the end of a drain."""
+
+_END = 1
+"""Seconds that each kind of threads has to end, behind the drain."""
 
 _IDLE = 75
 """Seconds that a connection may be idle: longer than clients (httpx: 5) and proxies (nginx: 60) keep one, so that it is
 never closed here in the moment in which it is used there."""
+
+
+class Abandoned(MMBertError):
+    """The server's drain ended before its work: requests were refused, or threads left behind."""
+
+
+class Died(MMBertError):
+    """A thread that the server cannot do without has ended."""
 
 
 class Server:
@@ -80,12 +93,14 @@ class Server:
         options = self.service.options
         bounds = Bounds(most_connections(options.max_connections), options.head_seconds, options.body_seconds)
         self.lines = Lines()
-        self._worker = Worker()
-        self._pool = ThreadPoolExecutor(self.service.workers, thread_name_prefix="tokenise")
+        self.wake: Callable[[], None] = lambda: None
+        """Called when a thread has died that the server cannot do without; ``service.fault`` says which."""
+        self._worker = Worker(self._died)
+        self._pool = Threads(self.service.workers)
         self.host, self.port = host, int(self._socket.getsockname()[1])
         app = make_app(self.service, host=host, lines=None if quiet else self.lines, tracer=self._tracer)
         self._http = make_http(app, bounds, graceful=_LAST_WORDS, keep_alive=_IDLE)
-        self._thread = threading.Thread(target=self._http.run, args=([self._socket],), name="http", daemon=True)
+        self._thread = threading.Thread(target=self._run_http, name="http", daemon=True)
 
     @property
     def url(self) -> str:
@@ -112,27 +127,55 @@ class Server:
             self.service.models.add(served)
         self.service.state = "ready"
 
-    def drain(self) -> None:
-        """Refuse new work and wait until all that was accepted is answered."""
+    def _run_http(self) -> None:
+        try:
+            self._http.run([self._socket])
+        finally:
+            if not self._http.should_exit:
+                self._died("the HTTP thread died: the log has the traceback")
+
+    def _died(self, reason: str) -> None:
+        self.service.fault = self.service.fault or reason
+        self.wake()
+
+    def drain(self) -> int:
+        """Refuse new work and wait until all that was accepted is answered, for ``drain_seconds`` at most.
+
+        What is not answered by then is refused. Return how many requests that were.
+        """
         self.service.state = "draining"
+        end = time.monotonic() + self.service.options.drain_seconds
         for served in self.service.models:
             served.engine.close("the server is going down")
-        while self.service.outstanding:
+        while self.service.outstanding and time.monotonic() < end:
             time.sleep(0.02)
+        return sum(served.engine.abandon("the server went down before the answer") for served in self.service.models)
 
-    def stop(self) -> None:
-        """Drain, let answers be taken, end all threads."""
-        self.drain()
+    def stop(self) -> str | None:
+        """Drain, let answers be taken, end all threads, in ``drain_seconds`` and ten seconds more at most.
+
+        Return what was abandoned, in one line; None: everything accepted was answered, and no thread runs any more.
+        """
+        end = time.monotonic() + self.service.options.drain_seconds
+        abandoned = self.drain()
+        left = max(_LAST_WORDS, math.ceil(end - time.monotonic()))
+        self._http.config.timeout_graceful_shutdown = left
         self._http.should_exit = True
         if self._thread.ident is not None:
-            self._thread.join(_LAST_WORDS + 5)
+            self._thread.join(left + _END)
         self._socket.close()
-        self._worker.stop()
-        self._pool.shutdown()
+        threads = ["http"] if self._thread.is_alive() else []
+        threads += [*self._worker.stop(_END), *self._pool.stop(_END)]
         self.service.readers.shutdown(wait=False)
         if self._tracer is not None:
-            self._tracer.close()
+            last = threading.Thread(target=self._tracer.close, name="traces", daemon=True)
+            last.start()
+            last.join(_LAST_WORDS)
         self.lines.close()
+        said = [f"{abandoned:,} requests were not answered"] if abandoned else []
+        said += [f"still at work: {', '.join(threads)}"] if threads else []
+        limit = f"{self.service.options.drain_seconds:g} seconds of --drain-seconds"
+        return f"abandoned after {limit}: {'; '.join(said)}" if said else None
 
 
 def serve(
@@ -146,6 +189,7 @@ def serve(
     max_batch_tokens: int | None = None,
     max_queue_tokens: int | None = None,
     max_body: int = 2**24,
+    drain_seconds: float = Options.drain_seconds,
     auto_truncate: bool = False,
     api_key: str | None = None,
     cors: Sequence[str] = (),
@@ -165,6 +209,7 @@ def serve(
     max_batch_tokens  of one pass; default: 2,048 on a CPU, 32,768 on a GPU
     max_queue_tokens  that wait at most, for each model; default: 256 batches. Beyond it requests are refused (429)
     max_body          bytes of a request
+    drain_seconds     that accepted requests have to be answered once a signal has come
     auto_truncate     cut texts that are too long, where a request says nothing; else they are refused (413)
     api_key           that requests must carry; None: none
     cors              origins whose pages may ask
@@ -172,11 +217,13 @@ def serve(
     max_bodies        bytes of all requests in flight; default: 8 of ``max_body``. Beyond it large ones get 429
     max_connections   open at once; default: as many as there are file descriptors for, 4,096 at most
     otlp_endpoint     where OpenTelemetry traces are sent; None: nowhere
-    Raises ConfigError, WeightsError or TokenizerError in one line.
+    Raises ConfigError, WeightsError or TokenizerError in one line; Died where a thread has ended that the server
+    cannot do without, and Abandoned where the drain ended before its work: threads may then still run.
     """
     options = Options(
         max_body=max_body, max_bodies=8 * max_body if max_bodies is None else max_bodies,
-        max_connections=max_connections, auto_truncate=auto_truncate, api_key=api_key, cors=tuple(cors),
+        max_connections=max_connections, drain_seconds=drain_seconds, auto_truncate=auto_truncate,
+        api_key=api_key, cors=tuple(cors),
         allowed_hosts=tuple(allowed_hosts),
     )  # fmt: skip
     given = [models] if isinstance(models, str | Path) else list(models)
@@ -186,17 +233,30 @@ def serve(
     )  # fmt: skip
     if host not in ("127.0.0.1", "::1", "localhost") and api_key is None:
         log.warning("bound to %s without an API key: everyone who reaches this machine may ask", host)
+    abandoned: str | None = None
     with log_through(server.lines), _signals() as stopped:
+        server.wake = stopped.wake
         try:
             server.start()
             server.load()
             log.info("%s serves %s", server.url, ", ".join(served.describe() for served in server.service.models))
             stopped.wait_for_one()
-            log.info("draining: %s requests are answered, new ones refused", server.service.outstanding)
+            say(lambda: log.info("draining: %s requests are answered, new ones refused", server.service.outstanding))
         except _Stopped:
             log.info("stopped while loading")
         finally:
-            server.stop()
+            abandoned = server.stop()
+    if server.service.fault is not None:
+        raise Died(f"{server.service.fault}{'; ' + abandoned if abandoned else ''}")
+    if abandoned is not None:
+        raise Abandoned(abandoned)
+
+
+def say(write: Callable[[], object]) -> None:
+    """Write a line while the server goes. A pipe that nobody reads keeps it for a second, not for ever."""
+    thread = threading.Thread(target=write, name="say", daemon=True)
+    thread.start()
+    thread.join(1)
 
 
 class _Stopped(BaseException):
@@ -213,6 +273,10 @@ class _Signals:
     def wait_for_one(self) -> None:
         self._waiting = True
         self._event.wait()
+
+    def wake(self) -> None:
+        """End waiting, as a signal does."""
+        self._event.set()
 
     def heard(self, number: int, frame: FrameType | None) -> None:
         if self._event.is_set():

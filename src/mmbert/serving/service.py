@@ -29,6 +29,7 @@ class Options:
     max_connections   open at once; None: as many as there are file descriptors for, 4,096 at most
     head_seconds      until the headers of a request have to be there
     body_seconds      until a request has to be there; and in which a client has to take a part of its answer
+    drain_seconds     that accepted requests have to be answered once the server is told to stop
     auto_truncate     leave out the rest of texts that are too long, where the request says nothing
     api_key           None: everyone may ask
     cors              origins whose pages may ask
@@ -44,6 +45,7 @@ class Options:
     max_connections: int | None = None
     head_seconds: float = 30.0
     body_seconds: float = 60.0
+    drain_seconds: float = 30.0
     auto_truncate: bool = False
     api_key: str | None = None
     cors: tuple[str, ...] = ()
@@ -64,6 +66,8 @@ class Service:
     """Threads that read and write large JSON: two, since Python runs one at a time anyway."""
     held: Counter[str] = field(default_factory=Counter)
     """Bytes of large requests and answers in flight; the event loop's alone."""
+    fault: str | None = None
+    """Why nothing can be answered any more: which thread has died."""
 
     @property
     def outstanding(self) -> int:

@@ -27,6 +27,7 @@ class Task(Generic[R]):
     prepare     called in a thread that tokenises; raises an error of the package for what cannot be read
     compute     called in the thread that computes; tasks of equal ``compute`` share batches
     finish      called in a thread that tokenises, once each row has its result, all of finite numbers
+    longest     tokens of an item that are read at most, the rest is left out or refused; None: all of it is read
     """
 
     items: Sequence[Any]
@@ -34,11 +35,32 @@ class Task(Generic[R]):
     prepare: Callable[[], list[Rows[Any]]]
     compute: Compute
     finish: Callable[[list[Rows[Any]]], R]
+    longest: int | None = None
+
+    @property
+    def likely(self) -> int:
+        """About as many tokens as will be read, rather fewer."""
+        return self._tokens(4) + 2 * self.texts
+
+    @property
+    def least(self) -> int:
+        """Tokens that will surely be read: those of common vocabularies have 31 characters at most."""
+        return self._tokens(32)
+
+    def _tokens(self, characters: int) -> int:
+        if self.longest is None or self.characters <= self.longest * characters:
+            return self.characters // characters
+        return sum(min(size(item) // characters, self.longest) for item in self.items)
 
     @property
     def texts(self) -> int:
         """How many."""
         return len(self.items)
+
+
+def size(item: Any) -> int:
+    """Return the characters of a text, or of all texts of a pair."""
+    return len(item) if isinstance(item, str) else sum(map(size, item))
 
 
 @dataclass

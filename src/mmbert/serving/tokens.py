@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mmbert.errors import ConfigError, TooLong
+import numpy as np
+
+from mmbert.cancellation import check_cancelled
+from mmbert.errors import ConfigError
 from mmbert.inference.rows import Rows
 from mmbert.packed import Packed
-from mmbert.serving.abilities.texts import characters
+from mmbert.serving.abilities.texts import characters, check_size
 from mmbert.serving.models import Served
 from mmbert.serving.task import Place, Task
 
@@ -20,7 +23,7 @@ def tokens_of(
 
     specials  <bos> and <eos> too
     prompt    a name of the model's prompts, whose text stands before each; None: none
-    most      tokens in all; for more: TooLong
+    most      numbers of the answer, see :func:`check_size`; a token is _NUMBERS of them and the text in it
     """
     prompts = served.loaded.prompts
     if prompt is not None and prompt not in prompts:
@@ -28,21 +31,32 @@ def tokens_of(
     prefix = prompts[prompt] if prompt is not None else ""
 
     def work() -> list[list[dict[str, Any]]]:
-        found: list[list[dict[str, Any]]] = []
-        left = most
-        for text in texts:
-            found.append(_tokens(served, prefix + text, specials, left))
-            left -= len(found[-1])
-        return found
+        size = _Size(most)
+        return [_tokens(served, prefix + text, specials, size) for text in texts]
 
     return _task(texts, characters(texts), work)
 
 
-def _tokens(served: Served, text: str, specials: bool, most: int) -> list[dict[str, Any]]:
+_NUMBERS = 32
+"""Numbers that a token counts as in the size of an answer: its seven fields are about 150 bytes of JSON."""
+
+
+class _Size:
+    """How large an answer gets. Raises TooLong beyond ``most`` numbers."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.tokens, self.text = most, 0, 0
+
+    def add(self, tokens: int, text: int) -> None:
+        self.tokens += tokens
+        self.text += text
+        check_size(_NUMBERS * self.tokens, self.text, self.most)
+
+
+def _tokens(served: Served, text: str, specials: bool, size: _Size) -> list[dict[str, Any]]:
     tokenizer = served.loaded.tokenizer
     ((ids, spans),) = tokenizer.encode_spans([text], specials=True)
-    if len(ids) > most:
-        raise TooLong(f"the inputs have more tokens than one answer tells of, by {len(ids) - most:,}: send fewer")
+    size.add(len(ids), 2 * int(served.token_bytes[ids].sum()))
     bytes_of = served.token_bytes
     found = []
     for index, (start, stop) in zip(ids.tolist(), spans.tolist(), strict=True):
@@ -63,11 +77,25 @@ def _end(served: Served, index: int) -> dict[str, Any]:
     return {"id": index, "text": name, "special": True, "start": None, "stop": None, "token": name, "bytes": 0}
 
 
-def text_of(served: Served, rows: Sequence[Sequence[int]], skip_specials: bool) -> Task[list[str]]:
-    """The text of each list of ids. Raises TokenizerError for an id that is not in the vocabulary."""
+def text_of(served: Served, rows: Sequence[Sequence[int]], skip_specials: bool, most: int) -> Task[list[str]]:
+    """The text of each list of ids. Raises TokenizerError for an id that is not in the vocabulary.
+
+    most  numbers of the answer, see :func:`check_size`; every id counts as one, and with the text of its token
+    """
     tokenizer = served.loaded.tokenizer
-    size = 4 * sum(map(len, rows))
-    return _task(rows, size, lambda: [tokenizer.decode(row, specials=not skip_specials) for row in rows])
+
+    def work() -> list[str]:
+        found, ids, text = [], 0, 0
+        for row in rows:
+            check_cancelled()
+            numbers = np.asarray(row, np.int64)
+            ids += len(numbers)
+            text += int(served.token_bytes[numbers[(numbers >= 0) & (numbers < tokenizer.vocab_size)]].sum())
+            check_size(ids, text, most)
+            found.append(tokenizer.decode(row, specials=not skip_specials))
+        return found
+
+    return _task(rows, 4 * sum(map(len, rows)), work)
 
 
 def _task(items: Sequence[Any], size: int, work: Any) -> Task[Any]:

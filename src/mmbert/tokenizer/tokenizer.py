@@ -28,11 +28,14 @@ import numpy as np
 import tokenizers
 from tokenizers.processors import TemplateProcessing
 
+from mmbert.cancellation import check_cancelled, count_tokens
 from mmbert.errors import DataError, TokenizerError
 from mmbert.files import write_json, write_text
 from mmbert.hub import HubFailed, hub_file
 from mmbert.io.stream import read_text
 from mmbert.packed import Packed
+from mmbert.tokenizer.guard import check_expansion, line, no_panic, unreadable
+from mmbert.tokenizer.long_texts import chunks, encode_all
 from mmbert.tokenizer.spelling import SPACE, spelled_bytes
 
 BYTE = re.compile(r"<0x([0-9A-F]{2})>")
@@ -40,9 +43,6 @@ BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 SPECIALS = {"pad": "<pad>", "eos": "<eos>", "bos": "<bos>", "unk": "<unk>", "mask": "<mask>"}
 """Role -> content. ``<bos>`` also stands for CLS and ``<eos>`` for SEP."""
-
-_CHUNK = 2048
-"""Texts handed to Rust at once: enough for all threads, little memory for what it returns."""
 
 
 class _Ids(NamedTuple):
@@ -60,9 +60,13 @@ class Tokenizer:
         """Read the text of a ``tokenizer.json``. ``origin`` names it in errors. Raises TokenizerError."""
         self.origin = origin
         try:
-            self._marked = tokenizers.Tokenizer.from_str(content)
+            check_expansion(json.loads(content), origin)
+            with no_panic(origin):
+                self._marked = tokenizers.Tokenizer.from_str(content)
+        except TokenizerError:
+            raise
         except Exception as error:  # the Rust library raises bare Exception for whatever it cannot read
-            raise TokenizerError(f"{origin} is not a tokenizer.json: {_line(error)}") from error
+            raise TokenizerError(f"{origin} is not a tokenizer.json: {line(error)}") from error
         self._added: dict[int, tokenizers.AddedToken] = self._marked.get_added_tokens_decoder()
         ids = {role: self._marked.token_to_id(token) for role, token in SPECIALS.items()}
         missing = [SPECIALS[role] for role, index in ids.items() if index is None]
@@ -177,6 +181,11 @@ class Tokenizer:
             written.post_processor = self._template
         return written
 
+    def encode_written(self, *texts: str) -> Any:
+        """Return what the file makes of a text, or of two, with its special tokens: an ``Encoding`` of tokenizers."""
+        with no_panic(self.origin):
+            return self.written.encode(*texts)
+
     @cached_property
     def _plain(self) -> Any:
         """The same tokenizer, blind to special strings in text (Gemma's file does not mark <mask> as special)."""
@@ -220,6 +229,9 @@ class Tokenizer:
         A space before a word is part of its token. The tokens of a character that is spelled in bytes all have that
         character; a token that is only the space which the tokenizer puts before a text has none: start == end.
         """
+        return encode_all(lambda some, number: self._spans(some, specials, number), texts, first)
+
+    def _spans(self, texts: Sequence[str], specials: bool, first: int) -> list[tuple[np.ndarray, np.ndarray]]:
         rust = self._marked if specials else self._plain
         found = []
         for text, encoding in zip(texts, self._encode(rust.encode_batch, texts, first), strict=True):
@@ -228,6 +240,7 @@ class Tokenizer:
                 start, end = spans[place].tolist()
                 if text[start:end] not in (" ", SPACE):
                     spans[place, 1] = start
+            count_tokens(len(ids))
             found.append((ids, spans))
         return found
 
@@ -238,14 +251,18 @@ class Tokenizer:
         return -1 if index is None or not self.puts_space else int(index)
 
     def _encode(self, encode: Callable[..., Any], texts: Sequence[str], first: int) -> Iterator[Any]:
-        for start in range(0, len(texts), _CHUNK):
-            chunk = list(texts[start : start + _CHUNK])
+        for start, chunk in chunks(texts):
+            check_cancelled()
             if not all(isinstance(text, str) for text in chunk):  # the library takes a list of two texts for a pair
-                raise _unreadable(chunk, first + start, TypeError())
+                raise unreadable(chunk, first + start, TypeError())
             try:
-                yield from encode(chunk, add_special_tokens=False)
+                with no_panic(self.origin):
+                    found = encode(chunk, add_special_tokens=False)
+            except TokenizerError:
+                raise
             except Exception as error:
-                raise _unreadable(chunk, first + start, error) from error
+                raise unreadable(chunk, first + start, error) from error
+            yield from found
 
     def encode(self, text: str, *, specials: bool = False) -> list[int]:
         """``<bos> text <eos>``. Raises TokenizerError as :meth:`encode_batch` does."""
@@ -278,7 +295,8 @@ class Tokenizer:
         if not specials:
             hidden = set(self._ids)
             numbers = [index for index in numbers if index not in hidden]
-        text: str = self._marked.decode(numbers, skip_special_tokens=not specials)
+        with no_panic(self.origin):
+            text: str = self._marked.decode(numbers, skip_special_tokens=not specials)
         return text.removeprefix(" ") if self._leaves_space else text
 
     @cached_property
@@ -317,7 +335,8 @@ class Tokenizer:
     def normalise(self, text: str) -> str:
         """Return the text as the model of the tokenizer sees it, before it is split."""
         normalizer = self._marked.normalizer
-        return text if normalizer is None else str(normalizer.normalize_str(text))
+        with no_panic(self.origin):
+            return text if normalizer is None else str(normalizer.normalize_str(text))
 
     def save(self, folder: Path, *, max_tokens: int = 8192, as_written: bool = False) -> None:
         """Write ``tokenizer.json``, ``tokenizer_config.json`` and ``special_tokens_map.json`` for Hugging Face readers.
@@ -380,22 +399,3 @@ def _bare(value: Any) -> Any:
     if isinstance(value, list):
         return [_bare(inner) for inner in value]
     return value
-
-
-def _unreadable(texts: Sequence[Any], start: int, error: Exception) -> TokenizerError:
-    """What is wrong with the first text that cannot be encoded."""
-    for number, text in enumerate(texts, start):
-        if not isinstance(text, str):
-            return TokenizerError(f"text {number} is {type(text).__name__}, not str")
-        try:
-            text.encode()
-        except UnicodeEncodeError as fault:
-            return TokenizerError(
-                f"text {number} holds a lone surrogate at character {fault.start}: decode it as UTF-8 first"
-            )
-    return TokenizerError(f"cannot encode: {_line(error)}")
-
-
-def _line(error: Exception) -> str:
-    """An error in one line, without advice that spans more."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from mmbert.cancellation import check_cancelled
 from mmbert.errors import ConfigError, DataError, TooLong
 from mmbert.inference.batching import text_encoder
 from mmbert.inference.chunking import Passages, Span
@@ -69,7 +70,7 @@ class Embedding:
             pooled = torch.from_numpy(np.stack([text.results[0] for text in found]))
             return self._finish(pooled, width, normalize)
 
-        return Task(texts, characters(texts), prepare, self.compute, finish)
+        return Task(texts, characters(texts), prepare, self.compute, finish, self.embedder.max_tokens)
 
     def tokens(
         self, texts: Sequence[str], *, prompt: str | None = None, cut: Cut = None, most: int | None = None
@@ -90,7 +91,7 @@ class Embedding:
         def finish(found: list[Rows[Any]]) -> list[np.ndarray]:
             return [text.results[0] for text in found]
 
-        return Task(texts, characters(texts), prepare, self.compute, finish)
+        return Task(texts, characters(texts), prepare, self.compute, finish, self.embedder.max_tokens)
 
     def passages(
         self,
@@ -112,17 +113,10 @@ class Embedding:
         reader = Reader(self.embedder, chunking="late", by=by, size=size, overlap=None, prompt=name)
 
         def prepare() -> list[Rows[Any]]:
-            found = list(reader.rows(texts))
-            numbers = sum(len(text.note.cut.runs) for text in found) * (width or self.embedder.dimensions)
-            if most is not None and numbers > most:
-                raise TooLong(f"the passages' vectors would hold {numbers:,} numbers, an answer may have {most:,}")
-            return found
+            return list(reader.rows(texts, None if most is None else most // (width or self.embedder.dimensions)))
 
         def finish(found: list[Rows[Any]]) -> list[Passages]:
-            return [
-                Passages(text.note.cut.text, text.note.cut.spans, self._finish(reader.pooled(text), width, normalize))
-                for text in found
-            ]
+            return [self._passages(reader, text, width, normalize) for text in found]
 
         return Task(texts, characters(texts), prepare, self.compute, finish)
 
@@ -133,14 +127,18 @@ class Embedding:
 
         They are joined by a space where neither side has white space. Raises DataError for an empty one.
         """
-        document, spans = "", []
+        parts: list[str] = []
+        spans, end = [], 0
         for number, text in enumerate(texts):
             if not text.strip():
                 raise DataError(f"input {number} is empty: a chunk of a document has text")
-            if document and not document[-1].isspace() and not text[0].isspace():
-                document += " "
-            spans.append((len(document), len(document) + len(text)))
-            document += text
+            if parts and not parts[-1][-1].isspace() and not text[0].isspace():
+                parts.append(" ")
+                end += 1
+            spans.append((end, end + len(text)))
+            end += len(text)
+            parts.append(text)
+        document = "".join(parts)
         task = self.passages([document], by=[spans], prompt=prompt, dimensions=dimensions, normalize=normalize)
         return Task(texts, len(document), task.prepare, task.compute, lambda found: task.finish(found)[0].vectors)
 
@@ -165,6 +163,11 @@ class Embedding:
                 parts: Parts = note.parts[index]
                 found.append(sum_parts(rows, parts))
         return found
+
+    def _passages(self, reader: Reader, text: Rows[Any], width: int | None, normalize: bool) -> Passages:
+        check_cancelled()
+        cut = text.note.cut
+        return Passages(cut.text, cut.spans, self._finish(reader.pooled(text), width, normalize))
 
     def _finish(self, pooled: torch.Tensor, width: int | None, normalize: bool) -> np.ndarray:
         with torch.inference_mode():

@@ -31,6 +31,7 @@ class Judging:
         self._classifier = Classifier(loaded)
         self.labels = self._classifier.labels
         self.function = self._classifier.function()
+        self._longest = loaded.max_tokens
         self._encoder = lru_cache(2)(self._encoder_of)
 
     def classify(self, items: Sequence[Item], *, raw: bool = False, cut: Cut = None) -> Task[np.ndarray]:
@@ -40,7 +41,7 @@ class Judging:
         def finish(found: list[Rows[Any]]) -> np.ndarray:
             return apply(function, _stack(found, len(self.labels)))
 
-        return Task(items, characters(items), lambda: self._rows(items, cut), self.compute, finish)
+        return Task(items, characters(items), lambda: self._rows(items, cut), self.compute, finish, self._longest)
 
     def compute(self, packed: Packed, places: Sequence[Place]) -> list[np.ndarray]:
         """Logits of each row of a batch."""
@@ -74,7 +75,7 @@ class Ranking(Judging):
             return np.asarray(activation(torch.from_numpy(scores)).numpy())
 
         size = len(query) + characters(documents)
-        return Task(documents, size, lambda: self._rows(items, cut), self.compute, finish)
+        return Task(documents, size, lambda: self._rows(items, cut), self.compute, finish, self._longest)
 
 
 def _stack(found: list[Rows[Any]], labels: int) -> np.ndarray:

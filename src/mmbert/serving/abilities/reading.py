@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mmbert.cancellation import check_cancelled
 from mmbert.errors import ConfigError
 from mmbert.inference.answerer import Answer, Answerer, Decoding, best_answers
 from mmbert.inference.entities import Entity, Strategy
@@ -16,8 +17,9 @@ from mmbert.inference.load import Loaded
 from mmbert.inference.rows import Rows
 from mmbert.inference.tagger import Tagger
 from mmbert.packed import Packed
-from mmbert.serving.abilities.texts import characters
+from mmbert.serving.abilities.texts import characters, check_size
 from mmbert.serving.task import Place, Task
+from mmbert.tokenizer.tokenizer import SPECIALS
 
 _TOP = 100
 """Fills and answers at most."""
@@ -30,11 +32,21 @@ class Tagging:
         self._tagger = Tagger(loaded)
         self.labels = self._tagger.labels
 
-    def tag(self, texts: Sequence[str], *, strategy: Strategy = "first") -> Task[list[list[Entity]]]:
-        """The entities of each text, of ``Tagger``."""
+    def tag(
+        self, texts: Sequence[str], *, strategy: Strategy = "first", most: int | None = None
+    ) -> Task[list[list[Entity]]]:
+        """The entities of each text, of ``Tagger``. ``most``: numbers of the answer, see :func:`check_size`."""
 
         def finish(found: list[Rows[Any]]) -> list[list[Entity]]:
-            return [self._tagger.entities(text, strategy) for text in found]
+            made = []
+            numbers = text = 0
+            for one in found:
+                check_cancelled()
+                made.append(self._tagger.entities(one, strategy))
+                numbers += 4 * len(made[-1])
+                text += sum(len(entity.text) + len(entity.label) for entity in made[-1])
+                check_size(numbers, text, most)
+            return made
 
         return Task(texts, characters(texts), lambda: list(self._tagger.rows(texts)), self.compute, finish)
 
@@ -56,15 +68,28 @@ class Filling:
     def __init__(self, loaded: Loaded) -> None:
         self._model = FillMask(loaded)
 
-    def fill(self, texts: Sequence[str], *, top_k: int = 5) -> Task[list[list[list[Fill]]]]:
-        """Of each text for each mask its fills, of ``FillMask``."""
+    def fill(self, texts: Sequence[str], *, top_k: int = 5, most: int | None = None) -> Task[list[list[list[Fill]]]]:
+        """Of each text for each mask its fills, of ``FillMask``: every fill holds the whole text with it.
+
+        most  numbers of the answer, see :func:`check_size`: checked before anything is computed
+        """
         check_top(top_k, self._model.loaded.tokenizer.vocab_size)
 
         def prepare() -> list[Rows[Any]]:
+            fills = text = 0
+            for one in texts:
+                masks = one.count(SPECIALS["mask"])
+                fills += masks * top_k
+                text += masks * top_k * len(one)
+                check_size(4 * fills, text, most)
             return [_Asked(text.rows, text.note, top_k=top_k) for text in self._model.rows(texts)]
 
         def finish(found: list[Rows[Any]]) -> list[list[list[Fill]]]:
-            return [self._model.fills(text, top_k) for text in found]
+            made = []
+            for text in found:
+                check_cancelled()
+                made.append(self._model.fills(text, top_k))
+            return made
 
         return Task(texts, characters(texts), prepare, self.compute, finish)
 
@@ -79,8 +104,10 @@ class Answering:
     def __init__(self, loaded: Loaded) -> None:
         self._answerer = Answerer(loaded)
 
-    def answer(self, pairs: Sequence[tuple[str, str]], *, top_k: int = 1) -> Task[list[list[Answer]]]:
-        """The answers to each (question, text), of ``Answerer``."""
+    def answer(
+        self, pairs: Sequence[tuple[str, str]], *, top_k: int = 1, most: int | None = None
+    ) -> Task[list[list[Answer]]]:
+        """The answers to each (question, text), of ``Answerer``. ``most``: numbers of the answer, as for tags."""
         check_top(top_k)
         options = Decoding(top_k, 64, False, 0.0)
 
@@ -88,7 +115,15 @@ class Answering:
             return list(self._answerer.rows(pairs, self._answerer.loaded.max_tokens, None, options.longest))
 
         def finish(found: list[Rows[Any]]) -> list[list[Answer]]:
-            return [best_answers(text.note, text.results, options) for text in found]
+            made = []
+            numbers = text = 0
+            for one in found:
+                check_cancelled()
+                made.append(best_answers(one.note, one.results, options))
+                numbers += 4 * len(made[-1])
+                text += sum(len(answer.text) for answer in made[-1])
+                check_size(numbers, text, most)
+            return made
 
         return Task(pairs, characters(pairs), prepare, self.compute, finish)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from mmbert.errors import TooLong
+from mmbert.serving.task import size
 
 Cut = Literal["beginning", "end"] | None
 """What is kept of a text that is too long; None: it is refused."""
@@ -13,7 +14,7 @@ Cut = Literal["beginning", "end"] | None
 
 def characters(texts: Iterable[Any]) -> int:
     """Of all texts, or pairs of texts."""
-    return sum(len(text) if isinstance(text, str) else characters(text) for text in texts)
+    return sum(map(size, texts))
 
 
 def refuse_long(longest: int) -> Callable[..., None]:
@@ -27,3 +28,13 @@ def refuse_long(longest: int) -> Callable[..., None]:
             )
 
     return noted
+
+
+def check_size(numbers: int, text: int, most: int | None) -> None:
+    """Raise TooLong for an answer of more than ``most`` numbers, where four characters of text count as one."""
+    size = numbers + text // 4
+    if most is not None and size > most:
+        raise TooLong(
+            f"the answer would hold {size:,} numbers (four characters count as one), at most {most:,}: ask in several "
+            "requests"
+        )

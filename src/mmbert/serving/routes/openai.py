@@ -12,9 +12,10 @@ from pydantic import BaseModel
 
 from mmbert.serving.abilities.embedding import Embedding
 from mmbert.serving.abilities.judging import Judging, Ranking
+from mmbert.serving.abilities.texts import characters
 from mmbert.serving.call import Call
 from mmbert.serving.routes.route import Route
-from mmbert.serving.routes.tei import Label, check_vectors, named_scores
+from mmbert.serving.routes.tei import Label, check_scores, check_vectors, named_scores
 from mmbert.serving.schemas import Classify, Document, Embeddings, RerankDocuments
 
 
@@ -82,7 +83,7 @@ async def rerank(asked: RerankDocuments, call: Call) -> dict[str, Any]:
     """Documents, best first."""
     served, ranking = call.able(Ranking, asked.model)
     texts = [document if isinstance(document, str) else document.text for document in asked.documents]
-    call.check_count(len(texts))
+    call.check_count(len(texts), 2 * len(texts), characters(texts) if asked.return_documents else 0)
     task = ranking.rank(asked.query, texts, raw=bool(asked.raw_scores), cut=call.cut(asked.truncate))
     scores = await call.ask(served, task)
     results: list[dict[str, Any]] = [
@@ -100,7 +101,7 @@ async def classify(asked: Classify, call: Call) -> dict[str, Any]:
     """Classes of texts, each with its score, best first."""
     served, judging = call.able(Judging, asked.model)
     texts = [asked.input] if isinstance(asked.input, str) else asked.input
-    call.check_count(len(texts))
+    check_scores(call, judging.labels, len(texts))
     task = judging.classify(texts, raw=bool(asked.raw_scores), cut=call.cut(asked.truncate))
     scores = await call.ask(served, task)
     named = {"object": "classify", "id": f"classify-{uuid4().hex}", "created": int(time.time()), "model": served.name}

@@ -53,7 +53,8 @@ async def token_classify(asked: TokenClassify, call: Call) -> Any:
     texts = listed(asked.inputs)
     call.check_count(len(texts))
     found = [
-        [vars(entity) for entity in own] for own in await call.ask(served, tagging.tag(texts, strategy=asked.strategy))
+        [vars(entity) for entity in own]
+        for own in await call.ask(served, tagging.tag(texts, strategy=asked.strategy, most=call.most))
     ]
     return found[0] if isinstance(asked.inputs, str) else found
 
@@ -63,7 +64,7 @@ async def fill_mask(asked: FillMaskRequest, call: Call) -> Any:
     served, filling = call.able(Filling, asked.model)
     texts = listed(asked.inputs)
     call.check_count(len(texts))
-    fills = await call.ask(served, filling.fill(texts, top_k=asked.top_k))
+    fills = await call.ask(served, filling.fill(texts, top_k=asked.top_k, most=call.most))
     found = [[[vars(fill) for fill in mask] for mask in own] for own in fills]
     return found[0] if isinstance(asked.inputs, str) else found
 
@@ -74,7 +75,7 @@ async def answer(asked: AnswerRequest, call: Call) -> Any:
     questions = [asked.inputs] if isinstance(asked.inputs, Question) else asked.inputs
     call.check_count(len(questions))
     pairs = [(question.question, question.context) for question in questions]
-    answers = await call.ask(served, answering.answer(pairs, top_k=asked.top_k))
+    answers = await call.ask(served, answering.answer(pairs, top_k=asked.top_k, most=call.most))
     found = [[vars(answer) for answer in own] for own in answers]
     return found[0] if isinstance(asked.inputs, Question) else found
 
@@ -86,7 +87,7 @@ async def passages(asked: PassagesRequest, call: Call) -> Any:
     check_vectors(call, embedding, len(texts), asked.dimensions)
     task = embedding.passages(
         texts, by=asked.by, size=asked.size, prompt=asked.prompt_name, dimensions=asked.dimensions,
-        normalize=asked.normalize, most=call.service.options.max_numbers,
+        normalize=asked.normalize, most=call.most,
     )  # fmt: skip
     found = [
         [

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from mmbert.serving.abilities.embedding import Embedding
 from mmbert.serving.abilities.judging import Judging, Ranking
+from mmbert.serving.abilities.texts import characters
 from mmbert.serving.call import Call
 from mmbert.serving.models import WrongModel
 from mmbert.serving.routes.route import Route
@@ -58,6 +59,11 @@ def check_vectors(call: Call, embedding: Embedding, texts: int, dimensions: int 
     call.check_count(texts, texts * min(dimensions or embedding.embedder.dimensions, embedding.embedder.dimensions))
 
 
+def check_scores(call: Call, labels: list[str], texts: int) -> None:
+    """Raises what ``Call.check_count`` raises for the scores of all classes of so many texts."""
+    call.check_count(texts, texts * 2 * len(labels), texts * characters(labels))
+
+
 def named_scores(labels: list[str], scores: np.ndarray) -> list[dict[str, Any]]:
     """``[{"label", "score"}]`` of one text, the highest first."""
     order = np.argsort(-scores, kind="stable").tolist()
@@ -89,7 +95,7 @@ async def embed_all(asked: EmbedAll, call: Call) -> Any:
         texts,
         prompt=asked.prompt_name,
         cut=call.cut(asked.truncate, asked.truncation_direction),
-        most=call.service.options.max_numbers // width,
+        most=call.most // width,
     )
     return await call.ask(served, task)
 
@@ -103,7 +109,7 @@ async def embed_sparse(asked: EmbedAll, call: Call) -> Any:
 async def rerank(asked: Rerank, call: Call) -> list[dict[str, Any]]:
     """Texts by how well they answer the query, best first."""
     served, ranking = call.able(Ranking, asked.model)
-    call.check_count(len(asked.texts))
+    call.check_count(len(asked.texts), 2 * len(asked.texts), characters(asked.texts) if asked.return_text else 0)
     cut = call.cut(asked.truncate, asked.truncation_direction)
     scores = await call.ask(served, ranking.rank(asked.query, asked.texts, raw=bool(asked.raw_scores), cut=cut))
     order = np.argsort(-scores, kind="stable").tolist()
@@ -120,7 +126,7 @@ async def predict(asked: Predict, call: Call) -> Any:
     inputs: list[Any] = [asked.inputs] if isinstance(asked.inputs, str) else asked.inputs
     alone = isinstance(asked.inputs, str) or any(isinstance(text, str) for text in inputs)
     items = [_item(inputs)] if alone else [_item(item) for item in inputs]
-    call.check_count(len(items))
+    check_scores(call, judging.labels, len(items))
     cut = call.cut(asked.truncate, asked.truncation_direction)
     scores = await call.ask(served, judging.classify(items, raw=bool(asked.raw_scores), cut=cut))
     found = [named_scores(judging.labels, row) for row in scores]
@@ -147,8 +153,8 @@ async def tokenize(asked: Tokenize, call: Call) -> list[list[dict[str, Any]]]:
     served = call.service.models.find(asked.model)
     texts = listed(asked.inputs)
     call.check_count(len(texts))
-    specials, most = asked.add_special_tokens is not False, call.service.options.max_numbers // 32
-    return await call.ask(served, tokens_of(served, texts, specials, asked.prompt_name, most))
+    specials = asked.add_special_tokens is not False
+    return await call.ask(served, tokens_of(served, texts, specials, asked.prompt_name, call.most))
 
 
 async def decode(asked: Decode, call: Call) -> list[str]:
@@ -156,7 +162,7 @@ async def decode(asked: Decode, call: Call) -> list[str]:
     served = call.service.models.find(asked.model)
     rows: Any = asked.ids if asked.ids and isinstance(asked.ids[0], list) else [asked.ids]
     call.check_count(len(rows))
-    return await call.ask(served, text_of(served, rows, asked.skip_special_tokens is not False))
+    return await call.ask(served, text_of(served, rows, asked.skip_special_tokens is not False, call.most))
 
 
 def listed(inputs: str | list[str]) -> list[str]:

@@ -1,0 +1,73 @@
+"""Long work that can be stopped: who runs it says how it is watched, and its loops report between bounded chunks.
+
+    with watched(Watch(future.done, most_tokens=100_000)):
+        rows = encode(texts)  # calls check_cancelled() between chunks, and count_tokens()
+
+Without a watch, as in the library, both calls do nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from mmbert.errors import MMBertError, TooLong
+
+
+class Cancelled(MMBertError):
+    """Nobody waits for the result of this work any more."""
+
+
+@dataclass
+class Watch:
+    """How some work is watched.
+
+    cancelled    whether nobody waits for its result any more
+    most_tokens  that it may read; from the first token beyond them it raises TooLong
+    """
+
+    cancelled: Callable[[], bool]
+    most_tokens: int
+    tokens: int = 0
+
+
+_watch: ContextVar[Watch | None] = ContextVar("watch", default=None)
+
+
+@contextmanager
+def watched(watch: Watch) -> Iterator[Watch]:
+    """Watch the work inside, in this thread."""
+    before = _watch.set(watch)
+    try:
+        yield watch
+    finally:
+        _watch.reset(before)
+
+
+def is_watched() -> bool:
+    """Return whether the work of this thread can be cancelled, so that it is worth doing in small chunks."""
+    return _watch.get() is not None
+
+
+def check_cancelled() -> None:
+    """Raise Cancelled if nobody waits for the work of this thread any more. Cheap: called between chunks."""
+    watch = _watch.get()
+    if watch is not None and watch.cancelled():
+        raise Cancelled("nobody waits for this any more")
+
+
+def count_tokens(tokens: int) -> None:
+    """Count tokens of texts that are read as a whole. Raises TooLong as soon as they are too many, or Cancelled."""
+    check_cancelled()
+    if (watch := _watch.get()) is not None:
+        watch.tokens += tokens
+        if watch.tokens > watch.most_tokens:
+            raise too_many_tokens(watch.tokens, watch.most_tokens, "or more")
+
+
+def too_many_tokens(tokens: int, most: int, more: str = "") -> TooLong:
+    """Return the error for a request of more tokens than one request may have."""
+    known = f"{tokens:,} tokens {more}".rstrip()
+    return TooLong(f"the request has {known}, at most {most:,} can wait for one request: send it in parts")

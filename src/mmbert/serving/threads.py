@@ -1,0 +1,72 @@
+"""The threads that tokenise and make answers: small requests always get one, and none of them keeps a process alive.
+
+A request of many characters or tokens is large. Large ones never take the last thread, so that a small one waits for
+small ones only, whatever large ones do. ``ThreadPoolExecutor`` has no such place, and the interpreter waits at its exit
+for the threads of one; these are daemons, which :meth:`Threads.stop` leaves behind after a deadline.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+class Threads:
+    """``count`` threads, at least two; all but one of them also do large work."""
+
+    def __init__(self, count: int, name: str = "tokenise") -> None:
+        self._changed = threading.Condition()
+        self._small: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._large: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._large_running = 0
+        self._most_large = max(1, count - 1)
+        self._stopping = False
+        self._threads = [
+            threading.Thread(target=self._run, name=f"{name}-{number}", daemon=True) for number in range(max(2, count))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, function: Callable[..., None], *arguments: Any, large: bool = False) -> None:
+        """Call a function in a thread, first come first served among the large and among the small."""
+        with self._changed:
+            (self._large if large else self._small).append((function, arguments))
+            self._changed.notify()
+
+    def stop(self, seconds: float) -> list[str]:
+        """Do what was submitted, then end. Return the names of threads that still run after so many seconds."""
+        end = time.monotonic() + seconds
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
+        return [thread.name for thread in self._threads if thread.is_alive()]
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._small or self._may_take_large() or self._stopping)
+                large = not self._small and self._may_take_large()
+                if not large and not self._small:
+                    return  # stopping; large work that waits is left to the thread that does some
+                function, arguments = (self._large if large else self._small).popleft()
+                self._large_running += large
+            try:
+                function(*arguments)
+            except BaseException:  # a Rust library's panic is no Exception; a thread must not end of one
+                log.exception("an error in thread %s", threading.current_thread().name)
+            finally:
+                if large:
+                    with self._changed:
+                        self._large_running -= 1
+                        self._changed.notify_all()
+
+    def _may_take_large(self) -> bool:
+        return bool(self._large) and self._large_running < self._most_large
