@@ -16,7 +16,7 @@ def _refused(raw: bytes) -> Callable[[Served], Answer | tuple[str, str]]:
 
     def act(served: Served) -> Answer | tuple[str, str]:
         answer = send(served.port, raw, 20.0, linger=0.5)
-        if answer.rest:
+        if answer.rest.startswith(b"HTTP/1.1 200"):
             return "silent", f"{answer.status}, and a second answer on the same connection"
         if answer.status is not None and answer.status < 300:
             return "silent", f"{answer.status} {answer.body[:60]!r}"

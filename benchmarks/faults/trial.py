@@ -164,7 +164,7 @@ class Trial:
         after  seconds of processor that the command has used by then: on a busy machine it comes equally far
         """
         process, since = self.start(command), time.monotonic()
-        while process.poll() is None and not (_of(process) >= after and when()):
+        while process.poll() is None and not (cpu_seconds(process.pid) >= after and when()):
             if time.monotonic() - since > LIMIT:
                 raise TimeoutError(f"nothing to wait for in {command}")
             time.sleep(0.001)
@@ -186,9 +186,9 @@ class Trial:
         """Seconds of processor of a run, measured on a second one, which must end like the first."""
         folder = self.home / "second"
         self.reference()
-        before = _of_children()
+        before = cpu_seconds_of_children()
         self.do("run", folder)
-        spent = _of_children() - before
+        spent = cpu_seconds_of_children() - before
         if self.differences(folder):
             raise SystemExit(f"two runs without a fault differ: {self.differences(folder)}")
         shutil.rmtree(folder)
@@ -205,16 +205,16 @@ class Trial:
         return [file for file in files if not _same(folder / file, whole / file)]
 
 
-def _of(process: subprocess.Popen[str]) -> float:
+def cpu_seconds(pid: int) -> float:
     """Seconds of processor of a process; none once it is over."""
     try:
-        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return 0.0
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _of_children() -> float:
+def cpu_seconds_of_children() -> float:
     """Of all processes that were waited for."""
     times = os.times()
     return times.children_user + times.children_system
