@@ -1,6 +1,6 @@
 """Damaged files of every kind that a command reads: some 300 of them, each read by the command that reads it.
 
-    python benchmarks/faults/corrupt.py [--model runs/nano/final] [--json FILE] [--tries 300] [name ...]
+    python benchmarks/faults/corrupt.py [--model runs/nano/final] [--json FILE] [--tries 9] [name ...]
 
 A folder is made once, its files are damaged one at a time in a copy (a bit flipped, cut, zeros or other bytes over a
 block, two blocks exchanged, bytes appended, emptied), and the command is run on the copy in a forked process, so that
@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -137,15 +137,6 @@ def _child(arguments: list[str], out: Path, err: Path) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-
-
-def targets(work: Work, home: Path) -> Iterator[tuple[Target, Path]]:
-    """Yield what is damaged, each with its folder, made on the way."""
-    yield from _models(work, home)
-    yield from _inputs(work, home)
-    yield from _indexes(work, home)
-    yield from _runs(work, home)
-    yield from _begun(work, home)
 
 
 def _models(work: Work, home: Path) -> Iterator[tuple[Target, Path]]:
@@ -316,24 +307,27 @@ def damaged(target: Target, folder: Path, tries: int, draw: random.Random, home:
         yield Outcome(target.name, name, kind, said, time.monotonic() - began)
 
 
-def run_all(model: Path, tries: int = 300, names: tuple[str, ...] = (), seed: int = 14) -> list[Outcome]:
-    """Damage files ``tries`` times in all, or those of the targets whose names hold one of ``names``."""
+MAKERS: dict[str, Callable[[Work, Path], Iterator[tuple[Target, Path]]]] = {
+    "models": _models, "inputs": _inputs, "indexes": _indexes, "runs": _runs, "begun": _begun,
+}  # fmt: skip
+"""What yields targets, each with the folder that it makes on the way."""
+
+
+def run_all(model: Path, tries: int = 9, names: Collection[str] = MAKERS, seed: int = 14) -> Iterator[Outcome]:
+    """Damage files of the named kinds: of each target ``tries`` times its weight."""
     os.environ.update(ENVIRONMENT)
     os.chdir(ROOT)
     _import_all()
-    outcomes = []
     with tempfile.TemporaryDirectory(prefix="corrupt-") as temporary:
         home = Path(temporary)
         work = Work(home / "work", model)
-        made = [(t, f) for t, f in targets(work, home) if not names or any(name in t.name for name in names)]
-        total = sum(target.weight for target, _ in made)
-        for number, (target, folder) in enumerate(made):
-            share = max(3, round(tries * target.weight / total))
-            for outcome in damaged(target, folder, share, random.Random(f"{seed} {number}"), home):
-                if outcome.kind not in ("named", "harmless"):
-                    sys.stderr.write(f"{outcome.kind:9} {outcome.group}: {outcome.name}: {outcome.said}\n")
-                outcomes.append(outcome)
-    return outcomes
+        for name in names:
+            for number, (target, folder) in enumerate(MAKERS[name](work, home)):
+                draw = random.Random(f"{seed} {name} {number}")
+                for outcome in damaged(target, folder, tries * target.weight, draw, home):
+                    if outcome.kind not in ("named", "harmless"):
+                        sys.stderr.write(f"{outcome.kind:9} {outcome.group}: {outcome.name}: {outcome.said}\n")
+                    yield outcome
 
 
 def _import_all() -> None:
@@ -352,14 +346,15 @@ def _import_all() -> None:
 def main() -> None:
     """Damage what is asked for, all without names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="parts of names of groups")
+    parser.add_argument("names", nargs="*", choices=[*MAKERS, []], metavar="name", help=", ".join(MAKERS))
     parser.add_argument("--model", type=Path, default=Path("runs/nano/final"), help="a masked language model")
     parser.add_argument("--json", type=Path, help="write each outcome as a line of JSON")
-    parser.add_argument("--tries", type=int, default=300, help="files damaged in all")
+    parser.add_argument("--tries", type=int, default=9, help="files damaged, times the weight of their kind")
     options = parser.parse_args()
-    outcomes = run_all(options.model.absolute(), options.tries, tuple(options.names))
-    if options.json is not None:
-        write(outcomes, options.json.absolute())
+    model, record = options.model.absolute(), options.json and options.json.absolute()
+    outcomes = list(run_all(model, options.tries, options.names or MAKERS))
+    if record is not None:
+        write(outcomes, record)
     print(table(outcomes))
     sys.exit(bool(failures(outcomes)))
 

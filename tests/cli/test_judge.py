@@ -10,6 +10,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pyarrow.parquet
 import pytest
@@ -158,6 +159,26 @@ def test_a_stopped_command_goes_on(models: Path, run: Command, fails: Any, tmp_p
         assert json.loads(found)["score"] == pytest.approx(json.loads(expected)["score"], abs=1e-5)
     assert not list(tmp_path.glob("*partial"))
     assert "is there already" in fails("classify", models / "classes", source, "-o", out)
+
+
+def test_answers_that_were_damaged_are_computed_again(models: Path, run: Command, fails: Any, tmp_path: Path) -> None:
+    texts = [f"{text} {n}" for n in range(4) for text in TEXTS]
+    source, out = tmp_path / "texts.txt", tmp_path / "out.jsonl"
+    lines(source, texts)
+    same = ("classify", models / "classes", source, "--precision", "fp32", "-o")
+    run(*same, tmp_path / "whole.jsonl")
+    whole = (tmp_path / "whole.jsonl").read_bytes().splitlines()
+    source.write_bytes(("\n".join(texts[:7]) + "\n").encode() + b"\xff\n")
+    assert "texts.txt:8: not UTF-8" in fails(*same, out)
+    begun = [line + b"\n" for line in whole[:7]]
+    out.with_name("out.jsonl.sums.partial").write_bytes(b"".join(crc32(line).to_bytes(4, "little") for line in begun))
+    begun[4] = begun[4].replace(b"0.", b"9.", 1)
+    out.with_name("out.jsonl.partial").write_bytes(b"".join(begun))
+    lines(source, texts)
+    run(*same, out)
+    for found, expected in zip(out.read_bytes().splitlines(), whole, strict=True):
+        assert json.loads(found)["score"] == pytest.approx(json.loads(expected)["score"], abs=1e-5)
+    assert not list(tmp_path.glob("*partial"))
 
 
 def test_parquet_holds_what_json_lines_hold(models: Path, run: Command, fails: Any, tmp_path: Path) -> None:

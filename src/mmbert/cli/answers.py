@@ -1,11 +1,14 @@
 """An answer for every line: JSON lines or a Parquet file out; with ``-o`` a command goes on where it was stopped.
 
-While it works, ``NAME.partial`` (of a Parquet file: ``NAME.jsonl.partial``) holds the answers so far as JSON lines, and
-``NAME.json.partial`` what makes them. At the end the one becomes the file and the other goes.
+While it works, ``NAME.partial`` (of a Parquet file: ``NAME.jsonl.partial``) holds the answers so far as JSON lines,
+``NAME.json.partial`` what makes them, and ``NAME.sums.partial`` the CRC-32 of each line. At the end the first becomes
+the file and the others go.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +16,7 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
+from zlib import crc32
 
 import orjson
 import typer
@@ -23,6 +27,8 @@ from mmbert.errors import ConfigError, MMBertError
 from mmbert.files import PARTIAL, atomic_file, disk_errors, read_json, sync_file, sync_folder, write_json
 from mmbert.io.faults import RowFaults
 from mmbert.locks import LOCK, lock_file
+
+log = logging.getLogger(__name__)
 
 _NUMBER = re.compile(r"(text|question|context|query) (\d+)\b")
 
@@ -121,11 +127,16 @@ def _sink(
         return
     table = out.suffix == PARQUET
     partial = out.with_name(out.name + (".jsonl" if table else "") + PARTIAL)
-    begun = out.with_name(out.name + ".json" + PARTIAL)
+    begun, sums = (out.with_name(out.name + name + PARTIAL) for name in (".json", ".sums"))
     with disk_errors(out), lock_file(out.with_name(out.name + LOCK), what=out):
-        done = _resume(partial, begun, stamp())
-        with partial.open("ab") as file:
-            yield (lambda value: _write(file, value)), done
+        done = _resume(partial, begun, sums, stamp())
+        # Sums are not buffered: where the process is killed, there is one for every line that reached the disk.
+        with partial.open("ab") as answers, sums.open("ab", buffering=0) as checks:
+
+            def write(value: dict[str, Any]) -> None:
+                checks.write(_sum(_write(answers, value)))
+
+            yield write, done
         if table:
             with atomic_file(out) as file:
                 write_parquet(lambda: _read(partial), file)
@@ -133,12 +144,19 @@ def _sink(
         else:
             sync_file(partial)
             partial.replace(out)
+        sums.unlink()
         begun.unlink(missing_ok=True)
         sync_folder(out.parent)
 
 
-def _write(file: IO[bytes], value: dict[str, Any]) -> None:
-    file.write(orjson.dumps(value) + b"\n")
+def _write(file: IO[bytes], value: dict[str, Any]) -> bytes:
+    line = orjson.dumps(value) + b"\n"
+    file.write(line)
+    return line
+
+
+def _sum(line: bytes) -> bytes:
+    return crc32(line).to_bytes(4, "little")
 
 
 def _plain(value: dict[str, Any]) -> dict[str, Any]:
@@ -153,21 +171,29 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
             yield orjson.loads(line)
 
 
-def _resume(partial: Path, begun: Path, stamp: dict[str, Any]) -> int:
-    """Whole lines of a begun file, what follows them cut off. Raises ConfigError if it was begun otherwise."""
-    if partial.exists() and begun.exists():
-        stated = read_json(begun)
-        changed = [key for key in stamp if stated.get(key) != stamp[key]]
-        if changed:
-            raise ConfigError(f"{partial} was begun with another {', '.join(changed)}: delete it to begin anew")
-    else:
-        partial.unlink(missing_ok=True)
+def _resume(partial: Path, begun: Path, sums: Path, stamp: dict[str, Any]) -> int:
+    """Return how many lines of a begun file match their sums; what follows them is cut off.
+
+    Raises ConfigError if the file was begun otherwise.
+    """
+    if not (partial.exists() and begun.exists()):
+        for left in (partial, sums):
+            left.unlink(missing_ok=True)
         write_json(begun, stamp)
         return 0
+    stated = read_json(begun)
+    changed = [key for key in stamp if not isinstance(stated, dict) or stated.get(key) != stamp[key]]
+    if changed:
+        raise ConfigError(f"{partial} was begun with another {', '.join(changed)}: delete it to begin anew")
     lines = whole = 0
-    with partial.open("rb+") as file:
+    with partial.open("rb+") as file, sums.open("ab+") as checks:
+        checks.seek(0)
         for line in file:
-            if line.endswith(b"\n"):
-                lines, whole = lines + 1, whole + len(line)
+            if _sum(line) != checks.read(4):
+                break
+            lines, whole = lines + 1, whole + len(line)
+        if rest := file.seek(0, os.SEEK_END) - whole:
+            log.info("%s: its last %d bytes are unfinished or damaged: computing them again", partial, rest)
         file.truncate(whole)
+        checks.truncate(4 * lines)
     return lines

@@ -194,7 +194,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     by_tokens: dict[int, dict[str, Any]] = {}
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, start=1):
         try:
             values = json.loads(line)
