@@ -8,8 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from mmbert.errors import MMBertError
-from mmbert.files import PARTIAL, atomic_file, atomic_folder, read_json, sha256, write_json, write_text
+from mmbert.errors import DataError, MMBertError
+from mmbert.files import (
+    PARTIAL,
+    atomic_file,
+    atomic_folder,
+    read_checked_json,
+    read_json,
+    sha256,
+    write_checked_json,
+    write_json,
+    write_text,
+)
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
@@ -60,6 +70,17 @@ def test_a_full_or_closed_disk_is_one_line(tmp_path: Path, code: int, says: str)
     with pytest.raises(MMBertError, match=says), atomic_file(path):
         raise OSError(code, os.strerror(code))
     assert path.read_text() == "old"
+
+
+def test_a_changed_figure_of_a_file_of_ours_is_named(tmp_path: Path) -> None:
+    path, values = tmp_path / "a.json", {"b": [1, 2.5, None], "a": {"ሰላም": 1e-9}}
+    write_checked_json(path, values)
+    assert read_checked_json(path) == values
+    path.write_text(path.read_text().replace("2.5", "2.6"))
+    with pytest.raises(DataError, match="does not match"):
+        read_checked_json(path)
+    write_json(path, values)  # as older versions wrote it
+    assert read_checked_json(path) == values
 
 
 def test_json(tmp_path: Path) -> None:

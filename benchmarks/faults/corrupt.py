@@ -221,7 +221,7 @@ def _runs(work: Work, home: Path) -> Iterator[tuple[Target, Path]]:
         lambda f: digest(f.glob("shards/**/*"), f), weight=2,
     ), text  # fmt: skip
     yield Target(
-        "records of a run", _files("evaluation/*.json", "mixture.json", "*/metrics.jsonl", "merge/*.json"),
+        "records of a run", _files("evaluation/*.json", "mixture.json", "merge/*.json"),
         lambda f: ["run", recipe, *changes, "--out", str(f)],
         lambda f: digest([f / "report.html", *f.glob("**/final/model.safetensors")], f), weight=2,
     ), _copy(whole, home / "records", "report.html")  # fmt: skip

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,8 @@ START = 180.0
 """Seconds until a server must be ready."""
 STOP = 75.0
 """Seconds after which a server that heard SIGTERM counts as hanging."""
+MEMORY = 6 * 2**30
+"""Bytes of memory that a server may take."""
 KEPT = 2**22
 """Bytes of an answer that the client keeps."""
 Json = Any
@@ -248,7 +250,12 @@ def held(port: int, count: int, raw: bytes = b"") -> Iterator[list[socket.socket
             connection.close()
 
 
-def _limit(descriptors: int | None) -> Any:
-    if descriptors is None:
-        return None
-    return lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
+def _limit(descriptors: int | None) -> Callable[[], None]:
+    """Return what sets the limits of the server's process: no attack may take the machine that it is tried on."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+        if descriptors is not None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
+
+    return limit

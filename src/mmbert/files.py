@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from zlib import crc32
 
-from mmbert.errors import MMBertError
+from mmbert.errors import DataError, MMBertError
 from mmbert.io.stream import read_text
 
 PARTIAL = ".partial"
@@ -191,6 +191,30 @@ def read_json(path: Path) -> Any:
         return json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise MMBertError(f"{path} is not valid JSON ({error}): delete it or restore it") from error
+
+
+def write_checked_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON object that we read again ourselves: one more key, ``crc32``, holds a checksum of the others."""
+    write_json(path, {**values, CRC: _json_crc32(values)})
+
+
+def read_checked_json(path: Path) -> Any:
+    """Return what :func:`write_checked_json` wrote, without the checksum; files of older versions have none.
+
+    Raises MMBertError naming the file if it is absent or not JSON, DataError if it does not match its checksum.
+    """
+    values = read_json(path)
+    stated = values.pop(CRC, None) if isinstance(values, dict) else None
+    if stated is not None and stated != _json_crc32(values):
+        raise DataError(f"{path} is damaged (its checksum does not match): delete it or restore it")
+    return values
+
+
+CRC = "crc32"
+
+
+def _json_crc32(values: Mapping[str, Any]) -> int:
+    return crc32(json.dumps(values, sort_keys=True).encode())
 
 
 def sha256(path: Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import shutil
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from little_models import TEXTS, WIDTH, records, unit_rows
 
 import mmbert
 from mmbert.errors import ConfigError, DataError, MMBertError
+from mmbert.files import read_checked_json, write_checked_json
 from mmbert.inference.embedder import Embedder
 from mmbert.locks import lock_folder
 from mmbert.search import lance, writing
@@ -306,12 +306,18 @@ def test_one_writer_at_a_time(embed: Embedder, tmp_path: Path) -> None:
 
 
 def damaged(place: Path, what: str) -> None:
-    manifest = json.loads((place / "index.json").read_text())
+    manifest = read_checked_json(place / "index.json")
     if what == "version":
         manifest["version"] = 99
     elif what == "field":
         del manifest["dimensions"]
-    (place / "index.json").write_text("{" if what == "json" else json.dumps(manifest))
+    elif what == "prompt":
+        text = (place / "index.json").read_text()
+        (place / "index.json").write_text(text.replace('"query_prompt": "', '"query_prompt": "x'))
+        return
+    write_checked_json(place / "index.json", manifest)
+    if what == "json":
+        (place / "index.json").write_text("{")
     if what == "rows":
         (place / "vectors-0000" / "rows.bin").write_bytes(b"12")
     elif what == "records":
@@ -326,6 +332,7 @@ def damaged(place: Path, what: str) -> None:
         ("version", "index.json is of version 99, this package reads 2"),
         ("field", "is damaged .dimensions."),
         ("json", "not valid JSON"),
+        ("prompt", "index.json is damaged .its checksum does not match."),
         ("rows", "rows.bin has 2 bytes of 640: it is damaged"),
         ("records", "records.sqlite is damaged"),
         ("no records", "no records.sqlite"),

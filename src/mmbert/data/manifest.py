@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mmbert.data.shard import Shard
 from mmbert.errors import BadShard, DataError, TokenizerError
-from mmbert.files import read_json, write_json
+from mmbert.files import read_checked_json, write_checked_json
 from mmbert.log import progress
 
 FILE = "manifest.json"
@@ -73,7 +73,7 @@ class Manifest(_Record):
 
     def save(self, folder: Path) -> None:
         """Write ``folder/manifest.json``, atomically."""
-        write_json(folder / FILE, self.model_dump(mode="json"))
+        write_checked_json(folder / FILE, self.model_dump(mode="json"))
 
     @classmethod
     def load(cls, folder: Path, verify: bool = False) -> Self:
@@ -91,7 +91,7 @@ class Manifest(_Record):
         path = folder / FILE
         if not path.is_file():
             raise DataError(f"no such file: {path}: run `mmbert data prepare RECIPE --out {folder.parent}` first")
-        values = read_json(path)
+        values = read_checked_json(path)
         version = values.get("version") if isinstance(values, dict) else None
         if version != VERSION:
             raise DataError(f"{path} has version {version}, only {VERSION} can be read: update mmbert or prepare again")

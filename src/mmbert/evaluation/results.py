@@ -19,7 +19,7 @@ from typing import Self, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mmbert.errors import MMBertError
-from mmbert.files import read_json, sha256, write_json
+from mmbert.files import read_checked_json, sha256, write_checked_json
 
 BASELINE = "unigram"
 """Name of the baseline's file; no phase may be called so."""
@@ -186,13 +186,13 @@ R = TypeVar("R", Baseline, ModelResult)
 
 def save(result: Baseline | ModelResult, path: Path) -> None:
     """Write a result as JSON, atomically."""
-    write_json(path, result.model_dump(mode="json"))
+    write_checked_json(path, result.model_dump(mode="json"))
 
 
 def read(kind: type[R], path: Path) -> R:
     """Read a result; raises MMBertError naming the file if it is absent or of another form."""
     try:
-        return kind.model_validate(read_json(path))
+        return kind.model_validate(read_checked_json(path))
     except ValidationError as error:
         fault = error.errors()[0]
         place = ".".join(map(str, fault["loc"]))

@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError
 
 from mmbert.errors import MMBertError
 from mmbert.evaluation.results import Result
-from mmbert.files import read_json, write_json
+from mmbert.files import read_checked_json, write_checked_json
 
 
 class TaskScore(Result):
@@ -70,7 +70,7 @@ class Store:
         if not self.path.is_file():
             return self._empty
         try:
-            return TaskResult.model_validate(read_json(self.path))
+            return TaskResult.model_validate(read_checked_json(self.path))
         except ValidationError as error:
             fault = error.errors()[0]
             place = ".".join(map(str, fault["loc"]))
@@ -81,4 +81,6 @@ class Store:
     def write(self, key: str, run: TaskRun) -> None:
         """Put one run in its place, atomically."""
         result = self.read()
-        write_json(self.path, result.model_copy(update={"runs": {**result.runs, key: run}}).model_dump(mode="json"))
+        write_checked_json(
+            self.path, result.model_copy(update={"runs": {**result.runs, key: run}}).model_dump(mode="json")
+        )

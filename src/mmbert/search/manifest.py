@@ -10,7 +10,7 @@ from typing import Any, get_args
 import numpy as np
 
 from mmbert.errors import ConfigError, DataError
-from mmbert.files import read_json, write_json
+from mmbert.files import read_checked_json, write_checked_json
 from mmbert.inference.embedder import Embedder
 from mmbert.search.store import KINDS, StoreName
 
@@ -73,7 +73,7 @@ class Manifest:
         path = folder / NAME
         if not path.is_file():
             raise DataError(f"no index in {folder}: make one with mmbert index build, or SearchIndex.create")
-        values = read_json(path)
+        values = read_checked_json(path)
         version = values.pop("version", None) if isinstance(values, dict) else None
         if version != VERSION:
             raise DataError(f"{path} is of version {version}, this package reads {VERSION}: build the index again")
@@ -83,7 +83,7 @@ class Manifest:
         return cls(**values)
 
     def save(self, folder: Path) -> None:
-        write_json(folder / NAME, {"version": VERSION, **asdict(self)})
+        write_checked_json(folder / NAME, {"version": VERSION, **asdict(self)})
 
     def check_model(self, embedder: Embedder, folder: Path) -> None:
         """Raises ConfigError, naming both, for a model that did not make the vectors."""
