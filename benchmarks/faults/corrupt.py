@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from outcome import Outcome, failures, of_command, table, write
+from outcome import Outcome, failures, keep, of_command, table
 from work import ENVIRONMENT, QUERIES, ROOT, Work, digest, run, start
 
 LIMIT = 120.0
@@ -352,9 +352,7 @@ def main() -> None:
     parser.add_argument("--tries", type=int, default=9, help="files damaged, times the weight of their kind")
     options = parser.parse_args()
     model, record = options.model.absolute(), options.json and options.json.absolute()
-    outcomes = list(run_all(model, options.tries, options.names or MAKERS))
-    if record is not None:
-        write(outcomes, record)
+    outcomes = keep(run_all(model, options.tries, options.names or MAKERS), record)
     print(table(outcomes))
     sys.exit(bool(failures(outcomes)))
 

@@ -23,7 +23,7 @@ import http_connections
 import http_framing
 import http_fuzz
 import http_models
-from outcome import Outcome, failures, table, write
+from outcome import Outcome, failures, keep, table
 from served import Answer, Served
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "serving"))  # its models of every kind
@@ -94,12 +94,11 @@ def run_group(group: Group, start: Callable[..., Served]) -> Iterator[Outcome]:
     yield _stopped(served, replace(found[-1], kind=kind, said=said))
 
 
-def run_all(model: Path, names: Iterable[str] = ()) -> list[Outcome]:
+def run_all(model: Path, names: Iterable[str] = ()) -> Iterator[Outcome]:
     """Try all attacks, or those of which a group's or their own name holds one of ``names``."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     wanted = list(names)
-    outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory(prefix="attacks-") as temporary:
         home = Path(temporary)
         for group in GROUPS:
@@ -108,12 +107,11 @@ def run_all(model: Path, names: Iterable[str] = ()) -> list[Outcome]:
                 if not wanted or any(part in f"{group.name}: {name}" for part in wanted)
             }  # fmt: skip
             if chosen:
-                outcomes += _told(run_group(replace(group, attacks=chosen), lambda **o: Served([model], home, **o)))
+                yield from _told(run_group(replace(group, attacks=chosen), lambda **o: Served([model], home, **o)))
         if not wanted or "models" in wanted:
-            outcomes += _told(http_models.hostile(model, home))
+            yield from _told(http_models.hostile(model, home))
         if not wanted or "fuzz" in wanted:
-            outcomes += _told(http_fuzz.fuzz(home))
-    return outcomes
+            yield from _told(http_fuzz.fuzz(home))
 
 
 def _told(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
@@ -148,9 +146,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path("runs/nano/final"), help="a masked language model")
     parser.add_argument("--json", type=Path, help="write each outcome as a line of JSON")
     options = parser.parse_args()
-    outcomes = run_all(options.model.absolute(), options.names)
-    if options.json is not None:
-        write(outcomes, options.json)
+    outcomes = keep(run_all(options.model.absolute(), options.names), options.json)
     print(table(outcomes))
     sys.exit(bool(failures(outcomes)))
 

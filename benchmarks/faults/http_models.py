@@ -70,6 +70,7 @@ def _serve(name: str, folder: Path, home: Path) -> Outcome:
     health, memory = served.health(since), served.memory()
     statuses = [answer.status for answer in answers]
     kind = "hang" if None in statuses or health > 5 else "500" if 500 in statuses else "named"
+    kind = "harmless" if set(statuses) == {200} else kind
     outcome = Outcome(GROUP, name, kind, f"{statuses}", time.monotonic() - began, health, memory)
     stop = served.stop()
     stderr = served.said()

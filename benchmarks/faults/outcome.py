@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -36,22 +37,35 @@ class Outcome:
     """Seconds from SIGTERM to the end of the process."""
 
 
-def table(outcomes: Iterable[Outcome]) -> str:
-    """Return a Markdown table with one row a group, in the order of their first tries."""
+def table(outcomes: Iterable[Outcome], before: Iterable[Outcome] = ()) -> str:
+    """Return a Markdown table with one row a group; with outcomes of before, each cell is ``before → now``."""
+    now, then = _cells(outcomes), _cells(before)
+    columns = ("group", "tries", *KINDS, "/health s", "memory", "SIGTERM s")
+    lines = [_line(columns), "| --- |" + " ---: |" * (len(columns) - 1)]
+    for name, own in now.items():
+        old = then.get(name)
+        cells = (
+            own if old is None else [new if new == was else f"{was} → {new}" for was, new in zip(old, own, strict=True)]
+        )
+        lines.append(_line((name, *cells)))
+    return "\n".join(lines)
+
+
+def _cells(outcomes: Iterable[Outcome]) -> dict[str, list[str]]:
+    """Return group -> tries, counts of each kind, and the worst figures, in the order of the first tries."""
     groups: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         groups.setdefault(outcome.group, []).append(outcome)
-    columns = ("group", "tries", *KINDS, "/health s", "memory", "SIGTERM s")
-    lines = [_line(columns), "| --- |" + " ---: |" * (len(columns) - 1)]
-    for name, own in groups.items():
-        counts = [str(sum(outcome.kind == kind for outcome in own)) for kind in KINDS]
-        worst = [
+    return {
+        name: [
+            str(len(own)),
+            *(str(sum(outcome.kind == kind for outcome in own)) for kind in KINDS),
             _largest((outcome.health for outcome in own), "{:.2f}"),
             _largest((outcome.memory for outcome in own), "{:.1f}x"),
             _largest((outcome.stop for outcome in own), "{:.1f}"),
         ]
-        lines.append(_line((name, str(len(own)), *counts, *worst)))
-    return "\n".join(lines)
+        for name, own in groups.items()
+    }
 
 
 def failures(outcomes: Iterable[Outcome]) -> list[Outcome]:
@@ -59,13 +73,19 @@ def failures(outcomes: Iterable[Outcome]) -> list[Outcome]:
     return [outcome for outcome in outcomes if outcome.kind not in ("named", "harmless")]
 
 
-def write(outcomes: list[Outcome], path: Path) -> None:
-    """Write the outcomes as JSON lines."""
-    path.write_text("".join(json.dumps(asdict(outcome)) + "\n" for outcome in outcomes), encoding="utf-8")
+def keep(outcomes: Iterable[Outcome], path: Path | None) -> list[Outcome]:
+    """Return the outcomes as a list; each is written to a file as a line of JSON as soon as it is there."""
+    kept = []
+    with open(path or os.devnull, "w", encoding="utf-8") as file:
+        for outcome in outcomes:
+            kept.append(outcome)
+            file.write(json.dumps(asdict(outcome)) + "\n")
+            file.flush()
+    return kept
 
 
 def read(path: Path) -> list[Outcome]:
-    """Return the outcomes of a file by :func:`write`."""
+    """Return the outcomes of a file by :func:`keep`."""
     return [Outcome(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 

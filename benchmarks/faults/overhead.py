@@ -29,9 +29,8 @@ from pathlib import Path
 from trial import cpu_seconds
 from work import ENVIRONMENT
 
-ROOT = Path(__file__).parents[2]
-TEXTS = [f"text number {n} of some words, such as {n * 7} and {n * 13}" for n in range(1000)]
-REQUESTS = 300
+TEXTS = [f"text number {n} of some words, such as {n * 7} and {n * 13}" for n in range(200)]
+REQUESTS = 196
 TURNS = 20
 """How often an index is opened, or a query asked, for one time: the clock of processor seconds has steps of 10 ms."""
 
@@ -47,12 +46,12 @@ def library(model: Path, home: Path) -> dict[str, Callable[[], object]]:
 
     def embed() -> None:
         (home / "out.npy").unlink(missing_ok=True)
-        embed_to_file(embedder, enumerate(TEXTS), home / "out.npy", piece=250)
+        embed_to_file(embedder, enumerate(TEXTS), home / "out.npy", piece=50)
 
     def build() -> None:
         shutil.rmtree(home / "index", ignore_errors=True)
         with SearchIndex.create(home / "index", embedder, store="exact") as index:
-            index.add(records, piece=250)
+            index.add(records, piece=50)
 
     def opened() -> None:
         for _ in range(TURNS):
@@ -63,32 +62,33 @@ def library(model: Path, home: Path) -> dict[str, Callable[[], object]]:
     index = SearchIndex.load(home / "index", model=embedder)
 
     def ask() -> None:
-        for text in TEXTS[: 10 * TURNS]:
+        for text in TEXTS:
             index(text)
 
     return {
-        "embed 1,000 texts into a file": embed, "build an index of 1,000 texts": build,
+        "embed 200 texts into a file": embed, "build an index of 200 texts": build,
         "query an index that is open, 200 times": ask, "open an index and query it once, 20 times": opened,
-        **_checkpoints(home),
+        **_checkpoints(model, home),
     }  # fmt: skip
 
 
-def _checkpoints(home: Path) -> dict[str, Callable[[], object]]:
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    from checkpoint import job_in
-
+def _checkpoints(folder: Path, home: Path) -> dict[str, Callable[[], object]]:
+    import mmbert
     from mmbert.model.config import ModelConfig
     from mmbert.model.heads import MaskedLM
+    from mmbert.recipe import Recipe
+    from mmbert.tokenizer.tokenizer import Tokenizer
     from mmbert.training import checkpoint
     from mmbert.training.checkpoint import State
+    from mmbert.training.distributed import Mesh
+    from mmbert.training.job import Job
     from mmbert.training.optim import StableAdamW, parameter_groups
     from mmbert.training.saver import Saver
 
     model = MaskedLM(ModelConfig.preset("nano", vocab_size=32_768))
     optimizer = StableAdamW(parameter_groups(model, 0.1), lr=1e-4)
-    folder = home / "run"
-    folder.mkdir()
-    saver = Saver(job := job_in(folder))
+    recipe = Recipe.load(Path(mmbert.__file__).parents[2] / "recipes/mmbert-small.yaml")
+    saver = Saver(job := Job(recipe, "pretrain", home / "run", home / "run", Tokenizer.load(folder), Mesh(), "bf16"))
     state = State(job.name)
 
     def save() -> None:
@@ -98,7 +98,7 @@ def _checkpoints(home: Path) -> dict[str, Callable[[], object]]:
         saver.wait()
 
     def load() -> None:
-        newest = checkpoint.latest(folder / "pretrain") or checkpoint.latest(folder)
+        newest = checkpoint.latest(home / "run/pretrain") or checkpoint.latest(home / "run")
         assert newest is not None
         checkpoint.load(newest, model, optimizer)
 
@@ -195,10 +195,19 @@ def main() -> None:
         work(model)
         return
     trees = {"before": Tree(options.before, model), "now": Tree(sys.executable, model)}
+    try:
+        measure(trees, options.rounds)
+    finally:
+        for tree in trees.values():
+            tree.close()
+
+
+def measure(trees: dict[str, Tree], rounds: int) -> None:
+    """Print the table."""
     print("| seconds of processor | before | now | ratio |\n| --- | ---: | ---: | ---: |")
     for name in trees["now"].names:
         times: dict[str, list[float]] = {which: [] for which in trees}
-        for number in range(options.rounds + 1):
+        for number in range(rounds + 1):
             for which in list(trees)[:: 1 if number % 2 else -1]:
                 seconds = trees[which].time(name)
                 if number:  # the first round warms up
@@ -206,8 +215,6 @@ def main() -> None:
         ratio = statistics.median(now / before for before, now in zip(times["before"], times["now"], strict=True))
         medians = [f"{statistics.median(times[which]):.3f}" for which in trees]
         print(f"| {name} | {' | '.join(medians)} | {ratio:.3f} |", flush=True)
-    for tree in trees.values():
-        tree.close()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from outcome import KINDS, Outcome, failures, of_command, table, write
+from outcome import KINDS, Outcome, failures, keep, of_command, table
 from trial import cpu_seconds, cpu_seconds_of_children
 from work import LIMIT, Command, Work, start
 
@@ -77,9 +77,15 @@ def run_all(model: Path, kills: int = 20, names: tuple[str, ...] = (), seed: int
             shutil.rmtree(folder)
             share = kills // len(commands) + (number < kills % len(commands))
             for gap in GAPS[: 1 if cost > 10 else 2]:
-                yield race(command, whole, folder, gap)
+                yield _told(race(command, whole, folder, gap))
             for _ in range(share):
-                yield kill(command, whole, folder, draw.uniform(0.3, 1) * cost)
+                yield _told(kill(command, whole, folder, draw.uniform(0.3, 1) * cost))
+
+
+def _told(outcome: Outcome) -> Outcome:
+    said = f"{outcome.group}: {outcome.name}: {outcome.seconds:.1f} s: {outcome.said}"
+    sys.stderr.write(f"{outcome.kind:9} {said}\n")
+    return outcome
 
 
 def _end(process: subprocess.Popen[bytes]) -> tuple[int | None, str]:
@@ -101,12 +107,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write each outcome as a line of JSON")
     parser.add_argument("--kills", type=int, default=20, help="kills in all")
     options = parser.parse_args()
-    outcomes = []
-    for outcome in run_all(options.model.absolute(), options.kills, tuple(options.names)):
-        sys.stderr.write(f"{outcome.kind:9} {outcome.group}: {outcome.name}: {outcome.seconds:.1f} s: {outcome.said}\n")
-        outcomes.append(outcome)
-    if options.json is not None:
-        write(outcomes, options.json)
+    outcomes = keep(run_all(options.model.absolute(), options.kills, tuple(options.names)), options.json)
     print(table(outcomes))
     sys.exit(bool(failures(outcomes)))
 

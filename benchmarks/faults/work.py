@@ -18,6 +18,8 @@ from trial import PHASES, WORDS, Trial
 ROOT = Path(__file__).parents[2]
 TOKENS = {"pretrain": 8192, "extend": 4096, **dict.fromkeys(PHASES[2:], 2048)}
 TEXTS = 600
+LARGE = 6000
+"""Documents of each language for what is prepared."""
 QUERIES = ("the cat sat on a mat", "paka alikaa", "home at night")
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONDONTWRITEBYTECODE": "",
@@ -50,6 +52,10 @@ class Work:
             {"id": f"t{n}", "text": " ".join(draw.choices(words, k=12)), "year": 2000 + n % 9} for n in range(TEXTS)
         ]
         self.texts.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        (home / "large").mkdir()
+        for language, line in WORDS.items():  # enough that two at once do meet
+            long = [json.dumps({"text": " ".join(draw.choices(line.split(), k=60))}) + "\n" for _ in range(LARGE)]
+            (home / "large" / f"{language}.jsonl").write_text("".join(long), encoding="utf-8")
         labelled = [{"text": row["text"], "label": f"c{n % 3}", "category": f"c{n % 3}"} for n, row in enumerate(rows)]
         for split, part in (("train", labelled[:96]), ("dev", labelled[96:128]), ("test", labelled[128:160])):
             path = home / "sets" / "sib200" / "eng_Latn" / f"{split}.jsonl"
@@ -64,7 +70,11 @@ class Work:
     def commands(self) -> dict[str, Command]:
         """Return the commands by name."""
         found = (
-            Command("prepare", self._recipe("data", "prepare"), lambda out: digest(out.glob("shards/**/*"), out)),
+            Command(
+                "prepare",
+                self._recipe("data", "prepare", text="large"),
+                lambda out: digest(out.glob("shards/**/*"), out),
+            ),
             Command("pretrain", self._pretrain, lambda out: digest([out / "pretrain/final/model.safetensors"], out)),
             Command("run", self._recipe("run"), lambda out: digest(out.glob("**/final/*.safetensors"), out)),
             Command("finetune", self._finetune, lambda out: digest([out / "final/model.safetensors"], out)),
@@ -83,8 +93,8 @@ class Work:
         """Return a digest of what is found in an index."""
         return hashlib.sha256(run(self.query(out / "index")).stdout).hexdigest()
 
-    def _recipe(self, *words: str) -> Callable[[Path], list[str]]:
-        recipe = [str(self.home / "recipe.yaml"), *self.trial.changes]
+    def _recipe(self, *words: str, text: str = "text") -> Callable[[Path], list[str]]:
+        recipe = [str(self.home / "recipe.yaml"), *self.trial.changes, f"sources.words.path={self.home / text}"]
         return lambda out: [*words, *recipe, "--out", str(out)]
 
     def _pretrain(self, out: Path) -> list[str]:
