@@ -57,10 +57,11 @@ def judge(answer: Answer | tuple[str, str]) -> tuple[str, str]:
     if answer.status is None:
         return ("hang", "no answer in time") if answer.timed_out else ("silent", "closed without an answer")
     said = f"{answer.status} {answer.body[:200].decode(errors='replace')}"
-    if answer.status >= 500 and answer.status != 503:
+    if answer.status in (500, 502, 504):
         return "500", said
     if answer.status >= 400:
-        short = len(answer.body) <= 2000 and b"\\n" not in answer.body and answer.body.count(b"\n") == 0
+        line = answer.body.strip().replace(b"\\\\", b"")  # without escaped backslashes
+        short = len(line) <= 2000 and b"\n" not in line and b"\\n" not in line
         return ("named" if short else "silent"), said
     return "harmless", said[:40]
 

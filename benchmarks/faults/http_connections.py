@@ -66,26 +66,25 @@ def _right(answer: Answer) -> Answer | tuple[str, str]:
 
 
 def _drip(raw: bytes, rest: bytes) -> Callable[[Served], Answer | tuple[str, str]]:
-    """Send ``raw``, then ``rest`` byte by byte, one a second, until the server has enough of it."""
+    """Send ``raw``, then ``rest`` over and over, a byte a second, until the server has enough of it."""
 
     def act(served: Served) -> Answer | tuple[str, str]:
         since = time.monotonic()
         with connect(served.port, PATIENCE) as made:
             try:
                 made.sendall(raw)
-                for byte in rest * 1000:
+                for number in range(int(PATIENCE)):
                     answer = receive(made, 1.0)
-                    if not answer.timed_out:
-                        spent = f"after {time.monotonic() - since:.0f} s"
-                        return (
-                            ("named", f"{answer.status} {spent}") if answer.status else ("harmless", f"closed {spent}")
-                        )
-                    if time.monotonic() - since > PATIENCE:
-                        return "hang", f"still open after {PATIENCE:.0f} s"
-                    made.sendall(bytes([byte]))
+                    spent = f"after {time.monotonic() - since:.0f} s"
+                    if answer.status is not None and answer.status >= 400:
+                        return "named", f"{answer.status} {spent}"
+                    if answer.status is None and not answer.timed_out:
+                        return "harmless", f"closed {spent}"
+                    if rest:
+                        made.sendall(rest[number % len(rest)].to_bytes())
             except OSError:
                 return "harmless", f"closed after {time.monotonic() - since:.0f} s"
-        return "hang", "never closed"
+        return "hang", f"still open after {PATIENCE:.0f} s"
 
     return act
 

@@ -16,7 +16,7 @@ harmless   the result is that of an undisturbed command or request
 silent     another result, or an answer to what must be refused, and no word of it
 traceback  an error nobody caught, a panic or a signal, whatever was answered
 hang       no end within the time limit
-500        an HTTP server's confession of a bug, or any other 5xx than 503
+500        an HTTP server's confession of a bug
 """
 
 

@@ -86,6 +86,9 @@ def receive(made: socket.socket, timeout: float, linger: float = 0.0) -> Answer:
                 break
             size += len(block)
             data = data if len(data) > KEPT else data + block
+            if data.startswith(b"HTTP/1.1 100 "):  # an answer that says only that there will be one
+                data = data.partition(b"\r\n\r\n")[2]
+                size = len(data)
             if b"\r\n\r\n" in data:
                 length = _length(data)
     except TimeoutError:
