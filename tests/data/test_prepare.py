@@ -27,10 +27,12 @@ from mmbert.data.prepare import (
     prepare_tokenizer,
     text_sizes,
 )
+from mmbert.data.read import read
 from mmbert.data.shard import Shard
-from mmbert.data.store import Report
+from mmbert.data.store import SUFFIX, Report, TextWriter
 from mmbert.errors import ConfigError, DataError, TokenizerError
 from mmbert.recipe import Recipe
+from mmbert.recipe_text import Source
 from mmbert.tokenizer.tokenizer import Tokenizer
 
 KEEP_ALL = {"holdout": 0.0, "max_repetition": 1.0}
@@ -375,3 +377,16 @@ class TestCommands:
         assert [int(row[3]) for row in rows] == sorted((int(row[3]) for row in rows), reverse=True)
         missing = runner.invoke(app, ["show", str(tmp_path)])
         assert isinstance(missing.exception, DataError)
+
+
+def test_a_changed_bit_of_prepared_text_is_named(tmp_path: Path) -> None:
+    writer = TextWriter(tmp_path)
+    for number in range(300):
+        writer.write("eng_Latn", f"{number}", f"text number {number} of {number * 7} words")
+    writer.close()
+    path = tmp_path / f"eng_Latn{SUFFIX}"
+    whole = path.read_bytes()
+    for place in range(20, len(whole), 29):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
+        with pytest.raises(DataError):
+            list(read("web", Source(kind="jsonl", path=str(path), language="eng_Latn")))

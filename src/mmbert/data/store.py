@@ -149,7 +149,7 @@ class TextWriter:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._compressor = zstandard.ZstdCompressor(level=3)
+        self._compressor = zstandard.ZstdCompressor(level=3, write_checksum=True)
         self._lines: dict[str, list[bytes]] = {}
         self._sizes: Counter[str] = Counter()
         self._begun: set[str] = set()

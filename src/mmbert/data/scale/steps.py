@@ -137,7 +137,7 @@ class Spool(Step):
         held: list[list[Any]] = []
         flags = bytearray()
         with atomic_file(spool_path(plan, rank)) as file:
-            compressor = zstandard.ZstdCompressor(level=1)
+            compressor = zstandard.ZstdCompressor(level=1, write_checksum=True)
             with compressor.stream_writer(file, closefd=False) as stream:
                 for number, item in enumerate(data):
                     self.stat_update(StatHints.total)
