@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import socket
 import sys
 import time
@@ -177,7 +178,8 @@ class Protocol(H11Protocol):
         """Say what is wrong with what came, and close."""
         error = sys.exception()
         status = error.error_status_hint if isinstance(error, h11.ProtocolError) else 400
-        self._refuse(Refused(status, f"not a request of HTTP/1.1: {error or msg}"))
+        said = re.sub(r"bytearray\(b'(.*?)'\)", r"'\1'", str(error or msg))  # of h11's own buffers
+        self._refuse(Refused(status, f"not a request of HTTP/1.1: {said}"))
 
     def _refuse(self, error: Refused) -> None:
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):  # else its answer is out already

@@ -54,6 +54,8 @@ async def read(schema: type[M], fields: dict[str, Any], call: Call) -> M:
     given = {key: value for key, value in fields.items() if value is not None}
     try:  # as JSON, as it would have come by its own route
         return await call.offload(call.size, lambda: schema.model_validate_json(orjson.dumps(given)))
+    except orjson.JSONEncodeError as error:
+        raise ConfigError(f"inputs: {error}: send integers of at most 64 bits") from error
     except ValidationError as error:
         raise ConfigError(explain(error)) from error
 
