@@ -11,7 +11,7 @@ NEEDS := pyproject.toml constraints.txt
 
 PYTEST := $(CURDIR)/$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 # What depends on the processor and on compilers.
-ON_THE_MACHINE := tests/inference tests/exporting tests/training tests/diagnosis
+ON_THE_MACHINE := tests/inference tests/exporting tests/training tests/doctor
 
 .PHONY: install demo guides test test-avx2 test-no-compiler test-oldest check bench clean
 

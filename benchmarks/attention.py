@@ -27,9 +27,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmbert.inference.fast import turn_pairs
 from mmbert.inference.native import kernel
-from mmbert.inference.precision import settle
+from mmbert.inference.onednn_layers import turn_pairs
+from mmbert.inference.precision import apply_precision
 from mmbert.model.attention import AttentionPlan, attend, plan_attention
 from mmbert.model.config import ModelConfig
 from mmbert.model.encoder import Encoder
@@ -48,9 +48,9 @@ WORK = {
 }
 
 
-def by_torch(qkv: Tensor, turns: Angles, plan: AttentionPlan, dtype: torch.dtype, *, local: bool) -> Tensor:
+def by_torch(qkv: Tensor, cos_sin: Angles, plan: AttentionPlan, dtype: torch.dtype, *, local: bool) -> Tensor:
     whole = qkv.to(torch.float32)
-    turn_pairs(whole, turns)
+    turn_pairs(whole, cos_sin)
     q, k, v = whole.to(dtype).unbind(1)
     return attend(q, k, v, plan, local=local).to(torch.bfloat16)
 
@@ -84,13 +84,13 @@ def compare_attention(options: argparse.Namespace) -> None:
             qkv = torch.randn(sum(lengths), 3, options.heads, options.head_dim).bfloat16()
             plans = {dtype: plan_attention(packed, WINDOW, dtype) for dtype in (torch.float32, torch.bfloat16)}
             plan = plans[torch.float32]
-            turns = angles(plan.positions, options.head_dim, 160_000.0)
+            cos_sin = angles(plan.positions, options.head_dim, 160_000.0)
             ways: dict[str, Callable[[], Tensor]] = {
-                "native": partial(kernel.attend, qkv, turns, plan, local=local),
-                "torch": partial(by_torch, qkv, turns, plan, torch.float32, local=local),
+                "native": partial(kernel.attend, qkv, cos_sin, plan, local=local),
+                "torch": partial(by_torch, qkv, cos_sin, plan, torch.float32, local=local),
             }
             if not local:  # masks are fp32
-                ways["bf16"] = partial(by_torch, qkv, turns, plan, torch.bfloat16, local=local)
+                ways["bf16"] = partial(by_torch, qkv, cos_sin, plan, torch.bfloat16, local=local)
             found, wanted = ways["native"]().float(), ways["torch"]().float()
             times = medians(ways, 3 if sum(lengths) == 8192 else options.rounds, CLOCKS[options.clock])
             work = 4e-9 * options.heads * options.head_dim * sum(seen(length, local=local) for length in lengths)
@@ -111,7 +111,7 @@ def compare_models(options: argparse.Namespace) -> None:
         for on in (True, False):
             kernel.use(on)
             models[precision, on] = copy.deepcopy(plain)
-            settle(models[precision, on], torch.device("cpu"), precision)
+            apply_precision(models[precision, on], torch.device("cpu"), precision)
     print("\n| small | bf16 tokens/s | without the kernel | | int8 | without | |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for name in options.work:

@@ -24,8 +24,8 @@ from mmbert.recipe import Recipe, TokenizerTraining
 from mmbert.tokenizer.train import train_tokenizer
 from mmbert.training.checkpoint import State, tensors_of
 from mmbert.training.distributed import Mesh
-from mmbert.training.job import Job
 from mmbert.training.optim import StableAdamW, parameter_groups
+from mmbert.training.phase_context import PhaseContext
 from mmbert.training.saver import Saver
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -33,12 +33,14 @@ SAMPLE = 200
 """Documents for a tokenizer to save; its size does not matter here."""
 
 
-def job_in(folder: Path) -> Job:
+def job_in(folder: Path) -> PhaseContext:
     """The first phase of a published recipe, in a folder of its own."""
     documents = read_catalogs(("pycountry",))
     texts = [(found.language, found.text) for _, found in zip(range(SAMPLE), documents, strict=False)]
     tokenizer = train_tokenizer(texts, TokenizerTraining(vocab_size=512, sample_characters=100_000))
-    return Job(Recipe.load(RECIPES / "mmbert-small.yaml"), "pretrain", folder, folder, tokenizer, Mesh(), "bf16")
+    return PhaseContext(
+        Recipe.load(RECIPES / "mmbert-small.yaml"), "pretrain", folder, folder, tokenizer, Mesh(), "bf16"
+    )
 
 
 def main() -> None:
@@ -52,8 +54,8 @@ def main() -> None:
     optimizer = StableAdamW(parameter_groups(model, 0.1), lr=1e-4)
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors_of(model, optimizer).values())
     held, whole = [], []
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder, Saver(job := job_in(Path(folder))) as saver:
-        state = State(job.name)
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder, Saver(ctx := job_in(Path(folder))) as saver:
+        state = State(ctx.name)
         for number in range(options.rounds):
             state = replace(state, cursor=replace(state.cursor, step=number))
             began = time.perf_counter()

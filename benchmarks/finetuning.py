@@ -36,11 +36,11 @@ from mmbert.finetuning.losses import ClassLoss
 from mmbert.finetuning.packed_model import PackedModel
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.finetuning.recipe_data import DataSpec
+from mmbert.metrics.classes import accuracy
 from mmbert.model.config import ModelConfig
 from mmbert.model.encoder import Encoder
 from mmbert.model.tasks import SequenceClassifier
 from mmbert.model.weights import config_to_hf
-from mmbert.scoring.classes import accuracy
 
 CLASSES, BATCHES, POOL = 4, 4, 48
 """Classes; batches that are timed; batches of an epoch."""

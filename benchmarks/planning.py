@@ -21,12 +21,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from mmbert.estimate.hardware import DEVICES, Device, Machine, Utilisation
+from mmbert.estimate.speed import step_time
+from mmbert.estimate.traffic import LAYER_LAUNCHES, OPTIMISER_LAUNCHES, TENSORS_A_LAYER
 from mmbert.model.config import ModelConfig
 from mmbert.model.heads import MaskedLM
 from mmbert.packed import Packed
-from mmbert.planning.hardware import DEVICES, Device, Machine, Reach
-from mmbert.planning.speed import step_time
-from mmbert.planning.traffic import LAYER_LAUNCHES, OPTIMISER_LAUNCHES, TENSORS_A_LAYER
 from mmbert.recipe import Phase, Runtime
 from mmbert.training.loss import loss_sum
 from mmbert.training.optim import StableAdamW, parameter_groups
@@ -57,8 +57,10 @@ def device_here(rounds: int) -> Device:
     copied = 8 * source.numel() / best(lambda: target.copy_(source), rounds)
     q = torch.randn(16, 6, 256, 64)
     attended = 4 * q.numel() * 256 / best(lambda: F.scaled_dot_product_attention(q, q, q), 3 * rounds)
-    reach = Reach(1.0, min(1.0, attended / rates[torch.float32]), 1.0, 1.0)
-    return replace(DEVICES["cpu"], bf16=rates[torch.bfloat16], fp32=rates[torch.float32], bandwidth=copied, reach=reach)
+    utilisation = Utilisation(1.0, min(1.0, attended / rates[torch.float32]), 1.0, 1.0)
+    return replace(
+        DEVICES["cpu"], bf16=rates[torch.bfloat16], fp32=rates[torch.float32], bandwidth=copied, utilisation=utilisation
+    )
 
 
 def batch(config: ModelConfig, tokens: int, length: int) -> Packed:
@@ -135,7 +137,7 @@ def main() -> None:
     here = device_here(options.rounds)
     print(
         f"here: bf16 {here.bf16 / 1e9:.0f} and fp32 {here.fp32 / 1e9:.0f} GFLOP/s, "
-        f"copy {here.bandwidth / 1e9:.1f} GB/s, attention {here.fp32 * here.reach.attention / 1e9:.0f} GFLOP/s\n"
+        f"copy {here.bandwidth / 1e9:.1f} GB/s, attention {here.fp32 * here.utilisation.attention / 1e9:.0f} GFLOP/s\n"
     )
     steps(here, options.rounds)
     launches(options.rounds)

@@ -34,11 +34,11 @@ from mmbert.cli.records import read_records
 from mmbert.inference.embedder import Embedder
 from mmbert.log import progress
 from mmbert.search import lance
+from mmbert.search.bm25 import Bm25
 from mmbert.search.index import SearchIndex
-from mmbert.search.opened import Opened
-from mmbert.search.ranking import Query, Wish, rank
+from mmbert.search.index_handle import IndexHandle
+from mmbert.search.ranking import Query, SearchOptions, rank
 from mmbert.search.store import KINDS
-from mmbert.search.words import Words
 
 SHORTEST = 40
 WARM_UP = 10
@@ -126,17 +126,17 @@ def build(work: Path, place: str, model: str, options: dict[str, Any]) -> dict[s
     }
 
 
-def ask(work: Path, place: str, model: str, wish: dict[str, Any]) -> dict[str, Any]:
+def ask(work: Path, place: str, model: str, options: dict[str, Any]) -> dict[str, Any]:
     """Times of queries that are vectors already, and the ids that they found."""
     queries = json.loads((work / "queries.json").read_text(encoding="utf-8"))
     vectors = np.load(work / "queries.npy")
-    opened, asked = Opened(work / place), Wish(top_k=10, **wish)
-    words = Words(opened.folder, Embedder.load(model).loaded.tokenizer) if asked.lexical else None
+    handle, asked = IndexHandle(work / place), SearchOptions(top_k=10, **options)
+    words = Bm25(handle.folder, Embedder.load(model).loaded.tokenizer) if asked.lexical else None
     before, wall, cpu, found = peak(), [], [], []
     first = 0.0
     for vector, text in zip(vectors, queries, strict=True):
         began, used = time.perf_counter(), time.process_time()
-        (hits,) = rank(opened, [Query(vector, text)], asked, words)
+        (hits,) = rank(handle, [Query(vector, text)], asked, words)
         wall.append(time.perf_counter() - began)
         cpu.append(time.process_time() - used)
         first = first or wall[0]
@@ -159,7 +159,7 @@ def way_rows(work: Path, model: str, wanted: list[list[int]]) -> Iterator[str]:
     for name, options in progress(list(WAYS.items()), desc="indices"):
         place = name.replace(" ", "-")
         made = child(work, "build", place=place, model=model, options=options)
-        got = child(work, "ask", place=place, model=model, wish={})
+        got = child(work, "ask", place=place, model=model, options={})
         numbers = [
             f"{made['seconds']:.1f}", f"{made['bytes'] / 1e6:.0f}", *(f"{1e3 * got[k]:.1f}" for k in ("first", "p50")),
             *(f"{1e3 * got[k]:.1f}" for k in ("p95", "cpu")), f"{recall(got['found'], wanted):.3f}",
@@ -172,8 +172,8 @@ def question_rows(work: Path, model: str) -> Iterator[str]:
     yield "| index | asked | first query ms | p50 ms | p95 ms | cpu ms | MB to query |"
     yield "| --- | --- | " + " | ".join(["---:"] * 5) + " |"
     for name in ("exact float32", "lance ivf_hnsw_sq"):
-        for asked, wish in ASKED.items():
-            got = child(work, "ask", place=name.replace(" ", "-"), model=model, wish=wish)
+        for asked, options in ASKED.items():
+            got = child(work, "ask", place=name.replace(" ", "-"), model=model, options=options)
             numbers = [f"{1e3 * got[key]:.1f}" for key in ("first", "p50", "p95", "cpu")]
             yield f"| {name} | {asked} | {' | '.join(numbers)} | {got['peak']:.0f} ({got['before']:.0f} before) |"
 

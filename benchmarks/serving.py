@@ -204,7 +204,7 @@ class Generator:
 
         await asyncio.gather(*(connection() for _ in range(self.plan["connections"])))
 
-    async def opened(self, client: httpx.AsyncClient, end: float) -> None:
+    async def handle(self, client: httpx.AsyncClient, end: float) -> None:
         """So many a second, whatever has been answered; what would be too many in flight is not sent, but counted."""
         began, sent, flying = time.perf_counter(), 0, set[asyncio.Task[None]]()
         while (now := time.perf_counter()) < end:
@@ -225,7 +225,7 @@ class Generator:
         limits = httpx.Limits(max_connections=MOST_IN_FLIGHT, max_keepalive_connections=MOST_IN_FLIGHT)
         began = time.perf_counter()
         async with httpx.AsyncClient(base_url=base, timeout=TIMEOUT, limits=limits, trust_env=False) as client:
-            await (self.opened if "rate" in self.plan else self.closed)(client, began + self.plan["seconds"])
+            await (self.handle if "rate" in self.plan else self.closed)(client, began + self.plan["seconds"])
         took = time.perf_counter() - began
         quantiles = np.percentile(self.seconds, [50, 95, 99]) if self.seconds else [float("nan")] * 3
         return {
@@ -279,15 +279,15 @@ def overhead(folder: Path, work: Path, options: argparse.Namespace) -> Iterator[
 
 def overload(folder: Path, work: Path, options: argparse.Namespace) -> Iterator[str]:
     with ours(folder, options, "--max-queue-tokens", str(options.queue_tokens)) as server:
-        able = load(server, work, connections=16, seconds=options.seconds)
+        handler_for = load(server, work, connections=16, seconds=options.seconds)
         before = server.resident()
-        load(server, work, rate=10 * able["rate"], seconds=10)
+        load(server, work, rate=10 * handler_for["rate"], seconds=10)
         warm = server.resident()
-        found = load(server, work, rate=10 * able["rate"], seconds=60)
+        found = load(server, work, rate=10 * handler_for["rate"], seconds=60)
         after = server.resident()
         again = load(server, work, connections=1, seconds=3)
     lost = sum(count for name, count in found["counts"].items() if name not in ("200", "429", "not sent"))
-    rate = able["rate"]
+    rate = handler_for["rate"]
     yield f"Able to answer {rate:,.1f} requests/s (16 connections); {10 * rate:,.1f} a second came for 60 s.\n"
     yield "| answers | lost | accepted/s | tokens/s | p50 ms | p95 ms | p99 ms | MiB before, after 10 s, after 70 s |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"

@@ -34,10 +34,10 @@ from mmbert.model.count import flops_per_token
 from mmbert.model.heads import MaskedLM
 from mmbert.model.weights import config_to_hf
 from mmbert.packed import Packed
-from mmbert.training.folder import choose_precision
 from mmbert.training.loss import loss_sum
 from mmbert.training.optim import StableAdamW, parameter_groups
-from mmbert.training.surroundings import keep_memory
+from mmbert.training.process_state import keep_memory
+from mmbert.training.run_folder import choose_precision
 
 IGNORED = -100
 FIRST_ID = 300

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from mmbert.errors import ConfigError, WeightsError
+from mmbert.estimate.dry_run import dry_run
 from mmbert.model.config import ModelConfig, config_to_hf
-from mmbert.planning.plan import dry_run
 from mmbert.recipe import Recipe
 from mmbert.recipe_file import write_recipe
 from mmbert.start import resolve

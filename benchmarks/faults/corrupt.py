@@ -120,8 +120,8 @@ def _child(arguments: list[str], out: Path, err: Path) -> None:
     code = 1
     try:
         for descriptor, path in ((0, Path(os.devnull)), (1, out), (2, err)):
-            opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
-            os.dup2(opened, descriptor)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+            os.dup2(handle, descriptor)
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         from mmbert.cli.main import main

@@ -53,7 +53,7 @@ def library(model: Path, home: Path) -> dict[str, Callable[[], object]]:
         with SearchIndex.create(home / "index", embedder, store="exact") as index:
             index.add(records, piece=50)
 
-    def opened() -> None:
+    def handle() -> None:
         for _ in range(TURNS):
             with SearchIndex.load(home / "index", model=embedder) as index:
                 index(TEXTS[0])
@@ -67,7 +67,7 @@ def library(model: Path, home: Path) -> dict[str, Callable[[], object]]:
 
     return {
         "embed 200 texts into a file": embed, "build an index of 200 texts": build,
-        "query an index that is open, 200 times": ask, "open an index and query it once, 20 times": opened,
+        "query an index that is open, 200 times": ask, "open an index and query it once, 20 times": handle,
         **_checkpoints(model, home),
     }  # fmt: skip
 
@@ -81,15 +81,17 @@ def _checkpoints(folder: Path, home: Path) -> dict[str, Callable[[], object]]:
     from mmbert.training import checkpoint
     from mmbert.training.checkpoint import State
     from mmbert.training.distributed import Mesh
-    from mmbert.training.job import Job
     from mmbert.training.optim import StableAdamW, parameter_groups
+    from mmbert.training.phase_context import PhaseContext
     from mmbert.training.saver import Saver
 
     model = MaskedLM(ModelConfig.preset("nano", vocab_size=32_768))
     optimizer = StableAdamW(parameter_groups(model, 0.1), lr=1e-4)
     recipe = Recipe.load(Path(mmbert.__file__).parents[2] / "recipes/mmbert-small.yaml")
-    saver = Saver(job := Job(recipe, "pretrain", home / "run", home / "run", Tokenizer.load(folder), Mesh(), "bf16"))
-    state = State(job.name)
+    saver = Saver(
+        ctx := PhaseContext(recipe, "pretrain", home / "run", home / "run", Tokenizer.load(folder), Mesh(), "bf16")
+    )
+    state = State(ctx.name)
 
     def save() -> None:
         nonlocal state

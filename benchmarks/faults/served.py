@@ -147,10 +147,10 @@ class Served:
         self._read = 0
         unread, write = os.pipe()
         target = {"file": str(self._log), "full": "/dev/full"}.get(stderr)
-        with open(target or write, "w", closefd=True) as opened:
+        with open(target or write, "w", closefd=True) as handle:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "mmbert", "serve", *map(str, models), "--port", str(self.port)],
-                stdout=subprocess.DEVNULL, stderr=opened, preexec_fn=_limit(descriptors),
+                stdout=subprocess.DEVNULL, stderr=handle, preexec_fn=_limit(descriptors),
                 env={**os.environ, "MMBERT_QUIET": "1"},
             )  # fmt: skip
         self._pipe = [unread] if target is None else [unread, write]

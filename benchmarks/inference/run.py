@@ -114,12 +114,14 @@ def race(setting: Setting, options: argparse.Namespace) -> None:
     made: dict[str, Any] = {name: WAYS[name](setting) for name in options.ways}
     for lengths in options.lengths:
         work = draw(lengths, tokenizer, options.texts)
-        able = {name: way for name, way in made.items() if work.longest <= 512 or name not in SHORT}
-        batches = {name: tune(way, work, options.batches) for name, way in able.items()}
-        calls: dict[str, Callable[[], object]] = {name: partial(way, work) for name, way in able.items()}
+        handler_for = {name: way for name, way in made.items() if work.longest <= 512 or name not in SHORT}
+        batches = {name: tune(way, work, options.batches) for name, way in handler_for.items()}
+        calls: dict[str, Callable[[], object]] = {name: partial(way, work) for name, way in handler_for.items()}
         samples = rounds(calls, options.rounds)
         figures = {name: median(taken, options.threads, options.clock) for name, taken in samples.items()}
-        memory = {name: peak_of(name, lengths, batches[name], options) for name in able} if options.memory else {}
+        memory = (
+            {name: peak_of(name, lengths, batches[name], options) for name in handler_for} if options.memory else {}
+        )
         print(speed_table(work, figures, batches, memory), flush=True)
     if options.latency:
         race_latency(query(tokenizer), made, options)

@@ -128,15 +128,15 @@ def tune(way: Any, work: Work, sizes: Sequence[int]) -> int | str:
     """Set the batch of a way that pads to the fastest for this work; says what it is."""
     if isinstance(way, Ours):
         return way.batch
-    able = [size for size in sorted({min(size, len(work.texts)) for size in sizes}) if not way.fixed_batch]
+    handler_for = [size for size in sorted({min(size, len(work.texts)) for size in sizes}) if not way.fixed_batch]
     tried: dict[int, float] = {}
-    for size in able if len(able) > 1 else ():
+    for size in handler_for if len(handler_for) > 1 else ():
         way.batch = size
         started = time.process_time()
         way(work)
         tried[size] = time.process_time() - started
-    if able:
-        way.batch = min(able, key=lambda size: tried.get(size, 0.0))
+    if handler_for:
+        way.batch = min(handler_for, key=lambda size: tried.get(size, 0.0))
     return int(way.batch)
 
 

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from mmbert.finetuning.finetune import finetune
     from mmbert.finetuning.recipe import FinetuneRecipe
     from mmbert.inference.answerer import Answerer
-    from mmbert.inference.chooser import Chooser
     from mmbert.inference.classifier import Classifier
     from mmbert.inference.embedder import Embedder
     from mmbert.inference.fill_mask import FillMask
+    from mmbert.inference.multiple_choice import MultipleChoice
     from mmbert.inference.reranker import Reranker
     from mmbert.inference.tagger import Tagger
     from mmbert.model.config import ModelConfig
@@ -42,7 +42,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Answerer": "mmbert.inference.answerer",
-    "Chooser": "mmbert.inference.chooser",
+    "MultipleChoice": "mmbert.inference.multiple_choice",
     "Classifier": "mmbert.inference.classifier",
     "Embedder": "mmbert.inference.embedder",
     "Encoder": "mmbert.model.encoder",
@@ -73,7 +73,6 @@ _HOMES = {
 
 __all__ = [
     "Answerer",
-    "Chooser",
     "Classifier",
     "Embedder",
     "Encoder",
@@ -82,6 +81,7 @@ __all__ = [
     "MMBertError",
     "MaskedLM",
     "ModelConfig",
+    "MultipleChoice",
     "Packed",
     "Recipe",
     "Reranker",

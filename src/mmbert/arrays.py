@@ -18,7 +18,7 @@ def save_arrays(path: Path, **arrays: np.ndarray) -> None:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
-def load_arrays(path: Path, cure: str) -> dict[str, np.ndarray]:
+def load_arrays(path: Path, fix: str) -> dict[str, np.ndarray]:
     """Return the arrays of a file by name.
 
     cure  what to do if it is damaged, for the message
@@ -28,9 +28,9 @@ def load_arrays(path: Path, cure: str) -> dict[str, np.ndarray]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
             return {name: found[name] for name in found.files}
     except FileNotFoundError as error:
-        raise DataError(f"{path} is not there: {cure}") from error
+        raise DataError(f"{path} is not there: {fix}") from error
     except _DAMAGED as error:
-        raise DataError(f"{path} is damaged ({str(error).strip() or type(error).__name__}): {cure}") from error
+        raise DataError(f"{path} is damaged ({str(error).strip() or type(error).__name__}): {fix}") from error
 
 
 _DAMAGED = (

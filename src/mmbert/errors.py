@@ -40,13 +40,13 @@ class DataError(MMBertError):
 
 
 class BadShard(DataError):
-    """A shard is missing or damaged: ``path`` is its file of tokens, ``fault`` what is wrong, ``cure`` what to do."""
+    """A shard is missing or damaged: ``path`` is its file of tokens, ``fault`` what is wrong, ``fix`` what to do."""
 
-    def __init__(self, path: Path, fault: str, cure: str) -> None:
-        super().__init__(f"{fault}: {cure}")
+    def __init__(self, path: Path, fault: str, fix: str) -> None:
+        super().__init__(f"{fault}: {fix}")
         self.path = path
         self.fault = fault
-        self.cure = cure
+        self.fix = fix
 
 
 class UndefinedMetric(DataError):

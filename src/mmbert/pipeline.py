@@ -24,7 +24,7 @@ from mmbert.data.manifest import Manifest
 from mmbert.data.mixture import mixture
 from mmbert.data.prepare import prepare_data
 from mmbert.errors import TrainingError
-from mmbert.evaluation.exam import Exam, evaluate_baseline, evaluate_model, set_exam
+from mmbert.evaluation.heldout_evaluation import HeldoutSet, build_heldout_set, evaluate_baseline, evaluate_model
 from mmbert.evaluation.results import MERGED, ModelResult, hash_model
 from mmbert.files import atomic_folder, damage, read_json, write_json, write_text
 from mmbert.locks import lock_folder
@@ -34,8 +34,8 @@ from mmbert.reporting.page import write_report
 from mmbert.reporting.record import read_record
 from mmbert.start import resolve
 from mmbert.surgery.merge import merge
-from mmbert.training.folder import choose_precision, open_run
 from mmbert.training.pretrain import FINAL, checkpoints_of, pretrain
+from mmbert.training.run_folder import choose_precision, open_run
 from mmbert.training.start import open_start
 
 log = logging.getLogger(__name__)
@@ -70,19 +70,21 @@ def _run(recipe: Recipe, folder: Path) -> RunResult:
     open_run(recipe, folder)  # before anything is prepared: a recipe that changed since is refused here
     manifest, tokenizer = prepare_data(recipe, data)
     write_mixture(recipe, manifest, folder / "mixture.json")
-    exam = set_exam(recipe, data, tokenizer)
-    evaluate_baseline(exam, data / "shards", folder / "evaluation")
+    heldout = build_heldout_set(recipe, data, tokenizer)
+    evaluate_baseline(heldout, data / "shards", folder / "evaluation")
     start = open_start(recipe, folder, tokenizer)
     if start is not None:
-        _evaluate(recipe, START, start, exam, folder)
-    ends = pretrain(recipe, folder, data, after_phase=lambda name, model: _evaluate(recipe, name, model, exam, folder))
+        _evaluate(recipe, START, start, heldout, folder)
+    ends = pretrain(
+        recipe, folder, data, after_phase=lambda name, model: _evaluate(recipe, name, model, heldout, folder)
+    )
     model = folder / "final"
     if recipe.merge is not None:
         merge_phases(recipe, folder, model)
-        result = _evaluate(recipe, MERGED, model, exam, folder, retrieval=True)
+        result = _evaluate(recipe, MERGED, model, heldout, folder, retrieval=True)
     else:
         last = recipe.order()[-1]
-        result = _evaluate(recipe, last, ends[last], exam, folder, retrieval=True)
+        result = _evaluate(recipe, last, ends[last], heldout, folder, retrieval=True)
         with atomic_folder(model) as partial:
             shutil.copytree(ends[last], partial, dirs_exist_ok=True)
     report = write_report(folder, folder / "report.html")
@@ -134,12 +136,12 @@ def _models(spec: Merge, folder: Path, name: str) -> list[Path]:
 
 
 def _evaluate(
-    recipe: Recipe, name: str, model: Path, exam: Exam, folder: Path, *, retrieval: bool = False
+    recipe: Recipe, name: str, model: Path, heldout: HeldoutSet, folder: Path, *, retrieval: bool = False
 ) -> ModelResult:
     """The exam of one model, on the device and in the precision of its training."""
     device = torch.device("cuda" if recipe.runtime.device != "cpu" and torch.cuda.is_available() else "cpu")
     wanted = recipe.runtime.precision
     precision = choose_precision(device, recipe.shape.hidden_size) if wanted == "auto" else wanted
     return evaluate_model(
-        name, model, exam, folder / "evaluation", retrieval=retrieval, device=device.type, precision=precision
+        name, model, heldout, folder / "evaluation", retrieval=retrieval, device=device.type, precision=precision
     )

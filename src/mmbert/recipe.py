@@ -70,7 +70,7 @@ class ModelSpec(Spec):
     (docs/decisions/0010)."""
     initializer_embeddings: Literal["normal", "neighbours"] = "normal"
     """Of the token embeddings. normal: drawn, as published. neighbours: what counting each token's neighbours in the
-    shards tells of it (``mmbert.training.neighbours``), as long as those that are drawn. For runs that draw a few
+    shards tells of it (``mmbert.training.cooccurrence_init``), as long as those that are drawn. For runs that draw a few
     million tokens, in which masking teaches little of what words mean (docs/decisions/0011)."""
 
     @model_validator(mode="after")

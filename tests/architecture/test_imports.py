@@ -19,12 +19,12 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {
     "errors": 0, "cancellation": 0, "extras": 0, "log": 0, "files": 0, "locks": 0, "arrays": 0, "hub": 0, "io": 0,
     "recipe_file": 1, "recipe_hints": 1, "recipe_schema": 1, "recipe_text": 1, "recipe": 1, "languages": 1,
-    "hub_names": 1, "packed": 1, "scoring": 1, "words": 1, "cpu": 1,
+    "hub_names": 1, "packed": 1, "metrics": 1, "words": 1, "cpu": 1,
     "model": 2, "tokenizer": 2, "data": 2, "start": 2,
-    "training": 3, "surgery": 3, "inference": 3, "planning": 3,
+    "training": 3, "surgery": 3, "inference": 3, "estimate": 3,
     "finetuning": 4, "serving": 4, "search": 4, "exporting": 4,
     "evaluation": 5, "reporting": 5,
-    "pipeline": 6, "diagnosis": 6,
+    "pipeline": 6, "doctor": 6,
     "cli": 7, "__main__": 8,
 }  # fmt: skip
 """The floor of each module or sub-package of ``mmbert``."""
@@ -93,7 +93,7 @@ def test_forbidden_imports(path: Path) -> None:
     roots = {module.split(".")[0] for module in _imports(path)}
     inner = {module for module in _imports(path) if module.startswith("mmbert")}
     if (
-        room in ("tokenizer", "planning", "recipe", "recipe_file", "recipe_hints", "recipe_text", "surgery_count")
+        room in ("tokenizer", "estimate", "recipe", "recipe_file", "recipe_hints", "recipe_text", "surgery_count")
         or room == "data"
         or name in ("model/config", "model/count")
     ) and name != "data/loader":

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from test_loader import TOKENIZER, contents, recipe, write_shards
 
-from mmbert.data.bad_shards import BadShards, LeftOut, settle
+from mmbert.data.bad_shards import BadShards, LeftOut, record_bad_shards
 from mmbert.data.loader import Loader
 from mmbert.data.manifest import Manifest
 from mmbert.data.pack import Cursor
@@ -58,11 +58,11 @@ def texts(found: list[Step]) -> set[bytes]:
 
 
 def test_stop_names_the_shard_and_the_way_on(folder: Path, run: Path) -> None:
-    settle(folder, run, verify=True, skip=False)
+    record_bad_shards(folder, run, verify=True, skip=False)
     damage(folder)
-    settle(folder, run, verify=False, skip=False)  # lengths alone tell nothing
+    record_bad_shards(folder, run, verify=False, skip=False)  # lengths alone tell nothing
     with pytest.raises(BadShard) as caught:
-        settle(folder, run, verify=True, skip=False)
+        record_bad_shards(folder, run, verify=True, skip=False)
     said = str(caught.value)
     assert said.startswith(f"{folder / BAD} is damaged at tokens 0 to 1023, documents 0 to ")
     assert said.endswith("prepare` again, or go on without it: runtime.on_bad_shard=skip")
@@ -72,7 +72,7 @@ def test_stop_names_the_shard_and_the_way_on(folder: Path, run: Path) -> None:
 def test_skip_leaves_it_out_and_counts_it(folder: Path, run: Path, caplog: pytest.LogCaptureFixture) -> None:
     damage(folder)
     (folder / "text/yor_Latn/00000.tokens").unlink()
-    settle(folder, run, verify=True, skip=True)
+    record_bad_shards(folder, run, verify=True, skip=True)
     infos = {shard.file: shard for stream in Manifest.read(folder).streams for shard in stream.shards}
     left = BadShards(run).shards
     assert [(s.file, s.phase, s.draw) for s in left] == [(BAD, None, 0), ("text/yor_Latn/00000.tokens", None, 0)]
@@ -82,7 +82,7 @@ def test_skip_leaves_it_out_and_counts_it(folder: Path, run: Path, caplog: pytes
     part = sum(shard.tokens for shard in left) / sum(info.tokens for info in infos.values())
     assert f"pretrain goes without {100 * part:.2g} % of its tokens: damaged shards" in caplog.text
     assert found[-1].cursor_after.tokens >= 30_000
-    settle(folder, run, verify=True, skip=False)  # known ones stop nothing any more
+    record_bad_shards(folder, run, verify=True, skip=False)  # known ones stop nothing any more
     assert BadShards(run).shards == left
 
 
@@ -91,7 +91,7 @@ def test_everything_else_stays_where_it_was(folder: Path, run: Path) -> None:
     before = Steps(skipping(), "pretrain", folder, TOKENIZER)
     whole = texts(list(before.after(Cursor())))
     damage(folder)
-    settle(folder, run, verify=True, skip=True)
+    record_bad_shards(folder, run, verify=True, skip=True)
     without = steps(folder, run)
     rest = texts(list(without.after(Cursor())))
     assert without.mixture == before.mixture
@@ -111,7 +111,7 @@ def test_everything_else_stays_where_it_was(folder: Path, run: Path) -> None:
 def test_found_while_training(folder: Path, run: Path) -> None:
     """Alone, the run goes on from the step at hand without the shard; stopped and resumed, it does so again."""
     whole = list(Steps(skipping(), "pretrain", folder, TOKENIZER).after(Cursor()))
-    settle(folder, run, verify=True, skip=True)
+    record_bad_shards(folder, run, verify=True, skip=True)
     damage(folder, place=4 * 1500)
     with Loader(steps(folder, run), Cursor()) as loader:
         found = list(loader)
@@ -165,7 +165,7 @@ def test_several_ranks_end_and_go_on_when_started_again(folder: Path, run: Path)
 def test_nothing_left_is_an_error(folder: Path, run: Path) -> None:
     for path in (folder / "text").rglob("*.tokens"):
         path.unlink()
-    settle(folder, run, verify=False, skip=True)
+    record_bad_shards(folder, run, verify=False, skip=True)
     with pytest.raises(DataError, match=r"every shard of this phase in .* is damaged"):
         list(steps(folder, run).after(Cursor()))
 

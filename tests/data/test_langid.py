@@ -10,10 +10,10 @@ import little_corpus
 import pytest
 
 from mmbert.data import catalogs, langid
+from mmbert.data.distributed.launch import prepare_at_scale
 from mmbert.data.document import Document
-from mmbert.data.langid import LanguageIdentifier, foreign, model_file
+from mmbert.data.langid import LanguageIdentifier, model_file, wrong_language
 from mmbert.data.prepare import iterate_text, prepare_text
-from mmbert.data.scale.launch import prepare_at_scale
 from mmbert.data.store import Report
 from mmbert.errors import DataError, MissingExtra
 from mmbert.recipe import Cleaning, LanguageId, Recipe
@@ -98,7 +98,7 @@ class TestModel:
         assert not LanguageIdentifier(LanguageId(model=model, min_score=score + 1e-6)).refuses(document)
 
     def test_without_a_model_the_claim_is_believed(self, texts: dict[str, list[str]]) -> None:
-        assert foreign(claim(texts["deu_Latn"][0], "fra_Latn"), Cleaning()) is None
+        assert wrong_language(claim(texts["deu_Latn"][0], "fra_Latn"), Cleaning()) is None
 
 
 class TestPreparing:

@@ -17,7 +17,7 @@ from mmbert.errors import DataError, MissingExtra
 from mmbert.recipe import Source
 
 FAROESE = "Øll menniskju eru fødd fræls."
-CURE = "set sources.s.text_field, or .skip_bad_rows to pass over such rows"
+FIX = "set sources.s.text_field, or .skip_bad_rows to pass over such rows"
 FRENCH = "Tous les êtres humains naissent libres."
 
 
@@ -119,9 +119,9 @@ class TestFaults:
     def test_missing_and_wrong_text_field(self, tmp_path: Path) -> None:
         path = tmp_path / "fao_Latn.jsonl"
         path.write_bytes(lines({"text": "a"}, {"content": "b", "url": "c"}))
-        assert fault(tmp_path) == f"{path}:2: no field 'text', there are 'content', 'url': {CURE}"
+        assert fault(tmp_path) == f"{path}:2: no field 'text', there are 'content', 'url': {FIX}"
         path.write_bytes(lines({"text": None}))
-        assert fault(tmp_path) == f"{path}:1: field 'text' holds null, not text: {CURE}"
+        assert fault(tmp_path) == f"{path}:1: field 'text' holds null, not text: {FIX}"
 
     def test_unknown_languages_name_the_nearest(self, tmp_path: Path) -> None:
         path = tmp_path / "french.jsonl"

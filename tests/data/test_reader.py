@@ -18,7 +18,7 @@ from mmbert.data.reader import Block, Files, ShardReader
 from mmbert.data.shard import Shard, write_shard
 from mmbert.errors import BadShard
 
-CURE = "delete it and run `mmbert data prepare` again"
+FIX = "delete it and run `mmbert data prepare` again"
 
 
 def write(path: Path, lengths: list[int]) -> ShardInfo:
@@ -95,7 +95,7 @@ def test_damage_while_reading(shard: tuple[Path, ShardInfo], damage: Callable[[P
     with pytest.raises(BadShard) as caught:
         source.tokens(4800, 5300)
     said = said.format(path=path, index=path.with_suffix(".index"))
-    assert str(caught.value) == f"{path} is damaged at {said}: {CURE}"
+    assert str(caught.value) == f"{path} is damaged at {said}: {FIX}"
     assert caught.value.path == path
     if "checksum" in said:
         source.tokens(5120, 6000)  # elsewhere it is whole

@@ -12,7 +12,7 @@ from mmbert.data.shard import Shard, ShardWriter, write_shard
 from mmbert.errors import DataError
 
 DOCUMENTS = [np.arange(5, 9, dtype=np.uint32), np.array([2**32 - 1], dtype=np.uint32), np.arange(7, dtype=np.uint32)]
-CURE = "delete it and run `mmbert data prepare` again"
+FIX = "delete it and run `mmbert data prepare` again"
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_round_trip(path: Path) -> None:
 
 def test_cut_short(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-4])
-    assert fault(path) == f"{path} has 44 bytes instead of 48: {CURE}"
+    assert fault(path) == f"{path} has 44 bytes instead of 48: {FIX}"
 
 
 def test_cut_index(path: Path) -> None:
@@ -64,7 +64,7 @@ def test_cut_index(path: Path) -> None:
         index.write_bytes(whole[:length])
         message = fault(path)
         assert message.startswith(str(index))
-        assert message.endswith(CURE)
+        assert message.endswith(FIX)
 
 
 def test_flipped_bits_anywhere_are_found(path: Path) -> None:
@@ -93,7 +93,7 @@ def test_the_damaged_place_is_named(tmp_path: Path) -> None:
     write_shard(path, [np.full(700, number, dtype=np.uint32) for number in range(9)], {})
     flip(path, 4 * 2500)
     place = "tokens 2048 to 3071, documents 2 to 4"
-    assert fault(path, verify=True) == f"{path} is damaged at {place} (its checksum does not match): {CURE}"
+    assert fault(path, verify=True) == f"{path} is damaged at {place} (its checksum does not match): {FIX}"
 
 
 def test_version_1_is_read(path: Path) -> None:
@@ -105,7 +105,7 @@ def test_version_1_is_read(path: Path) -> None:
     shard.verify()
     assert shard.ends.tolist() == [4, 5, 12]
     flip(path, 20)
-    assert fault(path, verify=True) == f"{path} is damaged (its checksum does not match): {CURE}"
+    assert fault(path, verify=True) == f"{path} is damaged (its checksum does not match): {FIX}"
 
 
 def test_missing_files(path: Path) -> None:

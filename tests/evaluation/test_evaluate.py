@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import mmbert
 from mmbert.cli.main import app
 from mmbert.errors import ConfigError, DataError, MMBertError, WeightsError
-from mmbert.evaluation import characters, contestant, stage
+from mmbert.evaluation import ngram_baseline, systems, tuning_chain
 from mmbert.evaluation.suite import Suite
 from mmbert.evaluation.summary import Figure, SuiteResult
 from mmbert.evaluation.task import Task
@@ -95,10 +95,10 @@ def test_a_bag_of_characters_sees_no_order() -> None:
     sib200, pos = Task.load("sib200"), Task.load("masakhapos")
     texts = [{"text": text, "label": label} for text, label in (("abab", "x"), ("baba", "y")) for _ in range(4)]
     words = [{"tokens": ["on", "no"], "tags": ["ADP", "INTJ"]}] * 8
-    assert characters.fit(sib200, texts)(texts) == [row["label"] for row in texts]
-    assert len(set(characters.fit(sib200, texts, reading=characters.BAG)(texts))) == 1
-    assert characters.fit(pos, words)(words[:1])[0].labels == ["ADP", "INTJ"]
-    assert len(set(characters.fit(pos, words, reading=characters.BAG)(words[:1])[0].labels)) == 1
+    assert ngram_baseline.fit(sib200, texts)(texts) == [row["label"] for row in texts]
+    assert len(set(ngram_baseline.fit(sib200, texts, feature_set=ngram_baseline.UNIGRAMS)(texts))) == 1
+    assert ngram_baseline.fit(pos, words)(words[:1])[0].labels == ["ADP", "INTJ"]
+    assert len(set(ngram_baseline.fit(pos, words, feature_set=ngram_baseline.UNIGRAMS)(words[:1])[0].labels)) == 1
 
 
 def test_a_model_learns(folder: Path, data: Path, tmp_path: Path) -> None:
@@ -115,8 +115,8 @@ def test_nothing_is_computed_again(
     judged: tuple[SuiteResult, Path], data: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result, out = judged
-    monkeypatch.setattr(stage, "finetune", None)  # calling it would fail
-    monkeypatch.setattr(contestant, "predict", None)
+    monkeypatch.setattr(tuning_chain, "finetune", None)  # calling it would fail
+    monkeypatch.setattr(systems, "predict", None)
     again = mmbert.evaluate(folder, suite(data, ALL), out=out, baselines=["characters"])
     assert again.columns == result.columns
 
@@ -131,13 +131,13 @@ def test_what_was_stopped_goes_on(
     del run["scores"]["swh_Latn"]
     path.write_text(json.dumps(whole))
     asked = []
-    real = contestant.predict
+    real = systems.predict
 
     def counted(task: Any, model: Path, rows: Any) -> Any:
         asked.append(rows[0]["language"])
         return real(task, model, rows)
 
-    monkeypatch.setattr(contestant, "predict", counted)
+    monkeypatch.setattr(systems, "predict", counted)
     again = mmbert.evaluate(folder, suite(data, {"sib200": {}}), out=out)
     assert asked == ["swh_Latn"]
     assert again.columns[0].tasks["sib200"].languages == result.columns[0].tasks["sib200"].languages

@@ -32,7 +32,7 @@ RETRIEVAL = LanguageRetrieval(
 RESULT = ModelResult(
     model="extend",
     weights="w1",
-    exam="e1",
+    heldout="e1",
     losses={"fra_Latn": LOSS},
     retrieval=[RETRIEVAL],
     filled=[
@@ -43,7 +43,7 @@ RESULT = ModelResult(
     seconds=1.5,
 )
 BASELINE = Baseline(
-    exam="e1", training_text="t1", losses={"fra_Latn": UnigramLoss(**LOSS.model_dump(), train_tokens=9, alpha=0.1)}
+    heldout="e1", training_text="t1", losses={"fra_Latn": UnigramLoss(**LOSS.model_dump(), train_tokens=9, alpha=0.1)}
 )
 
 
@@ -58,13 +58,13 @@ def test_what_is_saved_is_read(tmp_path: Path) -> None:
 
 def test_only_a_result_of_the_same_weights_and_exam_is_current(tmp_path: Path) -> None:
     path = tmp_path / "extend.json"
-    assert read_current(ModelResult, path, weights="w1", exam="e1") is None
+    assert read_current(ModelResult, path, weights="w1", heldout="e1") is None
     save(RESULT, path)
-    assert read_current(ModelResult, path, weights="w1", exam="e1") == RESULT
-    assert read_current(ModelResult, path, weights="w2", exam="e1") is None
-    assert read_current(ModelResult, path, weights="w1", exam="e2") is None
+    assert read_current(ModelResult, path, weights="w1", heldout="e1") == RESULT
+    assert read_current(ModelResult, path, weights="w2", heldout="e1") is None
+    assert read_current(ModelResult, path, weights="w1", heldout="e2") is None
     path.write_text("{")
-    assert read_current(ModelResult, path, weights="w1", exam="e1") is None
+    assert read_current(ModelResult, path, weights="w1", heldout="e1") is None
 
 
 def test_another_form_is_refused_with_the_cure(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from mmbert.evaluation.retrieval import (
     accuracy_both_ways,
     embed,
     evaluate_retrieval,
-    evaluate_surface,
+    evaluate_spelling,
     read_pairs,
     trigrams,
     unit,
@@ -134,9 +134,9 @@ def test_a_language_that_is_english_is_found_and_noise_is_not(model: MaskedLM, t
     same = [Pair(word, word) for word in words]
     shifted = [Pair(word, other) for word, other in zip(words, [*words[1:], words[0]], strict=True)]
     pairs = {"aaa": same, "bbb": shifted}
-    found = {r.language: r for r in evaluate_retrieval(model, tokenizer, pairs, evaluate_surface(pairs), context=64)}
-    assert found["aaa"].accuracy == found["aaa"].centred == found["aaa"].surface == 1.0
-    assert found["bbb"].accuracy == found["bbb"].surface == 0.0
+    found = {r.language: r for r in evaluate_retrieval(model, tokenizer, pairs, evaluate_spelling(pairs), context=64)}
+    assert found["aaa"].accuracy == found["aaa"].centred == found["aaa"].spelling == 1.0
+    assert found["bbb"].accuracy == found["bbb"].spelling == 0.0
     assert found["aaa"].chance == 1 / 16
 
 
@@ -154,7 +154,7 @@ def test_summary_by_hand() -> None:
     assert found.accuracy == pytest.approx(0.15)
     assert found.chance == pytest.approx(0.025)
     assert found.centred == pytest.approx(0.6)
-    assert found.surface == pytest.approx(0.05)
+    assert found.spelling == pytest.approx(0.05)
     assert found.z == pytest.approx((0.15 - 0.025) / error)
     assert (found.languages, found.pairs) == (2, 125)
     assert summarise_retrieval([]) is None

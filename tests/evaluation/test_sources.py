@@ -12,10 +12,10 @@ from little_tasks import write_all
 
 from mmbert.errors import DataError
 from mmbert.evaluation import sources
-from mmbert.evaluation.marks import check, score
 from mmbert.evaluation.sources import Row, TaskSource, fingerprint, open_source, pin
-from mmbert.evaluation.stage import Stage, train_spec
 from mmbert.evaluation.task import Task
+from mmbert.evaluation.task_metrics import check, score
+from mmbert.evaluation.tuning_chain import TuningStep, train_spec
 from mmbert.finetuning.examples import read_examples
 from mmbert.finetuning.recipe import AnswerOptions
 from mmbert.finetuning.recipe_data import DataSpec
@@ -82,12 +82,12 @@ def test_languages_without_a_part_to_train_on(tmp_path: Path) -> None:
 
 def test_training_rows_of_several_languages_on_the_hub(tmp_path: Path) -> None:
     task = Task.load("udpos")
-    stage = Stage(task, TaskSource(task, "a" * 40), ("arb_Arab", "eng_Latn"), {}, 1, None)
+    stage = TuningStep(task, TaskSource(task, "a" * 40), ("arb_Arab", "eng_Latn"), {}, 1, None)
     spec = train_spec(stage)
     assert (spec.config, spec.languages, spec.language) == ("udpos.{language}", ("arb_Arab", "eng_Latn"), None)
     assert spec.spelled == {"arb_Arab": "Arabic", "eng_Latn": "English"}
     copied = Task.load("tydiqa")
-    stage = Stage(copied, TaskSource(copied, "a" * 40), ("fin_Latn", "eng_Latn"), {}, 1, None)
+    stage = TuningStep(copied, TaskSource(copied, "a" * 40), ("fin_Latn", "eng_Latn"), {}, 1, None)
     assert train_spec(stage).files == "{language}/{split}/*.parquet"
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from mmbert.evaluation.results import LanguageLoss
-from mmbert.evaluation.tiers import below, summarise, taught_tiers, tiers
+from mmbert.evaluation.tiers import adaptation_tiers, below, summarise, tiers
 
 
 def loss(nats: float, tokens: int = 100, num_bytes: int = 400) -> LanguageLoss:
@@ -17,9 +17,9 @@ def test_a_tier_is_the_first_phase_that_draws_a_language() -> None:
 
 def test_a_language_is_new_if_any_source_of_new_text_has_it() -> None:
     drawn = [("mine", "a"), ("mine", "b"), ("wiki", "b"), ("wiki", "c"), ("books", "c")]
-    found = taught_tiers(drawn, ("wiki", "books"), "abcd")
+    found = adaptation_tiers(drawn, ("wiki", "books"), "abcd")
     assert found == {"a": "new", "b": "new", "c": "kept", "d": "unseen"}
-    assert taught_tiers(drawn, (), "c") == {"c": "new"}
+    assert adaptation_tiers(drawn, (), "c") == {"c": "new"}
 
 
 def test_summary_by_hand() -> None:
@@ -30,7 +30,7 @@ def test_summary_by_hand() -> None:
     early = found[1]
     bits = (models["a"].bits_per_byte + models["b"].bits_per_byte) / 2
     base = (unigram["a"].bits_per_byte + unigram["b"].bits_per_byte) / 2
-    assert (early.languages, early.beaten) == (2, 1)
+    assert (early.languages, early.languages_won) == (2, 1)
     assert early.bits_per_byte == pytest.approx(bits)
     assert early.unigram == pytest.approx(base)
     assert early.below == pytest.approx(1 - bits / base)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import mmbert
 from mmbert.cli.main import app
 from mmbert.errors import ConfigError, DataError
-from mmbert.evaluation import stage
+from mmbert.evaluation import tuning_chain
 from mmbert.evaluation.published import published
 from mmbert.evaluation.suite import Suite
 from mmbert.files import read_json
@@ -89,7 +89,7 @@ def test_a_model_is_tuned_once_and_the_tables_say_so(
     assert "little (tuned by small.yaml first) | characters |" in text
     assert "little: tuned by small.yaml first.\n" in text
     assert read_json(tmp_path / "tables" / "scores.json")["columns"][0]["tuned"] == "tuned by small.yaml first"
-    monkeypatch.setattr(stage, "finetune", None)  # calling it would fail
+    monkeypatch.setattr(tuning_chain, "finetune", None)  # calling it would fail
     shutil.copytree(folder, tmp_path / "elsewhere")
     assert mmbert.evaluate(tmp_path / "elsewhere", suite, out=out).columns[0].tasks == column.tasks
 
@@ -114,7 +114,7 @@ def test_tuning_that_was_stopped_goes_on(
 ) -> None:
     suite = Suite.load(suite_file)
     (whole,) = mmbert.evaluate(folder, suite, out=tmp_path / "whole").columns
-    real = stage.finetune
+    real = tuning_chain.finetune
 
     def stopped(recipe: Any, *, out: Path) -> Any:
         real(recipe, out=out)
@@ -123,12 +123,12 @@ def test_tuning_that_was_stopped_goes_on(
         shutil.rmtree(max((out / CHECKPOINTS).glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1])))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stage, "finetune", stopped)
+    monkeypatch.setattr(tuning_chain, "finetune", stopped)
     with pytest.raises(KeyboardInterrupt):
         mmbert.evaluate(folder, suite, out=tmp_path / "out")
     (begun,) = tuned_folders(tmp_path / "out")
     assert [path.name for path in (begun / CHECKPOINTS).glob("checkpoint-*")]
-    monkeypatch.setattr(stage, "finetune", real)
+    monkeypatch.setattr(tuning_chain, "finetune", real)
     moved = shutil.copytree(folder, tmp_path / "moved")  # the same model, by another path
     (column,) = mmbert.evaluate(moved, suite, out=tmp_path / "out").columns
     assert tuned_folders(tmp_path / "out") == [begun]

@@ -26,8 +26,8 @@ from mmbert.exporting.plain import write_config
 from mmbert.exporting.sentence import write_modules
 from mmbert.exporting.source import Source
 from mmbert.exporting.texts import TEXTS
-from mmbert.inference.modules import Dense, Normalize
 from mmbert.inference.pooling import Pooling
+from mmbert.inference.sentence_transformers_folder import Dense, Normalize
 from mmbert.model.tasks import SequenceClassifier, TokenClassifier
 from mmbert.model.weights import load_state, save_state
 from mmbert.tokenizer.tokenizer import Tokenizer

@@ -76,7 +76,7 @@ def examples(count: int, seed: int = 0) -> list[dict[str, Any]]:
     return rows
 
 
-def taught(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def adaptation(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The same as documents with a teacher's scores."""
     return [
         {"query": row["query"], "documents": [row["positive"], *row["negative"]], "scores": [9.0, 2.0, 1.0]}

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from little_sentences import examples, taught, write_rows
+from little_sentences import adaptation, examples, write_rows
 from little_sets import write
 from test_read_examples import BAD
 from test_recipes import RECIPES, SETS
 
 import mmbert
 from mmbert.errors import ConfigError, DataError, TrainingError, WeightsError
-from mmbert.finetuning.plan import dry_run, show
+from mmbert.finetuning.dry_run import dry_run, show
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.model.config import ModelConfig
 
@@ -34,7 +34,7 @@ def sentence_sets(tmp_path: Path) -> dict[str, Path]:
         "splade": tmp_path / "plain.jsonl",
         "embed-distil": write_rows(tmp_path / "scored.jsonl", scored),
         "embed-bitext": write_rows(tmp_path / "train.jsonl", translated),
-        "colbert": write_rows(tmp_path / "taught.jsonl", taught(rows)),
+        "colbert": write_rows(tmp_path / "taught.jsonl", adaptation(rows)),
     }
 
 
@@ -98,7 +98,7 @@ def test_the_plan_is_what_the_run_does(recipe: Callable[..., FinetuneRecipe], tm
 def test_a_small_model_at_a_rate_of_large_ones(
     rate: float, width: int, warned: bool, recipe: Callable[..., FinetuneRecipe], caplog: pytest.LogCaptureFixture
 ) -> None:
-    from mmbert.finetuning.plan import say_small
+    from mmbert.finetuning.dry_run import say_small
 
     config = ModelConfig(
         vocab_size=256_000 if width == 768 else 4096, hidden_size=width, intermediate_size=2 * width, num_layers=4,

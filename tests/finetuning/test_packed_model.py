@@ -13,7 +13,15 @@ import transformers
 
 from mmbert import Tokenizer
 from mmbert.finetuning.collate import best_as_rows, choices_as_rows, collate, spans_as_rows, texts_as_rows
-from mmbert.finetuning.losses import NONE, ClassLoss, SeveralLoss, balanced_weights, choice_loss, number_loss, span_loss
+from mmbert.finetuning.losses import (
+    NONE,
+    ClassLoss,
+    MultiLabelLoss,
+    balanced_weights,
+    choice_loss,
+    number_loss,
+    span_loss,
+)
 from mmbert.finetuning.packed_model import PackedModel, add_lora, merged_state
 from mmbert.model.encoder import Encoder
 from mmbert.model.tasks import ChoiceClassifier, SequenceClassifier, SpanClassifier, TokenClassifier
@@ -42,7 +50,7 @@ def case(name: str) -> tuple[Any, Any, Any, list[Any], Any, int, dict[str, Any]]
     if name == "several":
         marks = [[1.0, 0, 1], [0.0, 0, 0], [0.0, 1, 1], [1.0, 0, 0]]
         problem = {"problem_type": "multi_label_classification"}
-        return SequenceClassifier, SeveralLoss(), texts_as_rows, marks, torch.tensor(marks), 3, problem
+        return SequenceClassifier, MultiLabelLoss(), texts_as_rows, marks, torch.tensor(marks), 3, problem
     if name == "number":
         values = [0.5, -1.0, 3.0, 2.0]
         return (

@@ -19,6 +19,7 @@ from pyarrow import parquet
 
 import mmbert
 from mmbert.errors import ConfigError, DataError, MMBertError
+from mmbert.finetuning.dry_run import task_reads
 from mmbert.finetuning.examples import (
     Examples,
     Fields,
@@ -28,7 +29,6 @@ from mmbert.finetuning.examples import (
     read_splits,
     split_off,
 )
-from mmbert.finetuning.plan import task_reads
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.finetuning.recipe_data import Data, DataSpec
 from mmbert.finetuning.task_rows import fields

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 import mmbert
 from mmbert.errors import ConfigError, TrainingError
 from mmbert.finetuning.finetune import plan_trials
-from mmbert.finetuning.rates import parameter_groups
+from mmbert.finetuning.param_groups import parameter_groups
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.model.encoder import Encoder
 from mmbert.model.tasks import SequenceClassifier

@@ -49,7 +49,7 @@ def assert_alike(folder: Path, name: str) -> None:
             out = logits(model, words, *texts)
             wanted = torch.stack([out.start_logits[0], out.end_logits[0]], -1).numpy()
         elif name == "choose":
-            found = mmbert.Chooser.load(folder, precision="fp32").logits(row["question"], row["choices"])
+            found = mmbert.MultipleChoice.load(folder, precision="fp32").logits(row["question"], row["choices"])
             both = [row["question"]] * len(row["choices"]), row["choices"]
             encoded = words(*both, return_tensors="pt", padding=True)
             with torch.inference_mode():

@@ -15,10 +15,10 @@ import torch
 import transformers
 from little_sentences import (  # noqa: F401  (a fixture)
     TEXTS,
+    adaptation,
     examples,
     make_recipe,
     pretrained,
-    taught,
     write_rows,
 )
 from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer, SparseEncoder
@@ -41,7 +41,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {
         "plain": write_rows(folder / "train.jsonl", plain),
         "dev": write_rows(folder / "dev.jsonl", dev),
-        "taught": write_rows(folder / "taught.jsonl", taught(plain)),
+        "taught": write_rows(folder / "taught.jsonl", adaptation(plain)),
     }
 
 

@@ -18,10 +18,10 @@ from task_folders import tokenizer_json
 from mmbert import ModelConfig, Tokenizer
 from mmbert.errors import DataError
 from mmbert.finetuning.examples import Examples
+from mmbert.finetuning.init_model import Start, load_start
 from mmbert.finetuning.recipe import AnswerOptions, FinetuneRecipe, Tag
 from mmbert.finetuning.span import Scores as AnswerScores
 from mmbert.finetuning.span import answer_tokens, make_features
-from mmbert.finetuning.start import Start, load_start
 from mmbert.finetuning.tag import Scores as TagScores
 from mmbert.finetuning.tag import make_features as tag_features
 from mmbert.finetuning.task_rows import read_questions, read_sentences

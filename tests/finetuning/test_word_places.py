@@ -16,7 +16,7 @@ from task_folders import tokenizer_json
 from mmbert import Tokenizer
 from mmbert.finetuning.recipe_data import Sampling
 from mmbert.finetuning.sampling import LanguageSampler
-from mmbert.finetuning.words import find_words, first_tokens, join_words
+from mmbert.finetuning.word_labels import find_words, first_tokens, join_words
 from mmbert.inference.entities import trim_spans
 
 SENTENCES = [

@@ -234,7 +234,7 @@ def test_passages_are_linear_and_their_limit_comes_first(embed: Embedder, monkey
     reader = Reader(embed, chunking="late", by="size", size=1, overlap=None, prompt=None)
     begun = time.process_time()
     (found,) = reader.rows(["a " * 100_000])  # some hundred thousand passages over thousands of windows
-    assert sum(map(len, found.note.parts)) >= len(found.note.cut.runs) >= 100_000
+    assert sum(map(len, found.metadata.parts)) >= len(found.metadata.cut.runs) >= 100_000
     assert time.process_time() - begun < 20
     monkeypatch.setattr("mmbert.inference.passages.plan_windows", lambda *_: pytest.fail("planned"))
     with pytest.raises(TooLong, match=r"passages or more, an answer may have 100"):

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from sentence_folders import TEXTS, write_model
 
 from mmbert.inference.embedder import Embedder
-from mmbert.inference.fast import FastLayer, turn_pairs
 from mmbert.inference.int8 import Int8Layer
 from mmbert.inference.native import build, kernel
-from mmbert.inference.precision import settle
+from mmbert.inference.onednn_layers import FastLayer, turn_pairs
+from mmbert.inference.precision import apply_precision
 from mmbert.model.attention import plan_attention
 from mmbert.model.config import ModelConfig
 from mmbert.model.encoder import Encoder
@@ -180,7 +180,7 @@ def packed() -> Packed:
 def settled(plain: Encoder, used: str, *, on: bool) -> Encoder:
     kernel.use(on)
     made = copy.deepcopy(plain)
-    settle(made, CPU, used)
+    apply_precision(made, CPU, used)
     assert all(layer.native is (on and used != "fp32") for layer in made.layers)  # type: ignore[union-attr]
     return made
 
@@ -291,7 +291,7 @@ def test_compilers_that_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_without_a_compiler_torch_computes(tmp_path: Path) -> None:
     code = (
-        "import torch; from mmbert.inference.fast import FastLayer; from mmbert.model.layers import Layer\n"
+        "import torch; from mmbert.inference.onednn_layers import FastLayer; from mmbert.model.layers import Layer\n"
         "from mmbert.inference.native import kernel; from mmbert.model.config import ModelConfig\n"
         "shape = dict(vocab_size=300, hidden_size=64, intermediate_size=96, num_layers=1, num_heads=2)\n"
         "print(FastLayer(Layer(ModelConfig(**shape), 0), torch.bfloat16).native, kernel.describe())\n"

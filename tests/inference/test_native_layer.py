@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from mmbert.inference import precision
-from mmbert.inference.fast import FastLayer
 from mmbert.inference.int8 import Int8Layer
 from mmbert.inference.native import kernel
 from mmbert.inference.native import layer as native
 from mmbert.inference.native.layer import NativeLayer
+from mmbert.inference.onednn_layers import FastLayer
 from mmbert.model.attention import plan_attention
 from mmbert.model.config import ModelConfig
 from mmbert.model.encoder import Encoder
@@ -172,7 +172,7 @@ def test_a_whole_encoder(used: str) -> None:
     plain = encoder(shape())
     packed = Packed.from_lists([np.arange(5, 5 + n) for n in (200, 2, 65, 129, 40, 40)]).to()
     made = copy.deepcopy(plain)
-    precision.settle(made, CPU, used)
+    precision.apply_precision(made, CPU, used)
     assert all(isinstance(layer, NativeLayer) for layer in made.layers)
     with torch.inference_mode():
         found, wanted = made(packed), plain(packed)
@@ -192,7 +192,7 @@ def test_layers_are_used_where_the_cpu_can() -> None:
 def test_layers_that_do_not_fit_stay_with_torch() -> None:
     for config in (shape(hidden=96, heads=3), shape(inner=80), shape(heads=8)):
         made = encoder(config)
-        precision.settle(made, CPU, "bf16")
+        precision.apply_precision(made, CPU, "bf16")
         assert not any(isinstance(layer, NativeLayer) for layer in made.layers)
 
 

@@ -17,12 +17,12 @@ from sentence_folders import TEXTS
 
 from mmbert import cpu
 from mmbert.errors import ConfigError
-from mmbert.inference import fast, precision
+from mmbert.inference import onednn_layers, precision
 from mmbert.inference.embedder import Embedder
-from mmbert.inference.fast import FastLayer, PackedMatrix, paired, turn_pairs
 from mmbert.inference.int8 import Int8Layer, Int8Matrix, by_channel, compiles
 from mmbert.inference.native import kernel
-from mmbert.inference.precision import Bf16Linear, choose, settle
+from mmbert.inference.onednn_layers import FastLayer, PackedMatrix, paired, turn_pairs
+from mmbert.inference.precision import Bf16Linear, apply_precision, choose
 from mmbert.model.config import ModelConfig
 from mmbert.model.encoder import Encoder
 from mmbert.model.rope import angles, rotate
@@ -71,7 +71,7 @@ def packed() -> Packed:
 
 def settled(encoder: Encoder, used: str) -> Encoder:
     copied = copy.deepcopy(encoder)
-    assert settle(copied, CPU, used) == used
+    assert apply_precision(copied, CPU, used) == used
     return copied
 
 
@@ -160,14 +160,14 @@ def test_compiled_int8_is_the_same(trained: Encoder, packed: Packed) -> None:
 def test_long_batches_in_parts(trained: Encoder, packed: Packed, used: str, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = settled(trained, used)
     whole = states(encoder, packed)
-    monkeypatch.setattr(fast, "PART", 100)
+    monkeypatch.setattr(onednn_layers, "PART", 100)
     assert nearness(states(encoder, packed), whole)[0] < (1e-6 if used == "fp32" else 1e-3)
 
 
 def test_int8_in_parts(trained: Encoder, packed: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = int8(trained, compiled=False)
     whole = states(encoder, packed)
-    monkeypatch.setattr(fast, "PART", 100)
+    monkeypatch.setattr(onednn_layers, "PART", 100)
     assert nearness(states(encoder, packed), whole)[0] < 2e-3
 
 
@@ -193,10 +193,10 @@ def test_linear_layers_of_gpus() -> None:
 
 def test_pairs_turn_as_halves_do() -> None:
     weight = torch.randn(3 * 16, 16)
-    x, turns = torch.randn(9, 16), angles(torch.arange(9), 8, 10_000.0)
-    q, k, v = rotate((x @ weight.t()).view(9, 3, 2, 8), turns, torch.float32)
+    x, cos_sin = torch.randn(9, 16), angles(torch.arange(9), 8, 10_000.0)
+    q, k, v = rotate((x @ weight.t()).view(9, 3, 2, 8), cos_sin, torch.float32)
     qkv = (x @ paired(weight, 8).t()).view(9, 3, 2, 8)
-    turn_pairs(qkv, turns)
+    turn_pairs(qkv, cos_sin)
     mine, mine_keys, mine_values = qkv.unbind(1)
     assert torch.allclose(torch.einsum("ihd,jhd->hij", mine, mine_keys), torch.einsum("ihd,jhd->hij", q, k), atol=1e-4)
     assert torch.allclose(mine_values, v, atol=1e-6)
@@ -255,6 +255,6 @@ def test_layers_are_replaced(trained: Encoder) -> None:
 
 def test_precisions_that_do_not_exist(trained: Encoder) -> None:
     with pytest.raises(ConfigError, match="fp64"):
-        settle(copy.deepcopy(trained), CPU, "fp64")
+        apply_precision(copy.deepcopy(trained), CPU, "fp64")
     with pytest.raises(ConfigError, match="int8 is for CPUs"):
-        settle(copy.deepcopy(trained).to("meta"), torch.device("meta"), "int8")
+        apply_precision(copy.deepcopy(trained).to("meta"), torch.device("meta"), "int8")

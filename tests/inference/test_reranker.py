@@ -10,7 +10,7 @@ from sentence_transformers import CrossEncoder
 from task_folders import TEXTS, save_theirs
 
 from mmbert.errors import ConfigError, TokenizerError, WeightsError
-from mmbert.inference.chooser import Chooser
+from mmbert.inference.multiple_choice import MultipleChoice
 from mmbert.inference.reranker import Reranker
 
 QUERY = "Are all human beings born free?"
@@ -134,7 +134,7 @@ def test_bad_input_is_named(reranker: Reranker) -> None:
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_choices_are_those_of_transformers(pooling: str, tmp_path: Path) -> None:
     theirs, words = save_theirs(tmp_path, "MultipleChoice", classifier_pooling=pooling)
-    chooser = Chooser.load(tmp_path, precision="fp32")
+    chooser = MultipleChoice.load(tmp_path, precision="fp32")
     encoded = words([QUERY] * len(TEXTS), TEXTS, return_tensors="pt", padding=True)
     with torch.inference_mode():
         expected = theirs(**{key: encoded[key][None] for key in ("input_ids", "attention_mask")}).logits[0]

@@ -19,7 +19,7 @@ from sentence_transformers.sentence_transformer.modules import Dense, Normalize,
 from task_folders import save_theirs
 
 from mmbert import Classifier, Embedder, FillMask, MaskedLM, Reranker, Tagger
-from mmbert.diagnosis.model import examine
+from mmbert.doctor.model import examine
 from mmbert.errors import MMBertError, WeightsError
 from mmbert.exporting.export import export
 from mmbert.inference.fill_mask import unknown_ids

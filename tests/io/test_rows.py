@@ -30,7 +30,7 @@ from mmbert.finetuning.examples import Fields, as_label, read_examples
 from mmbert.finetuning.recipe_data import DataSpec
 from mmbert.io import delimited, stream
 from mmbert.io import rows as rows_module
-from mmbert.io.faults import RowFaults, as_name
+from mmbert.io.row_errors import RowFaults, as_name
 from mmbert.io.rows import read_rows
 from mmbert.recipe import Source
 

@@ -12,10 +12,10 @@ def rotate_plainly(x: Tensor, positions: Tensor, theta: float) -> Tensor:
     """x cos + rotate_half(x) sin with the frequencies written twice."""
     width = x.shape[-1]
     frequencies = 1.0 / (theta ** (torch.arange(0, width, 2).float() / width))
-    turns = positions[:, None].float() * frequencies
-    turns = torch.cat([turns, turns], dim=-1)[:, None, :].to(x.dtype)
+    cos_sin = positions[:, None].float() * frequencies
+    cos_sin = torch.cat([cos_sin, cos_sin], dim=-1)[:, None, :].to(x.dtype)
     half = torch.cat([-x[..., width // 2 :], x[..., : width // 2]], dim=-1)
-    return x * turns.cos() + half * turns.sin()
+    return x * cos_sin.cos() + half * cos_sin.sin()
 
 
 def test_queries_and_keys_turn_and_values_do_not() -> None:
@@ -44,10 +44,10 @@ def test_scores_depend_on_the_distance_only() -> None:
 def test_turning_is_done_in_fp32_whatever_goes_in_and_comes_out() -> None:
     torch.manual_seed(0)
     qkv = torch.randn(5, 3, 2, 8).to(torch.bfloat16).requires_grad_()
-    turns = angles(torch.arange(5), 8, 10_000.0)
-    exact = rotate(qkv.detach().float(), turns, torch.float32)
-    up = rotate(qkv, turns, torch.float32)
-    low = rotate(qkv, turns, torch.bfloat16)
+    cos_sin = angles(torch.arange(5), 8, 10_000.0)
+    exact = rotate(qkv.detach().float(), cos_sin, torch.float32)
+    up = rotate(qkv, cos_sin, torch.float32)
+    low = rotate(qkv, cos_sin, torch.bfloat16)
     for a, b, c in zip(up, low, exact, strict=True):
         assert torch.equal(a, c)
         assert torch.equal(b, c.to(torch.bfloat16))

@@ -18,9 +18,9 @@ from ruamel.yaml import YAML
 
 from mmbert import languages
 from mmbert.errors import ConfigError
-from mmbert.planning.hardware import Machine
-from mmbert.planning.plan import DryRun, dry_run
-from mmbert.planning.show import print_plan
+from mmbert.estimate.dry_run import DryRun, dry_run
+from mmbert.estimate.hardware import Machine
+from mmbert.estimate.print_estimate import print_plan
 from mmbert.recipe import Recipe
 from mmbert.recipe_schema import editor_schema
 
@@ -248,7 +248,7 @@ def test_what_is_printed() -> None:
 def test_a_dry_run_needs_no_torch() -> None:
     code = (
         "import sys; from pathlib import Path\n"
-        "from mmbert.recipe import Recipe; from mmbert.planning.plan import dry_run\n"
+        "from mmbert.recipe import Recipe; from mmbert.estimate.dry_run import dry_run\n"
         f"dry_run(Recipe.load(Path({str(RECIPES)!r}) / 'mmbert-small.yaml'), folder=Path({str(RECIPES)!r}))\n"
         "import json; print(json.dumps([m for m in ('torch', 'transformers', 'tokenizers') if m in sys.modules]))"
     )

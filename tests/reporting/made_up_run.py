@@ -132,7 +132,7 @@ def _write_results(folder: Path, sizes: dict[str, int], rng: np.random.Generator
             nats=tokens * float(rng.normal(6.8, 0.3)), tokens=tokens, num_bytes=tokens * 4, hits=tokens // 20
         )
         unigram[language] = UnigramLoss(**loss.model_dump(), train_tokens=sizes[language], alpha=0.1)
-    save(Baseline(exam="e", training_text="t", losses=unigram), folder / "evaluation" / "unigram.json")
+    save(Baseline(heldout="e", training_text="t", losses=unigram), folder / "evaluation" / "unigram.json")
     for name, gains in GAINS.items():
         losses = {
             language: LanguageLoss.of(
@@ -142,7 +142,13 @@ def _write_results(folder: Path, sizes: dict[str, int], rng: np.random.Generator
             for language, base in unigram.items()
         }  # fmt: skip
         result = ModelResult(
-            model=name, weights="w", exam="e", losses=losses, retrieval=_retrieval(rng), filled=_filled(), seconds=12.5
+            model=name,
+            weights="w",
+            heldout="e",
+            losses=losses,
+            retrieval=_retrieval(rng),
+            filled=_filled(),
+            seconds=12.5,
         )
         save(result, folder / "evaluation" / f"{name}.json")
 
@@ -151,12 +157,12 @@ def _retrieval(rng: np.random.Generator) -> list[LanguageRetrieval]:
     found = []
     for language in LANGUAGES[1:]:
         model = float(rng.uniform(0.03, 0.25))
-        surface = float(rng.uniform(0.0, 0.2 if language.endswith("Latn") else 0.03))
+        spelling = float(rng.uniform(0.0, 0.2 if language.endswith("Latn") else 0.03))
         found.append(
             LanguageRetrieval(
                 language=language, pairs=200, to_english=model, from_english=model * 0.9,
-                centred_to_english=model * 1.4, centred_from_english=model * 1.3, surface_to_english=surface,
-                surface_from_english=surface,
+                centred_to_english=model * 1.4, centred_from_english=model * 1.3, surface_to_english=spelling,
+                surface_from_english=spelling,
             )
         )  # fmt: skip
     return found
@@ -249,10 +255,10 @@ def write_taught_run(folder: Path) -> Path:
         code: UnigramLoss(**loss(5.0).model_dump(), train_tokens=5000 if code != "fra_Latn" else 0, alpha=0.1)
         for code in TAUGHT_BITS
     }
-    save(Baseline(exam="e", training_text="t", losses=unigram), folder / "evaluation" / "unigram.json")
+    save(Baseline(heldout="e", training_text="t", losses=unigram), folder / "evaluation" / "unigram.json")
     for place, name in enumerate(("start", "teach", "merged")):
         losses = {code: loss(bits[place]) for code, bits in TAUGHT_BITS.items()}
-        result = ModelResult(model=name, weights="w", exam="e", losses=losses, retrieval=[], filled=[], seconds=1.0)
+        result = ModelResult(model=name, weights="w", heldout="e", losses=losses, retrieval=[], filled=[], seconds=1.0)
         save(result, folder / "evaluation" / f"{name}.json")
     (folder / "teach" / "final").mkdir(parents=True)
     (folder / "teach" / "final" / "config.json").write_text('{"vocab_size": 8192}')

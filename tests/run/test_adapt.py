@@ -18,8 +18,8 @@ from mmbert.errors import TokenizerError, TrainingError, WeightsError
 from mmbert.evaluation.results import read_models
 from mmbert.files import read_json
 from mmbert.pipeline import RunResult, merge_phases
+from mmbert.reporting.adaptation import adaptation_groups
 from mmbert.reporting.record import read_record
-from mmbert.reporting.taught import taught_groups
 from mmbert.surgery.average import average
 from mmbert.surgery.ties import ties
 from mmbert.training.pretrain import pretrain
@@ -104,13 +104,13 @@ def _changes(text: Path, start: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def taught(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+def adaptation(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
     return run(recipe, out=tmp_path_factory.mktemp("runs") / "adapt")
 
 
-def test_the_run_keeps_the_resolved_recipe(recipe: Recipe, start: Path, taught: RunResult) -> None:
+def test_the_run_keeps_the_resolved_recipe(recipe: Recipe, start: Path, adaptation: RunResult) -> None:
     assert (recipe.model, recipe.tokenizer) == (None, None)
-    resolved = Recipe.load(taught.folder / "recipe.yaml")
+    resolved = Recipe.load(adaptation.folder / "recipe.yaml")
     theirs = MaskedLM.load(start).config
     assert resolved.shape.hidden_size == 32
     assert resolved.shape.vocab_size == theirs.vocab_size
@@ -119,24 +119,24 @@ def test_the_run_keeps_the_resolved_recipe(recipe: Recipe, start: Path, taught: 
     assert (phase.rope_theta, phase.local_rope_theta) == (20_000, 5_000)
 
 
-def test_the_model_is_as_the_start_but_for_its_weights(start: Path, taught: RunResult) -> None:
-    theirs, ours = MaskedLM.load(start).config, MaskedLM.load(taught.model).config
+def test_the_model_is_as_the_start_but_for_its_weights(start: Path, adaptation: RunResult) -> None:
+    theirs, ours = MaskedLM.load(start).config, MaskedLM.load(adaptation.model).config
     assert ours == theirs  # also the longest sequence, which is more than the context taught with
-    assert (taught.model / "tokenizer.json").read_bytes() == (start / "tokenizer.json").read_bytes()
+    assert (adaptation.model / "tokenizer.json").read_bytes() == (start / "tokenizer.json").read_bytes()
 
 
-def test_new_languages_gain(taught: RunResult) -> None:
-    models = read_models(taught.folder / "evaluation")
+def test_new_languages_gain(adaptation: RunResult) -> None:
+    models = read_models(adaptation.folder / "evaluation")
     assert set(models) == {"start", "teach", "merged"}
-    new, kept = taught_groups(read_record(taught.folder))
+    new, kept = adaptation_groups(read_record(adaptation.folder))
     assert (set(new.languages), set(kept.languages)) == (set(NEW), set(KNOWN))
     assert all(change > 0.05 for change in new.changes.values())
     assert new.change("teach") > 0.1
 
 
-def test_report_and_card_show_before_and_after(taught: RunResult) -> None:
-    card = (taught.model / "README.md").read_text(encoding="utf-8")
-    page = taught.report.read_text(encoding="utf-8")
+def test_report_and_card_show_before_and_after(adaptation: RunResult) -> None:
+    card = (adaptation.model / "README.md").read_text(encoding="utf-8")
+    page = adaptation.report.read_text(encoding="utf-8")
     for text in (card, page):
         assert "Before and after" in text
         assert "kat_Geor" in text
@@ -145,39 +145,47 @@ def test_report_and_card_show_before_and_after(taught: RunResult) -> None:
     assert "annealed" not in card
 
 
-def test_the_average_is_the_formula(taught: RunResult) -> None:
+def test_the_average_is_the_formula(adaptation: RunResult) -> None:
     weights = {"teach": 0.5, "start": 0.5}
-    found, begun, after = _flat(taught.model), _flat(taught.folder / "start"), _flat(taught.folder / "teach" / "final")
+    found, begun, after = (
+        _flat(adaptation.model),
+        _flat(adaptation.folder / "start"),
+        _flat(adaptation.folder / "teach" / "final"),
+    )
     for name, tensor in found.items():
         assert torch.equal(tensor, average([after[name], begun[name]], list(weights.values()))), name
         assert not torch.equal(after[name], begun[name]), name
-    report = read_json(taught.folder / "merge" / "report.json")
+    report = read_json(adaptation.folder / "merge" / "report.json")
     assert report["total"]["distance"][1] == 0  # the start from itself
 
 
-def test_ties_with_the_start_is_the_formula(text: Path, start: Path, taught: RunResult, tmp_path: Path) -> None:
+def test_ties_with_the_start_is_the_formula(text: Path, start: Path, adaptation: RunResult, tmp_path: Path) -> None:
     change = "merge={method: ties, base: start, phases: {teach: 1}, density: 0.4, scale: 0.7, trim: tensor}"
     recipe = Recipe.load(ADAPT, [*_changes(text, start), change])
-    merge_phases(recipe, taught.folder, tmp_path / "out")
-    found, begun, after = _flat(tmp_path / "out"), _flat(taught.folder / "start"), _flat(taught.folder / "teach/final")
+    merge_phases(recipe, adaptation.folder, tmp_path / "out")
+    found, begun, after = (
+        _flat(tmp_path / "out"),
+        _flat(adaptation.folder / "start"),
+        _flat(adaptation.folder / "teach/final"),
+    )
     for name, tensor in found.items():
         expected = ties(begun[name], [after[name]], density=0.4, scale=0.7)
         assert torch.equal(tensor, expected), name
         assert int((tensor != begun[name]).sum()) <= 0.4 * tensor.numel() + 1
-    (taught.folder / "merge" / "inputs.json").unlink()  # of the other merge
+    (adaptation.folder / "merge" / "inputs.json").unlink()  # of the other merge
 
 
 def _flat(folder: Path) -> dict[str, Tensor]:
     return dict(load_file(folder / "model.safetensors"))
 
 
-def test_the_copy_of_the_start_is_the_start(start: Path, taught: RunResult) -> None:
-    ours, theirs = _flat(taught.folder / "start"), _flat(start)
+def test_the_copy_of_the_start_is_the_start(start: Path, adaptation: RunResult) -> None:
+    ours, theirs = _flat(adaptation.folder / "start"), _flat(start)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_what_is_refused(text: Path, start: Path, taught: RunResult, tmp_path: Path) -> None:
+def test_what_is_refused(text: Path, start: Path, adaptation: RunResult, tmp_path: Path) -> None:
     changes = _changes(text, start)
 
     def refused(kind: type[Exception], says: str, *more: str) -> None:
@@ -192,7 +200,7 @@ def test_what_is_refused(text: Path, start: Path, taught: RunResult, tmp_path: P
     refused(WeightsError, "has hidden_size 32, the recipe's model 64: leave `model` out", f"model={model}")
 
 
-def test_another_tokenizer_is_refused(text: Path, start: Path, taught: RunResult, tmp_path: Path) -> None:
+def test_another_tokenizer_is_refused(text: Path, start: Path, adaptation: RunResult, tmp_path: Path) -> None:
     changes = [*_changes(text, start), "tokenizer={vocab_size: 512, sample_characters: 50k}"]
     with pytest.raises(TokenizerError, match=r"is not that of its start .*: leave `tokenizer` out") as caught:
         run(Recipe.load(ADAPT, changes), out=tmp_path / "trained")
@@ -209,11 +217,11 @@ def test_another_tokenizer_is_refused(text: Path, start: Path, taught: RunResult
         merge_phases(Recipe.load(ADAPT, foreign), tmp_path / "foreign", tmp_path / "foreign" / "final")
 
 
-def test_nothing_is_done_twice(recipe: Recipe, taught: RunResult) -> None:
+def test_nothing_is_done_twice(recipe: Recipe, adaptation: RunResult) -> None:
     def state() -> dict[str, int]:
-        files = (path for path in taught.folder.rglob("*") if path.suffix in (".safetensors", ".jsonl", ".tokens"))
+        files = (path for path in adaptation.folder.rglob("*") if path.suffix in (".safetensors", ".jsonl", ".tokens"))
         return {str(path): path.stat().st_mtime_ns for path in files if "final" not in path.parent.name}
 
     before = state()
-    assert run(recipe, out=taught.folder).evaluation.losses == taught.evaluation.losses
+    assert run(recipe, out=adaptation.folder).evaluation.losses == adaptation.evaluation.losses
     assert state() == before

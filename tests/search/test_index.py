@@ -48,9 +48,9 @@ def test_public_name() -> None:
 def test_closed_when_it_is_forgotten(tmp_path: Path) -> None:
     """Nobody has to close an index: Python 3.13 warns of connections that are left open."""
     Records.create(tmp_path, "exact")
-    opened = Records(tmp_path)
-    connection = opened._db
-    del opened
+    handle = Records(tmp_path)
+    connection = handle._db
+    del handle
     gc.collect()
     with pytest.raises(sqlite3.ProgrammingError, match="closed"):
         connection.execute("SELECT 1")

@@ -78,13 +78,13 @@ def test_lance_with_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ki
     monkeypatch.setattr(lance, "_FEW", 0)
     store, rows, queries = make(tmp_path, "lance", kind=kind), unit_rows(600), unit_rows(20, seed=1)
     store.append(rows[:500], 0)
-    store.settle(500)
+    store.build_index(500)
     assert isinstance(store, LanceStore)
     (index,) = store._table().list_indices()
     assert index.index_type.lower() == kind.replace("_", "")
     store.append(rows[500:], 500)  # rows that the index has not taken up are found as well
-    store.settle(600)
-    store.tidy()
+    store.build_index(600)
+    store.cleanup()
     random = np.random.default_rng(3)
     for allowed in (None, random.random(600) < 0.5, random.random(600) < 0.02):
         found = store.search(queries, 10, 600, allowed)

@@ -19,10 +19,10 @@ from serving_models import TEXTS
 from mmbert import Embedder
 from mmbert.cancellation import check_cancelled
 from mmbert.errors import Overloaded, TooLong
-from mmbert.inference.rows import Rows
+from mmbert.inference.windows import Rows
 from mmbert.packed import Packed
-from mmbert.serving.abilities.embedding import Embedding
 from mmbert.serving.engine import LARGE, Closed, Engine, Failed, Limits
+from mmbert.serving.handlers.embedding import EmbeddingHandler
 from mmbert.serving.task import Answer, Place, Task
 from mmbert.serving.threads import Threads
 from mmbert.serving.worker import Worker
@@ -272,8 +272,8 @@ def test_stopping_computes_what_waits() -> None:
 
 
 @pytest.fixture(scope="module")
-def embedding(folders: Path) -> Embedding:
-    return Embedding(Embedder.load(folders / "tuned", precision="fp32"))
+def embedding(folders: Path) -> EmbeddingHandler:
+    return EmbeddingHandler(Embedder.load(folders / "tuned", precision="fp32"))
 
 
 words = st.lists(st.sampled_from([*TEXTS[:8], "", " ", "a", "Watu wote", "<mask>", "\0"]), min_size=1, max_size=6)
@@ -290,7 +290,7 @@ options = st.fixed_dictionaries(
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(words, options), min_size=1, max_size=8), st.integers(8, 600))
 def test_any_mixture_gives_the_library_s_vectors(
-    embedding: Embedding, asked: list[tuple[list[str], dict[str, Any]]], budget: int
+    embedding: EmbeddingHandler, asked: list[tuple[list[str], dict[str, Any]]], budget: int
 ) -> None:
     desk = Desk()
     try:

@@ -21,10 +21,10 @@ import pytest
 from raw_requests import GET, HEAD, REFUSED, send
 from serving_models import serving
 
-from mmbert.serving.abilities.embedding import Embedding
 from mmbert.serving.app import ROUTES
-from mmbert.serving.failures import shortened
-from mmbert.serving.guards import known_hosts
+from mmbert.serving.auth import known_hosts
+from mmbert.serving.errors import shortened
+from mmbert.serving.handlers.embedding import EmbeddingHandler
 from mmbert.serving.lines import Lines
 from mmbert.serving.server import Server
 from mmbert.serving.service import Options
@@ -233,9 +233,9 @@ def test_headers_have_a_time(folders: Path) -> None:
 
 
 def test_connections_have_a_bound(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gate, compute = threading.Event(), Embedding.compute
+    gate, compute = threading.Event(), EmbeddingHandler.compute
 
-    def gated(embedding: Embedding, packed: Any, places: Any) -> Any:
+    def gated(embedding: EmbeddingHandler, packed: Any, places: Any) -> Any:
         assert gate.wait(20)
         return compute(embedding, packed, places)
 
@@ -246,7 +246,7 @@ def test_connections_have_a_bound(folders: Path, monkeypatch: pytest.MonkeyPatch
         with healthy(server):
             time.sleep(0.5)
         assert len(server._http.server_state.connections) <= 21
-        monkeypatch.setattr(Embedding, "compute", gated)
+        monkeypatch.setattr(EmbeddingHandler, "compute", gated)
         request = HEAD + b'Content-Length: 15\r\n\r\n{"inputs": "a"}'
         asked = []
         for _ in range(20):

@@ -23,7 +23,7 @@ from serving_models import serving
 
 from mmbert.errors import ConfigError, MissingExtra
 from mmbert.serving import server as server_module
-from mmbert.serving.abilities.embedding import Embedding
+from mmbert.serving.handlers.embedding import EmbeddingHandler
 from mmbert.serving.models import served_names
 from mmbert.serving.server import Server
 from mmbert.serving.tracing import Tracer
@@ -184,16 +184,16 @@ def test_a_server_bound_to_all_without_a_key_warns(
 def test_answers_are_sent_before_the_end(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``stop`` while one request runs and another has only been read."""
     begun = threading.Event()
-    compute = Embedding.compute
+    compute = EmbeddingHandler.compute
 
-    def slow(embedding: Embedding, packed: Any, places: Any) -> Any:
+    def slow(embedding: EmbeddingHandler, packed: Any, places: Any) -> Any:
         begun.set()
         time.sleep(0.3)
         return compute(embedding, packed, places)
 
     with ThreadPoolExecutor() as pool:
         with serving(folders / "tuned", batch_tokens=8) as server:
-            monkeypatch.setattr(Embedding, "compute", slow)
+            monkeypatch.setattr(EmbeddingHandler, "compute", slow)
             asked = [pool.submit(httpx.post, f"{server.url}/embed", json={"inputs": "men"}) for _ in range(3)]
             assert begun.wait(10)
             while server.service.outstanding < 3:
@@ -203,7 +203,7 @@ def test_answers_are_sent_before_the_end(folders: Path, monkeypatch: pytest.Monk
 
 _STUCK = """
 import threading, time
-import mmbert.serving.abilities.embedding as embedding
+import mmbert.serving.handlers.embedding as embedding
 from mmbert.serving.server import serve
 from mmbert.serving.threads import Threads
 from mmbert.cli.main import main
@@ -257,7 +257,7 @@ def test_sigterm_ends_a_server_whatever_its_threads_do(folders: Path, broken: st
     ("broken", "reason"),
     [
         (
-            "from mmbert.serving.line import Line\nLine.take = lambda line: exec('raise SystemExit(3)')",
+            "from mmbert.serving.queue import Line\nLine.take = lambda line: exec('raise SystemExit(3)')",
             "the worker died",
         ),
         ("threading.Timer(3, lambda: server_of[0]._http.servers[0].get_loop().stop()).start()", "the HTTP thread died"),

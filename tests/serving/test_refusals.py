@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from serving_models import serving
 
 from mmbert.inference.fill_mask import FillMask
-from mmbert.serving.abilities.embedding import Embedding
+from mmbert.serving.handlers.embedding import EmbeddingHandler
 from mmbert.serving.server import Server
 from mmbert.serving.service import Options
 from mmbert.tokenizer.tokenizer import Tokenizer
@@ -296,15 +296,15 @@ class Gate:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.open, self.busy, self.rows = threading.Event(), threading.Event(), 0
-        compute = Embedding.compute
+        compute = EmbeddingHandler.compute
 
-        def gated(embedding: Embedding, packed: Any, places: Any) -> Any:
+        def gated(embedding: EmbeddingHandler, packed: Any, places: Any) -> Any:
             self.busy.set()
             assert self.open.wait(20)
             self.rows += len(places)
             return compute(embedding, packed, places)
 
-        monkeypatch.setattr(Embedding, "compute", gated)
+        monkeypatch.setattr(EmbeddingHandler, "compute", gated)
 
 
 @pytest.fixture
@@ -356,14 +356,14 @@ def test_a_client_that_leaves_is_skipped(gated: tuple[Server, Gate]) -> None:
 
 
 def test_a_failing_batch(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    compute = Embedding.compute
+    compute = EmbeddingHandler.compute
 
-    def poisoned(embedding: Embedding, packed: Any, places: Any) -> Any:
+    def poisoned(embedding: EmbeddingHandler, packed: Any, places: Any) -> Any:
         if packed.longest > 100:
             raise RuntimeError("out of memory")
         return compute(embedding, packed, places)
 
-    monkeypatch.setattr(Embedding, "compute", poisoned)
+    monkeypatch.setattr(EmbeddingHandler, "compute", poisoned)
     answer = client.post("/embed", json={"inputs": "free " * 200})
     assert answer.status_code == 424
     assert answer.json() == {"error": "the model failed: RuntimeError: out of memory", "error_type": "Backend"}

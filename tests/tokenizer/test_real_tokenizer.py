@@ -13,7 +13,7 @@ from hypothesis import given, settings
 
 from all_scripts import ODD, texts
 from mmbert import Tokenizer
-from mmbert.diagnosis.model import spaces
+from mmbert.doctor.model import spaces
 from mmbert.tokenizer.measure import measure
 
 thorough = settings(max_examples=300, deadline=None, database=None)

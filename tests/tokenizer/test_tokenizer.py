@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-from mmbert.diagnosis.model import _byte_fallback
+from mmbert.doctor.model import _byte_fallback
 from mmbert.errors import TokenizerError
 from mmbert.tokenizer.tokenizer import SPECIALS, Tokenizer
 

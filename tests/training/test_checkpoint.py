@@ -20,8 +20,8 @@ from mmbert.tokenizer.tokenizer import Tokenizer
 from mmbert.training import checkpoint
 from mmbert.training.checkpoint import State
 from mmbert.training.distributed import Mesh
-from mmbert.training.job import Job
 from mmbert.training.optim import StableAdamW, parameter_groups
+from mmbert.training.phase_context import PhaseContext
 from mmbert.training.saver import Saver
 
 
@@ -47,11 +47,11 @@ Save = Callable[[int | State, MaskedLM, StableAdamW], Path]
 def save(trained: Trained, tmp_path: Path) -> Save:
     """Writes ``tmp_path/step-<number>`` and returns it."""
     tokenizer = Tokenizer.load(trained.data / "tokenizer")
-    job = Job(trained.recipe, "first", tmp_path, Path(), tokenizer, Mesh(), "fp32")
+    ctx = PhaseContext(trained.recipe, "first", tmp_path, Path(), tokenizer, Mesh(), "fp32")
 
     def write(what: int | State, model: MaskedLM, optimizer: StableAdamW) -> Path:
         now = what if isinstance(what, State) else state(what)
-        with Saver(job) as saver:
+        with Saver(ctx) as saver:
             saver.save(now, model, optimizer)
         return checkpoint.path_of(tmp_path, now)
 

@@ -24,9 +24,9 @@ from mmbert.model.weights import load_state
 from mmbert.recipe import Recipe
 from mmbert.tokenizer.tokenizer import Tokenizer
 from mmbert.training import checkpoint
+from mmbert.training.cooccurrence_init import token_vectors
 from mmbert.training.distributed import Mesh
-from mmbert.training.job import Job
-from mmbert.training.neighbours import token_vectors
+from mmbert.training.phase_context import PhaseContext
 from mmbert.training.pretrain import checkpoints_of, pretrain
 
 
@@ -220,8 +220,8 @@ def test_checkpoints_that_will_be_averaged_are_kept(trained: Trained) -> None:
     merge = ["merge.method=average", "merge.phases={second: 1}", "merge.checkpoints=9"]
     recipe, _ = write_recipe(trained.home, merge)
     tokenizer = Tokenizer.load(trained.data / "tokenizer")
-    jobs = [Job(recipe, name, Path(), Path(), tokenizer, Mesh(), "fp32") for name in ("first", "second")]
-    assert [job.keep for job in jobs] == [3, 9]
+    jobs = [PhaseContext(recipe, name, Path(), Path(), tokenizer, Mesh(), "fp32") for name in ("first", "second")]
+    assert [ctx.keep for ctx in jobs] == [3, 9]
 
 
 def test_the_callers_process_is_left_as_it_was(trained: Trained, copied: Path) -> None:

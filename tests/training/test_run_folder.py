@@ -12,7 +12,7 @@ from mmbert.errors import TrainingError
 from mmbert.files import read_json, write_json
 from mmbert.recipe import Evaluation, Merge, Recipe, Runtime
 from mmbert.training.distributed import Mesh
-from mmbert.training.folder import choose_precision, open_run, recipe_hash, settle_environment
+from mmbert.training.run_folder import choose_precision, open_run, recipe_hash, settle_environment
 
 AVERAGE = Merge(method="average", phases={"p": 1.0})
 

@@ -18,20 +18,20 @@ from mmbert.tokenizer.tokenizer import Tokenizer
 from mmbert.training import build, checkpoint
 from mmbert.training.checkpoint import State
 from mmbert.training.distributed import Mesh
-from mmbert.training.job import Job
 from mmbert.training.optim import StableAdamW
+from mmbert.training.phase_context import PhaseContext
 from mmbert.training.saver import Saver
 
-Parts = tuple[Job, MaskedLM, StableAdamW]
+Parts = tuple[PhaseContext, MaskedLM, StableAdamW]
 
 
 @pytest.fixture
 def parts(trained: Trained, tmp_path: Path) -> Parts:
     tokenizer = Tokenizer.load(trained.data / "tokenizer")
-    job = Job(trained.recipe, "first", tmp_path / "first", trained.data / "shards", tokenizer, Mesh(), "fp32")
-    job.folder.mkdir()
-    model, optimizer, _ = build.begin(job, build.phase_config(trained.recipe, "first", tokenizer))
-    return job, model, optimizer
+    ctx = PhaseContext(trained.recipe, "first", tmp_path / "first", trained.data / "shards", tokenizer, Mesh(), "fp32")
+    ctx.folder.mkdir()
+    model, optimizer, _ = build.begin(ctx, build.phase_config(trained.recipe, "first", tokenizer))
+    return ctx, model, optimizer
 
 
 def state(step: int, **values: bool) -> State:
@@ -51,47 +51,47 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
 
 def test_weights_may_change_while_the_disk_writes(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
-    job, model, optimizer = parts
+    ctx, model, optimizer = parts
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     free = slow(monkeypatch)
-    with Saver(job) as saver:
+    with Saver(ctx) as saver:
         saver.save(state(1), model, optimizer)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.zero_()
-        while not list(job.folder.glob("*.partial/*.partial")):
+        while not list(ctx.folder.glob("*.partial/*.partial")):
             assert not saver.failed
-        assert checkpoint.checkpoints(job.folder) == []
+        assert checkpoint.checkpoints(ctx.folder) == []
         assert saver.waited() > 0
         assert saver.waited() == 0
         free.set()
         saver.wait()
-        (path,) = checkpoint.checkpoints(job.folder)
+        (path,) = checkpoint.checkpoints(ctx.folder)
     assert checkpoint.damage(path) is None
     assert all(torch.equal(tensor, before[name]) for name, tensor in load_state(path).items())
 
 
 def test_one_at_a_time_and_none_is_left_at_the_end(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
-    job, model, optimizer = parts
+    ctx, model, optimizer = parts
     free = slow(monkeypatch)
-    with Saver(job) as saver:
+    with Saver(ctx) as saver:
         saver.save(state(1), model, optimizer)
         later = threading.Timer(0.3, free.set)
         later.start()
         saver.save(state(2), model, optimizer)  # waits for the first
         assert free.is_set()
-        assert [path.name for path in checkpoint.checkpoints(job.folder)][:1] == ["step-000001"]
-    assert [path.name for path in checkpoint.checkpoints(job.folder)] == ["step-000001", "step-000002"]
+        assert [path.name for path in checkpoint.checkpoints(ctx.folder)][:1] == ["step-000001"]
+    assert [path.name for path in checkpoint.checkpoints(ctx.folder)] == ["step-000001", "step-000002"]
     later.join()
 
 
 def test_errors_of_the_thread_are_raised_once(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
-    job, model, optimizer = parts
+    ctx, model, optimizer = parts
 
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    with Saver(job) as saver:
+    with Saver(ctx) as saver:
         saver.save(state(1), model, optimizer)
         saver.wait()
         monkeypatch.setattr(os, "fsync", full)
@@ -102,16 +102,16 @@ def test_errors_of_the_thread_are_raised_once(parts: Parts, monkeypatch: pytest.
         with pytest.raises(TrainingError, match=rf"cannot save \S*step-000002 \(No space left .*: it needs {size:,} b"):
             saver.save(state(3), model, optimizer)
         monkeypatch.undo()
-        assert [path.name for path in job.folder.iterdir()] == ["step-000001"]
+        assert [path.name for path in ctx.folder.iterdir()] == ["step-000001"]
         saver.save(state(3), model, optimizer)
-    assert [path.name for path in checkpoint.checkpoints(job.folder)] == ["step-000001", "step-000003"]
+    assert [path.name for path in checkpoint.checkpoints(ctx.folder)] == ["step-000001", "step-000003"]
 
 
 def test_a_checkpoint_that_was_not_due_goes_with_the_next(parts: Parts) -> None:
     """What remains, and what merging may average, does not depend on where a run was stopped."""
-    job, model, optimizer = parts
-    assert job.keep == 3
-    with Saver(job) as saver:
+    ctx, model, optimizer = parts
+    assert ctx.keep == 3
+    with Saver(ctx) as saver:
         for step, due in ((1, True), (2, True), (3, False), (4, True), (5, False)):
             saver.save(state(step, due=due), model, optimizer)
-    assert [path.name for path in checkpoint.checkpoints(job.folder)] == [f"step-00000{n}" for n in (1, 2, 4, 5)]
+    assert [path.name for path in checkpoint.checkpoints(ctx.folder)] == [f"step-00000{n}" for n in (1, 2, 4, 5)]

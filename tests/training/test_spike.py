@@ -22,7 +22,7 @@ from mmbert.tokenizer.tokenizer import Tokenizer
 from mmbert.training import checkpoint
 from mmbert.training.checkpoint import State
 from mmbert.training.distributed import Mesh
-from mmbert.training.job import Job
+from mmbert.training.phase_context import PhaseContext
 from mmbert.training.pretrain import pretrain
 from mmbert.training.replay import replay
 from mmbert.training.spike import ENOUGH, SpikeRecord, usual_norm, watch
@@ -75,16 +75,16 @@ def back(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_is_a_spike(trained: Trained) -> None:
     recipe, _ = write_recipe(trained.home, [TWICE])
-    job = Job(recipe, "first", Path(), Path(), Tokenizer.load(trained.data / "tokenizer"), Mesh(), "fp32")
+    ctx = PhaseContext(recipe, "first", Path(), Path(), Tokenizer.load(trained.data / "tokenizer"), Mesh(), "fp32")
     known = State("first", norms=(1.0, 3.0, 2.0) * ENOUGH)
     assert usual_norm(known.norms) == 2.0
-    watch(job, known, 5.0, 4.0)
+    watch(ctx, known, 5.0, 4.0)
     with pytest.raises(Spike, match=r"gradient norm 4\.001, usually 2, in phase first at step 0"):
-        watch(job, known, 5.0, 4.001)
-    watch(job, State("first", norms=(1.0,) * (ENOUGH - 1)), 5.0, 100.0)  # too few are known
+        watch(ctx, known, 5.0, 4.001)
+    watch(ctx, State("first", norms=(1.0,) * (ENOUGH - 1)), 5.0, 100.0)  # too few are known
     for loss, norm in ((math.nan, 1.0), (math.inf, 1.0), (1.0, math.nan), (1.0, -math.inf)):
         with pytest.raises(NotFinite, match="no weight was changed"):
-            watch(job, known, loss, norm)
+            watch(ctx, known, loss, norm)
 
 
 def test_stops_before_the_weights_move_and_keeps_the_place(stopped: Stopped) -> None:

@@ -20,19 +20,19 @@ from mmbert.tokenizer.tokenizer import Tokenizer
 from mmbert.training.build import phase_config
 from mmbert.training.checkpoint import State
 from mmbert.training.distributed import Mesh
-from mmbert.training.job import Job
 from mmbert.training.loop import seed_dropout, train_step
 from mmbert.training.optim import StableAdamW, gradient_norm, parameter_groups
+from mmbert.training.phase_context import PhaseContext
 
 
-def make(trained: Trained, dropout: float = 0.0) -> tuple[Job, MaskedLM, StableAdamW, Step]:
+def make(trained: Trained, dropout: float = 0.0) -> tuple[PhaseContext, MaskedLM, StableAdamW, Step]:
     recipe, _ = write_recipe(trained.home, [f"model.mlp_dropout={dropout}"])
     tokenizer = Tokenizer.load(trained.data / "tokenizer")
-    job = Job(recipe, "second", Path(), trained.data / "shards", tokenizer, Mesh(), "fp32")
+    ctx = PhaseContext(recipe, "second", Path(), trained.data / "shards", tokenizer, Mesh(), "fp32")
     torch.manual_seed(0)
     model = MaskedLM(phase_config(recipe, "second", tokenizer)).train()
-    step = next(Steps(recipe, "second", job.shards, tokenizer).after(Cursor()))
-    return job, model, StableAdamW(parameter_groups(model, 0.1), lr=1.0), step
+    step = next(Steps(recipe, "second", ctx.shards, tokenizer).after(Cursor()))
+    return ctx, model, StableAdamW(parameter_groups(model, 0.1), lr=1.0), step
 
 
 def without_labels(packed: Packed) -> Packed:
@@ -42,7 +42,7 @@ def without_labels(packed: Packed) -> Packed:
 
 @pytest.mark.parametrize("uneven", [False, True])
 def test_equals_the_plain_formula(trained: Trained, uneven: bool) -> None:
-    job, model, optimizer, step = make(trained)
+    ctx, model, optimizer, step = make(trained)
     first, second = step.micro_batches
     assert step.labels == len(first.labels) + len(second.labels)
     if uneven:  # a mean of means would now be far off
@@ -53,51 +53,51 @@ def test_equals_the_plain_formula(trained: Trained, uneven: bool) -> None:
     expected.backward()
     norm = gradient_norm(model.parameters()).item()
     model.zero_grad()
-    assert train_step(job, model, optimizer, step, 1e-3, State("second")) == pytest.approx(
+    assert train_step(ctx, model, optimizer, step, 1e-3, State("second")) == pytest.approx(
         (expected.item(), norm), rel=1e-5
     )
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_micro_batches_without_labels_add_zero(trained: Trained) -> None:
-    job, model, optimizer, step = make(trained)
+    ctx, model, optimizer, step = make(trained)
     first, second = step.micro_batches
-    alone = train_step(job, model, optimizer, replace(step, micro_batches=[first]), 0.0, State("second"))
+    alone = train_step(ctx, model, optimizer, replace(step, micro_batches=[first]), 0.0, State("second"))
     with_empty = replace(step, micro_batches=[first, without_labels(second)])
-    assert train_step(job, model, optimizer, with_empty, 0.0, State("second")) == pytest.approx(alone, rel=1e-6)
+    assert train_step(ctx, model, optimizer, with_empty, 0.0, State("second")) == pytest.approx(alone, rel=1e-6)
     nothing = replace(step, micro_batches=[without_labels(first)], labels=0)
-    assert train_step(job, model, optimizer, nothing, 1e-3, State("second")) == (0.0, 0.0)
+    assert train_step(ctx, model, optimizer, nothing, 1e-3, State("second")) == (0.0, 0.0)
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
 def test_dropout_belongs_to_the_place_in_the_run(trained: Trained) -> None:
-    job, model, optimizer, step = make(trained, dropout=0.3)
-    once = train_step(job, model, optimizer, step, 0.0, State("second"))
+    ctx, model, optimizer, step = make(trained, dropout=0.3)
+    once = train_step(ctx, model, optimizer, step, 0.0, State("second"))
     torch.rand(7)
-    assert train_step(job, model, optimizer, step, 0.0, State("second")) == once
-    assert train_step(job, model, optimizer, replace(step, index=1), 0.0, State("second")) != once
-    assert train_step(replace(job, name="first"), model, optimizer, step, 0.0, State("second")) != once
+    assert train_step(ctx, model, optimizer, step, 0.0, State("second")) == once
+    assert train_step(ctx, model, optimizer, replace(step, index=1), 0.0, State("second")) != once
+    assert train_step(replace(ctx, name="first"), model, optimizer, step, 0.0, State("second")) != once
 
 
 def test_a_gradient_that_is_not_finite_moves_nothing(trained: Trained) -> None:
-    job, model, optimizer, step = make(trained)
+    ctx, model, optimizer, step = make(trained)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model.head.dense.weight.register_hook(lambda gradient: gradient * float("inf"))
     where = Cursor(draw=41, offset=6, step=9, tokens=9216)
     with pytest.raises(NotFinite, match=r"in phase second at step 9 \(draw 41, offset 6\); no weight was changed"):
-        train_step(job, model, optimizer, step, 1e-3, State("second", where))
+        train_step(ctx, model, optimizer, step, 1e-3, State("second", where))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not optimizer.state
 
 
 def test_dropout_has_the_seed_of_the_phase(trained: Trained) -> None:
-    job, _, _, step = make(trained)
+    ctx, _, _, step = make(trained)
 
     def drawn(**seeds: int) -> int:
-        phases = {name: phase.model_copy(update={"seed": seeds.get(name)}) for name, phase in job.recipe.phases.items()}
+        phases = {name: phase.model_copy(update={"seed": seeds.get(name)}) for name, phase in ctx.recipe.phases.items()}
         with torch.random.fork_rng():
-            seed_dropout(replace(job, recipe=job.recipe.model_copy(update={"phases": phases})), step, 0)
+            seed_dropout(replace(ctx, recipe=ctx.recipe.model_copy(update={"phases": phases})), step, 0)
             return torch.initial_seed()
 
-    assert drawn() == drawn(second=job.recipe.seed) != drawn(second=99)
-    assert drawn() == drawn(**{next(iter(job.recipe.phases)): 99})
+    assert drawn() == drawn(second=ctx.recipe.seed) != drawn(second=99)
+    assert drawn() == drawn(**{next(iter(ctx.recipe.phases)): 99})

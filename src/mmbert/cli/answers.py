@@ -25,7 +25,7 @@ from mmbert.cli.lines import Line
 from mmbert.cli.parquet import PARQUET, check_parquet, write_parquet
 from mmbert.errors import ConfigError, MMBertError
 from mmbert.files import PARTIAL, atomic_file, disk_errors, read_json, sync_file, sync_folder, write_json
-from mmbert.io.faults import RowFaults
+from mmbert.io.row_errors import RowFaults
 from mmbert.locks import LOCK, lock_file
 
 log = logging.getLogger(__name__)

@@ -60,7 +60,7 @@ def scale(
     sbatch: Annotated[list[str] | None, typer.Option(help="Slurm: further options, as account=mine.")] = None,
 ) -> None:
     """What `prepare` does, by many tasks on datatrove: one machine, Slurm or Ray. Stopped, it goes on where it was."""
-    from mmbert.data.scale.launch import Cluster, prepare_at_scale
+    from mmbert.data.distributed.launch import Cluster, prepare_at_scale
     from mmbert.recipe import Recipe
 
     wanted = Recipe.load(recipe, overrides or [])
@@ -119,21 +119,21 @@ def plan(
     """What each phase draws of every language: share, tokens, epochs. Without shards, from the recipe's counts."""
     import json
 
-    from mmbert.data import outlook
+    from mmbert.data import mixture_report
     from mmbert.recipe import Recipe
 
     wanted = Recipe.load(recipe, overrides or [])
     folder = data or (Path(wanted.shards) if wanted.shards else Path("runs") / wanted.name / "data")
-    drawn = outlook.mixtures(wanted, recipe.parent, folder / "shards", phase or ())
-    rows = outlook.outlook(drawn)
+    drawn = mixture_report.mixtures(wanted, recipe.parent, folder / "shards", phase or ())
+    rows = mixture_report.outlook(drawn)
     if out is not None:
         from mmbert.reporting.mixture_plot import draw_mixture
 
         draw_mixture(rows, list(drawn), out, title=wanted.name)
     if as_json:
-        typer.echo(json.dumps(outlook.as_json(wanted, drawn, rows), ensure_ascii=False, indent=1))
+        typer.echo(json.dumps(mixture_report.as_json(wanted, drawn, rows), ensure_ascii=False, indent=1))
     else:
-        typer.echo(outlook.table(wanted, drawn, rows))
+        typer.echo(mixture_report.table(wanted, drawn, rows))
     if out is not None:
         typer.echo(f"picture  {out}", err=True)
 

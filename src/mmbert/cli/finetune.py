@@ -30,8 +30,8 @@ def finetune(
 
     wanted = FinetuneRecipe.load(recipe, overrides or [])
     if dry_run:
-        from mmbert.finetuning.plan import dry_run as plan
-        from mmbert.finetuning.plan import show
+        from mmbert.finetuning.dry_run import dry_run as plan
+        from mmbert.finetuning.dry_run import show
 
         typer.echo(show(plan(wanted, out or Path("runs") / wanted.name)))
         return

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from mmbert.cli.lines import Line, SkipBadRows, open_lines, text_lines
-from mmbert.io.faults import RowFaults
+from mmbert.io.row_errors import RowFaults
 
 _Model = Annotated[str, typer.Argument(help="A folder of a saved model, or a name of the hub.")]
 _File = Annotated[str, typer.Argument(help="Lines of text, or JSON lines; .gz and .zst too. -: standard input.")]

@@ -18,8 +18,8 @@ import orjson
 import typer
 
 from mmbert.errors import ConfigError, DataError
-from mmbert.io.faults import RowFaults
 from mmbert.io.find import bare_name
+from mmbert.io.row_errors import RowFaults
 from mmbert.io.rows import json_rows, read_rows
 from mmbert.io.stream import BOM, decode, open_file, split_lines, utf8_chunks
 

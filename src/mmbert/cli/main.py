@@ -76,16 +76,16 @@ def _add_commands() -> None:
     from mmbert.cli import (
         checkpoint,
         data,
+        doctor,
         evaluate,
         export,
         finetune,
         index,
         infer,
-        judge,
+        predict,
         serve,
         surgery,
         tokenizer,
-        tools,
         train,
     )
 
@@ -101,11 +101,11 @@ def _add_commands() -> None:
     app.command()(export.export)
     app.add_typer(checkpoint.app, name="checkpoint", help="Take the model out of a checkpoint.")
     app.command()(infer.embed)
-    for command in (judge.fill_mask, judge.classify, judge.tag, judge.answer, judge.rerank):
+    for command in (predict.fill_mask, predict.classify, predict.tag, predict.answer, predict.rerank):
         app.command()(command)
     app.add_typer(index.app, name="index", help="Build an index of texts and search it, in any language.")
     app.command()(serve.serve)
-    app.command()(tools.doctor)
+    app.command()(doctor.doctor)
 
 
 _add_commands()

@@ -9,8 +9,8 @@ from typing import Any
 
 from mmbert.cli.lines import STDIN, Line, open_lines
 from mmbert.errors import DataError
-from mmbert.io.faults import RowFaults
 from mmbert.io.find import bare_name, packed, walk
+from mmbert.io.row_errors import RowFaults
 from mmbert.io.stream import read_text
 
 _TEXTS = (".txt", ".text", ".md")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mmbert.planning.hardware import DEVICES
+from mmbert.estimate.hardware import DEVICES
 
 PANEL = "With --dry-run (docs/scaling.md)"
 
@@ -29,7 +29,7 @@ def pretrain(
     device: Annotated[str, typer.Option(help=f"One of {', '.join(DEVICES)}.", rich_help_panel=PANEL)] = "h100",
     devices: Annotated[int, typer.Option(help="Devices in a node.", rich_help_panel=PANEL)] = 8,
     nodes: Annotated[int, typer.Option(help="Nodes.", rich_help_panel=PANEL)] = 1,
-    reach: Annotated[
+    utilisation: Annotated[
         list[str] | None,
         typer.Option(
             metavar="PART=NUMBER",
@@ -60,12 +60,12 @@ def pretrain(
     folder = out or Path("runs") / wanted.name
     prepared = data or (Path(wanted.shards) if wanted.shards else folder / "data")
     if dry_run:
-        from mmbert.planning.hardware import Machine
-        from mmbert.planning.plan import dry_run as plan
-        from mmbert.planning.show import print_plan
+        from mmbert.estimate.dry_run import dry_run as plan
+        from mmbert.estimate.hardware import Machine
+        from mmbert.estimate.print_estimate import print_plan
 
         bytes_a_second = None if network is None else network * 1e9
-        machine = Machine.named(device, devices, nodes, reach=reach or (), network=bytes_a_second)
+        machine = Machine.named(device, devices, nodes, utilisation=utilisation or (), network=bytes_a_second)
         print_plan(plan(wanted, folder=recipe.parent, data=prepared, machine=machine, length=length))
         return
     from mmbert.training.distributed import is_main

@@ -80,7 +80,7 @@ class BadShards:
             log.warning("left out: %s; %d documents, %d tokens", shard.fault, shard.documents, shard.tokens)
 
 
-def settle(shards: Path, run: Path, *, verify: bool, skip: bool) -> None:
+def record_bad_shards(shards: Path, run: Path, *, verify: bool, skip: bool) -> None:
     """Look at every shard before training: at its length, with ``verify`` at its contents.
 
     skip  whether damaged ones are left out of the run in the folder ``run``
@@ -102,4 +102,4 @@ def settle(shards: Path, run: Path, *, verify: bool, skip: bool) -> None:
 
 def advised(error: BadShard) -> BadShard:
     """The same error, with the way on without the shard."""
-    return BadShard(error.path, error.fault, f"{error.cure}, or go on without it: runtime.on_bad_shard=skip")
+    return BadShard(error.path, error.fault, f"{error.fix}, or go on without it: runtime.on_bad_shard=skip")

@@ -101,11 +101,11 @@ def split(catalogs: Catalogs, holdout: float) -> tuple[Catalogs, Catalogs]:
     sources = {message.english or message.key for messages in catalogs.values() for message in messages}
     chosen = {source for source in sources if _hash(" ".join(source.casefold().split())) < int(holdout * 2**64)}
     for language, messages in catalogs.items():
-        aside = [message for message in messages if (message.english or message.key) in chosen]
-        texts = {message.text.casefold() for message in aside}
+        heldout_only = [message for message in messages if (message.english or message.key) in chosen]
+        texts = {message.text.casefold() for message in heldout_only}
         kept[language] = [message for message in messages if message.text.casefold() not in texts]
-        if aside:
-            heldout[language] = aside
+        if heldout_only:
+            heldout[language] = heldout_only
     return kept, heldout
 
 
@@ -175,14 +175,14 @@ def _gettext(package: str, english: dict[str, str]) -> Iterator[tuple[str, dict[
     sources: dict[str, str] = {}
     for _, _, name, path, language in progress(sorted(files), desc=f"reading {package}", unit="file"):
         prefix = f"{package}/{name}/"
-        foreign = prefix.startswith(_NOT_ENGLISH)
+        wrong_language = prefix.startswith(_NOT_ENGLISH)
         texts: dict[str, str] = {}
         for source, text in read_messages(path):
-            if foreign and text == source:
+            if wrong_language and text == source:
                 continue
             key = prefix + source
             texts.setdefault(key, text)
-            if foreign:
+            if wrong_language:
                 english[key] = ""
             else:
                 sources[key] = source

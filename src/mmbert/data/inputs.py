@@ -106,10 +106,10 @@ def input_language(source_name: str, source: Source, name: str, path: str) -> st
     *folders, file = PurePosixPath(name).parts
     stem = file.split(".")[0]
     candidates = [stem, *(folder for folder in reversed(folders) if "_" in folder or "-" in folder)]
-    cure = f"name it as fao_Latn{file[len(stem) :]}"
+    fix = f"name it as fao_Latn{file[len(stem) :]}"
     if file.endswith(mds.SUFFIXES):  # all are called shard, in a folder such as fao_Latn-tokenized-chunked-8192
         candidates = [folder.partition("-tokenized")[0] for folder in reversed(folders)] or [stem]
-        cure = "put it into a folder named as fao_Latn"
+        fix = "put it into a folder named as fao_Latn"
     faults = []
     for candidate in candidates:
         try:
@@ -117,7 +117,7 @@ def input_language(source_name: str, source: Source, name: str, path: str) -> st
         except ConfigError as error:
             faults.append(str(error))
     raise DataError(
-        f"{path}: the file's name gives no language ({faults[0]}): {cure}, "
+        f"{path}: the file's name gives no language ({faults[0]}): {fix}, "
         f"or set sources.{source_name}.language or .language_field"
     )
 

@@ -69,7 +69,7 @@ def identifier(spec: LanguageId) -> LanguageIdentifier:
     return LanguageIdentifier(spec)
 
 
-def foreign(document: Document, cleaning: Cleaning) -> str | None:
+def wrong_language(document: Document, cleaning: Cleaning) -> str | None:
     """``LANGUAGE`` if the recipe's model refuses the document, None without a model."""
     if cleaning.language_id is None:
         return None

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 INDEX = "index.json"
 SUFFIXES = (".mds", ".mds.zstd", ".mds.zst")
 
-_CURE = "copy or download it again"
+_FIX = "copy or download it again"
 _SHAPES = ("u1", "<u2", "<u4", "<u8")
 """Types of the sizes in the shape of an array, by the code in its first byte."""
 _TYPES = {8: "u1", 9: "i1", 16: "<u2", 17: "<i2", 18: "<f2", 32: "<u4", 33: "<i4", 34: "<f4", 64: "<u8", 65: "<i8",
@@ -71,7 +71,7 @@ def listed(indexes: Mapping[str, Any]) -> dict[tuple[str, str], Entry]:
                 names = (entry["raw_data"]["basename"], (entry["zip_data"] or entry["raw_data"])["basename"])
                 found[str(folder / names[0]), str(folder / names[1])] = entry
         except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{path} is damaged or no index of MDS shards ({error!r}): {_CURE}") from error
+            raise DataError(f"{path} is damaged or no index of MDS shards ({error!r}): {_FIX}") from error
     return found
 
 
@@ -106,12 +106,12 @@ def choose(paths: Iterable[str], known: Mapping[tuple[str, str], Entry]) -> dict
     """
     there = {path for path in paths if path.endswith(SUFFIXES)}
     if stray := sorted(there - {path for pair in known for path in pair}):
-        raise DataError(f"{stray[0]} is in no {INDEX}: {_CURE}, together with its index")
+        raise DataError(f"{stray[0]} is in no {INDEX}: {_FIX}, together with its index")
     chosen = {}
     for raw, packed in sorted(known):
         name = raw if raw in there else packed
         if name not in there:
-            raise DataError(f"no such file: {raw}, which {INDEX} lists: {_CURE}")
+            raise DataError(f"no such file: {raw}, which {INDEX} lists: {_FIX}")
         chosen[name] = known[raw, packed]
     return chosen
 
@@ -128,10 +128,10 @@ def unpack(data: bytes | NDArray[np.uint8], entry: Entry, path: str) -> NDArray[
 
 def _checked(content: NDArray[np.uint8], data: Mapping[str, Any], path: str) -> NDArray[np.uint8]:
     if len(content) != data["bytes"]:
-        raise DataError(f"{path} has {len(content)} bytes instead of {data['bytes']}: {_CURE}")
+        raise DataError(f"{path} has {len(content)} bytes instead of {data['bytes']}: {_FIX}")
     for algorithm, digest in (data.get("hashes") or {}).items():
         if (hasher := _hasher(algorithm)) is not None and hasher(content) != digest:
-            raise DataError(f"{path} is damaged (its {algorithm} does not match): {_CURE}")
+            raise DataError(f"{path} is damaged (its {algorithm} does not match): {_FIX}")
     return content
 
 
@@ -167,20 +167,20 @@ class MdsShard:
         samples = int(content[:4].view("<u4")[0]) if len(content) >= 4 else -1
         start = 4 * (samples + 2)
         if samples != entry["samples"] or start > len(content):
-            raise DataError(f"{path} holds {samples} samples instead of {entry['samples']}: {_CURE}")
+            raise DataError(f"{path} holds {samples} samples instead of {entry['samples']}: {_FIX}")
         self._offsets = content[4:start].view("<u4").astype(np.int64)
         if (
             self._offsets[0] < start
             or self._offsets[-1] != len(content)
             or (len(self._offsets) > 1 and np.diff(self._offsets).min() < 0)
         ):
-            raise DataError(f"{path} is damaged (its samples do not fill it): {_CURE}")
+            raise DataError(f"{path} is damaged (its samples do not fill it): {_FIX}")
         try:
             head = json.loads(content[start : self._offsets[0]].tobytes())
         except ValueError as error:
-            raise DataError(f"{path} is damaged (its head is not JSON): {_CURE}") from error
+            raise DataError(f"{path} is damaged (its head is not JSON): {_FIX}") from error
         if columns(head, path) != self.columns:
-            raise DataError(f"{path} has other columns than {INDEX} says: {_CURE}")
+            raise DataError(f"{path} has other columns than {INDEX} says: {_FIX}")
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -221,7 +221,7 @@ class MdsShard:
             raise self._damaged(index, f"column {column.name!r}: {error}") from error
 
     def _damaged(self, index: int, why: str = "its columns do not fill it") -> DataError:
-        return DataError(f"{self.path}, sample {index}, is damaged ({why}): {_CURE}")
+        return DataError(f"{self.path}, sample {index}, is damaged ({why}): {_FIX}")
 
 
 def decode(encoding: str, value: NDArray[np.uint8]) -> Any:

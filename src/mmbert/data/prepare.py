@@ -26,7 +26,7 @@ from mmbert.data.clean import check
 from mmbert.data.dedup import Seen
 from mmbert.data.document import Document
 from mmbert.data.hub import restore
-from mmbert.data.langid import foreign
+from mmbert.data.langid import wrong_language
 from mmbert.data.manifest import Manifest
 from mmbert.data.store import (
     Report,
@@ -147,7 +147,7 @@ def _check_sources(recipe: Recipe) -> None:
 
 def judge(document: Document, cleaning: Cleaning) -> str | None:
     """The reason to drop a document for what it is itself, or None."""
-    return check(document, cleaning) or foreign(document, cleaning)
+    return check(document, cleaning) or wrong_language(document, cleaning)
 
 
 def chosen(document: Document, source: Source, cleaning: Cleaning) -> bool:
@@ -267,8 +267,8 @@ class _Preparation:
         text, heldout = TextWriter(self.text), TextWriter(self.heldout)
         for document in task.documents(advance):
             counts = report.language(document.language)
-            if task.aside or chosen(document, self.source, self.cleaning):
-                reason = self._hold_out(document, counts.heldout_characters, aside=task.aside)
+            if task.heldout_only or chosen(document, self.source, self.cleaning):
+                reason = self._hold_out(document, counts.heldout_characters, heldout_only=task.heldout_only)
                 if reason is None:
                     heldout.add(document)
                     counts.heldout_documents += 1
@@ -280,7 +280,7 @@ class _Preparation:
                     counts.documents += 1
                     counts.characters += len(document.text)
                     counts.bytes += len(document.text.encode())
-            if reason is not None and not task.aside:
+            if reason is not None and not task.heldout_only:
                 counts.drop(reason)
         written = {"heldout": heldout.close(), "text": text.close()}
         write_json(
@@ -288,7 +288,7 @@ class _Preparation:
             {"fingerprint": self.fingerprint, "written": written, "report": report.model_dump(mode="json")},
         )
 
-    def _hold_out(self, document: Document, before: int, *, aside: bool) -> str | None:
+    def _hold_out(self, document: Document, before: int, *, heldout_only: bool) -> str | None:
         """The reason not to keep a document for evaluation."""
         reason = judge(document, self.cleaning)
         if reason is None and before + len(document.text) > self.cleaning.holdout_characters:

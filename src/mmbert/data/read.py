@@ -19,7 +19,7 @@ from mmbert.data.hub import hub_errors, hub_inputs
 from mmbert.data.inputs import Input, house_code, local_inputs
 from mmbert.data.mds import MdsShard, unpack
 from mmbert.errors import DataError
-from mmbert.io.faults import Numbered, Row, RowFaults, as_name, no_text
+from mmbert.io.row_errors import Numbered, Row, RowFaults, as_name, no_text
 from mmbert.io.rows import json_rows, parquet_rows
 from mmbert.io.stream import BOM, LONGEST, Advance, decode, split_lines, too_long, utf8_chunks
 from mmbert.recipe import Source
@@ -96,8 +96,8 @@ def _document_maker(source_name: str, source: Source, input: Input) -> Callable[
         number, row = numbered
         text = row.get(text_field)
         if not isinstance(text, str):
-            cure = f"set sources.{source_name}.text_field, or .skip_bad_rows to pass over such rows"
-            raise no_text(row, text_field, f"{input.path}:{number}", cure)
+            fix = f"set sources.{source_name}.text_field, or .skip_bad_rows to pass over such rows"
+            raise no_text(row, text_field, f"{input.path}:{number}", fix)
         language = known or _language(source_name, source, f"{input.path}:{number}", row)
         id = None if id_field is None else row.get(id_field)
         if id is None:

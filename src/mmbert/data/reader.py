@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from mmbert.data.manifest import FILE as MANIFEST
 from mmbert.data.manifest import ShardInfo, check_identity
-from mmbert.data.shard import CHUNK, CURE, check_index, check_length, place_of, read_index
+from mmbert.data.shard import CHUNK, FIX, check_index, check_length, place_of, read_index
 from mmbert.errors import BadShard
 
 _GROUP = 256
@@ -128,7 +128,7 @@ class ShardReader:
         if self._names[1] not in why:  # else its documents cannot be looked up
             first, ends = self._ends(*place)
             words = place_of(*place, np.asarray(ends), first)
-        return BadShard(self.path, f"{self.path} is damaged at {words} ({why})", CURE)
+        return BadShard(self.path, f"{self.path} is damaged at {words} ({why})", FIX)
 
 
 class Block:

@@ -30,7 +30,7 @@ MAX_TOKENS = 2**28
 
 CHUNK = 1024
 """Tokens under one checksum: as many as one block of a short context, so that little is read for its sake alone."""
-CURE = "delete it and run `mmbert data prepare` again"
+FIX = "delete it and run `mmbert data prepare` again"
 
 _MAGIC = b"mmbert shard "
 _ALIGN = 64
@@ -76,7 +76,7 @@ class Shard:
         """Read all of it and compare checksums. Raises BadShard naming the file and, where known, the place."""
         check_index(self._index)
         if sha256(self.path) != self.info["sha256"]:
-            raise BadShard(self.path, f"{self.path} is damaged{self._place()} (its checksum does not match)", CURE)
+            raise BadShard(self.path, f"{self.path} is damaged{self._place()} (its checksum does not match)", FIX)
 
     def _place(self) -> str:
         """The first damaged chunk, in words."""
@@ -108,7 +108,7 @@ def check_length(path: Path, index: Index) -> None:
     except FileNotFoundError as error:
         raise BadShard(path, f"no such file: {path}", "run `mmbert data prepare` again") from error
     if size != 4 * index.info["tokens"]:
-        raise BadShard(path, f"{path} has {size} bytes instead of {4 * index.info['tokens']}", CURE)
+        raise BadShard(path, f"{path} has {size} bytes instead of {4 * index.info['tokens']}", FIX)
 
 
 def check_index(index: Index) -> bytes:
@@ -179,7 +179,7 @@ def read_index(path: Path) -> Index:
         raise _bad_index(index, f"{index} is not the index of a shard, or is damaged")
     version = head[len(_MAGIC) :].strip().decode("ascii", "replace")
     if version not in ("1", str(VERSION)):
-        raise DataError(f"{index} has version {version}, and only 1 and 2 can be read: update mmbert, or {CURE}")
+        raise DataError(f"{index} has version {version}, and only 1 and 2 can be read: update mmbert, or {FIX}")
     try:
         info = json.loads(line)
         tokens, documents = info["tokens"], info["documents"]
@@ -203,8 +203,8 @@ def index_path(path: Path) -> Path:
     return path.with_suffix(".index")
 
 
-def _bad_index(index: Path, fault: str, cure: str = CURE) -> BadShard:
-    return BadShard(index.with_suffix(".tokens"), fault, cure)
+def _bad_index(index: Path, fault: str, fix: str = FIX) -> BadShard:
+    return BadShard(index.with_suffix(".tokens"), fault, fix)
 
 
 class ShardWriter:

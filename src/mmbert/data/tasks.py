@@ -40,7 +40,7 @@ class Task:
     documents: Callable[[Advance], Iterator[Document]]
     size: int
     """Bytes of input, for the progress bar."""
-    aside: bool = False
+    heldout_only: bool = False
     """All of it is held out."""
     inputs: tuple[Input, ...] = ()
     """The files it reads, one after the other; none for catalogs."""
@@ -69,12 +69,12 @@ def plan_work(name: str, source: Source, cleaning: Cleaning, folder: Path) -> Wo
         tasks = _catalog_tasks(name, source, cleaning, folder)
     else:
         inputs = source_inputs(name, source)
-        aside = source_inputs(name, source, heldout=True) if source.heldout is not None else []
-        wanted["inputs"] = [[(f.name, f.language, f.size, f.stamp) for f in files] for files in (inputs, aside)]
+        heldout_only = source_inputs(name, source, heldout=True) if source.heldout is not None else []
+        wanted["inputs"] = [[(f.name, f.language, f.size, f.stamp) for f in files] for files in (inputs, heldout_only)]
         if holds_ids(name, source, inputs):
             ids, tasks = tuple(inputs), []
         else:
-            tasks = [input_task("heldout", name, source, aside, aside=True)] if aside else []
+            tasks = [input_task("heldout", name, source, heldout_only, heldout_only=True)] if heldout_only else []
             tasks += [input_task(f"{i:05d}", name, source, files) for i, files in enumerate(_runs(inputs))]
     return Work(tasks, hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:16], ids)
 
@@ -89,13 +89,13 @@ def text_options(source: Source, cleaning: Cleaning) -> dict[str, Any]:
     return options
 
 
-def input_task(name: str, source_name: str, source: Source, inputs: list[Input], *, aside: bool = False) -> Task:
+def input_task(name: str, source_name: str, source: Source, inputs: list[Input], *, heldout_only: bool = False) -> Task:
     """The task of reading some files."""
 
     def documents(advance: Advance) -> Iterator[Document]:
         return read_inputs(source_name, source, inputs, advance)
 
-    return Task(name, documents, sum(file.size for file in inputs), aside, tuple(inputs))
+    return Task(name, documents, sum(file.size for file in inputs), heldout_only, tuple(inputs))
 
 
 def _catalog_tasks(name: str, source: Source, cleaning: Cleaning, folder: Path) -> list[Task]:
@@ -117,7 +117,7 @@ def _catalog_tasks(name: str, source: Source, cleaning: Cleaning, folder: Path) 
             yield from catalogs.documents(name, language, messages)
         advance(1)
 
-    return [Task("heldout", heldout, 1, aside=True), Task("00000", kept, 1)]
+    return [Task("heldout", heldout, 1, heldout_only=True), Task("00000", kept, 1)]
 
 
 def _write_pairs(folder: Path, messages: catalogs.Catalogs) -> None:

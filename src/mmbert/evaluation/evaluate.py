@@ -19,15 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from mmbert.errors import ConfigError, DataError
-from mmbert.evaluation import contestant, plain
-from mmbert.evaluation.contestant import Contestant, Model, open_model
-from mmbert.evaluation.marks import check, score
+from mmbert.evaluation import systems, zero_shot
 from mmbert.evaluation.sources import TaskSource, open_source
-from mmbert.evaluation.stage import Stage, hash_of, plan_stage
 from mmbert.evaluation.suite import Suite, task_trains
 from mmbert.evaluation.summary import Column, SuiteResult, summarise_task
+from mmbert.evaluation.systems import Model, System, open_model
 from mmbert.evaluation.task import Task
+from mmbert.evaluation.task_metrics import check, score
 from mmbert.evaluation.task_results import Store, TaskRun, TaskScore
+from mmbert.evaluation.tuning_chain import TuningStep, hash_of, plan_tuning
 from mmbert.log import progress
 
 log = logging.getLogger(__name__)
@@ -54,31 +54,31 @@ def evaluate(
     Raises the MMBertError of what cannot go on; the same call resumes there.
     """
     wanted = suite if isinstance(suite, Suite) else Suite.load(suite)
-    unknown = [name for name in baselines if name not in contestant.BASELINES]
+    unknown = [name for name in baselines if name not in systems.BASELINES]
     if unknown:
-        raise ConfigError(f"baseline {unknown[0]!r} is none of {', '.join(contestant.BASELINES)}")
+        raise ConfigError(f"baseline {unknown[0]!r} is none of {', '.join(systems.BASELINES)}")
     if not tune:
         wanted = wanted.model_copy(update={"tune": None})
     recipe = wanted.tuning()
     folder = Path(out)
     first = open_model(model, folder)
     models = [first, *(open_model(name, folder) for name in beside)]
-    if contestant.UNTRAINED in baselines:
-        models.append(contestant.untrained(first, folder))
+    if systems.UNTRAINED in baselines:
+        models.append(systems.untrained(first, folder))
     if recipe is not None and wanted.tune is not None:
         for task in map(wanted.task, wanted.tasks):
-            plain.revision(task)  # a package that is not installed is told before anything is trained
-        models = [contestant.tuned_first(each, recipe, Path(wanted.tune).name, folder) for each in models]
-    letters = [contestant.Characters(name) for name in contestant.READINGS if name in baselines]
-    judged: list[Contestant] = [*models, *letters]
+            zero_shot.revision(task)  # a package that is not installed is told before anything is trained
+        models = [systems.tuned_first(each, recipe, Path(wanted.tune).name, folder) for each in models]
+    letters = [systems.Characters(name) for name in systems.READINGS if name in baselines]
+    system: list[System] = [*models, *letters]
     runner = _Runner(wanted, folder)
     columns = [
         *(Column(each.name, each.weights, {}, each.tuned) for each in models),
         *(Column(each.name, each.weights, {}) for each in letters),
     ]
     for name in wanted.tasks:  # task by task, so that a suite that is stopped leaves whole rows
-        for column, each in zip(columns, judged, strict=True):
-            summary = runner.judge(name, each)
+        for column, each in zip(columns, system, strict=True):
+            summary = runner.score(name, each)
             if summary is not None:
                 column.tasks[name] = summary
     return SuiteResult(wanted, columns)
@@ -92,7 +92,7 @@ class _Plan:
     source: TaskSource
     seed: int
     training: dict[str, Any]
-    stage: Callable[[str], Stage | None]
+    stage: Callable[[str], TuningStep | None]
 
 
 class _Runner:
@@ -109,28 +109,28 @@ class _Runner:
             self._known[name] = task, open_source(task, data=self._suite.data, pins=self._out / "pins.json")
         return self._known[name]
 
-    def judge(self, name: str, judged: Contestant) -> Any:
+    def score(self, name: str, system: System) -> Any:
         """The summary of all runs of a task; None where a baseline has no answer to its kind."""
         kind = self._suite.task(name).kind
-        if kind in plain.KINDS:
-            return self._plain(name, judged)
+        if kind in zero_shot.KINDS:
+            return self._zero_shot(name, system)
         task, source = self.find(name)
         languages = self._languages(name, source)
         runs = [
-            [self._run(plan, judged, languages) for plan in self._plans(name, setting, judged)]
-            for setting in self._settings(task, judged)
+            [self._run(plan, system, languages) for plan in self._plans(name, setting, system)]
+            for setting in self._settings(task, system)
         ]
         return summarise_task(task, runs, languages)
 
-    def _plain(self, name: str, judged: Contestant) -> Any:
+    def _zero_shot(self, name: str, system: System) -> Any:
         """Kinds that take a model as it is: mteb, loss, efficiency."""
-        if not isinstance(judged, Model):
+        if not isinstance(system, Model):
             return None
         task = self._suite.task(name)
         source = self.find(name)[1] if task.kind == "loss" else None
-        revision = source.revision if source is not None else plain.revision(task)
-        store = Store(self._out, name, revision, judged.name, judged.weights)
-        protocol = plain.protocol(task)
+        revision = source.revision if source is not None else zero_shot.revision(task)
+        store = Store(self._out, name, revision, system.name, system.weights)
+        protocol = zero_shot.protocol(task)
         key = hash_of(protocol)
         run = store.read().runs.get(key) or TaskRun(protocol=protocol, seed=0)
         found = dict(run.scores)
@@ -141,7 +141,7 @@ class _Runner:
             seconds = round(run.seconds + time.monotonic() - started, 1)
             store.write(key, run.model_copy(update={"scores": dict(found), "seconds": seconds}))
 
-        units = plain.run(task, source, judged, found, keep)
+        units = zero_shot.run(task, source, system, found, keep)
         kept = run.model_copy(update={"scores": {unit: found[unit] for unit in units}})
         return summarise_task(task, [[kept]], units)
 
@@ -159,43 +159,43 @@ class _Runner:
             raise DataError(f"{source.folder or source.task.source.hub} has none of the languages of {name}")
         return there
 
-    def _settings(self, task: Task, judged: Contestant) -> list[dict[str, Any]]:
+    def _settings(self, task: Task, system: System) -> list[dict[str, Any]]:
         """Each setting of the grid; one empty setting without a grid, and for what has no learning rate."""
         settings: list[dict[str, Any]] = [{}]
-        if task_trains(task.kind) and isinstance(judged, Model):
+        if task_trains(task.kind) and isinstance(system, Model):
             for key, values in self._suite.grid.items():
                 settings = [{**setting, key: value} for setting in settings for value in values]
         return settings
 
-    def _plans(self, name: str, training: dict[str, Any], judged: Contestant) -> list[_Plan]:
+    def _plans(self, name: str, training: dict[str, Any], system: System) -> list[_Plan]:
         task, source = self.find(name)
         learned = task_trains(task.kind) and (task.protocol.train or task.protocol.start is not None)
-        seeds = self._suite.seeds if learned and isinstance(judged, Model) else self._suite.seeds[:1]
+        seeds = self._suite.seeds if learned and isinstance(system, Model) else self._suite.seeds[:1]
 
-        def stage_of(seed: int) -> Callable[[str], Stage | None]:
+        def stage_of(seed: int) -> Callable[[str], TuningStep | None]:
             if not task_trains(task.kind):
                 return lambda language: None
-            return lambda language: plan_stage(self.find, name, language, seed, training)
+            return lambda language: plan_tuning(self.find, name, language, seed, training)
 
         return [_Plan(task, source, seed, training, stage_of(seed)) for seed in seeds]
 
-    def _run(self, plan: _Plan, judged: Contestant, languages: Sequence[str]) -> TaskRun:
+    def _run(self, plan: _Plan, system: System, languages: Sequence[str]) -> TaskRun:
         """The scores of every language, those that are there already included."""
         task = plan.task
-        store = Store(self._out, task.name, plan.source.revision, judged.name, judged.weights)
-        protocol = self._protocol(plan, judged, languages[0])
+        store = Store(self._out, task.name, plan.source.revision, system.name, system.weights)
+        protocol = self._protocol(plan, system, languages[0])
         key = hash_of({**protocol, "seed": plan.seed})
         run = store.read().runs.get(key) or TaskRun(protocol=protocol, seed=plan.seed)
         missing = [language for language in languages if language not in run.scores]
         if not missing:
-            log.info("%s: %s is there: %s", judged.name, task.title, store.path)
+            log.info("%s: %s is there: %s", system.name, task.title, store.path)
             return run
-        with progress[None](total=len(missing), desc=f"{judged.name}: {task.title}", unit="language") as bar:
+        with progress[None](total=len(missing), desc=f"{system.name}: {task.title}", unit="language") as bar:
             for language in missing:
                 started = time.monotonic()
                 rows = plan.source.read(language).rows
                 check(task, rows)
-                predictions = judged.predict(task, plan.stage(language), rows)
+                predictions = system.predict(task, plan.stage(language), rows)
                 found = score(task, language, predictions, rows)
                 seconds = round(run.seconds + time.monotonic() - started, 2)
                 scores = {**run.scores, language: TaskScore(rows=len(rows), scores=found)}
@@ -205,11 +205,11 @@ class _Runner:
                 bar.update()
         return run
 
-    def _protocol(self, plan: _Plan, judged: Contestant, language: str) -> dict[str, Any]:
+    def _protocol(self, plan: _Plan, system: System, language: str) -> dict[str, Any]:
         """All that the figures depend on, beside the model and the rows."""
         task = plan.task
         stage = plan.stage(language)
-        trained = None if stage is None else stage.protocol(judged.weights)
+        trained = None if stage is None else stage.protocol(system.weights)
         if trained is not None and task.protocol.per_language:
             trained["languages"] = "each its own"
         return {

@@ -17,17 +17,17 @@ import numpy as np
 
 from mmbert.evaluation.sources import Row
 from mmbert.evaluation.task import Task
-from mmbert.evaluation.words import place_words
+from mmbert.evaluation.word_spans import place_words
 from mmbert.finetuning.examples import want_text
-from mmbert.finetuning.words import Span as Place
-from mmbert.finetuning.words import first_tokens
+from mmbert.finetuning.word_labels import Span as Place
+from mmbert.finetuning.word_labels import first_tokens
 from mmbert.inference.answerer import Answerer
-from mmbert.inference.chooser import Chooser
 from mmbert.inference.classifier import Classifier
 from mmbert.inference.embedder import Embedder
 from mmbert.inference.entities import Scheme, read_entities
+from mmbert.inference.multiple_choice import MultipleChoice
 from mmbert.inference.tagger import Tagger, TokenScores
-from mmbert.scoring.entities import Span
+from mmbert.metrics.entities import Span
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _answer(task: Task, folder: Path, rows: Sequence[Row]) -> list[str]:
 
 
 def _choose(task: Task, folder: Path, rows: Sequence[Row]) -> list[int]:
-    model: Chooser = _load(Chooser, folder)
+    model: MultipleChoice = _load(MultipleChoice, folder)
     pairs = [(want_text(row, "question"), str(choice)) for row in rows for choice in row["choices"]]
     logits = np.concatenate([np.atleast_1d(one) for one in model.stream_logits(pairs, progress=False)])
     ends = np.cumsum([len(row["choices"]) for row in rows])

@@ -69,7 +69,7 @@ class Baseline(Result):
     """A unigram model of each language: it is told the language and knows nothing else."""
 
     version: int = 1
-    exam: str
+    heldout: str
     """Fingerprint of the held-out text and masks."""
     training_text: str
     """Hash of the manifest of the shards it was fitted to."""
@@ -79,7 +79,7 @@ class Baseline(Result):
 class LanguageRetrieval(Result):
     """Finding a message's translation among ``pairs`` candidates; accuracies at rank 1, in both directions.
 
-    ``centred``: after subtracting each language's mean vector. ``surface``: by character trigrams, without a model;
+    ``centred``: after subtracting each language's mean vector. ``spelling``: by character trigrams, without a model;
     what it reaches is shared spelling (names, numbers, loans), not understanding.
     """
 
@@ -106,7 +106,7 @@ class LanguageRetrieval(Result):
         return (self.centred_to_english + self.centred_from_english) / 2
 
     @property
-    def surface(self) -> float:
+    def spelling(self) -> float:
         return (self.surface_to_english + self.surface_from_english) / 2
 
 
@@ -122,7 +122,7 @@ class RetrievalSummary(Result):
     pairs: int
     accuracy: float
     centred: float
-    surface: float
+    spelling: float
     chance: float
     error: float
     z: float
@@ -141,7 +141,7 @@ def summarise_retrieval(results: Sequence[LanguageRetrieval]) -> RetrievalSummar
         pairs=sum(r.pairs for r in results),
         accuracy=accuracy,
         centred=sum(r.centred for r in results) / number,
-        surface=sum(r.surface for r in results) / number,
+        spelling=sum(r.spelling for r in results) / number,
         chance=chance,
         error=error,
         z=(accuracy - chance) / error,
@@ -173,7 +173,7 @@ class ModelResult(Result):
     """Name of the phase, or ``merged``."""
     weights: str
     """Hash of the model's files, see :func:`hash_model`."""
-    exam: str
+    heldout: str
     """Fingerprint of held-out text, masks and options."""
     losses: dict[str, LanguageLoss]
     retrieval: list[LanguageRetrieval]

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 
 from mmbert.errors import DataError, WeightsError
-from mmbert.evaluation.mlm import autocast
+from mmbert.evaluation.heldout_loss import autocast
 from mmbert.evaluation.results import LanguageRetrieval
-from mmbert.io.faults import MEND, no_text
 from mmbert.io.find import bare_name, packed, walk
+from mmbert.io.row_errors import MEND, no_text
 from mmbert.io.rows import read_rows
 from mmbert.log import progress
 from mmbert.model.heads import MaskedLM
@@ -64,13 +64,13 @@ def evaluate_retrieval(
     model: MaskedLM,
     tokenizer: Tokenizer,
     pairs: Mapping[str, Sequence[Pair]],
-    surface: Mapping[str, tuple[float, float]],
+    spelling: Mapping[str, tuple[float, float]],
     *,
     batch: int = 16_384,
     context: int = 512,
     precision: Precision = "fp32",
 ) -> list[LanguageRetrieval]:
-    """Accuracy at rank 1 per language, in both directions, beside that of spelling alone (:func:`evaluate_surface`)."""
+    """Accuracy at rank 1 per language, in both directions, beside that of spelling alone (:func:`evaluate_spelling`)."""
     if not pairs:
         return []
     english = sorted({pair.english for listed in pairs.values() for pair in listed})
@@ -92,14 +92,14 @@ def evaluate_retrieval(
                 from_english=plain[1],
                 centred_to_english=centred[0],
                 centred_from_english=centred[1],
-                surface_to_english=surface[language][0],
-                surface_from_english=surface[language][1],
+                surface_to_english=spelling[language][0],
+                surface_from_english=spelling[language][1],
             )
         )
     return results
 
 
-def evaluate_surface(pairs: Mapping[str, Sequence[Pair]]) -> dict[str, tuple[float, float]]:
+def evaluate_spelling(pairs: Mapping[str, Sequence[Pair]]) -> dict[str, tuple[float, float]]:
     """The same accuracies by character trigrams: language -> (to English, from English)."""
     return {
         language: accuracy_both_ways(trigrams([p.text for p in listed]), trigrams([p.english for p in listed]))
@@ -166,8 +166,8 @@ def _accuracy(similarity: np.ndarray) -> float:
     true = similarity.diagonal()[:, None]
     # equal vectors may differ in the last bit of their products; 1e-6 is far below any meaning of a similarity
     ties = (np.abs(similarity - true) <= 1e-6).sum(axis=1)
-    beaten = (similarity > true + 1e-6).any(axis=1)
-    return float(np.where(beaten, 0.0, 1.0 / ties).mean())
+    closer = (similarity > true + 1e-6).any(axis=1)
+    return float(np.where(closer, 0.0, 1.0 / ties).mean())
 
 
 def _centred(vectors: np.ndarray) -> np.ndarray:

@@ -36,7 +36,7 @@ METRICS: dict[str, tuple[str, ...]] = {
     "loss": ("bits_per_byte",),
     "efficiency": ("tokens_per_second",),
 }  # fmt: skip
-"""What each kind can be scored by (``mmbert.scoring``)."""
+"""What each kind can be scored by (``mmbert.metrics``)."""
 
 TRAINED = ("classify", "tag", "answer", "choose")
 """Kinds that a model is fine-tuned for; the others take it as it is."""
@@ -124,7 +124,7 @@ class Task(Spec):
     positive: str | None = None
     """``binary_f1``: the label that is looked for."""
     normalisation: Literal["squad", "mlqa", "tiquad"] = "squad"
-    """``answer``: what counts as the same answer (``mmbert.scoring.answers``). ``f1_squad`` and ``exact_squad`` stand
+    """``answer``: what counts as the same answer (``mmbert.metrics.answers``). ``f1_squad`` and ``exact_squad`` stand
     beside those of another one than SQuAD's."""
     average: tuple[str, ...] = ()
     """Languages (of ``mteb``: types of tasks) that the task's mean is over, as its source defines; empty: all."""
@@ -151,8 +151,8 @@ class Task(Spec):
             return _read(Path(text))
         if text not in task_names():
             near = difflib.get_close_matches(text, task_names(), n=1, cutoff=0.5)
-            cure = f"did you mean {near[0]}?" if near else f"there are {', '.join(task_names())}"
-            raise ConfigError(f"no task {text!r}: {cure} (your own: give the path of its .yaml)")
+            fix = f"did you mean {near[0]}?" if near else f"there are {', '.join(task_names())}"
+            raise ConfigError(f"no task {text!r}: {fix} (your own: give the path of its .yaml)")
         return _packaged(text)
 
     @field_validator("languages", mode="before")

@@ -35,7 +35,7 @@ class TierSummary(Result):
     accuracy: float
     below: float
     below_weighted: float
-    beaten: int
+    languages_won: int
 
 
 def tiers(phases: Sequence[tuple[str, Collection[str]]], languages: Iterable[str]) -> dict[str, str]:
@@ -44,7 +44,9 @@ def tiers(phases: Sequence[tuple[str, Collection[str]]], languages: Iterable[str
     return {language: next((name for name, codes in drawn if language in codes), UNSEEN) for language in languages}
 
 
-def taught_tiers(drawn: Iterable[tuple[str, str]], kept: Collection[str], languages: Iterable[str]) -> dict[str, str]:
+def adaptation_tiers(
+    drawn: Iterable[tuple[str, str]], kept: Collection[str], languages: Iterable[str]
+) -> dict[str, str]:
     """The tier of each language in a run with a start: new, kept or unseen.
 
     drawn  (source, language) of every stream that a phase draws
@@ -94,5 +96,5 @@ def _summary(
         accuracy=mean(losses[language].accuracy for language in members),
         below=1.0 - bits / unigram,
         below_weighted=1.0 - nats / sum(baseline[language].nats for language in members),
-        beaten=sum(losses[language].nats < baseline[language].nats for language in members),
+        languages_won=sum(losses[language].nats < baseline[language].nats for language in members),
     )

@@ -51,14 +51,14 @@ class PaddedEncoder(nn.Module):
         seen = attention_mask.to(torch.bool)[:, None, None, :]
         near = (places[:, None] - places[None, :]).abs() <= encoder.config.window // 2
         whole, local = _bias(seen), _bias(seen & near)
-        turns = _turns(places, self.frequencies), _turns(places, self.local_frequencies)
+        cos_sin = _cos_sin(places, self.frequencies), _cos_sin(places, self.local_frequencies)
         x: Tensor = encoder.embeddings.norm(F.embedding(input_ids, encoder.embeddings.tok_embeddings.weight))
         mixed = None
         for index, layer in enumerate(encoder.layers):
             assert isinstance(layer, Layer), "an encoder in precision plain"
             if self.mix is not None:
                 mixed = x * self.mix[index] if mixed is None else mixed + x * self.mix[index]
-            x = x + _attend(layer, x, local if layer.local else whole, turns[layer.local])
+            x = x + _attend(layer, x, local if layer.local else whole, cos_sin[layer.local])
             x = x + layer.feed_forward(x)
         x = encoder.final_norm(x)
         return x if self.mix is None or mixed is None else mixed + x * self.mix[-1]
@@ -146,25 +146,25 @@ def _bias(seen: Tensor) -> Tensor:
     return torch.where(seen, 0.0, _HIDDEN)
 
 
-def _turns(places: Tensor, frequencies: Tensor) -> Turns:
+def _cos_sin(places: Tensor, frequencies: Tensor) -> Turns:
     """Cosine and sine (L, D / 2), fp32."""
     angles = places.to(torch.float32)[:, None] * frequencies
     return angles.cos(), angles.sin()
 
 
-def _attend(layer: Layer, x: Tensor, bias: Tensor, turns: Turns) -> Tensor:
+def _attend(layer: Layer, x: Tensor, bias: Tensor, cos_sin: Turns) -> Tensor:
     """Norm and attention: (B, L, h) -> (B, L, h); ``bias`` (B, 1, 1 or L, L) is added to the scores."""
     attention = layer.attn
     batch, length, width = x.shape
     qkv = attention.Wqkv(layer.attn_norm(x)).view(batch, length, 3, width // attention.head_dim, attention.head_dim)
     q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))  # (B, H, L, D)
-    scores = _turn(q * attention.head_dim**-0.5, turns) @ _turn(k, turns).transpose(2, 3)
+    scores = _turn(q * attention.head_dim**-0.5, cos_sin) @ _turn(k, cos_sin).transpose(2, 3)
     mixed = torch.softmax(scores + bias, dim=-1) @ v
     out: Tensor = attention.Wo(mixed.transpose(1, 2).reshape(batch, length, width))
     return out
 
 
-def _turn(x: Tensor, turns: Turns) -> Tensor:
+def _turn(x: Tensor, cos_sin: Turns) -> Tensor:
     """RoPE by halves: (B, H, L, D) -> (B, H, L, D)."""
-    (cos, sin), (first, second) = turns, x.chunk(2, dim=-1)
+    (cos, sin), (first, second) = cos_sin, x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)

@@ -16,7 +16,7 @@ from torch import nn
 from mmbert.errors import ConfigError
 from mmbert.exporting.source import Source
 from mmbert.files import write_json
-from mmbert.inference.modules import Dense, Normalize
+from mmbert.inference.sentence_transformers_folder import Dense, Normalize
 from mmbert.model.weights import WEIGHTS, save_state
 
 _POOLING = {

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from mmbert.errors import ConfigError
 from mmbert.inference.embedder import Embedder
 from mmbert.inference.load import KINDS, Loaded, load
-from mmbert.inference.modules import Dense, Normalize, read_parts
 from mmbert.inference.pooling import Pooling
+from mmbert.inference.sentence_transformers_folder import Dense, Normalize, read_parts
 from mmbert.inference.vectors import Similarity
 from mmbert.model.config import ModelConfig
 from mmbert.model.weights import TIED, cut_padding, load_state, model_folder, take_encoder

@@ -14,18 +14,18 @@ from typing import Any
 from torch import Tensor
 
 from mmbert.finetuning.collate import Feature, choices_as_rows
-from mmbert.finetuning.encode import encode_texts, say_cut
+from mmbert.finetuning.encode import encode_texts, log_truncation
 from mmbert.finetuning.examples import Examples, read_splits, want_text
 from mmbert.finetuning.finetune import Trained
+from mmbert.finetuning.init_model import Start, load_start
 from mmbert.finetuning.losses import NONE, Items, choice_loss
 from mmbert.finetuning.packed_model import PackedModel
 from mmbert.finetuning.recipe import Choose, FinetuneRecipe
-from mmbert.finetuning.start import Start, load_start
 from mmbert.finetuning.task_rows import METRICS, choices_of, right_choice, task_fields
 from mmbert.finetuning.trainer import fit
+from mmbert.metrics.classes import accuracy
 from mmbert.model.tasks import ChoiceClassifier
 from mmbert.packed import Packed
-from mmbert.scoring.classes import accuracy
 
 NAMES = ("score",)
 
@@ -60,7 +60,7 @@ def make_features(examples: Examples, role: str, own: Choose, start: Start) -> l
         seconds += choices
         labels.append(right_choice(row, len(choices), own.first_label, examples.names.get("label", ())))
     ids, cut = encode_texts(start.tokenizer, firsts, seconds, start.max_tokens)
-    say_cut(role, cut, len(ids), start.max_tokens)
+    log_truncation(role, cut, len(ids), start.max_tokens)
     features, at = [], 0
     for row, label in zip(examples.rows, labels, strict=True):
         features.append({"ids": ids[at : at + len(row["choices"])], "labels": label})

@@ -13,7 +13,7 @@ from scipy.special import expit
 
 from mmbert.errors import ConfigError
 from mmbert.finetuning.collate import Feature, texts_as_rows
-from mmbert.finetuning.encode import encode_texts, say_cut
+from mmbert.finetuning.encode import encode_texts, log_truncation
 from mmbert.finetuning.examples import (
     Examples,
     Row,
@@ -22,14 +22,14 @@ from mmbert.finetuning.examples import (
     want_text,
 )
 from mmbert.finetuning.finetune import Trained
-from mmbert.finetuning.losses import ClassLoss, SeveralLoss, balanced_weights, number_loss
+from mmbert.finetuning.init_model import Start, load_start
+from mmbert.finetuning.losses import ClassLoss, MultiLabelLoss, balanced_weights, number_loss
 from mmbert.finetuning.packed_model import Loss, PackedModel
 from mmbert.finetuning.recipe import Classify, FinetuneRecipe
-from mmbert.finetuning.start import Start, load_start
 from mmbert.finetuning.task_rows import class_names, labels_of, metric_names, number_of, task_fields
 from mmbert.finetuning.trainer import fit
+from mmbert.metrics.classes import accuracy, binary_f1, defined, macro_f1, matthews, multilabel_f1, pearson, spearman
 from mmbert.model.tasks import SequenceClassifier
-from mmbert.scoring.classes import accuracy, binary_f1, defined, macro_f1, matthews, multilabel_f1, pearson, spearman
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def make_features(examples: Examples, role: str, own: Classify, numbers: dict[st
     texts = [want_text(row, "text") for row in examples.rows]
     pairs = [want_text(row, "text_pair") if "text_pair" in row else None for row in examples.rows]
     rows, cut = encode_texts(start.tokenizer, texts, pairs, start.max_tokens)
-    say_cut(role, cut, len(rows), start.max_tokens)
+    log_truncation(role, cut, len(rows), start.max_tokens)
     labels = [_label(row, own, numbers) for row in examples.rows]
     return [{"ids": ids, "labels": label} for ids, label in zip(rows, labels, strict=True)]
 
@@ -89,7 +89,7 @@ def _loss(own: Classify, names: tuple[str, ...], labels: list[Any]) -> Loss:
         return number_loss
     if own.problem == "multi_label":
         counts = np.sum(labels, axis=0).astype(int).tolist()
-        return SeveralLoss(class_weights(own.class_weights, names, counts, "classify"), own.focal_gamma)
+        return MultiLabelLoss(class_weights(own.class_weights, names, counts, "classify"), own.focal_gamma)
     found = Counter(labels)
     counts = [found[number] for number in range(len(names))]
     return ClassLoss(class_weights(own.class_weights, names, counts, "classify"), own.focal_gamma)

@@ -12,29 +12,29 @@ from sentence_transformers import SentenceTransformerTrainer, SentenceTransforme
 from sentence_transformers.base.model import BaseModel
 from sentence_transformers.sentence_transformer import losses
 
-from mmbert.finetuning.evaluators import DENSE, judge
+from mmbert.finetuning.evaluators import DENSE, make_evaluators
 from mmbert.finetuning.finetune import Trained
-from mmbert.finetuning.groups import columns
+from mmbert.finetuning.ranking_examples import columns
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.finetuning.recipe_sentence import Embed
-from mmbert.finetuning.sentence_training import Kit, column_prompts, train_sentences
+from mmbert.finetuning.sentence_training import TaskSpec, column_prompts, train_sentences
 
 
 def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any] = ()) -> Trained:
     """Tune a model of vectors; ``folder/final`` loads in sentence-transformers, servers and our Embedder."""
     options = recipe.embed
     prompts = (options.query_prompt, options.document_prompt)
-    kit = Kit(
+    spec = TaskSpec(
         trainer=SentenceTransformerTrainer,
         arguments=SentenceTransformerTrainingArguments,
         options=options,
         loss=options.loss,
         columns=partial(columns, loss=options.loss, negatives=options.negatives),
         make_loss=partial(make_loss, options=options),
-        evaluators=partial(judge, options=options, measures=DENSE, prompts=any(prompts)),
+        evaluators=partial(make_evaluators, options=options, measures=DENSE, prompts=any(prompts)),
         prompts=partial(column_prompts, prompts=prompts),
     )
-    return train_sentences(recipe, folder, kit, callbacks)
+    return train_sentences(recipe, folder, spec, callbacks)
 
 
 def make_loss(model: BaseModel, options: Embed) -> torch.nn.Module:

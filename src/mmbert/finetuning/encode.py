@@ -39,7 +39,7 @@ def encode_texts(
     return rows, cut
 
 
-def say_cut(role: str, cut: int, count: int, max_tokens: int) -> None:
+def log_truncation(role: str, cut: int, count: int, max_tokens: int) -> None:
     """A log line about texts that were too long."""
     if cut:
         log.info("%s: %d of %d texts are longer than training.max_tokens %d and cut", role, cut, count, max_tokens)

@@ -27,7 +27,7 @@ from sentence_transformers.sparse_encoder.evaluation import (
 )
 
 from mmbert.errors import ConfigError
-from mmbert.finetuning.groups import Group
+from mmbert.finetuning.ranking_examples import Group
 from mmbert.finetuning.recipe_sentence import Sentences
 
 BATCH = 64
@@ -54,7 +54,7 @@ SPARSE = Measures(
 LATE = Measures(MultiVectorInformationRetrievalEvaluator, MultiVectorTripletEvaluator, None, None)
 
 
-class Measured(BaseEvaluator):  # type: ignore[misc, unused-ignore]
+class CombinedEvaluator(BaseEvaluator):  # type: ignore[misc, unused-ignore]
     """Several evaluators as one.
 
     metric  which of their numbers is ``score``, the one that decides; empty: the mean of what each calls its primary
@@ -84,7 +84,7 @@ class Measured(BaseEvaluator):  # type: ignore[misc, unused-ignore]
         return {"score": found[self.metric] if self.metric else sum(scores) / len(scores), **found}
 
 
-def judge(groups: Sequence[Group], options: Sentences, measures: Measures, *, prompts: bool) -> list[Any]:
+def make_evaluators(groups: Sequence[Group], options: Sentences, measures: Measures, *, prompts: bool) -> list[Any]:
     """The evaluators of a split, as ``evaluator`` says.
 
     prompts  the model has some: its queries and documents then differ, which triplets and translations do not know

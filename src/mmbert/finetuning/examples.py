@@ -29,7 +29,7 @@ from mmbert.finetuning.hub import HubTable, load_tables
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.finetuning.recipe_data import DataSpec
 from mmbert.finetuning.tables import Table, find_tables, house
-from mmbert.io.faults import Numbered, RowFaults, as_name
+from mmbert.io.row_errors import Numbered, RowFaults, as_name
 from mmbert.io.rows import read_rows
 
 log = logging.getLogger(__name__)

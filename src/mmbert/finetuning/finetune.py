@@ -174,7 +174,7 @@ def _open(recipe: FinetuneRecipe, folder: Path, sweep: bool) -> FinetuneResult |
         compare_begun(recipe, folder)
     elif main_process():
         recipe.save(path)
-        from mmbert.finetuning.surroundings import describe
+        from mmbert.finetuning.environment import describe
 
         write_json(folder / "environment.json", describe())
     if not (folder / RESULT).is_file():

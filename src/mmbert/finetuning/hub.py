@@ -185,17 +185,17 @@ def _hub_errors(place: str, role: str, unreachable: str) -> Iterator[None]:
         yield
     except (*known, pyarrow.ArrowException, datasets.exceptions.DatasetsError) as error:
         local = f"set data.{role}.path to local files"
-        reason, cure = _reason(error), f"check data.{role}.hub, .config and .split, the network, or {local}"
+        reason, fix = _reason(error), f"check data.{role}.hub, .config and .split, the network, or {local}"
         if script := _SCRIPT.search(reason):
             reason = f"it is there as a script ({script[1]}), which is not run"
             copy = f"data.{role}.revision={CONVERTED} and data.{role}.files='CONFIGURATION/{{split}}/*.parquet'"
-            cure = f"name a copy that is data; or the hub's own, if there is one, with {copy}; or {local}"
+            fix = f"name a copy that is data; or the hub's own, if there is one, with {copy}; or {local}"
         elif "gated dataset" in reason:
-            cure = f"accept its conditions on its page, then `hf auth login`; or {local}"
+            fix = f"accept its conditions on its page, then `hf auth login`; or {local}"
         elif unreachable:
             held = reason if reason.startswith("the copy in the cache") else "there is no copy in the cache"
-            reason, cure = f"it cannot be reached ({unreachable}), and {held}", f"check the network, or {local}"
-        raise HubReadError(f"cannot read {place} from the hub: {reason} ({cure})") from error
+            reason, fix = f"it cannot be reached ({unreachable}), and {held}", f"check the network, or {local}"
+        raise HubReadError(f"cannot read {place} from the hub: {reason} ({fix})") from error
 
 
 def _reason(error: Exception) -> str:

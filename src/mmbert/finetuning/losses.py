@@ -48,7 +48,7 @@ def number_loss(logits: Tensor, packed: Packed, labels: Tensor, items: Items) ->
     return _over(F.mse_loss(logits[:, 0], labels, reduction="sum"), items, labels.numel())
 
 
-class SeveralLoss:
+class MultiLabelLoss:
     """Binary cross entropy of each class by itself: (S, labels) with labels (S, labels) of 0 and 1."""
 
     def __init__(self, weights: Sequence[float] | None = None, gamma: float = 0.0) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mmbert.errors import ConfigError, DataError, WeightsError
 from mmbert.files import atomic_file
-from mmbert.finetuning.groups import Group
+from mmbert.finetuning.ranking_examples import Group
 from mmbert.finetuning.recipe_sentence import Mine
 from mmbert.inference.embedder import Embedder
 from mmbert.inference.reranker import Reranker

@@ -1,7 +1,7 @@
 """The options of sentence tasks: embedding, reranking, sparse and late interaction.
 
 Defaults are the published ones: Ettin's ``train_st.py``, which mmBERT's MTEB figures stand on, and the scripts of
-mmBERT's blog post. Fields of their examples (``mmbert.finetuning.groups``):
+mmBERT's blog post. Fields of their examples (``mmbert.finetuning.ranking_examples``):
 
     query, positive, negative          negative: none, one, or a list; the more, the better the contrast
     query, documents, scores           a teacher's scores of several documents, the best first

@@ -14,17 +14,17 @@ from sentence_transformers.cross_encoder import losses
 
 from mmbert.finetuning.evaluators import rank_candidates
 from mmbert.finetuning.finetune import Trained
-from mmbert.finetuning.groups import columns, labelled_pairs
+from mmbert.finetuning.ranking_examples import columns, labelled_pairs
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.finetuning.recipe_sentence import Rerank
-from mmbert.finetuning.sentence_training import Columns, Kit, train_sentences
+from mmbert.finetuning.sentence_training import Columns, TaskSpec, train_sentences
 
 
 def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any] = ()) -> Trained:
     """Tune a cross-encoder; ``folder/final`` loads in CrossEncoder, servers and our Reranker."""
     options = recipe.rerank
     make_columns = columns if options.loss == "margin_mse" else labelled_pairs
-    kit = Kit(
+    spec = TaskSpec(
         trainer=CrossEncoderTrainer,
         arguments=CrossEncoderTrainingArguments,
         options=options,
@@ -34,7 +34,7 @@ def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any] = ()) -
         evaluators=partial(rank_candidates, candidates=options.candidates),
         prompts=_no_prompts,
     )
-    return train_sentences(recipe, folder, kit, callbacks)
+    return train_sentences(recipe, folder, spec, callbacks)
 
 
 def make_loss(model: BaseModel, options: Rerank) -> torch.nn.Module:

@@ -1,6 +1,6 @@
 """One run of a sentence task: what sentence-transformers' four trainers have in common here.
 
-The kinds (``embed``, ``rerank``, ``sparse``, ``late_interaction``) say in a :class:`Kit` how their rows become columns,
+The kinds (``embed``, ``rerank``, ``sparse``, ``late_interaction``) say in a :class:`TaskSpec` how their rows become columns,
 what their loss is and what is measured; trainers, callbacks, checkpoints and DDP are the library's.
 """
 
@@ -20,13 +20,14 @@ from transformers import PrinterCallback, TrainerCallback
 
 from mmbert.errors import ConfigError, TrainingError
 from mmbert.files import environment
-from mmbert.finetuning.evaluators import Measured
+from mmbert.finetuning.callbacks import LastEvaluation, Patience, Progress, say_kept, tensorboard
+from mmbert.finetuning.dry_run import say_small
+from mmbert.finetuning.evaluators import CombinedEvaluator
 from mmbert.finetuning.examples import read_splits
 from mmbert.finetuning.finetune import CHECKPOINTS, FINAL, Trained, main_process, summarise
-from mmbert.finetuning.groups import Group, Texts, fields_of, judging_loss, make_groups
 from mmbert.finetuning.language_batches import LanguageBatches
 from mmbert.finetuning.mining import mine
-from mmbert.finetuning.plan import say_small
+from mmbert.finetuning.ranking_examples import Group, Texts, fields_of, judging_loss, make_groups
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.finetuning.recipe_sentence import Sentences
 from mmbert.finetuning.sampling import LanguageSampler
@@ -34,10 +35,9 @@ from mmbert.finetuning.sentence_adapters import AdapterCheckpoints, add_adapters
 from mmbert.finetuning.sentence_folder import save_folder
 from mmbert.finetuning.sentence_model import body_of, build_model, encoder_folder, pick_device, quiet
 from mmbert.finetuning.trainer import SCHEDULES, last_checkpoint
-from mmbert.finetuning.watch import LastEvaluation, Patience, Progress, say_kept, tensorboard
 from mmbert.model.config import ModelConfig
 from mmbert.model.weights import load_config, model_folder
-from mmbert.training.folder import choose_precision
+from mmbert.training.run_folder import choose_precision
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ Columns = dict[str, list[Any]]
 
 
 @dataclass(frozen=True)
-class Kit:
+class TaskSpec:
     """What a kind of sentence task brings.
 
     trainer     sentence-transformers' class; ``arguments``: of its options
@@ -66,36 +66,38 @@ class Kit:
     prompts: Callable[[Columns], dict[str, str]]
 
 
-def train_sentences(recipe: FinetuneRecipe, folder: Path, kit: Kit, callbacks: Sequence[TrainerCallback]) -> Trained:
+def train_sentences(
+    recipe: FinetuneRecipe, folder: Path, spec: TaskSpec, callbacks: Sequence[TrainerCallback]
+) -> Trained:
     """Train as the recipe says, keep the best on dev, write ``folder/final``, measure it, and what it was before.
 
     callbacks  of the user, after ours
     """
-    texts = Texts(kit.options.lookup)
+    texts = Texts(spec.options.lookup)
     splits = {
-        role: make_groups(examples, texts, kit.loss if role == "train" else judging_loss(kit.loss))
-        for role, examples in read_splits(recipe, fields_of(recipe.task, kit.loss, texts)).items()
+        role: make_groups(examples, texts, spec.loss if role == "train" else judging_loss(spec.loss))
+        for role, examples in read_splits(recipe, fields_of(recipe.task, spec.loss, texts)).items()
     }
     with quiet():
-        if kit.options.mine is not None:
-            with _arguments(recipe, folder, kit, False).main_process_first():  # the others read its file
-                splits["train"] = mine(kit.options.mine, splits["train"], folder, pick_device(recipe))
-        columns = kit.columns(splits["train"])
+        if spec.options.mine is not None:
+            with _arguments(recipe, folder, spec, False).main_process_first():  # the others read its file
+                splits["train"] = mine(spec.options.mine, splits["train"], folder, pick_device(recipe))
+        columns = spec.columns(splits["train"])
         languages = _languages(columns, splits["train"])
         rows = Dataset.from_dict(columns)
-        args = _arguments(recipe, folder, kit, "dev" in splits)
-        _plan_batches(recipe, kit, args, rows, languages)
-        args.prompts = kit.prompts(columns) or None
+        args = _arguments(recipe, folder, spec, "dev" in splits)
+        _plan_batches(recipe, spec, args, rows, languages)
+        args.prompts = spec.prompts(columns) or None
         say_small(recipe, _config(recipe))
         model = build_model(recipe)
         add_adapters(recipe, model)
         measured = {
-            role: Measured(kit.evaluators(groups), recipe.training.metric)
+            role: CombinedEvaluator(spec.evaluators(groups), recipe.training.metric)
             for role, groups in splits.items()
             if role != "train"
         }
         before = {role: _measure(f"{role} before training", evaluator, model) for role, evaluator in measured.items()}
-        trainer = _trainer(kit, recipe, folder, model, args, rows, measured.get("dev"), callbacks)
+        trainer = _trainer(spec, recipe, folder, model, args, rows, measured.get("dev"), callbacks)
         trainer.train(resume_from_checkpoint=last_checkpoint(folder / CHECKPOINTS))
         say_kept(trainer.state, "score")
         after = {role: _measure(role, evaluator, model) for role, evaluator in measured.items()}
@@ -107,7 +109,7 @@ def train_sentences(recipe: FinetuneRecipe, folder: Path, kit: Kit, callbacks: S
     return Trained({**after, **{f"{role}_before": found for role, found in before.items()}}, chosen, _history(trainer))
 
 
-def _measure(what: str, evaluator: Measured, model: BaseModel) -> dict[str, float]:
+def _measure(what: str, evaluator: CombinedEvaluator, model: BaseModel) -> dict[str, float]:
     log.info("measuring on %s", what)
     found = evaluator.figures(model)
     log.info("%s: %s", what, summarise(found))
@@ -127,13 +129,13 @@ def _languages(columns: Columns, groups: Sequence[Group]) -> list[str]:
     return stated if stated is not None else [group.language for group in groups]
 
 
-def _plan_batches(recipe: FinetuneRecipe, kit: Kit, args: Any, rows: Dataset, languages: Sequence[str]) -> None:
+def _plan_batches(recipe: FinetuneRecipe, spec: TaskSpec, args: Any, rows: Dataset, languages: Sequence[str]) -> None:
     """Give the trainer our batches, and its evaluations their steps, which go by the number of batches there are."""
     processes = int(environment("WORLD_SIZE") or 1)
     make = partial(
         LanguageBatches,
         order=LanguageSampler(languages, recipe.sampling, recipe.training.seed, recipe.training.epochs),
-        no_duplicates=kit.options.no_duplicates,
+        no_duplicates=spec.options.no_duplicates,
         processes=processes,
     )
     args.batch_sampler = make
@@ -151,7 +153,7 @@ def _plan_batches(recipe: FinetuneRecipe, kit: Kit, args: Any, rows: Dataset, la
         args.eval_steps = args.save_steps
 
 
-def _arguments(recipe: FinetuneRecipe, folder: Path, kit: Kit, judged: bool) -> Any:
+def _arguments(recipe: FinetuneRecipe, folder: Path, spec: TaskSpec, judged: bool) -> Any:
     """The trainer's options out of the recipe's, but for what depends on the number of batches."""
     training = recipe.training
     device = pick_device(recipe)
@@ -165,7 +167,7 @@ def _arguments(recipe: FinetuneRecipe, folder: Path, kit: Kit, judged: bool) -> 
     precision = training.precision
     if precision == "auto":
         precision = choose_precision(torch.device(device), _config(recipe).hidden_size)
-    return kit.arguments(
+    return spec.arguments(
         output_dir=str(folder / CHECKPOINTS),
         num_train_epochs=training.epochs,
         max_steps=training.max_steps or -1,
@@ -221,26 +223,26 @@ def _config(recipe: FinetuneRecipe) -> ModelConfig:
 
 
 def _trainer(
-    kit: Kit,
+    spec: TaskSpec,
     recipe: FinetuneRecipe,
     folder: Path,
     model: BaseModel,
     args: Any,
     rows: Dataset,
-    dev: Measured | None,
+    dev: CombinedEvaluator | None,
     callbacks: Sequence[TrainerCallback],
 ) -> Any:
     patience = recipe.training.patience
     model.model_card_data.widget = [{"text": rows[0]["query"]}]  # the library's own choice draws a bar
     body_of(model).base.gradient_checkpointing = recipe.training.gradient_checkpointing
-    maker = kit.trainer
+    maker = spec.trainer
     if recipe.training.lora is not None:
         maker = type(maker.__name__, (AdapterCheckpoints, maker), {})
     trainer = maker(
         model=model,
         args=args,
         train_dataset=rows,
-        loss=kit.make_loss(model),
+        loss=spec.make_loss(model),
         evaluator=dev,
         callbacks=[Patience(patience)] if patience is not None and dev is not None else [],
     )

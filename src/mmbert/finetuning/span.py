@@ -19,17 +19,17 @@ from mmbert.finetuning.collate import Feature, spans_as_rows
 from mmbert.finetuning.encode import pair_template
 from mmbert.finetuning.examples import read_splits
 from mmbert.finetuning.finetune import Trained
+from mmbert.finetuning.init_model import Start, load_start
 from mmbert.finetuning.losses import span_loss
 from mmbert.finetuning.packed_model import PackedModel
 from mmbert.finetuning.recipe import AnswerOptions, FinetuneRecipe
-from mmbert.finetuning.start import Start, load_start
 from mmbert.finetuning.task_rows import METRICS, Question, read_questions, task_fields
 from mmbert.finetuning.trainer import fit
 from mmbert.inference.answerer import Decoding, Passage, best_answers
 from mmbert.inference.chunking import plan_windows
 from mmbert.inference.entities import trim_spans
+from mmbert.metrics.answers import score_answers
 from mmbert.model.tasks import SpanClassifier
-from mmbert.scoring.answers import score_answers
 
 log = logging.getLogger(__name__)
 

@@ -23,17 +23,17 @@ from mmbert.finetuning.examples import (
     read_splits,
 )
 from mmbert.finetuning.finetune import Trained
+from mmbert.finetuning.init_model import Start, load_start
 from mmbert.finetuning.losses import IGNORED, ClassLoss
 from mmbert.finetuning.packed_model import PackedModel
 from mmbert.finetuning.recipe import FinetuneRecipe, Tag
-from mmbert.finetuning.start import Start, load_start
 from mmbert.finetuning.task_rows import METRICS, NOTHING, UNTAGGED, Sentence, read_all, tag_names, task_fields
 from mmbert.finetuning.trainer import fit
-from mmbert.finetuning.words import Span, first_tokens
+from mmbert.finetuning.word_labels import Span, first_tokens
 from mmbert.inference.chunking import plan_windows
 from mmbert.inference.entities import trim_spans
+from mmbert.metrics.entities import Counts, count_spans, entity_f1, read_chunks, token_accuracy
 from mmbert.model.tasks import TokenClassifier
-from mmbert.scoring.entities import Counts, count_spans, entity_f1, read_chunks, token_accuracy
 
 log = logging.getLogger(__name__)
 

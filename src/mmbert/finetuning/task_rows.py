@@ -25,7 +25,7 @@ from mmbert.finetuning.examples import (
     want_text,
 )
 from mmbert.finetuning.recipe import AnswerOptions, Classify, FinetuneRecipe, Tag
-from mmbert.finetuning.words import Span, find_words, join_words
+from mmbert.finetuning.word_labels import Span, find_words, join_words
 
 log = logging.getLogger(__name__)
 

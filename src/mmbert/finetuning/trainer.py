@@ -25,16 +25,16 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from mmbert.errors import ConfigError, UndefinedMetric
 from mmbert.files import atomic_folder, environment, write_text
+from mmbert.finetuning.callbacks import LastEvaluation, Patience, Progress, say_kept, tensorboard
 from mmbert.finetuning.card import tuned_card
 from mmbert.finetuning.collate import Feature, collate
 from mmbert.finetuning.finetune import CHECKPOINTS, FINAL, Trained, main_process, summarise
 from mmbert.finetuning.packed_model import ADAPTERS, PackedModel, add_lora
-from mmbert.finetuning.rates import parameter_groups
+from mmbert.finetuning.param_groups import parameter_groups
 from mmbert.finetuning.recipe import FinetuneRecipe, Training
 from mmbert.finetuning.sampling import LanguageSampler
 from mmbert.finetuning.task_rows import check_metric
-from mmbert.finetuning.watch import LastEvaluation, Patience, Progress, say_kept, tensorboard
-from mmbert.training.folder import choose_precision
+from mmbert.training.run_folder import choose_precision
 
 log = logging.getLogger(__name__)
 

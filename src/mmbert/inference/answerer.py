@@ -13,10 +13,10 @@ from mmbert.errors import ConfigError, DataError, TooLong
 from mmbert.inference.checks import check_texts, kind_of, many_texts, one_text, whole
 from mmbert.inference.chunking import Window, plan_windows
 from mmbert.inference.entities import trim_spans
-from mmbert.inference.facade import Facade
 from mmbert.inference.load import Loaded
 from mmbert.inference.pairs import Template, read_template
-from mmbert.inference.rows import Rows, run_rows
+from mmbert.inference.predictor import Facade
+from mmbert.inference.windows import Rows, run_rows
 from mmbert.model.tasks import SpanClassifier, TaskHead
 from mmbert.packed import Packed
 from mmbert.tokenizer.long_texts import encode_ends
@@ -137,7 +137,7 @@ class Answerer(Facade):
 
         def answers() -> Iterator[list[Answer]]:
             for found in run_rows(self.loaded, rows, self.logits_of, progress=progress, what="answering"):
-                yield best_answers(found.note, found.results, options)
+                yield best_answers(found.metadata, found.results, options)
 
         return answers()
 
@@ -177,12 +177,12 @@ class Answerer(Facade):
                 places = plan_windows(len(ids), room, shared if len(ids) > room else 0)
                 rows = [template.join(head, ids[place.start : place.end]) for place in places]
                 first = len(template.before) + len(head) + len(template.between)
-                note = Passage(context, trim_spans(context, spans), places, first)
-                yield Rows(rows, note, number=number, text=(question, context))
+                metadata = Passage(context, trim_spans(context, spans), places, first)
+                yield Rows(rows, metadata, number=number, text=(question, context))
                 number += 1
 
 
-def best_answers(note: Passage, rows: list[np.ndarray], options: Decoding) -> list[Answer]:
+def best_answers(metadata: Passage, rows: list[np.ndarray], options: Decoding) -> list[Answer]:
     """The most probable pieces of a text, from the logits (T, 2) of its windows.
 
     A piece's logit is that of its first token to begin plus that of its last to end, both from the window in which the
@@ -191,13 +191,13 @@ def best_answers(note: Passage, rows: list[np.ndarray], options: Decoding) -> li
     """
     found: dict[tuple[int, int], float] = {}
     total = -np.inf
-    for window, logits in zip(note.windows, rows, strict=True):
-        inner = logits[note.first : note.first + window.end - window.start].astype(np.float64)
-        sums = _piece_logits(inner, note.spans[window.start : window.end], options.longest)
+    for window, logits in zip(metadata.windows, rows, strict=True):
+        inner = logits[metadata.first : metadata.first + window.end - window.start].astype(np.float64)
+        sums = _piece_logits(inner, metadata.spans[window.start : window.end], options.longest)
         sums = sums[window.first - window.start : window.last - window.start]
         total = np.logaddexp(total, _log_sum(sums))
         for first, extra in _largest(sums, options.top_k + _SPARE):
-            span = int(note.spans[window.first + first, 0]), int(note.spans[window.first + first + extra, 1])
+            span = int(metadata.spans[window.first + first, 0]), int(metadata.spans[window.first + first + extra, 1])
             found[span] = max(found.get(span, -np.inf), float(sums[first, extra]))
     ranked = list(found.items())
     if options.no_answer or not ranked:
@@ -206,7 +206,7 @@ def best_answers(note: Passage, rows: list[np.ndarray], options: Decoding) -> li
         ranked.append(((0, 0), none))
     ranked.sort(key=lambda item: (-item[1], item[0]))
     return [
-        Answer(note.context[start:end], start, end, float(np.exp(logit - total)))
+        Answer(metadata.context[start:end], start, end, float(np.exp(logit - total)))
         for (start, end), logit in ranked[: options.top_k]
     ]
 

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import numpy as np
 
 from mmbert.errors import ConfigError
-from mmbert.inference.facade import respond
-from mmbert.inference.judge import Judge
+from mmbert.inference.predictor import respond
+from mmbert.inference.sequence_classification import SequencePredictor
 
 Function = Literal["softmax", "sigmoid", "none"]
 
@@ -31,7 +31,7 @@ class Prediction:
     labels: tuple[str, ...]
 
 
-class Classifier(Judge):
+class Classifier(SequencePredictor):
     """Classes of texts, by a folder with a ModernBertForSequenceClassification.
 
     What is made of logits goes by the folder, as in transformers: nothing for a regression, a sigmoid for several

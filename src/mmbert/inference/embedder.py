@@ -17,11 +17,11 @@ from mmbert.inference import passages
 from mmbert.inference.batching import WINDOW, Batch, run, text_encoder
 from mmbert.inference.checks import kind_of, many_texts, one_text, whole
 from mmbert.inference.chunking import Passages, Span
-from mmbert.inference.drop_in import DropIn
-from mmbert.inference.facade import tuning
 from mmbert.inference.load import Loaded, load
-from mmbert.inference.modules import Dense
 from mmbert.inference.pooling import MODES, Pooling, pool
+from mmbert.inference.predictor import tuning
+from mmbert.inference.sentence_transformers_api import DropIn
+from mmbert.inference.sentence_transformers_folder import Dense
 from mmbert.inference.vectors import Output, check_output, measure_ranges, quantize, similarity
 from mmbert.packed import Packed
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from mmbert.errors import DataError
 from mmbert.inference.checks import whole
-from mmbert.inference.facade import Facade, respond
-from mmbert.inference.rows import Rows, run_rows, tokenised, windows, with_ends
+from mmbert.inference.predictor import Facade, respond
+from mmbert.inference.windows import Rows, run_rows, tokenised, windows, with_ends
 from mmbert.model.heads import MaskedLM
 from mmbert.packed import Packed
 from mmbert.tokenizer.tokenizer import BYTE, SPECIALS, Tokenizer
@@ -44,7 +44,7 @@ class Fill:
 
 
 @dataclass(frozen=True)
-class Note:
+class MaskMetadata:
     """What is known of a text while its rows are computed."""
 
     text: str
@@ -74,7 +74,7 @@ class FillMask(Facade):
         rows = self.rows(texts)
         return self._stream(rows, top_k, progress)
 
-    def _stream(self, rows: Iterator[Rows[Note]], top_k: int, progress: bool | None) -> Iterator[Any]:
+    def _stream(self, rows: Iterator[Rows[MaskMetadata]], top_k: int, progress: bool | None) -> Iterator[Any]:
         for found in run_rows(self.loaded, rows, lambda b: self.best_of(b, top_k), progress=progress, what="filling"):
             fills = self.fills(found, top_k)
             yield fills[0] if len(fills) == 1 else fills
@@ -90,20 +90,20 @@ class FillMask(Facade):
         borders = np.searchsorted(targets.cpu().numpy(), packed.offsets.cpu().numpy())
         return [(scores[start:end], tokens[start:end]) for start, end in pairwise(borders.tolist())]
 
-    def fills(self, found: Rows[Note], top_k: int) -> list[list[Fill]]:
+    def fills(self, found: Rows[MaskMetadata], top_k: int) -> list[list[Fill]]:
         """The fills of each mask of a text whose rows have their ``top_k`` best tokens, or more."""
-        note = found.note
+        metadata = found.metadata
         rows = [
             (scores[taken, :top_k], tokens[taken, :top_k])
-            for (scores, tokens), taken in zip(found.results, note.taken, strict=True)
+            for (scores, tokens), taken in zip(found.results, metadata.taken, strict=True)
         ]
         guesses = zip(np.concatenate([r[0] for r in rows]), np.concatenate([r[1] for r in rows]), strict=True)
         return [
-            [self._fill(note.text, span, *guess) for guess in zip(tokens.tolist(), scores.tolist(), strict=True)]
-            for span, (scores, tokens) in zip(note.masks, guesses, strict=True)
+            [self._fill(metadata.text, span, *guess) for guess in zip(tokens.tolist(), scores.tolist(), strict=True)]
+            for span, (scores, tokens) in zip(metadata.masks, guesses, strict=True)
         ]
 
-    def rows(self, texts: Iterable[str]) -> Iterator[Rows[Note]]:
+    def rows(self, texts: Iterable[str]) -> Iterator[Rows[MaskMetadata]]:
         """Each text as the model reads it, without the windows that hold no mask.
 
         Raises DataError for a text without one.
@@ -120,8 +120,8 @@ class FillMask(Facade):
                     rows.append(with_ends(self.loaded, ids[window.start : window.end]))
                     before = int(np.diff(np.searchsorted(masks, [window.start, here[0]]))[0])
                     taken.append(slice(before, before + len(here)))
-            note = Note(text, [(int(start), int(end)) for start, end in spans[masks]], taken)
-            yield Rows(rows, note, number=number, text=text)
+            metadata = MaskMetadata(text, [(int(start), int(end)) for start, end in spans[masks]], taken)
+            yield Rows(rows, metadata, number=number, text=text)
 
     def _fill(self, text: str, span: tuple[int, int], token: int, score: float) -> Fill:
         spelled = self._spell(token)

@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmbert import cpu
-from mmbert.inference.fast import SplitLayer, paired
 from mmbert.inference.native import kernel
+from mmbert.inference.onednn_layers import SplitLayer, paired
 from mmbert.model.layers import Layer
 
 log = logging.getLogger(__name__)

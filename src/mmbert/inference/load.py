@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from mmbert.errors import ConfigError, TokenizerError, WeightsError
 from mmbert.files import read_json
-from mmbert.inference.modules import Parts, read_parts
 from mmbert.inference.pooling import Pooling
-from mmbert.inference.precision import settle
+from mmbert.inference.precision import apply_precision
+from mmbert.inference.sentence_transformers_folder import Parts, read_parts
 from mmbert.model.config import ModelConfig, config_from_hf
 from mmbert.model.encoder import Encoder
 from mmbert.model.heads import MaskedLM
@@ -114,7 +114,7 @@ def load(name: str | Path, *, revision: str | None = None, device: str = "auto",
     """Load a folder or hub name.
 
     device     auto (CUDA where there is one), cpu, cuda, cuda:1, ...
-    precision  auto, fp32, bf16 or int8, see :func:`mmbert.inference.precision.settle`
+    precision  auto, fp32, bf16 or int8, see :func:`mmbert.inference.precision.apply_precision`
     Raises WeightsError, TokenizerError or ConfigError in one line.
     """
     folder = model_folder(name, revision=revision)
@@ -127,7 +127,7 @@ def load(name: str | Path, *, revision: str | None = None, device: str = "auto",
     tokenizer = _tokenizer(place, config)
     labels = _labels(values, kind, place)
     encoder, head = _build(place, config, kind, len(labels or ()))
-    used = settle(encoder, where, precision)
+    used = apply_precision(encoder, where, precision)
     return Loaded(
         folder=folder,
         config=config,

@@ -26,8 +26,8 @@ from mmbert.inference.chunking import (
     token_spans,
 )
 from mmbert.inference.pooling import pool
-from mmbert.inference.rows import Rows
 from mmbert.inference.vectors import check_output, quantize
+from mmbert.inference.windows import Rows
 from mmbert.packed import Packed
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ _FEW = 2048
 
 
 @dataclass(frozen=True)
-class Note:
+class PassageMetadata:
     """What is known of a text while its windows are computed. ``parts``: of each window."""
 
     cut: Cut
@@ -82,7 +82,9 @@ def stream_passages(
     def stream() -> Iterator[Passages]:
         for found in _run(embedder, reader, texts, progress):
             vectors = found.check(embedder.finish(reader.pooled(found), dimensions, normalize))
-            yield Passages(found.note.cut.text, found.note.cut.spans, quantize(vectors, output, embedder.ranges))
+            yield Passages(
+                found.metadata.cut.text, found.metadata.cut.spans, quantize(vectors, output, embedder.ranges)
+            )
 
     return stream()
 
@@ -119,7 +121,7 @@ class Reader:
         else:
             raise ConfigError(f"chunking {chunking!r} is neither windows nor late")
 
-    def rows(self, texts: Iterable[str], most: int | None = None) -> Iterator[Rows[Note]]:
+    def rows(self, texts: Iterable[str], most: int | None = None) -> Iterator[Rows[PassageMetadata]]:
         """Each text as the model reads it, a row a window.
 
         most  passages of all texts; for more TooLong is raised before they are tokenised, or windows are planned
@@ -151,7 +153,7 @@ class Reader:
             cut = self._cutter(number, text, spans, found)
             rows = [np.concatenate([head, ids[w.start : w.end], [tokenizer.eos_id]]) for w in cut.windows]
             parts = _parts(cut, len(head), self.skip) if self.late else [_NO_PARTS] * len(cut.windows)
-            yield Rows(rows, Note(cut, parts), number=number, text=text)
+            yield Rows(rows, PassageMetadata(cut, parts), number=number, text=text)
 
     def read(self, states: torch.Tensor, packed: Packed, parts: Sequence[Parts]) -> list[np.ndarray]:
         """Of token vectors (T, h) what each row of a batch gives: sums of its parts, or its own pooled vector."""
@@ -159,7 +161,7 @@ class Reader:
             return list(pool(states, packed, self.embedder.pooling.modes, self.skip).cpu().numpy()[:, None])
         return [sum_parts(rows, own) for rows, own in zip(packed.unpack(states), parts, strict=True)]
 
-    def pooled(self, found: Rows[Note]) -> torch.Tensor:
+    def pooled(self, found: Rows[PassageMetadata]) -> torch.Tensor:
         """Vectors (passages, h) of a text whose rows were read, on the model's device, for ``Embedder.finish``."""
         vectors = _means(found) if self.late else np.concatenate(found.results)
         return torch.from_numpy(vectors).to(self.embedder.loaded.device)
@@ -212,15 +214,17 @@ class _Late:
         return [(int(start), int(end)) for start, end in self.by[number]]
 
 
-def _run(embedder: Embedder, reader: Reader, texts: Iterable[str], progress: bool | None) -> Iterator[Rows[Note]]:
-    waiting: deque[Rows[Note]] = deque()
+def _run(
+    embedder: Embedder, reader: Reader, texts: Iterable[str], progress: bool | None
+) -> Iterator[Rows[PassageMetadata]]:
+    waiting: deque[Rows[PassageMetadata]] = deque()
     parts: dict[int, Parts] = {}
     numbers = count()
 
     def produce() -> Iterator[np.ndarray]:
         for text in reader.rows(texts):
             waiting.append(text)
-            for row, own in zip(text.rows, text.note.parts, strict=True):
+            for row, own in zip(text.rows, text.metadata.parts, strict=True):
                 parts[next(numbers)] = own
                 yield row
 
@@ -278,11 +282,11 @@ def sum_parts(rows: torch.Tensor, parts: Parts) -> np.ndarray:
     return torch.segment_reduce(picked, "sum", lengths=torch.from_numpy(lengths).to(rows.device)).cpu().numpy()
 
 
-def _means(found: Rows[Note]) -> np.ndarray:
+def _means(found: Rows[PassageMetadata]) -> np.ndarray:
     """(passages, h) fp32, from the sums of all windows."""
-    passages, width = len(found.note.cut.runs), found.results[0].shape[1]
+    passages, width = len(found.metadata.cut.runs), found.results[0].shape[1]
     total, rows = np.zeros((passages, width), np.float32), np.zeros((passages, 1), np.float32)
-    for parts, sums in zip(found.note.parts, found.results, strict=True):
+    for parts, sums in zip(found.metadata.parts, found.results, strict=True):
         total[parts[:, 0]] += sums  # a passage is in a window once
         rows[parts[:, 0], 0] += parts[:, 2] - parts[:, 1]
     return np.asarray(total / np.maximum(rows, 1))
@@ -323,4 +327,4 @@ def stream_tokens(embedder: Embedder, texts: Iterable[str], progress: bool | Non
     )  # fmt: skip
     for vectors in rows:
         found = waiting.popleft()
-        yield TokenVectors(found.text, *found.note, found.check(vectors))
+        yield TokenVectors(found.text, *found.metadata, found.check(vectors))

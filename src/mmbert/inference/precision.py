@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from mmbert import cpu
 from mmbert.errors import ConfigError
-from mmbert.inference.fast import FastLayer
 from mmbert.inference.int8 import Int8Layer, compiles
 from mmbert.inference.native import layer as native
+from mmbert.inference.onednn_layers import FastLayer
 from mmbert.model.encoder import Encoder
 from mmbert.model.layers import Layer
 
@@ -61,7 +61,7 @@ def choose(device: torch.device) -> tuple[str, str]:
     return "fp32", "the processor has no instructions for bf16"
 
 
-def settle(encoder: Encoder, device: torch.device, precision: str) -> str:
+def apply_precision(encoder: Encoder, device: torch.device, precision: str) -> str:
     """Move an encoder to ``device`` and put it in ``precision``, in place. Returns what ``auto`` came to.
 
     Weights are stored once, in that precision: except in ``plain`` the encoder cannot be saved or trained afterwards.

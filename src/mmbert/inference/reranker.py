@@ -11,8 +11,8 @@ import torch
 
 from mmbert.errors import ConfigError, WeightsError
 from mmbert.inference.checks import check_texts, kind_of, many_texts, one_text, whole
-from mmbert.inference.judge import Judge
-from mmbert.inference.modules import ACTIVATIONS, activation_name
+from mmbert.inference.sentence_transformers_folder import ACTIVATIONS, activation_name
+from mmbert.inference.sequence_classification import SequencePredictor
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Ranked:
     text: str
 
 
-class Reranker(Judge):
+class Reranker(SequencePredictor):
     """Scores of (query, document) pairs, by any folder with a ModernBertForSequenceClassification.
 
     Scores go through the activation that the folder names, else, as in sentence-transformers, through a sigmoid if

@@ -10,9 +10,9 @@ import numpy as np
 
 from mmbert.inference.classifier import apply
 from mmbert.inference.entities import Entity, Scheme, Strategy, check_strategy, read_entities, trim_spans
-from mmbert.inference.facade import Facade, respond
 from mmbert.inference.load import Loaded
-from mmbert.inference.rows import Rows, run_rows, tokenised, windows, with_ends
+from mmbert.inference.predictor import Facade, respond
+from mmbert.inference.windows import Rows, run_rows, tokenised, windows, with_ends
 from mmbert.model.tasks import TaskHead, TokenClassifier
 from mmbert.packed import Packed
 
@@ -33,7 +33,7 @@ class TokenScores:
 
 
 @dataclass(frozen=True)
-class Note:
+class TokenMetadata:
     """What is known of a text while its rows are computed."""
 
     text: str
@@ -83,30 +83,32 @@ class Tagger(Facade):
 
     def _tokens(self, texts: Iterable[str], progress: bool | None) -> Iterator[TokenScores]:
         for found in self._run(texts, progress):
-            note = found.note
-            yield TokenScores(note.text, note.ids, trim_spans(note.text, note.spans), _probabilities(found))
+            metadata = found.metadata
+            yield TokenScores(
+                metadata.text, metadata.ids, trim_spans(metadata.text, metadata.spans), _probabilities(found)
+            )
 
-    def _run(self, texts: Iterable[str], progress: bool | None) -> Iterator[Rows[Note]]:
+    def _run(self, texts: Iterable[str], progress: bool | None) -> Iterator[Rows[TokenMetadata]]:
         return run_rows(self.loaded, self.rows(texts), self.logits_of, progress=progress, what="tagging")
 
-    def rows(self, texts: Iterable[str]) -> Iterator[Rows[Note]]:
+    def rows(self, texts: Iterable[str]) -> Iterator[Rows[TokenMetadata]]:
         """Each text as the model reads it."""
         for number, text, ids, spans in tokenised(self.loaded, texts):
             places = windows(self.loaded, ids)
             rows = [with_ends(self.loaded, ids[window.start : window.end]) for window in places]
             taken = [slice(window.first - window.start + 1, window.last - window.start + 1) for window in places]
-            yield Rows(rows, Note(text, ids, spans, taken), number=number, text=text)
+            yield Rows(rows, TokenMetadata(text, ids, spans, taken), number=number, text=text)
 
     def logits_of(self, packed: Packed) -> list[np.ndarray]:
         """(tokens, labels) fp32 of each row of a batch on the model's device, on the host."""
         return packed.unpack(self._model(packed).float().cpu().numpy())
 
-    def entities(self, found: Rows[Note], strategy: Strategy = "first") -> list[Entity]:
+    def entities(self, found: Rows[TokenMetadata], strategy: Strategy = "first") -> list[Entity]:
         """The entities of a text whose rows have their logits."""
-        return read_entities(found.note.text, found.note.spans, _probabilities(found), self._scheme, strategy)
+        return read_entities(found.metadata.text, found.metadata.spans, _probabilities(found), self._scheme, strategy)
 
 
-def _probabilities(found: Rows[Note]) -> np.ndarray:
+def _probabilities(found: Rows[TokenMetadata]) -> np.ndarray:
     """(tokens, labels) of a text, from the logits of its rows."""
-    parts = [row[taken] for row, taken in zip(found.results, found.note.taken, strict=True)]
+    parts = [row[taken] for row, taken in zip(found.results, found.metadata.taken, strict=True)]
     return apply("softmax", np.concatenate(parts))

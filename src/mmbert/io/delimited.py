@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mmbert.errors import DataError
-from mmbert.io.faults import MEND, LastLine, Numbered, RowFaults, shown
+from mmbert.io.row_errors import MEND, LastLine, Numbered, RowFaults, shown
 from mmbert.io.stream import AGAIN, LONGEST, decode, text_lines, too_long
 
 

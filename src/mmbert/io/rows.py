@@ -21,8 +21,8 @@ import orjson
 
 from mmbert.errors import DataError, MissingExtra
 from mmbert.io.delimited import refuse_twice, table_rows
-from mmbert.io.faults import MEND, LastLine, Numbered, Row, RowFaults, reason, shown
 from mmbert.io.find import bare_name, packed
+from mmbert.io.row_errors import MEND, LastLine, Numbered, Row, RowFaults, reason, shown
 from mmbert.io.stream import AGAIN, BOM, LONGEST, Advance, decode, join, open_file, split_lines, utf8_chunks
 
 TABLES = (*packed(".jsonl", ".ndjson", ".json", ".csv", ".tsv"), ".parquet")
@@ -99,8 +99,8 @@ def _json_list(data: bytes, path: str, faults: RowFaults) -> Iterator[Numbered]:
     try:
         rows = json.loads(text)
     except (ValueError, RecursionError) as error:
-        cure = "mend it" if text.rstrip().endswith("]") else f"the list has no end: {AGAIN}"
-        raise DataError(f"{path} is not a JSON list ({reason(error)}): {cure}") from error
+        fix = "mend it" if text.rstrip().endswith("]") else f"the list has no end: {AGAIN}"
+        raise DataError(f"{path} is not a JSON list ({reason(error)}): {fix}") from error
     for number, row in enumerate(rows, 1):
         if isinstance(row, dict):
             yield number, _exact(row)

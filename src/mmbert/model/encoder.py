@@ -76,7 +76,7 @@ class Encoder(nn.Module):
         """
         config, packed = self.config, packed.tensors(self.embeddings.tok_embeddings.weight.device)
         plan = plan_attention(packed, config.window, self.compute_dtype(packed))
-        turns = {
+        cos_sin = {
             theta: angles(plan.positions, config.head_dim, theta, config.num_heads)
             for theta in {config.rope_theta, config.local_rope_theta}
         }
@@ -85,7 +85,7 @@ class Encoder(nn.Module):
         for index, layer in enumerate(self.layers):
             if mix is not None:
                 mixed = _add(mixed, x, mix[index])
-            turning = turns[config.local_rope_theta if layer.local else config.rope_theta]
+            turning = cos_sin[config.local_rope_theta if layer.local else config.rope_theta]
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(layer, x, plan, turning, use_reentrant=False)
             else:

@@ -62,10 +62,10 @@ class Attention(nn.Module):
         self.dropout = config.attention_out_dropout
         self.local = local
 
-    def forward(self, x: Tensor, plan: AttentionPlan, turns: Angles) -> Tensor:
+    def forward(self, x: Tensor, plan: AttentionPlan, cos_sin: Angles) -> Tensor:
         """(T, h) -> (T, h)."""
         qkv = self.Wqkv(x).view(x.shape[0], 3, -1, self.head_dim)
-        q, k, v = rotate(qkv, turns, plan.dtype)
+        q, k, v = rotate(qkv, cos_sin, plan.dtype)
         out: Tensor = self.Wo(attend(q, k, v, plan, local=self.local).flatten(1).to(qkv.dtype))
         return F.dropout(out, self.dropout, self.training) if self.dropout else out
 
@@ -100,9 +100,9 @@ class Layer(nn.Module):
         self.mlp_norm = layer_norm(config)
         self.mlp = GeGLU(config)
 
-    def forward(self, x: Tensor, plan: AttentionPlan, turns: Angles) -> Tensor:
+    def forward(self, x: Tensor, plan: AttentionPlan, cos_sin: Angles) -> Tensor:
         """(T, h) -> (T, h), fp32."""
-        x = x + self.attn(self.attn_norm(x), plan, turns)
+        x = x + self.attn(self.attn_norm(x), plan, cos_sin)
         return x + self.feed_forward(x)
 
     def feed_forward(self, x: Tensor) -> Tensor:

@@ -46,16 +46,16 @@ def angles(positions: Tensor, head_dim: int, theta: float, heads: int = 1) -> An
     """Cosines and sines for ``positions`` (T,): frequency j is theta^(-2j / D). ``heads``: of what they will turn."""
     # the powers are taken on the host so that every device turns by the very same angles
     frequencies = 1.0 / (theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu") / head_dim))
-    turns = positions.to(torch.float32)[:, None] * frequencies.to(positions.device)
-    return Angles(turns.cos()[:, None, :], turns.sin()[:, None, :], heads)
+    cos_sin = positions.to(torch.float32)[:, None] * frequencies.to(positions.device)
+    return Angles(cos_sin.cos()[:, None, :], cos_sin.sin()[:, None, :], heads)
 
 
-def rotate(qkv: Tensor, turns: Angles, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def rotate(qkv: Tensor, cos_sin: Angles, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Split ``qkv`` (T, 3, H, D) into rotated queries, rotated keys and values, each (T, H, D) in ``dtype``.
 
     The turning itself is done in fp32 whatever the types of input and output.
     """
-    q, k, v = _Rotate.apply(qkv, *turns.factors, dtype)  # type: ignore[no-untyped-call]
+    q, k, v = _Rotate.apply(qkv, *cos_sin.factors, dtype)  # type: ignore[no-untyped-call]
     return q, k, v
 
 

@@ -8,10 +8,10 @@ import textwrap
 from mmbert import __version__
 from mmbert.evaluation.tiers import UNSEEN
 from mmbert.hub_names import called, iso_codes, on_hub
+from mmbert.reporting.adaptation import adaptation_table
 from mmbert.reporting.findings import findings, headline, size_line
 from mmbert.reporting.record import Record
 from mmbert.reporting.tables import count, language_name, phase_table, tier_table
-from mmbert.reporting.taught import taught_table
 
 LICENCE = "apache-2.0"
 
@@ -56,14 +56,14 @@ def _figures(record: Record) -> str:
     if not found:
         return ""
     lines = "\n".join(f"- {finding.text}" for finding in found)
-    taught = taught_table(record)
-    if taught.rows:
+    adaptation = adaptation_table(record)
+    if adaptation.rows:
         return f"""## Before and after
 
 Bits per byte on held-out text, the same masked tokens for every model; less is better. New: the languages taught here;
 kept: known to the start, their text mixed in so that they are not forgotten.
 
-{taught.markdown()}
+{adaptation.markdown()}
 {lines}"""
     return f"""## Figures
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from mmbert.data.bad_shards import BadShards, LeftOut
 from mmbert.evaluation.results import MERGED, RetrievalSummary, summarise_retrieval
 from mmbert.evaluation.tiers import KEPT, NEW, TierSummary
+from mmbert.reporting.adaptation import MOST_LOST, Group, adaptation_groups
 from mmbert.reporting.record import Record
 from mmbert.reporting.tables import count, language_name, percent
-from mmbert.reporting.taught import MOST_LOST, Group, taught_groups
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ def headline(record: Record) -> str:
     if record.final is None or not record.summaries:
         return "Not evaluated yet."
     name = "Merged model" if record.final.model == MERGED else f"Model after {record.final.model}"
-    groups = taught_groups(record)
+    groups = adaptation_groups(record)
     if groups:
         parts = [f"{_change(g.change(record.final.model))} in the {_number(g)}" for g in groups]
         return f"{name}, bits per byte against the start: {_listed(parts)}."
@@ -37,9 +37,9 @@ def headline(record: Record) -> str:
 def findings(record: Record) -> list[Finding]:
     """The claims that can be judged from what the run holds."""
     found = []
-    groups = taught_groups(record)
+    groups = adaptation_groups(record)
     if record.final is not None and groups:
-        found += [_taught(group, record.final.model) for group in groups]
+        found += [_adaptation(group, record.final.model) for group in groups]
     elif record.final is not None and record.summaries:
         found.append(_below_baseline(record.final.model, record.summaries[record.final.model]))
         found += _annealing(record)
@@ -65,17 +65,17 @@ def _left_out(shards: Sequence[LeftOut]) -> Finding:
 
 
 def _below_baseline(name: str, summaries: list[TierSummary]) -> Finding:
-    beaten, languages = sum(s.beaten for s in summaries), sum(s.languages for s in summaries)
+    languages_won, languages = sum(s.languages_won for s in summaries), sum(s.languages for s in summaries)
     holds = all(s.below > 0 for s in summaries)
     where = "every tier" if holds else _listed([s.tier for s in summaries if s.below > 0]) or "no tier"
     return Finding(
         holds,
-        f"The {name} model is below the unigram baseline in {where}, and in {beaten:,} of {languages:,} languages "
+        f"The {name} model is below the unigram baseline in {where}, and in {languages_won:,} of {languages:,} languages "
         "one by one.",
     )
 
 
-def _taught(group: Group, final: str) -> Finding:
+def _adaptation(group: Group, final: str) -> Finding:
     """New languages must gain, each of them; known ones must not lose more than ``MOST_LOST`` on the mean."""
     part, worst = group.change(final), group.worst
     gained = sum(change > 0 for change in group.changes.values())
@@ -152,7 +152,7 @@ def _retrieval(summary: RetrievalSummary) -> Finding:
         f"Without any training for it, translations are found in {percent(summary.accuracy)} of the cases "
         f"({percent(summary.centred)} with language means removed) over {summary.languages} languages, where chance is "
         f"{percent(summary.chance)}: {summary.z:,.0f} standard errors. "
-        f"Spelling alone reaches {percent(summary.surface)}.",
+        f"Spelling alone reaches {percent(summary.spelling)}.",
     )
 
 

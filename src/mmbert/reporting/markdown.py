@@ -7,10 +7,10 @@ from pathlib import Path
 from mmbert.errors import MissingExtra
 from mmbert.files import write_text
 from mmbert.reporting import tables
+from mmbert.reporting.adaptation import adaptation_table
 from mmbert.reporting.findings import findings, headline, size_line
 from mmbert.reporting.plots import Spec, all_plots
 from mmbert.reporting.record import Record, read_record
-from mmbert.reporting.taught import taught_table
 
 _WIDTH = 760
 
@@ -46,7 +46,7 @@ def markdown(record: Record, plots: list[str]) -> str:
         f"**{headline(record)}**",
         "\n".join(f"- {'yes' if finding.holds else '**no**'}: {finding.text}" for finding in findings(record)),
         *(f"```bash\n{command}\n```" for command in record.environment.get("commands", [])),
-        *_section("Before and after", [], plots, taught_table(record)),
+        *_section("Before and after", [], plots, adaptation_table(record)),
         *_section("Loss by tier", ["tiers"], plots, tables.tier_table(record)),
         *_section("Merge", ["merge"], plots, tables.merge_table(record)),
         *_section("Retrieval", ["retrieval"], plots, tables.retrieval_by_model(record)),

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmbert.data.outlook import AIM, LanguageOutlook
+from mmbert.data.mixture_report import AIM, LanguageOutlook
 from mmbert.errors import ConfigError, MissingExtra
 from mmbert.files import atomic_file
 from mmbert.reporting.palette import phase_colour

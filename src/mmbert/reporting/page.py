@@ -18,9 +18,9 @@ from mmbert.evaluation.results import FilledMask, summarise_retrieval
 from mmbert.evaluation.tiers import NEW
 from mmbert.files import write_text
 from mmbert.reporting import plots, tables
+from mmbert.reporting.adaptation import MOST_LOST, adaptation_groups, adaptation_table
 from mmbert.reporting.findings import findings, headline, size_line
 from mmbert.reporting.record import Record, read_record
-from mmbert.reporting.taught import MOST_LOST, taught_groups, taught_table
 
 _RIGHT_TO_LEFT = frozenset({"Arab", "Hebr", "Syrc", "Thaa", "Nkoo", "Adlm", "Rohg", "Samr", "Mand"})
 
@@ -71,7 +71,7 @@ def render(record: Record) -> str:
         curve_names=[name for name, *_ in plots.CURVES if name in specs],
         colours=plots.colours(record),
         phase_table=tables.phase_table(record),
-        taught_table=taught_table(record),
+        adaptation_table=adaptation_table(record),
         tier_table=tables.tier_table(record),
         language_table=tables.language_table(record),
         retrieval_table=tables.retrieval_table(record),
@@ -103,7 +103,7 @@ def _tiles(record: Record) -> list[Tile]:
             f"bits per byte against the start, {group.tier} ({len(group.languages)} languages)",
             group.change(final) > (0 if group.tier == NEW else -MOST_LOST),
         )
-        for group in taught_groups(record)
+        for group in adaptation_groups(record)
     ] or [
         Tile(
             tables.signed(s.below),

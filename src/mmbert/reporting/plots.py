@@ -97,7 +97,7 @@ def tier_bars(record: Record) -> Spec | None:
     """How far every model is below the unigram models, by tier."""
     rows: list[Row] = [
         {"model": name, "tier": s.tier, "change": -s.below, "bits": s.bits_per_byte, "unigram": s.unigram,
-         "beaten": s.beaten, "languages": s.languages, "label": f"{-100 * s.below:+.1f}%".replace("-", "−")}
+         "beaten": s.languages_won, "languages": s.languages, "label": f"{-100 * s.below:+.1f}%".replace("-", "−")}
         for name, summaries in record.summaries.items()
         for s in summaries
     ]  # fmt: skip
@@ -212,7 +212,7 @@ def retrieval_points(record: Record) -> Spec | None:
     alt = load_altair()
     rows: list[Row] = [
         {"language": language_name(r.language), "tier": record.tier_of.get(r.language, UNSEEN), "pairs": r.pairs,
-         "model": r.accuracy, "centred": r.centred, "surface": r.surface, "chance": r.chance}
+         "model": r.accuracy, "centred": r.centred, "surface": r.spelling, "chance": r.chance}
         for r in found
     ]  # fmt: skip
     used = {row["tier"] for row in rows}

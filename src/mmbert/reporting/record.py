@@ -7,7 +7,7 @@
       mixture.json             {phase: [{"source", "language", "share", "tokens", "epochs", "capped"}, ...]}
       <phase>/metrics.jsonl    a line per logged step: "tokens" (of the phase, so far), "loss", and where known
                                "learning_rate", "mask_rate", "batch", "tokens_per_second", "grad_norm" and
-                               "seconds" (of the phase, so far); written by mmbert.training.meters
+                               "seconds" (of the phase, so far); written by mmbert.training.metrics_log
       <phase>/final/config.json    only "vocab_size"
       evaluation/unigram.json, evaluation/<model>.json      see mmbert.evaluation.results; ``start``: before the run
       merge/report.json        see mmbert.surgery.report
@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from mmbert.errors import MMBertError
 from mmbert.evaluation.results import BASELINE, MERGED, Baseline, ModelResult, read, read_models
-from mmbert.evaluation.tiers import KEPT, NEW, TierSummary, summarise, taught_tiers, tiers
+from mmbert.evaluation.tiers import KEPT, NEW, TierSummary, adaptation_tiers, summarise, tiers
 from mmbert.files import read_json
 from mmbert.model.config import ModelConfig
 from mmbert.model.count import Parameters, parameters
@@ -95,7 +95,7 @@ class Record:
             found = tiers([(phase, {s.language for s in shares}) for phase, shares in drawn.items()], languages)
         else:
             streams = {(s.source, s.language) for shares in drawn.values() for s in shares}
-            found = taught_tiers(streams, self.recipe.evaluation.kept, languages)
+            found = adaptation_tiers(streams, self.recipe.evaluation.kept, languages)
         places = {name: place for place, name in enumerate([NEW, KEPT] if self.recipe.start else self.phases)}
 
         def place(language: str) -> tuple[int, int, str]:

@@ -162,7 +162,7 @@ def tier_table(record: Record) -> Table:
         row: list[Any] = [name]
         for summary in last:
             found = by_tier.get(summary.tier)
-            row += [found.bits_per_byte, found.below, found.beaten] if found else [None, None, None]
+            row += [found.bits_per_byte, found.below, found.languages_won] if found else [None, None, None]
         rows.append(row)
     return Table(columns, rows)
 
@@ -229,7 +229,7 @@ def retrieval_table(record: Record) -> Table:
             r.to_english,
             r.from_english,
             r.centred,
-            r.surface,
+            r.spelling,
             r.chance,
         ]
         for r in sorted(results, key=lambda r: -r.accuracy)
@@ -249,7 +249,7 @@ def retrieval_by_model(record: Record) -> Table:
         Column("Standard errors above chance", "{:,.0f}".format),
     ]
     found = {name: summarise_retrieval(result.retrieval) for name, result in record.results.items()}
-    rows = [[name, s.languages, s.accuracy, s.centred, s.surface, s.chance, s.z] for name, s in found.items() if s]
+    rows = [[name, s.languages, s.accuracy, s.centred, s.spelling, s.chance, s.z] for name, s in found.items() if s]
     return Table(columns, rows)
 
 

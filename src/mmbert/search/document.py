@@ -24,7 +24,7 @@ class Document:
     metadata: dict[str, Any] = field(default_factory=dict)
     number: int = -1
 
-    def says_as(self, other: Document) -> bool:
+    def same_content(self, other: Document) -> bool:
         """The same text and metadata."""
         return self.text == other.text and self.metadata == other.metadata
 

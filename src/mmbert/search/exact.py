@@ -37,7 +37,7 @@ CALIBRATION = 100
 
 _RANGES = "ranges.npz"
 
-_CURE = "build the index again"
+_FIX = "build the index again"
 
 
 class ExactStore:
@@ -98,11 +98,11 @@ class ExactStore:
         start, step = self._steps()
         return np.asarray(stored * step + start)
 
-    def settle(self, rows: int) -> bool:
+    def build_index(self, rows: int) -> bool:
         """Nothing to do: a map needs no index."""
         return False
 
-    def tidy(self) -> None:
+    def cleanup(self) -> None:
         """Nothing to do: there is one file."""
 
     def _map(self, rows: int) -> np.ndarray:
@@ -113,7 +113,7 @@ class ExactStore:
             ends, sums = self._read_sums(rows)
             for (start, end), expected in zip(pairwise([0, *ends.tolist()]), sums.tolist(), strict=True):
                 if end > self._compared and crc32(np.ascontiguousarray(stored[start:end]).data) != expected:
-                    raise DataError(f"{self.path} is damaged in rows {start:,} to {end:,}: {_CURE}")
+                    raise DataError(f"{self.path} is damaged in rows {start:,} to {end:,}: {_FIX}")
             self._compared = rows
         return stored
 
@@ -121,17 +121,17 @@ class ExactStore:
         needed = rows * self.width * self._type.itemsize
         size = self.path.stat().st_size if self.path.is_file() else 0
         if size < needed:
-            raise DataError(f"{self.path} has {size:,} bytes of {needed:,}: it is damaged, {_CURE}")
+            raise DataError(f"{self.path} has {size:,} bytes of {needed:,}: it is damaged, {_FIX}")
 
     def _read_sums(self, rows: int) -> tuple[np.ndarray, np.ndarray]:
         """(ends, CRC-32) of the pieces that make the first ``rows`` rows."""
         if not rows:
             return np.zeros(0, np.int64), np.zeros(0, np.uint32)
-        found = load_arrays(self._sums, _CURE)
+        found = load_arrays(self._sums, _FIX)
         ends, sums = found["ends"], found["sums"]
         keep = ends <= rows  # pieces behind those that count were begun by a killed writer
         if not keep.any() or ends[keep][-1] != rows:
-            raise DataError(f"{self._sums} does not fit the {rows:,} rows of the index: it is damaged, {_CURE}")
+            raise DataError(f"{self._sums} does not fit the {rows:,} rows of the index: it is damaged, {_FIX}")
         return ends[keep], sums[keep]
 
     def _compare(self, queries: np.ndarray, stored: np.ndarray) -> np.ndarray:
@@ -170,4 +170,4 @@ def save_ranges(folder: Path, vectors: np.ndarray) -> None:
 def load_ranges(folder: Path) -> np.ndarray | None:
     """What :func:`save_ranges` kept; None before."""
     path = folder / _RANGES
-    return load_arrays(path, _CURE)["ranges"] if path.is_file() else None
+    return load_arrays(path, _FIX)["ranges"] if path.is_file() else None

@@ -13,14 +13,14 @@ from mmbert.files import atomic_folder
 from mmbert.inference.checks import check_texts, many_texts, one_text, whole
 from mmbert.inference.embedder import Embedder
 from mmbert.search import writing
+from mmbert.search.bm25 import Bm25
 from mmbert.search.document import Document, Id, check_id
+from mmbert.search.index_handle import IndexHandle
 from mmbert.search.lance import libraries
 from mmbert.search.manifest import NAME, Manifest, describe_model
-from mmbert.search.opened import Opened
-from mmbert.search.ranking import Query, Wish, rank
+from mmbert.search.ranking import Query, SearchOptions, rank
 from mmbert.search.records import Records
 from mmbert.search.store import StoreName
-from mmbert.search.words import Words
 from mmbert.search.writing import PIECE, Changed
 
 
@@ -31,12 +31,12 @@ class SearchIndex:
     as it was after its last whole piece; the same call goes on from there. Others may search while one writes.
     """
 
-    def __init__(self, opened: Opened, model: str | Path | Embedder | None, device: str, precision: str) -> None:
-        self._opened = opened
+    def __init__(self, handle: IndexHandle, model: str | Path | Embedder | None, device: str, precision: str) -> None:
+        self._opened = handle
         self._model = model
         self._device, self._precision = device, precision
         self._embedder: Embedder | None = None
-        self._words: Words | None = None
+        self._words: Bm25 | None = None
 
     @classmethod
     def create(
@@ -107,7 +107,7 @@ class SearchIndex:
             with atomic_folder(folder) as place:
                 Records.create(place, "lance" if store == "lance" else "exact")
                 made.save(place)
-        return cls(Opened(folder), embedder, device, precision)
+        return cls(IndexHandle(folder), embedder, device, precision)
 
     @classmethod
     def load(
@@ -124,7 +124,7 @@ class SearchIndex:
         Raises DataError for a folder that is no index, is damaged, or of another version; ConfigError, then or with the
         first text, for another model.
         """
-        index = cls(Opened(Path(folder)), model, device, precision)
+        index = cls(IndexHandle(Path(folder)), model, device, precision)
         if isinstance(model, Embedder):
             index.embedder  # noqa: B018  (checks it)
         return index
@@ -140,17 +140,17 @@ class SearchIndex:
     ) -> Any:
         """A query -> its hits, best first; a list of queries, or vectors (n, d) of them -> a list of such lists.
 
-        where       a filter on metadata, as ``{"lang": "fra_Latn", "year": {">=": 2020}}``: see ``mmbert.search.where``
+        where       a filter on metadata, as ``{"lang": "fra_Latn", "year": {">=": 2020}}``: see ``mmbert.search.filters``
         hybrid      True: rankings by meaning and by words, fused by reciprocal ranks. A number from 0.0 to 1.0: the
                     share of meaning in a sum of both scores
         per_record  passages of one record among the hits, where texts are divided
         Raises ConfigError for a wrong option or filter, or another model than the index was made with.
         """
-        wish = Wish(top_k, where, hybrid, per_record)
+        options = SearchOptions(top_k, where, hybrid, per_record)
         text = one_text(query)
         single = text is not None
-        queries = self._queries([text] if single else query, wish)
-        hits = rank(self._opened, queries, wish, self._lexical() if wish.lexical else None) if queries else []
+        queries = self._queries([text] if single else query, options)
+        hits = rank(self._opened, queries, options, self._lexical() if options.lexical else None) if queries else []
         return hits[0] if single else hits
 
     def add(
@@ -260,10 +260,10 @@ class SearchIndex:
                 ) from error
             raise
 
-    def _queries(self, asked: Any, wish: Wish) -> list[Query]:
+    def _queries(self, asked: Any, options: SearchOptions) -> list[Query]:
         made = self._opened.manifest
         if isinstance(asked, np.ndarray) and asked.dtype.kind not in "UO":
-            if wish.lexical:
+            if options.lexical:
                 raise ConfigError("hybrid search needs the text of a query, not its vector")
             return [Query(row) for row in _unit(_checked(asked, made.dimensions), made)]
         texts = list(many_texts(asked, "queries", "a str, a list of str, or vectors (n, d)"))
@@ -278,9 +278,9 @@ class SearchIndex:
         )
         return [Query(vector, text) for vector, text in zip(vectors, texts, strict=True)]
 
-    def _lexical(self) -> Words:
+    def _lexical(self) -> Bm25:
         if self._words is None:
-            self._words = Words(self._opened.folder, self.embedder.loaded.tokenizer)
+            self._words = Bm25(self._opened.folder, self.embedder.loaded.tokenizer)
         return self._words
 
     def _write(

@@ -139,7 +139,7 @@ class LanceStore:
                 found[start : start + len(wanted)] = values.reshape(-1, self.width)
         return found
 
-    def settle(self, rows: int) -> bool:
+    def build_index(self, rows: int) -> bool:
         """Make the index, or let it take up the rows that came since, if they are many."""
         if rows < INDEXED_FROM:
             return False
@@ -160,7 +160,7 @@ class LanceStore:
         table.optimize()
         return True
 
-    def tidy(self) -> None:
+    def cleanup(self) -> None:
         with disk_errors(self.path), self._damage():
             self._table(create=True).optimize(cleanup_older_than=timedelta(milliseconds=1))
 

@@ -10,13 +10,13 @@ import numpy as np
 
 from mmbert.errors import ConfigError
 from mmbert.inference.checks import whole
+from mmbert.search.bm25 import Bm25
 from mmbert.search.document import Id
+from mmbert.search.filters import check_filter
 from mmbert.search.fusion import DEPTH, fuse_ranks, fuse_scores
-from mmbert.search.opened import Opened
+from mmbert.search.index_handle import IndexHandle
 from mmbert.search.records import State
 from mmbert.search.store import Found
-from mmbert.search.where import check_filter
-from mmbert.search.words import Words
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Hit:
 
 
 @dataclass(frozen=True)
-class Wish:
+class SearchOptions:
     """What is asked beside the query, see ``SearchIndex.__call__``."""
 
     top_k: int = 10
@@ -64,13 +64,13 @@ class Query:
     text: str = ""
 
 
-def rank(opened: Opened, queries: Sequence[Query], wish: Wish, words: Words | None) -> list[list[Hit]]:
+def rank(handle: IndexHandle, queries: Sequence[Query], options: SearchOptions, words: Bm25 | None) -> list[list[Hit]]:
     """The best hits of each query, best first. ``words`` are needed for hybrid search."""
-    with opened.records.reading() as state:
+    with handle.records.reading() as state:
         if words is not None and state.rows:
-            words.refresh(opened.records, state)
-        found = _rank_rows(opened, state, queries, wish, words) if state.rows else [_NONE] * len(queries)
-        passages = opened.records.passages(np.unique(np.concatenate([rows for rows, _ in found])).tolist())
+            words.refresh(handle.records, state)
+        found = _rank_rows(handle, state, queries, options, words) if state.rows else [_NONE] * len(queries)
+        passages = handle.records.passages(np.unique(np.concatenate([rows for rows, _ in found])).tolist())
     hits = []
     for rows, scores in found:
         places = [(passages[row], score) for row, score in zip(rows.tolist(), scores.tolist(), strict=True)]
@@ -81,28 +81,30 @@ def rank(opened: Opened, queries: Sequence[Query], wish: Wish, words: Words | No
 _NONE: Found = (np.zeros(0, np.int64), np.zeros(0, np.float32))
 
 
-def _rank_rows(opened: Opened, state: State, queries: Sequence[Query], wish: Wish, words: Words | None) -> list[Found]:
+def _rank_rows(
+    handle: IndexHandle, state: State, queries: Sequence[Query], options: SearchOptions, words: Bm25 | None
+) -> list[Found]:
     """Rows and scores, no record more often than is wished."""
-    single = opened.manifest.chunking is None
-    depth = wish.top_k if single else 4 * wish.top_k * wish.per_record
+    single = handle.manifest.chunking is None
+    depth = options.top_k if single else 4 * options.top_k * options.per_record
     found: list[Found] = [_NONE] * len(queries)
     pending = list(range(len(queries)))
     while pending:
-        ranked = _candidates(opened, state, [queries[number] for number in pending], wish, words, depth)
+        ranked = _candidates(handle, state, [queries[number] for number in pending], options, words, depth)
         later = []
         for number, (rows, scores) in zip(pending, ranked, strict=True):
-            kept = np.arange(len(rows)) if single else _first_of_each(opened, rows, wish.per_record)
-            kept = kept[: wish.top_k]
+            kept = np.arange(len(rows)) if single else _first_of_each(handle, rows, options.per_record)
+            kept = kept[: options.top_k]
             found[number] = rows[kept], scores[kept]
-            if len(kept) < wish.top_k and len(rows) >= depth:
+            if len(kept) < options.top_k and len(rows) >= depth:
                 later.append(number)
         pending, depth = later, 4 * depth
     return found
 
 
-def _first_of_each(opened: Opened, rows: np.ndarray, most: int) -> np.ndarray:
+def _first_of_each(handle: IndexHandle, rows: np.ndarray, most: int) -> np.ndarray:
     """Places of rows, without those of a record that stood there ``most`` times before."""
-    documents = opened.records.documents_of(rows.tolist())
+    documents = handle.records.documents_of(rows.tolist())
     seen: dict[int, int] = {}
     kept = []
     for place, row in enumerate(rows.tolist()):
@@ -113,9 +115,9 @@ def _first_of_each(opened: Opened, rows: np.ndarray, most: int) -> np.ndarray:
 
 
 def _candidates(
-    opened: Opened, state: State, queries: Sequence[Query], wish: Wish, words: Words | None, depth: int
+    handle: IndexHandle, state: State, queries: Sequence[Query], options: SearchOptions, words: Bm25 | None, depth: int
 ) -> list[Found]:
-    store, allowed = opened.store(state), opened.allowed(state, wish.where)
+    store, allowed = handle.store(state), handle.allowed(state, options.where)
     vectors = np.stack([query.vector for query in queries])
     if words is None:
         return store.search(vectors, depth, state.rows, allowed)
@@ -124,11 +126,11 @@ def _candidates(
     found = []
     for query, (rows, _) in zip(queries, semantic, strict=True):
         others, _ = words.search(query.text, deep, allowed)
-        if wish.hybrid is True:
+        if options.hybrid is True:
             best, scores = fuse_ranks([rows, others])
         else:
             both = np.union1d(rows, others)
-            share = float(wish.hybrid)
+            share = float(options.hybrid)
             cosines = store.vectors(both) @ query.vector
             best, scores = fuse_scores(both, cosines, words.scores_of(query.text, both), share)
         found.append((best[:depth], scores[:depth]))

@@ -27,7 +27,7 @@ import orjson
 
 from mmbert.errors import DataError, MMBertError
 from mmbert.search.document import Document, Id
-from mmbert.search.where import attribute_values, compile_filter, unknown_key
+from mmbert.search.filters import attribute_values, compile_filter, unknown_key
 
 NAME = "records.sqlite"
 

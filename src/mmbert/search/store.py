@@ -39,10 +39,10 @@ class Store(Protocol):
     def vectors(self, rows: np.ndarray) -> np.ndarray:
         """Vectors (n, d) fp32 of rows (n,), ascending."""
 
-    def settle(self, rows: int) -> bool:
+    def build_index(self, rows: int) -> bool:
         """After rows were added: whatever makes searches faster, while others read. Says whether there was any."""
 
-    def tidy(self) -> None:
+    def cleanup(self) -> None:
         """Remove files that nothing needs; nobody reads meanwhile."""
 
 

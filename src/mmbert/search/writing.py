@@ -21,7 +21,7 @@ from mmbert.locks import lock_folder
 from mmbert.log import progress as progress_bar
 from mmbert.search.document import Document, Id, read_record
 from mmbert.search.exact import save_ranges
-from mmbert.search.opened import Opened
+from mmbert.search.index_handle import IndexHandle
 from mmbert.search.store import LARGEST_EXACT
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Changed:
 
 
 def write_records(
-    opened: Opened, records: Iterable[Any], embed: Embed, *, replacing: bool, piece: int, shown: bool
+    handle: IndexHandle, records: Iterable[Any], embed: Embed, *, replacing: bool, piece: int, shown: bool
 ) -> Changed:
     """Add records, piece by piece; with ``replacing`` those that are there give way to what differs.
 
@@ -59,29 +59,29 @@ def write_records(
     piece = whole("piece", piece)
     done, place, stream = Changed(), 0, iter(records)
     total = len(records) if isinstance(records, Sized) else None
-    with lock_folder(opened.folder), ExitStack() as stack:
-        with opened.records.reading() as state:
-            opened.sweep(state)
+    with lock_folder(handle.folder), ExitStack() as stack:
+        with handle.records.reading() as state:
+            handle.sweep(state)
         bar = stack.enter_context(progress_bar[Any](desc="indexing", unit="record", total=total)) if shown else None
         while chunk := list(islice(stream, piece)):
             documents = [read_record(record, number) for number, record in enumerate(chunk, place)]
-            done += _write_piece(opened, documents, place, embed, replacing)
+            done += _write_piece(handle, documents, place, embed, replacing)
             place += len(chunk)
             if bar is not None:
                 bar.update(len(chunk))
-        _settle(opened)
+        _build_index(handle)
     return done
 
 
-def _write_piece(opened: Opened, documents: list[Document], first: int, embed: Embed, replacing: bool) -> Changed:
-    records = opened.records
+def _write_piece(handle: IndexHandle, documents: list[Document], first: int, embed: Embed, replacing: bool) -> Changed:
+    records = handle.records
     with records.reading() as state:
         known = records.known([document.id for document in documents])
     wanted: dict[Id, tuple[Document, int]] = {}
     same = 0
     for place, document in enumerate(documents, first):
         there = wanted[document.id][0] if document.id in wanted else known.get(document.id)
-        if there is not None and there.says_as(document):
+        if there is not None and there.same_content(document):
             same += 1
         elif there is None or replacing:
             wanted[document.id] = (document, place)
@@ -93,10 +93,10 @@ def _write_piece(opened: Opened, documents: list[Document], first: int, embed: E
     spans: list[list[tuple[int, int]]] = []
     if fresh:
         spans, vectors = embed([document for document, _ in fresh], [place for _, place in fresh])
-        if opened.manifest.output == "int8" and not state.rows:
-            save_ranges(opened.folder, vectors)
-            opened.forget()
-        opened.store(state).append(vectors, state.rows)
+        if handle.manifest.output == "int8" and not state.rows:
+            save_ranges(handle.folder, vectors)
+            handle.forget()
+        handle.store(state).append(vectors, state.rows)
     gone = {document.id for document, _ in fresh if document.id in known}
     if wanted:
         with records.writing():
@@ -108,52 +108,52 @@ def _write_piece(opened: Opened, documents: list[Document], first: int, embed: E
     return Changed(len(wanted) - updated, updated, same)
 
 
-def delete_records(opened: Opened, ids: Sequence[Id]) -> int:
+def delete_records(handle: IndexHandle, ids: Sequence[Id]) -> int:
     """Remove records; how many were there. All of them, or, if stopped, none."""
-    with lock_folder(opened.folder), opened.records.writing():
-        found = opened.records.known(list(dict.fromkeys(ids)))
-        opened.records.remove([document.number for document in found.values()])
+    with lock_folder(handle.folder), handle.records.writing():
+        found = handle.records.known(list(dict.fromkeys(ids)))
+        handle.records.remove([document.number for document in found.values()])
     return len(found)
 
 
-def compact(opened: Opened) -> int:
+def compact(handle: IndexHandle) -> int:
     """Write the rows anew without those of removed records; how many went."""
-    with lock_folder(opened.folder):
-        with opened.records.reading() as state:
-            opened.sweep(state)
-        rows = _rewrite(opened, state.store)
-        opened.records.vacuum()
+    with lock_folder(handle.folder):
+        with handle.records.reading() as state:
+            handle.sweep(state)
+        rows = _rewrite(handle, state.store)
+        handle.records.vacuum()
     return state.rows - rows
 
 
-def _settle(opened: Opened) -> None:
+def _build_index(handle: IndexHandle) -> None:
     """After pieces were added: choose the store by their number, and let it do what makes searches fast."""
-    with opened.records.reading() as state:
-        made = opened.manifest
+    with handle.records.reading() as state:
+        made = handle.manifest
     if state.store == "lance":
-        store = opened.store(state)
-        if store.settle(state.rows):
-            with opened.records.alone() as state:
-                store.tidy()
-                opened.records.set_state(state)  # others open the table again
+        store = handle.store(state)
+        if store.build_index(state.rows):
+            with handle.records.alone() as state:
+                store.cleanup()
+                handle.records.set_state(state)  # others open the table again
     elif made.store == "auto" and made.output != "int8" and state.rows > LARGEST_EXACT:
         try:
-            _rewrite(opened, "lance")
+            _rewrite(handle, "lance")
         except MissingExtra as error:
             log.warning("%s rows are compared one by one with every query, LanceDB would not: %s", state.rows, error)
 
 
-def _rewrite(opened: Opened, name: str) -> int:
+def _rewrite(handle: IndexHandle, name: str) -> int:
     """All rows that count, as the next generation, in the store ``name``; how many they are."""
-    with opened.records.reading() as state:
-        rows = opened.records.rows()
-    old, new = opened.store(state), opened.new_store(state.generation + 1, name)
+    with handle.records.reading() as state:
+        rows = handle.records.rows()
+    old, new = handle.store(state), handle.new_store(state.generation + 1, name)
     for start in range(0, len(rows), _BLOCK):
         new.append(old.vectors(rows[start : start + _BLOCK]), start)
-    new.settle(len(rows))
-    with opened.records.writing() as state:
-        opened.records.renumber(rows)
-        opened.records.set_state(replace(state, generation=state.generation + 1, store=name, rows=len(rows)))
-    with opened.records.reading() as state:
-        opened.sweep(state)
+    new.build_index(len(rows))
+    with handle.records.writing() as state:
+        handle.records.renumber(rows)
+        handle.records.set_state(replace(state, generation=state.generation + 1, store=name, rows=len(rows)))
+    with handle.records.reading() as state:
+        handle.sweep(state)
     return len(rows)

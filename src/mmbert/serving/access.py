@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mmbert.serving.failures import shortened
+from mmbert.serving.errors import shortened
 from mmbert.serving.lines import Lines
 from mmbert.serving.tracing import Tracer
 
@@ -48,7 +48,7 @@ class AccessLog:
 def describe(scope: Scope, status: int, size: int, seconds: float) -> str:
     """One request: when, who, what, how it went. Never what was in it."""
     state = scope.get("state", {})
-    call, error = state.get("call"), state.get("error")
+    context, error = state.get("call"), state.get("error")
     line: dict[str, Any] = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "client": (scope.get("client") or ("", 0))[0],
@@ -58,9 +58,9 @@ def describe(scope: Scope, status: int, size: int, seconds: float) -> str:
         "ms": round(1000 * seconds, 1),
         "bytes": size,
     }
-    if call is not None and call.model is not None:
-        timing = call.timing
-        line |= {"model": call.model, "texts": call.texts, "tokens": timing.tokens}
+    if context is not None and context.model is not None:
+        timing = context.timing
+        line |= {"model": context.model, "texts": context.texts, "tokens": timing.tokens}
         line |= {"queue_ms": round(1000 * timing.queue, 1), "inference_ms": round(1000 * timing.inference, 1)}
     if error is not None:
         line["error"] = error

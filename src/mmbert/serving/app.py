@@ -12,9 +12,9 @@ from starlette.routing import Route as StarletteRoute
 
 from mmbert.errors import MMBertError
 from mmbert.serving.access import AccessLog
+from mmbert.serving.auth import Guarded, Keys, known_hosts
 from mmbert.serving.endpoint import endpoint, refuse
-from mmbert.serving.failures import Refused
-from mmbert.serving.guards import Guarded, Keys, known_hosts
+from mmbert.serving.errors import Refused
 from mmbert.serving.lines import Lines
 from mmbert.serving.openapi import make_document
 from mmbert.serving.routes import openai, own, root, tei

@@ -14,8 +14,8 @@ from pydantic_core import from_json
 from starlette.requests import Request
 
 from mmbert.errors import TooLong
-from mmbert.serving.call import Call, too_many
-from mmbert.serving.failures import Refused
+from mmbert.serving.context import RequestContext, too_many
+from mmbert.serving.errors import Refused
 from mmbert.serving.routes.root import explain
 from mmbert.serving.service import LARGE, Options
 
@@ -32,12 +32,12 @@ def check_type(request: Request) -> None:
         raise Refused(415, f"{found}: send JSON with the header Content-Type: application/json")
 
 
-async def read_body(request: Request, call: Call) -> bytearray:
-    """Return the bytes of a request, which count among those in flight until :meth:`Call.release`.
+async def read_body(request: Request, context: RequestContext) -> bytearray:
+    """Return the bytes of a request, which count among those in flight until :meth:`RequestContext.release`.
 
     Raises Refused for too many (413) or too slow ones (408), Overloaded where those of all requests are too many.
     """
-    options = call.service.options
+    options = context.service.options
     limit = options.max_body
     too_large = Refused(413, f"the request is larger than {limit:,} bytes, the limit")  # read on: closing now would
     # reset the connection under a client that still sends, before it reads the answer
@@ -52,11 +52,11 @@ async def read_body(request: Request, call: Call) -> bytearray:
                 if len(body) > limit:
                     raise too_large
                 if len(body) > LARGE:
-                    call.hold("requests", len(body))
+                    context.hold("requests", len(body))
     except TimeoutError as error:
         message = f"the request was not there after {options.body_seconds:g} seconds"
         raise Refused(408, message, {"Connection": "close"}) from error
-    call.size = len(body)
+    context.size = len(body)
     return body
 
 

@@ -1,6 +1,6 @@
 """From bytes to bytes: read a request, answer it or say why not, and leave with the client.
 
-Everything a route may raise ends here as a status and a body (:mod:`mmbert.serving.failures`).
+Everything a route may raise ends here as a status and a body (:mod:`mmbert.serving.errors`).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from starlette.types import Receive, Scope, Send
 
 from mmbert.errors import MMBertError
 from mmbert.serving.bodies import check_type, parse, read_body
-from mmbert.serving.call import Call
+from mmbert.serving.context import RequestContext
 from mmbert.serving.engine import Closed
-from mmbert.serving.failures import failure
+from mmbert.serving.errors import failure
 from mmbert.serving.routes.route import Route
 from mmbert.serving.service import LARGE, Service
 
@@ -35,44 +35,44 @@ def endpoint(route: Route, service: Service) -> Callable[[Request], Awaitable[Re
 
     async def respond(request: Request) -> Response:
         begun = time.perf_counter()
-        call = Call(service)
-        request.state.call = call
+        context = RequestContext(service)
+        request.state.context = context
         failed: str | None = None
         try:
             check_ready(service)
             check_type(request)
-            response = await respond_to(request, route, call, begun)
+            response = await respond_to(request, route, context, begun)
         except MMBertError as error:
             response, failed = refuse(request, error)
         except (ClientDisconnect, _Gone):
             response, failed = Response(status_code=GONE), "Gone"
         finally:
-            call.release("requests")
-        service.meters.request(route.kind, call.texts, time.perf_counter() - begun, call.timing, failed)
+            context.release("requests")
+        service.meters.request(route.kind, context.texts, time.perf_counter() - begun, context.timing, failed)
         return response
 
     return respond
 
 
-async def respond_to(request: Request, route: Route, call: Call, begun: float) -> Response:
+async def respond_to(request: Request, route: Route, context: RequestContext, begun: float) -> Response:
     """The answer of a route. What is large is read and written elsewhere than on the event loop."""
-    body = await read_body(request, call)
-    asked = await call.offload(len(body), lambda: parse(route.asks, body, call.service.options))
-    answer = await while_there(request, route.handle(asked, call))
-    written = await call.offload(weight(answer), lambda: to_json(answer))
-    headers = _headers(call, begun)
+    body = await read_body(request, context)
+    asked = await context.offload(len(body), lambda: parse(route.asks, body, context.service.options))
+    answer = await while_there(request, route.handle(asked, context))
+    written = await context.offload(weight(answer), lambda: to_json(answer))
+    headers = _headers(context, begun)
     if len(written) <= LARGE:
         return Response(written, 200, headers, JSON)
-    call.hold("answers", len(written))
-    return _Large(call, written, headers)
+    context.hold("answers", len(written))
+    return _Large(context, written, headers)
 
 
 class _Large(Response):
     """An answer that is sent as fast as the client takes it, and counts as in flight until it has it."""
 
-    def __init__(self, call: Call, body: bytes, headers: dict[str, str]) -> None:
+    def __init__(self, context: RequestContext, body: bytes, headers: dict[str, str]) -> None:
         super().__init__(body, 200, headers, JSON)
-        self._call = call
+        self._call = context
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -150,21 +150,21 @@ async def _until_gone(request: Request) -> None:
         pass
 
 
-def _headers(call: Call, begun: float) -> dict[str, str]:
+def _headers(context: RequestContext, begun: float) -> dict[str, str]:
     """Of text-embeddings-inference: times in milliseconds."""
-    timing = call.timing
+    timing = context.timing
     total = time.perf_counter() - begun
     headers = {
-        "x-compute-type": {"cpu": "cpu", "cuda": "gpu", None: "none"}.get(call.device, str(call.device)),
+        "x-compute-type": {"cpu": "cpu", "cuda": "gpu", None: "none"}.get(context.device, str(context.device)),
         "x-compute-time": _milliseconds(total),
-        "x-compute-characters": str(call.characters),
+        "x-compute-characters": str(context.characters),
         "x-compute-tokens": str(timing.tokens),
         "x-total-time": _milliseconds(total),
         "x-tokenization-time": _milliseconds(timing.tokenization),
         "x-queue-time": _milliseconds(timing.queue),
         "x-inference-time": _milliseconds(timing.inference),
     }
-    return headers | call.headers
+    return headers | context.headers
 
 
 def _milliseconds(seconds: float) -> str:

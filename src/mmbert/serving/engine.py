@@ -1,7 +1,7 @@
 """A model behind a queue: many callers ask at once, their rows share batches, each gets its own answer.
 
 1. :meth:`Engine.submit` takes a task, or refuses it at once where too much waits (:class:`mmbert.errors.Overloaded`);
-2. a thread of the pool tokenises it; now its tokens are known, and it stands in line (:mod:`mmbert.serving.line`);
+2. a thread of the pool tokenises it; now its tokens are known, and it stands in line (:mod:`mmbert.serving.queue`);
 3. the worker takes rows in order until a batch has its tokens, and computes them (:mod:`mmbert.serving.worker`);
 4. when its last row is there, a thread of the pool makes the answer.
 
@@ -33,10 +33,10 @@ import torch
 from mmbert.cancellation import Watch, check_cancelled, too_many_tokens, watched
 from mmbert.errors import MMBertError, Overloaded
 from mmbert.inference.batching import token_budget
-from mmbert.serving.line import Job, Line, Taken, size
+from mmbert.serving.queue import QueuedTask, RequestQueue, Taken, size
 from mmbert.serving.task import Answer, Task
 from mmbert.serving.threads import Threads
-from mmbert.serving.worker import Lane, Worker
+from mmbert.serving.worker import ModelQueue, Worker
 
 log = logging.getLogger(__name__)
 
@@ -106,13 +106,13 @@ class Engine:
     ) -> None:
         self.limits = limits
         self._worker, self._pool, self._meter = worker, pool, meter
-        self._line = Line(limits.batch_tokens)
+        self._line = RequestQueue(limits.batch_tokens)
         self._tokens = 0
-        self._jobs: set[Job] = set()
+        self._jobs: set[QueuedTask] = set()
         self._closed: str | None = None
         self._rate = 0.0
         """Tokens a second of late, while batches ran."""
-        worker.add(Lane(self._line, device, self._deliver, self._fail, self._noted, self._abandon))
+        worker.add(ModelQueue(self._line, device, self._deliver, self._fail, self._noted, self._abandon))
 
     @property
     def outstanding(self) -> int:
@@ -147,7 +147,7 @@ class Engine:
             raise Closed(reason)
         if task.least > self.limits.largest:
             raise too_many_tokens(task.least, self.limits.largest, "or more")
-        job = Job(task)
+        job = QueuedTask(task)
         with self._worker.lock:
             self._reserve(job, min(task.likely, self.limits.largest))
             self._jobs.add(job)
@@ -158,7 +158,7 @@ class Engine:
         self._pool.submit(self._tokenise, job, large=task.characters >= LARGE)
         return job.future
 
-    def _reserve(self, job: Job, tokens: int) -> None:
+    def _reserve(self, job: QueuedTask, tokens: int) -> None:
         """Count a job as so many tokens, if there is room. Raises Overloaded."""
         others = self._tokens - job.reserved
         if job not in self._jobs and len(self._jobs) >= self.limits.requests:
@@ -172,7 +172,7 @@ class Engine:
         """Seconds until about half of what waits is done."""
         return min(60, max(1, math.ceil(self._tokens / 2 / self._rate))) if self._rate else 1
 
-    def _release(self, job: Job) -> None:
+    def _release(self, job: QueuedTask) -> None:
         with self._worker.lock:
             self._line.drop(job)
             self._tokens -= job.reserved
@@ -184,7 +184,7 @@ class Engine:
         if self._meter is not None:
             self._meter.queue(len(self._jobs), self._tokens)
 
-    def _tokenise(self, job: Job) -> None:
+    def _tokenise(self, job: QueuedTask) -> None:
         if job.future.done():
             return
         begun = time.perf_counter()
@@ -198,7 +198,7 @@ class Engine:
             log.exception("a request could not be read")
             _refuse(job, Failed(f"the request could not be read: {_line(error)}"))
 
-    def _enter(self, job: Job, rows: list[Any], begun: float) -> None:
+    def _enter(self, job: QueuedTask, rows: list[Any], begun: float) -> None:
         """Into the line. Raises TooLong or Overloaded now that the tokens are known."""
         for text in rows:
             text.results = [None] * len(text.rows)
@@ -250,7 +250,7 @@ class Engine:
         log.error("a request of %s texts failed: %s", job.task.texts, _line(error))
         _refuse(job, Failed(f"the model failed: {_line(error)}"))
 
-    def _finish(self, job: Job) -> None:
+    def _finish(self, job: QueuedTask) -> None:
         if job.future.done():
             return
         try:
@@ -269,14 +269,14 @@ class Engine:
             _settle(job, lambda: job.future.set_result(Answer(value, job.timing)))
 
 
-def _refuse(job: Job, error: Exception) -> None:
+def _refuse(job: QueuedTask, error: Exception) -> None:
     _settle(job, lambda: job.future.set_exception(error))
 
 
 _settling = threading.Lock()
 
 
-def _settle(job: Job, settle: Callable[[], None]) -> None:
+def _settle(job: QueuedTask, settle: Callable[[], None]) -> None:
     """Answer a request once: a result may meet the end of a drain, or the death of the worker, in another thread."""
     with _settling:
         first, job.settled = not job.settled, True
@@ -291,7 +291,7 @@ def _is_finite(result: Any) -> bool:
     return not isinstance(result, np.ndarray) or bool(np.isfinite(result).all())
 
 
-def _named(job: Job, number: int) -> str:
+def _named(job: QueuedTask, number: int) -> str:
     """An input by its number and its beginning; chunks that are read as one document have no numbers of their own."""
     items = job.task.items
     if len(items) != len(job.rows):

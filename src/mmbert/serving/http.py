@@ -24,7 +24,7 @@ from h11._receivebuffer import ReceiveBuffer
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mmbert.errors import ConfigError
-from mmbert.serving.failures import Refused, failure
+from mmbert.serving.errors import Refused, failure
 
 ACCEPTED_AT_ONCE = 16
 """Connections that asyncio accepts before it looks at any of them (its ``backlog``); the kernel's queue is longer."""

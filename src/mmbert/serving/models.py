@@ -15,11 +15,11 @@ import numpy as np
 from mmbert.errors import ConfigError, MMBertError, WeightsError
 from mmbert.inference.embedder import Embedder
 from mmbert.inference.load import Kind, Loaded
-from mmbert.serving.abilities.embedding import Embedding
-from mmbert.serving.abilities.judging import Judging, Ranking, judging
-from mmbert.serving.abilities.reading import Answering, Filling, Tagging
 from mmbert.serving.engine import Engine, Limits, NotFiniteAnswer
-from mmbert.serving.meters import Meters
+from mmbert.serving.handlers.classification import ClassificationHandler, RerankHandler, judging
+from mmbert.serving.handlers.embedding import EmbeddingHandler
+from mmbert.serving.handlers.token_tasks import AnswerHandler, FillMaskHandler, TaggingHandler
+from mmbert.serving.metrics import Meters
 from mmbert.serving.threads import Threads
 from mmbert.serving.worker import Worker
 
@@ -28,12 +28,12 @@ log = logging.getLogger(__name__)
 A = TypeVar("A")
 
 ROUTES: dict[type[Any], str] = {
-    Embedding: "/embed /embed_all /passages /similarity /v1/embeddings",
-    Judging: "/predict /classify",
-    Ranking: "/rerank /v1/rerank /predict /classify",
-    Tagging: "/token_classify",
-    Filling: "/fill_mask",
-    Answering: "/answer",
+    EmbeddingHandler: "/embed /embed_all /passages /similarity /v1/embeddings",
+    ClassificationHandler: "/predict /classify",
+    RerankHandler: "/rerank /v1/rerank /predict /classify",
+    TaggingHandler: "/token_classify",
+    FillMaskHandler: "/fill_mask",
+    AnswerHandler: "/answer",
 }
 """What is asked of models of each ability."""
 
@@ -48,21 +48,21 @@ class WrongModel(MMBertError):
 
 @dataclass(frozen=True)
 class Served:
-    """A model on its engine. ``abilities``: what it can be asked."""
+    """A model on its engine. ``handlers``: what it can be asked."""
 
     name: str
     loaded: Loaded
     engine: Engine
-    abilities: tuple[Any, ...]
+    handlers: tuple[Any, ...]
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def able(self, ability: type[A]) -> A | None:
+    def handler_for(self, handler: type[A]) -> A | None:
         """What it can be asked of this kind."""
-        return next((found for found in self.abilities if isinstance(found, ability)), None)
+        return next((found for found in self.handlers if isinstance(found, handler)), None)
 
     @cached_property
     def routes(self) -> str:
-        return " ".join(ROUTES[type(ability)] for ability in self.abilities)
+        return " ".join(ROUTES[type(handler)] for handler in self.handlers)
 
     @cached_property
     def token_bytes(self) -> np.ndarray:
@@ -72,31 +72,31 @@ class Served:
     @property
     def max_tokens(self) -> int:
         """Longest text that is read whole, <bos> and <eos> included."""
-        embedding = self.able(Embedding)
+        embedding = self.handler_for(EmbeddingHandler)
         return embedding.embedder.max_tokens if embedding else self.loaded.max_tokens
 
     def describe(self) -> str:
         """In a few words."""
-        kinds = " and ".join(type(ability).__name__.lower() for ability in self.abilities)
+        kinds = " and ".join(type(handler).__name__.lower() for handler in self.handlers)
         return f"{self.name} ({kinds}, {self.loaded.precision} on {self.loaded.device.type})"
 
 
-_ABILITIES: dict[Kind, tuple[Callable[[Loaded], Any], ...]] = {
-    "encoder": (lambda loaded: Embedding(Embedder(loaded)),),
-    "sentence": (lambda loaded: Embedding(Embedder(loaded)),),
-    "masked_lm": (Filling, lambda loaded: Embedding(Embedder(loaded))),
+_HANDLERS: dict[Kind, tuple[Callable[[Loaded], Any], ...]] = {
+    "encoder": (lambda loaded: EmbeddingHandler(Embedder(loaded)),),
+    "sentence": (lambda loaded: EmbeddingHandler(Embedder(loaded)),),
+    "masked_lm": (FillMaskHandler, lambda loaded: EmbeddingHandler(Embedder(loaded))),
     "sequence": (judging,),
-    "tokens": (Tagging,),
-    "span": (Answering,),
+    "tokens": (TaggingHandler,),
+    "span": (AnswerHandler,),
 }
 
 
 def open_model(name: str, loaded: Loaded, worker: Worker, pool: Threads, limits: Limits, meters: Meters) -> Served:
     """A loaded model on an engine of its own. Raises WeightsError for a kind that has no route."""
-    if loaded.kind not in _ABILITIES:
+    if loaded.kind not in _HANDLERS:
         raise WeightsError(f"{loaded.folder} is a model of multiple choice, which has no route: use mmbert.Chooser")
-    abilities = tuple(make(loaded) for make in _ABILITIES[loaded.kind])
-    return Served(name, loaded, Engine(worker, pool, loaded.device, limits, meters.engine(name)), abilities)
+    handlers = tuple(make(loaded) for make in _HANDLERS[loaded.kind])
+    return Served(name, loaded, Engine(worker, pool, loaded.device, limits, meters.engine(name)), handlers)
 
 
 def warm_up(served: Served) -> None:
@@ -104,17 +104,17 @@ def warm_up(served: Served) -> None:
     limits = served.engine.limits
     full = "to be or not to be " * (min(served.max_tokens, limits.batch_tokens, limits.largest) // 16)
     texts = ["warm", full]
-    for ability in served.abilities:
-        if isinstance(ability, Embedding):
-            task: Any = ability.embed(texts, cut="beginning")
-        elif isinstance(ability, Judging):
-            task = ability.classify(texts, cut="beginning")
-        elif isinstance(ability, Tagging):
-            task = ability.tag(texts)
-        elif isinstance(ability, Filling):
-            task = ability.fill([f"{text}<mask>" for text in texts])
+    for handler in served.handlers:
+        if isinstance(handler, EmbeddingHandler):
+            task: Any = handler.embed(texts, cut="beginning")
+        elif isinstance(handler, ClassificationHandler):
+            task = handler.classify(texts, cut="beginning")
+        elif isinstance(handler, TaggingHandler):
+            task = handler.tag(texts)
+        elif isinstance(handler, FillMaskHandler):
+            task = handler.fill([f"{text}<mask>" for text in texts])
         else:
-            task = ability.answer([("warm?", text or "warm") for text in texts])
+            task = handler.answer([("warm?", text or "warm") for text in texts])
         try:
             served.engine.submit(task).result()
         except NotFiniteAnswer as error:  # other inputs may be well; each that is not is refused
@@ -158,11 +158,13 @@ class Models:
             raise UnknownModel(f"no model {name!r} is served here: {', '.join(self._models)}")
         return self._models[name]
 
-    def able(self, ability: type[A], name: str | None) -> tuple[Served, A]:
+    def handler_for(self, handler: type[A], name: str | None) -> tuple[Served, A]:
         """The model of this name, or the first that can do it. Raises UnknownModel or WrongModel."""
         candidates = [self.find(name)] if name is not None else list(self)
-        found = [(served, able) for served in candidates if (able := served.able(ability)) is not None]
+        found = [
+            (served, handler_for) for served in candidates if (handler_for := served.handler_for(handler)) is not None
+        ]
         if found:  # a classifier rather than a reranker, which can classify too
-            return next((pair for pair in found if type(pair[1]) is ability), found[0])
+            return next((pair for pair in found if type(pair[1]) is handler), found[0])
         what = "; ".join(f"{served.name}: {served.routes}" for served in candidates)
         raise WrongModel(f"no model here can do this, what they can do is {what}")

@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from mmbert.inference.entities import Strategy
 
-IDS_CURE = (
+IDS_FIX = (
     "the input holds token ids of another tokenizer, which mean nothing here: send strings. In LangChain: "
     "OpenAIEmbeddings(..., check_embedding_ctx_length=False)"
 )
@@ -28,7 +28,7 @@ def _refuse_ids(value: Any) -> Any:
     first = value[0] if isinstance(value, list) and value else value
     first = first[0] if isinstance(first, list) and first else first
     if isinstance(first, int) and not isinstance(first, bool):
-        raise ValueError(IDS_CURE)
+        raise ValueError(IDS_FIX)
     return value
 
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mmbert.serving.meters import Meters
+from mmbert.serving.metrics import Meters
 from mmbert.serving.models import Models
 
 LARGE = 2**16

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from mmbert.inference.rows import Rows
+from mmbert.inference.windows import Rows
 from mmbert.packed import Packed
 
 R = TypeVar("R")

@@ -9,9 +9,9 @@ import numpy as np
 
 from mmbert.cancellation import check_cancelled
 from mmbert.errors import ConfigError
-from mmbert.inference.rows import Rows
+from mmbert.inference.windows import Rows
 from mmbert.packed import Packed
-from mmbert.serving.abilities.texts import characters, check_size
+from mmbert.serving.handlers.texts import characters, check_size
 from mmbert.serving.models import Served
 from mmbert.serving.task import Place, Task
 

@@ -37,14 +37,18 @@ class Tracer:
 
         ended = time.time_ns()
         begun = ended - _nanoseconds(seconds)
-        call = scope.get("state", {}).get("call")
+        context = scope.get("state", {}).get("call")
         attributes: dict[str, Any] = {
             "http.request.method": scope["method"],
             "url.path": scope["path"],
             "http.response.status_code": status,
         }
-        if call is not None and call.model is not None:
-            attributes |= {"mmbert.model": call.model, "mmbert.texts": call.texts, "mmbert.tokens": call.timing.tokens}
+        if context is not None and context.model is not None:
+            attributes |= {
+                "mmbert.model": context.model,
+                "mmbert.texts": context.texts,
+                "mmbert.tokens": context.timing.tokens,
+            }
         span = self._tracer.start_span(
             f"{scope['method']} {scope['path']}",
             context=self._parents.extract(dict(Headers(scope=scope))),
@@ -54,10 +58,10 @@ class Tracer:
         )
         if status >= 500:
             span.set_status(Status(StatusCode.ERROR))
-        if call is not None and call.timing.tokens:
+        if context is not None and context.timing.tokens:
             inside, at = set_span_in_context(span), begun
             for name in ("tokenization", "queue", "inference"):
-                until = at + _nanoseconds(getattr(call.timing, name))
+                until = at + _nanoseconds(getattr(context.timing, name))
                 self._tracer.start_span(name, context=inside, start_time=at).end(until)
                 at = until
         span.end(ended)

@@ -21,13 +21,13 @@ from dataclasses import dataclass
 import torch
 
 from mmbert.packed import Packed
-from mmbert.serving.line import Job, Line, Taken
+from mmbert.serving.queue import QueuedTask, RequestQueue, Taken
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Lane:
+class ModelQueue:
     """A model's line, its device, and who is told of results.
 
     deliver  rows of a batch, their results, and when it began and ended
@@ -36,7 +36,7 @@ class Lane:
     abandon  why none of its jobs will be computed any more
     """
 
-    line: Line
+    line: RequestQueue
     device: torch.device
     deliver: Callable[[list[Taken], list[object], float, float], None]
     fail: Callable[[list[Taken], Exception], None]
@@ -46,7 +46,7 @@ class Lane:
 
 @dataclass(frozen=True)
 class _Batch:
-    lane: Lane
+    lane: ModelQueue
     rows: list[Taken]
     packed: Packed
 
@@ -60,7 +60,7 @@ class Worker:
         self.dead: str | None = None
         """Why nothing is computed any more."""
         self._died = died
-        self._lanes: list[Lane] = []
+        self._lanes: list[ModelQueue] = []
         self._ready: _Batch | None = None
         self._idle = False
         self._stopping = False
@@ -72,7 +72,7 @@ class Worker:
         for thread in self._threads:
             thread.start()
 
-    def add(self, lane: Lane) -> None:
+    def add(self, lane: ModelQueue) -> None:
         with self.lock:
             self._lanes.append(lane)
 
@@ -102,7 +102,7 @@ class Worker:
                 lane.abandon(reason)
             self._died(reason)
 
-    def _next(self) -> Lane | None:
+    def _next(self) -> ModelQueue | None:
         """Whose turn it is, if its batch is to be made now."""
         lane = next((lane for lane in self._lanes if lane.line.tokens), None)
         return lane if lane is not None and (lane.line.full or self._idle or self._stopping) else None
@@ -129,7 +129,7 @@ class Worker:
                 self._ready = batch
                 self.lock.notify_all()
 
-    def _packed(self, lane: Lane, rows: list[Taken]) -> _Batch | None:
+    def _packed(self, lane: ModelQueue, rows: list[Taken]) -> _Batch | None:
         """Return a batch of rows, without those of requests that make none, which are told so; None if none is left."""
         try:
             return _Batch(lane, rows, _pack(rows))
@@ -176,7 +176,7 @@ class Worker:
         else:
             self._deliver(batch.lane, batch.rows, results, begun)
 
-    def _retry(self, lane: Lane, rows: list[Taken], error: Exception) -> None:
+    def _retry(self, lane: ModelQueue, rows: list[Taken], error: Exception) -> None:
         """Each job's rows of a batch that failed, by themselves: only those that fail again are told so."""
         jobs = _by_job(rows)
         for own in jobs:
@@ -191,7 +191,7 @@ class Worker:
             else:
                 self._deliver(lane, own, results, begun)
 
-    def _deliver(self, lane: Lane, rows: list[Taken], results: list[object], begun: float) -> None:
+    def _deliver(self, lane: ModelQueue, rows: list[Taken], results: list[object], begun: float) -> None:
         try:
             lane.deliver(rows, results, begun, time.perf_counter())
         except Exception as error:  # computed, but not noted: none of them may wait for ever
@@ -201,7 +201,7 @@ class Worker:
 
 def _by_job(rows: list[Taken]) -> list[list[Taken]]:
     """Rows of each job, in order."""
-    found: dict[Job, list[Taken]] = {}
+    found: dict[QueuedTask, list[Taken]] = {}
     for row in rows:
         found.setdefault(row[0], []).append(row)
     return list(found.values())
@@ -211,7 +211,7 @@ def _pack(rows: list[Taken]) -> Packed:
     return Packed.from_lists([text.rows[index] for _, (text, index) in rows])
 
 
-def _results(lane: Lane, rows: list[Taken], packed: Packed) -> list[object]:
+def _results(lane: ModelQueue, rows: list[Taken], packed: Packed) -> list[object]:
     compute = rows[0][0].task.compute
     with torch.inference_mode():
         results = list(compute(packed.to(lane.device), [place for _, place in rows]))

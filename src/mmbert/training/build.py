@@ -19,10 +19,10 @@ from mmbert.recipe import START, Recipe
 from mmbert.tokenizer.tokenizer import Tokenizer
 from mmbert.training import checkpoint
 from mmbert.training.checkpoint import State
-from mmbert.training.folder import recipe_hash, versions
-from mmbert.training.job import Job
-from mmbert.training.neighbours import token_vectors
+from mmbert.training.cooccurrence_init import token_vectors
 from mmbert.training.optim import StableAdamW, parameter_groups
+from mmbert.training.phase_context import PhaseContext
+from mmbert.training.run_folder import recipe_hash, versions
 
 log = logging.getLogger(__name__)
 
@@ -43,75 +43,75 @@ def phase_config(recipe: Recipe, phase: str, tokenizer: Tokenizer) -> ModelConfi
     return ModelConfig(**{**known, **ids, **angles, "vocab_size": vocab_size, "max_context": longest})
 
 
-def begin(job: Job, config: ModelConfig) -> tuple[MaskedLM, StableAdamW, State]:
+def begin(ctx: PhaseContext, config: ModelConfig) -> tuple[MaskedLM, StableAdamW, State]:
     """Weights for a phase's first step: those of the phase it follows, of ``recipe.start``, or fresh ones."""
-    recipe, parent = job.recipe, job.phase.follows
-    state = State(job.name, recipe=recipe_hash(recipe), precision=job.precision, versions=versions())
+    recipe, parent = ctx.recipe, ctx.phase.follows
+    state = State(ctx.name, recipe=recipe_hash(recipe), precision=ctx.precision, versions=versions())
     if parent is not None:
-        end = job.mesh.first(lambda: checkpoint.latest(job.folder.parent / parent))
+        end = ctx.mesh.run_on_main(lambda: checkpoint.latest(ctx.folder.parent / parent))
         if end is None or not checkpoint.read_state(end).finished:
-            raise TrainingError(f"phase {job.name} follows {parent}, which is not finished: train it first")
-        check(end, job)
-        model, optimizer, last = resume(job, config, end)
-        if job.mesh.main:
-            log.info("%s goes on from %s", job.name, end)
+            raise TrainingError(f"phase {ctx.name} follows {parent}, which is not finished: train it first")
+        check(end, ctx)
+        model, optimizer, last = resume(ctx, config, end)
+        if ctx.mesh.main:
+            log.info("%s goes on from %s", ctx.name, end)
         return model, optimizer, replace(state, optimizer_step=last.optimizer_step)
     model = _empty(config)
     if recipe.start is None:
         init_weights(
-            model, config, torch.Generator().manual_seed(recipe.seed), _shares(job, config), _vectors(job, config)
+            model, config, torch.Generator().manual_seed(recipe.seed), _shares(ctx, config), _vectors(ctx, config)
         )
     else:
-        model.load_state_dict(MaskedLM.load(job.folder.parent / START).state_dict())
-    return *_place(job, model), state
+        model.load_state_dict(MaskedLM.load(ctx.folder.parent / START).state_dict())
+    return *_place(ctx, model), state
 
 
-def resume(job: Job, config: ModelConfig, path: Path) -> tuple[MaskedLM, StableAdamW, State]:
+def resume(ctx: PhaseContext, config: ModelConfig, path: Path) -> tuple[MaskedLM, StableAdamW, State]:
     """Model, optimiser and place of a checkpoint, in the phase's own configuration."""
-    model, optimizer = _place(job, _empty(config))
-    state = checkpoint.load(path, model, optimizer, job.mesh)
-    if job.mesh.main and state.phase == job.name and not state.finished:
-        log.info("%s goes on after step %d", job.name, state.cursor.step)
+    model, optimizer = _place(ctx, _empty(config))
+    state = checkpoint.load(path, model, optimizer, ctx.mesh)
+    if ctx.mesh.main and state.phase == ctx.name and not state.finished:
+        log.info("%s goes on after step %d", ctx.name, state.cursor.step)
     return model, optimizer, state
 
 
-def check(path: Path, job: Job) -> None:
+def check(path: Path, ctx: PhaseContext) -> None:
     """Raises TrainingError if a checkpoint was made by another recipe than this one."""
-    if checkpoint.read_state(path).recipe != recipe_hash(job.recipe):
+    if checkpoint.read_state(path).recipe != recipe_hash(ctx.recipe):
         raise TrainingError(f"{path} was made by another recipe: give another --out, or delete {path.parent}")
 
 
-def _shares(job: Job, config: ModelConfig) -> Tensor | None:
+def _shares(ctx: PhaseContext, config: ModelConfig) -> Tensor | None:
     """How often each token will be drawn, if the recipe wants the output's bias to begin there."""
-    if job.recipe.shape.initializer_bias == "uniform":
+    if ctx.recipe.shape.initializer_bias == "uniform":
         return None
-    return torch.from_numpy(token_shares(job.recipe, job.shards, config.vocab_size, _left_out(job)))
+    return torch.from_numpy(token_shares(ctx.recipe, ctx.shards, config.vocab_size, _left_out(ctx)))
 
 
-def _vectors(job: Job, config: ModelConfig) -> Tensor | None:
+def _vectors(ctx: PhaseContext, config: ModelConfig) -> Tensor | None:
     """What the neighbours of each token tell of it, if the recipe wants the token embeddings to begin there."""
-    if job.recipe.shape.initializer_embeddings == "normal":
+    if ctx.recipe.shape.initializer_embeddings == "normal":
         return None
     size = config.vocab_size, config.hidden_size
-    return torch.from_numpy(job.mesh.first(lambda: token_vectors(job.shards, *size, _left_out(job))))
+    return torch.from_numpy(ctx.mesh.run_on_main(lambda: token_vectors(ctx.shards, *size, _left_out(ctx))))
 
 
-def _left_out(job: Job) -> set[str]:
+def _left_out(ctx: PhaseContext) -> set[str]:
     """Files of damaged shards that the run goes on without."""
-    return {shard.file for shard in BadShards(job.folder.parent).shards}
+    return {shard.file for shard in BadShards(ctx.folder.parent).shards}
 
 
-def _place(job: Job, model: MaskedLM) -> tuple[MaskedLM, StableAdamW]:
+def _place(ctx: PhaseContext, model: MaskedLM) -> tuple[MaskedLM, StableAdamW]:
     """The model on its device, or this rank's part of it, and an optimiser for that."""
-    options = job.recipe.optimizer
-    model.to(job.mesh.device)
+    options = ctx.recipe.optimizer
+    model.to(ctx.mesh.device)
     model.tie()
-    model.model.gradient_checkpointing = job.recipe.runtime.gradient_checkpointing
-    job.mesh.shard(model, model.model.layers, forward="features")
+    model.model.gradient_checkpointing = ctx.recipe.runtime.gradient_checkpointing
+    ctx.mesh.shard(model, model.model.layers, forward="features")
     groups = parameter_groups(
         model, options.weight_decay, embeddings=options.decay_embeddings, embedding_lr=options.embedding_lr
     )
-    optimizer = StableAdamW(groups, lr=job.phase.peak_lr, betas=(options.beta1, options.beta2), eps=options.eps)
+    optimizer = StableAdamW(groups, lr=ctx.phase.peak_lr, betas=(options.beta1, options.beta2), eps=options.eps)
     return model, optimizer
 
 

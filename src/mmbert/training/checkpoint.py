@@ -93,7 +93,7 @@ def load(path: Path, model: MaskedLM, optimizer: StableAdamW, mesh: Mesh | None 
     Raises TrainingError if it belongs to another model, is of another version or cannot be read.
     """
     state = read_state(path)
-    read_into(path, tensors_of(model, optimizer), mesh.patient if mesh is not None else None)
+    read_into(path, tensors_of(model, optimizer), mesh.host_group if mesh is not None else None)
     optimizer.set_step(state.optimizer_step)
     return state
 

@@ -42,7 +42,7 @@ class Mesh:
     world: int = 1
     device: torch.device = torch.device("cpu")  # noqa: RUF009  (immutable)
     parallel: Parallel = "ddp"
-    patient: dist.ProcessGroup | None = field(default=None, compare=False)
+    host_group: dist.ProcessGroup | None = field(default=None, compare=False)
     """The same ranks over gloo, for work of the first one and for the thread that writes checkpoints."""
 
     @property
@@ -72,9 +72,9 @@ class Mesh:
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.world > 1:
-            dist.barrier(self.patient)
+            dist.barrier(self.host_group)
 
-    def first(self, work: Callable[[], T]) -> T:
+    def run_on_main(self, work: Callable[[], T]) -> T:
         """Let the main process do ``work`` and tell all others the result, who wait. An error there ends all."""
         if self.world == 1:
             return work()
@@ -85,7 +85,7 @@ class Mesh:
                 said[0] = work()
             except MMBertError as error:
                 failed, said[1] = error, str(error)
-        dist.broadcast_object_list(said, group=self.patient)
+        dist.broadcast_object_list(said, group=self.host_group)
         if said[1] is not None:
             raise failed or TrainingError(f"process 0 stopped: {said[1]}")
         result: T = said[0]
@@ -173,11 +173,11 @@ def connect(device: str, parallel: Parallel = "ddp", timeout: float = 600.0) -> 
             # Both backends: what the host decides (stop? all there?) must not wait for the accelerator's queue.
             backend = "cpu:gloo,cuda:nccl" if here.type == "cuda" else "gloo"
             dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
-        patient = dist.new_group(backend="gloo", timeout=PATIENCE) if world > 1 else None
+        host_group = dist.new_group(backend="gloo", timeout=PATIENCE) if world > 1 else None
     except (RuntimeError, ValueError) as error:
         raise TrainingError(f"cannot join {world} processes: {_first_line(error)}; start them with torchrun") from error
     try:
-        yield Mesh(rank, world, here, parallel, patient)
+        yield Mesh(rank, world, here, parallel, host_group)
     except RuntimeError as error:
         if world == 1 or not is_lost(error):
             raise

@@ -19,13 +19,13 @@ from mmbert.model.heads import MaskedLM
 from mmbert.packed import Packed
 from mmbert.training import spike
 from mmbert.training.checkpoint import State
-from mmbert.training.job import Job
 from mmbert.training.loss import loss_sum
-from mmbert.training.meters import Meters
+from mmbert.training.metrics_log import Meters
 from mmbert.training.optim import StableAdamW, gradient_norm
+from mmbert.training.phase_context import PhaseContext
+from mmbert.training.process_state import garbage_by_hand, keep_memory, own_random_numbers, sigterm
 from mmbert.training.saver import Saver
 from mmbert.training.schedule import learning_rate
-from mmbert.training.surroundings import garbage_by_hand, keep_memory, own_random_numbers, sigterm
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ Asked = Callable[[], bool]
 """Whether some rank wants to end here. All ranks ask at the same places."""
 
 
-class Moved(NamedTuple):
+class StepResult(NamedTuple):
     """What a step of the optimiser is known by."""
 
     loss: float
@@ -45,7 +45,7 @@ class Moved(NamedTuple):
     """Of the gradient."""
 
 
-def train_phase(job: Job, model: MaskedLM, optimizer: StableAdamW, state: State) -> State:
+def train_phase(ctx: PhaseContext, model: MaskedLM, optimizer: StableAdamW, state: State) -> State:
     """Train from ``state`` to the end of the phase; the last checkpoint is on disk, ``finished``.
 
     Raises NotFinite or Spike before the optimiser moves, unless ``runtime.on_spike`` has another answer, and
@@ -53,47 +53,49 @@ def train_phase(job: Job, model: MaskedLM, optimizer: StableAdamW, state: State)
     checkpoint of those before it saved, and SystemExit(0) raised: the same command goes on.
     """
     with ExitStack() as around:
-        around.enter_context(own_random_numbers(job.mesh.device))
+        around.enter_context(own_random_numbers(ctx.mesh.device))
         around.enter_context(garbage_by_hand())
         keep_memory()
         stop = around.enter_context(sigterm())
-        saver = around.enter_context(Saver(job))
+        saver = around.enter_context(Saver(ctx))
         model.train()
-        if job.recipe.runtime.on_spike == "rollback" and state.cursor.step == 0:
+        if ctx.recipe.runtime.on_spike == "rollback" and state.cursor.step == 0:
             saver.save(replace(state, due=False), model, optimizer)  # so that there is always one to go back to
         while not state.finished:
-            state = _train(job, model, optimizer, state, saver, lambda: job.mesh.any(stop.is_set() or saver.failed))
+            state = _train(ctx, model, optimizer, state, saver, lambda: ctx.mesh.any(stop.is_set() or saver.failed))
         saver.wait()
-        if job.mesh.any(stop.is_set()):
-            raise _stopped(job, state)
+        if ctx.mesh.any(stop.is_set()):
+            raise _stopped(ctx, state)
     return state
 
 
-def _train(job: Job, model: MaskedLM, optimizer: StableAdamW, state: State, saver: Saver, asked: Asked) -> State:
+def _train(
+    ctx: PhaseContext, model: MaskedLM, optimizer: StableAdamW, state: State, saver: Saver, asked: Asked
+) -> State:
     """Step after step until the phase ends, or a spike sends it back: the state to go on from."""
-    runtime, saved = job.recipe.runtime, state
+    runtime, saved = ctx.recipe.runtime, state
     with (
-        Loader(job.steps(), state.cursor) as loader,
-        Meters(job.folder, job.name, job.phase, state, every=runtime.log_every, main=job.mesh.main) as meters,
+        Loader(ctx.steps(), state.cursor) as loader,
+        Meters(ctx.folder, ctx.name, ctx.phase, state, every=runtime.log_every, main=ctx.mesh.main) as meters,
     ):
         for step in loader:
-            rate = learning_rate(job.phase, state.cursor.tokens)
+            rate = learning_rate(ctx.phase, state.cursor.tokens)
             try:
-                moved = train_step(job, model, optimizer, step, rate, state, asked)
+                result = train_step(ctx, model, optimizer, step, rate, state, asked)
             except Spike as error:
-                return spike.answer(job, model, optimizer, saver, state, step, error)
-            if moved is None:
+                return spike.answer(ctx, model, optimizer, saver, state, step, error)
+            if result is None:
                 saver.wait()  # if it was its failure that ended the step, this raises
                 if state is not saved:
                     saver.save(replace(state, due=False), model, optimizer)
                     saver.wait()
-                raise _stopped(job, state)
-            last = step.cursor_after.tokens >= job.phase.tokens
-            meters.record(step, moved.loss, moved.norm, rate, saving=saver.waited(), last=last)
+                raise _stopped(ctx, state)
+            last = step.cursor_after.tokens >= ctx.phase.tokens
+            meters.record(step, result.loss, result.norm, rate, saving=saver.waited(), last=last)
             due = step.cursor_after.tokens // runtime.checkpoint_every > state.cursor.tokens // runtime.checkpoint_every
             state = replace(
                 state, cursor=step.cursor_after, optimizer_step=state.optimizer_step + 1, finished=last,
-                norms=(*state.norms, moved.norm)[-spike.KEPT :], meters=meters.sums.to_json(),
+                norms=(*state.norms, result.norm)[-spike.KEPT :], meters=meters.sums.to_json(),
             )  # fmt: skip
             if due or last:
                 saver.save(state, model, optimizer)
@@ -104,57 +106,63 @@ def _train(job: Job, model: MaskedLM, optimizer: StableAdamW, state: State, save
 
 
 def train_step(
-    job: Job, model: MaskedLM, optimizer: StableAdamW, step: Step, rate: float, state: State, asked: Asked = bool
-) -> Moved | None:
+    ctx: PhaseContext,
+    model: MaskedLM,
+    optimizer: StableAdamW,
+    step: Step,
+    rate: float,
+    state: State,
+    asked: Asked = bool,
+) -> StepResult | None:
     """One step of the optimiser; None, and nothing changed, if some rank ``asked`` to end meanwhile.
 
     The sum of losses over all micro-batches and ranks is divided by all their labels: a mean of means would weigh
     a label by how few neighbours it has.
     Raises NotFinite or Spike before anything changed.
     """
-    mesh, labels = job.mesh, max(1, step.labels)
+    mesh, labels = ctx.mesh, max(1, step.labels)
     total = torch.zeros((), device=mesh.device)
-    for place, packed in _passes(job, step, model):
+    for place, packed in _passes(ctx, step, model):
         if asked():
             optimizer.zero_grad()
             return None
         if packed is not None:
-            total += backward(job, model, step, place, packed, labels)
+            total += backward(ctx, model, step, place, packed, labels)
     mesh.sum_gradients(model.parameters())
     numbers = torch.stack([mesh.all_reduce_sum(total) / labels, gradient_norm(model.parameters())])
-    moved = Moved(*numbers.tolist())
+    result = StepResult(*numbers.tolist())
     try:
-        spike.watch(job, state, moved.loss, moved.norm)
+        spike.watch(ctx, state, result.loss, result.norm)
         optimizer.set_learning_rate(rate)
         optimizer.step()
     finally:
         optimizer.zero_grad()
-    return moved
+    return result
 
 
-def backward(job: Job, model: MaskedLM, step: Step, place: int, packed: Packed, labels: int) -> torch.Tensor:
+def backward(ctx: PhaseContext, model: MaskedLM, step: Step, place: int, packed: Packed, labels: int) -> torch.Tensor:
     """Add the gradient of micro-batch ``place`` of a step; returns the sum of its losses."""
-    device = job.mesh.device
-    seed_dropout(job, step, place)
-    with torch.autocast(device.type, torch.bfloat16, enabled=job.precision == "bf16"):
+    device = ctx.mesh.device
+    seed_dropout(ctx, step, place)
+    with torch.autocast(device.type, torch.bfloat16, enabled=ctx.precision == "bf16"):
         loss = loss_sum(model, packed.to(device))
     (loss / labels).backward()  # type: ignore[no-untyped-call]
     return loss.detach()
 
 
-def seed_dropout(job: Job, step: Step, place: int) -> None:
+def seed_dropout(ctx: PhaseContext, step: Step, place: int) -> None:
     """Key dropout by the place of a micro-batch in the run: no state of a generator needs saving."""
-    torch.manual_seed(key_of(job.recipe.seed_of(job.name), "dropout", job.name, step.index, place))
+    torch.manual_seed(key_of(ctx.recipe.seed_of(ctx.name), "dropout", ctx.name, step.index, place))
 
 
-def _passes(job: Job, step: Step, model: MaskedLM) -> Iterator[tuple[int, Packed | None]]:
+def _passes(ctx: PhaseContext, step: Step, model: MaskedLM) -> Iterator[tuple[int, Packed | None]]:
     """(place in the step, micro-batch) of each pass of this rank; equally many on all ranks.
 
     A rank that has fewer micro-batches than others sits the last pass out (None), or, where weights are sharded and the
     others need its parts, runs two tokens without a label.
     """
-    mesh, mine = job.mesh, step.micro_batches
-    for number in range(-(-step.tokens // job.phase.micro_batch // mesh.world)):
+    mesh, mine = ctx.mesh, step.micro_batches
+    for number in range(-(-step.tokens // ctx.phase.micro_batch // mesh.world)):
         idle = _unlabelled(model.config.bos_id, model.config.eos_id) if mesh.sharded else None
         yield mesh.rank + number * mesh.world, mine[number] if number < len(mine) else idle
 
@@ -164,7 +172,7 @@ def _unlabelled(*ids: int) -> Packed:
     return replace(Packed.from_lists([ids]), targets=nothing, labels=nothing)
 
 
-def _stopped(job: Job, state: State) -> SystemExit:
-    if job.mesh.main:
-        log.info("%s stopped after step %d, as asked; the same command goes on", job.name, state.cursor.step)
+def _stopped(ctx: PhaseContext, state: State) -> SystemExit:
+    if ctx.mesh.main:
+        log.info("%s stopped after step %d, as asked; the same command goes on", ctx.name, state.cursor.step)
     return SystemExit(0)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from mmbert.data.bad_shards import settle
+from mmbert.data.bad_shards import record_bad_shards
 from mmbert.errors import ConfigError
 from mmbert.files import damage
 from mmbert.locks import lock_folder
@@ -28,9 +28,9 @@ from mmbert.training import checkpoint
 from mmbert.training.build import begin, check, phase_config, resume
 from mmbert.training.distributed import Mesh, connect
 from mmbert.training.export import as_model, export
-from mmbert.training.folder import open_run, settle_environment
-from mmbert.training.job import Job
 from mmbert.training.loop import train_phase
+from mmbert.training.phase_context import PhaseContext
+from mmbert.training.run_folder import open_run, settle_environment
 from mmbert.training.start import open_start
 
 log = logging.getLogger(__name__)
@@ -68,17 +68,17 @@ def pretrain(
     with connect(runtime.device, runtime.parallel, runtime.timeout) as mesh:
         # Phases that follow the same one may train at once, each on machines of its own: only the start is exclusive.
         with _locked(mesh, folder, wait=60.0):
-            mesh.first(lambda: open_run(recipe, folder))
+            mesh.run_on_main(lambda: open_run(recipe, folder))
             skip = runtime.on_bad_shard == "skip"
-            mesh.first(lambda: settle(data / "shards", folder, verify=runtime.verify, skip=skip))
+            mesh.run_on_main(lambda: record_bad_shards(data / "shards", folder, verify=runtime.verify, skip=skip))
             tokenizer = run_tokenizer(recipe, data)
-            mesh.first(lambda: open_start(recipe, folder, tokenizer))
+            mesh.run_on_main(lambda: open_start(recipe, folder, tokenizer))
             precision = settle_environment(runtime, recipe.shape.hidden_size, mesh, folder)
         ends: dict[str, Path] = {}
         for name in chosen:
             with _locked(mesh, folder / name):
-                job = Job(recipe, name, folder / name, data / "shards", tokenizer, mesh, precision)
-                ends[name] = run_phase(job)
+                ctx = PhaseContext(recipe, name, folder / name, data / "shards", tokenizer, mesh, precision)
+                ends[name] = run_phase(ctx)
                 if after_phase is not None and mesh.main:
                     after_phase(name, ends[name])
                 mesh.barrier()
@@ -89,29 +89,29 @@ def pretrain(
 def _locked(mesh: Mesh, folder: Path, wait: float = 0.0) -> Iterator[None]:
     """Hold a folder for all processes of a run; an error of the main one, which takes the lock, ends them all."""
     with ExitStack() as stack:
-        mesh.first(lambda: stack.enter_context(lock_folder(folder, wait=wait)))
+        mesh.run_on_main(lambda: stack.enter_context(lock_folder(folder, wait=wait)))
         yield
 
 
-def run_phase(job: Job) -> Path:
+def run_phase(ctx: PhaseContext) -> Path:
     """Train one phase, or what is left of it; returns the folder of its final model."""
-    mesh, final = job.mesh, job.folder / FINAL
-    newest = mesh.first(lambda: checkpoint.latest(job.folder))
+    mesh, final = ctx.mesh, ctx.folder / FINAL
+    newest = mesh.run_on_main(lambda: checkpoint.latest(ctx.folder))
     if newest is not None:
-        check(newest, job)
-        if checkpoint.read_state(newest).finished and mesh.first(lambda: _is_whole(final)):
+        check(newest, ctx)
+        if checkpoint.read_state(newest).finished and mesh.run_on_main(lambda: _is_whole(final)):
             if mesh.main:
-                log.info("%s is finished: %s", job.name, final)
+                log.info("%s is finished: %s", ctx.name, final)
             return final
-    job.folder.mkdir(parents=True, exist_ok=True)
-    config = phase_config(job.recipe, job.name, job.tokenizer)
+    ctx.folder.mkdir(parents=True, exist_ok=True)
+    config = phase_config(ctx.recipe, ctx.name, ctx.tokenizer)
     if newest is None or not checkpoint.read_state(newest).finished:
-        model, optimizer, state = begin(job, config) if newest is None else resume(job, config, newest)
-        if job.recipe.runtime.compile:
+        model, optimizer, state = begin(ctx, config) if newest is None else resume(ctx, config, newest)
+        if ctx.recipe.runtime.compile:
             compile_model(model)
-        newest = checkpoint.path_of(job.folder, train_phase(job, model, optimizer, state))
+        newest = checkpoint.path_of(ctx.folder, train_phase(ctx, model, optimizer, state))
     end = newest
-    return mesh.first(lambda: export(end, final))
+    return mesh.run_on_main(lambda: export(end, final))
 
 
 def _is_whole(final: Path) -> bool:

@@ -25,9 +25,9 @@ from mmbert.start import resolve
 from mmbert.tokenizer.tokenizer import Tokenizer
 from mmbert.training import build, checkpoint
 from mmbert.training.distributed import connect
-from mmbert.training.job import Job
 from mmbert.training.loop import backward, seed_dropout
 from mmbert.training.optim import gradient_norm
+from mmbert.training.phase_context import PhaseContext
 from mmbert.training.pretrain import run_tokenizer
 from mmbert.training.spike import RECORD, WEIGHTS, SpikeRecord
 
@@ -117,13 +117,13 @@ def replay(recipe: Recipe, folder: Path, data: Path, *, phases: list[str] | None
         if mesh.world > 1:
             raise ConfigError("a replay runs in one process: start it without torchrun")
         tokenizer = run_tokenizer(recipe, data)
-        job = Job(recipe, record.phase, home, data / "shards", tokenizer, mesh, record.precision)
+        ctx = PhaseContext(recipe, record.phase, home, data / "shards", tokenizer, mesh, record.precision)
         config = build.phase_config(recipe, record.phase, tokenizer)
         path = _weights(home, record)
-        model, _, state = build.begin(job, config) if path is None else build.resume(job, config, path)
-        step = next(job.steps().after(record.cursor))
+        model, _, state = build.begin(ctx, config) if path is None else build.resume(ctx, config, path)
+        step = next(ctx.steps().after(record.cursor))
         with torch.random.fork_rng([mesh.device] if mesh.device.type == "cuda" else []):
-            return _take_apart(job, model.train(), step, record, record.cursor.step - state.cursor.step, worst)
+            return _take_apart(ctx, model.train(), step, record, record.cursor.step - state.cursor.step, worst)
 
 
 def _newest(folder: Path, phases: list[str]) -> Path:
@@ -145,15 +145,15 @@ def _weights(home: Path, record: SpikeRecord) -> Path | None:
     return None
 
 
-def _take_apart(job: Job, model: MaskedLM, step: Step, record: SpikeRecord, behind: int, worst: int) -> Replay:
+def _take_apart(ctx: PhaseContext, model: MaskedLM, step: Step, record: SpikeRecord, behind: int, worst: int) -> Replay:
     """Forward and backward of each micro-batch by itself, their gradients added up as in training."""
     labels = max(1, step.labels)
     parameters = dict(model.named_parameters())
     sums: dict[str, Tensor] = {}
     micro_batches, documents = [], []
-    total = torch.zeros((), device=job.mesh.device)
+    total = torch.zeros((), device=ctx.mesh.device)
     for place, packed in enumerate(step.micro_batches):
-        loss = backward(job, model, step, place, packed, labels)
+        loss = backward(ctx, model, step, place, packed, labels)
         total += loss
         count = len(packed.labels)
         micro_batches.append(MicroBatch(loss.item() / max(1, count), gradient_norm(parameters.values()).item(), count))
@@ -161,7 +161,7 @@ def _take_apart(job: Job, model: MaskedLM, step: Step, record: SpikeRecord, behi
             if parameter.grad is not None:
                 sums[name] = sums[name].add_(parameter.grad) if name in sums else parameter.grad
                 parameter.grad = None
-        documents += _documents(job, model, step, place, packed)
+        documents += _documents(ctx, model, step, place, packed)
     for name, parameter in parameters.items():
         parameter.grad = sums.get(name)
     mean = (total / labels).item()
@@ -169,7 +169,7 @@ def _take_apart(job: Job, model: MaskedLM, step: Step, record: SpikeRecord, behi
     for name, parameter in parameters.items():
         groups.setdefault(_group(name), []).append(parameter)
     told = [
-        Document(loss - mean * count, loss / count, count, place, _text(job.tokenizer, ids))
+        Document(loss - mean * count, loss / count, count, place, _text(ctx.tokenizer, ids))
         for loss, count, place, ids in sorted(documents, key=lambda d: _badness(d[0] - mean * d[1]))[:worst]
     ]
     norms = {name: gradient_norm(members).item() for name, members in groups.items()}
@@ -178,13 +178,13 @@ def _take_apart(job: Job, model: MaskedLM, step: Step, record: SpikeRecord, behi
 
 @torch.no_grad()
 def _documents(
-    job: Job, model: MaskedLM, step: Step, place: int, packed: Packed
+    ctx: PhaseContext, model: MaskedLM, step: Step, place: int, packed: Packed
 ) -> list[tuple[float, int, int, Tensor]]:
     """(sum of losses, labels, micro-batch, ids with nothing hidden) of each document that has a label."""
-    device = job.mesh.device
-    seed_dropout(job, step, place)
+    device = ctx.mesh.device
+    seed_dropout(ctx, step, place)
     there = packed.to(device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=job.precision == "bf16"):
+    with torch.autocast(device.type, torch.bfloat16, enabled=ctx.precision == "bf16"):
         features = model.features(there)
         parts = [model.decoder(features[row : row + _ROWS]).float() for row in range(0, len(features), _ROWS)]
         losses = [

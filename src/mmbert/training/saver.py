@@ -24,8 +24,8 @@ from mmbert.model.config import config_to_hf
 from mmbert.model.heads import MaskedLM
 from mmbert.training.checkpoint import STATE, State, path_of, prune, tensors_of
 from mmbert.training.distributed import is_lost, lost
-from mmbert.training.job import Job
 from mmbert.training.optim import StableAdamW
+from mmbert.training.phase_context import PhaseContext
 from mmbert.training.storage import Writer, failure, quiet
 
 log = logging.getLogger(__name__)
@@ -37,11 +37,11 @@ _LAST_WAIT = 60.0
 class Saver:
     """Of one phase. All ranks call the same methods at the same steps."""
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
+    def __init__(self, ctx: PhaseContext) -> None:
+        self._job = ctx
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
-        self._path = job.folder
+        self._path = ctx.folder
         self._bytes = 0
         self._waited = 0.0
         self._scope = ExitStack()
@@ -100,7 +100,7 @@ class Saver:
         began = time.perf_counter()
         mesh = self._job.mesh
         try:
-            save(tensors, storage_writer=writer, process_group=mesh.patient, no_dist=mesh.world == 1)
+            save(tensors, storage_writer=writer, process_group=mesh.host_group, no_dist=mesh.world == 1)
             if mesh.main:
                 prune(self._job.folder, self._job.keep)
                 log.debug("%s is on disk after %.2f s", self._path, time.perf_counter() - began)

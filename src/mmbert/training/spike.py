@@ -26,8 +26,8 @@ from mmbert.files import read_json, write_json
 from mmbert.model.heads import MaskedLM
 from mmbert.training import checkpoint
 from mmbert.training.checkpoint import State
-from mmbert.training.job import Job
 from mmbert.training.optim import StableAdamW
+from mmbert.training.phase_context import PhaseContext
 from mmbert.training.saver import Saver
 
 log = logging.getLogger(__name__)
@@ -79,14 +79,14 @@ def usual_norm(norms: tuple[float, ...]) -> float | None:
     return median(norms) if len(norms) >= ENOUGH else None
 
 
-def watch(job: Job, state: State, loss: float, norm: float) -> None:
+def watch(ctx: PhaseContext, state: State, loss: float, norm: float) -> None:
     """Raises NotFinite for a loss or norm that is no number, Spike for a norm too large by ``runtime.spike_norm``."""
-    cursor, usual, factor = state.cursor, usual_norm(state.norms), job.recipe.runtime.spike_norm
-    place = f"in phase {job.name} at step {cursor.step} (draw {cursor.draw}, offset {cursor.offset})"
+    cursor, usual, factor = state.cursor, usual_norm(state.norms), ctx.recipe.runtime.spike_norm
+    place = f"in phase {ctx.name} at step {cursor.step} (draw {cursor.draw}, offset {cursor.offset})"
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise NotFinite(
             f"loss {loss} and gradient norm {norm} {place}; no weight was changed: look at the batch with --replay, "
-            f"lower phases.{job.name}.peak_lr, try runtime.precision=fp32, or skip it with runtime.on_spike=rollback",
+            f"lower phases.{ctx.name}.peak_lr, try runtime.precision=fp32, or skip it with runtime.on_spike=rollback",
             loss, norm,
         )  # fmt: skip
     if factor is not None and usual is not None and norm > factor * usual:
@@ -98,41 +98,43 @@ def watch(job: Job, state: State, loss: float, norm: float) -> None:
 
 
 def answer(
-    job: Job, model: MaskedLM, optimizer: StableAdamW, saver: Saver, state: State, step: Step, spike: Spike
+    ctx: PhaseContext, model: MaskedLM, optimizer: StableAdamW, saver: Saver, state: State, step: Step, spike: Spike
 ) -> State:
     """Where to go on from after ``spike`` at ``step``, ``state`` being that before it. Raises it again to stop."""
     saver.wait()
-    if job.mesh.main:
+    if ctx.mesh.main:
         usual = usual_norm(state.norms)
         SpikeRecord(
-            job.name,
+            ctx.name,
             state.cursor,
             spike.loss,
             spike.norm,
             usual,
-            job.recipe.seed_of(job.name),
-            job.precision,
+            ctx.recipe.seed_of(ctx.name),
+            ctx.precision,
             str(spike),
-        ).save(job.folder)
-    if job.recipe.runtime.on_spike == "rollback":
-        return _go_back(job, model, optimizer, state, step, spike)
+        ).save(ctx.folder)
+    if ctx.recipe.runtime.on_spike == "rollback":
+        return _go_back(ctx, model, optimizer, state, step, spike)
     try:
-        saver.save(state, model, optimizer, job.folder / WEIGHTS)
+        saver.save(state, model, optimizer, ctx.folder / WEIGHTS)
         saver.wait()
     except TrainingError as error:
         log.warning("%s; replay will take the weights of a checkpoint before", error)
     raise spike
 
 
-def _go_back(job: Job, model: MaskedLM, optimizer: StableAdamW, state: State, step: Step, spike: Spike) -> State:
-    newest = job.mesh.first(lambda: checkpoint.latest(job.folder))
+def _go_back(
+    ctx: PhaseContext, model: MaskedLM, optimizer: StableAdamW, state: State, step: Step, spike: Spike
+) -> State:
+    newest = ctx.mesh.run_on_main(lambda: checkpoint.latest(ctx.folder))
     if newest is None:
         raise spike
-    back = checkpoint.load(newest, model, optimizer, job.mesh)
+    back = checkpoint.load(newest, model, optimizer, ctx.mesh)
     if state.rollbacks - back.rollbacks >= PATIENCE:
         raise type(spike)(f"{spike}; {PATIENCE} times back to {newest} did not help", spike.loss, spike.norm) from spike
     skipped = step.index + 1 - back.cursor.step
-    if job.mesh.main:
+    if ctx.mesh.main:
         log.warning("%s: going back to %s and past the data of %d steps", spike, newest, skipped)
     after = replace(step.cursor_after, step=back.cursor.step, tokens=back.cursor.tokens)
     return replace(

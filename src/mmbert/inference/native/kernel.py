@@ -80,17 +80,17 @@ def describe() -> str:
     return f"native kernel (AVX-512 bf16), built by {built_by.decode()}"
 
 
-def attend(qkv: Tensor, turns: Angles, plan: AttentionPlan, *, local: bool) -> Tensor:
+def attend(qkv: Tensor, cos_sin: Angles, plan: AttentionPlan, *, local: bool) -> Tensor:
     """Each document attends to itself, whole or (``local``) within half a window; only where :func:`ready`.
 
     qkv    (T, 3, H, D) bf16, not turned, of weights in the order of ``fast.paired``
     turns  cosines and sines (T, 1, D / 2) fp32
     Returns (T, H, D) bf16.
     """
-    return _call(library(), qkv.contiguous(), turns, plan.whole, half=plan.half if local else plan.longest)
+    return _call(library(), qkv.contiguous(), cos_sin, plan.whole, half=plan.half if local else plan.longest)
 
 
-def _call(library: ctypes.CDLL, qkv: Tensor, turns: Angles, groups: tuple[Group, ...], *, half: int) -> Tensor:
+def _call(library: ctypes.CDLL, qkv: Tensor, cos_sin: Angles, groups: tuple[Group, ...], *, half: int) -> Tensor:
     assert qkv.dtype == torch.bfloat16
     pieces, widest = _pieces(groups, half)
     tokens, _, heads, head_dim = qkv.shape
@@ -98,7 +98,7 @@ def _call(library: ctypes.CDLL, qkv: Tensor, turns: Angles, groups: tuple[Group,
     room = -(-widest // _LANES) * _LANES * head_dim * 2 * qkv.itemsize  # keys and values
     scratch = qkv.new_empty(threads * room, dtype=torch.uint8)  # torch aligns to 64 bytes
     out = qkv.new_empty(tokens, heads, head_dim)
-    cos, sin = (turn.contiguous() for turn in turns)
+    cos, sin = (turn.contiguous() for turn in cos_sin)
     pointers = (tensor.data_ptr() for tensor in (qkv, out, cos, sin, pieces, scratch))
     library.attend(ctypes.byref(_Batch(*pointers, room, len(pieces), heads, threads, half)), head_dim)
     return out
@@ -147,15 +147,15 @@ def _agrees(library: ctypes.CDLL, head_dim: int, half: int) -> bool:
     qkv = torch.randn(85, 3, 2, head_dim, generator=torch.Generator().manual_seed(0)).bfloat16()
     document = torch.repeat_interleave(torch.tensor([3, 41, 41]))
     where = torch.arange(85)
-    turns = angles(where, head_dim, 160_000.0)
+    cos_sin = angles(where, head_dim, 160_000.0)
     q, k, v = qkv.float().permute(1, 2, 0, 3).unbind()  # (H, T, D)
-    q, k = (_turned(x, torch.complex(*turns)[:, 0]) for x in (q, k))
+    q, k = (_turned(x, torch.complex(*cos_sin)[:, 0]) for x in (q, k))
     seen = (document[:, None] == document) & ((where[:, None] - where).abs() <= half)
     wanted = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
-    found = _call(library, qkv, turns, groups, half=half).transpose(0, 1).float()
+    found = _call(library, qkv, cos_sin, groups, half=half).transpose(0, 1).float()
     return bool((found - wanted).norm() < 0.02 * wanted.norm())
 
 
-def _turned(x: Tensor, turns: Tensor) -> Tensor:
+def _turned(x: Tensor, cos_sin: Tensor) -> Tensor:
     """(H, T, D) of neighbouring pairs, turned by complex numbers (T, D / 2)."""
-    return torch.view_as_real(torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2)) * turns).flatten(-2)
+    return torch.view_as_real(torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2)) * cos_sin).flatten(-2)

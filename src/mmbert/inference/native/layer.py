@@ -16,9 +16,9 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from mmbert.inference.fast import paired
 from mmbert.inference.int8 import by_channel
 from mmbert.inference.native import kernel
+from mmbert.inference.onednn_layers import paired
 from mmbert.model.attention import AttentionPlan, plan_attention
 from mmbert.model.config import ModelConfig
 from mmbert.model.init import init_weights
@@ -109,13 +109,13 @@ class NativeLayer(nn.Module):
         self.narrow = NativeMatrix(layer.mlp.Wo.weight, int8=int8)
         self._described = (0, b"")  # where the weights are, and all pointers
 
-    def forward(self, x: Tensor, plan: AttentionPlan, turns: Angles) -> Tensor:
+    def forward(self, x: Tensor, plan: AttentionPlan, cos_sin: Angles) -> Tensor:
         """(T, h) -> (T, h), fp32."""
         x = x.contiguous()
         qkv = x.new_empty(x.shape[0], 3, x.shape[1] // self.head_dim, self.head_dim, dtype=torch.bfloat16)
         self._run(x, None, qkv)
         mixed = torch.empty_like(x)
-        self._run(x, kernel.attend(qkv, turns, plan, local=self.local), mixed)
+        self._run(x, kernel.attend(qkv, cos_sin, plan, local=self.local), mixed)
         return mixed
 
     def _run(self, x: Tensor, attended: Tensor | None, to: Tensor) -> None:
@@ -171,11 +171,11 @@ def _agrees(*, int8: bool) -> bool:
     config = ModelConfig(vocab_size=8, hidden_size=64, intermediate_size=96, num_layers=2, num_heads=2)
     packed = Packed.from_lists([[0] * 5, [0] * 50]).to()
     plan = plan_attention(packed, config.window, torch.float32)
-    turns = angles(plan.positions, config.head_dim, config.rope_theta, config.num_heads)
+    cos_sin = angles(plan.positions, config.head_dim, config.rope_theta, config.num_heads)
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         torch.manual_seed(0)
         x = torch.randn(packed.tokens, config.hidden_size)
         layers = [Layer(config, index) for index in range(config.num_layers)]
         init_weights(nn.ModuleList(layers), config)
-        pairs = [(NativeLayer(layer, int8=int8)(x, plan, turns), layer(x, plan, turns)) for layer in layers]
+        pairs = [(NativeLayer(layer, int8=int8)(x, plan, cos_sin), layer(x, plan, cos_sin)) for layer in layers]
     return all(bool((found - wanted).norm() < 0.05 * (wanted - x).norm()) for found, wanted in pairs)

@@ -10,10 +10,10 @@ from uuid import uuid4
 import numpy as np
 from pydantic import BaseModel
 
-from mmbert.serving.abilities.embedding import Embedding
-from mmbert.serving.abilities.judging import Judging, Ranking
-from mmbert.serving.abilities.texts import characters
-from mmbert.serving.call import Call
+from mmbert.serving.context import RequestContext
+from mmbert.serving.handlers.classification import ClassificationHandler, RerankHandler
+from mmbert.serving.handlers.embedding import EmbeddingHandler
+from mmbert.serving.handlers.texts import characters
 from mmbert.serving.routes.route import Route
 from mmbert.serving.routes.tei import Label, check_scores, check_vectors, named_scores
 from mmbert.serving.schemas import Classify, Document, Embeddings, RerankDocuments
@@ -60,32 +60,32 @@ class ClassifyAnswer(BaseModel):
     usage: Usage
 
 
-async def embeddings(asked: Embeddings, call: Call) -> dict[str, Any]:
+async def embeddings(asked: Embeddings, context: RequestContext) -> dict[str, Any]:
     """OpenAI's embeddings; with ``late_chunking`` the inputs are read as one document."""
-    served, embedding = call.able(Embedding, asked.model)
+    served, embedding = context.handler_for(EmbeddingHandler, asked.model)
     texts = [asked.input] if isinstance(asked.input, str) else asked.input
-    check_vectors(call, embedding, len(texts), asked.dimensions)
+    check_vectors(context, embedding, len(texts), asked.dimensions)
     if asked.late_chunking:
         task = embedding.chunks(texts, prompt=asked.prompt_name, dimensions=asked.dimensions)
     else:
-        cut = call.cut(asked.truncate)
+        cut = context.cut(asked.truncate)
         task = embedding.embed(texts, prompt=asked.prompt_name, dimensions=asked.dimensions, cut=cut)
-    vectors = await call.ask(served, task)
+    vectors = await context.ask(served, task)
     rows: list[Any] = list(vectors)
     if asked.encoding_format == "base64":
         little = vectors.astype("<f4")
         rows = [base64.b64encode(row.tobytes()).decode() for row in little]
     data = [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(rows)]
-    return {"object": "list", "data": data, "model": served.name, "usage": _usage(call)}
+    return {"object": "list", "data": data, "model": served.name, "usage": _usage(context)}
 
 
-async def rerank(asked: RerankDocuments, call: Call) -> dict[str, Any]:
+async def rerank(asked: RerankDocuments, context: RequestContext) -> dict[str, Any]:
     """Documents, best first."""
-    served, ranking = call.able(Ranking, asked.model)
+    served, ranking = context.handler_for(RerankHandler, asked.model)
     texts = [document if isinstance(document, str) else document.text for document in asked.documents]
-    call.check_count(len(texts), 2 * len(texts), characters(texts) if asked.return_documents else 0)
-    task = ranking.rank(asked.query, texts, raw=bool(asked.raw_scores), cut=call.cut(asked.truncate))
-    scores = await call.ask(served, task)
+    context.check_count(len(texts), 2 * len(texts), characters(texts) if asked.return_documents else 0)
+    task = ranking.rank(asked.query, texts, raw=bool(asked.raw_scores), cut=context.cut(asked.truncate))
+    scores = await context.ask(served, task)
     results: list[dict[str, Any]] = [
         {"index": index, "relevance_score": float(scores[index])}
         for index in np.argsort(-scores, kind="stable").tolist()[: asked.top_n]
@@ -94,22 +94,22 @@ async def rerank(asked: RerankDocuments, call: Call) -> dict[str, Any]:
         for result in results:
             result["document"] = {"text": texts[result["index"]]}
     named = {"object": "rerank", "id": f"rerank-{uuid4().hex}", "model": served.name}
-    return {**named, "results": results, "usage": _usage(call)}
+    return {**named, "results": results, "usage": _usage(context)}
 
 
-async def classify(asked: Classify, call: Call) -> dict[str, Any]:
+async def classify(asked: Classify, context: RequestContext) -> dict[str, Any]:
     """Classes of texts, each with its score, best first."""
-    served, judging = call.able(Judging, asked.model)
+    served, classifier = context.handler_for(ClassificationHandler, asked.model)
     texts = [asked.input] if isinstance(asked.input, str) else asked.input
-    check_scores(call, judging.labels, len(texts))
-    task = judging.classify(texts, raw=bool(asked.raw_scores), cut=call.cut(asked.truncate))
-    scores = await call.ask(served, task)
+    check_scores(context, classifier.labels, len(texts))
+    task = classifier.classify(texts, raw=bool(asked.raw_scores), cut=context.cut(asked.truncate))
+    scores = await context.ask(served, task)
     named = {"object": "classify", "id": f"classify-{uuid4().hex}", "created": int(time.time()), "model": served.name}
-    return {**named, "data": [named_scores(judging.labels, row) for row in scores], "usage": _usage(call)}
+    return {**named, "data": [named_scores(classifier.labels, row) for row in scores], "usage": _usage(context)}
 
 
-def _usage(call: Call) -> dict[str, int]:
-    return {"prompt_tokens": call.timing.tokens, "total_tokens": call.timing.tokens}
+def _usage(context: RequestContext) -> dict[str, int]:
+    return {"prompt_tokens": context.timing.tokens, "total_tokens": context.timing.tokens}
 
 
 ROUTES = (

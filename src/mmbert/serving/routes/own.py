@@ -6,9 +6,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from mmbert.serving.abilities.embedding import Embedding
-from mmbert.serving.abilities.reading import Answering, Filling, Tagging
-from mmbert.serving.call import Call
+from mmbert.serving.context import RequestContext
+from mmbert.serving.handlers.embedding import EmbeddingHandler
+from mmbert.serving.handlers.token_tasks import AnswerHandler, FillMaskHandler, TaggingHandler
 from mmbert.serving.routes.route import Route
 from mmbert.serving.routes.tei import check_vectors, listed
 from mmbert.serving.schemas import AnswerRequest, FillMaskRequest, PassagesRequest, Question, TokenClassify
@@ -47,54 +47,54 @@ class PassageAnswer(BaseModel):
     embedding: list[float]
 
 
-async def token_classify(asked: TokenClassify, call: Call) -> Any:
+async def token_classify(asked: TokenClassify, context: RequestContext) -> Any:
     """The entities of a text; of each text of a list."""
-    served, tagging = call.able(Tagging, asked.model)
+    served, tagging = context.handler_for(TaggingHandler, asked.model)
     texts = listed(asked.inputs)
-    call.check_count(len(texts))
+    context.check_count(len(texts))
     found = [
         [vars(entity) for entity in own]
-        for own in await call.ask(served, tagging.tag(texts, strategy=asked.strategy, most=call.most))
+        for own in await context.ask(served, tagging.tag(texts, strategy=asked.strategy, most=context.most))
     ]
     return found[0] if isinstance(asked.inputs, str) else found
 
 
-async def fill_mask(asked: FillMaskRequest, call: Call) -> Any:
+async def fill_mask(asked: FillMaskRequest, context: RequestContext) -> Any:
     """For each mask of a text its fills, best first; of each text of a list."""
-    served, filling = call.able(Filling, asked.model)
+    served, filling = context.handler_for(FillMaskHandler, asked.model)
     texts = listed(asked.inputs)
-    call.check_count(len(texts))
-    fills = await call.ask(served, filling.fill(texts, top_k=asked.top_k, most=call.most))
+    context.check_count(len(texts))
+    fills = await context.ask(served, filling.fill(texts, top_k=asked.top_k, most=context.most))
     found = [[[vars(fill) for fill in mask] for mask in own] for own in fills]
     return found[0] if isinstance(asked.inputs, str) else found
 
 
-async def answer(asked: AnswerRequest, call: Call) -> Any:
+async def answer(asked: AnswerRequest, context: RequestContext) -> Any:
     """Answers to a question in its text, best first; of each question of a list."""
-    served, answering = call.able(Answering, asked.model)
+    served, answering = context.handler_for(AnswerHandler, asked.model)
     questions = [asked.inputs] if isinstance(asked.inputs, Question) else asked.inputs
-    call.check_count(len(questions))
+    context.check_count(len(questions))
     pairs = [(question.question, question.context) for question in questions]
-    answers = await call.ask(served, answering.answer(pairs, top_k=asked.top_k, most=call.most))
+    answers = await context.ask(served, answering.answer(pairs, top_k=asked.top_k, most=context.most))
     found = [[vars(answer) for answer in own] for own in answers]
     return found[0] if isinstance(asked.inputs, Question) else found
 
 
-async def passages(asked: PassagesRequest, call: Call) -> Any:
+async def passages(asked: PassagesRequest, context: RequestContext) -> Any:
     """The passages of a text, each with the mean of its tokens' vectors; of each text of a list."""
-    served, embedding = call.able(Embedding, asked.model)
+    served, embedding = context.handler_for(EmbeddingHandler, asked.model)
     texts = listed(asked.inputs)
-    check_vectors(call, embedding, len(texts), asked.dimensions)
+    check_vectors(context, embedding, len(texts), asked.dimensions)
     task = embedding.passages(
         texts, by=asked.by, size=asked.size, prompt=asked.prompt_name, dimensions=asked.dimensions,
-        normalize=asked.normalize, most=call.most,
+        normalize=asked.normalize, most=context.most,
     )  # fmt: skip
     found = [
         [
             {"start": start, "end": end, "text": own.text[start:end], "embedding": vector}
             for (start, end), vector in zip(own.spans, own.vectors, strict=True)
         ]
-        for own in await call.ask(served, task)
+        for own in await context.ask(served, task)
     ]
     return found[0] if isinstance(asked.inputs, str) else found
 

@@ -10,10 +10,10 @@ import orjson
 from pydantic import BaseModel, ValidationError
 
 from mmbert.errors import ConfigError
-from mmbert.serving.abilities.embedding import Embedding
-from mmbert.serving.abilities.judging import Judging
-from mmbert.serving.abilities.reading import Answering, Filling, Tagging
-from mmbert.serving.call import Call
+from mmbert.serving.context import RequestContext
+from mmbert.serving.handlers.classification import ClassificationHandler
+from mmbert.serving.handlers.embedding import EmbeddingHandler
+from mmbert.serving.handlers.token_tasks import AnswerHandler, FillMaskHandler, TaggingHandler
 from mmbert.serving.routes import own, tei
 from mmbert.serving.routes.route import Route
 from mmbert.serving.schemas import (
@@ -33,27 +33,27 @@ from mmbert.tokenizer.tokenizer import SPECIALS
 M = TypeVar("M", bound=BaseModel)
 
 
-async def root(asked: Root, call: Call) -> Any:
+async def root(asked: Root, context: RequestContext) -> Any:
     """By the shape of ``inputs``, else by what the model (the first, or ``model``) does."""
     inputs, parameters = asked.inputs, asked.parameters or RootParameters()
     if isinstance(inputs, dict) and "source_sentence" in inputs:
         options = parameters.model_dump(include=set(SimilarityParameters.model_fields))
         fields = {"inputs": inputs, "parameters": options, "model": asked.model}
-        return await tei.similarity(await read(Similarity, fields, call), call)
-    served = call.service.models.find(asked.model)
-    if served.able(Filling) is not None and not _masked(inputs):
-        return await _embed(asked, parameters, call)
-    for ability, respond in _RESPOND.items():
-        if served.able(ability) is not None:
-            return await respond(asked, parameters, call)
+        return await tei.similarity(await read(Similarity, fields, context), context)
+    served = context.service.models.find(asked.model)
+    if served.handler_for(FillMaskHandler) is not None and not _masked(inputs):
+        return await _embed(asked, parameters, context)
+    for handler, respond in _RESPOND.items():
+        if served.handler_for(handler) is not None:
+            return await respond(asked, parameters, context)
     raise AssertionError("a model without an ability")
 
 
-async def read(schema: type[M], fields: dict[str, Any], call: Call) -> M:
+async def read(schema: type[M], fields: dict[str, Any], context: RequestContext) -> M:
     """A request of another route. Raises ConfigError in one line for what does not fit."""
     given = {key: value for key, value in fields.items() if value is not None}
     try:  # as JSON, as it would have come by its own route
-        return await call.offload(call.size, lambda: schema.model_validate_json(orjson.dumps(given)))
+        return await context.offload(context.size, lambda: schema.model_validate_json(orjson.dumps(given)))
     except orjson.JSONEncodeError as error:
         raise ConfigError(f"inputs: {error}: send integers of at most 64 bits") from error
     except ValidationError as error:
@@ -85,37 +85,37 @@ _FORM = re.compile(r"(str|int|bool|list\[.*|function-\w+\[.*|[A-Z]\w*)$")
 """What pydantic puts into a place beside the request's own keys: the form of a union that it tried."""
 
 
-async def _embed(asked: Root, parameters: RootParameters, call: Call) -> Any:
+async def _embed(asked: Root, parameters: RootParameters, context: RequestContext) -> Any:
     fields: dict[str, Any] = {key: getattr(asked, key) for key in Embed.model_fields}
     for key in ("normalize", *SimilarityParameters.model_fields):  # clients send them at either place
         fields[key] = getattr(parameters, key) if fields[key] is None else fields[key]
-    return await tei.embed(await read(Embed, fields, call), call)
+    return await tei.embed(await read(Embed, fields, context), context)
 
 
-async def _classify(asked: Root, parameters: RootParameters, call: Call) -> Any:
+async def _classify(asked: Root, parameters: RootParameters, context: RequestContext) -> Any:
     inputs = asked.inputs
     if isinstance(inputs, dict) and "query" in inputs:
-        return await tei.rerank(await read(Rerank, {"model": asked.model, **inputs}, call), call)
+        return await tei.rerank(await read(Rerank, {"model": asked.model, **inputs}, context), context)
     if isinstance(inputs, dict) and "text" in inputs:  # as transformers' pipeline takes a pair
         inputs = [[inputs["text"], *([inputs["text_pair"]] if inputs.get("text_pair") is not None else [])]]
     truncate = asked.truncate if asked.truncate is not None else parameters.truncate
     raw = parameters.function_to_apply == "none"
-    _, judging = call.able(Judging, asked.model)
-    if not raw and parameters.function_to_apply not in (None, judging.function):
+    _, classifier = context.handler_for(ClassificationHandler, asked.model)
+    if not raw and parameters.function_to_apply not in (None, classifier.function):
         raise ConfigError(
-            f"parameters.function_to_apply: the model's scores come by {judging.function}: leave it out, or take none"
+            f"parameters.function_to_apply: the model's scores come by {classifier.function}: leave it out, or take none"
         )
     fields = {"inputs": inputs, "truncate": truncate, "raw_scores": raw, "model": asked.model}
-    found = await tei.predict(await read(Predict, fields, call), call)
+    found = await tei.predict(await read(Predict, fields, context), context)
     rows = [found] if found and isinstance(found[0], dict) else found  # the client takes the first row of any answer
     return [row[: parameters.top_k] for row in rows]
 
 
-async def _tag(asked: Root, parameters: RootParameters, call: Call) -> Any:
+async def _tag(asked: Root, parameters: RootParameters, context: RequestContext) -> Any:
     strategy = parameters.aggregation_strategy or "first"
     chosen = "simple" if strategy == "none" else strategy
     fields = {"inputs": asked.inputs, "strategy": chosen, "model": asked.model}
-    found = await own.token_classify(await read(TokenClassify, fields, call), call)
+    found = await own.token_classify(await read(TokenClassify, fields, context), context)
     return _each(found, asked.inputs, _entity)
 
 
@@ -126,9 +126,9 @@ def _entity(entity: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-async def _fill(asked: Root, parameters: RootParameters, call: Call) -> Any:
+async def _fill(asked: Root, parameters: RootParameters, context: RequestContext) -> Any:
     fields = {"inputs": asked.inputs, "top_k": parameters.top_k, "model": asked.model}
-    found = await own.fill_mask(await read(FillMaskRequest, fields, call), call)
+    found = await own.fill_mask(await read(FillMaskRequest, fields, context), context)
     texts = [found] if isinstance(asked.inputs, str) else found
     made = [[[_filled(fill) for fill in mask] for mask in masks] for masks in texts]
     flat = [masks[0] if len(masks) == 1 else masks for masks in made]
@@ -144,9 +144,9 @@ def _filled(fill: dict[str, Any]) -> dict[str, Any]:
     return {"score": fill["score"], "token": fill["id"], "token_str": fill["token"], "sequence": fill["text"]}
 
 
-async def _answer(asked: Root, parameters: RootParameters, call: Call) -> Any:
+async def _answer(asked: Root, parameters: RootParameters, context: RequestContext) -> Any:
     fields = {"inputs": asked.inputs, "top_k": parameters.top_k, "model": asked.model}
-    found = await own.answer(await read(AnswerRequest, fields, call), call)
+    found = await own.answer(await read(AnswerRequest, fields, context), context)
     answers = [
         {"answer": answer["text"], "start": answer["start"], "end": answer["end"], "score": answer["score"]}
         for answer in (found if isinstance(asked.inputs, dict) else [best for own in found for best in own[:1]])
@@ -160,12 +160,12 @@ def _each(found: Any, inputs: Any, change: Callable[[dict[str, Any]], dict[str, 
     return [[change(item) for item in row] for row in found]
 
 
-_RESPOND: dict[type[Any], Callable[[Root, RootParameters, Call], Any]] = {
-    Judging: _classify,
-    Tagging: _tag,
-    Filling: _fill,
-    Answering: _answer,
-    Embedding: _embed,
+_RESPOND: dict[type[Any], Callable[[Root, RootParameters, RequestContext], Any]] = {
+    ClassificationHandler: _classify,
+    TaggingHandler: _tag,
+    FillMaskHandler: _fill,
+    AnswerHandler: _answer,
+    EmbeddingHandler: _embed,
 }
 """A masked language model fills masks if its inputs hold one, and embeds them if not."""
 

@@ -8,19 +8,19 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from mmbert.serving.call import Call
+from mmbert.serving.context import RequestContext
 
 
 @dataclass(frozen=True)
 class Route:
     """``handle``: the checked request and its call -> what is written as JSON.
 
-    kind  under which it is counted, see :data:`mmbert.serving.meters.KINDS`; None: only among all
+    kind  under which it is counted, see :data:`mmbert.serving.metrics.KINDS`; None: only among all
     """
 
     path: str
     summary: str
     asks: type[BaseModel]
     gives: Any
-    handle: Callable[[Any, Call], Awaitable[Any]]
+    handle: Callable[[Any, RequestContext], Awaitable[Any]]
     kind: str | None = None

@@ -12,11 +12,11 @@ from starlette.routing import Route as StarletteRoute
 from starlette.staticfiles import StaticFiles
 
 from mmbert import __version__
-from mmbert.serving.abilities.embedding import Embedding
-from mmbert.serving.abilities.judging import Judging, Ranking
-from mmbert.serving.abilities.reading import Tagging
 from mmbert.serving.endpoint import check_ready, json_response
-from mmbert.serving.meters import CONTENT_TYPE
+from mmbert.serving.handlers.classification import ClassificationHandler, RerankHandler
+from mmbert.serving.handlers.embedding import EmbeddingHandler
+from mmbert.serving.handlers.token_tasks import TaggingHandler
+from mmbert.serving.metrics import CONTENT_TYPE
 from mmbert.serving.models import Served
 from mmbert.serving.service import Service
 
@@ -83,7 +83,7 @@ def site_routes(service: Service, document: dict[str, Any]) -> list[BaseRoute]:
 def describe(service: Service, served: Served) -> dict[str, Any]:
     """A model as text-embeddings-inference's ``/info`` has it; and its ``routes``, ``prompts``, ``dimensions``."""
     limits, loaded = served.engine.limits, served.loaded
-    embedding = served.able(Embedding)
+    embedding = served.handler_for(EmbeddingHandler)
     return {
         "model_id": served.name,
         "model_sha": None,
@@ -113,12 +113,16 @@ def describe(service: Service, served: Served) -> dict[str, Any]:
 
 
 def _kind(served: Served) -> dict[str, Any]:
-    embedding, judging, tagging = served.able(Embedding), served.able(Judging), served.able(Tagging)
-    labels = judging.labels if judging else tagging.labels if tagging else []
+    embedding, classifier, tagging = (
+        served.handler_for(EmbeddingHandler),
+        served.handler_for(ClassificationHandler),
+        served.handler_for(TaggingHandler),
+    )
+    labels = classifier.labels if classifier else tagging.labels if tagging else []
     numbered = {str(index): label for index, label in enumerate(labels)}
     names = {"id2label": numbered, "label2id": {label: index for index, label in numbered.items()}} if labels else {}
-    if judging is not None:
-        return {"reranker" if isinstance(judging, Ranking) else "classifier": names}
+    if classifier is not None:
+        return {"reranker" if isinstance(classifier, RerankHandler) else "classifier": names}
     if embedding is not None:
         return {"embedding": {"pooling": "+".join(embedding.embedder.pooling.modes)}}
     return {"token_classifier" if tagging else "question_answering": names}

@@ -1,0 +1,171 @@
+"""Exact copies among the documents of a source, found by many tasks and with the outcome of the plain loop.
+
+The loop of ``prepare`` goes through the documents in order and drops what it has seen. Here (1) :class:`Compare` sorts
+the hashes, each task a part of them, and finds the later copies of every text; where a document to be held out is among
+the copies, it only names them. (2) :class:`Decide` goes through the documents to be held out and these few others in
+order, as the loop does, since what is held out depends on how much is held out of its language already.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+from datatrove.data import Document as Item
+from datatrove.utils.typeshelper import StatHints
+from numpy.typing import NDArray
+
+from mmbert.data.distributed.steps import Step, fresh_folder, held_path, read_spill, save_array
+from mmbert.data.prepare import BEYOND, COPY, COPY_OF_HELDOUT
+from mmbert.data.store import TextWriter
+from mmbert.files import atomic_file, read_json
+
+KEEP, HOLD = 0, 1
+VERDICTS = {2: COPY, 3: COPY_OF_HELDOUT, 4: BEYOND}
+"""What becomes of a document, as a byte; the others are dropped for a reason."""
+
+_NAMES = {reason: code for code, reason in VERDICTS.items()}
+_RANK = 32
+"""Bits of a document's number within its rank; above them stands the number of the rank within its source."""
+
+
+class Compare(Step):
+    """Sorts a part of the hashes of every source; one task a part."""
+
+    name = "Exact copies"
+    type = "🫂 - DEDUP"
+
+    def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> None:
+        """Write the positions of later copies, and the groups of copies with a document to be held out."""
+        plan = self.plan
+        for number, ranks in enumerate(plan.sources.values()):
+            records = [np.load(plan.place("hashes", rank, f"{member:05d}.npy")) for member in ranks]
+            places = [
+                (np.uint64(i) << np.uint64(_RANK)) + part["number"].astype(np.uint64) for i, part in enumerate(records)
+            ]
+            high, low, held = (np.concatenate([part[field] for part in records]) for field in ("high", "low", "held"))
+            copies, contested = compare(high, low, held, np.concatenate(places))
+            self.stat_update("copies", value=len(copies))
+            with atomic_file(plan.place("copies", number, f"{rank:05d}.npz")) as file:
+                np.savez(file, copies=copies, contested=contested)
+
+
+def compare(
+    high: NDArray[np.uint64], low: NDArray[np.uint64], held: NDArray[np.bool_], place: NDArray[np.uint64]
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """(copies, contested) among documents, given their hashes in two halves.
+
+    copies     (C,) places of all but the first document of a text, where none of them is to be held out
+    contested  (D, 3) number of the text, place, and 1 if to be held out, of all documents of the other texts that occur
+               more than once
+    """
+    order = np.lexsort((place, low, high))
+    high, low, held, place = high[order], low[order], held[order], place[order]
+    if not len(order):
+        return place, np.empty((0, 3), np.uint64)
+    first = np.ones(len(order), dtype=bool)
+    first[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
+    text = np.cumsum(first) - 1
+    special = np.bincount(text, weights=held)[text] > 0
+    several = np.bincount(text)[text] > 1
+    rows = special & several
+    contested = np.stack([text[rows].astype(np.uint64), place[rows], held[rows].astype(np.uint64)], axis=1)
+    return place[~special & ~first], contested
+
+
+class Decide(Step):
+    """Says of every document whether it is kept, held out, or dropped and why; one task a source."""
+
+    name = "Decide"
+    type = "🫂 - DEDUP"
+
+    def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> None:
+        """Write ``verdicts`` of every rank of a source."""
+        plan = self.plan
+        ranks = list(plan.sources.values())[rank]
+        cleaning = plan.recipe.cleaning
+        counts = [read_json(held_path(plan, member)) for member in ranks]
+        found = [np.load(plan.place("copies", rank, f"{part:05d}.npz")) for part in range(plan.partitions)]
+        verdicts = [np.full(count["documents"], KEEP, dtype=np.uint8) for count in counts]
+        for part in found if cleaning.deduplicate else ():
+            for place in part["copies"].tolist():
+                verdicts[place >> _RANK][place % 2**_RANK] = _NAMES[COPY]
+        groups = {
+            place: (part, text) for part, values in enumerate(found) for text, place, _ in values["contested"].tolist()
+        }
+        held = {
+            (i << _RANK) + number: (language, characters)
+            for i, count in enumerate(counts)
+            for number, language, characters, _ in count["held"]
+        }
+        for place, verdict in decide(groups, held, cleaning.holdout_characters, deduplicate=cleaning.deduplicate):
+            verdicts[place >> _RANK][place % 2**_RANK] = verdict
+        for member, values in zip(ranks, verdicts, strict=True):
+            save_array(plan.place("verdicts", f"{member:05d}.npy"), values)
+
+
+def decide(
+    groups: dict[int, tuple[int, int]], held: dict[int, tuple[str, int]], limit: int, *, deduplicate: bool
+) -> Iterator[tuple[int, int]]:
+    """(place, verdict) of the documents to be held out and their copies, in order.
+
+    groups       place -> the text, of documents whose text occurs several times
+    held         place -> (language, characters) of the documents to be held out
+    limit        characters held out of a language at most
+    deduplicate  whether of copies among the others only the first is kept
+    """
+    seen: set[tuple[int, int]] = set()
+    sizes: Counter[str] = Counter()
+    for place in sorted({*groups, *held}):
+        text = groups.get(place)
+        if place in held:
+            language, characters = held[place]
+            if sizes[language] + characters > limit:
+                yield place, _NAMES[BEYOND]
+                continue
+            if text in seen:
+                yield place, _NAMES[COPY]
+                continue
+            sizes[language] += characters
+            yield place, HOLD
+        elif text in seen:
+            yield place, _NAMES[COPY if deduplicate else COPY_OF_HELDOUT]
+        else:
+            yield place, KEEP
+        if text is not None and (place in held or deduplicate):
+            seen.add(text)
+
+
+class Kept(Step):
+    """Reads a rank's documents again, those that are kept; the second time those held out are written on the way."""
+
+    name = "Kept documents"
+    type = "📖 - READER"
+
+    def __init__(self, folder: str, *, write: bool) -> None:
+        super().__init__(folder)
+        self.write = write
+
+    def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> Iterator[Item]:
+        """Yield what is kept."""
+        plan = self.plan
+        verdicts = np.load(plan.place("verdicts", f"{rank:05d}.npy")).tolist()
+        report = self.report(rank)
+        heldout = TextWriter(fresh_folder(plan, "heldout", rank))
+        for item, verdict in zip(read_spill(plan, rank), verdicts, strict=True):
+            self.stat_update(StatHints.total)
+            if verdict == KEEP:
+                self.stat_update(StatHints.forwarded)
+                yield item
+            elif verdict == HOLD:
+                counts = report.language(item.metadata["language"])
+                counts.heldout_documents += 1
+                counts.heldout_characters += len(item.text)
+                if self.write:
+                    heldout.write(item.metadata["language"], item.id, item.text)
+            else:
+                self.drop(report, item, VERDICTS[verdict])
+        if self.write:
+            heldout.close()
+            self.write_report(rank, report)

@@ -1,0 +1,149 @@
+"""``mmbert data scale``: the data folder of ``mmbert data prepare``, made by many tasks on one machine or a cluster.
+
+The stages run one after the other, on datatrove's executors. Each keeps which of its tasks are complete, so that the
+same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mmbert.errors import ConfigError, MissingExtra, MMBertError
+from mmbert.locks import lock_folder
+from mmbert.recipe import Recipe
+
+if TYPE_CHECKING:
+    from datatrove.pipeline.base import PipelineStep
+
+    from mmbert.data.distributed.plan import Plan
+
+logger = logging.getLogger(__name__)
+
+
+class Stage(NamedTuple):
+    """Tasks that need nothing of one another."""
+
+    name: str
+    tasks: int
+    steps: list[PipelineStep]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What Slurm and Ray are asked for."""
+
+    partition: str | None = None
+    time: str = "24:00:00"
+    memory_gb: int = 4
+    """Of each task."""
+    setup: str | None = None
+    """A command that makes ``mmbert`` available, as ``source .venv/bin/activate``."""
+    options: dict[str, str] = field(default_factory=dict)
+    """Further ``#SBATCH`` lines: ``account`` -> ``mine``."""
+
+
+def prepare_at_scale(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    executor: str = "local",
+    tasks: int = 1,
+    workers: int = 1,
+    cluster: Cluster | None = None,
+    dry_run: bool = False,
+) -> list[Path]:
+    """Prepare text, tokenizer and shards below ``folder``, or with ``slurm`` submit the jobs that do.
+
+    executor ``local``, ``slurm`` or ``ray``
+    tasks    parts that the sources are divided into; kept as they are when a stopped run goes on
+    workers  tasks at the same time
+    dry_run  for ``slurm``: write the launch files, which are returned, and submit nothing
+    Raises ConfigError and MissingExtra before anything runs, else what ``prepare_data`` raises.
+    """
+    cluster = cluster or Cluster()
+    _require(recipe, executor)
+    if executor == "slurm" and cluster.partition is None:
+        raise ConfigError("a Slurm cluster needs --partition: see `sinfo -s`")
+    if dry_run and executor != "slurm":
+        raise ConfigError("--dry-run writes the launch files of --executor slurm; the others have none")
+    from mmbert.data.distributed.plan import make_plan
+
+    folder = folder.absolute()
+    with lock_folder(folder):
+        plan = make_plan(recipe, folder, tasks)
+        found = stages(plan, tasks)
+        logs = folder / "scale" / "logs"
+        if executor == "slurm":
+            from mmbert.data.distributed import slurm
+
+            return slurm.launch(found, logs, workers, cluster, recipe.name, dry_run=dry_run)
+        for stage in found:
+            logger.info("%s: %d tasks", stage.name, stage.tasks)
+            _run(stage, logs / stage.name, workers, executor, cluster)
+    return []
+
+
+def _require(recipe: Recipe, executor: str) -> None:
+    """Raises MissingExtra for a package that a task would miss hours later."""
+    for package, extra in (
+        ("datatrove", "scale"),
+        *((("ray", "ray"),) if executor == "ray" else ()),
+        *((("fasttext", "langid"),) if recipe.cleaning.language_id is not None else ()),
+        *((("regex", "scale"),) if recipe.cleaning.near_duplicates is not None else ()),
+    ):
+        if find_spec(package) is None:
+            raise MissingExtra(package, extra)
+
+
+def stages(plan: Plan, tasks: int) -> list[Stage]:
+    """What is to be done, in order; a source that is prepared already is only tokenised."""
+    from mmbert.data.distributed import copies, minhash, shards, steps, text_files
+
+    folder, ranks, sources = str(plan.folder), len(plan.ranks), len(plan.fingerprints)
+    cleaning = plan.recipe.cleaning
+    found: list[Stage] = []
+    if sources:
+        agree = [steps.Agree(folder)] if cleaning.language_id is not None else []
+        read = [steps.Read(folder), steps.Clean(folder), *agree, steps.Spill(folder)]
+        found.append(Stage("1-read", ranks, read))
+        found.append(Stage("2-copies", plan.partitions, [copies.Compare(folder)]))
+        found.append(Stage("3-decide", sources, [copies.Decide(folder)]))
+        drop = []
+        if (near_duplicates := cleaning.near_duplicates) is not None:
+            kept = [copies.Kept(folder, write=False), minhash.Signatures(folder)]
+            found.append(Stage("4-signatures", ranks, kept))
+            found.append(Stage("5-buckets", sources * near_duplicates.buckets, [minhash.Buckets(folder)]))
+            found.append(Stage("6-clusters", sources, [minhash.Clusters(folder)]))
+            drop = [minhash.DropNear(folder)]
+        write = [copies.Kept(folder, write=True), *drop, text_files.Write(folder)]
+        found.append(Stage("7-write", ranks, write))
+        found.append(Stage("8-collect", ranks, [text_files.Collect(folder)]))
+    found.append(Stage("9-text", 1, [text_files.Finish(folder)]))
+    found.append(Stage("10-tokenise", max(tasks, 1), [shards.Tokenise(folder)]))
+    found.append(Stage("11-manifest", 1, [shards.Manifest(folder)]))
+    return found
+
+
+def _run(stage: Stage, logs: Path, workers: int, executor: str, cluster: Cluster) -> None:
+    """Run what is not complete of a stage, and wait for it."""
+    options: dict[str, Any] = {"pipeline": stage.steps, "tasks": stage.tasks, "logging_dir": str(logs)}
+    options["workers"] = max(1, min(workers, stage.tasks))
+    if executor == "ray":
+        from datatrove.executor.ray import RayPipelineExecutor
+
+        running = RayPipelineExecutor(**options, mem_per_cpu_gb=cluster.memory_gb)
+    else:
+        from mmbert.data.distributed.local import LocalExecutor
+
+        running = LocalExecutor(**options)
+    running.run()
+    failed = running.get_incomplete_ranks(skip_completed=True)
+    if failed:
+        raise MMBertError(
+            f"{len(failed)} of {stage.tasks} tasks of {stage.name} failed, the first is {failed[0]}: "
+            f"see {logs}/logs/task_{failed[0]:05d}.log, then run the same command again"
+        )

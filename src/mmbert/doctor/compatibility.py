@@ -1,0 +1,294 @@
+"""Who else would read a model folder rightly, judged by the keys that each reader takes from its files.
+
+What each takes was tried or read in its source: transformers 4.57 and 5.23, sentence-transformers 5.1 and 6.2,
+text-embeddings-inference 1.9, vLLM of 2025 and 2026. Some fail on a key that is absent; some take a default in its
+place and compute something else without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mmbert.doctor.model_folder import Folder
+from mmbert.model.weights import WEIGHTS
+
+Reads = Literal["rightly", "with an option", "wrongly", "not", "not its kind"]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that keeps a reader from reading a folder as it is meant, and what to write instead."""
+
+    reads: Reads
+    why: str
+    fix: str = ""
+
+    @property
+    def amiss(self) -> bool:
+        """Not only a matter of asking the reader in another way."""
+        return self.reads in ("wrongly", "not")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How one reader reads a folder: by the gravest of its faults."""
+
+    reader: str
+    reads: Reads
+    faults: tuple[Fault, ...] = ()
+
+    @property
+    def why(self) -> str:
+        return "; ".join(fault.why for fault in self.faults if fault.reads == self.reads)
+
+
+THETAS = {
+    "full_attention": ("global_rope_theta", 160_000.0),
+    "sliding_attention": ("local_rope_theta", 10_000.0),
+}
+"""Kind of layer -> its older key, and what transformers 4 and 5 both take where nothing is written."""
+
+_PLAIN = ("PreTrainedTokenizerFast", "TokenizersBackend", None)
+"""Classes of tokenizers that take ``tokenizer.json`` as it is."""
+
+_NEW_PLACES = ("sentence_transformers.base", "sentence_transformers.sentence_transformer")
+"""Where the modules of sentence-transformers lie from 5.4 on."""
+
+_SERVED_BY_VLLM = ("ModernBertModel", "ModernBertForSequenceClassification", "ModernBertForTokenClassification")
+_TEI_CONFIG = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_activation",
+    "max_position_embeddings", "initializer_range", "initializer_cutoff_factor", "norm_eps", "norm_bias",
+    "pad_token_id", "eos_token_id", "bos_token_id", "cls_token_id", "sep_token_id", "global_rope_theta",
+    "attention_bias", "attention_dropout", "global_attn_every_n_layers", "local_attention", "local_rope_theta",
+    "classifier_activation", "architectures",
+)  # fmt: skip
+"""Keys without which text-embeddings-inference does not start."""
+
+_TEI_POOLING = (
+    "pooling_mode_cls_token", "pooling_mode_mean_tokens", "pooling_mode_max_tokens",
+    "pooling_mode_mean_sqrt_len_tokens",
+)  # fmt: skip
+
+
+def judge(folder: Folder, kind: str) -> list[Verdict]:
+    """The verdict of each reader; ``kind`` as in :mod:`mmbert.inference.load`."""
+    readers: dict[str, Callable[[Folder, str], Iterator[Fault]]] = {
+        "transformers 4": _transformers_4,
+        "transformers 5": _transformers_5,
+        "sentence-transformers 5": _sentence_5,
+        "sentence-transformers 6": _sentence_6,
+        "text-embeddings-inference": _tei,
+        "vLLM": _vllm,
+    }
+    return [_verdict(name, list(find(folder, kind))) for name, find in readers.items()]
+
+
+def _verdict(reader: str, faults: list[Fault]) -> Verdict:
+    order = ("not its kind", "not", "wrongly", "with an option")
+    faults.sort(key=lambda fault: order.index(fault.reads))
+    if not faults:
+        return Verdict(reader, "rightly")
+    own = faults[:1] if faults[0].reads == "not its kind" else faults
+    return Verdict(reader, faults[0].reads, tuple(own))
+
+
+def stated_thetas(config: dict[str, Any]) -> dict[str, float | None]:
+    """RoPE bases as written, the newer form first; None where neither is."""
+    newer = config.get("rope_parameters")
+    found: dict[str, float | None] = {}
+    for kind, (older, _) in THETAS.items():
+        entry = newer.get(kind) if isinstance(newer, dict) else None
+        value = entry.get("rope_theta") if isinstance(entry, dict) else None
+        stated = config.get(older) if value is None else value
+        found[kind] = float(stated) if isinstance(stated, int | float) else None
+    return found
+
+
+def _older_keys(folder: Folder) -> Iterator[Fault]:
+    """What readers of the older form take where only the newer one is written, and it is something else."""
+    config = folder.config
+    for kind, (older, default) in THETAS.items():
+        meant = stated_thetas(config)[kind]
+        if meant is not None and config.get(older, default) != meant:
+            taken = f"{config[older]} of {older}" if older in config else f"{default:g}, for {older} is not written"
+            yield Fault(
+                "wrongly", f"takes the RoPE base {taken}; the model's is {meant:g}", f'write "{older}": {meant:g}'
+            )
+    types = config.get("layer_types")
+    every = config.get("global_attn_every_n_layers", 3)
+    if isinstance(types, list) and isinstance(every, int) and every > 0:
+        read = ["sliding_attention" if layer % every else "full_attention" for layer in range(len(types))]
+        if read != types:
+            yield Fault(
+                "wrongly",
+                f"takes every {every}. layer as global, layer_types says otherwise",
+                'write "global_attn_every_n_layers"',
+            )
+
+
+def _write(config: dict[str, Any], keys: Iterable[str]) -> str:
+    """What to put in ``config.json``, with values where other keys tell them."""
+    thetas = stated_thetas(config)
+    known: dict[str, Any] = {older: thetas[kind] or default for kind, (older, default) in THETAS.items()}
+    known["layer_norm_eps"] = config.get("norm_eps", 1e-5)
+    types = config.get("layer_types")
+    if isinstance(types, list) and types.count("full_attention") > 1:
+        known["global_attn_every_n_layers"] = types.index("full_attention", 1)
+    words = [f'"{key}": {known[key]}' if key in known else f'"{key}"' for key in keys]
+    return f"write {', '.join(words)}"
+
+
+def _specials(folder: Folder) -> Iterator[Fault]:
+    """transformers knows special tokens from these files only, not from tokenizer.json."""
+    named = {**folder.files.get("special_tokens_map.json", {}), **folder.tokenizer_config}
+    if not named.get("pad_token"):
+        yield Fault(
+            "not", "names no pad_token: texts cannot stand in one batch", 'write "pad_token" in tokenizer_config.json'
+        )
+
+
+def _transformers_4(folder: Folder, kind: str) -> Iterator[Fault]:
+    name = folder.tokenizer_config.get("tokenizer_class")
+    if name == "TokenizersBackend":
+        yield Fault(
+            "not",
+            f"tokenizer_config.json names the class {name}, which only version 5 has",
+            'write "PreTrainedTokenizerFast"',
+        )
+    yield from _foreign_class(name)
+    yield from _specials(folder)
+    yield from _older_keys(folder)
+
+
+def _transformers_5(folder: Folder, kind: str) -> Iterator[Fault]:
+    yield from _foreign_class(folder.tokenizer_config.get("tokenizer_class"))
+    yield from _specials(folder)
+
+
+def _foreign_class(name: Any) -> Iterator[Fault]:
+    if name not in _PLAIN:
+        yield Fault(
+            "with an option",
+            f"tokenizer_config.json names the class {name}, which may build its own rules over tokenizer.json",
+            "compare ids, or load it with PreTrainedTokenizerFast",
+        )
+
+
+def _sentence_5(folder: Folder, kind: str) -> Iterator[Fault]:
+    yield from _sentence(folder, kind)
+    new = [path for path, _ in folder.modules if path.startswith(_NEW_PLACES)]
+    if new:
+        yield Fault(
+            "not",
+            f"modules.json names {new[0]}, which versions before 5.4 do not have",
+            f'write "sentence_transformers.models.{new[0].rpartition(".")[2]}" and so on',
+        )
+    for name, values in _poolings(folder):
+        if "word_embedding_dimension" not in values:
+            yield Fault(
+                "not",
+                f"{name} has embedding_dimension and pooling_mode, which version 5 does not know",
+                'write "word_embedding_dimension" and "pooling_mode_mean_tokens": true (or which it is)',
+            )
+    yield from _transformers_4(folder, kind)
+
+
+def _sentence_6(folder: Folder, kind: str) -> Iterator[Fault]:
+    yield from _sentence(folder, kind)
+    yield from _transformers_5(folder, kind)
+
+
+def _sentence(folder: Folder, kind: str) -> Iterator[Fault]:
+    if kind in ("tokens", "span", "choice"):
+        yield Fault("not its kind", "it has no class for this head")
+    elif kind in ("encoder", "masked_lm"):
+        yield Fault("with an option", "no modules.json: it makes a mean of tokens up, with a warning")
+
+
+def _poolings(folder: Folder) -> list[tuple[str, dict[str, Any]]]:
+    names = [f"{where}/config.json" for path, where in folder.modules if path.endswith(".Pooling")]
+    return [(name, folder.files[name]) for name in names if name in folder.files]
+
+
+def _tei(folder: Folder, kind: str) -> Iterator[Fault]:
+    config = folder.config
+    if kind in ("tokens", "span", "choice"):
+        yield Fault("not its kind", "it serves vectors, classes and rankings")
+        return
+    absent = [key for key in _TEI_CONFIG if config.get(key) is None]
+    if absent:
+        yield Fault("not", f"config.json has no {', '.join(absent)}", _write(config, absent))
+    if folder.place != folder.path:
+        yield Fault("not", f"the encoder lies in {folder.place.name}/, not in the folder itself", "move its files up")
+    if not any(file.name.startswith(WEIGHTS.removesuffix(".safetensors")) for file in folder.tensors.files):
+        yield Fault("not", f"no {WEIGHTS}", "save the model as safetensors")
+    yield from _private(folder)
+    sentence = folder.files.get("sentence_bert_config.json")
+    if sentence is not None and sentence.get("max_seq_length") is None:
+        yield Fault(
+            "not", "sentence_bert_config.json has no max_seq_length", f'write "max_seq_length": {_longest(folder)}'
+        )
+    yield from _older_keys(folder)
+    if kind == "sequence":
+        yield from _tei_classes(config)
+    else:
+        yield from _tei_pooling(folder)
+
+
+def _tei_classes(config: dict[str, Any]) -> Iterator[Fault]:
+    labels = config.get("id2label")
+    if not isinstance(labels, dict) or not isinstance(config.get("label2id"), dict):
+        yield Fault("not", "config.json has no id2label and label2id", "write the names of the classes")
+    elif len(labels) > 1 and config.get("num_labels") != len(labels):
+        yield Fault("not", "takes one class where num_labels is not written", f'write "num_labels": {len(labels)}')
+
+
+def _tei_pooling(folder: Folder) -> Iterator[Fault]:
+    pooling = folder.files.get("1_Pooling/config.json")
+    if pooling is None:
+        yield Fault("with an option", "no 1_Pooling/config.json: start it with --pooling mean")
+        return
+    absent = [key for key in _TEI_POOLING if not isinstance(pooling.get(key), bool)]
+    if absent:
+        yield Fault(
+            "not", f"1_Pooling/config.json has no {', '.join(absent)}", "write true for the one that it is, else false"
+        )
+    elif not (pooling["pooling_mode_cls_token"] or pooling["pooling_mode_mean_tokens"]):
+        yield Fault("not", "it pools by mean or first token only", "use another reader")
+
+
+def _vllm(folder: Folder, kind: str) -> Iterator[Fault]:
+    config = folder.config
+    if folder.architecture not in _SERVED_BY_VLLM:
+        yield Fault("not its kind", f"it has no class {folder.architecture}")
+        return
+    absent = [
+        key for key in ("layer_norm_eps", "global_rope_theta", "local_rope_theta", "global_attn_every_n_layers")
+        if config.get(key) is None
+    ]  # fmt: skip
+    if absent:
+        yield Fault("not", f"config.json has no {', '.join(absent)}", _write(config, absent))
+    yield from _private(folder)
+    yield from _older_keys(folder)
+    for name, values in _poolings(folder):
+        if not any(key.startswith("pooling_mode_") and value for key, value in values.items()):
+            yield Fault(
+                "wrongly",
+                f"{name} has no pooling_mode_*: versions before September 2026 take the first token",
+                'write "pooling_mode_mean_tokens": true (or which it is)',
+            )
+    if kind == "encoder":
+        yield Fault("with an option", "it takes the first token: ask it for mean pooling")
+
+
+def _private(folder: Folder) -> Iterator[Fault]:
+    """Files that only their owner may read: a server often runs as somebody else."""
+    closed = [file.name for file in folder.tensors.files if not file.stat().st_mode & 0o044]
+    if closed:
+        yield Fault("not", f"{closed[0]} may be read by its owner only", f"chmod 644 {closed[0]}")
+
+
+def _longest(folder: Folder) -> Any:
+    return folder.config.get("max_position_embeddings", 8192)

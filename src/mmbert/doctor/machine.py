@@ -1,0 +1,102 @@
+"""What this machine has, and what would run on it: versions, device, threads, precision, attention, extras."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+
+import torch
+
+from mmbert import cpu
+from mmbert.extras import extras, missing
+from mmbert.inference import precision
+from mmbert.inference.native import kernel, layer
+from mmbert.model.config import PRESETS
+from mmbert.training.run_folder import choose_precision, versions
+
+
+def describe_machine() -> dict[str, str]:
+    """Everything above by name, in the order printed."""
+    device = this_device()
+    return {
+        **versions(),
+        "platform": platform.platform(),
+        "device": _device(device),
+        "threads": _threads(),
+        "precision": ": ".join(precision.choose(device)),
+        "in training": _training(device),
+        "int8": _int8(device),
+        "matrices": _matrices(device),
+        "attention": attention(device),
+        **{f"extra {name}": _extra(name) for name in extras()},
+    }
+
+
+def this_device() -> torch.device:
+    """What ``device: auto`` means here."""
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def attention(device: torch.device) -> str:
+    """Which implementation runs, and why."""
+    if device.type != "cuda":
+        torch_way = "torch, documents of one length per call, local layers in blocks"
+        return f"bf16, int8: {kernel.describe()} (MMBERT_NATIVE=0: torch); fp32: {torch_way}"
+    try:
+        from torch.nn.attention import varlen  # noqa: F401  (absent from some builds)
+    except ImportError:
+        return "this torch has no varlen_attn: take precision fp32, or install torch 2.11 or newer"
+    return "varlen_attn (flash attention with a window) in bf16; blocks in fp32"
+
+
+def _device(device: torch.device) -> str:
+    if device.type != "cuda":
+        return "cpu: no CUDA device, or a torch without CUDA"
+    memory = torch.cuda.get_device_properties(device).total_memory / 2**30
+    return f"cuda: {torch.cuda.device_count()} x {torch.cuda.get_device_name(device)}, {memory:.0f} GiB"
+
+
+def _threads() -> str:
+    """Threads of a matrix product beside the processors that this process may use (fewer in a container)."""
+    given = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    used = torch.get_num_threads()
+    advice = "" if used <= given else f": more than there are, which is slow; set OMP_NUM_THREADS={given}"
+    return f"{used} of torch, {given} processors given to this process{advice}"
+
+
+def _training(device: torch.device) -> str:
+    """What ``runtime.precision: auto`` of a recipe chooses."""
+    chosen = {choose_precision(device, int(preset["hidden_size"])) for preset in PRESETS.values()}
+    if device.type == "cuda":
+        return "bf16: matrix products run on the tensor cores in it; weights stay fp32"
+    if "bf16" in chosen:
+        return "bf16: this processor multiplies it in hardware (narrow models: fp32); weights stay fp32"
+    return "fp32: this processor has no bf16 instructions (AVX-512 BF16 or AMX)"
+
+
+def _int8(device: torch.device) -> str:
+    """Whether ``precision: int8`` is worth asking for."""
+    if device.type != "cpu":
+        return "for CPUs only: take bf16"
+    if layer.usable():
+        return "ready on request: native layers, which compile nothing when they are first used"
+    if not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
+        return "slower than bf16 here: it needs a C++ compiler (g++)"
+    if cpu.largest_int8_weight() < 127:
+        return "possible, with weights of 7 bits: this processor has no VNNI, and products of 8 bits saturate"
+    able = torch.cpu.get_capabilities()
+    found = [name for name in ("amx_int8", "avx512_vnni", "avx_vnni") if able.get(name)]
+    return f"ready on request: the processor has {found[0]}" if found else "possible: this processor has no VNNI for it"
+
+
+def _matrices(device: torch.device) -> str:
+    """Who computes what is not attention."""
+    if device.type != "cpu":
+        return "torch"
+    return "bf16, int8: native layers (MMBERT_NATIVE=0: torch); fp32: torch" if layer.usable() else "torch"
+
+
+def _extra(name: str) -> str:
+    lacking = missing(name)
+    return f"{', '.join(lacking)} missing: pip install 'mmbert[{name}]'" if lacking else "installed"

@@ -1,0 +1,229 @@
+"""What a model folder is, what is wrong with it, and who reads it rightly: ``mmbert doctor MODEL``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from mmbert.doctor.compatibility import THETAS, Fault, Verdict, judge, stated_thetas
+from mmbert.doctor.model_folder import Folder, Problem, read_folder
+from mmbert.doctor.tensors import dtype_counts, misfits, not_finite
+from mmbert.errors import MMBertError, WeightsError
+from mmbert.inference.load import KINDS, Loaded, load, read_labels
+from mmbert.inference.pooling import Pooling
+from mmbert.inference.precision import choose
+from mmbert.inference.predictor import READERS, tuning
+from mmbert.inference.sentence_transformers_folder import Dense
+from mmbert.model.config import ModelConfig, config_from_hf
+from mmbert.model.weights import model_folder
+from mmbert.tokenizer.spelling import SPACE
+from mmbert.tokenizer.tokenizer import SPECIALS, Tokenizer
+
+_SENTENCE = "All human beings are born free and equal in dignity and rights."
+
+
+_FINE = ("rightly", "with an option", "not its kind")
+
+
+@dataclass
+class Examination:
+    """Of one folder.
+
+    facts     by name, in the order printed: texts, numbers, lists and tables of them
+    problems  each with its cure; those of other readers included
+    readers   the verdict of each
+    """
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    readers: list[Verdict] = field(default_factory=list)
+
+    @property
+    def portable(self) -> str | None:
+        """The format of ``mmbert export`` that mends what other readers stumble over; None where that is not it."""
+        if self.readers[-1].reads != "rightly" or all(verdict.reads in _FINE for verdict in self.readers):
+            return None
+        return "sentence-transformers" if str(self.facts["kind"]).startswith("sentence") else "huggingface"
+
+
+def examine(name: str, *, revision: str | None = None, device: str = "auto") -> Examination:
+    """Read, check and try a folder or hub name. Raises WeightsError only if there is no such folder."""
+    path = model_folder(name, revision=revision)
+    if not (path / "config.json").is_file() and not (path / "modules.json").is_file():
+        raise WeightsError(f"no config.json in {path}: not a model folder")
+    folder = read_folder(path)
+    kind = "sentence" if _pools(folder) else KINDS.get(folder.architecture, "unknown")
+    found = Examination(problems=folder.problems)
+    found.facts |= {"folder": str(path), "class": folder.architecture, "kind": f"{kind}: {_reader(kind)}"}
+    _look_at_weights(folder, kind, found)
+    _look_at_tokenizer(folder, found)
+    loaded = _try(name, revision, device, found)
+    found.readers = [*judge(folder, kind), _ours(loaded)]
+    found.problems += _others(found.readers[:-1])
+    return found
+
+
+def _others(verdicts: list[Verdict]) -> list[Problem]:
+    """What other readers stumble over, once for all that do."""
+    readers: dict[Fault, list[str]] = {}
+    for verdict in verdicts:
+        for fault in verdict.faults:
+            if fault.amiss:
+                readers.setdefault(fault, []).append(verdict.reader)
+    said = {"wrongly": "would compute something else with it", "not": "cannot read it"}
+    return [
+        Problem(f"{' and '.join(names)} {said[fault.reads]}: {fault.why}", fault.fix)
+        for fault, names in readers.items()
+    ]
+
+
+def _pools(folder: Folder) -> bool:
+    return any(name.endswith(".Pooling") for name, _ in folder.modules)
+
+
+def _reader(kind: str) -> str:
+    return next((f"for {reader}" for known, reader in READERS.items() if known == kind), "no facade reads it")
+
+
+def _look_at_weights(folder: Folder, kind: str, found: Examination) -> None:
+    """Size, shape, context and angles; whether the weights are numbers and those that the config describes."""
+    tensors = folder.tensors
+    if tensors.shapes:
+        size = {"parameters": tensors.parameters, "bytes": tensors.bytes, "dtype": dtype_counts(tensors.dtypes)}
+        found.facts["size"] = size
+    broken = not_finite(tensors)
+    if broken:
+        listed = ", ".join(broken[:3]) + (", ..." if broken[3:] else "")
+        found.problems.append(
+            Problem(f"{len(broken)} weights hold NaN or infinite values ({listed})", "take an earlier checkpoint")
+        )
+    if not folder.config:
+        return
+    try:
+        config = config_from_hf(folder.config, str(folder.place / "config.json"))
+    except MMBertError as error:
+        found.problems.append(_split(error))
+        return
+    found.facts |= _shape(folder, config)
+    if tensors.shapes and not tensors.faults and kind in READERS:
+        try:
+            labels = 1 if kind == "choice" else len(read_labels(folder.config, str(folder.place / "config.json")))
+        except MMBertError as error:
+            found.problems.append(_split(error))
+            return
+        found.problems += [Problem(what, fix) for what, fix in misfits(tensors, config, kind, labels)]
+
+
+def _shape(folder: Folder, config: ModelConfig) -> dict[str, Any]:
+    written = stated_thetas(folder.config)
+    thetas = {"global": config.rope_theta, "local": config.local_rope_theta}
+    unsaid = [name for name, kind in zip(thetas, THETAS, strict=True) if written[kind] is None]
+    angles: dict[str, Any] = {name: f"{theta:,.0f}" for name, theta in thetas.items()}
+    if unsaid:
+        angles["not written"] = f"{' and '.join(unsaid)} (this is the default of every reader)"
+    return {
+        "shape": {
+            "layers": config.num_layers, "width": config.hidden_size, "heads": config.num_heads,
+            "mlp": config.intermediate_size, "vocabulary": config.vocab_size, "window": config.window,
+            "global layer every": config.global_every,
+        },
+        "context": f"{config.max_context:,} tokens",
+        "rope bases": angles,
+    }  # fmt: skip
+
+
+def _look_at_tokenizer(folder: Folder, found: Examination) -> None:
+    path = folder.place / "tokenizer.json"
+    if not path.is_file():
+        return
+    try:
+        tokenizer = Tokenizer.load(path)
+    except MMBertError as error:
+        found.problems.append(_split(error))
+        return
+    ids = {token: getattr(tokenizer, f"{role}_id") for role, token in SPECIALS.items()}
+    found.facts["tokenizer"] = {
+        "tokens": tokenizer.vocab_size,
+        "fingerprint": tokenizer.fingerprint,
+        "class": folder.tokenizer_config.get("tokenizer_class", "not written"),
+        "byte fallback": _byte_fallback(tokenizer),
+    }
+    found.facts["specials"] = " ".join(f"{token} {index}" for token, index in ids.items())
+    found.facts["spaces"] = spaces(tokenizer)
+
+
+def spaces(tokenizer: Tokenizer) -> str:
+    """What a tokenizer does with spaces, found by trying."""
+    (spaced,) = tokenizer.encode_batch([" a"])
+    written = f"written {SPACE}" if any(SPACE in (tokenizer.id_to_token(i) or "") for i in spaced) else "kept"
+    put = "one is put before every text" if tokenizer.puts_space else "none is put before a text"
+    exact = all(tokenizer.decode(tokenizer.encode(text)) == text for text in ("a", " a", "a  b", "a \n b "))
+    return f"{written}; {put}; {'decoding gives the text back' if exact else 'decoding loses some'}"
+
+
+def _byte_fallback(tokenizer: Tokenizer) -> bool | str:
+    """Whether each byte of UTF-8 has a token, or which have none: a character with such a byte becomes <unk>."""
+    missing = [f"{byte:02X}" for byte, index in enumerate(tokenizer.byte_ids) if index == tokenizer.unk_id]
+    needed = [byte for byte in missing if byte not in ("C0", "C1") and byte < "F5"]  # no UTF-8 has those
+    return f"none for {' '.join(needed)}" if needed else bool(tokenizer.byte_ids)
+
+
+def _try(name: str, revision: str | None, device: str, found: Examination) -> Loaded | MMBertError:
+    """Load the folder as the facades do, and run a sentence through it."""
+    try:
+        loaded = load(name, revision=revision, device=device)
+        packed = loaded.tokenizer.pack([_SENTENCE]).to(loaded.device)
+        with torch.inference_mode():
+            states = loaded.encoder(packed)
+    except MMBertError as error:
+        if not found.problems:  # else it says once more what was found already
+            found.problems.append(_split(error))
+        return error
+    if not bool(torch.isfinite(states).all()):
+        found.problems.append(Problem("a plain sentence comes out as NaN", "try precision fp32, or another checkpoint"))
+    found.facts |= _use(loaded)
+    return loaded
+
+
+def _use(loaded: Loaded) -> dict[str, Any]:
+    """What only the loaded model tells."""
+    facts: dict[str, Any] = {}
+    if loaded.kind in ("sentence", "encoder", "masked_lm"):
+        pooling = loaded.pooling or Pooling()
+        facts["pooling"] = {
+            "of": "the folder" if loaded.pooling else "none in the folder; taken here",
+            "modes": list(pooling.modes),
+            "then": [_module(module) for module in loaded.after] or "nothing",
+            "similarity": loaded.similarity,
+        }
+        facts["prompts"] = {key: repr(text) for key, text in loaded.prompts.items()} or "none"
+        facts["tuned"] = (
+            "for embeddings" if loaded.tuned else f"never for embeddings: {tuning('embed.yaml', loaded.folder)}"
+        )
+    if loaded.labels is not None:
+        labels = list(loaded.labels.values())
+        facts["labels"] = labels[:12] + [f"and {len(labels) - 12} more"] * (len(labels) > 12)
+    facts["longest text"] = f"{loaded.max_tokens:,} tokens"
+    why = choose(loaded.device)[1]
+    facts["here"] = {"device": str(loaded.device), "precision": f"{loaded.precision} ({why})"}
+    return facts
+
+
+def _module(module: torch.nn.Module) -> str:
+    if isinstance(module, Dense):
+        return f"Dense {module.linear.in_features} to {module.linear.out_features}"
+    return type(module).__name__
+
+
+def _ours(loaded: Loaded | MMBertError) -> Verdict:
+    if isinstance(loaded, MMBertError):
+        return Verdict("mmbert", "not", (Fault("not", str(loaded)),))
+    return Verdict("mmbert", "rightly")
+
+
+def _split(error: MMBertError) -> Problem:
+    """An error of ours as what is wrong and what to do, which it says behind its last colon."""
+    what, _, fix = str(error).rpartition(": ")
+    return Problem(what, fix) if what else Problem(str(error), "see docs/guides")

@@ -1,0 +1,113 @@
+"""What is wrong with rows: raised at the first, or passed over on request, counted; and values in messages."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from decimal import Decimal
+from typing import Any, TypeVar
+
+from mmbert.errors import DataError
+
+log = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+Numbered = tuple[int, Row]
+Made = TypeVar("Made")
+
+MEND = "mend or remove the line"
+
+
+class RowFaults:
+    """What is wrong with rows: the first is raised, or with ``skip`` they are passed over, counted and reported.
+
+    Of files only rows are passed over: one that is cut short or corrupt is always an error.
+    """
+
+    def __init__(self, option: str, skip: bool = False) -> None:
+        self.option = option
+        self.skip = skip
+        self.count = self.good = 0
+        self._first: DataError | None = None
+
+    def add(self, fault: DataError) -> None:
+        """Note a row that cannot be used. Raises it unless such rows are passed over."""
+        if not self.skip:
+            raise fault
+        self.count += 1
+        self._first = self._first or fault
+
+    def keep(self, rows: Iterable[Made], make: Callable[[Made], Any]) -> Iterator[Any]:
+        """Yield what ``make`` makes of each row, noting those that it refuses with a DataError."""
+        return self._keep(rows, make) if self.skip else map(make, rows)
+
+    def _keep(self, rows: Iterable[Made], make: Callable[[Made], Any]) -> Iterator[Any]:
+        for row in rows:
+            try:
+                made = make(row)
+            except DataError as error:
+                self.add(error)
+                continue
+            self.good += 1
+            yield made
+
+    def report(self) -> None:
+        """Log how many rows were passed over. Raises the first fault where no row was good: the cause is another."""
+        first, self._first = self._first, None
+        if first is None:
+            return
+        if not self.good:
+            raise DataError(f"all {self.count:,} rows are bad, the first: {first}") from first
+        log.warning("%s: %s bad rows of %s passed over; the first: %s", self.option, f"{self.count:,}",
+                    f"{self.count + self.good:,}", first)  # fmt: skip
+
+
+class LastLine:
+    """Holds a fault until it is known whether lines follow: the last line of a file may have been cut."""
+
+    def __init__(self, faults: RowFaults) -> None:
+        self._faults = faults
+        self.held: DataError | None = None
+
+    def go_on(self) -> None:
+        """A line follows: report the fault."""
+        held, self.held = self.held, None
+        if held is not None:
+            self._faults.add(held)
+
+    def end(self) -> None:
+        """No line follows."""
+        if self.held is not None:
+            what = str(self.held).rpartition(": ")[0]
+            self.held = DataError(f"{what}: if the file was cut here, copy it again; else {MEND}")
+            self.go_on()
+
+
+def no_text(row: Row, name: str, where: str, fix: str) -> DataError:
+    """Return the error for a row whose field is no text."""
+    if name in row:
+        return DataError(f"{where}: field {name!r} holds {shown(row[name])}, not text: {fix}")
+    return DataError(f"{where}: no field {name!r}, there are {', '.join(map(repr, row)) or 'none'}: {fix}")
+
+
+def as_name(value: Any) -> str:
+    """Return an id or a label as text, however it is written: 1, 1.0 and True are "1", "1" and "true"."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(int(value)) if isinstance(value, (float, Decimal)) and value % 1 == 0 else str(value)
+
+
+def shown(value: Any) -> str:
+    """Return a value for a message: as JSON, or as Python writes it with its type, cut after 40 characters."""
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError):
+        text = f"{type(value).__name__} {value!r}"
+    return text if len(text) <= 40 else text[:39] + "…"
+
+
+def reason(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

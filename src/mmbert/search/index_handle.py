@@ -1,0 +1,75 @@
+"""An index that is open: its manifest, its records, and the store of vectors that they count."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmbert.search.bm25 import drop_bm25
+from mmbert.search.manifest import Manifest
+from mmbert.search.records import Records, State
+from mmbert.search.store import Store, open_store, store_path
+
+_MASKS = 16
+"""Filters whose rows are remembered: those of a service come again."""
+
+
+class IndexHandle:
+    """What readers and writers of a folder share."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manifest = Manifest.load(folder)
+        self.records = Records(folder)
+        self._state: State | None = None
+        self._kept: Store | None = None
+        self._masks: dict[str, np.ndarray | None] = {}
+
+    def forget(self) -> None:
+        """Open everything again: files changed."""
+        self._state, self._kept, self._masks = None, None, {}
+
+    def store(self, state: State) -> Store:
+        """The vectors of a state; opened again when another process changed them."""
+        self._turn_to(state)
+        if self._kept is None:
+            self._kept = self.new_store(state.generation, state.store)
+        return self._kept
+
+    def new_store(self, generation: int, name: str) -> Store:
+        """The store of a generation, whether or not it is that of the present state."""
+        made = self.manifest
+        return open_store(
+            self.folder, name, generation, width=made.dimensions, output=made.output, kind=made.kind
+        )  # fmt: skip
+
+    def allowed(self, state: State, where: Mapping[str, Any] | None) -> np.ndarray | None:
+        """(rows,) bool: rows that may be found; None: all. Called where the records are being read."""
+        self._turn_to(state)
+        name = repr(where)
+        if name not in self._masks:
+            while len(self._masks) >= _MASKS:
+                self._masks.pop(next(iter(self._masks)))
+            self._masks[name] = (
+                self.records.matching(where, state.rows) if where else self.records.alive(state.rows)
+            )  # fmt: skip
+        return self._masks[name]
+
+    def _turn_to(self, state: State) -> None:
+        if self._state != state:
+            before, kept = self._state, self._kept
+            self.forget()
+            if before is not None and before.store == state.store == "exact" and before.generation == state.generation:
+                self._kept = kept  # the same file with more rows: what was compared stays compared
+            self._state = state
+
+    def sweep(self, state: State) -> None:
+        """Remove what belongs to other generations: what a killed writer began, or what was written anew."""
+        for place in self.folder.glob("vectors-*"):
+            if place != store_path(self.folder, state.generation):
+                shutil.rmtree(place)
+        drop_bm25(self.folder, state.generation)

@@ -1,0 +1,99 @@
+"""One request on its way through a route: its model, its tasks, and what is said of it in headers, metrics and log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
+
+from mmbert.errors import Overloaded, TooLong
+from mmbert.serving.errors import Empty
+from mmbert.serving.handlers.texts import Cut, check_size
+from mmbert.serving.models import Served
+from mmbert.serving.service import LARGE, Service
+from mmbert.serving.task import Task, Timing
+
+R = TypeVar("R")
+A = TypeVar("A")
+
+
+@dataclass
+class RequestContext:
+    """A request. Filled while it is answered; read by who writes headers, metrics and the access log."""
+
+    service: Service
+    model: str | None = None
+    device: str | None = None
+    texts: int = 0
+    characters: int = 0
+    timing: Timing = field(default_factory=Timing)
+    headers: dict[str, str] = field(default_factory=dict)
+    size: int = 0
+    """Bytes of the request."""
+    _held: dict[str, int] = field(default_factory=dict)
+
+    def handler_for(self, handler: type[A], name: str | None) -> tuple[Served, A]:
+        """The model that answers. Raises UnknownModel or WrongModel."""
+        served, found = self.service.models.handler_for(handler, name)
+        self.model, self.device = served.name, served.loaded.device.type
+        return served, found
+
+    @property
+    def most(self) -> int:
+        """Numbers of an answer at most."""
+        return self.service.options.max_numbers
+
+    def check_count(self, texts: int, numbers: int = 0, text: int = 0) -> None:
+        """Raises Empty for no texts, TooLong for too many, or for an answer of too many numbers or characters."""
+        options = self.service.options
+        if not texts:
+            raise Empty
+        if texts > options.max_inputs:
+            raise too_many(texts, options.max_inputs)
+        check_size(numbers, text, options.max_numbers)
+
+    def hold(self, what: Literal["requests", "answers"], size: int) -> None:
+        """Count so many bytes of this request or its answer as in flight. Raises Overloaded for too many."""
+        service, more = self.service, max(0, size - LARGE) - self._held.get(what, 0)
+        limit = service.options.max_bodies if what == "requests" else service.options.max_answers
+        if service.held[what] and service.held[what] + more > limit:
+            raise Overloaded(
+                f"large {what} of {service.held[what]:,} bytes are in flight, at most {limit:,}: try again", 2
+            )
+        service.held[what] += more
+        self._held[what] = max(0, size - LARGE)
+
+    def release(self, what: Literal["requests", "answers"]) -> None:
+        """They are not in flight any more."""
+        if what in self._held:
+            self.service.held[what] -= self._held.pop(what)
+
+    async def offload(self, size: int, work: Callable[[], R]) -> R:
+        """The outcome of ``work``, which reads or writes so many bytes of JSON: many not on the event loop."""
+        if size <= LARGE:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self.service.readers, work)
+
+    def cut(self, truncate: bool | None, direction: str | None = None) -> Cut:
+        """What is kept of a text that is too long."""
+        wanted = self.service.options.auto_truncate if truncate is None else truncate
+        if not wanted:
+            return None
+        return "end" if (direction or "").lower() == "left" else "beginning"
+
+    async def ask(self, served: Served, task: Task[R]) -> R:
+        """The answer to a task. A client that leaves takes it out of the line."""
+        self.texts += task.texts
+        self.characters += task.characters
+        answer = await asyncio.wrap_future(served.engine.submit(task))
+        self.timing.tokens += answer.timing.tokens
+        self.timing.tokenization += answer.timing.tokenization
+        self.timing.queue += answer.timing.queue
+        self.timing.inference += answer.timing.inference
+        return answer.value
+
+
+def too_many(texts: int, most: int) -> TooLong:
+    """The error for more inputs than a request may hold."""
+    return TooLong(f"{texts:,} inputs, at most {most:,} in one request: send them in parts")

@@ -1,0 +1,43 @@
+"""One phase of one run: what is trained, where, and how."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmbert.data.bad_shards import BadShards
+from mmbert.data.steps import Steps
+from mmbert.recipe import Phase, Recipe
+from mmbert.tokenizer.tokenizer import Tokenizer
+from mmbert.training.distributed import Mesh
+
+
+@dataclass(frozen=True)
+class PhaseContext:
+    """One phase of one run, and where and how it runs."""
+
+    recipe: Recipe
+    name: str
+    """Of the phase."""
+    folder: Path
+    """Of the phase: checkpoints, metrics, final model."""
+    shards: Path
+    tokenizer: Tokenizer
+    mesh: Mesh
+    precision: str
+
+    @property
+    def phase(self) -> Phase:
+        return self.recipe.phases[self.name]
+
+    def steps(self) -> Steps:
+        """What this rank trains on, from any cursor on."""
+        bad = BadShards(self.folder.parent)
+        return Steps(self.recipe, self.name, self.shards, self.tokenizer, self.mesh, bad)
+
+    @property
+    def keep(self) -> int:
+        """Checkpoints to keep: the newest and ``runtime.keep`` before it, more if they will be averaged."""
+        merge = self.recipe.merge
+        averaged = merge.checkpoints if merge and merge.method == "average" and self.name in merge.phases else 0
+        return max(self.recipe.runtime.keep + 1, averaged)
