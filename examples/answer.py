@@ -1,8 +1,8 @@
-"""Answers to a question as pieces of a file, however long it is.
+"""Answer a question with spans of a file of any length.
 
     python examples/answer.py MODEL "Where was Kofi Annan born?" article.txt
 
-MODEL has a ModernBertForQuestionAnswering: recipes/finetune/qa.yaml tunes one.
+MODEL is a folder with a ModernBertForQuestionAnswering; recipes/finetune/qa.yaml tunes one.
 """
 
 import argparse
@@ -23,6 +23,6 @@ try:
 except (OSError, mmbert.MMBertError) as error:
     sys.exit(str(error))
 
-for found in answer(options.question, context, top_k=3, no_answer=True):  # "" among them: the text may not say it
+for found in answer(options.question, context, top_k=3, no_answer=True):  # "" stands for no answer
     line = context.count("\n", 0, found.start) + 1
     print(f"{found.score:6.1%}  line {line}: {found.text!r}")

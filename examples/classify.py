@@ -1,8 +1,8 @@
-"""Classes of the lines of a file, in bounded memory however many they are.
+"""Classify the lines of a file, in bounded memory for any number of lines.
 
     python examples/classify.py MODEL texts.txt
 
-MODEL has a ModernBertForSequenceClassification: recipes/finetune/classify.yaml tunes one.
+MODEL is a folder with a ModernBertForSequenceClassification; recipes/finetune/classify.yaml tunes one.
 """
 
 import argparse
@@ -22,6 +22,6 @@ try:
 except (OSError, mmbert.MMBertError) as error:
     sys.exit(str(error))
 
-with file:  # an iterator of lines: predictions come while texts are still read
+with file:  # an iterator of lines: predictions arrive before all lines are read
     for prediction in classify(line.rstrip("\n") for line in file):
         print(f"{prediction.score:.3f}\t{', '.join(prediction.labels) or 'none'}")

@@ -1,8 +1,8 @@
-"""Vectors of texts in any language, and how similar they are.
+"""Print the similarities of texts in any language.
 
     python examples/embed.py runs/nano/final "Good morning" "Habari ya asubuhi" "The train is late"
 
-The model is a folder or a hub name; one that was only pretrained gives vectors too, and warns.
+The model is a folder or a hub name. A model that was only pretrained works too, with a warning.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The most probable tokens for each <mask>.
+"""Print the most probable tokens for each <mask>.
 
     python examples/fill_mask.py runs/nano/final "Mji mkuu wa Ufaransa ni <mask>."
 

@@ -1,8 +1,8 @@
-"""Where in a long document a query is met: late chunking.
+"""Find the sentences of a long document that match a query, by late chunking.
 
     python examples/long_documents.py runs/nano/final "a storm at sea" novel.txt
 
-The text goes through the model as a whole, and only then tokens are averaged sentence by sentence.
+The model encodes the whole text; the token vectors of each sentence are averaged afterwards.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""The lines of a file in the order in which they answer a query: query and line are read together.
+"""Rank the lines of a file by how well they answer a query; the model reads query and line together.
 
     python examples/rerank.py MODEL "when does the train leave?" passages.txt
 
-MODEL is a cross-encoder, one label: recipes/finetune/rerank.yaml tunes one.
+MODEL is a cross-encoder with one label; recipes/finetune/rerank.yaml tunes one.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""An index of the lines of a file, searched by meaning and by words, in whatever language the query is.
+"""Search the lines of a file by meaning and by words, with a query in any language.
 
     python examples/search.py runs/nano/final texts.txt "good morning"
 
-The index is written to texts.txt.index in this folder; the second time it is only opened, and new lines are added.
+The index is written to texts.txt.index in this folder. The next call opens it and adds new lines.
 """
 
 import argparse

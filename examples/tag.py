@@ -1,8 +1,8 @@
-"""Names, places and what else a model tags, as characters of the raw text.
+"""Print the entities of a text with their character spans.
 
     python examples/tag.py MODEL "Kofi Annan left Accra for New York."
 
-MODEL has a ModernBertForTokenClassification: recipes/finetune/ner.yaml tunes one.
+MODEL is a folder with a ModernBertForTokenClassification; recipes/finetune/ner.yaml tunes one.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The house: imports only go down, and each room keeps to what it may import (docs/architecture.md)."""
+"""Imports only go down the layers of docs/architecture.md, and each package imports only what it may."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import mmbert
 PACKAGE = Path(mmbert.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-FLOORS = {
+LAYERS = {
     "errors": 0, "cancellation": 0, "extras": 0, "log": 0, "files": 0, "locks": 0, "arrays": 0, "hub": 0, "io": 0,
     "recipe_file": 1, "recipe_hints": 1, "recipe_schema": 1, "recipe_text": 1, "recipe": 1, "languages": 1,
     "hub_names": 1, "packed": 1, "metrics": 1, "words": 1, "cpu": 1,
@@ -27,15 +27,15 @@ FLOORS = {
     "pipeline": 6, "doctor": 6,
     "cli": 7, "__main__": 8,
 }  # fmt: skip
-"""The floor of each module or sub-package of ``mmbert``."""
+"""The layer of each module or sub-package of ``mmbert``."""
 
 SEPARATE = [{"training", "surgery", "inference"}, {"finetuning", "serving"}, {"model", "tokenizer"}, {"model", "data"}]
-"""Rooms of one floor that never see each other."""
+"""Packages of one layer that never import each other."""
 
 HEAVY = {"transformers", "sentence_transformers", "datasets", "mteb"}
 
 
-def _room(path: Path) -> str:
+def _top(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
@@ -68,45 +68,47 @@ def _find_imports(path: Path) -> Iterator[str]:
             yield from modules
 
 
-def test_every_room_has_a_floor() -> None:
-    assert {_room(path) for path in FILES} - {"__init__"} <= set(FLOORS)
+def test_every_package_has_a_layer() -> None:
+    assert {_top(path) for path in FILES} - {"__init__"} <= set(LAYERS)
 
 
 @pytest.mark.parametrize("path", FILES, ids=_name)
 def test_imports_go_down(path: Path) -> None:
-    room = _room(path)
-    if room == "__init__":
+    package = _top(path)
+    if package == "__init__":
         return  # the public names, resolved on first use
     for module in _imports(path):
         parts = module.split(".")
-        if parts[0] != "mmbert" or len(parts) == 1 or parts[1] == room:
+        if parts[0] != "mmbert" or len(parts) == 1 or parts[1] == package:
             continue
         target = parts[1]
-        assert FLOORS[target] <= FLOORS[room], f"{_name(path)} imports {module}, which is above it"
+        assert LAYERS[target] <= LAYERS[package], f"{_name(path)} imports {module}, which is above it"
         for group in SEPARATE:
-            assert not {room, target} <= group, f"{_name(path)} imports {module}: these rooms never see each other"
+            assert not {package, target} <= group, (
+                f"{_name(path)} imports {module}: these packages never import each other"
+            )
 
 
 @pytest.mark.parametrize("path", FILES, ids=_name)
 def test_forbidden_imports(path: Path) -> None:
-    name, room = _name(path), _room(path)
+    name, package = _name(path), _top(path)
     roots = {module.split(".")[0] for module in _imports(path)}
     inner = {module for module in _imports(path) if module.startswith("mmbert")}
     if (
-        room in ("tokenizer", "estimate", "recipe", "recipe_file", "recipe_hints", "recipe_text", "surgery_count")
-        or room == "data"
+        package in ("tokenizer", "estimate", "recipe", "recipe_file", "recipe_hints", "recipe_text", "surgery_count")
+        or package == "data"
         or name in ("model/config", "model/count")
     ) and name != "data/loader":
         assert "torch" not in roots, f"{name} must not import torch"
-    if room not in ("finetuning", "evaluation"):
+    if package not in ("finetuning", "evaluation"):
         assert not roots & HEAVY, f"{name} imports {roots & HEAVY}"
-    if room == "model":
+    if package == "model":
         assert not roots & {"yaml", "ruamel", "transformers"}
-    if room == "surgery":
+    if package == "surgery":
         assert not any(module.startswith("torch.distributed") for module in _imports(path))
-    if room in ("inference", "serving", "search", "exporting"):
+    if package in ("inference", "serving", "search", "exporting"):
         assert not any(m.split(".")[1:2] in (["training"], ["data"], ["finetuning"], ["evaluation"]) for m in inner)
-    if room == "training":
+    if package == "training":
         assert not any(m.split(".")[1:2] in (["finetuning"], ["evaluation"], ["inference"]) for m in inner)
 
 
@@ -140,15 +142,7 @@ def test_import_loads_no_torch() -> None:
 @pytest.mark.parametrize("path", FILES, ids=_name)
 def test_files_fit_in_a_head(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    assert text.count("\n") <= 450, f"{_name(path)} is two rooms"
+    assert text.count("\n") <= 450, f"{_name(path)} is too long: split it"
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno - node.lineno <= 70, f"{_name(path)}:{node.lineno} {node.name}"  # type: ignore[operator]
-
-
-@pytest.mark.parametrize("path", [p for p in FILES if p.name not in ("__init__.py", "__main__.py")], ids=_name)
-def test_every_file_is_on_the_map(path: Path) -> None:
-    page = PACKAGE.parents[1] / "docs" / "architecture.md"
-    assert f"`{path.relative_to(PACKAGE).as_posix()}`" in page.read_text(encoding="utf-8"), (
-        f"{page} lacks {_name(path)}"
-    )

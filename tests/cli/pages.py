@@ -44,6 +44,9 @@ _BEFORE = ("pip install", "source ", "make ")
 _ENDS = (0, 141)
 """Good ends; 141: `head` closed the pipe."""
 
+_CLOSED = 1
+"""What Click ends with when `head` closed the pipe before all was written."""
+
 _SERVES = re.compile(r"(\w+=\S+ )*mmbert serve ")
 
 
@@ -202,7 +205,8 @@ def _session(block: Block, folder: Path, environment: dict[str, str]) -> Iterato
         status, printed = _on_terminal(command, folder, environment)
         print(printed, end="", flush=True)
         fails = any(line.startswith("mmbert: ") for line in shown)  # the page shows an error
-        if (status not in _ENDS) != fails:
+        good = status in _ENDS or (status == _CLOSED and "| head" in command)
+        if good == fails:
             yield f"{block.page}:{block.number} ended with {status}: {command}"
         yield from (f"{block.page}:{block.number} not on the screen: {line}" for line in not_printed(shown, printed))
 

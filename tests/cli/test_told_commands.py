@@ -137,7 +137,7 @@ def test_options_in_messages_exist() -> None:
     known = {name for command in commands() for name in options(command)}
     known.add("--nproc-per-node")  # torchrun's
     for place, text in messages():
-        if place.startswith("data/scale") or " " not in text:  # Slurm's own, and arguments of other programs
+        if place.startswith("data/distributed") or " " not in text:  # Slurm's own, and arguments of other programs
             continue
         for option in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text):
             assert option in known, f"{place}: no command has {option}"

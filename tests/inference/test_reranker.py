@@ -145,5 +145,5 @@ def test_choices_are_those_of_transformers(pooling: str, tmp_path: Path) -> None
     assert sum(one.score for one in found) == pytest.approx(1)
     with pytest.raises(ConfigError, match="at least two texts"):
         chooser(QUERY, "ab")
-    with pytest.raises(WeightsError, match=r"use mmbert\.Chooser"):
+    with pytest.raises(WeightsError, match=r"use mmbert\.MultipleChoice"):
         Reranker.load(tmp_path, precision="fp32")

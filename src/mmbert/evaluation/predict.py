@@ -1,4 +1,4 @@
-"""Predictions of a model folder, by the facades that users have: Classifier, Tagger, Answerer, Chooser, Embedder.
+"""Predictions of a model folder, by the public classes: Classifier, Tagger, Answerer, MultipleChoice, Embedder.
 
     predictions = predict(task, folder, rows)       # what ``marks.score`` compares
 

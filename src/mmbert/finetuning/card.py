@@ -17,7 +17,7 @@ _USES = {
     "classify": (PIPELINES["sequence"], "Classifier", '"A text"'),
     "tag": (PIPELINES["tokens"], "Tagger", '"A sentence"'),
     "answer": (PIPELINES["span"], "Answerer", '"Where is it?", "It is in the north."'),
-    "choose": (PIPELINES["choice"], "Chooser", '"A question", ["one choice", "another"]'),
+    "choose": (PIPELINES["choice"], "MultipleChoice", '"A question", ["one choice", "another"]'),
 }
 """Task -> what the hub calls it, our facade, and what that is called with."""
 

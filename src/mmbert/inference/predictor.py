@@ -24,7 +24,7 @@ READERS: dict[Kind, str] = {
     "sequence": "mmbert.Classifier or mmbert.Reranker",
     "tokens": "mmbert.Tagger",
     "span": "mmbert.Answerer",
-    "choice": "mmbert.Chooser",
+    "choice": "mmbert.MultipleChoice",
 }
 """Which facade uses a folder."""
 

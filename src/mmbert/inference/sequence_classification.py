@@ -1,4 +1,4 @@
-"""Logits of texts and pairs from a head on a pooled encoder: what Classifier, Reranker and Chooser stand on."""
+"""Logits of texts and pairs from a head on a pooled encoder: what Classifier, Reranker and MultipleChoice stand on."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ _HANDLERS: dict[Kind, tuple[Callable[[Loaded], Any], ...]] = {
 def open_model(name: str, loaded: Loaded, worker: Worker, pool: Threads, limits: Limits, meters: Meters) -> Served:
     """A loaded model on an engine of its own. Raises WeightsError for a kind that has no route."""
     if loaded.kind not in _HANDLERS:
-        raise WeightsError(f"{loaded.folder} is a model of multiple choice, which has no route: use mmbert.Chooser")
+        raise WeightsError(f"{loaded.folder} is a multiple-choice model, which has no route: use mmbert.MultipleChoice")
     handlers = tuple(make(loaded) for make in _HANDLERS[loaded.kind])
     return Served(name, loaded, Engine(worker, pool, loaded.device, limits, meters.engine(name)), handlers)
 

@@ -233,6 +233,11 @@ def serve(
     )  # fmt: skip
     if host not in ("127.0.0.1", "::1", "localhost") and api_key is None:
         log.warning("bound to %s without an API key: everyone who reaches this machine may ask", host)
+    _serve(server)
+
+
+def _serve(server: Server) -> None:
+    """Run a server until a signal comes or a thread dies, then stop it. Raises Died or Abandoned."""
     abandoned: str | None = None
     with log_through(server.lines), _signals() as stopped:
         server.wake = stopped.wake
