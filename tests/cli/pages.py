@@ -196,6 +196,10 @@ def not_printed(shown: list[str], printed: str) -> list[str]:
     return missing
 
 
+def _ended_well(status: int, command: str) -> bool:
+    return status in _ENDS or (status == _CLOSED and "| head" in command)
+
+
 def _session(block: Block, folder: Path, environment: dict[str, str]) -> Iterator[str]:
     """Run commands behind prompts one by one; yields what differs from the page."""
     for command, shown in zip(block.lines, block.shown, strict=True):
@@ -205,8 +209,7 @@ def _session(block: Block, folder: Path, environment: dict[str, str]) -> Iterato
         status, printed = _on_terminal(command, folder, environment)
         print(printed, end="", flush=True)
         fails = any(line.startswith("mmbert: ") for line in shown)  # the page shows an error
-        good = status in _ENDS or (status == _CLOSED and "| head" in command)
-        if good == fails:
+        if _ended_well(status, command) == fails:
             yield f"{block.page}:{block.number} ended with {status}: {command}"
         yield from (f"{block.page}:{block.number} not on the screen: {line}" for line in not_printed(shown, printed))
 
@@ -232,7 +235,7 @@ def run(page: Path, folder: Path) -> list[str]:
             ended = subprocess.run(
                 ["bash", "-e", "-o", "pipefail", "-c", script], cwd=folder, env=environment, check=False
             )
-            if ended.returncode not in _ENDS:
+            if not _ended_well(ended.returncode, script):
                 failed.append(f"{block.page}:{block.number} ended with {ended.returncode}: {script}")
     _end(server)
     return failed
