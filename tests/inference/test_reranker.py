@@ -108,7 +108,7 @@ def test_prompts_of_a_folder(cross: CrossEncoder, tmp_path: Path) -> None:
         reranker.predict(pairs, prompt_name="own"), other.predict(pairs, prompt_name="own"), atol=1e-4
     )
     assert np.abs(reranker.predict(pairs) - cross.predict(pairs)).max() > 1e-3
-    with pytest.raises(ConfigError, match="prompt_name 'web2' is none of the folder's: own, web"):
+    with pytest.raises(ConfigError, match="prompt_name 'web2' is none of the model's: own, web"):
         reranker.predict(pairs, prompt_name="web2")
 
 

@@ -254,7 +254,7 @@ def test_path_out_of_the_folder(stacked: Path, tmp_path: Path) -> None:
         ({"device": "cuda"}, "the model is on cpu"),
         ({"output_value": None}, "output_value"),
         ({"precision": "int4"}, "precision"),
-        ({"prompt_name": "missing"}, "no prompt 'missing'"),
+        ({"prompt_name": "missing"}, "prompt_name 'missing' is none of"),
         ({"batch_size": 0}, "batch_size"),
         ({"truncate_dim": 25}, "dimensions is 25"),
     ],

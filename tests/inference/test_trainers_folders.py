@@ -160,8 +160,8 @@ def test_names_of_classes_alone_are_kept(tmp_path: Path) -> None:
     ("written", "said"),
     [
         ({"id2label": {"0": "a", "2": "b"}}, "id2label has no name for class 1"),
-        ({"id2label": {"0": "a", "one": "b"}}, "no tables of numbers and names"),
-        ({"id2label": ["a", "b"]}, "no tables of numbers and names"),
+        ({"id2label": {"0": "a", "one": "b"}}, "must map numbers to names"),
+        ({"id2label": ["a", "b"]}, "must map numbers to names"),
         ({"id2label": None, "label2id": {"a": 0, "b": 0}}, "label2id (has no name for class 1|names a class twice)"),
         ({"id2label": None, "label2id": None, "num_labels": True}, "num_labels is True"),
         ({"id2label": None, "label2id": None, "num_labels": 0}, "num_labels is 0"),

@@ -228,7 +228,7 @@ def broken_command(broken: str, *arguments: Any) -> Iterator[subprocess.Popen[st
 @pytest.mark.parametrize(
     ("broken", "left"),
     [
-        ("embedding.Embedding.compute = lambda *_: time.sleep(600)", "compute"),
+        ("embedding.EmbeddingHandler.compute = lambda *_: time.sleep(600)", "compute"),
         ("embedding.text_encoder = lambda *_, **__: lambda texts, first: time.sleep(600)", "tokenise-"),
     ],
 )
@@ -257,7 +257,7 @@ def test_sigterm_ends_a_server_whatever_its_threads_do(folders: Path, broken: st
     ("broken", "reason"),
     [
         (
-            "from mmbert.serving.queue import Line\nLine.take = lambda line: exec('raise SystemExit(3)')",
+            "from mmbert.serving.queue import RequestQueue\nRequestQueue.take = lambda _: exec('raise SystemExit(3)')",
             "the worker died",
         ),
         ("threading.Timer(3, lambda: server_of[0]._http.servers[0].get_loop().stop()).start()", "the HTTP thread died"),

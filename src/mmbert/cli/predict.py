@@ -18,7 +18,7 @@ from mmbert.io.row_errors import RowFaults
 from mmbert.io.stream import read_text
 
 if TYPE_CHECKING:
-    from mmbert.inference.predictor import Facade
+    from mmbert.inference.predictor import Predictor
 
 Model = Annotated[str, typer.Argument(help="A folder or hub name.", show_default=False)]
 Source = Annotated[str, typer.Argument(help="Lines of text, or JSON lines; .gz and .zst too. -: standard input.")]
@@ -262,7 +262,7 @@ def rerank(
 
 def _run(
     command: str,
-    facade: Facade,
+    facade: Predictor,
     source: str,
     lines: Iterator[Line],
     out: Path | None,

@@ -1,8 +1,8 @@
-"""Answers to questions as pieces of a text, by a model that scores where they begin and end."""
+"""The Answerer: answers to questions as spans of a text, by a model that scores where they start and end."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -15,8 +15,8 @@ from mmbert.inference.chunking import Window, plan_windows
 from mmbert.inference.entities import trim_spans
 from mmbert.inference.load import Loaded
 from mmbert.inference.pairs import Template, read_template
-from mmbert.inference.predictor import Facade
-from mmbert.inference.windows import Rows, run_rows
+from mmbert.inference.predictor import Predictor
+from mmbert.inference.windows import Place, Rows, run_rows
 from mmbert.model.tasks import SpanClassifier, TaskHead
 from mmbert.packed import Packed
 from mmbert.tokenizer.long_texts import encode_ends
@@ -37,20 +37,20 @@ class Answer:
 
 @dataclass(frozen=True)
 class Passage:
-    """A text on its way through the model, in one or several windows."""
+    """A context in one or several windows."""
 
     context: str
     spans: np.ndarray
-    """Characters of the context's tokens, without the space around them."""
+    """(n, 2) characters of the context's tokens, without the space around them."""
     windows: list[Window]
-    """Tokens of the context in each row, and those of them at which an answer may begin."""
+    """The context's tokens in each row, and those among them at which an answer may start."""
     first: int
-    """Where the context begins in a row."""
+    """Position of the context's first token in a row."""
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """Which pieces of a text may be answers."""
+    """Which spans of a text may be answers; as the options of :meth:`Answerer.__call__`."""
 
     top_k: int
     longest: int
@@ -58,11 +58,11 @@ class Decoding:
     threshold: float
 
 
-class Answerer(Facade):
+class Answerer(Predictor):
     """Answers in a text, by a folder with a ModernBertForQuestionAnswering.
 
-    Among all pieces of the text, up to a length, one is the answer, or, if wanted, none is: their probabilities sum to
-    one. A text that does not fit beside its question goes in windows that overlap, and pieces of all are compared.
+    The probabilities of all spans up to ``longest`` tokens, and of no answer if allowed, sum to one. A text that does
+    not fit beside its question is read in windows that overlap, and the spans of all windows compete.
     """
 
     kinds = ("span",)
@@ -87,14 +87,14 @@ class Answerer(Facade):
         overlap: int | None = None,
         progress: bool | None = None,
     ) -> Any:
-        """A question and a text -> its ``top_k`` answers, best first; two lists of one length -> a list of such lists.
+        """Return the ``top_k`` answers of a text to a question, best first; a list of such lists for two lists.
 
-        no_answer  the text may not hold the answer: Answer("", 0, 0, p) stands among the others
-        threshold  by how much the logit of no answer must be above that of the best answer (SQuAD 2.0's)
+        no_answer  the text may not contain the answer: Answer("", 0, 0, p) is one of the results
+        threshold  by how much the logit of no answer must exceed that of the best answer (SQuAD 2.0)
         longest    tokens of an answer at most
         window     tokens of question and text that are read together; default: as many as the model reads
         overlap    tokens of the text that two windows share; default: twice ``longest``, so that no answer is cut
-        progress   a bar on stderr; default: where there are thousands of questions
+        progress   a bar on stderr; default: for thousands of questions
         """
         asked, read = one_text(question), one_text(context)
         single = asked is not None
@@ -124,7 +124,7 @@ class Answerer(Facade):
         overlap: int | None = None,
         progress: bool | None = None,
     ) -> Iterator[list[Answer]]:
-        """The answers to each (question, context), in order; ``pairs`` may be endless. Options as for a call."""
+        """Yield the answers to each (question, context), in order; ``pairs`` may be endless. Options as for a call."""
         top_k, longest = whole("top_k", top_k), whole("longest", longest)
         most = self.loaded.max_tokens
         window = whole(
@@ -142,7 +142,7 @@ class Answerer(Facade):
         return answers()
 
     def logits(self, question: str, context: str) -> np.ndarray:
-        """Scores of every token to begin and to end the answer, special tokens and question included: (T, 2) fp32.
+        """Return the start and end logits of all tokens, of special tokens and question too: (T, 2) fp32.
 
         Raises TooLong for what does not fit in one pass.
         """
@@ -152,14 +152,14 @@ class Answerer(Facade):
         (found,) = run_rows(self.loaded, [row], self.logits_of)
         return np.asarray(found.results[0])
 
-    def logits_of(self, packed: Packed) -> list[np.ndarray]:
-        """(tokens, 2) fp32 of each row of a batch on the model's device, on the host."""
+    def logits_of(self, packed: Packed, places: Sequence[Place] = ()) -> list[np.ndarray]:
+        """Return (tokens, 2) fp32 for each row of a batch on the model's device, on the host."""
         return packed.unpack(self._model(packed).float().cpu().numpy())
 
     def rows(
         self, pairs: Iterable[tuple[str, str]], window: int, overlap: int | None, longest: int
     ) -> Iterator[Rows[Passage]]:
-        """Each question and its text as the model reads them."""
+        """Yield each question and its text as the model reads them."""
         tokenizer, template = self.loaded.tokenizer, self._template
         stream, number = iter(pairs), 0
         while chunk := list(islice(stream, _TOKENISED)):
@@ -183,19 +183,19 @@ class Answerer(Facade):
 
 
 def best_answers(metadata: Passage, rows: list[np.ndarray], options: Decoding) -> list[Answer]:
-    """The most probable pieces of a text, from the logits (T, 2) of its windows.
+    """Return the most probable spans of a text, from the logits (T, 2) of its windows.
 
-    A piece's logit is that of its first token to begin plus that of its last to end, both from the window in which the
-    first stands farther from the edge; no answer's is that of <bos> for both, the least of all windows (both as in
-    SQuAD's baselines).
+    The logit of a span is the start logit of its first token plus the end logit of its last one, both from the window
+    in which the first token is farther from the edge. The logit of no answer is that of <bos> for both, the smallest of
+    all windows. Both are as in the baselines of SQuAD (Rajpurkar et al. 1806.03822).
     """
     found: dict[tuple[int, int], float] = {}
     total = -np.inf
     for window, logits in zip(metadata.windows, rows, strict=True):
         inner = logits[metadata.first : metadata.first + window.end - window.start].astype(np.float64)
-        sums = _piece_logits(inner, metadata.spans[window.start : window.end], options.longest)
-        sums = sums[window.first - window.start : window.last - window.start]
-        total = np.logaddexp(total, _log_sum(sums))
+        sums = _span_logits(inner, metadata.spans[window.start : window.end], options.longest)
+        sums = sums[window.first - window.start : window.last - window.start]  # each start counts in one window only
+        total = np.logaddexp(total, _log_sum(sums))  # the softmax runs over the spans of all windows together
         for first, extra in _largest(sums, options.top_k + _SPARE):
             span = int(metadata.spans[window.first + first, 0]), int(metadata.spans[window.first + first + extra, 1])
             found[span] = max(found.get(span, -np.inf), float(sums[first, extra]))
@@ -212,23 +212,24 @@ def best_answers(metadata: Passage, rows: list[np.ndarray], options: Decoding) -
 
 
 _SPARE = 32
-"""More pieces are looked at than are asked for: those of a character that is several tokens are the same text."""
+"""Spans that are ranked beside ``top_k``: several can be the same text, where a character is several tokens."""
 
 
-def _piece_logits(logits: np.ndarray, spans: np.ndarray, longest: int) -> np.ndarray:
-    """(n, longest): begin at token i, end at token i + d; minus infinity where that is no piece."""
+def _span_logits(logits: np.ndarray, spans: np.ndarray, longest: int) -> np.ndarray:
+    """Return (n, longest) logits of the spans from token i to token i + d; minus infinity where there is no span."""
     count = len(logits)
     if not count:
         return np.zeros((0, 0))
     wide = min(longest, count)
-    solid = spans[:, 0] < spans[:, 1]  # a token of nothing but space neither begins nor ends an answer
+    solid = spans[:, 0] < spans[:, 1]  # a token of white space alone neither starts nor ends an answer
+    # sums[i, d] = start[i] + end[i + d]: a sliding view of the padded end logits, so n x longest instead of n x n
     begins = np.where(solid, logits[:, 0], -np.inf)
     ends = np.concatenate([np.where(solid, logits[:, 1], -np.inf), np.full(wide - 1, -np.inf)])
     return np.asarray(begins[:, None] + np.lib.stride_tricks.sliding_window_view(ends, wide))
 
 
 def _largest(sums: np.ndarray, count: int) -> list[tuple[int, int]]:
-    """Where the largest finite numbers stand, (row, column), in no order."""
+    """Return (row, column) of the ``count`` largest numbers that are finite, in no order."""
     count = min(count, sums.size)
     if not count:
         return []
@@ -237,6 +238,7 @@ def _largest(sums: np.ndarray, count: int) -> list[tuple[int, int]]:
 
 
 def _log_sum(values: np.ndarray) -> float:
+    """Return log(sum(exp(values))), minus infinity for none; the largest is taken out first against overflow."""
     top = values.max(initial=-np.inf)
     return float(top + np.log(np.exp(values - top).sum())) if np.isfinite(top) else -np.inf
 

@@ -64,7 +64,7 @@ def text_encoder(
     prompt: str = "",
     *,
     max_tokens: int | None = None,
-    noted: Callable[[int, int], None] | None = None,
+    noted: Callable[[int, int, int], None] | None = None,
     end: bool = False,
 ) -> Encode[str]:
     """``<bos> prompt text <eos>``, cut at ``max_tokens`` (default: the model's), special strings read as such.
@@ -83,7 +83,7 @@ def text_encoder(
         if noted is not None:
             for index, row in enumerate(rows):
                 if len(row) > longest or not len(row):
-                    noted(first + index, len(row) + 2)
+                    noted(first + index, len(row), 2)
         kept = slice(-longest, None) if end else slice(longest)
         return [np.concatenate([bos, row[kept], eos]) for row in rows]
 

@@ -1,4 +1,4 @@
-"""Texts, or pairs of texts, to classes or numbers."""
+"""The Classifier: classes of texts or pairs of texts, or numbers for them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Function = Literal["softmax", "sigmoid", "none"]
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a text was judged to be.
+    """The classes of a text.
 
     label   the class with the highest score
-    score   its score: a probability, or a regression's value
-    scores  of every class
-    labels  the classes that hold: with several at once those from the threshold on, else the best one
+    score   its score: a probability, or the value of a regression
+    scores  of all classes
+    labels  the classes that apply: for multi-label models those at or above the threshold, else the best one
     """
 
     label: str
@@ -34,8 +34,8 @@ class Prediction:
 class Classifier(SequencePredictor):
     """Classes of texts, by a folder with a ModernBertForSequenceClassification.
 
-    What is made of logits goes by the folder, as in transformers: nothing for a regression, a sigmoid for several
-    labels at once or a single one, a softmax for one label of several.
+    The folder decides what is applied to logits, as in transformers: nothing for a regression, a sigmoid for
+    multi-label models and for a single label, a softmax for one label of several.
     """
 
     kinds = ("sequence",)
@@ -44,12 +44,12 @@ class Classifier(SequencePredictor):
     def __call__(
         self, texts: Any, *, function: Function | None = None, threshold: float = 0.5, progress: bool | None = None
     ) -> Any:
-        """A text -> Prediction; a list -> a list; an iterator -> an iterator, in bounded memory.
+        """Return a Prediction for a text, a list for a list, an iterator, in bounded memory, for an iterator.
 
         texts      a text is a str or, for pairs, a tuple of two; in a list, pairs may be lists
         function   softmax, sigmoid or none; default: as the folder says
-        threshold  from which a label holds, where several may
-        progress   a bar on stderr; default: where there are thousands of texts
+        threshold  probability from which a label applies, for multi-label models
+        progress   a bar on stderr; default: for thousands of texts
         A text longer than the model reads is cut, with a warning.
         """
         self.function(function)
@@ -64,7 +64,7 @@ class Classifier(SequencePredictor):
         threshold: float = 0.5,
         progress: bool | None = None,
     ) -> Iterator[Prediction]:
-        """One Prediction a text, in order."""
+        """Yield one Prediction for each text, in order."""
         chosen, labels = self.function(function), self.labels
         for logits in self.stream_logits(texts, progress=progress, what="classifying"):
             values = apply(chosen, logits)
@@ -75,7 +75,7 @@ class Classifier(SequencePredictor):
             yield Prediction(best, scores[best], scores, held)
 
     def logits(self, texts: Any, *, progress: bool | None = None) -> np.ndarray:
-        """What the model says, untouched: a text -> (labels,), a list -> (n, labels) fp32."""
+        """Return the logits: (labels,) for a text, (n, labels) fp32 for a list."""
         found = respond(texts, lambda items: self.stream_logits(items, progress=progress), pairs=True)
         if isinstance(found, np.ndarray):
             return found
@@ -83,7 +83,7 @@ class Classifier(SequencePredictor):
         return np.stack(rows) if rows else np.zeros((0, len(self.labels)), np.float32)
 
     def function(self, stated: str | None = None) -> str:
-        """What logits go through, as transformers' pipeline chooses. Raises ConfigError for an unknown name."""
+        """Return the function for logits, as transformers' pipeline chooses. Raises ConfigError for an unknown name."""
         if stated is not None:
             if stated not in ("softmax", "sigmoid", "none"):
                 raise ConfigError(f"function {stated!r} is none of softmax, sigmoid, none")
@@ -95,11 +95,11 @@ class Classifier(SequencePredictor):
 
 
 def apply(function: str, logits: np.ndarray) -> np.ndarray:
-    """Scores (..., labels) of logits, fp32."""
+    """Return scores (..., labels) of logits, fp32."""
     if function == "none":
         return logits
     if function == "sigmoid":
-        small = np.exp(-np.abs(logits))
+        small = np.exp(-np.abs(logits))  # never overflows, whatever the sign of the logit
         return np.asarray(np.where(logits >= 0, 1, small) / (1 + small))
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True))

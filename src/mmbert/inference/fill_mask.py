@@ -1,8 +1,8 @@
-"""What stands behind ``<mask>``: the most probable tokens, and the text with each of them put in."""
+"""FillMask: the most probable tokens for each ``<mask>``, and the text with each of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -14,14 +14,14 @@ from torch import Tensor
 
 from mmbert.errors import DataError
 from mmbert.inference.checks import whole
-from mmbert.inference.predictor import Facade, respond
-from mmbert.inference.windows import Rows, run_rows, tokenised, windows, with_ends
+from mmbert.inference.predictor import Predictor, respond
+from mmbert.inference.windows import Place, Rows, run_rows, tokenised, windows, with_ends
 from mmbert.model.heads import MaskedLM
 from mmbert.packed import Packed
 from mmbert.tokenizer.tokenizer import BYTE, SPECIALS, Tokenizer
 
 Best = tuple[np.ndarray, np.ndarray]
-"""Of each mask of a row the best tokens: probabilities (N, k) fp32 and ids (N, k), most probable first."""
+"""The best tokens for the N masks of a row: probabilities (N, k) fp32 and ids (N, k), most probable first."""
 
 _LOGITS_AT_ONCE = 2**25
 """Logits held at a time (128 MiB in fp32): 8,192 masks over 256,000 tokens would be 8 GiB."""
@@ -31,8 +31,8 @@ _LOGITS_AT_ONCE = 2**25
 class Fill:
     """One token for one mask.
 
-    token  its text, without the space before it; a token that is no text by its name (<eos>, <0xE2>)
-    id     its number
+    token  its text without the space before it; its name if it is no text (<eos>, <0xE2>)
+    id     its id
     score  its probability
     text   the whole text with it; other masks stay
     """
@@ -45,43 +45,42 @@ class Fill:
 
 @dataclass(frozen=True)
 class MaskMetadata:
-    """What is known of a text while its rows are computed."""
+    """What the fills of a text are made from, beside the best tokens of its rows."""
 
     text: str
     masks: list[tuple[int, int]]
     """Characters of each mask."""
     taken: list[slice]
-    """Of each row, the masks that are taken from it."""
+    """The masks that are taken from each row."""
+    top_k: int
 
 
-class FillMask(Facade):
-    """Guesses for ``<mask>``, by a folder with a ModernBertForMaskedLM."""
+class FillMask(Predictor):
+    """Fills ``<mask>``, by a folder with a ModernBertForMaskedLM."""
 
     kinds = ("masked_lm",)
 
     def __call__(self, texts: Any, *, top_k: int = 5, progress: bool | None = None) -> Any:
-        """A text -> the ``top_k`` best fills of its mask, best first; with several masks, such a list for each.
+        """Return the ``top_k`` best fills of a text's mask, best first; for several masks, such a list for each.
 
-        A list of texts -> a list; an iterator -> an iterator. Several masks are filled each for itself, not together.
-        Texts longer than the model reads go in windows. Raises DataError for a text without ``<mask>``.
+        A list of texts gives a list, an iterator an iterator. Each of several masks is filled independently.
+        Texts longer than the model reads are read in windows. Raises DataError for a text without ``<mask>``.
         """
         return respond(texts, lambda items: self.stream(items, top_k, progress))
 
     def stream(self, texts: Iterable[str], top_k: int = 5, progress: bool | None = None) -> Iterator[Any]:
-        """The fills of each text, in order."""
+        """Return an iterator of the fills of each text, in order."""
         known = self.loaded.config.vocab_size - len(self._unknown)
         top_k = whole("top_k", top_k, 1, known, "the tokens of the model")
-        rows = self.rows(texts)
-        return self._stream(rows, top_k, progress)
+        rows = run_rows(self.loaded, self.rows(texts, top_k), self.best_of, progress=progress, what="filling")
+        return (fills[0] if len(fills) == 1 else fills for fills in map(self.fills, rows))
 
-    def _stream(self, rows: Iterator[Rows[MaskMetadata]], top_k: int, progress: bool | None) -> Iterator[Any]:
-        for found in run_rows(self.loaded, rows, lambda b: self.best_of(b, top_k), progress=progress, what="filling"):
-            fills = self.fills(found, top_k)
-            yield fills[0] if len(fills) == 1 else fills
+    def best_of(self, packed: Packed, places: Sequence[Place]) -> list[Best]:
+        """Return the best tokens for each row of a batch on the model's device, on the host.
 
-    def best_of(self, packed: Packed, top_k: int) -> list[Best]:
-        """The best tokens of each row of a batch on the model's device, on the host."""
-        model = self.loaded.head
+        All rows get as many as the largest ``top_k`` among them: they share one product with the vocabulary.
+        """
+        model, top_k = self.loaded.head, max(text.metadata.top_k for text, _ in places)
         assert isinstance(model, MaskedLM)
         targets = (packed.ids == self.loaded.tokenizer.mask_id).nonzero().squeeze(1)
         asked = replace(packed, targets=targets)
@@ -90,9 +89,9 @@ class FillMask(Facade):
         borders = np.searchsorted(targets.cpu().numpy(), packed.offsets.cpu().numpy())
         return [(scores[start:end], tokens[start:end]) for start, end in pairwise(borders.tolist())]
 
-    def fills(self, found: Rows[MaskMetadata], top_k: int) -> list[list[Fill]]:
-        """The fills of each mask of a text whose rows have their ``top_k`` best tokens, or more."""
-        metadata = found.metadata
+    def fills(self, found: Rows[MaskMetadata]) -> list[list[Fill]]:
+        """Return the fills of each mask of a text whose rows have their best tokens."""
+        metadata, top_k = found.metadata, found.metadata.top_k
         rows = [
             (scores[taken, :top_k], tokens[taken, :top_k])
             for (scores, tokens), taken in zip(found.results, metadata.taken, strict=True)
@@ -103,8 +102,8 @@ class FillMask(Facade):
             for span, (scores, tokens) in zip(metadata.masks, guesses, strict=True)
         ]
 
-    def rows(self, texts: Iterable[str]) -> Iterator[Rows[MaskMetadata]]:
-        """Each text as the model reads it, without the windows that hold no mask.
+    def rows(self, texts: Iterable[str], top_k: int) -> Iterator[Rows[MaskMetadata]]:
+        """Yield each text as the model reads it, without the windows that contain no mask.
 
         Raises DataError for a text without one.
         """
@@ -120,7 +119,7 @@ class FillMask(Facade):
                     rows.append(with_ends(self.loaded, ids[window.start : window.end]))
                     before = int(np.diff(np.searchsorted(masks, [window.start, here[0]]))[0])
                     taken.append(slice(before, before + len(here)))
-            metadata = MaskMetadata(text, [(int(start), int(end)) for start, end in spans[masks]], taken)
+            metadata = MaskMetadata(text, [(int(start), int(end)) for start, end in spans[masks]], taken, top_k)
             yield Rows(rows, metadata, number=number, text=text)
 
     def _fill(self, text: str, span: tuple[int, int], token: int, score: float) -> Fill:
@@ -128,7 +127,7 @@ class FillMask(Facade):
         return Fill(spelled.removeprefix(" ") or spelled, token, score, _put(text, span, spelled))
 
     def _spell(self, token: int) -> str:
-        """The text of a token, with the space before it; its name if it is no text."""
+        """Return the text of a token with the space before it; its name if it is no text."""
         tokenizer = self.loaded.tokenizer
         name = tokenizer.id_to_token(token) or ""
         if token in tokenizer.special_ids:
@@ -143,21 +142,21 @@ class FillMask(Facade):
 
     @cached_property
     def _anchor(self) -> tuple[list[int], str]:
-        """Tokens to stand before another: some tokenizers drop the space at the beginning of what they decode."""
+        """Tokens to decode before another one: some tokenizers drop the space at the start of what they decode."""
         ids = self.loaded.tokenizer.encode_batch(["a"])[0].tolist()
         return ids, self.loaded.tokenizer.decode(ids)
 
 
 def unknown_ids(tokenizer: Tokenizer, rows: int) -> Tensor:
-    """Return the ids below ``rows`` that are no tokens: rows that fill a model's vocabulary up, and gaps in it."""
+    """Return the ids below ``rows`` that are no tokens: padding rows of the model's embedding, and gaps."""
     gaps = [index for index in range(min(rows, tokenizer.vocab_size)) if tokenizer.id_to_token(index) is None]
     return torch.tensor([*gaps, *range(tokenizer.vocab_size, rows)], dtype=torch.long)
 
 
 def best_tokens(model: MaskedLM, packed: Packed, top: int, unknown: Tensor) -> tuple[Tensor, Tensor]:
-    """Probabilities (N, top) fp32 and ids (N, top) of the best tokens at ``packed.targets``, most probable first.
+    """Return probabilities (N, top) fp32 and ids (N, top) of the best tokens at ``packed.targets``, best first.
 
-    unknown  ids that are no tokens (:func:`unknown_ids`): they have no probability
+    unknown  ids that are no tokens (:func:`unknown_ids`): their probability is 0
     """
     features = model.features(packed)
     chunk = max(1, _LOGITS_AT_ONCE // model.config.vocab_size)
@@ -173,10 +172,10 @@ def best_tokens(model: MaskedLM, packed: Packed, top: int, unknown: Tensor) -> t
 
 
 def _put(text: str, span: tuple[int, int], token: str) -> str:
-    """The text with a token in the place of a mask.
+    """Return the text with a token in the place of a mask.
 
-    The characters of a mask may have spaces around it that its tokenizer took with it. A token that begins with a
-    space keeps the one before it, or brings one; a token that does not stands where the mask's characters begin.
+    The span of a mask may contain spaces that its tokenizer took with it. A token that begins with a space keeps the
+    one before the mask, or adds one; any other token is put where the span begins.
     """
     start, end = span
     left, _, right = text[start:end].partition(SPECIALS["mask"])

@@ -1,7 +1,7 @@
-"""What a folder or hub name is, and how to run it.
+"""Models loaded from a folder or hub name, ready to run.
 
-Read are folders of transformers (any head of ModernBERT, old and new config), of sentence-transformers (encoders and
-CrossEncoders) and of this package. What would be computed otherwise than its library does is refused by name.
+It reads folders of transformers (any head of ModernBERT, old and new config), of sentence-transformers (encoders and
+CrossEncoders) and of this package. Options that would give other results than in their library raise an error.
 """
 
 from __future__ import annotations
@@ -58,13 +58,13 @@ class Loaded:
     labels              names by number, None without classes
     classifier_pooling  "cls" or "mean", of ``sequence`` and ``choice``
     problem_type        of ``sequence``: regression, single_label_classification, multi_label_classification or None
-    activation          of a CrossEncoder's scores, by the name in the folder ("torch.nn.modules.activation.Sigmoid");
-                        None where it names none
+    activation          of a CrossEncoder's scores, as the folder names it ("torch.nn.modules.activation.Sigmoid");
+                        None without a name
     pooling             of ``sentence``, else None
     after               modules behind pooling, of ``sentence``
     prompts             by name; ``default_prompt``: the name of the one for every text, or None
     max_tokens          longest text, <bos> and <eos> included
-    tuned               False: nothing says that its vectors were ever tuned to stand for texts
+    tuned               whether the folder says that the model was tuned for embeddings
     values              the whole of config.json
     """
 
@@ -94,12 +94,26 @@ class Loaded:
 
     @cached_property
     def model_hash(self) -> str:
-        """16 hexadecimal digits of all weights, configs and the tokenizer: another model has another."""
+        """16 hexadecimal digits of a hash over all weights, configs and the tokenizer."""
         return hash_folder(self.folder)
+
+    def prompt_text(self, prompt: str | None) -> str:
+        """Return the folder's prompt of that name, else ``prompt`` itself; for None the folder's default, or none."""
+        if prompt is None:
+            return self.prompts[self.default_prompt] if self.default_prompt is not None else ""
+        return self.prompts.get(prompt, prompt)
+
+    def check_prompt(self, name: str | None) -> str | None:
+        """Return the name of a prompt, or None. Raises ConfigError for a name that the folder does not have."""
+        if name is not None and name not in self.prompts:
+            raise ConfigError(
+                f"prompt_name {name!r} is none of the model's: {', '.join(self.prompts) or 'it has none'}"
+            )
+        return name
 
 
 def hash_folder(folder: Path) -> str:
-    """16 hexadecimal digits of all weights, configs and the tokenizer of a model folder, without loading it."""
+    """Return 16 hexadecimal digits of a SHA-256 over all weights, configs and the tokenizer, without loading them."""
     digest = hashlib.sha256()
     names = ("config.json", "modules.json", "tokenizer.json", "sentence_bert_config.json")
     wanted = [p for p in folder.rglob("*") if p.name in names or p.suffix in (".safetensors", ".bin")]
@@ -115,10 +129,10 @@ def load(name: str | Path, *, revision: str | None = None, device: str = "auto",
 
     device     auto (CUDA where there is one), cpu, cuda, cuda:1, ...
     precision  auto, fp32, bf16 or int8, see :func:`mmbert.inference.precision.apply_precision`
-    Raises WeightsError, TokenizerError or ConfigError in one line.
+    Raises WeightsError, TokenizerError or ConfigError.
     """
     folder = model_folder(name, revision=revision)
-    where = settle_device(device)
+    where = pick_device(device)
     parts = read_parts(folder)
     place = parts.encoder if parts else folder
     values = _config_values(place)
@@ -151,8 +165,8 @@ def load(name: str | Path, *, revision: str | None = None, device: str = "auto",
     )
 
 
-def settle_device(name: str) -> torch.device:
-    """``auto`` or torch's name of a device. Raises ConfigError for one that is not there."""
+def pick_device(name: str) -> torch.device:
+    """Return the device for ``auto`` or torch's name of one. Raises ConfigError for one that does not exist."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -177,7 +191,7 @@ def _config_values(place: Path) -> dict[str, Any]:
 
 
 def _kind(values: Mapping[str, Any], place: Path, parts: Parts | None) -> Kind:
-    """What the folder is, by the class its config names."""
+    """Return the kind of a model by the class that its config names."""
     if parts is not None and parts.pooling is not None:
         return "sentence"
     names = values.get("architectures") or ["ModernBertModel"]
@@ -188,14 +202,14 @@ def _kind(values: Mapping[str, Any], place: Path, parts: Parts | None) -> Kind:
 
 
 def _labels(values: Mapping[str, Any], kind: Kind, place: Path) -> dict[int, str] | None:
-    """Names of classes: as the config tells, LABEL_0 and LABEL_1 where it does not (transformers' rule)."""
+    """Return the names of classes, None for a model without; without names they are LABEL_0, LABEL_1 (transformers)."""
     if kind in ("encoder", "masked_lm", "sentence"):
         return None
     if kind == "choice":
         return {0: "score"}
     labels = read_labels(values, str(place / "config.json"))
     if kind == "span" and len(labels) != 2:
-        raise WeightsError(f"{place / 'config.json'}: {len(labels)} classes, where an answer begins and ends are two")
+        raise WeightsError(f"{place / 'config.json'}: {len(labels)} classes: answers have two, start and end")
     return labels
 
 
@@ -208,7 +222,7 @@ def read_labels(values: Mapping[str, Any], where: str) -> dict[int, str]:
         named = {int(number): str(name) for number, name in (values.get("id2label") or {}).items()}
         turned = {int(number): str(name) for name, number in (values.get("label2id") or {}).items()}
     except (ValueError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{where}: id2label and label2id are no tables of numbers and names") from error
+        raise WeightsError(f"{where}: id2label and label2id must map numbers to names and back") from error
     labels, key = (named, "id2label") if named or not turned else (turned, "label2id")
     count = values.get("num_labels")
     if count is not None and (type(count) is not int or not 1 <= count <= _MOST_LABELS):
@@ -227,7 +241,7 @@ def read_labels(values: Mapping[str, Any], where: str) -> dict[int, str]:
 
 
 def _one_of(values: Mapping[str, Any], key: str, known: tuple[str, ...], place: Path, kind: Kind) -> str | None:
-    """Return an option of heads on texts, None where it is not said. Raises WeightsError for an unknown value."""
+    """Return an option of heads on texts, None if it is not set. Raises WeightsError for an unknown value."""
     value = values.get(key)
     if kind in ("sequence", "choice") and value is not None and value not in known:
         raise WeightsError(
@@ -237,7 +251,7 @@ def _one_of(values: Mapping[str, Any], key: str, known: tuple[str, ...], place: 
 
 
 def _build(place: Path, config: ModelConfig, kind: Kind, labels: int) -> tuple[Encoder, nn.Module | None]:
-    """Encoder and head with their weights, fp32, on the CPU."""
+    """Return encoder and head with their weights, fp32, on the CPU."""
     if kind == "masked_lm":
         model = MaskedLM.load(place)
         _finite(model, place)
@@ -264,7 +278,7 @@ def _head(place: Path, config: ModelConfig, labels: int, state: dict[str, Tensor
 
 
 def _finite(module: nn.Module, place: Path) -> None:
-    """Refuse weights that would make every vector NaN."""
+    """Raise WeightsError for NaN and infinite weights, which would make all results NaN."""
     for name, value in module.named_parameters():
         low, high = value.detach().aminmax()
         if not bool(torch.isfinite(low) & torch.isfinite(high)):
@@ -272,7 +286,7 @@ def _finite(module: nn.Module, place: Path) -> None:
 
 
 def _tokenizer(place: Path, config: ModelConfig) -> Tokenizer:
-    """The folder's tokenizer, if it puts <bos> and <eos> around a text and the model has a row for each token."""
+    """Return the tokenizer. Raises TokenizerError unless it adds <bos> and <eos> and all its ids have a row."""
     path = place / "tokenizer.json"
     if not path.is_file():
         raise TokenizerError(f"no tokenizer.json in {place}: copy the one the model was trained with there")
@@ -300,7 +314,7 @@ def _tokenizer_config(place: Path) -> dict[str, Any]:
 
 
 def _max_tokens(place: Path, config: ModelConfig, parts: Parts | None) -> int:
-    """As sentence-transformers decides: what its own file says, else the smaller of tokenizer's and model's limit."""
+    """Return the limit as sentence-transformers: its own file's, else the smaller of tokenizer's and model's."""
     if parts is not None and parts.max_tokens is not None:
         return parts.max_tokens
     stated = _tokenizer_config(place).get("model_max_length", config.max_context)
@@ -312,7 +326,7 @@ def _max_tokens(place: Path, config: ModelConfig, parts: Parts | None) -> int:
 
 
 def _activation(values: Mapping[str, Any], parts: Parts | None) -> str | None:
-    """Of a CrossEncoder: in its own file (version 6), in config.json (4 and 5) or under an older key there."""
+    """Return a CrossEncoder's activation, from its own file (version 6) or from config.json (4 and 5, older key)."""
     if parts is not None and parts.activation is not None:
         return parts.activation
     options = values.get("sentence_transformers")

@@ -1,4 +1,4 @@
-"""The best of several choices, by a model of multiple choice."""
+"""MultipleChoice: the best of several answers or continuations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmbert.inference.sequence_classification import SequencePredictor
 
 @dataclass(frozen=True)
 class Choice:
-    """A choice: its place in the list that was given, its text, its probability among them."""
+    """A choice: its index in the list, its text, and its probability among the choices."""
 
     index: int
     text: str
@@ -24,13 +24,13 @@ class Choice:
 
 
 class MultipleChoice(SequencePredictor):
-    """Choices in the order of how well they answer or go on, by a folder with a ModernBertForMultipleChoice."""
+    """Ranks choices by how well they answer or continue a text, by a folder with a ModernBertForMultipleChoice."""
 
     kinds = ("choice",)
     recipe = "choice.yaml"
 
     def __call__(self, question: str, choices: Sequence[str], *, progress: bool | None = None) -> list[Choice]:
-        """The choices, the most probable first. Raises ConfigError for fewer than two."""
+        """Return the choices, most probable first. Raises ConfigError for fewer than two."""
         texts = _choices(choices)
         if len(texts) < 2:
             raise ConfigError("choices are a list of at least two texts")
@@ -39,7 +39,7 @@ class MultipleChoice(SequencePredictor):
         return [Choice(index, texts[index], float(scores[index])) for index in order]
 
     def logits(self, question: str, choices: Sequence[str], *, progress: bool | None = None) -> np.ndarray:
-        """(choices,) fp32, as transformers gives them."""
+        """Return (choices,) fp32, equal to those of transformers."""
         asked = one_text(question)
         if asked is None:
             raise ConfigError(f"the question is {kind_of(question)}, not a str")

@@ -1,20 +1,17 @@
-"""Streams behind ``Embedder.passages`` and ``Embedder.tokens``: long texts in windows, put together again in order."""
+"""Vectors of the passages and the tokens of texts, for ``Embedder.passages`` and ``Embedder.tokens``."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count, islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from mmbert.cancellation import check_cancelled
 from mmbert.errors import ConfigError, DataError, TooLong
-from mmbert.inference.batching import Batch, run
-from mmbert.inference.checks import check_texts, whole
+from mmbert.inference.checks import whole
 from mmbert.inference.chunking import (
     Passages,
     Span,
@@ -26,20 +23,31 @@ from mmbert.inference.chunking import (
     token_spans,
 )
 from mmbert.inference.pooling import pool
+from mmbert.inference.vector_predictor import VectorPredictor
 from mmbert.inference.vectors import check_output, quantize
-from mmbert.inference.windows import Rows
+from mmbert.inference.windows import Place, Rows, run_rows, tokenised, with_ends
 from mmbert.packed import Packed
-
-if TYPE_CHECKING:
-    from mmbert.inference.embedder import Embedder, TokenVectors
 
 _AHEAD = 64
 """Texts tokenised at once, and windows in memory at a time: token vectors of 8,192 tokens are 25 MB."""
 
 
 @dataclass(frozen=True)
+class TokenVectors:
+    """The tokens of one text without <bos> and <eos>: ``ids`` (n,), character ``spans`` (n, 2), ``vectors`` (n, h).
+
+    A space before a word is part of its token's span.
+    """
+
+    text: str
+    ids: np.ndarray
+    spans: np.ndarray
+    vectors: np.ndarray
+
+
+@dataclass(frozen=True)
 class Cut:
-    """A text in passages: their ``spans`` of characters, their ``runs`` of tokens, and what goes through the model."""
+    """A text cut into passages: their character ``spans``, their ``runs`` of tokens, and the windows to compute."""
 
     text: str
     spans: list[Span]
@@ -49,24 +57,24 @@ class Cut:
 
 
 Parts = np.ndarray
-"""What of one window goes to which passage: (n, 3) int64 of passage, first row, row behind the last."""
+"""The rows of one window that belong to each passage: (n, 3) int64 of passage, first row, row behind the last."""
 
 _NO_PARTS = np.zeros((0, 3), np.int64)
 
 _FEW = 2048
-"""Parts of a window up to which each is summed by itself."""
+"""Up to so many parts of a window each is summed by itself: a gather copies all rows once more."""
 
 
 @dataclass(frozen=True)
 class PassageMetadata:
-    """What is known of a text while its windows are computed. ``parts``: of each window."""
+    """How the windows of a text become passages. ``parts``: of each window."""
 
     cut: Cut
     parts: list[Parts]
 
 
 def stream_passages(
-    embedder: Embedder,
+    embedder: VectorPredictor,
     texts: Iterable[str],
     *,
     dimensions: int | None,
@@ -75,28 +83,38 @@ def stream_passages(
     progress: bool | None,
     **options: Any,
 ) -> Iterator[Passages]:
-    """See ``Embedder.passages``. ``options``: of a :class:`Reader`."""
+    """Return an iterator of the passages of each text, see ``Embedder.passages``. ``options``: of a :class:`Reader`."""
     check_output(output)
     reader = Reader(embedder, **options)
+    embedder.warn_untuned()
 
     def stream() -> Iterator[Passages]:
-        for found in _run(embedder, reader, texts, progress):
+        rows = reader.rows(texts)
+        for found in run_rows(
+            embedder.loaded, rows, reader.compute, ahead=_AHEAD, progress=progress, what="embedding windows"
+        ):
             vectors = found.check(embedder.finish(reader.pooled(found), dimensions, normalize))
-            yield Passages(
-                found.metadata.cut.text, found.metadata.cut.spans, quantize(vectors, output, embedder.ranges)
-            )
+            cut = found.metadata.cut
+            yield Passages(cut.text, cut.spans, quantize(vectors, output, embedder.ranges))
 
     return stream()
 
 
 class Reader:
-    """How an embedder reads texts passage by passage; options as in ``Embedder.passages``.
+    """Reads texts passage by passage; options as in ``Embedder.passages``.
 
     Raises ConfigError for options that do not go together.
     """
 
     def __init__(
-        self, embedder: Embedder, *, chunking: str, by: Any, size: int | None, overlap: int | None, prompt: str | None
+        self,
+        embedder: VectorPredictor,
+        *,
+        chunking: str,
+        by: Any,
+        size: int | None,
+        overlap: int | None,
+        prompt: str | None,
     ) -> None:
         self.embedder, self.late = embedder, chunking == "late"
         self.prefix = prefix = embedder.prompt_text(prompt)
@@ -122,9 +140,9 @@ class Reader:
             raise ConfigError(f"chunking {chunking!r} is neither windows nor late")
 
     def rows(self, texts: Iterable[str], most: int | None = None) -> Iterator[Rows[PassageMetadata]]:
-        """Each text as the model reads it, a row a window.
+        """Yield each text with a row for each window.
 
-        most  passages of all texts; for more TooLong is raised before they are tokenised, or windows are planned
+        most  passages of all texts; for more, TooLong is raised before they are tokenised or windows are planned
         """
         tokenizer, prefix = self.embedder.loaded.tokenizer, self.prefix
         passages: dict[int, list[Span] | None] = {}
@@ -143,8 +161,9 @@ class Reader:
                 count(len(found or ()))
                 yield text
 
-        for number, text, ids, spans in _tokenised(self.embedder, split(), prefix):
+        for number, text, ids, spans in tokenised(self.embedder.loaded, split(), prefix, ahead=_AHEAD):
             check_cancelled()
+            # tokens that end within the prompt are the prompt's; spans of the others are shifted to the text's own
             own = int(np.searchsorted(spans[:, 1], len(prefix), side="right")) if prefix else 0
             head, ids = np.concatenate([[tokenizer.bos_id], ids[:own]]), ids[own:]
             spans = np.maximum(spans[own:] - len(prefix), 0)
@@ -155,27 +174,29 @@ class Reader:
             parts = _parts(cut, len(head), self.skip) if self.late else [_NO_PARTS] * len(cut.windows)
             yield Rows(rows, PassageMetadata(cut, parts), number=number, text=text)
 
-    def read(self, states: torch.Tensor, packed: Packed, parts: Sequence[Parts]) -> list[np.ndarray]:
-        """Of token vectors (T, h) what each row of a batch gives: sums of its parts, or its own pooled vector."""
+    def compute(self, packed: Packed, places: Sequence[Place]) -> list[np.ndarray]:
+        """Return for each row of a batch the sums of its parts (late chunking), or its own pooled vector."""
+        states = self.embedder.states(packed)
         if not self.late:
             return list(pool(states, packed, self.embedder.pooling.modes, self.skip).cpu().numpy()[:, None])
-        return [sum_parts(rows, own) for rows, own in zip(packed.unpack(states), parts, strict=True)]
+        rows = zip(packed.unpack(states), places, strict=True)
+        return [sum_parts(own, text.metadata.parts[index]) for own, (text, index) in rows]
 
     def pooled(self, found: Rows[PassageMetadata]) -> torch.Tensor:
-        """Vectors (passages, h) of a text whose rows were read, on the model's device, for ``Embedder.finish``."""
+        """Return (passages, h) of a text whose rows were computed, on the model's device, for ``finish``."""
         vectors = _means(found) if self.late else np.concatenate(found.results)
         return torch.from_numpy(vectors).to(self.embedder.loaded.device)
 
 
 class _Windows:
-    """Pieces of a text, each for itself."""
+    """Cuts a text into windows of tokens, each embedded by itself."""
 
     def __init__(self, size: int, overlap: int) -> None:
         split_tokens(1, size, overlap)  # raises for what cannot work
         self.size, self.overlap = size, overlap
 
     def split(self, number: int, text: str) -> None:
-        """Nothing is known before the tokens are."""
+        """Return None: windows depend on tokens."""
 
     def __call__(self, number: int, text: str, spans: np.ndarray, passages: list[Span] | None) -> Cut:
         runs = split_tokens(len(spans), self.size, self.overlap)
@@ -184,7 +205,7 @@ class _Windows:
 
 
 class _Late:
-    """Passages of a text, pooled from as few passes as possible."""
+    """Cuts a text into passages, which are pooled from as few passes as possible."""
 
     def __init__(self, by: Any, size: int, capacity: int, overlap: int) -> None:
         split_tokens(1, capacity, overlap)
@@ -195,7 +216,7 @@ class _Late:
         self.by, self.size, self.capacity, self.overlap = by, size, capacity, overlap
 
     def split(self, number: int, text: str) -> list[Span] | None:
-        """The passages of a text; None where tokens decide."""
+        """Return the passages of a text; None where they depend on tokens."""
         return None if isinstance(self.by, str) and self.by == "size" else self._passages(number, text)
 
     def __call__(self, number: int, text: str, spans: np.ndarray, passages: list[Span] | None) -> Cut:
@@ -214,38 +235,11 @@ class _Late:
         return [(int(start), int(end)) for start, end in self.by[number]]
 
 
-def _run(
-    embedder: Embedder, reader: Reader, texts: Iterable[str], progress: bool | None
-) -> Iterator[Rows[PassageMetadata]]:
-    waiting: deque[Rows[PassageMetadata]] = deque()
-    parts: dict[int, Parts] = {}
-    numbers = count()
-
-    def produce() -> Iterator[np.ndarray]:
-        for text in reader.rows(texts):
-            waiting.append(text)
-            for row, own in zip(text.rows, text.metadata.parts, strict=True):
-                parts[next(numbers)] = own
-                yield row
-
-    def embed(packed: Packed, batch: Batch) -> list[np.ndarray]:
-        return reader.read(embedder.states(packed), packed, [parts.pop(index) for index in batch.indices])
-
-    results = run(
-        embedder.loaded, produce(), embed, encode=lambda rows, first: rows, window=_AHEAD,
-        progress=progress, what="embedding windows",
-    )  # fmt: skip
-    for result in results:
-        waiting[0].results.append(result)
-        if len(waiting[0].results) == len(waiting[0].rows):
-            yield waiting.popleft()
-
-
 def _parts(text: Cut, head: int, skip: int) -> list[Parts]:
-    """Rows of each window that go to its passages: <bos> and the prompt to the first, <eos> to the last.
+    """Return the rows of each window that belong to its passages: <bos> and prompt to the first, <eos> to the last.
 
-    Windows are disjoint in what is taken of them, so a passage is in those from the one that holds its first token to
-    the one that holds its last: pairs are as many as parts, not windows times passages.
+    The tokens taken from windows are disjoint, so a passage spans the windows from that of its first token to that of
+    its last: the work grows with the number of parts, not with windows times passages.
     """
     runs = np.asarray(text.runs, np.int64).reshape(-1, 2)
     firsts = np.array([window.first for window in text.windows])
@@ -270,7 +264,7 @@ def _parts(text: Cut, head: int, skip: int) -> list[Parts]:
 
 
 def sum_parts(rows: torch.Tensor, parts: Parts) -> np.ndarray:
-    """Sum of the rows of each part: (parts, h)."""
+    """Return the sum of the rows of each part: (parts, h) fp32."""
     if not len(parts):
         return np.zeros((0, rows.shape[1]), np.float32)
     if len(parts) <= _FEW:
@@ -283,7 +277,7 @@ def sum_parts(rows: torch.Tensor, parts: Parts) -> np.ndarray:
 
 
 def _means(found: Rows[PassageMetadata]) -> np.ndarray:
-    """(passages, h) fp32, from the sums of all windows."""
+    """Return (passages, h) fp32 means, from the sums of all windows."""
     passages, width = len(found.metadata.cut.runs), found.results[0].shape[1]
     total, rows = np.zeros((passages, width), np.float32), np.zeros((passages, 1), np.float32)
     for parts, sums in zip(found.metadata.parts, found.results, strict=True):
@@ -292,39 +286,17 @@ def _means(found: Rows[PassageMetadata]) -> np.ndarray:
     return np.asarray(total / np.maximum(rows, 1))
 
 
-def _tokenised(
-    embedder: Embedder, texts: Iterable[str], prefix: str = ""
-) -> Iterator[tuple[int, str, np.ndarray, np.ndarray]]:
-    """(number, text, ids, spans) of each text with the prompt before it; spans count the prompt's characters too."""
-    stream, number = iter(texts), 0
-    while chunk := list(islice(stream, _AHEAD)):
-        check_texts(chunk, number)
-        prompted = [prefix + text for text in chunk]
-        encoded = embedder.loaded.tokenizer.encode_spans(prompted, specials=True, first=number)
-        for text, (ids, spans) in zip(chunk, encoded, strict=True):
-            yield number, text, ids, spans
-            number += 1
+def stream_tokens(embedder: VectorPredictor, texts: Iterable[str], progress: bool | None) -> Iterator[TokenVectors]:
+    """Yield the token vectors of each text, see ``Embedder.tokens``."""
+    loaded, longest = embedder.loaded, embedder.max_tokens - 2
 
+    def rows() -> Iterator[Rows[tuple[np.ndarray, np.ndarray]]]:
+        for number, text, ids, spans in tokenised(loaded, texts, ahead=_AHEAD):
+            ids, spans = ids[:longest], spans[:longest]
+            yield Rows([with_ends(loaded, ids)], (ids, spans), number=number, text=text)
 
-def stream_tokens(embedder: Embedder, texts: Iterable[str], progress: bool | None) -> Iterator[TokenVectors]:
-    """See ``Embedder.tokens``."""
-    from mmbert.inference.embedder import TokenVectors
+    def states(packed: Packed, places: Sequence[Place]) -> Sequence[np.ndarray]:
+        return [rows[1:-1] for rows in packed.unpack(embedder.states(packed).float().cpu().numpy())]
 
-    tokenizer, longest = embedder.loaded.tokenizer, embedder.max_tokens - 2
-    waiting: deque[Rows[tuple[np.ndarray, np.ndarray]]] = deque()
-
-    def produce() -> Iterator[np.ndarray]:
-        for number, text, ids, spans in _tokenised(embedder, texts):
-            waiting.append(Rows([], (ids[:longest], spans[:longest]), number=number, text=text))
-            yield np.concatenate([[tokenizer.bos_id], ids[:longest], [tokenizer.eos_id]])
-
-    def embed(packed: Packed, batch: Batch) -> Sequence[np.ndarray]:
-        return [np.asarray(rows[1:-1]) for rows in packed.unpack(embedder.states(packed).float().cpu().numpy())]
-
-    rows = run(
-        embedder.loaded, produce(), embed, encode=lambda rows, first: rows, window=_AHEAD, progress=progress,
-        what="embedding tokens",
-    )  # fmt: skip
-    for vectors in rows:
-        found = waiting.popleft()
-        yield TokenVectors(found.text, *found.metadata, found.check(vectors))
+    for found in run_rows(loaded, rows(), states, ahead=_AHEAD, progress=progress, what="embedding tokens"):
+        yield TokenVectors(found.text, *found.metadata, found.results[0])

@@ -1,4 +1,4 @@
-"""What the facades of this room share: how they are loaded, one text or many, and warnings that are said once."""
+"""The base of all predictors: loading, one text or many, and warnings that are logged once."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
-from mmbert.errors import WeightsError
-from mmbert.inference.checks import is_pair, many_texts, one_text
+import torch
+
+from mmbert.errors import ConfigError, WeightsError
+from mmbert.inference.checks import is_pair, many_texts, one_text, whole
 from mmbert.inference.load import KINDS, Kind, Loaded, load
 
 log = logging.getLogger(__name__)
@@ -26,7 +28,7 @@ READERS: dict[Kind, str] = {
     "span": "mmbert.Answerer",
     "choice": "mmbert.MultipleChoice",
 }
-"""Which facade uses a folder."""
+"""The predictor for each kind of folder."""
 
 
 def tuning(recipe: str, folder: str | Path) -> str:
@@ -34,13 +36,13 @@ def tuning(recipe: str, folder: str | Path) -> str:
     return f"mmbert finetune recipes/finetune/{recipe} model={folder}"
 
 
-class Facade:
-    """A loaded model that does one thing. Made by :meth:`load`."""
+class Predictor:
+    """A loaded model that does one task; made by :meth:`load`."""
 
-    kinds: ClassVar[tuple[Kind, ...]]
-    """Heads it can use."""
+    kinds: ClassVar[tuple[Kind, ...]] = tuple(READERS)
+    """Kinds of models that it can use."""
     recipe: ClassVar[str | None] = None
-    """What tunes a model to have one: a file in ``recipes/finetune``."""
+    """The recipe in ``recipes/finetune`` that tunes a model for it."""
 
     def __init__(self, loaded: Loaded) -> None:
         if loaded.kind not in self.kinds:
@@ -51,40 +53,52 @@ class Facade:
                 f"use {READERS[loaded.kind]}{made}"
             )
         self.loaded = loaded
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
 
     @classmethod
     def load(
         cls, name: str | Path, *, revision: str | None = None, device: str = "auto", precision: str = "auto"
     ) -> Self:
-        """A folder or hub name, of transformers, sentence-transformers or this package.
+        """Load a folder or hub name of transformers, sentence-transformers or this package.
 
         device     auto, cpu, cuda, cuda:1
         precision  auto, fp32, bf16 or int8: of the encoder's matrices
-        Raises WeightsError (naming the facade that fits, if the folder has another head), TokenizerError or
-        ConfigError, in one line.
+        Raises WeightsError (which names the right predictor, if the folder has another head), TokenizerError or
+        ConfigError.
         """
         return cls(load(name, revision=revision, device=device, precision=precision))
 
-    def say_once(self, what: str, message: str) -> None:
-        """Warn, the first time only."""
-        if what not in self._said:
-            self._said.add(what)
+    def warn_once(self, key: str, message: str) -> None:
+        """Log a warning the first time that it comes with this key."""
+        if key not in self._warned:
+            self._warned.add(key)
             log.warning("%s", message)
 
-    def _note_length(self, number: int, tokens: int, ends: int) -> None:
-        """Warn of a text of no tokens, or of more than the model reads. ``ends``: special tokens around it."""
+    def note_length(self, number: int, tokens: int, ends: int) -> None:
+        """Warn of a text without tokens, or with more than the model reads. ``ends``: special tokens around it."""
         if not tokens:
-            self.say_once("empty", f"text {number} is empty: what is said of it means nothing")
+            self.warn_once("empty", f"text {number} is empty: its result means nothing")
         elif tokens + ends > self.loaded.max_tokens:
             read = f"the first {self.loaded.max_tokens:,} are read"
-            self.say_once("cut", f"text {number} has {tokens + ends:,} tokens, of which {read} (and so for others)")
+            self.warn_once("cut", f"text {number} has {tokens + ends:,} tokens, of which {read} (and so for others)")
+
+    def check_unused(self, batch_size: int, device: str | None, pool: Any, chunk_size: int | None) -> None:
+        """Raise ConfigError for options of sentence-transformers' calls that cannot be followed here."""
+        whole("batch_size", batch_size)
+        name, here = type(self).__name__, self.loaded.device
+        if pool is not None or chunk_size is not None:
+            raise ConfigError(f"pool and chunk_size are not supported: start one {name} a process, or a server")
+        if isinstance(device, list | tuple):
+            raise ConfigError(f"several devices are not supported: start one {name} a device")
+        wanted = here if device is None else torch.device(device)
+        if wanted.type != here.type or (wanted.index or 0) != (here.index or 0):
+            raise ConfigError(f"the model is on {here}: load it with device={str(device)!r}")
 
 
 def respond(
     asked: Any, stream: Callable[[Iterable[Any]], Iterator[R]], *, pairs: bool = False, what: str = "texts"
 ) -> Any:
-    """Return the answer to one text (or pair), a list for a list, tuple, array or column, an iterator for an iterator.
+    """Return the result of one text (or pair), a list for a list, tuple, array or column, an iterator for an iterator.
 
     Raises ConfigError for what holds no texts.
     """

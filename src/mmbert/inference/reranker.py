@@ -1,4 +1,4 @@
-"""Documents in the order in which they answer a query, by a cross-encoder: query and document read together."""
+"""The Reranker: documents ranked for a query by a cross-encoder, which reads query and document together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mmbert.inference.sequence_classification import SequencePredictor
 
 @dataclass(frozen=True)
 class Ranked:
-    """A document: its place in the list that was given, its score, its text."""
+    """A document: its index in the list, its score, its text."""
 
     index: int
     score: float
@@ -27,8 +27,8 @@ class Ranked:
 class Reranker(SequencePredictor):
     """Scores of (query, document) pairs, by any folder with a ModernBertForSequenceClassification.
 
-    Scores go through the activation that the folder names, else, as in sentence-transformers, through a sigmoid if
-    there is one label and through nothing if there are several.
+    The activation of scores is the one that the folder names, else, as in sentence-transformers, a sigmoid for one
+    label and none for several.
     """
 
     kinds = ("sequence",)
@@ -37,7 +37,7 @@ class Reranker(SequencePredictor):
     def __call__(
         self, query: str, documents: Iterable[str], *, top_k: int | None = None, progress: bool | None = None
     ) -> list[Ranked]:
-        """The documents, best first, the ``top_k`` best if given; equal ones as they came.
+        """Return the documents, best first, or the ``top_k`` best; equal scores keep the given order.
 
         Raises ConfigError for an empty query or a model with several labels.
         """
@@ -62,7 +62,7 @@ class Reranker(SequencePredictor):
 
     @property
     def activation(self) -> torch.nn.Module:
-        """What scores go through. Raises WeightsError for an activation of the folder that is not torch's."""
+        """The activation of scores. Raises WeightsError if the folder names one that is not torch's."""
         if self.loaded.activation is None:
             return ACTIVATIONS["Sigmoid" if len(self.labels) == 1 else "Identity"]()
         try:
@@ -71,7 +71,7 @@ class Reranker(SequencePredictor):
             raise WeightsError(f"{error}; predict(..., activation_fn=torch.nn.Identity()) gives raw scores") from error
 
     def stream(self, pairs: Iterable[Any], *, progress: bool | None = None) -> Iterator[Any]:
-        """The score of each (query, document) of an iterator, in order: a number, or (labels,) with several."""
+        """Yield the score of each (query, document), in order: a number, or (labels,) for several labels."""
         activation, one = self.activation, len(self.labels) == 1
         for row in self.stream_logits(pairs, progress=progress, what="ranking"):
             scores = activation(torch.from_numpy(row)).numpy()
@@ -94,17 +94,17 @@ class Reranker(SequencePredictor):
         *,
         sentences: Any = None,
     ) -> Any:
-        """CrossEncoder.predict: scores of pairs, (n,) or (n, labels); one pair gives one.
+        """Return scores of pairs as CrossEncoder.predict: (n,) or (n, labels); one pair gives one.
 
-        ``sentences`` is the older name of ``inputs``. Batches go by tokens: ``batch_size`` is read and not used.
+        ``sentences`` is the older name of ``inputs``. Batches are made by tokens: ``batch_size`` is not used.
         """
         pairs = sentences if inputs is None else inputs
-        self._check(batch_size, device, pool, chunk_size)
+        self.check_unused(batch_size, device, pool, chunk_size)
         listed = list(many_texts(pairs, "inputs", "pairs of texts", pairs=True))
         single = isinstance(pairs, list | tuple | np.ndarray) and len(listed) == 2 and isinstance(listed[0], str)
         listed = [tuple(listed)] if single else listed
-        chosen = self._chosen_prompt(prompt, prompt_name)
-        rows = list(self.stream_logits(listed, prompt=chosen, progress=bool(show_progress_bar), what="judging"))
+        chosen = self.loaded.check_prompt(prompt_name) if prompt is None else prompt
+        rows = list(self.stream_logits(listed, prompt=chosen, progress=bool(show_progress_bar), what="ranking"))
         if not rows:
             return torch.tensor([]) if convert_to_tensor else np.array([]) if convert_to_numpy else []
         scores = (self.activation if activation_fn is None else activation_fn)(torch.from_numpy(np.stack(rows)))
@@ -133,7 +133,7 @@ class Reranker(SequencePredictor):
         pool: Any = None,
         chunk_size: int | None = None,
     ) -> list[dict[str, Any]]:
-        """CrossEncoder.rank: ``[{"corpus_id": 2, "score": 0.9}, ...]``, with the "text" if ``return_documents``."""
+        """Return ``[{"corpus_id": 2, "score": 0.9}, ...]`` as CrossEncoder.rank; "text" too if ``return_documents``."""
         self._one_label()
         asked, documents = _query(query), _documents(documents)
         scores = self.predict(
@@ -145,22 +145,6 @@ class Reranker(SequencePredictor):
             for index, score in enumerate(scores.tolist())
         ]
         return sorted(results, key=lambda result: result["score"], reverse=True)[:top_k]
-
-    def _chosen_prompt(self, prompt: str | None, name: str | None) -> str | None:
-        if prompt is None and name is not None:
-            if name not in self.loaded.prompts:
-                raise ConfigError(
-                    f"prompt_name {name!r} is none of the folder's: {', '.join(self.loaded.prompts) or 'it has none'}"
-                )
-            return self.loaded.prompts[name]
-        return prompt
-
-    def _check(self, batch_size: int, device: str | None, pool: Any, chunk_size: int | None) -> None:
-        whole("batch_size", batch_size)
-        if pool is not None or chunk_size is not None:
-            raise ConfigError("pool and chunk_size are not supported: start one Reranker a process, or a server")
-        if device is not None and torch.device(device).type != self.loaded.device.type:
-            raise ConfigError(f"the model is on {self.loaded.device}: load it with device={device!r}")
 
 
 def _query(query: Any) -> str:

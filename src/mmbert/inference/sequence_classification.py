@@ -1,8 +1,8 @@
-"""Logits of texts and pairs from a head on a pooled encoder: what Classifier, Reranker and MultipleChoice stand on."""
+"""Logits of texts and pairs from a head on a pooled encoder: the base of Classifier, Reranker and MultipleChoice."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,13 +10,14 @@ import numpy as np
 from mmbert.inference.batching import Batch, run
 from mmbert.inference.load import Loaded
 from mmbert.inference.pairs import pair_encoder
-from mmbert.inference.predictor import Facade
+from mmbert.inference.predictor import Predictor
+from mmbert.inference.windows import Place
 from mmbert.model.tasks import SequenceClassifier, TaskHead
 from mmbert.packed import Packed
 
 
-class SequencePredictor(Facade):
-    """Scores of texts and of pairs of texts."""
+class SequencePredictor(Predictor):
+    """Computes logits of texts and of pairs of texts."""
 
     def __init__(self, loaded: Loaded) -> None:
         super().__init__(loaded)
@@ -29,26 +30,24 @@ class SequencePredictor(Facade):
         """Names of the classes, in the order of their logits."""
         return list((self.loaded.labels or {}).values())
 
-    def prompt_text(self, prompt: str | None) -> str:
-        """The text before every text: that of the folder's name ``prompt``, the text itself, or the folder's own."""
-        prompts = self.loaded.prompts
-        if prompt is None:
-            return prompts[self.loaded.default_prompt] if self.loaded.default_prompt is not None else ""
-        return prompts.get(prompt, prompt)
-
     def stream_logits(
-        self, items: Iterable[Any], *, prompt: str | None = None, progress: bool | None = None, what: str = "judging"
+        self,
+        items: Iterable[Any],
+        *,
+        prompt: str | None = None,
+        progress: bool | None = None,
+        what: str = "classifying",
     ) -> Iterator[np.ndarray]:
-        """(labels,) fp32 a text or pair, in order, without end."""
-        text = self.prompt_text(prompt)
+        """Yield (labels,) fp32 for each text or pair, in order; ``items`` may be endless."""
+        text = self.loaded.prompt_text(prompt)
         if text not in self._encoders:
-            self._encoders[text] = pair_encoder(self.loaded, text, noted=self._note_length)
+            self._encoders[text] = pair_encoder(self.loaded, text, noted=self.note_length)
 
         def logits(packed: Packed, batch: Batch) -> list[np.ndarray]:
             return list(batch.finite(np.stack(self.logits_of(packed))))
 
         return run(self.loaded, items, logits, encode=self._encoders[text], progress=progress, what=what)
 
-    def logits_of(self, packed: Packed) -> list[np.ndarray]:
-        """(labels,) fp32 of each text or pair of a batch on the model's device, on the host."""
+    def logits_of(self, packed: Packed, places: Sequence[Place] = ()) -> list[np.ndarray]:
+        """Return (labels,) fp32 for each text or pair of a batch on the model's device, on the host."""
         return list(self._model(packed).float().cpu().numpy())

@@ -1,7 +1,7 @@
-"""Texts that take several passes: the rows of each go through the model among those of others, and come back together.
+"""Texts that may take several passes: their rows are batched with those of other texts, and collected again.
 
-A text within the model's longest is one row. A longer one is cut into windows that overlap, and each of its tokens is
-taken from the window in which it stands farther from the edge (:func:`mmbert.inference.chunking.plan_windows`).
+A text that the model can read whole is one row. A longer one is cut into windows that overlap, and each of its tokens
+is taken from the window in which it is farther from the edge (:func:`mmbert.inference.chunking.plan_windows`).
 """
 
 from __future__ import annotations
@@ -9,19 +9,18 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import count, islice
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from mmbert.inference.batching import run
+from mmbert.inference.batching import Batch, run
 from mmbert.inference.checks import check_finite, check_texts, text_name
 from mmbert.inference.chunking import Window, plan_windows
 from mmbert.inference.load import Loaded
 from mmbert.packed import Packed
 
 T = TypeVar("T")
-R = TypeVar("R")
 
 _AHEAD = 1024
 """Rows read ahead and sorted by length together."""
@@ -32,9 +31,10 @@ _TOKENISED = 256
 
 @dataclass
 class Rows(Generic[T]):
-    """One text on its way: ``rows`` of token ids as the model reads them, and what else is known of it.
+    """One text: its ``rows`` of token ids as the model reads them, and what the result needs to know of it.
 
-    number, text  what messages call it by: where it stands among those that were asked, and its characters
+    results       one for each row, as they are computed
+    number, text  for messages: its place in the input, and its characters
     """
 
     rows: Sequence[np.ndarray]
@@ -44,41 +44,55 @@ class Rows(Generic[T]):
     text: Any = ""
 
     def finite(self) -> Rows[T]:
-        """Return the text itself, whose rows have their results. Raises NotFiniteOutput if one of those is NaN."""
+        """Return the text, all of whose rows have results. Raises NotFiniteOutput if one of those is not finite."""
         for result in self.results:
-            self.check(result[0] if isinstance(result, tuple) else result)  # probabilities, and the tokens they are of
+            self.check(result[0] if isinstance(result, tuple) else result)  # (probabilities, token ids)
         return self
 
     def check(self, values: np.ndarray) -> np.ndarray:
-        """Return numbers that the model says of this text. Raises NotFiniteOutput where one is NaN or infinite."""
+        """Return the model's numbers for this text. Raises NotFiniteOutput where one is NaN or infinite."""
         found: np.ndarray = check_finite(values, lambda _: text_name(self.number, self.text), lambda _: self.number)
         return found
+
+
+Place = tuple[Rows[Any], int]
+"""A row: its text, and its index among the rows of that text."""
+
+Compute = Callable[[Packed, Sequence[Place]], Sequence[Any]]
+"""A batch on the model's device, and the place of each of its sequences -> one result for each, on the host."""
 
 
 def run_rows(
     loaded: Loaded,
     texts: Iterable[Rows[T]],
-    function: Callable[[Packed], Sequence[R]],
+    compute: Compute,
     *,
+    ahead: int = _AHEAD,
     progress: bool | None = None,
     what: str = "texts",
 ) -> Iterator[Rows[T]]:
-    """Each text with the ``results`` of its rows, in order. ``function``: a batch -> one result a row, on the host.
+    """Yield each text with the ``results`` of its rows, in order. ``ahead``: rows in memory at a time.
 
-    Raises NotFiniteOutput, naming the text, for NaN and infinite numbers.
+    Raises NotFiniteOutput, which names the text, for NaN and infinite numbers.
     """
     waiting: deque[Rows[T]] = deque()
+    places: dict[int, Place] = {}
+    numbers = count()
 
     def produce() -> Iterator[np.ndarray]:
         for text in texts:
             waiting.append(text)
-            yield from text.rows
+            for index, row in enumerate(text.rows):
+                places[next(numbers)] = (text, index)
+                yield row
+
+    def function(packed: Packed, batch: Batch) -> Sequence[Any]:
+        return compute(packed, [places.pop(number) for number in batch.indices])
 
     results = run(
-        loaded, produce(), lambda packed, batch: function(packed), encode=lambda rows, first: rows, window=_AHEAD,
-        progress=progress, what=what,
-    )  # fmt: skip
-    for result in results:
+        loaded, produce(), function, encode=lambda rows, first: rows, window=ahead, progress=progress, what=what
+    )
+    for result in results:  # rows come back in order, so each belongs to the first text that is not complete
         while not waiting[0].rows:
             yield waiting.popleft()
         waiting[0].results.append(result)
@@ -87,23 +101,29 @@ def run_rows(
     yield from waiting
 
 
-def tokenised(loaded: Loaded, texts: Iterable[str]) -> Iterator[tuple[int, str, np.ndarray, np.ndarray]]:
-    """(number, text, ids, spans of characters) of each text, special strings in it read as such."""
+def tokenised(
+    loaded: Loaded, texts: Iterable[str], prefix: str = "", *, ahead: int = _TOKENISED
+) -> Iterator[tuple[int, str, np.ndarray, np.ndarray]]:
+    """Yield (number, text, ids, character spans) of each text; special strings in it become special tokens.
+
+    prefix  a prompt before each text, whose tokens and characters are in ids and spans
+    """
     stream, number = iter(texts), 0
-    while chunk := list(islice(stream, _TOKENISED)):
+    while chunk := list(islice(stream, ahead)):
         check_texts(chunk, number)
-        encoded = loaded.tokenizer.encode_spans(chunk, specials=True, first=number)
+        prompted = [prefix + text for text in chunk] if prefix else chunk
+        encoded = loaded.tokenizer.encode_spans(prompted, specials=True, first=number)
         for text, (ids, spans) in zip(chunk, encoded, strict=True):
             yield number, text, ids, spans
             number += 1
 
 
 def windows(loaded: Loaded, ids: np.ndarray) -> list[Window]:
-    """The windows of one text; one, if the model can read it whole. A quarter of a window is shared with the next."""
+    """Return the windows of one text: one if the model can read it whole, else each shares a quarter with the next."""
     capacity = max(1, loaded.max_tokens - 2)
     return plan_windows(len(ids), capacity, capacity // 4)
 
 
 def with_ends(loaded: Loaded, ids: np.ndarray) -> np.ndarray:
-    """``<bos> ids <eos>``."""
+    """Return ``<bos> ids <eos>``, uint32."""
     return np.concatenate([[loaded.tokenizer.bos_id], ids, [loaded.tokenizer.eos_id]]).astype(np.uint32)

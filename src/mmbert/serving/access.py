@@ -48,7 +48,7 @@ class AccessLog:
 def describe(scope: Scope, status: int, size: int, seconds: float) -> str:
     """One request: when, who, what, how it went. Never what was in it."""
     state = scope.get("state", {})
-    context, error = state.get("call"), state.get("error")
+    context, error = state.get("context"), state.get("error")
     line: dict[str, Any] = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "client": (scope.get("client") or ("", 0))[0],

@@ -1,4 +1,4 @@
-"""The models of a server: what each can do, by its head, and which of them answers a request."""
+"""The models of a server: the handlers of each, by its head, and the model that answers a request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmbert.errors import ConfigError, MMBertError, WeightsError
 from mmbert.inference.embedder import Embedder
 from mmbert.inference.load import Kind, Loaded
 from mmbert.serving.engine import Engine, Limits, NotFiniteAnswer
-from mmbert.serving.handlers.classification import ClassificationHandler, RerankHandler, judging
+from mmbert.serving.handlers.classification import classification_handler
 from mmbert.serving.handlers.embedding import EmbeddingHandler
 from mmbert.serving.handlers.token_tasks import AnswerHandler, FillMaskHandler, TaggingHandler
 from mmbert.serving.metrics import Meters
@@ -27,28 +27,18 @@ log = logging.getLogger(__name__)
 
 A = TypeVar("A")
 
-ROUTES: dict[type[Any], str] = {
-    EmbeddingHandler: "/embed /embed_all /passages /similarity /v1/embeddings",
-    ClassificationHandler: "/predict /classify",
-    RerankHandler: "/rerank /v1/rerank /predict /classify",
-    TaggingHandler: "/token_classify",
-    FillMaskHandler: "/fill_mask",
-    AnswerHandler: "/answer",
-}
-"""What is asked of models of each ability."""
-
 
 class UnknownModel(MMBertError):
-    """No model of this name is served."""
+    """The server has no model of this name."""
 
 
 class WrongModel(MMBertError):
-    """The model has no head for what is asked of it."""
+    """The model has no head for the request."""
 
 
 @dataclass(frozen=True)
 class Served:
-    """A model on its engine. ``handlers``: what it can be asked."""
+    """A model on its engine. ``handlers``: each makes tasks for some routes."""
 
     name: str
     loaded: Loaded
@@ -57,16 +47,17 @@ class Served:
     created: int = field(default_factory=lambda: int(time.time()))
 
     def handler_for(self, handler: type[A]) -> A | None:
-        """What it can be asked of this kind."""
+        """Return its handler of this class, or None."""
         return next((found for found in self.handlers if isinstance(found, handler)), None)
 
     @cached_property
     def routes(self) -> str:
-        return " ".join(ROUTES[type(handler)] for handler in self.handlers)
+        """The routes that it answers, separated by spaces."""
+        return " ".join(handler.routes for handler in self.handlers)
 
     @cached_property
     def token_bytes(self) -> np.ndarray:
-        """(V,) bytes of the text that each token stands for."""
+        """(V,) bytes of the text of each token."""
         return self.loaded.tokenizer.token_bytes()
 
     @property
@@ -76,8 +67,8 @@ class Served:
         return embedding.embedder.max_tokens if embedding else self.loaded.max_tokens
 
     def describe(self) -> str:
-        """In a few words."""
-        kinds = " and ".join(type(handler).__name__.lower() for handler in self.handlers)
+        """Return name, tasks, precision and device, for the log."""
+        kinds = " and ".join(handler.name for handler in self.handlers)
         return f"{self.name} ({kinds}, {self.loaded.precision} on {self.loaded.device.type})"
 
 
@@ -85,14 +76,14 @@ _HANDLERS: dict[Kind, tuple[Callable[[Loaded], Any], ...]] = {
     "encoder": (lambda loaded: EmbeddingHandler(Embedder(loaded)),),
     "sentence": (lambda loaded: EmbeddingHandler(Embedder(loaded)),),
     "masked_lm": (FillMaskHandler, lambda loaded: EmbeddingHandler(Embedder(loaded))),
-    "sequence": (judging,),
+    "sequence": (classification_handler,),
     "tokens": (TaggingHandler,),
     "span": (AnswerHandler,),
 }
 
 
 def open_model(name: str, loaded: Loaded, worker: Worker, pool: Threads, limits: Limits, meters: Meters) -> Served:
-    """A loaded model on an engine of its own. Raises WeightsError for a kind that has no route."""
+    """Return a loaded model on an engine of its own. Raises WeightsError for a kind that has no route."""
     if loaded.kind not in _HANDLERS:
         raise WeightsError(f"{loaded.folder} is a multiple-choice model, which has no route: use mmbert.MultipleChoice")
     handlers = tuple(make(loaded) for make in _HANDLERS[loaded.kind])
@@ -100,29 +91,19 @@ def open_model(name: str, loaded: Loaded, worker: Worker, pool: Threads, limits:
 
 
 def warm_up(served: Served) -> None:
-    """One short and one full batch of what the model does, so that the first client waits for neither."""
+    """Compute a short and a full batch for each handler, so that no client waits for kernels to be prepared."""
     limits = served.engine.limits
     full = "to be or not to be " * (min(served.max_tokens, limits.batch_tokens, limits.largest) // 16)
     texts = ["warm", full]
     for handler in served.handlers:
-        if isinstance(handler, EmbeddingHandler):
-            task: Any = handler.embed(texts, cut="beginning")
-        elif isinstance(handler, ClassificationHandler):
-            task = handler.classify(texts, cut="beginning")
-        elif isinstance(handler, TaggingHandler):
-            task = handler.tag(texts)
-        elif isinstance(handler, FillMaskHandler):
-            task = handler.fill([f"{text}<mask>" for text in texts])
-        else:
-            task = handler.answer([("warm?", text or "warm") for text in texts])
         try:
-            served.engine.submit(task).result()
-        except NotFiniteAnswer as error:  # other inputs may be well; each that is not is refused
+            served.engine.submit(handler.warm_up(texts)).result()
+        except NotFiniteAnswer as error:  # others may have finite results; each request is checked by itself
             log.error("%s: %s: take another checkpoint", served.name, error)
 
 
 def served_names(models: Sequence[str | Path], names: Sequence[str] = ()) -> list[str]:
-    """What clients call each model: as given, else a hub name as it is and a folder's last part.
+    """Return what clients call each model: as given, else the hub name or the last part of the folder.
 
     Raises ConfigError for another number of names than models, or for one that comes twice.
     """
@@ -151,7 +132,7 @@ class Models:
         return len(self._models)
 
     def find(self, name: str | None) -> Served:
-        """By its name; None: the first. Raises UnknownModel."""
+        """Return the model of this name, or the first for None. Raises UnknownModel."""
         if name is None:
             return next(iter(self._models.values()))
         if name not in self._models:
@@ -159,12 +140,10 @@ class Models:
         return self._models[name]
 
     def handler_for(self, handler: type[A], name: str | None) -> tuple[Served, A]:
-        """The model of this name, or the first that can do it. Raises UnknownModel or WrongModel."""
+        """Return the model of this name, or the first with such a handler. Raises UnknownModel or WrongModel."""
         candidates = [self.find(name)] if name is not None else list(self)
-        found = [
-            (served, handler_for) for served in candidates if (handler_for := served.handler_for(handler)) is not None
-        ]
-        if found:  # a classifier rather than a reranker, which can classify too
+        found = [(served, own) for served in candidates if (own := served.handler_for(handler)) is not None]
+        if found:  # prefer a classifier to a reranker, which can classify too
             return next((pair for pair in found if type(pair[1]) is handler), found[0])
         what = "; ".join(f"{served.name}: {served.routes}" for served in candidates)
         raise WrongModel(f"no model here can do this, what they can do is {what}")

@@ -1,4 +1,4 @@
-"""What a request asks of a model: how it becomes rows of tokens, how a batch is computed, how its answer is made."""
+"""A task for a model: how a request becomes rows of tokens, how a batch is computed, how the answer is made."""
 
 from __future__ import annotations
 
@@ -6,16 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from mmbert.inference.windows import Rows
-from mmbert.packed import Packed
+from mmbert.inference.windows import Compute, Rows
 
 R = TypeVar("R")
-
-Place = tuple[Rows[Any], int]
-"""A row: the text that it is of, and its number among that text's rows."""
-
-Compute = Callable[[Packed, Sequence[Place]], Sequence[Any]]
-"""A batch on the model's device, and the row behind each of its sequences -> one result a row, on the host."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +16,11 @@ class Task(Generic[R]):
     """One request to a model.
 
     items       the texts, or pairs of texts
-    characters  in all of them
-    prepare     called in a thread that tokenises; raises an error of the package for what cannot be read
-    compute     called in the thread that computes; tasks of equal ``compute`` share batches
-    finish      called in a thread that tokenises, once each row has its result, all of finite numbers
-    longest     tokens of an item that are read at most, the rest is left out or refused; None: all of it is read
+    characters  of all items
+    prepare     called in a tokenising thread; raises an error of the package for unreadable input
+    compute     called in the computing thread; tasks with equal ``compute`` share batches
+    finish      called in a tokenising thread once every row has a result, all of finite numbers
+    longest     tokens of an item that are read at most, the rest is cut or refused; None: everything is read
     """
 
     items: Sequence[Any]
@@ -39,12 +32,12 @@ class Task(Generic[R]):
 
     @property
     def likely(self) -> int:
-        """About as many tokens as will be read, rather fewer."""
+        """A low estimate of the tokens that will be read."""
         return self._tokens(4) + 2 * self.texts
 
     @property
     def least(self) -> int:
-        """Tokens that will surely be read: those of common vocabularies have 31 characters at most."""
+        """A lower bound of the tokens that will be read: tokens of common vocabularies have 31 characters at most."""
         return self._tokens(32)
 
     def _tokens(self, characters: int) -> int:
@@ -54,7 +47,7 @@ class Task(Generic[R]):
 
     @property
     def texts(self) -> int:
-        """How many."""
+        """Number of items."""
         return len(self.items)
 
 
@@ -65,7 +58,7 @@ def size(item: Any) -> int:
 
 @dataclass
 class Timing:
-    """Where a request's time went, in seconds, and how much it was."""
+    """Tokens of a request, and the seconds spent on it."""
 
     tokens: int = 0
     tokenization: float = 0.0
@@ -75,7 +68,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Answer(Generic[R]):
-    """What a task gives."""
+    """The result of a task."""
 
     value: R
     timing: Timing = field(default_factory=Timing)

@@ -1,4 +1,4 @@
-"""Tokens of texts and back, as tasks: they need no model, only a thread of the pool."""
+"""Tasks for tokens of texts and texts of tokens: they need no model, only a thread of the pool."""
 
 from __future__ import annotations
 
@@ -8,31 +8,34 @@ from typing import Any
 import numpy as np
 
 from mmbert.cancellation import check_cancelled
-from mmbert.errors import ConfigError
-from mmbert.inference.windows import Rows
+from mmbert.inference.windows import Place, Rows
 from mmbert.packed import Packed
 from mmbert.serving.handlers.texts import characters, check_size
 from mmbert.serving.models import Served
-from mmbert.serving.task import Place, Task
+from mmbert.serving.task import Task
 
 
 def tokens_of(
     served: Served, texts: Sequence[str], specials: bool, prompt: str | None, most: int
 ) -> Task[list[list[dict[str, Any]]]]:
-    """Of each text its tokens: {id, text, special, start, stop, token, bytes}, places in characters of the text.
+    """Return the task for the tokens of each text: {id, text, special, start, stop, token, bytes}.
 
     specials  <bos> and <eos> too
-    prompt    a name of the model's prompts, whose text stands before each; None: none
-    most      numbers of the answer, see :func:`check_size`; a token is _NUMBERS of them and the text in it
+    prompt    a name of the model's prompts, whose text is put before each; None: none
+    most      size of the answer, see :func:`check_size`; a token counts as _NUMBERS and its text
     """
-    prompts = served.loaded.prompts
-    if prompt is not None and prompt not in prompts:
-        raise ConfigError(f"prompt_name {prompt!r} is none of the model's: {', '.join(prompts) or 'it has none'}")
-    prefix = prompts[prompt] if prompt is not None else ""
+    tokenizer, bytes_of = served.loaded.tokenizer, served.token_bytes
+    prefix = "" if served.loaded.check_prompt(prompt) is None else served.loaded.prompt_text(prompt)
 
     def work() -> list[list[dict[str, Any]]]:
-        size = _Size(most)
-        return [_tokens(served, prefix + text, specials, size) for text in texts]
+        made, tokens, size = [], 0, 0
+        for text in texts:
+            ((ids, spans),) = tokenizer.encode_spans([prefix + text], specials=True)
+            tokens += len(ids)
+            size += 2 * int(bytes_of[ids].sum())
+            check_size(_NUMBERS * tokens, size, most)  # before the dictionaries, which take most of the memory
+            made.append(_tokens(served, prefix + text, ids, spans, specials))
+        return made
 
     return _task(texts, characters(texts), work)
 
@@ -41,23 +44,8 @@ _NUMBERS = 32
 """Numbers that a token counts as in the size of an answer: its seven fields are about 150 bytes of JSON."""
 
 
-class _Size:
-    """How large an answer gets. Raises TooLong beyond ``most`` numbers."""
-
-    def __init__(self, most: int) -> None:
-        self.most, self.tokens, self.text = most, 0, 0
-
-    def add(self, tokens: int, text: int) -> None:
-        self.tokens += tokens
-        self.text += text
-        check_size(_NUMBERS * self.tokens, self.text, self.most)
-
-
-def _tokens(served: Served, text: str, specials: bool, size: _Size) -> list[dict[str, Any]]:
-    tokenizer = served.loaded.tokenizer
-    ((ids, spans),) = tokenizer.encode_spans([text], specials=True)
-    size.add(len(ids), 2 * int(served.token_bytes[ids].sum()))
-    bytes_of = served.token_bytes
+def _tokens(served: Served, text: str, ids: np.ndarray, spans: np.ndarray, specials: bool) -> list[dict[str, Any]]:
+    tokenizer, bytes_of = served.loaded.tokenizer, served.token_bytes
     found = []
     for index, (start, stop) in zip(ids.tolist(), spans.tolist(), strict=True):
         special = index in tokenizer.special_ids
@@ -78,9 +66,9 @@ def _end(served: Served, index: int) -> dict[str, Any]:
 
 
 def text_of(served: Served, rows: Sequence[Sequence[int]], skip_specials: bool, most: int) -> Task[list[str]]:
-    """The text of each list of ids. Raises TokenizerError for an id that is not in the vocabulary.
+    """Return the task for the text of each list of ids. It raises TokenizerError for an unknown id.
 
-    most  numbers of the answer, see :func:`check_size`; every id counts as one, and with the text of its token
+    most  size of the answer, see :func:`check_size`; an id counts as one number and the text of its token
     """
     tokenizer = served.loaded.tokenizer
 
@@ -99,7 +87,7 @@ def text_of(served: Served, rows: Sequence[Sequence[int]], skip_specials: bool, 
 
 
 def _task(items: Sequence[Any], size: int, work: Any) -> Task[Any]:
-    """Work without a row: ``prepare`` does it, in the thread that tokenises."""
+    """Return a task without rows: ``prepare`` does the work, in a tokenising thread."""
     done: list[Any] = []
 
     def prepare() -> list[Rows[Any]]:

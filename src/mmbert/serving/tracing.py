@@ -37,7 +37,7 @@ class Tracer:
 
         ended = time.time_ns()
         begun = ended - _nanoseconds(seconds)
-        context = scope.get("state", {}).get("call")
+        context = scope.get("state", {}).get("context")
         attributes: dict[str, Any] = {
             "http.request.method": scope["method"],
             "url.path": scope["path"],

@@ -1,4 +1,4 @@
-"""What a model with a head on texts is asked: classes of texts and pairs, and how well documents answer a query."""
+"""Handlers for models with a head on texts: classes of texts and pairs, and scores of documents for a query."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from mmbert.inference.load import Loaded
 from mmbert.inference.pairs import pair_encoder
 from mmbert.inference.reranker import Reranker
 from mmbert.inference.windows import Rows
-from mmbert.packed import Packed
 from mmbert.serving.handlers.texts import Cut, characters, refuse_long
-from mmbert.serving.task import Place, Task
+from mmbert.serving.task import Task
 
 Item = str | tuple[str, str]
 """A text, or a pair of texts."""
@@ -25,6 +24,8 @@ Item = str | tuple[str, str]
 
 class ClassificationHandler:
     """Tasks for a sequence classifier. All of them share batches."""
+
+    name, routes = "classification", "/predict /classify"
 
     def __init__(self, loaded: Loaded) -> None:
         self.loaded = loaded
@@ -35,53 +36,58 @@ class ClassificationHandler:
         self._encoder = lru_cache(2)(self._encoder_of)
 
     def classify(self, items: Sequence[Item], *, raw: bool = False, cut: Cut = None) -> Task[np.ndarray]:
-        """(n, labels) fp32: probabilities as ``Classifier`` has them, or logits if ``raw``."""
+        """Return the task for (n, labels) fp32: the probabilities of ``Classifier``, or logits if ``raw``."""
         function = "none" if raw else self.function
 
         def finish(found: list[Rows[Any]]) -> np.ndarray:
             return apply(function, _stack(found, len(self.labels)))
 
-        return Task(items, characters(items), lambda: self._rows(items, cut), self.compute, finish, self._longest)
+        return self._task(items, characters(items), [*items], cut, finish)
 
-    def compute(self, packed: Packed, places: Sequence[Place]) -> list[np.ndarray]:
-        """Logits of each row of a batch."""
-        return self._classifier.logits_of(packed)
+    def warm_up(self, texts: Sequence[str]) -> Task[Any]:
+        """Return a task that runs all of the model's code."""
+        return self.classify(texts, cut="beginning")
 
-    def _rows(self, items: Sequence[Item], cut: Cut) -> list[Rows[Any]]:
+    def _task(self, asked: Sequence[Any], size: int, items: list[Item], cut: Cut, finish: Any) -> Task[np.ndarray]:
+        compute = self._classifier.logits_of
+        return Task(asked, size, lambda: self._rows(items, cut), compute, finish, self._longest)
+
+    def _rows(self, items: list[Item], cut: Cut) -> list[Rows[Any]]:
         if cut == "end":
             raise ConfigError("truncation_direction Left is for embeddings: pairs are cut at their ends")
         return [Rows([row], None) for row in self._encoder(cut is None)(items, 0)]
 
     def _encoder_of(self, strict: bool) -> Any:
         noted = refuse_long(self.loaded.max_tokens) if strict else None
-        return pair_encoder(self.loaded, self._classifier.prompt_text(None), noted=noted)
+        return pair_encoder(self.loaded, self.loaded.prompt_text(None), noted=noted)
 
 
 class RerankHandler(ClassificationHandler):
-    """Tasks for a sequence classifier of one score, which can rank documents."""
+    """Tasks for a sequence classifier with one score, which can rank documents."""
+
+    name, routes = "reranking", "/rerank /v1/rerank /predict /classify"
 
     def rank(self, query: str, documents: Sequence[str], *, raw: bool = False, cut: Cut = None) -> Task[np.ndarray]:
-        """(n,) fp32: scores of the documents as they came, of ``Reranker`` or, if ``raw``, before its activation.
+        """Return the task for (n,) fp32: scores of documents in their order, before the activation if ``raw``.
 
         Raises ConfigError for an empty query.
         """
         if not query.strip():
             raise ConfigError("the query is empty")
-        items = [(query, document) for document in documents]
+        items: list[Item] = [(query, document) for document in documents]
 
         def finish(found: list[Rows[Any]]) -> np.ndarray:
             scores = _stack(found, 1)[:, 0]
             activation = torch.nn.Identity() if raw else Reranker(self.loaded).activation
             return np.asarray(activation(torch.from_numpy(scores)).numpy())
 
-        size = len(query) + characters(documents)
-        return Task(documents, size, lambda: self._rows(items, cut), self.compute, finish, self._longest)
+        return self._task(documents, len(query) + characters(documents), items, cut, finish)
 
 
 def _stack(found: list[Rows[Any]], labels: int) -> np.ndarray:
     return np.stack([text.results[0] for text in found]) if found else np.zeros((0, labels), np.float32)
 
 
-def judging(loaded: Loaded) -> ClassificationHandler:
-    """What a sequence classifier can be asked."""
+def classification_handler(loaded: Loaded) -> ClassificationHandler:
+    """Return the handler of a sequence classifier, by its number of labels."""
     return RerankHandler(loaded) if len(loaded.labels or ()) == 1 else ClassificationHandler(loaded)

@@ -1,4 +1,4 @@
-"""What an embedder is asked over the wire: vectors of texts, of their tokens, of their passages."""
+"""The handler for vectors of texts, of their tokens and of their passages."""
 
 from __future__ import annotations
 
@@ -15,29 +15,31 @@ from mmbert.errors import ConfigError, DataError, TooLong
 from mmbert.inference.batching import text_encoder
 from mmbert.inference.chunking import Passages, Span
 from mmbert.inference.embedder import Embedder
-from mmbert.inference.passages import Parts, Reader, sum_parts
+from mmbert.inference.passages import Reader, sum_parts
 from mmbert.inference.pooling import pool
-from mmbert.inference.windows import Rows
+from mmbert.inference.windows import Place, Rows
 from mmbert.packed import Packed
 from mmbert.serving.engine import Failed
 from mmbert.serving.handlers.texts import Cut, characters, refuse_long
-from mmbert.serving.task import Place, Task
+from mmbert.serving.task import Task
 
 
 @dataclass(frozen=True)
 class _Pooled:
-    """A row of which the pooled vector is wanted: tokens at its beginning that do not count."""
+    """Marks a row for its pooled vector. ``skip``: first tokens that pooling leaves out."""
 
     skip: int
 
 
 @dataclass(frozen=True)
 class _Tokens:
-    """A row of which all token vectors are wanted."""
+    """Marks a row for all its token vectors."""
 
 
 class EmbeddingHandler:
     """Tasks for an embedder. All of them share batches."""
+
+    name, routes = "embedding", "/embed /embed_all /passages /similarity /v1/embeddings"
 
     def __init__(self, embedder: Embedder) -> None:
         self.embedder = embedder
@@ -53,9 +55,9 @@ class EmbeddingHandler:
         normalize: bool = True,
         cut: Cut = None,
     ) -> Task[np.ndarray]:
-        """(n, d) fp32: the vectors of ``Embedder.__call__``. ``prompt``: a name of the folder's, or None: its default.
+        """Return the task for (n, d) fp32, as ``Embedder.__call__``. ``prompt``: a name, or None for the default.
 
-        cut  what is kept of a text that is too long; None: TooLong
+        cut  what is kept of a text that is too long; None: TooLong is raised
         """
         width = self._width(dimensions)
         prefix, skip = self._prefix(prompt)
@@ -75,9 +77,9 @@ class EmbeddingHandler:
     def tokens(
         self, texts: Sequence[str], *, prompt: str | None = None, cut: Cut = None, most: int | None = None
     ) -> Task[list[np.ndarray]]:
-        """Of each text (n, h) fp32: the vectors of all its tokens, <bos> and <eos> included.
+        """Return the task for the vectors of all tokens of each text, (n, h) fp32, of <bos> and <eos> too.
 
-        most  tokens in all; for more: TooLong
+        most  tokens of all texts; TooLong is raised for more
         """
         prefix, _ = self._prefix(prompt)
 
@@ -104,12 +106,12 @@ class EmbeddingHandler:
         normalize: bool = True,
         most: int | None = None,
     ) -> Task[list[Passages]]:
-        """Passages of each text with their vectors, by late chunking: those of ``Embedder.passages``.
+        """Return the task for the passages of each text, by late chunking as in ``Embedder.passages``.
 
-        most  numbers in all vectors; for more: TooLong
+        most  numbers of all vectors; TooLong is raised for more
         """
         width = self._width(dimensions)
-        name = self._known(prompt)
+        name = self.embedder.loaded.check_prompt(prompt)
         reader = Reader(self.embedder, chunking="late", by=by, size=size, overlap=None, prompt=name)
 
         def prepare() -> list[Rows[Any]]:
@@ -123,9 +125,9 @@ class EmbeddingHandler:
     def chunks(
         self, texts: Sequence[str], *, prompt: str | None = None, dimensions: int | None = None, normalize: bool = True
     ) -> Task[np.ndarray]:
-        """(n, d) fp32: the texts are chunks of one document, which is read whole (Jina's ``late_chunking``).
+        """Return the task for (n, d) fp32 vectors of the chunks of one document (Jina's ``late_chunking``).
 
-        They are joined by a space where neither side has white space. Raises DataError for an empty one.
+        Chunks are joined by a space where neither side has white space. Raises DataError for an empty one.
         """
         parts: list[str] = []
         spans, end = [], 0
@@ -142,26 +144,26 @@ class EmbeddingHandler:
         task = self.passages([document], by=[spans], prompt=prompt, dimensions=dimensions, normalize=normalize)
         return Task(texts, len(document), task.prepare, task.compute, lambda found: task.finish(found)[0].vectors)
 
+    def warm_up(self, texts: Sequence[str]) -> Task[Any]:
+        """Return a task that runs all of the model's code."""
+        return self.embed(texts, cut="beginning")
+
     def compute(self, packed: Packed, places: Sequence[Place]) -> list[Any]:
-        """Of each row of a batch what its note asks for."""
+        """Return for each row of a batch what its metadata asks for."""
         embedder = self.embedder
         states = embedder.states(packed)
-        wanted = [text.metadata for text, _ in places]
-        skips = [metadata.skip if isinstance(metadata, _Pooled) else 0 for metadata in wanted]
-        pooled: list[Any] = []
-        if any(isinstance(metadata, _Pooled) for metadata in wanted):
-            pooled = list(pool(states, packed, embedder.pooling.modes, skips).cpu().numpy())
-            if all(isinstance(metadata, _Pooled) for metadata in wanted):
-                return pooled
-        found: list[Any] = []
-        for number, (rows, metadata, (_, index)) in enumerate(zip(packed.unpack(states), wanted, places, strict=True)):
-            if isinstance(metadata, _Pooled):
-                found.append(pooled[number])
-            elif isinstance(metadata, _Tokens):
-                found.append(rows.float().cpu().numpy())
-            else:
-                parts: Parts = metadata.parts[index]
-                found.append(sum_parts(rows, parts))
+        skips = [text.metadata.skip if isinstance(text.metadata, _Pooled) else None for text, _ in places]
+        found: list[Any] = [None] * len(places)
+        if any(skip is not None for skip in skips):  # pooled together, the vectors of other rows are not used
+            modes = embedder.pooling.modes
+            found = list(pool(states, packed, modes, [skip or 0 for skip in skips]).cpu().numpy())
+            if None not in skips:
+                return found
+        for number, (rows, (text, index)) in enumerate(zip(packed.unpack(states), places, strict=True)):
+            if isinstance(text.metadata, _Tokens):
+                found[number] = rows.float().cpu().numpy()
+            elif skips[number] is None:
+                found[number] = sum_parts(rows, text.metadata.parts[index])
         return found
 
     def _passages(self, reader: Reader, text: Rows[Any], width: int | None, normalize: bool) -> Passages:
@@ -178,14 +180,8 @@ class EmbeddingHandler:
         noted = None if cut else refuse_long(longest)
         return text_encoder(self.embedder.loaded, prefix, max_tokens=longest, noted=noted, end=cut == "end")
 
-    def _known(self, prompt: str | None) -> str | None:
-        prompts = self.embedder.loaded.prompts
-        if prompt is not None and prompt not in prompts:
-            raise ConfigError(f"prompt_name {prompt!r} is none of the model's: {', '.join(prompts) or 'it has none'}")
-        return prompt
-
     def _prefix_of(self, prompt: str | None) -> tuple[str, int]:
-        prefix = self.embedder.prompt_text(self._known(prompt))
+        prefix = self.embedder.prompt_text(self.embedder.loaded.check_prompt(prompt))
         return prefix, self.embedder.skipped(prefix)
 
     def _width(self, dimensions: int | None) -> int | None:

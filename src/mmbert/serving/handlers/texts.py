@@ -1,4 +1,4 @@
-"""What the tasks of all abilities share: how long texts are, and what happens to those that are too long."""
+"""Limits that all handlers share: the length of texts, and the size of answers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Cut = Literal["beginning", "end"] | None
 
 
 def characters(texts: Iterable[Any]) -> int:
-    """Of all texts, or pairs of texts."""
+    """Return the characters of all texts, or pairs of texts."""
     return sum(map(size, texts))
 
 
 def refuse_long(longest: int) -> Callable[..., None]:
-    """A ``noted`` for encoders that raises TooLong for a text of more than ``longest`` tokens."""
+    """Return a ``noted`` for encoders that raises TooLong for a text of more than ``longest`` tokens."""
 
-    def noted(number: int, tokens: int, ends: int = 0) -> None:
+    def noted(number: int, tokens: int, ends: int) -> None:
         if tokens + ends > longest:
             raise TooLong(
                 f"input {number} has {tokens + ends:,} tokens or more, the model reads {longest:,}: send "

@@ -1,12 +1,9 @@
-"""What models with a head on tokens are asked: entities, filled masks, answers. Long texts go in windows."""
+"""Handlers for models with a head on tokens: entities, filled masks, answers. Long texts are read in windows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 from mmbert.cancellation import check_cancelled
 from mmbert.errors import ConfigError
@@ -16,10 +13,11 @@ from mmbert.inference.fill_mask import Fill, FillMask
 from mmbert.inference.load import Loaded
 from mmbert.inference.tagger import Tagger
 from mmbert.inference.windows import Rows
-from mmbert.packed import Packed
 from mmbert.serving.handlers.texts import characters, check_size
-from mmbert.serving.task import Place, Task
+from mmbert.serving.task import Task
 from mmbert.tokenizer.tokenizer import SPECIALS
+
+R = TypeVar("R")
 
 _TOP = 100
 """Fills and answers at most."""
@@ -28,6 +26,8 @@ _TOP = 100
 class TaggingHandler:
     """Tasks for a token classifier."""
 
+    name, routes = "token classification", "/token_classify"
+
     def __init__(self, loaded: Loaded) -> None:
         self._tagger = Tagger(loaded)
         self.labels = self._tagger.labels
@@ -35,43 +35,31 @@ class TaggingHandler:
     def tag(
         self, texts: Sequence[str], *, strategy: Strategy = "first", most: int | None = None
     ) -> Task[list[list[Entity]]]:
-        """The entities of each text, of ``Tagger``. ``most``: numbers of the answer, see :func:`check_size`."""
+        """Return the task for the entities of each text. ``most``: size of the answer, see :func:`check_size`."""
 
         def finish(found: list[Rows[Any]]) -> list[list[Entity]]:
-            made = []
-            numbers = text = 0
-            for one in found:
-                check_cancelled()
-                made.append(self._tagger.entities(one, strategy))
-                numbers += 4 * len(made[-1])
-                text += sum(len(entity.text) + len(entity.label) for entity in made[-1])
-                check_size(numbers, text, most)
-            return made
+            return _each(found, lambda text: self._tagger.entities(text, strategy), most, _entity_characters)
 
-        return Task(texts, characters(texts), lambda: list(self._tagger.rows(texts)), self.compute, finish)
+        tagger = self._tagger
+        return Task(texts, characters(texts), lambda: list(tagger.rows(texts)), tagger.logits_of, finish)
 
-    def compute(self, packed: Packed, places: Sequence[Place]) -> list[np.ndarray]:
-        """Logits of the tokens of each row of a batch."""
-        return self._tagger.logits_of(packed)
-
-
-@dataclass
-class _Asked(Rows[Any]):
-    """A text with masks, and how many fills are wanted."""
-
-    top_k: int = 5
+    def warm_up(self, texts: Sequence[str]) -> Task[Any]:
+        """Return a task that runs all of the model's code."""
+        return self.tag(texts)
 
 
 class FillMaskHandler:
     """Tasks for a masked language model."""
 
+    name, routes = "masked language model", "/fill_mask"
+
     def __init__(self, loaded: Loaded) -> None:
         self._model = FillMask(loaded)
 
     def fill(self, texts: Sequence[str], *, top_k: int = 5, most: int | None = None) -> Task[list[list[list[Fill]]]]:
-        """Of each text for each mask its fills, of ``FillMask``: every fill holds the whole text with it.
+        """Return the task for the fills of each mask of each text; every fill holds the whole text.
 
-        most  numbers of the answer, see :func:`check_size`: checked before anything is computed
+        most  size of the answer, see :func:`check_size`; checked before anything is computed
         """
         check_top(top_k, self._model.loaded.tokenizer.vocab_size)
 
@@ -82,24 +70,22 @@ class FillMaskHandler:
                 fills += masks * top_k
                 text += masks * top_k * len(one)
                 check_size(4 * fills, text, most)
-            return [_Asked(text.rows, text.metadata, top_k=top_k) for text in self._model.rows(texts)]
+            return list(self._model.rows(texts, top_k))
 
         def finish(found: list[Rows[Any]]) -> list[list[list[Fill]]]:
-            made = []
-            for text in found:
-                check_cancelled()
-                made.append(self._model.fills(text, top_k))
-            return made
+            return _each(found, self._model.fills)
 
-        return Task(texts, characters(texts), prepare, self.compute, finish)
+        return Task(texts, characters(texts), prepare, self._model.best_of, finish)
 
-    def compute(self, packed: Packed, places: Sequence[Place]) -> list[Any]:
-        """The best tokens of each row of a batch, as many as the one that wants most."""
-        return self._model.best_of(packed, max(text.top_k for text, _ in places if isinstance(text, _Asked)))
+    def warm_up(self, texts: Sequence[str]) -> Task[Any]:
+        """Return a task that runs all of the model's code."""
+        return self.fill([f"{text}{SPECIALS['mask']}" for text in texts])
 
 
 class AnswerHandler:
     """Tasks for a model of extractive question answering."""
+
+    name, routes = "question answering", "/answer"
 
     def __init__(self, loaded: Loaded) -> None:
         self._answerer = Answerer(loaded)
@@ -107,32 +93,52 @@ class AnswerHandler:
     def answer(
         self, pairs: Sequence[tuple[str, str]], *, top_k: int = 1, most: int | None = None
     ) -> Task[list[list[Answer]]]:
-        """The answers to each (question, text), of ``Answerer``. ``most``: numbers of the answer, as for tags."""
+        """Return the task for the answers to each (question, text). ``most``: as for :meth:`TaggingHandler.tag`."""
         check_top(top_k)
-        options = Decoding(top_k, 64, False, 0.0)
+        answerer, options = self._answerer, Decoding(top_k, 64, False, 0.0)
 
         def prepare() -> list[Rows[Any]]:
-            return list(self._answerer.rows(pairs, self._answerer.loaded.max_tokens, None, options.longest))
+            return list(answerer.rows(pairs, answerer.loaded.max_tokens, None, options.longest))
 
         def finish(found: list[Rows[Any]]) -> list[list[Answer]]:
-            made = []
-            numbers = text = 0
-            for one in found:
-                check_cancelled()
-                made.append(best_answers(one.metadata, one.results, options))
-                numbers += 4 * len(made[-1])
-                text += sum(len(answer.text) for answer in made[-1])
-                check_size(numbers, text, most)
-            return made
+            def answers(text: Rows[Any]) -> list[Answer]:
+                return best_answers(text.metadata, text.results, options)
 
-        return Task(pairs, characters(pairs), prepare, self.compute, finish)
+            return _each(found, answers, most, lambda answer: len(answer.text))
 
-    def compute(self, packed: Packed, places: Sequence[Place]) -> list[np.ndarray]:
-        """Logits of the tokens of each row of a batch."""
-        return self._answerer.logits_of(packed)
+        return Task(pairs, characters(pairs), prepare, answerer.logits_of, finish)
+
+    def warm_up(self, texts: Sequence[str]) -> Task[Any]:
+        """Return a task that runs all of the model's code."""
+        return self.answer([("warm?", text or "warm") for text in texts])
+
+
+def _each(
+    found: Iterable[Rows[Any]],
+    read: Callable[[Rows[Any]], list[R]],
+    most: int | None = None,
+    size: Callable[[R], int] = lambda item: 0,
+) -> list[list[R]]:
+    """Return the items of each text; ``size``: characters of one, which counts as four numbers beside them.
+
+    The size is checked text by text, so that an answer that is too large is never built.
+    """
+    made: list[list[R]] = []
+    numbers = text = 0
+    for one in found:
+        check_cancelled()
+        made.append(read(one))
+        numbers += 4 * len(made[-1])
+        text += sum(map(size, made[-1]))
+        check_size(numbers, text, most)
+    return made
+
+
+def _entity_characters(entity: Entity) -> int:
+    return len(entity.text) + len(entity.label)
 
 
 def check_top(top_k: int, known: int = _TOP) -> None:
-    """Raises ConfigError."""
+    """Raise ConfigError for more fills or answers than there can be, or than a request may ask for."""
     if not 1 <= top_k <= min(known, _TOP):
         raise ConfigError(f"top_k is {top_k}: it must be 1 to {min(known, _TOP)}")

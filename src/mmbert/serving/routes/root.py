@@ -103,7 +103,7 @@ async def _classify(asked: Root, parameters: RootParameters, context: RequestCon
     _, classifier = context.handler_for(ClassificationHandler, asked.model)
     if not raw and parameters.function_to_apply not in (None, classifier.function):
         raise ConfigError(
-            f"parameters.function_to_apply: the model's scores come by {classifier.function}: leave it out, or take none"
+            f"parameters.function_to_apply: the model applies {classifier.function}: leave it out, or take none"
         )
     fields = {"inputs": inputs, "truncate": truncate, "raw_scores": raw, "model": asked.model}
     found = await tei.predict(await read(Predict, fields, context), context)
