@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mmbert.doctor.tensors import Tensors, read_tensors
-from mmbert.errors import DataError
+from mmbert.errors import DataError, MMBertError
 from mmbert.io.stream import begins_with_mark, read_text
+from mmbert.model.folder import read_modules
 
 
 @dataclass(frozen=True)
@@ -103,12 +104,8 @@ def _object(path: Path, problems: list[Problem]) -> dict[str, Any] | None:
 
 
 def _modules(folder: Path, problems: list[Problem]) -> list[tuple[str, str]]:
-    path = folder / "modules.json"
-    if not path.is_file():
-        return []
     try:
-        listed = json.loads(read_text(path))
-        return [(str(module["type"]), str(module["path"])) for module in listed]
-    except (DataError, ValueError, KeyError, TypeError, RecursionError):
-        problems.append(Problem(f"{path} is not a list of modules with type and path", "restore it"))
+        return read_modules(folder)
+    except MMBertError as error:
+        problems.append(Problem(str(error), "restore it"))
         return []

@@ -138,7 +138,9 @@ def _write_folder(
     if sentence:
         write_modules(source, folder)
     elif source.loaded.kind == "sentence":
-        log.warning("a plain Hugging Face folder has no pooling and no prompts: those of %s stay behind", source.place)
+        log.warning(
+            "a Hugging Face folder has no pooling and no prompts: those of %s are left out", source.loaded.place
+        )
     write_card(source, folder, "sentence-transformers" if sentence else "transformers", PIPELINES[kind])
     again = Source.load(folder)
     rows = encode(source, texts, again.loaded.tokenizer)

@@ -1,4 +1,4 @@
-"""The model that is exported, with what is chosen for it: pooling, what comes after it, prompts, longest text."""
+"""The model that is exported, with its pooling, the modules behind it, prompts and longest text."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from mmbert.errors import ConfigError
 from mmbert.inference.embedder import Embedder
 from mmbert.inference.load import KINDS, Loaded, load
 from mmbert.inference.pooling import Pooling
-from mmbert.inference.sentence_transformers_folder import Dense, Normalize, read_parts
+from mmbert.inference.sentence_transformers_folder import Normalize
 from mmbert.inference.vectors import Similarity
 from mmbert.model.config import ModelConfig
-from mmbert.model.weights import TIED, cut_padding, load_state, model_folder, take_encoder
+from mmbert.model.weights import TIED, cut_padding, load_state, take_encoder
 
 Output = Literal["hidden", "embedding", "logits"]
-"""Vectors of tokens, vectors of texts, what the head says."""
+"""Vectors of tokens, vectors of texts, logits of the head."""
 
 CLASSES = {kind: name for name, kind in KINDS.items()}
 """transformers' class of each kind of head."""
@@ -27,14 +27,12 @@ CLASSES = {kind: name for name, kind in KINDS.items()}
 
 @dataclass(frozen=True)
 class Source:
-    """A model, on the CPU, in fp32 and as plain modules, and how its vectors are made.
+    """A model on the CPU, in fp32 and as plain modules, and how its vectors are made.
 
-    place   the folder with its ``config.json``: ``loaded.folder``, or one in it
     config  the shape, with the ids of the tokenizer's special tokens
     """
 
     loaded: Loaded
-    place: Path
     config: ModelConfig
     pooling: Pooling
     after: tuple[nn.Module, ...]
@@ -55,13 +53,11 @@ class Source:
         similarity: str | None = None,
         max_tokens: int | None = None,
     ) -> Source:
-        """Options are those of :func:`mmbert.export`; None leaves what the folder says.
+        """Load a folder or hub name; options as in :func:`mmbert.export`, None keeps what the folder says.
 
-        Raises WeightsError, TokenizerError or ConfigError in one line.
+        Raises WeightsError, TokenizerError or ConfigError.
         """
-        folder = model_folder(name, revision=revision)
-        parts = read_parts(folder)
-        loaded = load(folder, device="cpu", precision="plain")
+        loaded = load(name, revision=revision, device="cpu", precision="plain")
         embedder = Embedder(loaded, pooling=pooling, max_tokens=max_tokens)
         words = loaded.tokenizer
         ids = {f"{role}_id": getattr(words, f"{role}_id") for role in ("pad", "eos", "bos", "unk", "mask")}
@@ -70,7 +66,6 @@ class Source:
             raise ConfigError(f"similarity {measure!r} is none of {', '.join(get_args(Similarity))}")
         return cls(
             loaded=loaded,
-            place=parts.encoder if parts else folder,
             config=loaded.config.model_copy(update=ids),
             pooling=embedder.pooling,
             after=_ending(loaded.after, normalize),
@@ -84,15 +79,9 @@ class Source:
     def has_head(self) -> bool:
         return self.loaded.head is not None
 
-    @property
-    def dimensions(self) -> int:
-        """Width of a text's vector."""
-        dense = [module for module in self.after if isinstance(module, Dense)]
-        return dense[-1].linear.out_features if dense else self.config.hidden_size * len(self.pooling.modes)
-
     def state(self, *, head: bool) -> dict[str, Tensor]:
-        """The tensors as stored, by the names that transformers' class expects: with a head, or a bare encoder."""
-        state = load_state(self.place)
+        """Return the tensors as stored, by the names of transformers' class with a head, or of the bare encoder."""
+        state = load_state(self.loaded.place)
         state.pop(TIED, None)
         cut_padding(state, self.config.vocab_size)
         own = take_encoder(state)
@@ -100,7 +89,7 @@ class Source:
 
 
 def _ending(after: tuple[nn.Module, ...], normalize: bool | None) -> tuple[nn.Module, ...]:
-    """The modules behind pooling, ending in unit length or not as asked."""
+    """Return the modules behind pooling, with or without Normalize at the end as asked."""
     if normalize is None or (normalize and after and isinstance(after[-1], Normalize)):
         return after
     if normalize:

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from mmbert.errors import ConfigError, TokenizerError, WeightsError
-from mmbert.files import read_json
 from mmbert.inference.pooling import Pooling
 from mmbert.inference.precision import apply_precision
 from mmbert.inference.sentence_transformers_folder import Parts, read_parts
 from mmbert.model.config import ModelConfig, config_from_hf
 from mmbert.model.encoder import Encoder
+from mmbert.model.folder import read_object
 from mmbert.model.heads import MaskedLM
 from mmbert.model.tasks import TaskHead
 from mmbert.model.weights import check_size, cut_padding, fill, load_state, model_folder, take_encoder
@@ -52,6 +52,7 @@ _MOST_LABELS = 2**20
 class Loaded:
     """A model that is ready to run.
 
+    place               the folder of ``config.json`` and the weights: ``folder``, or one in it
     encoder             in eval mode, on ``device``, in ``precision`` (fp32, bf16, int8); answers in fp32
     head                None for ``encoder`` and ``sentence``; the whole MaskedLM, around ``encoder``, for
                         ``masked_lm``; a TaskHead for the rest, in fp32
@@ -69,6 +70,7 @@ class Loaded:
     """
 
     folder: Path
+    place: Path
     config: ModelConfig
     encoder: Encoder
     tokenizer: Tokenizer
@@ -144,6 +146,7 @@ def load(name: str | Path, *, revision: str | None = None, device: str = "auto",
     used = apply_precision(encoder, where, precision)
     return Loaded(
         folder=folder,
+        place=place,
         config=config,
         encoder=encoder,
         tokenizer=tokenizer,
@@ -181,13 +184,9 @@ def pick_device(name: str) -> torch.device:
 
 
 def _config_values(place: Path) -> dict[str, Any]:
-    path = place / "config.json"
-    if not path.is_file():
+    if not (place / "config.json").is_file():
         raise WeightsError(f"no config.json in {place}: not a model folder")
-    values = read_json(path)
-    if not isinstance(values, dict):
-        raise WeightsError(f"{path}: not a JSON object")
-    return values
+    return read_object(place / "config.json")
 
 
 def _kind(values: Mapping[str, Any], place: Path, parts: Parts | None) -> Kind:
@@ -308,9 +307,7 @@ def _tokenizer(place: Path, config: ModelConfig) -> Tokenizer:
 
 
 def _tokenizer_config(place: Path) -> dict[str, Any]:
-    path = place / "tokenizer_config.json"
-    values = read_json(path) if path.is_file() else {}
-    return values if isinstance(values, dict) else {}
+    return read_object(place / "tokenizer_config.json")
 
 
 def _max_tokens(place: Path, config: ModelConfig, parts: Parts | None) -> int:

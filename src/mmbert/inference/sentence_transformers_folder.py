@@ -1,7 +1,6 @@
-"""The files of a sentence-transformers folder: ``modules.json``, the modules it names, prompts, longest text.
+"""The modules, prompts and options of a sentence-transformers folder, in the forms of versions 2 to 5 and of version 6.
 
-Read in both dialects, of versions 2 to 5 and of version 6. A module or option that would be computed otherwise is
-refused by its name.
+Modules and options that are not supported raise an error that names them: vectors would differ.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmbert.errors import WeightsError
-from mmbert.files import read_json
 from mmbert.inference.pooling import MODES, Pooling
+from mmbert.model.folder import LISTING, read_modules, read_object
 from mmbert.model.weights import load_state
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     name: getattr(nn, name) for name in ("Identity", "Tanh", "GELU", "ReLU", "SiLU", "Sigmoid", "LeakyReLU", "ELU")
 }
-"""What a Dense module may end in, as its class without arguments."""
+"""Activations that a Dense module or a CrossEncoder may have: classes without arguments."""
 
 _OLD_MODES = {
     "pooling_mode_cls_token": "cls",
@@ -32,16 +31,16 @@ _OLD_MODES = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-"""Keys of the older pooling config, in the order in which several are laid side by side."""
+"""Keys of the older pooling config, in the order in which several modes are concatenated."""
 
 _OTHERS = {"SparseEncoder": "SPLADE", "MultiVectorEncoder": "late interaction"}
-"""Models of sentence-transformers whose answers are no vectors of texts."""
+"""Models of sentence-transformers that give no single vector for a text."""
 
 _OPTIONS = tuple(
     f"sentence_{kind}_config.json"
     for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
-"""Where the Transformer module has its options, the first that is there: all but the first are of old versions."""
+"""Names of the file of the Transformer module's options; all but the first are of old versions."""
 
 _SENTENCE, _TOKENS = "sentence_embedding", "token_embeddings"
 
@@ -50,11 +49,11 @@ _HARMLESS = {
     "tokenizer_name_or_path", "processing_kwargs", "query_length", "document_length", "query_expansion",
     "model_args", "config_args", "tokenizer_args", "model_kwargs", "config_kwargs", "processor_kwargs",
 }  # fmt: skip
-"""Keys of the Transformer module that are known: the first group says nothing new, the rest is checked."""
+"""Known keys of the Transformer module: the first line has no effect on vectors, the others are checked."""
 
 
 class Dense(nn.Module):
-    """A linear layer and an activation, plus the input where ``residual`` says so; (S, n) -> (S, m)."""
+    """activation(linear(x)), plus residual(x) if there is one; (S, n) -> (S, m)."""
 
     def __init__(self, linear: nn.Linear, activation: nn.Module, residual: nn.Module | None) -> None:
         super().__init__()
@@ -66,7 +65,7 @@ class Dense(nn.Module):
 
 
 class Normalize(nn.Module):
-    """Each row to length 1; a row of zeros stays."""
+    """Scales each row to unit length; a row of zeros stays."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.normalize(x, dim=-1)
@@ -74,15 +73,15 @@ class Normalize(nn.Module):
 
 @dataclass(frozen=True)
 class Parts:
-    """What stands around the encoder.
+    """What the folder puts around the encoder.
 
     encoder         folder of its config.json and weights
-    pooling         None where the folder is a CrossEncoder's, which pools inside its head
+    pooling         None for a CrossEncoder, which pools inside its head
     after           Dense and Normalize, in their order
     prompts         by name; ``default_prompt`` is the name of the one that is put before every text
-    max_tokens      longest text, None where the tokenizer's config says it
+    max_tokens      longest text, None if the tokenizer's config decides
     similarity      cosine, dot, euclidean or manhattan
-    activation      of a CrossEncoder's scores, as the folder writes it; None: as the library's default
+    activation      of a CrossEncoder's scores, as the folder writes it; None: the library's default
     """
 
     encoder: Path
@@ -96,18 +95,18 @@ class Parts:
 
 
 def read_parts(folder: Path) -> Parts | None:
-    """The modules of a folder, or None if it has no ``modules.json``. Raises WeightsError naming what is unknown."""
-    listing = folder / "modules.json"
+    """Return the modules of a folder, None without ``modules.json``. Raises WeightsError for unsupported ones."""
+    listing = folder / LISTING
     if not listing.is_file():
         return None
-    settings = _json(folder / "config_sentence_transformers.json")
+    settings = read_object(folder / "config_sentence_transformers.json")
     kind = settings.get("model_type")
     if kind in _OTHERS:
         raise WeightsError(
             f"{folder} is a {kind} ({_OTHERS[kind]}), which has no single vector for a text: load it with "
             f"sentence_transformers.{kind}"
         )
-    modules = _modules(folder, listing)
+    modules = _modules(folder)
     if not modules or modules[0][0] != "Transformer":
         raise WeightsError(f"{listing}: the first module is not a Transformer: this model is not only an encoder")
     place = modules[0][1]
@@ -130,7 +129,7 @@ def read_parts(folder: Path) -> Parts | None:
 
 
 def _prompts(settings: dict[str, Any], folder: Path) -> dict[str, str]:
-    """Texts by name; null is the empty one."""
+    """Return texts by name; null means no text."""
     stated = settings.get("prompts") or {}
     if not isinstance(stated, dict) or not all(isinstance(text, str | None) for text in stated.values()):
         raise WeightsError(f"{folder / 'config_sentence_transformers.json'}: prompts are not a table of texts by name")
@@ -138,32 +137,28 @@ def _prompts(settings: dict[str, Any], folder: Path) -> dict[str, str]:
 
 
 def activation_name(path: Any, where: str) -> str:
-    """``torch.nn.modules.activation.Sigmoid`` -> ``Sigmoid``. Raises WeightsError for what is not in ACTIVATIONS."""
+    """Return ``Sigmoid`` for ``torch.nn.modules.activation.Sigmoid``. Raises WeightsError for unsupported ones."""
     root, _, name = str(path).rpartition(".")
     if not root.startswith("torch.nn") or name not in ACTIVATIONS:
         raise WeightsError(f"{where}: activation {path} is not supported: it would be other code than torch's")
     return name
 
 
-def _modules(folder: Path, listing: Path) -> list[tuple[str, Path]]:
-    """(class, folder) of each module."""
-    values = read_json(listing)
-    try:
-        found = [(str(module["type"]), folder / module["path"]) for module in values]
-    except (TypeError, KeyError) as error:
-        raise WeightsError(f"{listing}: not a list of modules with type and path") from error
-    for path, place in found:
-        if not path.startswith("sentence_transformers."):
-            raise WeightsError(f"{listing}: module {path} is code of its own, which is never run: it is not supported")
-        if not place.resolve().is_relative_to(folder.resolve()):
-            raise WeightsError(f"{listing}: path of {path} leads out of the folder")
-    return [(path.rpartition(".")[2], place) for path, place in found]
+def _modules(folder: Path) -> list[tuple[str, Path]]:
+    """Return (name of the class, folder) of each module."""
+    found = read_modules(folder)
+    for name, _ in found:
+        if not name.startswith("sentence_transformers."):
+            raise WeightsError(
+                f"{folder / LISTING}: module {name} is code of its own, which is never run: it is not supported"
+            )
+    return [(name.rpartition(".")[2], folder / place) for name, place in found]
 
 
 def _transformer(place: Path) -> dict[str, Any]:
-    """Options of the Transformer module; refuses those that change its function."""
+    """Return the options of the Transformer module. Raises WeightsError for those that change its function."""
     path = next((path for name in _OPTIONS if (path := place / name).is_file()), place / _OPTIONS[0])
-    options = _json(path)
+    options = read_object(path)
     task = options.get("transformer_task", "feature-extraction")
     if task not in ("feature-extraction", "sequence-classification"):
         raise WeightsError(f"{path}: transformer_task {task} is not supported")
@@ -185,19 +180,19 @@ def _transformer(place: Path) -> dict[str, Any]:
 
 
 def _stack(listing: Path, transformer: Path, modules: list[tuple[str, Path]]) -> tuple[Pooling, tuple[nn.Module, ...]]:
-    """Pooling and what comes after it."""
+    """Return Pooling and the modules after it."""
     layers: tuple[float, ...] | None = None
     pooling: Pooling | None = None
     after: list[nn.Module] = []
     for name, place in modules:
         if name == "WeightedLayerPooling" and pooling is None:
-            layers = _layer_weights(place, _json(transformer / "config.json"))
+            layers = _layer_weights(place, read_object(transformer / "config.json"))
         elif name == "Pooling" and pooling is None:
             pooling = _pooling(place, layers)
         elif name == "Dense" and pooling is not None:
             after.append(_dense(place))
         elif name == "Normalize" and pooling is not None:  # it has no file, and git keeps no empty folder
-            _of_sentences(place, _json(place / "config.json"))
+            _of_sentences(place, read_object(place / "config.json"))
             after.append(Normalize())
         elif name == "Dropout":
             _listed(place)
@@ -222,7 +217,7 @@ def _pooling(place: Path, layers: tuple[float, ...] | None) -> Pooling:
 
 
 def _layer_weights(place: Path, config: dict[str, Any]) -> tuple[float, ...] | None:
-    """Weights of all layers; None where the folder does not hand layers to the module, which then does nothing."""
+    """Return the weights of all layers; None if the model does not output them, so that the module does nothing."""
     if not config.get("output_hidden_states"):
         return None
     values, state = _listed(place), load_state(place)
@@ -245,7 +240,7 @@ def _dense(place: Path) -> Dense:
     if type(width) is not int or type(out) is not int or min(width, out) < 1 or max(width, out) >= 2**31:
         raise WeightsError(f"{place / 'config.json'}: in_features and out_features are not numbers from 1 to 2^31")
     state = {key: value.float() for key, value in load_state(place).items()}
-    with torch.device("meta"):  # what is stored says how large it is, not the config
+    with torch.device("meta"):  # memory is taken by the stored weights, not by the sizes that the config claims
         residual: nn.Module | None = None
         if values.get("use_residual"):
             residual = nn.Identity() if width == out else nn.Linear(width, out, bias=False)
@@ -260,25 +255,15 @@ def _dense(place: Path) -> Dense:
 
 
 def _of_sentences(place: Path, values: dict[str, Any]) -> None:
-    """Refuse a module that works on token vectors."""
+    """Raise WeightsError for a module that works on token vectors."""
     for key in ("module_input_name", "module_output_name"):
         if values.get(key, _SENTENCE) not in (_SENTENCE, None):
             raise WeightsError(f"{place}: {key} {values[key]} is not supported: a model of token vectors (ColBERT)?")
 
 
 def _listed(place: Path) -> dict[str, Any]:
-    """The options of a module that ``modules.json`` names. Raises WeightsError where they are not there."""
+    """Return the options of a module that ``modules.json`` names. Raises WeightsError if they are missing."""
     path = place / "config.json"
     if not path.is_file():
         raise WeightsError(f"{path} is missing, modules.json names {place.name}: download the model again")
-    return _json(path)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """A JSON object, empty where there is no such file."""
-    if not path.is_file():
-        return {}
-    values = read_json(path)
-    if not isinstance(values, dict):
-        raise WeightsError(f"{path}: not a JSON object")
-    return values
+    return read_object(path)

@@ -20,13 +20,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from mmbert.errors import MMBertError, WeightsError
+from mmbert.errors import WeightsError
 from mmbert.files import atomic_file, read_json, write_json
 from mmbert.hub import HubFailed, hub_folder
 from mmbert.model.config import ModelConfig
 from mmbert.model.config import config_from_hf as config_from_hf
 from mmbert.model.config import config_to_hf as config_to_hf
 from mmbert.model.count import parameters
+from mmbert.model.folder import read_object
 
 log = logging.getLogger(__name__)
 
@@ -73,12 +74,9 @@ def model_folder(name: str | Path, *, revision: str | None = None) -> Path:
 def load_config(folder: str | Path) -> ModelConfig:
     """The shape of the model in a folder."""
     path = Path(folder) / "config.json"
-    try:
-        values = read_json(path)
-    except MMBertError as error:
-        raise WeightsError(f"{error}: not a model folder") from error
-    if not isinstance(values, dict):
-        raise WeightsError(f"{path}: not a JSON object")
+    if not path.is_file():
+        raise WeightsError(f"no config.json in {folder}: not a model folder")
+    values = read_object(path)
     if values.get("attention_dropout"):
         log.warning("%s: attention_dropout %s is ignored (it acts in training only)", path, values["attention_dropout"])
     return config_from_hf(values, str(path))

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mmbert.errors import WeightsError
 from mmbert.files import atomic_folder, read_json, write_json, write_text
+from mmbert.model.folder import read_modules
 from mmbert.model.weights import TIED, WEIGHTS
 from mmbert.surgery.tensors import TensorFile, TensorInfo, tensor_writer
 
@@ -77,15 +78,11 @@ class ModelFolder:
         self.root = root
         self.modules: list[str] = []
         inner = ""
-        if (root / "modules.json").is_file():
-            for module in read_json(root / "modules.json"):
-                place = str(module["path"])
-                if place and not (root / place).resolve().is_relative_to(root.resolve()):
-                    raise WeightsError(f"{root / 'modules.json'} names {place}, which is outside the folder")
-                if str(module["type"]).endswith(".Transformer"):
-                    inner = place
-                elif place and (root / place).is_dir():  # modules without settings have no folder
-                    self.modules.append(place)
+        for name, place in read_modules(root):
+            if name.endswith(".Transformer"):
+                inner = place
+            elif place and (root / place).is_dir():  # modules without settings have no folder
+                self.modules.append(place)
         self.inner = inner
         """The encoder's folder within the root; empty if it is the root."""
         self.encoder = root / inner

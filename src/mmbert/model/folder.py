@@ -1,0 +1,41 @@
+"""What a model folder holds beside its weights: JSON objects, and the modules of sentence-transformers. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mmbert.errors import MMBertError, WeightsError
+from mmbert.files import read_json
+
+LISTING = "modules.json"
+"""The file that makes a folder one of sentence-transformers."""
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return a JSON object, an empty one for a file that is missing. Raises WeightsError for anything else."""
+    try:
+        values = read_json(path) if path.is_file() else {}
+    except MMBertError as error:
+        raise WeightsError(str(error)) from error
+    if not isinstance(values, dict):
+        raise WeightsError(f"{path}: not a JSON object")
+    return values
+
+
+def read_modules(folder: Path) -> list[tuple[str, str]]:
+    """Return (class, folder within ``folder``) of each module of ``modules.json``; none without that file.
+
+    Raises WeightsError for something else than a list of modules, or a module outside the folder.
+    """
+    listing = folder / LISTING
+    if not listing.is_file():
+        return []
+    try:
+        found = [(str(module["type"]), str(module["path"])) for module in read_json(listing)]
+    except (TypeError, KeyError) as error:
+        raise WeightsError(f"{listing}: not a list of modules with type and path") from error
+    for name, place in found:
+        if not (folder / place).resolve().is_relative_to(folder.resolve()):
+            raise WeightsError(f"{listing}: path of {name} leads out of the folder")
+    return found
