@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from mmbert.inference.native import kernel
-from mmbert.inference.onednn_layers import turn_pairs
+from mmbert.inference.onednn_layers import rotate_pairs
 from mmbert.inference.precision import apply_precision
 from mmbert.model.attention import AttentionPlan, attend, plan_attention
 from mmbert.model.config import ModelConfig
@@ -50,7 +50,7 @@ WORK = {
 
 def by_torch(qkv: Tensor, cos_sin: Angles, plan: AttentionPlan, dtype: torch.dtype, *, local: bool) -> Tensor:
     whole = qkv.to(torch.float32)
-    turn_pairs(whole, cos_sin)
+    rotate_pairs(whole, cos_sin)
     q, k, v = whole.to(dtype).unbind(1)
     return attend(q, k, v, plan, local=local).to(torch.bfloat16)
 

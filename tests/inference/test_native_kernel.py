@@ -22,7 +22,7 @@ from sentence_folders import TEXTS, write_model
 from mmbert.inference.embedder import Embedder
 from mmbert.inference.int8 import Int8Layer
 from mmbert.inference.native import build, kernel
-from mmbert.inference.onednn_layers import FastLayer, turn_pairs
+from mmbert.inference.onednn_layers import OneDnnLayer, rotate_pairs
 from mmbert.inference.precision import apply_precision
 from mmbert.model.attention import plan_attention
 from mmbert.model.config import ModelConfig
@@ -62,7 +62,7 @@ def masked(qkv: torch.Tensor, lengths: Sequence[int], half: int | None) -> torch
     document = torch.repeat_interleave(torch.arange(len(lengths)), counts)
     where = torch.cat([torch.arange(n) for n in lengths])
     qkv = qkv.float()
-    turn_pairs(qkv, angles(where, qkv.shape[-1], 10_000.0))
+    rotate_pairs(qkv, angles(where, qkv.shape[-1], 10_000.0))
     seen = document[:, None] == document
     if half is not None:
         seen &= (where[:, None] - where).abs() <= half
@@ -216,7 +216,7 @@ def test_a_whole_encoder_in_int8(packed: Packed) -> None:
 
 def test_fp32_and_other_heads_stay_with_torch(packed: Packed) -> None:
     settled(encoder(2), "fp32", on=True)
-    layer = FastLayer(encoder(8).layers[0], torch.bfloat16)  # type: ignore[arg-type]
+    layer = OneDnnLayer(encoder(8).layers[0], torch.bfloat16)  # type: ignore[arg-type]
     assert layer.head_dim == 16
     assert not layer.native
 
@@ -291,10 +291,10 @@ def test_compilers_that_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_without_a_compiler_torch_computes(tmp_path: Path) -> None:
     code = (
-        "import torch; from mmbert.inference.onednn_layers import FastLayer; from mmbert.model.layers import Layer\n"
+        "import torch; from mmbert.inference.onednn_layers import OneDnnLayer; from mmbert.model.layers import Layer\n"
         "from mmbert.inference.native import kernel; from mmbert.model.config import ModelConfig\n"
         "shape = dict(vocab_size=300, hidden_size=64, intermediate_size=96, num_layers=1, num_heads=2)\n"
-        "print(FastLayer(Layer(ModelConfig(**shape), 0), torch.bfloat16).native, kernel.describe())\n"
+        "print(OneDnnLayer(Layer(ModelConfig(**shape), 0), torch.bfloat16).native, kernel.describe())\n"
     )
     given = {"XDG_CACHE_HOME": str(tmp_path), "PATH": "", "OMP_NUM_THREADS": "1"}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=given, check=True)

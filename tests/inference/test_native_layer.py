@@ -17,7 +17,7 @@ from mmbert.inference.int8 import Int8Layer
 from mmbert.inference.native import kernel
 from mmbert.inference.native import layer as native
 from mmbert.inference.native.layer import NativeLayer
-from mmbert.inference.onednn_layers import FastLayer
+from mmbert.inference.onednn_layers import OneDnnLayer
 from mmbert.model.attention import plan_attention
 from mmbert.model.config import ModelConfig
 from mmbert.model.encoder import Encoder
@@ -86,7 +86,7 @@ def test_nearer_than_torchs_layers(index: int, inner: int, int8: bool) -> None:
     assert isinstance(layer, Layer)
     lengths = [3, 40, 200]
     x = rows(sum(lengths)) * 3
-    theirs = Int8Layer(layer, compiled=False) if int8 else FastLayer(layer, torch.bfloat16)
+    theirs = Int8Layer(layer, compiled=False) if int8 else OneDnnLayer(layer, torch.bfloat16)
     wanted = run(layer, x, lengths)
     mine, torchs = (error(run(made, x, lengths), wanted, x) for made in (NativeLayer(layer, int8=int8), theirs))
     assert (1e-3 if int8 else 1e-4) < mine < 1.1 * torchs < (0.06 if int8 else 0.03)

@@ -21,7 +21,7 @@ from mmbert.inference import onednn_layers, precision
 from mmbert.inference.embedder import Embedder
 from mmbert.inference.int8 import Int8Layer, Int8Matrix, by_channel, compiles
 from mmbert.inference.native import kernel
-from mmbert.inference.onednn_layers import FastLayer, PackedMatrix, paired, turn_pairs
+from mmbert.inference.onednn_layers import OneDnnLayer, PackedMatrix, paired, rotate_pairs
 from mmbert.inference.precision import Bf16Linear, apply_precision, choose
 from mmbert.model.config import ModelConfig
 from mmbert.model.encoder import Encoder
@@ -179,7 +179,7 @@ def test_where_nothing_can_be_packed(
     monkeypatch.setattr(cpu, "packs", lambda dtype: False)
     encoder = settled(trained, used)
     assert not any(matrix.packed for matrix in encoder.modules() if isinstance(matrix, PackedMatrix))
-    assert isinstance(encoder.layers[0], FastLayer)
+    assert isinstance(encoder.layers[0], OneDnnLayer)
     assert nearness(states(encoder, packed), states(trained, packed))[0] < bound
     assert choose(CPU)[0] == "fp32"
 
@@ -196,7 +196,7 @@ def test_pairs_turn_as_halves_do() -> None:
     x, cos_sin = torch.randn(9, 16), angles(torch.arange(9), 8, 10_000.0)
     q, k, v = rotate((x @ weight.t()).view(9, 3, 2, 8), cos_sin, torch.float32)
     qkv = (x @ paired(weight, 8).t()).view(9, 3, 2, 8)
-    turn_pairs(qkv, cos_sin)
+    rotate_pairs(qkv, cos_sin)
     mine, mine_keys, mine_values = qkv.unbind(1)
     assert torch.allclose(torch.einsum("ihd,jhd->hij", mine, mine_keys), torch.einsum("ihd,jhd->hij", q, k), atol=1e-4)
     assert torch.allclose(mine_values, v, atol=1e-6)
@@ -249,7 +249,7 @@ def test_int8_without_a_compiler_says_so(
 
 def test_layers_are_replaced(trained: Encoder) -> None:
     encoder = settled(trained, "fp32")
-    assert all(isinstance(layer, FastLayer) for layer in encoder.layers)
+    assert all(isinstance(layer, OneDnnLayer) for layer in encoder.layers)
     assert all(parameter.dim() == 1 or "tok_embeddings" in name for name, parameter in encoder.named_parameters())
 
 

@@ -1,7 +1,7 @@
 """The model over padded batches, as a graph for other runtimes: plain products and sums, weights shared with the model.
 
-Our own encoder takes documents end to end, which no exchange format knows. Here ids are (B, L) with a mask of real
-tokens, as everybody has them. Padding may stand on either side; what it computes there is finite and means nothing.
+The encoder takes packed documents, which no exchange format has. Here ids are (B, L) with a mask of real tokens.
+Padding may be on either side; results at padding are finite and have no meaning.
 
 Shapes: ``B`` texts, ``L`` tokens of the longest, ``h`` hidden size, ``H`` heads, ``D`` head dimension, ``d`` width of a
 text's vector.
@@ -19,18 +19,19 @@ from mmbert.errors import ConfigError
 from mmbert.inference.pooling import Pooling
 from mmbert.model.encoder import Encoder
 from mmbert.model.layers import Layer
+from mmbert.model.rope import frequencies
 from mmbert.model.tasks import TaskHead
 
 _HIDDEN = torch.finfo(torch.float32).min
-"""Added to a score that must not count. Finite: a padded token that sees nothing then gives no NaN."""
+"""Added to a hidden score. It is finite, so that a padded token that sees nothing gives no NaN."""
 
-Turns = tuple[Tensor, Tensor]
+CosSin = tuple[Tensor, Tensor]
 
 
 class PaddedEncoder(nn.Module):
-    """(B, L) ids and mask -> last hidden states (B, L, h), or a weighted sum of all layers'.
+    """Last hidden states (B, L, h), or a weighted sum of all layers', from ids and mask (B, L).
 
-    ``encoder`` must be in precision ``plain``: its layers are read, not called. ``mix``: weights, embeddings first.
+    ``encoder`` must be in precision ``plain``: its modules are used. ``mix``: weights, embeddings first.
     """
 
     frequencies: Tensor
@@ -41,9 +42,8 @@ class PaddedEncoder(nn.Module):
         self.encoder, self.mix = encoder, mix
         config = encoder.config
         for name, theta in (("frequencies", config.rope_theta), ("local_frequencies", config.local_rope_theta)):
-            # numbers of the file, not of a runtime's own power function: an error grows with the position
-            powers = theta ** (torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim)
-            self.register_buffer(name, 1.0 / powers, persistent=False)
+            # stored in the file instead of computed by a runtime: the error of its power would grow with the position
+            self.register_buffer(name, frequencies(config.head_dim, theta), persistent=False)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(B, L) int64 each -> (B, L, h) fp32."""
@@ -65,7 +65,7 @@ class PaddedEncoder(nn.Module):
 
 
 class PaddedEmbedder(nn.Module):
-    """(B, L) ids and mask -> vectors of texts (B, d): pooling, and the modules behind it."""
+    """Vectors of texts (B, d) from ids and mask (B, L): pooling, and the modules behind it."""
 
     def __init__(self, encoder: Encoder, pooling: Pooling, after: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class PaddedMaskedLM(nn.Module):
 
 
 def pool_padded(mode: str, x: Tensor, mask: Tensor) -> Tensor:
-    """(B, L, h) and a mask (B, L) -> (B, h), as ``mmbert.inference.pooling`` does it for documents end to end."""
+    """Return (B, h) of (B, L, h) and a mask (B, L), as ``mmbert.inference.pooling`` for packed documents."""
     counted = mask.to(x.dtype)[:, :, None]
     if mode == "cls":
         return _row(x, mask.argmax(dim=1))
@@ -127,7 +127,7 @@ def pool_padded(mode: str, x: Tensor, mask: Tensor) -> Tensor:
         return _row(x, (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(dim=1))
     if mode == "max":
         return torch.where(mask.to(torch.bool)[:, :, None], x, _HIDDEN).amax(dim=1)
-    if mode == "weightedmean":  # by the place in the text: 1, 2, ...
+    if mode == "weightedmean":  # by position in the text: 1, 2, ...
         counted = counted * mask.cumsum(dim=1).to(x.dtype)[:, :, None]
     total = (x * counted).sum(dim=1)
     if mode == "mean_sqrt_len_tokens":
@@ -138,7 +138,7 @@ def pool_padded(mode: str, x: Tensor, mask: Tensor) -> Tensor:
 
 
 def _row(x: Tensor, index: Tensor) -> Tensor:
-    """(B, L, h) and (B,) -> (B, h)."""
+    """Return the row (B, h) of (B, L, h) at ``index`` (B,)."""
     return x.gather(1, index[:, None, None].expand(-1, 1, x.shape[2]))[:, 0]
 
 
@@ -146,25 +146,25 @@ def _bias(seen: Tensor) -> Tensor:
     return torch.where(seen, 0.0, _HIDDEN)
 
 
-def _cos_sin(places: Tensor, frequencies: Tensor) -> Turns:
-    """Cosine and sine (L, D / 2), fp32."""
-    angles = places.to(torch.float32)[:, None] * frequencies
+def _cos_sin(places: Tensor, rates: Tensor) -> CosSin:
+    """Return cosine and sine (L, D / 2), fp32."""
+    angles = places.to(torch.float32)[:, None] * rates
     return angles.cos(), angles.sin()
 
 
-def _attend(layer: Layer, x: Tensor, bias: Tensor, cos_sin: Turns) -> Tensor:
-    """Norm and attention: (B, L, h) -> (B, L, h); ``bias`` (B, 1, 1 or L, L) is added to the scores."""
+def _attend(layer: Layer, x: Tensor, bias: Tensor, cos_sin: CosSin) -> Tensor:
+    """Return attention(norm(x)): (B, L, h) -> (B, L, h); ``bias`` (B, 1, 1 or L, L) is added to the scores."""
     attention = layer.attn
     batch, length, width = x.shape
     qkv = attention.Wqkv(layer.attn_norm(x)).view(batch, length, 3, width // attention.head_dim, attention.head_dim)
     q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))  # (B, H, L, D)
-    scores = _turn(q * attention.head_dim**-0.5, cos_sin) @ _turn(k, cos_sin).transpose(2, 3)
+    scores = _rotated(q * attention.head_dim**-0.5, cos_sin) @ _rotated(k, cos_sin).transpose(2, 3)
     mixed = torch.softmax(scores + bias, dim=-1) @ v
     out: Tensor = attention.Wo(mixed.transpose(1, 2).reshape(batch, length, width))
     return out
 
 
-def _turn(x: Tensor, cos_sin: Turns) -> Tensor:
-    """RoPE by halves: (B, H, L, D) -> (B, H, L, D)."""
+def _rotated(x: Tensor, cos_sin: CosSin) -> Tensor:
+    """Return x (B, H, L, D) with RoPE applied by halves."""
     (cos, sin), (first, second) = cos_sin, x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)

@@ -1,14 +1,13 @@
-"""The encoder's layers as a CPU runs them fastest: the same function, weights laid out beforehand.
+"""The encoder's layers for CPUs: the same function as ``model.layers``, with weights packed for oneDNN.
 
-* Matrices are packed once for oneDNN, in fp32 or bf16: no reordering at every call, and faster than MKL in fp32. Where
-  it cannot pack (bf16 without AVX-512), torch's own products take its place.
-* GELU and gate are applied while the products are made, before they are written: of all that is done for a token the
-  passes over what is as wide as the MLP would cost most after the matrices.
-* The rows of Wqkv are put in another order, the two halves that RoPE turns against each other side by side, so that
-  turning queries and keys is one multiplication of complex numbers, in place. Attention does not see the order.
+* Matrices are packed once, in fp32 or bf16: no reordering at every call, and faster than MKL in fp32. Where oneDNN
+  cannot pack (bf16 without AVX-512), torch's own products take its place.
+* GELU and gate are fused into the products: after the matrices, passes over tensors as wide as the MLP cost most.
+* The rows of Wqkv are permuted so that the two dimensions that RoPE rotates together are neighbours. RoPE is then one
+  multiplication of complex numbers, in place. Scores of attention do not depend on the order of dimensions.
 
-The residual stream, the norms, RoPE and attention are fp32 in both, but for the products of attention in bf16 where
-``native.kernel`` computes it.
+The residual stream, the norms, RoPE and attention are fp32 in both precisions, except for the products of attention in
+bf16 where ``native.kernel`` computes it.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ from mmbert.model.layers import Layer
 from mmbert.model.rope import Angles
 
 PART = 4096
-"""Tokens that go through a layer's matrices together, at most. Attention takes all."""
+"""Tokens that go through a layer's matrices together, at most. Attention takes the whole batch."""
 
 
 class PackedMatrix(nn.Module):
-    """x W^T, W in ``dtype`` and packed for oneDNN if it can; (T, n) fp32 or ``dtype`` -> (T, m) in ``dtype``."""
+    """Computes x W^T, with W in ``dtype`` and packed if possible; (T, n) fp32 or ``dtype`` -> (T, m) ``dtype``."""
 
     def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
         super().__init__()
@@ -39,7 +38,7 @@ class PackedMatrix(nn.Module):
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, cpu.ROWS) if self.packed else weight
 
     def forward(self, x: Tensor, then: str = "none") -> Tensor:
-        """``then``: none, or gelu (exact) of the product."""
+        """Return the product, through ``then``: none, or the exact gelu."""
         x = x.to(self.dtype)
         if not self.packed:
             product = F.linear(x, self._weight)
@@ -48,7 +47,7 @@ class PackedMatrix(nn.Module):
         return out
 
     def times(self, x: Tensor, factor: Tensor) -> Tensor:
-        """The product, times ``factor`` (T, m)."""
+        """Return the product, multiplied elementwise by ``factor`` (T, m)."""
         x = x.to(self.dtype)
         if not self.packed:
             return F.linear(x, self._weight) * factor
@@ -57,53 +56,52 @@ class PackedMatrix(nn.Module):
 
 
 class SplitLayer(nn.Module):
-    """A layer whose matrices take a long batch in parts, so that what stands between them stays in the cache.
+    """Base of the layers for inference: project, attend, mix.
 
-    ``native``: attention is that of ``native.kernel``, which takes queries and keys unturned in bf16.
+    native  attention is computed by ``native.kernel``, which rotates queries and keys itself and takes bf16
+    splits  project and mix take a long batch in parts of ``PART`` tokens, so that their intermediates stay in the cache
     """
+
+    splits = True
 
     def __init__(self, layer: Layer, *, native: bool) -> None:
         super().__init__()
-        self.local = layer.local
-        self.head_dim = layer.attn.head_dim
-        self.native = native
+        self.local, self.head_dim, self.native = layer.local, layer.attn.head_dim, native
         self.attn_norm, self.mlp_norm = layer.attn_norm, layer.mlp_norm
 
     def project(self, x: Tensor) -> Tensor:
-        """Norm and Wqkv: (T, h) -> (T, 3 h), bf16 where ``native``, else fp32."""
+        """Apply the norm and Wqkv: (T, h) -> (T, 3 h), bf16 if ``native``, else fp32."""
         raise NotImplementedError
 
     def mix(self, x: Tensor, attended: Tensor) -> Tensor:
-        """What comes after attention (T, h): Wo, norm and MLP, added to x (T, h)."""
+        """Add Wo of the attention's output (T, h) to x (T, h), then the MLP of the norm of that."""
         raise NotImplementedError
 
     def forward(self, x: Tensor, plan: AttentionPlan, cos_sin: Angles) -> Tensor:
         """(T, h) -> (T, h), fp32."""
-        parts, cosines, sines = (torch.split(tensor, PART) for tensor in (x, *cos_sin))
+        size = PART if self.splits else len(x)
+        parts, cosines, sines = (torch.split(tensor, size) for tensor in (x, *cos_sin))
         projected = []
         for part, cos, sin in zip(parts, cosines, sines, strict=True):
             qkv = self.project(part).view(part.shape[0], 3, -1, self.head_dim)
             if not self.native:
-                turn_pairs(qkv, (cos, sin))
+                rotate_pairs(qkv, (cos, sin))
             projected.append(qkv)
-        together = self._attend(_joined(projected), plan, cos_sin).flatten(1)
-        attended = zip(parts, torch.split(together, PART), strict=True)
-        return _joined([self.mix(part, rows) for part, rows in attended])
-
-    def _attend(self, qkv: Tensor, plan: AttentionPlan, cos_sin: Angles) -> Tensor:
-        """(T, 3, H, D) -> (T, H, D)."""
+        qkv = _joined(projected)
         if self.native:
-            return kernel.attend(qkv, cos_sin, plan, local=self.local)
-        q, k, v = qkv.unbind(1)
-        return attend(q, k, v, plan, local=self.local)
+            attended = kernel.attend(qkv, cos_sin, plan, local=self.local)
+        else:
+            attended = attend(*qkv.unbind(1), plan, local=self.local)
+        rows = zip(parts, torch.split(attended.flatten(1), size), strict=True)
+        return _joined([self.mix(part, own) for part, own in rows])
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-class FastLayer(SplitLayer):
-    """A layer in fp32 or bf16, made of a trained one."""
+class OneDnnLayer(SplitLayer):
+    """A layer in fp32 or bf16, made from a trained one."""
 
     def __init__(self, layer: Layer, dtype: torch.dtype) -> None:
         super().__init__(layer, native=dtype == torch.bfloat16 and kernel.ready(layer.attn.head_dim))
@@ -119,20 +117,21 @@ class FastLayer(SplitLayer):
     def mix(self, x: Tensor, attended: Tensor) -> Tensor:
         x = x + self.out(attended)
         normed = self.mlp_norm(x).to(self.gate.dtype)
+        # the two halves of Wi are matrices of their own: gelu and gate then run inside the products
         out: Tensor = x + self.narrow(self.gate.times(normed, self.activated(normed, "gelu")))
         return out
 
 
 def paired(weight: Tensor, head_dim: int) -> Tensor:
-    """Wqkv (3 h, h) with the rows of each query and key head in the order 0, D/2, 1, D/2 + 1, ..."""
+    """Return Wqkv (3 h, h) with the rows of each query and key head in the order 0, D/2, 1, D/2 + 1, ..."""
     q, k, v = weight.detach().chunk(3)
     order = torch.arange(head_dim).view(2, -1).t().flatten()
-    turned = [part.view(-1, head_dim, part.shape[1])[:, order].reshape(part.shape) for part in (q, k)]
-    return torch.cat([*turned, v])
+    permuted = [part.view(-1, head_dim, part.shape[1])[:, order].reshape(part.shape) for part in (q, k)]
+    return torch.cat([*permuted, v])
 
 
-def turn_pairs(qkv: Tensor, cos_sin: Iterable[Tensor]) -> None:
-    """Turn queries and keys of ``qkv`` (T, 3, H, D), of :func:`paired` weights, in place."""
+def rotate_pairs(qkv: Tensor, cos_sin: Iterable[Tensor]) -> None:
+    """Apply RoPE to queries and keys of ``qkv`` (T, 3, H, D), of :func:`paired` weights, in place."""
     tokens, _, heads, width = qkv.shape
     pairs = torch.view_as_complex(qkv.view(tokens, 3 * heads, width // 2, 2)[:, : 2 * heads])
-    pairs *= torch.complex(*cos_sin)
+    pairs *= torch.complex(*cos_sin)  # (a + ib) (cos + i sin) rotates (a, b); values are not among the pairs

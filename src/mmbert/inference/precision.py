@@ -1,15 +1,15 @@
-"""The numbers an encoder computes with: fp32, bf16 or int8 matrices.
+"""The precision of an encoder: fp32, bf16 or int8 matrices.
 
 =====  ==========================================================  =========================================
 fp32   packed for oneDNN on a CPU                                  equal to transformers to 1e-6
 bf16   matrices in bf16; on CUDA the flash kernel too              relative error near 5e-4
 int8   weights and activations (CPU only); without VNNI, weights    cosine to fp32 above 0.99
        of 7 bits, whose products cannot saturate
-plain  the modules as they are: for export, training, other code   equal to transformers to 1e-6
+plain  the modules unchanged: for export, training, other code     equal to transformers to 1e-6
 =====  ==========================================================  =========================================
 
-In all of them the residual stream, the norms and the answers are fp32, which costs nothing and keeps bf16 some fifty
-times nearer to fp32 than a model that is bf16 throughout.
+In all of them the residual stream, the norms and the results are fp32, which costs nothing and keeps bf16 about fifty
+times nearer to fp32 than a model in bf16 throughout.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mmbert import cpu
 from mmbert.errors import ConfigError
 from mmbert.inference.int8 import Int8Layer, compiles
 from mmbert.inference.native import layer as native
-from mmbert.inference.onednn_layers import FastLayer
+from mmbert.inference.onednn_layers import OneDnnLayer
 from mmbert.model.encoder import Encoder
 from mmbert.model.layers import Layer
 
@@ -35,7 +35,7 @@ PRECISIONS = ("auto", "fp32", "bf16", "int8", "plain")
 
 
 class Bf16Linear(nn.Module):
-    """A linear layer without bias, kept and computed in bf16; answers in bf16. For GPUs."""
+    """A linear layer without bias, stored and computed in bf16, with bf16 results. For GPUs."""
 
     weight: Tensor
 
@@ -48,7 +48,7 @@ class Bf16Linear(nn.Module):
 
 
 def choose(device: torch.device) -> tuple[str, str]:
-    """What ``auto`` means on a device, and why, in a few words."""
+    """Return the precision for ``auto`` on a device, and the reason."""
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16", "the GPU computes in bf16"
@@ -62,10 +62,10 @@ def choose(device: torch.device) -> tuple[str, str]:
 
 
 def apply_precision(encoder: Encoder, device: torch.device, precision: str) -> str:
-    """Move an encoder to ``device`` and put it in ``precision``, in place. Returns what ``auto`` came to.
+    """Move an encoder to ``device`` and convert it to ``precision``, in place; return the precision used.
 
-    Weights are stored once, in that precision: except in ``plain`` the encoder cannot be saved or trained afterwards.
-    Raises ConfigError for a precision that is unknown or not possible there.
+    Weights are stored once, in that precision: except for ``plain`` the encoder cannot be saved or trained afterwards.
+    Raises ConfigError for a precision that is unknown or not possible on the device.
     """
     if precision not in PRECISIONS:
         raise ConfigError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
@@ -82,9 +82,9 @@ def apply_precision(encoder: Encoder, device: torch.device, precision: str) -> s
             log.warning("int8 without a C++ compiler (g++) is slower than bf16: install one, or take bf16")
         _replace(encoder, lambda layer: Int8Layer(layer, compiled=compiled))
     elif used in _DTYPES and device.type == "cpu":
-        _replace(encoder, lambda layer: FastLayer(layer, _DTYPES[used]))
+        _replace(encoder, lambda layer: OneDnnLayer(layer, _DTYPES[used]))
     elif used == "bf16":
-        encoder.answers = torch.bfloat16
+        encoder.linear_dtype = torch.bfloat16
         for part in list(encoder.layers.modules()):
             for name, linear in list(part.named_children()):
                 if isinstance(linear, nn.Linear):
@@ -96,7 +96,7 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def _replace(encoder: Encoder, make: Callable[[Layer], nn.Module]) -> None:
-    """One layer after the other, so that no second copy of all weights is held."""
+    """Replace one layer after the other, so that no second copy of all weights is in memory."""
     for index, layer in enumerate(encoder.layers):
         assert isinstance(layer, Layer)
         encoder.layers[index] = make(layer)

@@ -31,14 +31,14 @@ from mmbert.packed import Packed
 class Encoder(nn.Module):
     """ModernBERT without a head. Fresh weights are drawn from torch's global generator.
 
-    ``gradient_checkpointing``: keep only each layer's input for backward and compute the layer again.
+    ``gradient_checkpointing``: keep only the input of each layer for backward, and compute the layer again.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.gradient_checkpointing = False
-        self.answers: torch.dtype | None = None  # the type of linear layers that were replaced by others
+        self.linear_dtype: torch.dtype | None = None  # of the results of linear layers, if they were replaced
         with torch.device("meta"):
             self.embeddings = Embeddings(config)
             self.layers = nn.ModuleList(Layer(config, index) for index in range(config.num_layers))
@@ -48,9 +48,9 @@ class Encoder(nn.Module):
 
     @classmethod
     def load(cls, name: str | Path, *, revision: str | None = None) -> Encoder:
-        """The encoder of a folder or hub model, with or without a head. Raises WeightsError in one line."""
+        """Load the encoder of a folder or hub model, with or without a head. Raises WeightsError."""
         folder = model_folder(name, revision=revision)
-        config, state = load_config(folder), take_encoder(load_state(folder))  # heads of any task are left aside
+        config, state = load_config(folder), take_encoder(load_state(folder))  # heads are ignored
         check_size(config, state, str(folder))
         cut_padding(state, config.vocab_size)
         with torch.device("meta"):
@@ -59,20 +59,20 @@ class Encoder(nn.Module):
         return model
 
     def save(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``model.safetensors`` as others read a ``ModernBertModel``."""
+        """Write ``config.json`` and ``model.safetensors`` of a ``ModernBertModel``."""
         save_model(self, self.config, "ModernBertModel", Path(folder))
 
     def forward(self, packed: Packed, mix: Sequence[float] | Tensor | None = None) -> Tensor:
-        """Final hidden states (T, h) of a batch, in the order of ``packed.ids``; ``mix`` as in run."""
+        """Return the final hidden states (T, h) of a batch, in the order of ``packed.ids``; ``mix`` as in run."""
         x, plan = self.run(packed, mix)
         return x if plan.inverse is None else _Permute.apply(x, plan.inverse, plan.order)  # type: ignore[no-untyped-call]
 
     def run(self, packed: Packed, mix: Sequence[float] | Tensor | None = None) -> tuple[Tensor, AttentionPlan]:
-        """Final hidden states in the plan's order, and the plan: for who needs a few rows only.
+        """Return the final hidden states in the plan's order, and the plan, for callers that need few rows.
 
-        mix  weights of a sum over the embeddings, every layer but the last, and the final norm, instead of the latter
-             alone (``hidden_states`` of transformers, num_layers + 1 of them); no more memory than without. A tensor
-             of weights gets a gradient
+        mix  weights of a sum over the ``hidden_states`` of transformers (num_layers + 1: embeddings, every layer but
+             the last, the final norm's output), instead of the last alone. The sum is taken on the way, so it needs no
+             more memory. A tensor of weights gets a gradient
         """
         config, packed = self.config, packed.tensors(self.embeddings.tok_embeddings.weight.device)
         plan = plan_attention(packed, config.window, self.compute_dtype(packed))
@@ -85,33 +85,33 @@ class Encoder(nn.Module):
         for index, layer in enumerate(self.layers):
             if mix is not None:
                 mixed = _add(mixed, x, mix[index])
-            turning = cos_sin[config.local_rope_theta if layer.local else config.rope_theta]
+            rotary = cos_sin[config.local_rope_theta if layer.local else config.rope_theta]
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(layer, x, plan, turning, use_reentrant=False)
+                x = checkpoint(layer, x, plan, rotary, use_reentrant=False)
             else:
-                x = layer(x, plan, turning)
+                x = layer(x, plan, rotary)
         x = self.final_norm(x)
         return (x if mix is None else _add(mixed, x, mix[-1])), plan
 
     def compute_dtype(self, packed: Packed) -> torch.dtype:
-        """The type linear layers answer in: autocast's, ``answers`` where they were replaced, or the weights'."""
+        """Return the type of linear layers' results: autocast's, ``linear_dtype`` if set, or the weights'."""
         device = packed.ids.device.type
         if torch.is_autocast_enabled(device):
             return torch.get_autocast_dtype(device)
-        if self.answers is not None:
-            return self.answers
+        if self.linear_dtype is not None:
+            return self.linear_dtype
         return self.embeddings.tok_embeddings.weight.dtype
 
 
 def _add(mixed: Tensor | None, x: Tensor, weight: float | Tensor) -> Tensor:
-    """``mixed`` plus ``weight`` times ``x``."""
+    """Return ``mixed`` plus ``weight`` times ``x``."""
     if mixed is None:
         return x * weight
     return torch.addcmul(mixed, x, weight) if isinstance(weight, Tensor) else torch.add(mixed, x, alpha=weight)
 
 
 class _Permute(torch.autograd.Function):
-    """Rows in another order. The gradient is gathered by the inverse, where index_select's own would be added up."""
+    """Permutes rows. Its backward gathers by the inverse; index_select's own would scatter-add."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
@@ -127,8 +127,8 @@ class _Permute(torch.autograd.Function):
 def compile_model(model: nn.Module, *, backend: str = "inductor") -> None:
     """Compile embedding + norm, each layer's norm + MLP, and the head, for any number of tokens.
 
-    In place; names of weights do not change, attention stays as it is. All layers share one compilation. It pays on
-    CUDA; on a CPU the gain is within noise and the first step waits for the compiler.
+    In place; names of weights do not change, and attention is not compiled. All layers share one compilation. It pays
+    on CUDA; on a CPU the gain is within noise and the first step waits for the compiler.
     """
     for module in model.modules():
         if isinstance(module, Embeddings | PredictionHead):

@@ -1,8 +1,8 @@
 """Rotary positions (RoFormer, 2104.09864), NeoX halves as in Hugging Face's ModernBERT, restarted at every document.
 
 Angles are computed once per batch in fp32 and shared by all layers with the same theta. ``rotate`` takes the fused
-projection apart and turns queries and keys by hand: autograd through slices and ``cat`` would write each gradient
-several times over.
+projection apart and has a backward of its own: autograd through slices and ``cat`` would write each gradient several
+times.
 
 Shapes: ``T`` tokens, ``H`` heads, ``D`` head dimension.
 """
@@ -31,10 +31,10 @@ class Angles:
 
     @cached_property
     def factors(self) -> tuple[Tensor, Tensor]:
-        """What ``_turn`` multiplies by. On a CPU (T, H, D): (cos, cos) and (-sin, sin), written out for every head.
+        """The factors of ``_rotated``. On a CPU (T, H, D): (cos, cos) and (-sin, sin), expanded for every head.
 
-        There a product over whole rows is faster than one that starts anew for each half of each head; elsewhere cos
-        and sin are all that should be read.
+        A CPU multiplies whole rows faster than each half of each head by itself; elsewhere reading only cos and sin is
+        faster.
         """
         if self.cos.device.type != "cpu":
             return self.cos, self.sin
@@ -43,17 +43,20 @@ class Angles:
 
 
 def angles(positions: Tensor, head_dim: int, theta: float, heads: int = 1) -> Angles:
-    """Cosines and sines for ``positions`` (T,): frequency j is theta^(-2j / D). ``heads``: of what they will turn."""
-    # the powers are taken on the host so that every device turns by the very same angles
-    frequencies = 1.0 / (theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu") / head_dim))
-    cos_sin = positions.to(torch.float32)[:, None] * frequencies.to(positions.device)
-    return Angles(cos_sin.cos()[:, None, :], cos_sin.sin()[:, None, :], heads)
+    """Return cosines and sines for ``positions`` (T,). ``heads``: of the queries and keys that they will rotate."""
+    turns = positions.to(torch.float32)[:, None] * frequencies(head_dim, theta).to(positions.device)
+    return Angles(turns.cos()[:, None, :], turns.sin()[:, None, :], heads)
+
+
+def frequencies(head_dim: int, theta: float) -> Tensor:
+    """Return (D / 2,) fp32: frequency j is theta^(-2j / D). Computed on the host, so equal on every device."""
+    return 1.0 / (theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu") / head_dim))
 
 
 def rotate(qkv: Tensor, cos_sin: Angles, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Split ``qkv`` (T, 3, H, D) into rotated queries, rotated keys and values, each (T, H, D) in ``dtype``.
 
-    The turning itself is done in fp32 whatever the types of input and output.
+    The rotation is computed in fp32 whatever the types of input and output.
     """
     q, k, v = _Rotate.apply(qkv, *cos_sin.factors, dtype)  # type: ignore[no-untyped-call]
     return q, k, v
@@ -66,7 +69,7 @@ class _Rotate(torch.autograd.Function):
     def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(cos, sin)
         ctx.dtype = qkv.dtype
-        q, k = (_turn(qkv[:, part].float(), cos, sin).to(dtype) for part in (0, 1))
+        q, k = (_rotated(qkv[:, part].float(), cos, sin).to(dtype) for part in (0, 1))
         return q, k, qkv[:, 2].to(dtype, copy=True)
 
     @staticmethod
@@ -74,17 +77,17 @@ class _Rotate(torch.autograd.Function):
         cos, sin = ctx.saved_tensors
         grad = dq.new_empty(dq.shape[0], 3, *dq.shape[1:], dtype=ctx.dtype)
         for part, turned in enumerate((dq, dk)):
-            grad[:, part] = _turn(turned.float(), cos, sin, back=True)
+            grad[:, part] = _rotated(turned.float(), cos, sin, back=True)
         grad[:, 2] = dv
         return grad, None, None, None
 
 
-def _turn(x: Tensor, cos: Tensor, sin: Tensor, *, back: bool = False) -> Tensor:
-    """x (T, H, D) fp32, turned (``back``: by the opposite angles); a new tensor. Factors as in :class:`Angles`."""
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor, *, back: bool = False) -> Tensor:
+    """Return x (T, H, D) fp32 rotated (``back``: by the opposite angles); factors as in :class:`Angles`."""
     sign = -1 if back else 1
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     (first, second), (left, right) = x.chunk(2, dim=-1), out.chunk(2, dim=-1)
-    if cos.shape[-1] == x.shape[-1]:
+    if cos.shape[-1] == x.shape[-1]:  # x (cos, cos) + (second, first) (-sin, sin), with ``out`` as scratch
         left.copy_(second)
         right.copy_(first)
         return torch.mul(x, cos).addcmul_(out, sin, value=sign)

@@ -1,7 +1,7 @@
 """Attention on CPUs by ``attention.c``, where it can be built: bf16 dot products, RoPE and softmax in one pass.
 
-For layers in bf16 and int8; fp32 stays with torch. It is used if the processor has AVX-512 with bf16, a C compiler is
-there (or was, the first time), heads have 32 or 64 dimensions, and a first small case agrees with torch. If anything
+For layers in bf16 and int8; fp32 uses torch. It is used if the processor has AVX-512 with bf16, a C compiler is
+installed (or was at the first use), heads have 32 or 64 dimensions, and a first small case agrees with torch. If anything
 is missing, torch's attention is used and :func:`describe` says why. To switch the kernel off: ``MMBERT_NATIVE=0`` in
 the environment, or :func:`use`.
 
@@ -31,7 +31,7 @@ SOURCES = tuple(Path(__file__).with_name(name) for name in ("attention.c", "laye
 HEAD_DIMS = (32, 64)
 
 QUERIES = 768
-"""Of one piece of work, at most: enough that packing its keys costs little, few enough that cores find work."""
+"""Queries of a work item at most: enough to make packing its keys cheap, few enough to keep all cores busy."""
 
 _NEEDED = ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_bf16")
 
@@ -52,25 +52,25 @@ class _Batch(ctypes.Structure):
 
 
 def use(on: bool) -> None:
-    """Switch the kernel on or off for models that are loaded from now on."""
+    """Switch the kernel on or off for models that are loaded afterwards."""
     global _used
     _used = on
 
 
 def ready(head_dim: int) -> bool:
-    """Whether layers of this head dimension are to use it here. Builds it, the first time."""
+    """Return whether layers of this head dimension use it here. The first call builds it."""
     return head_dim in HEAD_DIMS and _switched_on() and isinstance(_library(), ctypes.CDLL)
 
 
 def library() -> ctypes.CDLL:
-    """The compiled functions; only where :func:`ready`."""
+    """Return the compiled functions; only if :func:`ready`."""
     found = _library()
     assert isinstance(found, ctypes.CDLL)
     return found
 
 
 def describe() -> str:
-    """Who computes attention in bf16 and int8 on this CPU, and why, in a line."""
+    """Return what computes attention in bf16 and int8 on this CPU, and why."""
     if not _switched_on():
         return "torch: the native kernel is switched off"
     library = _library()
@@ -83,8 +83,8 @@ def describe() -> str:
 def attend(qkv: Tensor, cos_sin: Angles, plan: AttentionPlan, *, local: bool) -> Tensor:
     """Each document attends to itself, whole or (``local``) within half a window; only where :func:`ready`.
 
-    qkv    (T, 3, H, D) bf16, not turned, of weights in the order of ``fast.paired``
-    turns  cosines and sines (T, 1, D / 2) fp32
+    qkv      (T, 3, H, D) bf16, not rotated yet, of weights in the order of ``onednn_layers.paired``
+    cos_sin  cosines and sines (T, 1, D / 2) fp32
     Returns (T, H, D) bf16.
     """
     return _call(library(), qkv.contiguous(), cos_sin, plan.whole, half=plan.half if local else plan.longest)
@@ -98,7 +98,7 @@ def _call(library: ctypes.CDLL, qkv: Tensor, cos_sin: Angles, groups: tuple[Grou
     room = -(-widest // _LANES) * _LANES * head_dim * 2 * qkv.itemsize  # keys and values
     scratch = qkv.new_empty(threads * room, dtype=torch.uint8)  # torch aligns to 64 bytes
     out = qkv.new_empty(tokens, heads, head_dim)
-    cos, sin = (turn.contiguous() for turn in cos_sin)
+    cos, sin = (part.contiguous() for part in cos_sin)
     pointers = (tensor.data_ptr() for tensor in (qkv, out, cos, sin, pieces, scratch))
     library.attend(ctypes.byref(_Batch(*pointers, room, len(pieces), heads, threads, half)), head_dim)
     return out
@@ -106,13 +106,14 @@ def _call(library: ctypes.CDLL, qkv: Tensor, cos_sin: Angles, groups: tuple[Grou
 
 @lru_cache(maxsize=4)
 def _pieces(groups: tuple[Group, ...], half: int) -> tuple[Tensor, int]:
-    """The work on a batch: borders of each piece's queries and of the keys they see, (N, 4); the most keys of one."""
+    """Return (N, 4) borders of the queries of each work item and of the keys they see, and the most keys of one."""
     pieces, start = [], 0
     for group in groups:
         for _ in range(group.documents):
             end = start + group.length
             for begin in range(start, end, QUERIES):
                 stop = min(begin + QUERIES, end)
+                # a query sees half a window on either side, and nothing beyond its own document
                 pieces.append((begin, stop, max(begin - half, start), min(stop + half, end)))
             start = end
     return torch.tensor(pieces, device="cpu"), max(last - first for _, _, first, last in pieces)
@@ -124,7 +125,7 @@ def _switched_on() -> bool:
 
 @cache
 def _library() -> ctypes.CDLL | str:
-    """The kernel, or why there is none."""
+    """Return the kernel, or why there is none."""
     able = torch.cpu.get_capabilities()
     missing = [name for name in _NEEDED if not able.get(name)]
     if missing:
@@ -142,20 +143,20 @@ def _library() -> ctypes.CDLL | str:
 
 
 def _agrees(library: ctypes.CDLL, head_dim: int, half: int) -> bool:
-    """Whether three short documents get torch's numbers."""
+    """Return whether the kernel agrees with torch on three short documents."""
     groups = (Group(1, 3, None), Group(2, 41, None))
     qkv = torch.randn(85, 3, 2, head_dim, generator=torch.Generator().manual_seed(0)).bfloat16()
     document = torch.repeat_interleave(torch.tensor([3, 41, 41]))
     where = torch.arange(85)
     cos_sin = angles(where, head_dim, 160_000.0)
     q, k, v = qkv.float().permute(1, 2, 0, 3).unbind()  # (H, T, D)
-    q, k = (_turned(x, torch.complex(*cos_sin)[:, 0]) for x in (q, k))
+    q, k = (_rotated(x, torch.complex(*cos_sin)[:, 0]) for x in (q, k))
     seen = (document[:, None] == document) & ((where[:, None] - where).abs() <= half)
     wanted = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
     found = _call(library, qkv, cos_sin, groups, half=half).transpose(0, 1).float()
     return bool((found - wanted).norm() < 0.02 * wanted.norm())
 
 
-def _turned(x: Tensor, cos_sin: Tensor) -> Tensor:
-    """(H, T, D) of neighbouring pairs, turned by complex numbers (T, D / 2)."""
+def _rotated(x: Tensor, cos_sin: Tensor) -> Tensor:
+    """Return (H, T, D) of neighbouring pairs, rotated by complex numbers (T, D / 2)."""
     return torch.view_as_real(torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2)) * cos_sin).flatten(-2)

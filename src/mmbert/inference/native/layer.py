@@ -1,8 +1,8 @@
-"""Layers in bf16 and int8 by ``layer.c``: norms, matrices and GeGLU of some rows at a time, which stay in the cache.
+"""Layers in bf16 and int8 by ``layer.c``: norms, matrices and GeGLU of a few rows at a time, which stay in the cache.
 
-Where ``native.kernel`` can be built and the processor has VNNI and no AMX, whose products are faster than these and
-used by torch. Numbers are those of ``fast.FastLayer`` and ``int8.Int8Layer``, or nearer to fp32: what is added to the
-residual stream and what goes into the norms is not rounded. A token's numbers depend on that token alone.
+Used if ``native.kernel`` can be built and the processor has VNNI but no AMX, whose products are faster than these and
+used by torch. Results equal those of ``OneDnnLayer`` and ``Int8Layer``, or are nearer to fp32: what is added to the
+residual stream and the input of norms is not rounded. The result of a token outside attention depends on it alone.
 
 Shapes: ``T`` tokens, ``h`` hidden size, ``i`` intermediate size.
 """
@@ -18,18 +18,18 @@ from torch import Tensor, nn
 
 from mmbert.inference.int8 import by_channel
 from mmbert.inference.native import kernel
-from mmbert.inference.onednn_layers import paired
-from mmbert.model.attention import AttentionPlan, plan_attention
+from mmbert.inference.onednn_layers import SplitLayer, paired
+from mmbert.model.attention import plan_attention
 from mmbert.model.config import ModelConfig
 from mmbert.model.init import init_weights
 from mmbert.model.layers import Layer
-from mmbert.model.rope import Angles, angles
+from mmbert.model.rope import angles
 from mmbert.packed import Packed
 
 log = logging.getLogger(__name__)
 
 ROWS, BLOCK = 6, 48
-"""Of layer.c: rows that are multiplied together, and the most that go from the first matrix to the last together."""
+"""Of layer.c: rows that are multiplied together, and rows that go from the first matrix to the last together."""
 
 _COLUMNS = 64
 _HALF = _COLUMNS // 2
@@ -67,7 +67,7 @@ class _Rows(ctypes.Structure):
 
 
 class NativeMatrix(nn.Module):
-    """The weights of x W^T for W (m, n), in bf16 or int8, as layer.c reads them."""
+    """Weights W (m, n) of x W^T in the layout of layer.c, in bf16 or int8."""
 
     weight: Tensor
     scale: Tensor
@@ -78,9 +78,11 @@ class NativeMatrix(nn.Module):
         columns, self.width = weight.shape
         if int8:
             rounded, scale = by_channel(weight)
+            # VNNI multiplies unsigned by signed: layer.c adds 128 to activations, and starts its sums from -128 sum(w)
             first = -128 * rounded.sum(dim=1, dtype=torch.int32)
         else:
             rounded, scale, first = weight.detach().bfloat16(), torch.empty(0), torch.empty(0)
+        # tiles of _COLUMNS outputs, inner dimension in groups of 4 bytes: what one VNNI or bf16 dot product reads
         packed = rounded.view(columns // _COLUMNS, _COLUMNS, -1, 4 // rounded.itemsize).transpose(1, 2)
         self.register_buffer("weight", packed.contiguous(), persistent=False)
         self.register_buffer("scale", scale, persistent=False)
@@ -88,41 +90,43 @@ class NativeMatrix(nn.Module):
         self.columns = columns
 
     def describe(self) -> _Matrix:
-        """For layer.c; good for as long as the tensors stay where they are."""
+        """Return the pointers for layer.c, valid as long as the tensors are not moved."""
         pointers = (tensor.data_ptr() for tensor in (self.weight, self.scale, self.first))
         return _Matrix(*pointers, self.width, self.columns)
 
 
-class NativeLayer(nn.Module):
-    """One layer for inference, made of a trained one; only where :func:`ready`."""
+class NativeLayer(SplitLayer):
+    """A layer made from a trained one; only if :func:`ready`. layer.c splits batches itself."""
 
-    native = True
+    splits = False
 
     def __init__(self, layer: Layer, *, int8: bool) -> None:
-        super().__init__()
-        self.local, self.int8, self.head_dim = layer.local, int8, layer.attn.head_dim
-        self.attn_norm, self.mlp_norm = layer.attn_norm, layer.mlp_norm
+        super().__init__(layer, native=True)
+        self.int8 = int8
         self.qkv = NativeMatrix(paired(layer.attn.Wqkv.weight, self.head_dim), int8=int8)
         self.out = NativeMatrix(layer.attn.Wo.weight, int8=int8)
+        # activation and gate of the same outputs side by side, so that one tile has both
         halves = (half.view(-1, _HALF, half.shape[1]) for half in layer.mlp.Wi.weight.detach().chunk(2))
         self.wide = NativeMatrix(torch.stack([*halves], 1).flatten(0, 2), int8=int8)
         self.narrow = NativeMatrix(layer.mlp.Wo.weight, int8=int8)
-        self._described = (0, b"")  # where the weights are, and all pointers
+        self._described = (0, b"")  # address of the weights, and all pointers
 
-    def forward(self, x: Tensor, plan: AttentionPlan, cos_sin: Angles) -> Tensor:
-        """(T, h) -> (T, h), fp32."""
+    def project(self, x: Tensor) -> Tensor:
+        qkv = x.new_empty(x.shape[0], 3 * x.shape[1], dtype=torch.bfloat16)
+        self._run(x.contiguous(), None, qkv)
+        return qkv
+
+    def mix(self, x: Tensor, attended: Tensor) -> Tensor:
         x = x.contiguous()
-        qkv = x.new_empty(x.shape[0], 3, x.shape[1] // self.head_dim, self.head_dim, dtype=torch.bfloat16)
-        self._run(x, None, qkv)
         mixed = torch.empty_like(x)
-        self._run(x, kernel.attend(qkv, cos_sin, plan, local=self.local), mixed)
+        self._run(x, attended, mixed)
         return mixed
 
     def _run(self, x: Tensor, attended: Tensor | None, to: Tensor) -> None:
-        """What stands before attention, or (``attended``) after it."""
+        """Compute the part of the layer before attention into ``to``, or the part after it, given ``attended``."""
         tokens, threads = x.shape[0], torch.get_num_threads()
         share = -(-tokens // threads)
-        block = min(BLOCK, -(-share // ROWS) * ROWS)  # few rows: a part for each thread
+        block = min(BLOCK, -(-share // ROWS) * ROWS)  # few rows: one block for each thread
         threads = min(threads, -(-tokens // block))
         inner = self.narrow.width
         room = block * (4 * inner + 2 * max(inner, x.shape[1]))  # the MLP in fp32, and rounded rows
@@ -132,7 +136,7 @@ class NativeLayer(nn.Module):
         kernel.library().run_layer(self._describe(), ctypes.byref(rows), attended is not None)
 
     def _describe(self) -> bytes:
-        """``Layer`` of layer.c, made anew where the weights were moved or copied."""
+        """Return ``Layer`` of layer.c, described again after the weights were moved or copied."""
         where = self.qkv.weight.data_ptr()
         if where != self._described[0]:
             norm = self.attn_norm
@@ -144,19 +148,19 @@ class NativeLayer(nn.Module):
 
 
 def ready(layer: Layer) -> bool:
-    """Whether such a layer is to run so here."""
+    """Return whether this layer runs by layer.c here."""
     wide, inner = layer.attn.Wo.weight.shape[0], layer.mlp.Wo.weight.shape[1]
     return wide % _COLUMNS == 0 and inner % _HALF == 0 and usable(layer.attn.head_dim)
 
 
 def usable(head_dim: int = kernel.HEAD_DIMS[0]) -> bool:
-    """Whether layers of fitting widths are to run so here."""
+    """Return whether layers of fitting widths run by layer.c here."""
     return kernel.ready(head_dim) and _better()
 
 
 @cache
 def _better() -> bool:
-    """Whether this processor has VNNI, multiplies no faster in torch, and gets torch's numbers."""
+    """Return whether this processor has VNNI, is not faster with torch (AMX), and passes the comparison with it."""
     able = torch.cpu.get_capabilities()
     if able.get("amx_bf16") or not able.get("avx512_vnni"):
         return False
@@ -167,7 +171,7 @@ def _better() -> bool:
 
 
 def _agrees(*, int8: bool) -> bool:
-    """Whether both kinds of layer, of two lengths of text, come near what they are made of."""
+    """Return whether both kinds of layers, on texts of two lengths, agree with the layers they are made from."""
     config = ModelConfig(vocab_size=8, hidden_size=64, intermediate_size=96, num_layers=2, num_heads=2)
     packed = Packed.from_lists([[0] * 5, [0] * 50]).to()
     plan = plan_attention(packed, config.window, torch.float32)
