@@ -89,7 +89,7 @@ def test_requests_are_joined_and_split(desk: Desk) -> None:
     engine = desk.engine(batch=8)
     blocked = desk.block(engine)
     asked = [engine.submit(desk.task(*[[n] * 3] * n)) for n in (1, 2, 5)]
-    until(lambda: engine._line.tokens + 8 >= 24)
+    until(lambda: engine._queue.tokens + 8 >= 24)
     desk.gate.set()
     assert [future.result(10).value for future in asked] == [[3], [6, 6], [15] * 5]
     assert blocked.result(10).value == [1]
@@ -105,7 +105,7 @@ def test_where_the_time_went(desk: Desk) -> None:
     engine = desk.engine()
     blocked = desk.block(engine)
     asked = engine.submit(desk.task([1, 2]))
-    until(lambda: engine._line.tokens == 2)
+    until(lambda: engine._queue.tokens == 2)
     time.sleep(0.05)
     desk.gate.set()
     timing = asked.result(10).timing
@@ -119,7 +119,7 @@ def test_what_is_too_much_is_refused_at_once(desk: Desk) -> None:
     engine = desk.engine(queue=10)
     desk.block(engine)
     waiting = engine.submit(desk.task([1] * 8))
-    until(lambda: engine._line.tokens == 8)
+    until(lambda: engine._queue.tokens == 8)
     begun = time.perf_counter()
     with pytest.raises(Overloaded, match="tokens wait of at most 10") as caught:
         engine.submit(desk.task([1]))
@@ -156,7 +156,7 @@ def test_a_caller_that_leaves_is_not_computed(desk: Desk) -> None:
     engine = desk.engine(batch=4)
     desk.block(engine)
     gone, stays = engine.submit(desk.task([7] * 4, [7] * 4)), engine.submit(desk.task([5] * 4))
-    until(lambda: len(engine._line) >= 1 and engine._line.tokens >= 8)
+    until(lambda: len(engine._queue) >= 1 and engine._queue.tokens >= 8)
     assert gone.cancel()
     desk.gate.set()
     assert stays.result(10).value == [20]
@@ -172,7 +172,7 @@ def test_a_failing_request_fails_alone(desk: Desk) -> None:
     desk.poison = {13}
     desk.block(engine)
     good, bad, fine = (engine.submit(desk.task([n, n])) for n in (2, 13, 3))
-    until(lambda: engine._line.tokens == 6)
+    until(lambda: engine._queue.tokens == 6)
     desk.gate.set()
     assert good.result(10).value == [4]
     assert fine.result(10).value == [6]
@@ -189,7 +189,7 @@ def test_a_failing_request_leaves_the_line(desk: Desk) -> None:
         engine.submit(desk.task(*[[13, 13]] * 50)).result(10)
     until(lambda: not engine.outstanding)
     assert len(desk.batches) < 10
-    assert engine._tokens == engine._line.tokens == 0
+    assert engine._tokens == engine._queue.tokens == 0
 
 
 def test_what_cannot_be_read_or_finished_reaches_its_caller(desk: Desk) -> None:
@@ -230,7 +230,7 @@ def test_one_batch_is_prepared_while_one_runs(desk: Desk) -> None:
     desk.block(engine)
     asked = [engine.submit(desk.task([1, 1])) for _ in range(4)]
     until(lambda: desk.worker._ready is not None)
-    until(lambda: engine._line.tokens == 6)  # one is taken, no more
+    until(lambda: engine._queue.tokens == 6)  # one is taken, no more
     desk.gate.set()
     assert [future.result(10).value for future in asked] == [[2]] * 4
 
@@ -239,7 +239,7 @@ def test_a_batch_that_is_not_full_stays_open(desk: Desk) -> None:
     engine = desk.engine(batch=100)
     desk.block(engine)
     asked = [engine.submit(desk.task([1, 1])) for _ in range(5)]
-    until(lambda: engine._line.tokens == 10)
+    until(lambda: engine._queue.tokens == 10)
     desk.gate.set()
     for future in asked:
         future.result(10)
@@ -250,9 +250,9 @@ def test_models_take_turns(desk: Desk) -> None:
     busy, quiet = desk.engine(batch=2), desk.engine(batch=1000)
     desk.block(busy)
     many = busy.submit(desk.task(*[[1, 1]] * 20))
-    until(lambda: busy._line.tokens >= 36)
+    until(lambda: busy._queue.tokens >= 36)
     one = quiet.submit(desk.task([1, 1, 1]))
-    until(lambda: quiet._line.tokens == 3)
+    until(lambda: quiet._queue.tokens == 3)
     desk.gate.set()
     assert one.result(10).value == [3]
     many.result(10)
@@ -264,7 +264,7 @@ def test_stopping_computes_what_waits() -> None:
     engine = desk.engine(batch=2)
     desk.block(engine)
     asked = [engine.submit(desk.task([1, 1])) for _ in range(5)]
-    until(lambda: engine._line.tokens >= 8)
+    until(lambda: engine._queue.tokens >= 8)
     desk.gate.set()
     desk.worker.stop()
     assert [future.result(10).value for future in asked] == [[2]] * 5
@@ -408,12 +408,12 @@ def test_a_worker_that_dies_refuses_what_waits_and_what_comes(stage: str, monkey
     engine = Engine(worker, pool, CPU, Limits(2, 1000))
     desk.block(engine)
     waiting = [engine.submit(desk.task([1, 1])) for _ in range(4)]
-    until(lambda: engine._line.tokens >= 4)
+    until(lambda: engine._queue.tokens >= 4)
 
     def broken(*_: Any) -> Any:
         raise SystemExit("a bug")
 
-    monkeypatch.setattr(engine._line, "take", broken)
+    monkeypatch.setattr(engine._queue, "take", broken)
     if stage == "compute":
         monkeypatch.setattr(desk, "compute", broken)
         monkeypatch.setattr(worker, "_run", broken)

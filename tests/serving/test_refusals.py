@@ -186,7 +186,7 @@ def test_nan_is_told_and_never_null(overflowing: httpx.Client, path: str, body: 
     assert answer.status_code == 424, answer.text
     error = answer.json()["error"]
     message = error["message"] if path.startswith("/v1/") else error
-    assert message.startswith(f"{named}: the model gives NaN or infinite numbers")
+    assert message.startswith(f"{named}: the model computed NaN or infinite numbers")
     assert overflowing.post("/embed", json={"inputs": "good"}).status_code == 200
 
 

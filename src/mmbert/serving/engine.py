@@ -1,19 +1,20 @@
-"""A model behind a queue: many callers ask at once, their rows share batches, each gets its own answer.
+"""A model behind a queue: rows of many concurrent requests share batches, and each request gets its own answer.
 
-1. :meth:`Engine.submit` takes a task, or refuses it at once where too much waits (:class:`mmbert.errors.Overloaded`);
-2. a thread of the pool tokenises it; now its tokens are known, and it stands in line (:mod:`mmbert.serving.queue`);
+1. :meth:`Engine.submit` accepts a task, or raises :class:`mmbert.errors.Overloaded` if too many tokens wait;
+2. a thread of the pool tokenises it; its exact tokens are then known, and it enters the queue
+   (:mod:`mmbert.serving.queue`);
 3. the worker takes rows in order until a batch has its tokens, and computes them (:mod:`mmbert.serving.worker`);
-4. when its last row is there, a thread of the pool makes the answer.
+4. when its last row has a result, a thread of the pool makes the answer.
 
-A caller that cancels its future is out of the line at once, and tokenising or making its answer stops at the next
-chunk (:mod:`mmbert.cancellation`).
+A cancelled future leaves the queue at once; tokenising or making its answer stops at the next chunk
+(:mod:`mmbert.cancellation`).
 
-What one request may hold, so that none locks others out:
+Limits of one request, so that none blocks the others:
 
-- at most half of the queue (``Limits.largest``): more is refused as TooLong, alone or not, before it is tokenised where
-  its characters tell, else while it is;
-- requests of more than a batch hold at most three quarters of the queue together: the rest is left to small ones;
-- large ones never take the last thread that tokenises (:mod:`mmbert.serving.threads`).
+- it has at most half of the queue's tokens (``Limits.largest``); for more TooLong is raised, before tokenising if its
+  characters are enough to know, else while it is tokenised;
+- requests larger than a batch hold at most three quarters of the queue together: the rest is left to small ones;
+- large requests never take the last tokenising thread (:mod:`mmbert.serving.threads`).
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ log = logging.getLogger(__name__)
 R = TypeVar("R")
 
 LARGE = 1 << 17
-"""Characters from which on a request is large work for the threads: about 40 ms of tokenising."""
+"""Characters from which a request counts as large for the threads: about 40 ms of tokenising."""
 
 
 class Failed(MMBertError):
@@ -51,20 +52,20 @@ class Failed(MMBertError):
 
 
 class NotFiniteAnswer(Failed):
-    """The model gives NaN or infinite numbers for an input."""
+    """The model computed NaN or infinite numbers for an input."""
 
 
 class Closed(MMBertError):
-    """No more work is taken: the model is not there yet, or the server is going."""
+    """No requests are accepted: the models are loading, or the server is stopping."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much an engine takes.
+    """How much an engine accepts.
 
-    batch_tokens  of one batch
-    queue_tokens  of all requests that are not answered yet
-    requests      that are not answered yet
+    batch_tokens  tokens of one batch
+    queue_tokens  tokens of all unanswered requests
+    requests      unanswered requests
     """
 
     batch_tokens: int
@@ -73,58 +74,58 @@ class Limits:
 
     @classmethod
     def fit(cls, device: torch.device, batch_tokens: int | None = None, queue_tokens: int | None = None) -> Limits:
-        """As given, or by device: batches as the library makes them, and a queue of 256 batches."""
+        """Return the given limits; defaults: the library's batches for the device, and a queue of 256 batches."""
         batch = token_budget(device) if batch_tokens is None else batch_tokens
         return cls(batch, 256 * batch if queue_tokens is None else queue_tokens)
 
     @property
     def largest(self) -> int:
-        """Tokens of one request at most: half of the queue, or a batch where the queue is that short."""
+        """Most tokens of one request: half of the queue, or a batch if the queue is that short."""
         return max(self.queue_tokens // 2, min(self.batch_tokens, self.queue_tokens))
 
     def room(self, tokens: int) -> int:
-        """Return up to how many tokens the queue may hold with a request of so many among them."""
+        """Return how many tokens the queue may hold when it accepts a request of ``tokens``."""
         small = tokens <= self.batch_tokens
         return self.queue_tokens if small else max(self.queue_tokens * 3 // 4, self.largest)
 
 
 class Meter(Protocol):
-    """Who counts what the engine does."""
+    """Metrics of an engine."""
 
     def batch(self, rows: int, tokens: int) -> None:
         """A batch is about to run."""
 
     def queue(self, requests: int, tokens: int) -> None:
-        """So much waits or runs."""
+        """So many requests are unanswered, with so many tokens to compute."""
 
 
 class Engine:
-    """Runs tasks on one model. ``pool``: threads that tokenise, shared with other engines, as the worker is."""
+    """Runs tasks on one model. ``pool``: tokenising threads; pool and worker are shared with other engines."""
 
     def __init__(
         self, worker: Worker, pool: Threads, device: torch.device, limits: Limits, meter: Meter | None = None
     ) -> None:
         self.limits = limits
         self._worker, self._pool, self._meter = worker, pool, meter
-        self._line = RequestQueue(limits.batch_tokens)
+        self._queue = RequestQueue(limits.batch_tokens)
         self._tokens = 0
         self._jobs: set[QueuedTask] = set()
         self._closed: str | None = None
         self._rate = 0.0
-        """Tokens a second of late, while batches ran."""
-        worker.add(ModelQueue(self._line, device, self._deliver, self._fail, self._noted, self._abandon))
+        """Tokens per second while batches run, a moving average."""
+        worker.add(ModelQueue(self._queue, device, self._deliver, self._fail, self._noted, self.abandon))
 
     @property
     def outstanding(self) -> int:
-        """Requests that are not answered yet."""
+        """Number of unanswered requests."""
         return len(self._jobs)
 
     def close(self, reason: str) -> None:
-        """Take no more work; what was accepted is done."""
+        """Accept no more requests; those that were accepted are answered."""
         self._closed = reason
 
     def abandon(self, reason: str) -> int:
-        """Take no more work and refuse what is not answered yet. Return how many requests that were."""
+        """Accept no more requests and refuse the unanswered ones. Return how many those were."""
         self.close(reason)
         with self._worker.lock:
             jobs = list(self._jobs)
@@ -132,15 +133,12 @@ class Engine:
             _refuse(job, Closed(reason))
         return len(jobs)
 
-    def _abandon(self, reason: str) -> None:
-        self.abandon(reason)
-
     def submit(self, task: Task[R]) -> Future[Answer[R]]:
-        """The answer to come. Cancelling it takes the request out of the line.
+        """Return the future of the answer. Cancelling it takes the request out of the queue.
 
-        Raises Overloaded where too much waits, TooLong for what surely has more tokens than one request may, and Closed
-        when no work is taken any more. The future raises TooLong for what turns out to have more, Failed for what the
-        model could not compute, and what ``task.prepare`` raises.
+        Raises Overloaded if too many tokens wait, TooLong if the request certainly has more tokens than one may have,
+        and Closed after :meth:`close`. The future raises TooLong if tokenising finds more, Failed if the model cannot
+        compute it, and what ``task.prepare`` raises.
         """
         reason = self._closed or self._worker.dead
         if reason is not None:
@@ -149,17 +147,17 @@ class Engine:
             raise too_many_tokens(task.least, self.limits.largest, "or more")
         job = QueuedTask(task)
         with self._worker.lock:
-            self._reserve(job, min(task.likely, self.limits.largest))
+            self._reserve(job, min(task.likely, self.limits.largest))  # an estimate, corrected in _enter
             self._jobs.add(job)
             self._note_queue()
         job.future.add_done_callback(lambda future: self._release(job))
-        if self._worker.dead is not None:  # it died meanwhile, and may not have seen this job
+        if self._worker.dead is not None:  # it died after the check above, and may not have seen this job
             _refuse(job, Closed(self._worker.dead))
         self._pool.submit(self._tokenise, job, large=task.characters >= LARGE)
         return job.future
 
     def _reserve(self, job: QueuedTask, tokens: int) -> None:
-        """Count a job as so many tokens, if there is room. Raises Overloaded."""
+        """Count ``tokens`` for a job, instead of what was counted before. Raises Overloaded if there is no room."""
         others = self._tokens - job.reserved
         if job not in self._jobs and len(self._jobs) >= self.limits.requests:
             raise Overloaded(f"{len(self._jobs):,} requests wait, the limit: try again later", self._wait())
@@ -169,12 +167,13 @@ class Engine:
         self._tokens, job.reserved = others + tokens, tokens
 
     def _wait(self) -> int:
-        """Seconds until about half of what waits is done."""
+        """Return the seconds in which about half of the queue will be computed, for Retry-After."""
         return min(60, max(1, math.ceil(self._tokens / 2 / self._rate))) if self._rate else 1
 
     def _release(self, job: QueuedTask) -> None:
+        """Take a job whose future is done out of the queue and the counts."""
         with self._worker.lock:
-            self._line.drop(job)
+            self._queue.drop(job)
             self._tokens -= job.reserved
             job.reserved = 0
             self._jobs.discard(job)
@@ -194,12 +193,12 @@ class Engine:
             self._enter(job, rows, begun)
         except MMBertError as error:
             _refuse(job, error)
-        except BaseException as error:  # a bug of ours, or a panic in Rust, must reach the one who waits
+        except BaseException as error:  # a bug, or a panic in Rust, must reach the client that waits
             log.exception("a request could not be read")
             _refuse(job, Failed(f"the request could not be read: {_line(error)}"))
 
     def _enter(self, job: QueuedTask, rows: list[Any], begun: float) -> None:
-        """Into the line. Raises TooLong or Overloaded now that the tokens are known."""
+        """Put a tokenised job into the queue. Raises TooLong or Overloaded for its exact tokens."""
         for text in rows:
             text.results = [None] * len(text.rows)
         places = [(text, index) for text in rows for index in range(len(text.rows))]
@@ -209,13 +208,13 @@ class Engine:
         job.rows, job.missing, job.timing.tokens = rows, len(places), tokens
         job.timing.tokenization, job.queued = time.perf_counter() - begun, time.perf_counter()
         with self._worker.lock:
-            if job.future.done():
+            if job.future.done():  # cancelled meanwhile, and released
                 return
             self._reserve(job, tokens)
             job.waiting.extend(places)
             self._note_queue()
             if places:
-                self._line.add(job)
+                self._queue.add(job)
                 self._worker.lock.notify_all()
         if not places:
             self._finish(job)
@@ -230,7 +229,7 @@ class Engine:
             for (job, (text, index)), result in zip(rows, results, strict=True):
                 text.results[index] = result
                 job.missing -= 1
-                spent = min(len(text.rows[index]), job.reserved)
+                spent = min(len(text.rows[index]), job.reserved)  # reserved is 0 once the future is done
                 job.reserved -= spent
                 self._tokens -= spent
                 if job.started is None:
@@ -258,7 +257,9 @@ class Engine:
                 for number, text in enumerate(job.rows):
                     check_cancelled()
                     if not all(map(_is_finite, text.results)):
-                        raise NotFiniteAnswer(f"{_named(job, number)}: the model gives NaN or infinite numbers for it")
+                        raise NotFiniteAnswer(
+                            f"{_named(job, number)}: the model computed NaN or infinite numbers for it"
+                        )
                 value = job.task.finish(job.rows)
         except MMBertError as error:
             _refuse(job, error)
@@ -277,7 +278,7 @@ _settling = threading.Lock()
 
 
 def _settle(job: QueuedTask, settle: Callable[[], None]) -> None:
-    """Answer a request once: a result may meet the end of a drain, or the death of the worker, in another thread."""
+    """Set a future once: threads may race, with a result, the end of a drain and the death of the worker."""
     with _settling:
         first, job.settled = not job.settled, True
     if first and job.future.set_running_or_notify_cancel():
@@ -285,14 +286,14 @@ def _settle(job: QueuedTask, settle: Callable[[], None]) -> None:
 
 
 def _is_finite(result: Any) -> bool:
-    """Whether all numbers of a row's result are; NaN would leave as null."""
+    """Return whether all numbers of a row's result are finite; NaN would be null in JSON."""
     if isinstance(result, tuple | list):
         return all(map(_is_finite, result))
     return not isinstance(result, np.ndarray) or bool(np.isfinite(result).all())
 
 
 def _named(job: QueuedTask, number: int) -> str:
-    """An input by its number and its beginning; chunks that are read as one document have no numbers of their own."""
+    """Return an input's number and beginning; chunks of one document have no results of their own."""
     items = job.task.items
     if len(items) != len(job.rows):
         return "the document"

@@ -1,7 +1,7 @@
-"""The line in front of a model: rows of many requests, taken in order until a batch has its tokens.
+"""The queue of a model: rows of many requests, taken in order until a batch has its tokens.
 
-First in, first out. A request that is larger than a batch gives way after each batch of its own, and stands at the end
-of the line again: a short text waits for one batch of it, not for all. Rows whose client has gone are dropped.
+First in, first out. A request that is larger than a batch goes to the end of the queue after each batch of its rows: a
+short text waits for one batch of it, not for all. Rows whose client has left are dropped.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from mmbert.serving.task import Answer, Place, Task, Timing
 
 @dataclass(eq=False)
 class QueuedTask:
-    """A task on its way.
+    """A task in the queue, or in a batch.
 
-    reserved  tokens that are counted for it as waiting
+    reserved  tokens that the engine counts for it as waiting
     waiting   rows that no batch has taken
     missing   rows without a result
-    turn      tokens taken since it came to the front
-    settled   its answer or error was given
+    taken     tokens taken since it came to the front
+    settled   its future has a result or an error
     """
 
     task: Task[Any]
@@ -32,7 +32,7 @@ class QueuedTask:
     reserved: int = 0
     waiting: deque[Place] = field(default_factory=deque)
     missing: int = 0
-    turn: int = 0
+    taken: int = 0
     queued: float = 0.0
     started: float | None = None
     settled: bool = False
@@ -42,12 +42,12 @@ Taken = tuple[QueuedTask, Place]
 
 
 class RequestQueue:
-    """Jobs in order. Not safe by itself: its users hold one lock."""
+    """Jobs in order. Not thread-safe: callers hold the lock of the worker."""
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self.tokens = 0
-        """Of all rows that wait."""
+        """Tokens of all waiting rows."""
         self._jobs: deque[QueuedTask] = deque()
 
     def __len__(self) -> int:
@@ -55,25 +55,26 @@ class RequestQueue:
 
     @property
     def full(self) -> bool:
-        """There is a whole batch."""
+        """Whether the waiting rows fill a batch."""
         return self.tokens >= self.budget
 
     def add(self, job: QueuedTask) -> None:
+        """Append a job with its waiting rows."""
         self._jobs.append(job)
         self.tokens += sum(size(place) for place in job.waiting)
 
     def drop(self, job: QueuedTask) -> None:
-        """Forget what waits of a job."""
+        """Remove the waiting rows of a job."""
         if job.waiting:
             self.tokens -= sum(size(place) for place in job.waiting)
             job.waiting.clear()
             self._jobs.remove(job)
 
     def take(self) -> list[Taken]:
-        """Rows of one batch: at most ``budget`` tokens, or one row that is longer. Empty if none waits."""
+        """Take the rows of one batch: at most ``budget`` tokens, or one longer row. Empty if none waits."""
         chosen: list[Taken] = []
         tokens = 0
-        others: list[QueuedTask] = []  # that are computed otherwise than the first
+        others: list[QueuedTask] = []  # jobs with another ``compute`` than the first: they keep their places
         while self._jobs:
             job = self._jobs.popleft()
             if chosen and job.task.compute != chosen[0][0].task.compute:
@@ -83,12 +84,12 @@ class RequestQueue:
                 place = job.waiting.popleft()
                 chosen.append((job, place))
                 tokens += size(place)
-                job.turn += size(place)
+                job.taken += size(place)
             if job.waiting:  # the batch is full
-                if job.turn >= self.budget:
-                    job.turn = 0
+                if job.taken >= self.budget:  # a whole batch of its own: now the other jobs
+                    job.taken = 0
                     self._jobs.append(job)
-                else:
+                else:  # it shared the batch, and goes on first
                     others.append(job)
                 break
         self._jobs.extendleft(reversed(others))
@@ -97,6 +98,6 @@ class RequestQueue:
 
 
 def size(place: Place) -> int:
-    """Tokens of a row."""
+    """Return the tokens of a row."""
     text, index = place
     return len(text.rows[index])

@@ -1,13 +1,13 @@
 """Two threads for all models of a server: one prepares a batch while the other computes the one before.
 
-All models share the thread that computes. Torch spreads every product over all cores already (or fills the GPU): two
-models at once would only take each other's cores and caches, and a batch would wait as long for the slower one.
+All models share the computing thread. Torch already spreads every product over all cores (or fills the GPU): two models
+at once would compete for cores and caches, and no batch would be ready earlier.
 
-A full batch is prepared ahead. One that is not full stays open until the thread is free, so that it takes in what
-comes meanwhile. Models with work take turns.
+A full batch is prepared ahead. A batch that is not full stays open until the computing thread is free, so that it takes
+in the rows that arrive meanwhile. Models that have rows waiting are served round robin.
 
-An error of a batch fails its own requests, wherever it is raised. If one of the threads ends nevertheless, the worker
-is dead: every request that waits is refused, and who made the worker is told, so that the process can be replaced.
+An error in a batch fails only the requests that cause it. If one of the threads ends nevertheless, the worker is dead:
+all waiting requests are refused, and the owner of the worker is called, so that the process can be replaced.
 """
 
 from __future__ import annotations
@@ -28,39 +28,39 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ModelQueue:
-    """A model's line, its device, and who is told of results.
+    """The queue of a model, its device, and the functions that the worker calls.
 
-    deliver  rows of a batch, their results, and when it began and ended
-    fail     rows of one job, and what was raised
-    noted    rows and tokens of a batch that is about to run
-    abandon  why none of its jobs will be computed any more
+    deliver  with the rows of a batch, their results, and when it began and ended
+    fail     with the rows of one job and the error
+    noted    with rows and tokens of a batch that is about to run
+    abandon  with the reason why none of its jobs will be computed
     """
 
-    line: RequestQueue
+    queue: RequestQueue
     device: torch.device
     deliver: Callable[[list[Taken], list[object], float, float], None]
     fail: Callable[[list[Taken], Exception], None]
     noted: Callable[[int, int], None]
-    abandon: Callable[[str], None]
+    abandon: Callable[[str], object]
 
 
 @dataclass(frozen=True)
 class _Batch:
-    lane: ModelQueue
+    model: ModelQueue
     rows: list[Taken]
     packed: Packed
 
 
 class Worker:
-    """Computes the batches of all lanes, one at a time, until :meth:`stop`. ``died``: told of the end of a thread."""
+    """Computes the batches of all models, one at a time, until :meth:`stop`. ``died``: called when a thread ends."""
 
     def __init__(self, died: Callable[[str], None] = lambda reason: None) -> None:
         self.lock = threading.Condition()
-        """Guards all lines and the counts of their engines; notified of what is new."""
+        """Guards all queues and the counts of their engines, and is notified of every change."""
         self.dead: str | None = None
-        """Why nothing is computed any more."""
+        """The reason why nothing is computed any more."""
         self._died = died
-        self._lanes: list[ModelQueue] = []
+        self._models: list[ModelQueue] = []
         self._ready: _Batch | None = None
         self._idle = False
         self._stopping = False
@@ -72,9 +72,10 @@ class Worker:
         for thread in self._threads:
             thread.start()
 
-    def add(self, lane: ModelQueue) -> None:
+    def add(self, model: ModelQueue) -> None:
+        """Serve one more model."""
         with self.lock:
-            self._lanes.append(lane)
+            self._models.append(model)
 
     def stop(self, seconds: float = 60.0) -> list[str]:
         """Compute what waits, then end both threads. Return the names of those that still run after so many seconds."""
@@ -87,25 +88,25 @@ class Worker:
         return [thread.name for thread in self._threads if thread.is_alive()]
 
     def _live(self, target: Callable[[], None]) -> None:
-        """Run a thread. Whatever ends it but a stop ends the worker."""
+        """Run a thread. If an error ends it, the worker is dead."""
         try:
             target()
-        except BaseException as error:  # also what is no Exception: nobody else would hear of it
+        except BaseException as error:  # SystemExit and Rust panics too: nobody else would notice
             log.exception("the worker died")
             reason = f"the worker died: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
             with self.lock:
                 self.dead = self.dead or reason
                 self._stopping = self._prepared_all = True
-                lanes = list(self._lanes)
+                models = list(self._models)
                 self.lock.notify_all()
-            for lane in lanes:
-                lane.abandon(reason)
+            for model in models:
+                model.abandon(reason)
             self._died(reason)
 
     def _next(self) -> ModelQueue | None:
-        """Whose turn it is, if its batch is to be made now."""
-        lane = next((lane for lane in self._lanes if lane.line.tokens), None)
-        return lane if lane is not None and (lane.line.full or self._idle or self._stopping) else None
+        """Return the next model in turn, if its batch is to be made now: full, or the computing thread waits."""
+        model = next((model for model in self._models if model.queue.tokens), None)
+        return model if model is not None and (model.queue.full or self._idle or self._stopping) else None
 
     def _prepare(self) -> None:
         while True:
@@ -116,40 +117,40 @@ class Worker:
                         or (self._ready is None and (self._next() is not None or (self._stopping and self._empty())))
                     )
                 )
-                lane = self._next()
-                if lane is None or self.dead is not None:
+                model = self._next()
+                if model is None or self.dead is not None:
                     self._prepared_all = True
                     self.lock.notify_all()
                     return
-                rows = lane.line.take()
-                self._lanes.remove(lane)
-                self._lanes.append(lane)
-            batch = self._packed(lane, rows)
+                rows = model.queue.take()
+                self._models.remove(model)  # to the end: the other models come first next time
+                self._models.append(model)
+            batch = self._packed(model, rows)
             with self.lock:
                 self._ready = batch
                 self.lock.notify_all()
 
-    def _packed(self, lane: ModelQueue, rows: list[Taken]) -> _Batch | None:
-        """Return a batch of rows, without those of requests that make none, which are told so; None if none is left."""
+    def _packed(self, model: ModelQueue, rows: list[Taken]) -> _Batch | None:
+        """Return a batch of the rows; requests whose rows cannot be packed fail, None if no other is left."""
         try:
-            return _Batch(lane, rows, _pack(rows))
-        except Exception as error:  # as for what computing raises: only the request that is at fault fails
+            return _Batch(model, rows, _pack(rows))
+        except Exception as error:  # find the request that causes it: only that one fails
             good: list[Taken] = []
             for own in _by_job(rows):
                 try:
                     _pack(own)
                 except Exception as found:
-                    lane.fail(own, found)
+                    model.fail(own, found)
                 else:
                     good += own
             if len(good) < len(rows):
-                return self._packed(lane, good) if good else None
-            for own in _by_job(rows):  # each for itself, but not together
-                lane.fail(own, error)
+                return self._packed(model, good) if good else None
+            for own in _by_job(rows):  # each can be packed by itself, but not all together
+                model.fail(own, error)
             return None
 
     def _empty(self) -> bool:
-        return not any(lane.line.tokens for lane in self._lanes)
+        return not any(model.queue.tokens for model in self._models)
 
     def _compute(self) -> None:
         while True:
@@ -158,49 +159,49 @@ class Worker:
                 self.lock.notify_all()
                 self.lock.wait_for(lambda: self._ready is not None or self._prepared_all)
                 batch, self._ready, self._idle = self._ready, None, False
-                self.lock.notify_all()
+                self.lock.notify_all()  # the other thread prepares the next batch while this one runs
             if batch is None:
                 return
             self._run(batch)
 
     def _run(self, batch: _Batch) -> None:
         rows = [row for row in batch.rows if not row[0].future.done()]
-        if not rows:
+        if not rows:  # all clients have left
             return
         begun = time.perf_counter()
         try:
-            batch.lane.noted(len(batch.rows), batch.packed.tokens)
-            results = _results(batch.lane, batch.rows, batch.packed)
-        except Exception as error:  # whatever a kernel raises, the thread lives on and only its own requests fail
-            self._retry(batch.lane, rows, error)
+            batch.model.noted(len(batch.rows), batch.packed.tokens)
+            results = _results(batch.model, batch.rows, batch.packed)
+        except Exception as error:  # whatever a kernel raises: the thread goes on
+            self._retry(batch.model, rows, error)
         else:
-            self._deliver(batch.lane, batch.rows, results, begun)
+            self._deliver(batch.model, batch.rows, results, begun)
 
-    def _retry(self, lane: ModelQueue, rows: list[Taken], error: Exception) -> None:
-        """Each job's rows of a batch that failed, by themselves: only those that fail again are told so."""
+    def _retry(self, model: ModelQueue, rows: list[Taken], error: Exception) -> None:
+        """Compute each job's rows of a failed batch by themselves: only jobs that fail again get an error."""
         jobs = _by_job(rows)
         for own in jobs:
             if len(jobs) == 1:
-                lane.fail(own, error)
+                model.fail(own, error)
                 continue
             begun = time.perf_counter()
             try:
-                results = _results(lane, own, _pack(own))
+                results = _results(model, own, _pack(own))
             except Exception as found:  # as above
-                lane.fail(own, found)
+                model.fail(own, found)
             else:
-                self._deliver(lane, own, results, begun)
+                self._deliver(model, own, results, begun)
 
-    def _deliver(self, lane: ModelQueue, rows: list[Taken], results: list[object], begun: float) -> None:
+    def _deliver(self, model: ModelQueue, rows: list[Taken], results: list[object], begun: float) -> None:
         try:
-            lane.deliver(rows, results, begun, time.perf_counter())
-        except Exception as error:  # computed, but not noted: none of them may wait for ever
+            model.deliver(rows, results, begun, time.perf_counter())
+        except Exception as error:  # none of them may wait for ever
             for own in _by_job(rows):
-                lane.fail(own, error)
+                model.fail(own, error)
 
 
 def _by_job(rows: list[Taken]) -> list[list[Taken]]:
-    """Rows of each job, in order."""
+    """Return the rows of each job, in order."""
     found: dict[QueuedTask, list[Taken]] = {}
     for row in rows:
         found.setdefault(row[0], []).append(row)
@@ -211,10 +212,10 @@ def _pack(rows: list[Taken]) -> Packed:
     return Packed.from_lists([text.rows[index] for _, (text, index) in rows])
 
 
-def _results(lane: ModelQueue, rows: list[Taken], packed: Packed) -> list[object]:
+def _results(model: ModelQueue, rows: list[Taken], packed: Packed) -> list[object]:
     compute = rows[0][0].task.compute
     with torch.inference_mode():
-        results = list(compute(packed.to(lane.device), [place for _, place in rows]))
+        results = list(compute(packed.to(model.device), [place for _, place in rows]))
     if len(results) != len(rows):
         raise ValueError(f"{len(results)} results for {len(rows)} rows")
     return results

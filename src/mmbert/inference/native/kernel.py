@@ -1,9 +1,9 @@
 """Attention on CPUs by ``attention.c``, where it can be built: bf16 dot products, RoPE and softmax in one pass.
 
 For layers in bf16 and int8; fp32 uses torch. It is used if the processor has AVX-512 with bf16, a C compiler is
-installed (or was at the first use), heads have 32 or 64 dimensions, and a first small case agrees with torch. If anything
-is missing, torch's attention is used and :func:`describe` says why. To switch the kernel off: ``MMBERT_NATIVE=0`` in
-the environment, or :func:`use`.
+installed (or was at the first use), heads have 32 or 64 dimensions, and a first small case agrees with torch. If
+anything is missing, torch's attention is used and :func:`describe` says why. ``MMBERT_NATIVE=0`` in the environment, or
+:func:`use`, switches the kernel off.
 
 Shapes: ``T`` tokens, ``H`` heads, ``D`` head dimension.
 """
