@@ -74,7 +74,7 @@ def test_sigterm_lets_accepted_work_be_answered(folders: Path) -> None:
             wait_for(url, 503, seconds=10)
             refused = httpx.post(f"{url}/embed", json={"inputs": "late"})
             assert refused.status_code == 503
-            assert refused.json() == {"error": "the server is going down", "error_type": "Unhealthy"}
+            assert refused.json() == {"error": "the server is stopping", "error_type": "Unhealthy"}
             answers = [future.result() for future in asked]
         assert [answer.status_code for answer in answers] == [200] * 4
         assert [len(answer.json()) for answer in answers] == [100] * 4

@@ -15,7 +15,7 @@ from mmbert.serving.tracing import Tracer
 
 
 class AccessLog:
-    """Writes a line when an answer has been sent, if there are ``lines``, and a trace, if there is a ``tracer``."""
+    """Middleware that writes a line, and a trace if there is a ``tracer``, when an answer has been sent."""
 
     def __init__(self, app: ASGIApp, lines: Lines | None = None, tracer: Tracer | None = None) -> None:
         self._app, self._lines, self._tracer = app, lines, tracer
@@ -46,7 +46,7 @@ class AccessLog:
 
 
 def describe(scope: Scope, status: int, size: int, seconds: float) -> str:
-    """One request: when, who, what, how it went. Never what was in it."""
+    """Return the line of a request as JSON, without anything of its body."""
     state = scope.get("state", {})
     context, error = state.get("context"), state.get("error")
     line: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""The application: routes by family, and around them keys, limits, logs."""
+"""The ASGI application: the routes, and around them API keys, checks of origin, CORS and logs."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from mmbert.serving.service import Service
 from mmbert.serving.tracing import Tracer
 
 ROUTES = (*openai.ROUTES, *tei.ROUTES, *own.ROUTES, *root.ROUTES)
-"""All routes that take a request of their own."""
+"""All POST routes."""
 
 
 def make_app(
     service: Service, *, host: str = "127.0.0.1", lines: Lines | None = None, tracer: Tracer | None = None
 ) -> Starlette:
-    """An ASGI application over a service, whose models may come later.
+    """Return the ASGI application of a service, whose models may be added later.
 
-    host    the address that it is bound to
-    lines   where the access log goes; None: no access log
+    host    the address that the server is bound to
+    lines   receives the access log; None: no access log
     """
     options = service.options
     document = make_document(ROUTES, key=options.api_key is not None)
@@ -52,7 +52,7 @@ def make_app(
         middleware=middleware,
         exception_handlers={MMBertError: _refused, HTTPException: _not_found, Exception: _broken},
     )
-    app.router.redirect_slashes = False  # redirections name the host that the client said
+    app.router.redirect_slashes = False  # a redirection would repeat the Host that the client sent
     return app
 
 
@@ -62,13 +62,13 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _not_found(request: Request, error: Exception) -> Response:
-    """Starlette's own refusals, in the form of the routes around them."""
+    """Starlette's own errors, in the form of the route's family."""
     assert isinstance(error, HTTPException)
     what = {404: "there is nothing at", 405: f"{request.method} is not for"}.get(error.status_code, str(error.detail))
-    message = f"{what} {request.url.path}: GET /openapi.json tells the routes"
+    message = f"{what} {request.url.path}: GET /openapi.json lists the routes"
     return refuse(request, Refused(error.status_code, message, error.headers))[0]
 
 
 async def _broken(request: Request, error: Exception) -> Response:
-    """A bug of ours; starlette raises it again behind the answer, so that its traceback is on stderr."""
+    """An unexpected error; starlette raises it again after the answer, so that its traceback is on stderr."""
     return refuse(request, Refused(500, "an error of the server: its log has the traceback"))[0]

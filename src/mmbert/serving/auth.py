@@ -1,4 +1,4 @@
-"""Who may ask, and what browsers may do with answers."""
+"""API keys, and protection from pages of other origins in browsers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mmbert.serving.routes.site import PUBLIC
 
 
 class Keys:
-    """Asks for the API key, by ``Authorization: Bearer``."""
+    """Middleware that requires the API key, by ``Authorization: Bearer``."""
 
     def __init__(self, app: ASGIApp, key: str) -> None:
         self._app, self._key = app, key.encode()
@@ -36,12 +36,12 @@ class Keys:
 
     def _known(self, scope: Scope) -> bool:
         kind, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
-        same = hmac.compare_digest(given.strip().encode("latin-1"), self._key)  # as bytes came
+        same = hmac.compare_digest(given.strip().encode("latin-1"), self._key)  # the bytes on the wire
         return same and kind.lower() == "bearer"
 
 
 def _public(scope: Scope) -> bool:
-    """Pages and what tells nothing of texts or models; a browser's question whether it may ask (OPTIONS)."""
+    """Return whether a request needs no key: pages, probes, metrics, and CORS preflights (OPTIONS)."""
     path = scope["path"]
     return scope["method"] == "OPTIONS" or (
         scope["method"] in ("GET", "HEAD") and (path in PUBLIC or path.startswith("/web/"))
@@ -49,7 +49,7 @@ def _public(scope: Scope) -> bool:
 
 
 def known_hosts(bound: str, allowed: Sequence[str] = ()) -> frozenset[str]:
-    """Return the names of a server bound to an address: those given, its own, and the machine's if others reach it."""
+    """Return the host names of a server: those given, its address, and the machine's unless it is bound to loopback."""
     names = {"localhost", bound.lower(), *(name.lower() for name in allowed)}
     if bound not in ("127.0.0.1", "::1", "localhost"):
         machine = socket.gethostname().lower()
@@ -58,18 +58,18 @@ def known_hosts(bound: str, allowed: Sequence[str] = ()) -> frozenset[str]:
 
 
 class Guarded:
-    """Refuses what pages of other origins ask, and tells browsers not to guess types or load what is not the server's.
+    """Middleware that refuses requests of pages of other origins, and sets security headers.
 
-    A browser lets any page send requests, if not read the answers; each costs computing. Origin names the page.
-    Where the owner of a name points it to this machine (DNS rebinding), the page is of the same origin; then Host has a
-    name that is not the server's. An address cannot be pointed elsewhere, so that probes of pods are let through.
+    A browser lets any page send requests, although it may not read the answers; each costs computing. The header Origin
+    names the page. With DNS rebinding (a foreign name that resolves to this machine) the origin is the server's own,
+    but Host is a name that the server does not have. An IP address as Host cannot be rebound, so probes of pods may pass.
     """
 
     def __init__(self, app: ASGIApp, hosts: frozenset[str], origins: Sequence[str] = ()) -> None:
         self._app, self._hosts, self._origins = app, hosts, frozenset(origins)
 
     def _fault(self, scope: Scope) -> str | None:
-        """Why a request is refused."""
+        """Return why a request is refused, or None."""
         host, origin = "", None
         for name, value in scope["headers"]:
             if name == b"host":
@@ -84,7 +84,7 @@ class Guarded:
 
     def _known(self, host: str) -> bool:
         name = _hostname(host)
-        if not host or name in self._hosts or "*" in self._hosts:  # no browser leaves it out
+        if not host or name in self._hosts or "*" in self._hosts:  # every browser sends it
             return True
         try:
             ip_address(name)
@@ -116,5 +116,5 @@ class Guarded:
 
 
 def _hostname(host: str) -> str:
-    """Without the port and without the brackets of an IPv6 address."""
+    """Return a host without its port, and an IPv6 address without brackets."""
     return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0].rstrip(".")

@@ -1,11 +1,12 @@
-"""From the bytes of a request to its checked fields: counts before types, and no further than the first fault.
+"""Reads the bytes of a request and checks its fields: counts before types, and no further than the first fault.
 
-How long that takes is bounded by ``Options``, not by what somebody sends.
+The time for that is bounded by ``Options``, whatever a client sends.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,24 +17,23 @@ from starlette.requests import Request
 from mmbert.errors import TooLong
 from mmbert.serving.context import RequestContext, too_many
 from mmbert.serving.errors import Refused
-from mmbert.serving.routes.root import explain
 from mmbert.serving.service import LARGE, Options
 
 _FIELDS = 100
-"""Of one object; no route has half as many."""
+"""Fields of one object at most; no route has half as many."""
 
 
 def check_type(request: Request) -> None:
-    """Raises Refused (415) for what does not say that it is JSON: browsers let any page send plain text and forms."""
+    """Raise Refused (415) unless the request is declared as JSON: browsers let any page send plain text and forms."""
     given = request.headers.get("content-type", "")
     kind = given.partition(";")[0].strip().lower()
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
-        found = f"the request is {given!r}" if given else "the request does not say what it is"
+        found = f"the request is {given!r}" if given else "the request has no Content-Type"
         raise Refused(415, f"{found}: send JSON with the header Content-Type: application/json")
 
 
 async def read_body(request: Request, context: RequestContext) -> bytearray:
-    """Return the bytes of a request, which count among those in flight until :meth:`RequestContext.release`.
+    """Return the bytes of a request; they count as in flight until :meth:`RequestContext.release`.
 
     Raises Refused for too many (413) or too slow ones (408), Overloaded where those of all requests are too many.
     """
@@ -61,7 +61,7 @@ async def read_body(request: Request, context: RequestContext) -> bytearray:
 
 
 def parse(schema: type[BaseModel], body: bytes | bytearray, options: Options) -> Any:
-    """Return the checked request. Raises Refused (400 for what is no JSON, 422 for another shape) or TooLong."""
+    """Return the checked request. Raises Refused (400 for no JSON, 422 for another shape) or TooLong."""
     _check_values(body, options.max_values)
     try:
         found = from_json(body, allow_inf_nan=False)
@@ -76,7 +76,7 @@ def parse(schema: type[BaseModel], body: bytes | bytearray, options: Options) ->
 
 
 def _check_values(body: bytes | bytearray, most: int) -> None:
-    """Raises TooLong for more than ``most`` values, which would take memory many times their size in bytes."""
+    """Raise TooLong for more than ``most`` values: parsed, they would take many times their bytes."""
     if len(body) <= LARGE or _separators(body) <= most:
         return
     plain = body.replace(b"\\\\", b"").replace(b'\\"', b"")
@@ -89,7 +89,7 @@ def _separators(body: bytes | bytearray) -> int:
 
 
 def _check_counts(value: Any, most: int, depth: int = 3) -> None:
-    """Raises TooLong for a list of more than ``most`` inputs, Refused for an object of far too many fields."""
+    """Raise TooLong for a list of more than ``most`` inputs, Refused for an object of more than _FIELDS fields."""
     if isinstance(value, dict):
         inner: Iterable[Any] = value.values()
         if len(value) > _FIELDS:
@@ -102,3 +102,29 @@ def _check_counts(value: Any, most: int, depth: int = 3) -> None:
         for nested in inner:
             if isinstance(nested, dict | list):
                 _check_counts(nested, most, depth - 1)
+
+
+def explain(error: ValidationError) -> str:
+    """Return the place and the fault of a request, in one line.
+
+    A union gives the faults of each of its forms. The form that the request is closest to is the one whose fault is
+    deepest, and whose type fits.
+    """
+    faults = error.errors(include_url=False, include_input=False)
+    places = [tuple(part for part in fault["loc"] if not _FORM.match(str(part))) for fault in faults]
+    place = max(range(len(faults)), key=lambda n: (len(places[n]), not faults[n]["type"].endswith("_type")))
+    said = [
+        str(fault["msg"]).removeprefix("Value error, ")
+        for fault, where in zip(faults, places, strict=True)
+        if where == places[place] and fault["type"].endswith("_type") == faults[place]["type"].endswith("_type")
+    ]
+    others = (other.removeprefix("Input should be ") for other in dict.fromkeys(said[1:]))
+    message = " or ".join([said[0], *others])
+    fields = len({where for where in places if where[:1] != places[place][:1]})
+    more = f" (and {fields} more)" if fields else ""
+    dotted = ".".join(map(str, places[place]))
+    return f"{dotted}: {message}{more}" if dotted else f"{message}{more}"
+
+
+_FORM = re.compile(r"(str|int|bool|list\[.*|function-\w+\[.*|[A-Z]\w*)$")
+"""Parts of a place that name a form of a union, beside the keys of the request."""

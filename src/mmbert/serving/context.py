@@ -1,4 +1,4 @@
-"""One request on its way through a route: its model, its tasks, and what is said of it in headers, metrics and log."""
+"""The context of a request: its model, its tasks, and the facts for headers, metrics and log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ A = TypeVar("A")
 
 @dataclass
 class RequestContext:
-    """A request. Filled while it is answered; read by who writes headers, metrics and the access log."""
+    """Filled while a request is answered; read for headers, metrics and the access log."""
 
     service: Service
     model: str | None = None
@@ -34,18 +34,18 @@ class RequestContext:
     _held: dict[str, int] = field(default_factory=dict)
 
     def handler_for(self, handler: type[A], name: str | None) -> tuple[Served, A]:
-        """The model that answers. Raises UnknownModel or WrongModel."""
+        """Return the model that answers, and its handler. Raises UnknownModel or WrongModel."""
         served, found = self.service.models.handler_for(handler, name)
         self.model, self.device = served.name, served.loaded.device.type
         return served, found
 
     @property
     def most(self) -> int:
-        """Numbers of an answer at most."""
+        """Most numbers of an answer."""
         return self.service.options.max_numbers
 
     def check_count(self, texts: int, numbers: int = 0, text: int = 0) -> None:
-        """Raises Empty for no texts, TooLong for too many, or for an answer of too many numbers or characters."""
+        """Raise Empty for no texts, TooLong for too many, or for an answer of too many numbers or characters."""
         options = self.service.options
         if not texts:
             raise Empty
@@ -54,7 +54,7 @@ class RequestContext:
         check_size(numbers, text, options.max_numbers)
 
     def hold(self, what: Literal["requests", "answers"], size: int) -> None:
-        """Count so many bytes of this request or its answer as in flight. Raises Overloaded for too many."""
+        """Count ``size`` bytes of this request or its answer as in flight. Raises Overloaded for too many."""
         service, more = self.service, max(0, size - LARGE) - self._held.get(what, 0)
         limit = service.options.max_bodies if what == "requests" else service.options.max_answers
         if service.held[what] and service.held[what] + more > limit:
@@ -65,25 +65,25 @@ class RequestContext:
         self._held[what] = max(0, size - LARGE)
 
     def release(self, what: Literal["requests", "answers"]) -> None:
-        """They are not in flight any more."""
+        """Count them as in flight no more."""
         if what in self._held:
             self.service.held[what] -= self._held.pop(what)
 
     async def offload(self, size: int, work: Callable[[], R]) -> R:
-        """The outcome of ``work``, which reads or writes so many bytes of JSON: many not on the event loop."""
+        """Return the result of ``work`` on ``size`` bytes of JSON; large ones run outside the event loop."""
         if size <= LARGE:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self.service.readers, work)
 
     def cut(self, truncate: bool | None, direction: str | None = None) -> Cut:
-        """What is kept of a text that is too long."""
+        """Return which side of a text that is too long is kept; None: it is refused."""
         wanted = self.service.options.auto_truncate if truncate is None else truncate
         if not wanted:
             return None
         return "end" if (direction or "").lower() == "left" else "beginning"
 
     async def ask(self, served: Served, task: Task[R]) -> R:
-        """The answer to a task. A client that leaves takes it out of the line."""
+        """Return the answer to a task. If the client leaves, the task is cancelled and leaves the queue."""
         self.texts += task.texts
         self.characters += task.characters
         answer = await asyncio.wrap_future(served.engine.submit(task))
@@ -95,5 +95,5 @@ class RequestContext:
 
 
 def too_many(texts: int, most: int) -> TooLong:
-    """The error for more inputs than a request may hold."""
+    """Return the error for more inputs than a request may have."""
     return TooLong(f"{texts:,} inputs, at most {most:,} in one request: send them in parts")

@@ -1,6 +1,6 @@
-"""From bytes to bytes: read a request, answer it or say why not, and leave with the client.
+"""The life of a request: read it, answer it or return an error, and stop if the client leaves.
 
-Everything a route may raise ends here as a status and a body (:mod:`mmbert.serving.errors`).
+Every error of a route becomes a status and a body here (:mod:`mmbert.serving.errors`).
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from mmbert.serving.service import LARGE, Service
 JSON = "application/json"
 
 GONE = 499
-"""The status that logs show for a client that left (nginx's); nobody receives it."""
+"""The status in logs for a client that left (as in nginx); nobody receives it."""
 
 
 def endpoint(route: Route, service: Service) -> Callable[[Request], Awaitable[Response]]:
-    """The function that starlette calls for a route."""
+    """Return the function that starlette calls for a route."""
 
     async def respond(request: Request) -> Response:
         begun = time.perf_counter()
@@ -55,7 +55,7 @@ def endpoint(route: Route, service: Service) -> Callable[[Request], Awaitable[Re
 
 
 async def respond_to(request: Request, route: Route, context: RequestContext, begun: float) -> Response:
-    """The answer of a route. What is large is read and written elsewhere than on the event loop."""
+    """Return the answer of a route. Large bodies are parsed and written outside the event loop."""
     body = await read_body(request, context)
     asked = await context.offload(len(body), lambda: parse(route.asks, body, context.service.options))
     answer = await while_there(request, route.handle(asked, context))
@@ -68,11 +68,11 @@ async def respond_to(request: Request, route: Route, context: RequestContext, be
 
 
 class _Large(Response):
-    """An answer that is sent as fast as the client takes it, and counts as in flight until it has it."""
+    """An answer that is sent in parts as the client reads it, and counts as in flight until then."""
 
     def __init__(self, context: RequestContext, body: bytes, headers: dict[str, str]) -> None:
         super().__init__(body, 200, headers, JSON)
-        self._call = context
+        self._context = context
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -82,11 +82,11 @@ class _Large(Response):
                 more = begin + LARGE < len(self.body)
                 await send({"type": "http.response.body", "body": part, "more_body": more})
         finally:
-            self._call.release("answers")
+            self._context.release("answers")
 
 
 def weight(answer: Any) -> int:
-    """About as many bytes as its JSON has, at a glance: of lists in lists the first stands for all."""
+    """Return about the bytes of an answer as JSON, without a look at every item: the first stands for all."""
     if isinstance(answer, np.ndarray):
         return 12 * answer.size
     if isinstance(answer, str):
@@ -103,28 +103,28 @@ def weight(answer: Any) -> int:
 
 
 def to_json(answer: Any) -> bytes:
-    """Anything as JSON; vectors are written from their memory."""
+    """Return an answer as JSON; NumPy arrays are written without a copy to lists."""
     return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
 
 
 def json_response(answer: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """A small answer."""
+    """Return a small answer."""
     return Response(to_json(answer), status, headers, JSON)
 
 
 def refuse(request: Request, error: MMBertError) -> tuple[Response, str]:
-    """The answer to what cannot be answered, and its kind."""
+    """Return the response to an error, and its kind."""
     found = failure(error)
-    request.state.error = found.kind if found.status in (404, 422) else found.message  # those quote the request
+    request.state.error = found.kind if found.status in (404, 422) else found.message  # the others quote it
     return json_response(found.body(request.url.path), found.status, found.headers), found.kind
 
 
 def check_ready(service: Service) -> None:
-    """Raises Closed."""
+    """Raise Closed unless the models are ready."""
     if service.fault is not None:
         raise Closed(service.fault)
     if service.state != "ready":
-        raise Closed("the models are loading" if service.state == "loading" else "the server is going down")
+        raise Closed("the models are loading" if service.state == "loading" else "the server is stopping")
 
 
 class _Gone(Exception):
@@ -132,7 +132,7 @@ class _Gone(Exception):
 
 
 async def while_there(request: Request, work: Awaitable[Any]) -> Any:
-    """The outcome of ``work``, which is cancelled when the client leaves."""
+    """Return the result of ``work``, which is cancelled when the client leaves."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_until_gone(request))
     try:
@@ -151,7 +151,7 @@ async def _until_gone(request: Request) -> None:
 
 
 def _headers(context: RequestContext, begun: float) -> dict[str, str]:
-    """Of text-embeddings-inference: times in milliseconds."""
+    """Return the headers of text-embeddings-inference, times in milliseconds."""
     timing = context.timing
     total = time.perf_counter() - begun
     headers = {

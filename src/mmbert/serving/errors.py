@@ -1,6 +1,6 @@
-"""What goes wrong, as clients hear of it: one table of statuses, and the two forms of a body.
+"""Errors as clients see them: the status of each error, and the two forms of a body.
 
-text-embeddings-inference's form is ``{"error", "error_type"}``; that of OpenAI, under ``/v1/``, is
+text-embeddings-inference has ``{"error", "error_type"}``; OpenAI, under ``/v1/``, has
 ``{"error": {"message", "type", "param", "code"}}``.
 """
 
@@ -16,7 +16,7 @@ from mmbert.serving.models import UnknownModel, WrongModel
 
 
 class Refused(MMBertError):
-    """A request that cannot be read, with its status."""
+    """A request is refused with a status of its own."""
 
     def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -35,7 +35,7 @@ _STATUSES: dict[type[MMBertError], int] = {
     DataError: 422,
     TokenizerError: 422,
 }
-"""424 is what text-embeddings-inference says where the model could not, or is of another kind."""
+"""424 is the status of text-embeddings-inference for a model that failed or is of another kind."""
 
 _TYPES = {
     400: "Validation", 401: "Unauthorized", 403: "Forbidden", 404: "NotFound", 405: "Validation", 408: "Validation",
@@ -57,7 +57,7 @@ _OPENAI = {
 
 @dataclass(frozen=True)
 class Failure:
-    """A status, a message in one line, what kind it is, and headers."""
+    """Status, message, kind and headers of an error response."""
 
     status: int
     message: str
@@ -65,7 +65,7 @@ class Failure:
     headers: dict[str, str]
 
     def body(self, path: str) -> dict[str, Any]:
-        """In the form of the routes that ``path`` is of."""
+        """Return the body in the form of the family of ``path``."""
         if path.startswith("/v1/"):
             kind, code = _OPENAI.get(self.status, ("invalid_request_error", None))
             return {"error": {"message": self.message, "type": kind, "param": None, "code": code}}
@@ -73,7 +73,7 @@ class Failure:
 
 
 def failure(error: MMBertError) -> Failure:
-    """What a client hears of an error."""
+    """Return the response of an error."""
     headers: dict[str, str] = {}
     if isinstance(error, Refused):
         status, headers = error.status, error.headers
@@ -88,7 +88,7 @@ def failure(error: MMBertError) -> Failure:
 
 
 def shortened(message: str, most: int = 1000) -> str:
-    """Return a message of at most ``most`` characters: many quote a request, whose parts may be of any length."""
+    """Return a message of at most ``most`` characters: messages quote requests, which may be long."""
     if len(message) <= most:
         return message
     left = f" [... {len(message) - most + 40:,} characters ...] "

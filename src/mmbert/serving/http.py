@@ -1,4 +1,4 @@
-"""HTTP/1.1 on the wire: uvicorn's h11 protocol, made strict, with time limits and a limit of connections.
+"""HTTP/1.1: uvicorn's h11 protocol, stricter, with time limits and a limit of connections.
 
 Why h11 and not a faster parser: docs/decisions/0012-the-http-server.md.
 """
@@ -27,16 +27,16 @@ from mmbert.errors import ConfigError
 from mmbert.serving.errors import Refused, failure
 
 ACCEPTED_AT_ONCE = 16
-"""Connections that asyncio accepts before it looks at any of them (its ``backlog``); the kernel's queue is longer."""
+"""Connections that asyncio accepts in one round (its ``backlog``); the queue of the kernel is longer."""
 
 _FEWEST = 8
 
 
 class _StrictLines(ReceiveBuffer):
-    """Refuses heads and trailers that another parser, such as a proxy's, might read as something else."""
+    """Refuses heads and trailers that another parser, such as a proxy's, could read differently."""
 
     names_chunks = False
-    """The last head may have a Transfer-Encoding."""
+    """Whether the last head can have a Transfer-Encoding."""
 
     def maybe_extract_lines(self) -> list[bytearray] | None:
         data, count = self._data, self._data.count
@@ -53,7 +53,7 @@ class _StrictLines(ReceiveBuffer):
 
 
 class _StrictConnection(h11.Connection):
-    """h11 takes the chunks of a request that also states its length; RFC 9112 calls that an attack (6.3)."""
+    """Refuses chunks in a request with Content-Length, which h11 accepts: request smuggling (RFC 9112, 6.3)."""
 
     def __init__(self) -> None:
         super().__init__(h11.SERVER)
@@ -70,11 +70,11 @@ class _StrictConnection(h11.Connection):
 
 @dataclass(frozen=True)
 class Bounds:
-    """What connections may take.
+    """Limits of connections.
 
     connections   open at once
     head_seconds  from the first moment of a connection, or the first byte of a later request, to the end of its headers
-    body_seconds  in which a client has to take something of its answer, or to stop sending what was refused
+    body_seconds  in which a client has to read a part of its answer, or to stop sending a refused body
     """
 
     connections: int
@@ -85,7 +85,7 @@ class Bounds:
 def most_connections(wanted: int | None, cap: int = 4096) -> int:
     """Return how many connections may be open: as wanted, or as many as there are file descriptors for, up to ``cap``.
 
-    Some are kept for files, and for what is accepted in four rounds of the loop, until one that gives way is closed.
+    Some descriptors are kept for files, and for connections that are accepted before another one is closed.
     Raises ConfigError for too many.
     """
     try:
@@ -105,7 +105,7 @@ def most_connections(wanted: int | None, cap: int = 4096) -> int:
 
 
 class Protocol(H11Protocol):
-    """A connection. At any time it waits for its client (``since`` when) or is answered."""
+    """A connection. It either waits for its client (since ``since``) or is being answered."""
 
     def __init__(self, bounds: Bounds, **uvicorn: Any) -> None:
         super().__init__(**uvicorn)
@@ -113,13 +113,13 @@ class Protocol(H11Protocol):
         self.bounds = bounds
         self.since = self.loop.time()
         self.heading = True
-        """A head is awaited and has to be there in time; between two requests there is more time (keep-alive)."""
+        """Whether a head must arrive in time; between two requests there is more time (keep-alive)."""
         self._unsent = 0
         self._stuck_since = self.since
 
     @property
     def answering(self) -> bool:
-        """A request is here, whole or not, and is not answered."""
+        """Whether a request has arrived, complete or not, that has no answer yet."""
         return self.cycle is not None and not self.cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -128,7 +128,7 @@ class Protocol(H11Protocol):
             self._make_room()
 
     def _make_room(self) -> None:
-        """End the connection that has waited longest for its client; if all are being answered, this one, with 503."""
+        """Close the connection that has waited longest for its client; if all are being answered, refuse this one."""
         others = [other for other in self.connections if isinstance(other, Protocol) and other is not self]
         closing = sum(other.transport.is_closing() for other in others)
         if len(self.connections) - closing <= self.bounds.connections:
@@ -153,10 +153,10 @@ class Protocol(H11Protocol):
         super().on_response_complete()
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """A client that has sent all of its request and only listens is answered; one that has left is noticed.
+        """Keep a half-closed connection whose client waits for its answer, and notice one whose client has left.
 
-        Both look the same until something is written: a client that has left refuses it. An informational response
-        (100) is something that others skip.
+        Both look the same until something is written: only the socket of a client that has left is then reset. An
+        informational response (100) is harmless, because clients skip it.
         """
         if not self.answering or self.cycle.more_body:
             return False
@@ -175,14 +175,14 @@ class Protocol(H11Protocol):
             self.loop.call_later(pause, self._look_whether_gone, min(1.0, 2 * pause))
 
     def send_400_response(self, msg: str) -> None:
-        """Say what is wrong with what came, and close."""
+        """Send the error of a request that cannot be parsed, and close."""
         error = sys.exception()
         status = error.error_status_hint if isinstance(error, h11.ProtocolError) else 400
-        said = re.sub(r"bytearray\(b'(.*?)'\)", r"'\1'", str(error or msg))  # of h11's own buffers
+        said = re.sub(r"bytearray\(b'(.*?)'\)", r"'\1'", str(error or msg))  # h11 quotes its buffers
         self._refuse(Refused(status, f"not a request of HTTP/1.1: {said}"))
 
     def _refuse(self, error: Refused) -> None:
-        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):  # else its answer is out already
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):  # else the answer has been sent
             found = failure(error)
             body = orjson.dumps(found.body(""))
             head = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"}
@@ -198,25 +198,25 @@ class Protocol(H11Protocol):
         self.transport.close()
 
     def shutdown(self) -> None:
-        """At the end of the server; a connection that was refused is closing already, and h11 says no more for it."""
+        """Close at the end of the server; h11 refuses to for a connection that is closing already."""
         if not self.transport.is_closing():
             super().shutdown()
 
     def look_at_times(self, now: float) -> None:
-        """Close a connection whose head does not come, or whose client does not take its answer."""
+        """Close a connection whose head does not arrive, or whose client does not read its answer."""
         unsent = self.transport.get_write_buffer_size()
         if unsent != self._unsent or not unsent:
             self._unsent, self._stuck_since = unsent, now
         elif now - self._stuck_since > self.bounds.body_seconds:
             self.transport.abort()
         if self.heading and not self.answering and not self.transport.is_closing():
-            refused = self.conn.their_state is h11.SEND_BODY  # its answer is out, but it goes on sending
+            refused = self.conn.their_state is h11.SEND_BODY  # it has its answer, but goes on sending
             if now - self.since > (self.bounds.body_seconds if refused else self.bounds.head_seconds):
                 self.transport.close()
 
 
 def make_http(app: Any, bounds: Bounds, *, graceful: int, keep_alive: int) -> uvicorn.Server:
-    """Return uvicorn with this protocol. Seconds: ``graceful`` for last answers, ``keep_alive`` between requests."""
+    """Return uvicorn with this protocol. ``graceful``: seconds for last answers; ``keep_alive``: between requests."""
 
     async def look_at_times() -> None:
         now = asyncio.get_running_loop().time()
@@ -239,7 +239,7 @@ def make_http(app: Any, bounds: Bounds, *, graceful: int, keep_alive: int) -> uv
 
 
 class Seldom(logging.Filter):
-    """Lets a message that repeats itself through once a minute, with how often it came meanwhile."""
+    """Passes a repeated message once a minute, with the number of repetitions."""
 
     def __init__(self, seconds: float = 60.0) -> None:
         super().__init__()
@@ -249,7 +249,7 @@ class Seldom(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
         begin = str(record.msg).partition("\n")[0]
-        if isinstance(error, OSError):  # of the system, such as too many open files: a traceback tells nothing more
+        if isinstance(error, OSError):  # such as too many open files: a traceback adds nothing
             record.msg, record.args, record.exc_info = f"{begin}: {error}", (), None
         key = f"{begin[:200]} {type(error).__name__}"
         now = time.monotonic()

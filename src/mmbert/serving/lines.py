@@ -1,4 +1,4 @@
-"""Lines for stderr, written by a thread of their own: whoever reads stderr slowly, or not at all, stops nobody."""
+"""Lines for stderr, written by a thread of their own, so that a slow reader of stderr never blocks a request."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from collections import deque
 from collections.abc import Iterator
 
 _PAUSE = 0.02
-"""Seconds between two writes: many lines become one write, and a busy server wakes the thread seldom."""
+"""Seconds between two writes: many lines become one write, and a busy server rarely wakes the thread."""
 
 
 class Lines:
-    """Writes lines in the order in which they come. At most ``most`` wait; a line says how many others were dropped.
+    """Writes lines in order. At most ``most`` wait; a line reports how many others were dropped.
 
-    The file descriptor is written to, not ``sys.stderr``: a thread that waits inside of that keeps its lock, without
-    which the interpreter cannot end.
+    It writes to the file descriptor instead of ``sys.stderr``: a thread that blocks in ``sys.stderr`` holds its lock,
+    and the interpreter cannot exit without that.
     """
 
     def __init__(self, most: int = 10_000) -> None:
@@ -30,11 +30,11 @@ class Lines:
         self._thread = threading.Thread(target=self._run, name="lines", daemon=True)
 
     def start(self) -> None:
-        """Write from now on; what came before has waited."""
+        """Start to write, first the lines that wait."""
         self._thread.start()
 
     def put(self, line: str) -> None:
-        """Never waits."""
+        """Add a line, without waiting."""
         if len(self._waiting) >= self._most:
             self._dropped += 1
             return
@@ -42,7 +42,7 @@ class Lines:
         self._come.set()
 
     def close(self, seconds: float = 1.0) -> None:
-        """Write what waits, for so long at most."""
+        """Write the lines that wait, for ``seconds`` at most."""
         self._ended.set()
         self._come.set()
         if self._thread.ident is not None:
@@ -62,7 +62,7 @@ class Lines:
 
 
 def _write(text: str) -> bool:
-    """Whether it is written: the disk may be full, the reader gone."""
+    """Return whether the text was written: the disk may be full, the reader gone."""
     try:
         descriptor = sys.stderr.fileno()
     except (AttributeError, OSError, ValueError):  # none, closed, or a stand-in of a notebook or a test
@@ -73,7 +73,7 @@ def _write(text: str) -> bool:
     try:
         while data:
             data = data[os.write(descriptor, data) :]
-    except BlockingIOError:  # somebody has made it non-blocking
+    except BlockingIOError:  # another process made it non-blocking
         time.sleep(0.1)
         return False
     except OSError:
@@ -93,7 +93,7 @@ class _Handler(logging.Handler):
 
 @contextlib.contextmanager
 def log_through(lines: Lines) -> Iterator[None]:
-    """Inside, the log of the package, uvicorn and asyncio goes through ``lines``, unless a program handles it."""
+    """Send the log of the package, uvicorn and asyncio through ``lines``, unless a program handles it."""
     before = []
     for name in ("mmbert", "uvicorn", "asyncio"):
         logger = logging.getLogger(name)

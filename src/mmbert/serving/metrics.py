@@ -1,7 +1,7 @@
-"""What a server counts, for Prometheus, by the names of text-embeddings-inference.
+"""Metrics for Prometheus, under the names of text-embeddings-inference.
 
-A counter there is called ``te_request_count``, without the ``_total`` that Prometheus' own library puts behind it:
-:meth:`Meters.page` takes it away, so that dashboards made for the one show the other.
+Its counters have no suffix (``te_request_count``), where the Prometheus library adds ``_total``: :meth:`Meters.page`
+removes it, so that existing dashboards work.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 _POWERS = tuple(2**power for power in range(21))
 
 _CREATED = re.compile(rb"^(?:# (?:HELP|TYPE) )?te_\w+_created[ {].*\n", re.MULTILINE)
-"""When each series began, which nobody asks for."""
+"""Creation times of series, which are left out."""
 
 _TOTAL = re.compile(rb"^((?:# (?:HELP|TYPE) )?te_\w+?)_total(?=[ {])", re.MULTILINE)
 
 KINDS = ("embed", "predict", "rerank", "tokenize", "token_classify", "fill_mask", "answer")
-"""What is asked, as ``te_<kind>_count`` and so on count it."""
+"""Kinds of requests, counted as ``te_<kind>_count`` and so on."""
 
 
 class EngineMeter:
-    """What the engine of one model counts."""
+    """Metrics of the engine of one model."""
 
     def __init__(self, meters: Meters, model: str) -> None:
         self._size = meters.queue_size.labels(model)
@@ -73,7 +73,7 @@ class Meters:
         return EngineMeter(self, model)
 
     def request(self, kind: str | None, texts: int, seconds: float, timing: Timing, failed: str | None) -> None:
-        """One request is answered. ``failed``: the kind of its error."""
+        """Count an answered request. ``failed``: the kind of its error."""
         method = "batch" if texts > 1 else "single"
         self._count["request"].labels(method).inc()
         if kind is not None:
@@ -95,7 +95,7 @@ class Meters:
                 times["inference_duration"].observe(timing.inference)
 
     def page(self) -> bytes:
-        """As Prometheus reads it."""
+        """Return the metrics in Prometheus' text format."""
         return _TOTAL.sub(rb"\1", _CREATED.sub(b"", generate_latest(self.registry)))
 
     def _gauge(self, name: str, text: str) -> Gauge:

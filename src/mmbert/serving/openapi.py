@@ -1,11 +1,10 @@
-"""The OpenAPI 3.1 document of a server, made of the same types that check its requests."""
+"""The OpenAPI 3.1 document of a server, generated from the types that check its requests."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
-from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from mmbert import __version__
 from mmbert.serving.routes.route import Route
@@ -13,17 +12,17 @@ from mmbert.serving.routes.route import Route
 _REFERENCE = "#/components/schemas/{model}"
 
 _FAULTS = {
-    400: "The body is no JSON, or holds no text.",
+    400: "The body is not JSON, or holds no text.",
     401: "The API key is missing or wrong.",
     403: "A page of another origin asks, or the server is not known by this name.",
     404: "No model of this name is served.",
-    408: "The body did not come in time.",
+    408: "The body did not arrive in time.",
     413: "A text is longer than the model reads, or the request is too large.",
-    415: "The body does not say that it is JSON.",
+    415: "The body is not declared as JSON.",
     422: "The body has another shape, or an option does not fit the model.",
     424: "No model here can do this, or the model failed.",
-    429: "Too much waits. Retry-After says when to come again.",
-    503: "The models are loading, or the server is going down.",
+    429: "Too many requests wait. Retry-After says when to try again.",
+    503: "The models are loading, or the server is stopping.",
 }
 
 
@@ -47,30 +46,42 @@ class OpenAIFault(BaseModel):
     error: OpenAIFaultInner
 
 
+_GET = {
+    "/": ("The web page, or name and version", ()),
+    "/health": ("200 when the models are ready", (401, 403, 404, 503)),
+    "/info": ("The models, their limits and routes", (401, 403, 404, 503)),
+    "/v1/models": ("The models (OpenAI)", (401, 403, 404, 503)),
+    "/metrics": ("Metrics for Prometheus", ()),
+    "/openapi.json": ("This document", ()),
+}
+"""Summary and errors of each GET route."""
+
+
 def make_document(routes: tuple[Route, ...], *, key: bool) -> dict[str, Any]:
-    """The whole document. ``key``: an API key is asked for."""
-    adapters = [TypeAdapter(route.gives) for route in routes]
-    kinds: list[type[BaseModel]] = list(dict.fromkeys([*(route.asks for route in routes), Fault, OpenAIFault]))
-    asked, schemas = models_json_schema([(kind, "validation") for kind in kinds], ref_template=_REFERENCE)
-    given, more = TypeAdapter.json_schemas(
-        [(index, "serialization", adapter) for index, adapter in enumerate(adapters)],
-        ref_template=_REFERENCE, schema_generator=GenerateJsonSchema,
-    )  # fmt: skip
-    paths: dict[str, Any] = {path: {"get": operation} for path, operation in _GET.items()}
-    for index, route in enumerate(routes):
-        operation = {
-            "summary": route.summary,
-            "operationId": route.path.strip("/").replace("/", "_") or "root",
-            "requestBody": {
-                "required": True, "content": {"application/json": {"schema": asked[(route.asks, "validation")]}}
-            },
-            "responses": {
-                "200": {"description": "The answer.", **_content(given[(index, "serialization")])},
-                **_faults("OpenAIFault" if route.path.startswith("/v1/") else "Fault"),
-            },
-        }  # fmt: skip
-        paths.setdefault(route.path, {})["post"] = operation
-    components: dict[str, Any] = {"schemas": {**more.get("$defs", {}), **schemas.get("$defs", {})}}
+    """Return the whole document. ``key``: requests need an API key."""
+    inputs: list[Any] = [(kind.__name__, "serialization", TypeAdapter(kind)) for kind in (Fault, OpenAIFault)]
+    inputs += [(("asks", route.path), "validation", TypeAdapter(route.asks)) for route in routes]
+    inputs += [(("gives", route.path), "serialization", TypeAdapter(route.gives)) for route in routes]
+    schemas, definitions = TypeAdapter.json_schemas(inputs, ref_template=_REFERENCE)
+
+    def responses(path: str, statuses: tuple[int, ...], answer: dict[str, Any] | None) -> dict[str, Any]:
+        fault = schemas["OpenAIFault" if path.startswith("/v1/") else "Fault", "serialization"]
+        faults = {str(status): {"description": _FAULTS[status], **_content(fault)} for status in statuses}
+        return {"200": {"description": "The answer.", **(_content(answer) if answer else {})}, **faults}
+
+    paths: dict[str, Any] = {}
+    for path, (summary, statuses) in _GET.items():
+        answer = {"type": "object"} if path in ("/info", "/v1/models", "/openapi.json") else None
+        paths[path] = {"get": {"summary": summary, "responses": responses(path, statuses, answer)}}
+    for route in routes:
+        path = route.path
+        paths.setdefault(path, {})["post"] = {
+            "summary": (route.handle.__doc__ or "").partition("\n")[0],
+            "operationId": path.strip("/").replace("/", "_") or "root",
+            "requestBody": {"required": True, **_content(schemas[("asks", path), "validation"])},
+            "responses": responses(path, tuple(_FAULTS), schemas[("gives", path), "serialization"]),
+        }
+    components: dict[str, Any] = {"schemas": definitions.get("$defs", {})}
     document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": "mmbert serve", "version": __version__, "license": {"name": "Apache-2.0"}},
@@ -85,25 +96,3 @@ def make_document(routes: tuple[Route, ...], *, key: bool) -> dict[str, Any]:
 
 def _content(schema: dict[str, Any]) -> dict[str, Any]:
     return {"content": {"application/json": {"schema": schema}}}
-
-
-def _faults(name: str) -> dict[str, Any]:
-    schema = {"$ref": _REFERENCE.format(model=name)}
-    return {str(status): {"description": text, **_content(schema)} for status, text in _FAULTS.items()}
-
-
-def _get(summary: str, *, faults: str | None = "Fault", content: dict[str, Any] | None = None) -> dict[str, Any]:
-    chosen = {} if faults is None else {s: f for s, f in _faults(faults).items() if s in ("401", "403", "404", "503")}
-    return {"summary": summary, "responses": {"200": {"description": "The answer.", **(content or {})}, **chosen}}
-
-
-_OBJECT = _content({"type": "object"})
-
-_GET = {
-    "/": _get("The page, or what this is", faults=None),
-    "/health": _get("200 when the models are ready"),
-    "/info": _get("The models, their limits and routes", content=_OBJECT),
-    "/v1/models": _get("The models (OpenAI)", faults="OpenAIFault", content=_OBJECT),
-    "/metrics": _get("Metrics for Prometheus", faults=None),
-    "/openapi.json": _get("This document", faults=None, content=_OBJECT),
-}

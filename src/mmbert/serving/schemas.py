@@ -1,7 +1,7 @@
-"""What requests look like: types and limits, checked before anything is computed, and the source of the OpenAPI page.
+"""Schemas of requests: types and limits, checked before anything is computed, and described by the OpenAPI document.
 
-Shapes that others defined ignore fields they do not know, as their servers do; our own refuse them. Types are strict,
-as in text-embeddings-inference: ``true`` is no number, ``"3"`` and ``3.0`` are no whole numbers, ``1`` is no ``true``.
+Schemas that others defined ignore unknown fields, as their servers do; our own refuse them. Types are strict, as in
+text-embeddings-inference: ``true`` is no number, ``"3"`` and ``3.0`` are no integers, ``1`` is no boolean.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ IDS_FIX = (
 
 T = TypeVar("T")
 Many = Annotated[list[T], Field(fail_fast=True)]
-"""A list that is refused at its first fault, however many follow."""
+"""A list that is refused at its first fault, without a look at the rest."""
 
 
 def _refuse_ids(value: Any) -> Any:
-    """Token ids, which OpenAI's own models take, are numbers of another vocabulary."""
+    """Refuse token ids, which OpenAI's own models take: they are of another vocabulary."""
     first = value[0] if isinstance(value, list) and value else value
     first = first[0] if isinstance(first, list) and first else first
     if isinstance(first, int) and not isinstance(first, bool):
@@ -37,7 +37,7 @@ Texts = Annotated[str | Many[str], BeforeValidator(_refuse_ids)]
 
 
 def _refuse_three(value: Any) -> Any:
-    """Two strings are a pair, so three are nothing."""
+    """Refuse three strings or more: two are a pair."""
     if isinstance(value, list) and len(value) > 2 and all(isinstance(text, str) for text in value):
         raise ValueError(
             f"{len(value)} strings: expected a text, a pair of texts [a, b], or a list of both, [[a], [b, c], ...]"
@@ -48,14 +48,14 @@ def _refuse_three(value: Any) -> Any:
 TextOrPair = Annotated[list[str], Field(min_length=1, max_length=2, fail_fast=True)]
 """``[text]`` or ``[text, text]``."""
 
-ModelName = Annotated[str | None, Field(description="A served name; default: the first model that can do this.")]
+ModelName = Annotated[str | None, Field(description="A served name; default: the first model that can answer.")]
 Direction = Annotated[
-    Literal["Left", "Right", "left", "right"], Field(description="From where a text that is too long is cut.")
+    Literal["Left", "Right", "left", "right"], Field(description="The side at which a text that is too long is cut.")
 ]
-Truncate = Annotated[
-    bool | None, Field(description="Leave out the rest of a text that is too long; default: as the server was started.")
+Truncate = Annotated[bool | None, Field(description="Cut texts that are too long; default: as the server.")]
+PromptName = Annotated[
+    str | None, Field(description="The name of a prompt of the model; default: the model's default.")
 ]
-PromptName = Annotated[str | None, Field(description="A name of the model's prompts; default: the model's default.")]
 Dimensions = Annotated[
     int | None, Field(ge=1, le=1_000_000, description="Keep the first so many dimensions of a vector (Matryoshka).")
 ]
@@ -63,74 +63,69 @@ Count = Annotated[int, Field(ge=1, le=100)]
 
 
 class Foreign(BaseModel):
-    """A shape that others defined."""
+    """A schema that others defined."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True, strict=True)
 
 
+class ForeignRequest(Foreign):
+    model: ModelName = None
+    truncate: Truncate = None
+
+
+class DirectedRequest(ForeignRequest):
+    truncation_direction: Direction | None = None
+
+
 class Own(BaseModel):
-    """A shape of ours."""
+    """A schema of mmbert, for one model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
+    model: ModelName = None
 
-class Embeddings(Foreign):
+
+class Embeddings(ForeignRequest):
     """OpenAI's ``/v1/embeddings``, with Jina's ``late_chunking``."""
 
     input: Texts
-    model: ModelName = None
     encoding_format: Literal["float", "base64"] | None = "float"
     dimensions: Dimensions = None
     user: str | None = None
     prompt_name: PromptName = None
-    truncate: Truncate = None
     late_chunking: Annotated[
-        bool | None, Field(description="The inputs are chunks of one document, which is read as a whole.")
+        bool | None, Field(description="The inputs are chunks of one document, which is read whole.")
     ] = None
 
 
-class Embed(Foreign):
+class EmbedAll(DirectedRequest):
+    """text-embeddings-inference's ``/embed_all``."""
+
+    inputs: Texts
+    prompt_name: PromptName = None
+
+
+class Embed(EmbedAll):
     """text-embeddings-inference's ``/embed``."""
 
-    inputs: Texts
     normalize: bool | None = True
-    truncate: Truncate = None
-    truncation_direction: Direction | None = None
-    prompt_name: PromptName = None
     dimensions: Dimensions = None
-    model: ModelName = None
 
 
-class EmbedAll(Foreign):
-    """text-embeddings-inference's ``/embed_all``: vectors of all tokens, and ``/embed_sparse``."""
-
-    inputs: Texts
-    truncate: Truncate = None
-    truncation_direction: Direction | None = None
-    prompt_name: PromptName = None
-    model: ModelName = None
-
-
-class Rerank(Foreign):
+class Rerank(DirectedRequest):
     """text-embeddings-inference's ``/rerank``."""
 
     query: str
     texts: Many[str]
     raw_scores: bool | None = False
     return_text: bool | None = False
-    truncate: Truncate = None
-    truncation_direction: Direction | None = None
-    model: ModelName = None
 
 
-class Predict(Foreign):
+class Predict(DirectedRequest):
     """text-embeddings-inference's ``/predict``: a text, or ``[text]``; a pair ``[text, text]``; or a list of both."""
 
     inputs: Annotated[str | TextOrPair | Many[TextOrPair], BeforeValidator(_refuse_three)]
     raw_scores: bool | None = False
-    truncate: Truncate = None
-    truncation_direction: Direction | None = None
-    model: ModelName = None
 
 
 class Sentences(Foreign):
@@ -138,7 +133,7 @@ class Sentences(Foreign):
     sentences: Many[str]
 
 
-class SimilarityParameters(Foreign):
+class SimilarityParameters(Foreign):  # without the model's name, which is beside them
     truncate: Truncate = None
     truncation_direction: Direction | None = None
     prompt_name: PromptName = None
@@ -176,54 +171,49 @@ class Document(Foreign):
     text: str
 
 
-class RerankDocuments(Foreign):
-    """``/v1/rerank`` as Cohere and Jina have it."""
+class RerankDocuments(ForeignRequest):
+    """``/v1/rerank`` of Cohere and Jina."""
 
     query: str
     documents: Many[str | Document]
-    model: ModelName = None
     top_n: Annotated[int | None, Field(ge=1)] = None
     return_documents: bool | None = False
     raw_scores: bool | None = False
-    truncate: Truncate = None
 
 
-class Classify(Foreign):
+class Classify(ForeignRequest):
     """infinity's ``/classify``."""
 
     input: str | Many[str]
-    model: ModelName = None
     raw_scores: bool | None = False
-    truncate: Truncate = None
 
 
 class TokenClassify(Own):
     """Entities of texts."""
 
     inputs: str | Many[str]
-    strategy: Annotated[Strategy, Field(description="What a word of several tokens is.")] = "first"
-    model: ModelName = None
+    strategy: Annotated[Strategy, Field(description="How a word of several tokens gets its label.")] = "first"
 
 
 class FillMaskRequest(Own):
-    """What stands behind each ``<mask>``."""
+    """Tokens for each ``<mask>``."""
 
     inputs: str | Many[str]
     top_k: Count = 5
-    model: ModelName = None
 
 
-class Question(Own):
+class Question(BaseModel):
+    model_config = Own.model_config
+
     question: str
     context: str
 
 
 class AnswerRequest(Own):
-    """Answers to questions as pieces of texts."""
+    """Answers to questions as spans of texts."""
 
     inputs: Question | Many[Question]
     top_k: Count = 1
-    model: ModelName = None
 
 
 class PassagesRequest(Own):
@@ -235,29 +225,22 @@ class PassagesRequest(Own):
     normalize: bool = True
     prompt_name: PromptName = None
     dimensions: Dimensions = None
-    model: ModelName = None
 
 
-class RootParameters(Foreign):
-    """What InferenceClient sends beside ``inputs``, as far as it changes an answer here."""
+class RootParameters(SimilarityParameters):
+    """Parameters that InferenceClient sends beside ``inputs``, as far as they change an answer here."""
 
-    truncate: Truncate = None
-    truncation_direction: Direction | None = None
-    prompt_name: PromptName = None
     normalize: bool | None = None
     function_to_apply: Literal["none", "softmax", "sigmoid"] | None = None
     top_k: Count | None = None
     aggregation_strategy: Literal["none", "simple", "first", "average", "max"] | None = None
 
 
-class Root(Foreign):
-    """What huggingface_hub's InferenceClient posts to ``/``, by the model's kind and the shape of ``inputs``."""
+class Root(DirectedRequest):
+    """What huggingface_hub's InferenceClient posts to ``/``; the model decides what ``inputs`` may be."""
 
     inputs: Any
     parameters: RootParameters | None = None
     normalize: bool | None = None
-    truncate: Truncate = None
-    truncation_direction: Direction | None = None
     prompt_name: PromptName = None
     dimensions: Dimensions = None
-    model: ModelName = None

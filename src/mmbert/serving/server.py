@@ -1,8 +1,8 @@
-"""A server's life: bind, answer 503 while the models load, warm them up, serve, drain, go.
+"""The life of a server: bind, answer 503 while the models load, warm them up, serve, drain, stop.
 
-HTTP runs in a thread of its own; the thread that called loads the models and then waits. So a signal while they load
-stops at once, and one later lets everything that was accepted be answered, within ``Options.drain_seconds``. What is
-not answered by then is refused, and threads that still work are left behind: all of them are daemons.
+HTTP runs in a thread of its own; the calling thread loads the models and then waits. A signal during loading stops the
+server at once. After a later one, accepted requests are answered within ``Options.drain_seconds``; the others are then
+refused, and threads that still work are abandoned: all of them are daemons.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ from mmbert.serving.worker import Worker
 log = logging.getLogger(__name__)
 
 _LAST_WORDS = 3
-"""Seconds that clients have at least to take their answers, at the end of a drain."""
+"""Seconds that clients have at least to read their answers at the end of a drain."""
 
 _END = 1
-"""Seconds that each kind of threads has to end, behind the drain."""
+"""Seconds that each kind of threads has to end after the drain."""
 
 _IDLE = 75
-"""Seconds that a connection may be idle: longer than clients (httpx: 5) and proxies (nginx: 60) keep one, so that it is
-never closed here in the moment in which it is used there."""
+"""Seconds that a connection may be idle: more than clients (httpx: 5) and proxies (nginx: 60) keep one, so that the
+server never closes a connection at the moment in which they use it."""
 
 
 class Abandoned(MMBertError):
-    """The server's drain ended before its work: requests were refused, or threads left behind."""
+    """The drain of the server ended before its work: requests were refused, or threads abandoned."""
 
 
 class Died(MMBertError):
@@ -78,7 +78,7 @@ class Server:
         otlp_endpoint: str | None = None,
         quiet: bool = False,
     ) -> None:
-        """Options as in :func:`serve`. Raises ConfigError for what cannot be, or a port that cannot be had."""
+        """Options as in :func:`serve`. Raises ConfigError for wrong options, or a port that is taken."""
         if not models:
             raise ConfigError("no model to serve: give a folder or a hub name")
         for name, value in (("max_batch_tokens", batch_tokens), ("max_queue_tokens", queue_tokens)):
@@ -94,7 +94,7 @@ class Server:
         bounds = Bounds(most_connections(options.max_connections), options.head_seconds, options.body_seconds)
         self.lines = Lines()
         self.wake: Callable[[], None] = lambda: None
-        """Called when a thread has died that the server cannot do without; ``service.fault`` says which."""
+        """Called when a thread has died that the server needs; ``service.fault`` says which."""
         self._worker = Worker(self._died)
         self._pool = Threads(self.service.workers)
         self.host, self.port = host, int(self._socket.getsockname()[1])
@@ -108,17 +108,17 @@ class Server:
         return f"http://{host if ':' not in host or host.startswith('[') else f'[{host}]'}:{self.port}"
 
     def start(self) -> None:
-        """Answer, if only that nothing is there yet."""
+        """Accept connections; requests get 503 until the models are loaded."""
         self.lines.start()
         self._thread.start()
         while not self._http.started:
             if not self._thread.is_alive():
                 raise ConfigError(f"the server at {self.url} did not start")
             time.sleep(0.005)
-        self._socket.listen(2048)  # that the kernel keeps; asyncio's own number is how many it accepts at once
+        self._socket.listen(2048)  # the kernel's queue; asyncio's own backlog is how many it accepts in one round
 
     def load(self) -> None:
-        """Load all models and warm them up, then be ready. Raises what loading a model raises."""
+        """Load all models, warm them up, and become ready. Raises the errors of loading a model."""
         for name, model in self._models:
             loaded = load(model, device=self._device, precision=self._precision)
             limits = Limits.fit(loaded.device, *self._budgets)
@@ -139,22 +139,22 @@ class Server:
         self.wake()
 
     def drain(self) -> int:
-        """Refuse new work and wait until all that was accepted is answered, for ``drain_seconds`` at most.
+        """Refuse new requests and wait until the accepted ones are answered, for ``drain_seconds`` at most.
 
-        What is not answered by then is refused. Return how many requests that were.
+        Then refuse the others. Return how many those were.
         """
         self.service.state = "draining"
         end = time.monotonic() + self.service.options.drain_seconds
         for served in self.service.models:
-            served.engine.close("the server is going down")
+            served.engine.close("the server is stopping")
         while self.service.outstanding and time.monotonic() < end:
             time.sleep(0.02)
-        return sum(served.engine.abandon("the server went down before the answer") for served in self.service.models)
+        return sum(served.engine.abandon("the server stopped before the answer") for served in self.service.models)
 
     def stop(self) -> str | None:
-        """Drain, let answers be taken, end all threads, in ``drain_seconds`` and ten seconds more at most.
+        """Drain, let clients read their answers, and end all threads, in ``drain_seconds`` and ten seconds at most.
 
-        Return what was abandoned, in one line; None: everything accepted was answered, and no thread runs any more.
+        Return what was abandoned; None: all accepted requests were answered, and no thread runs any more.
         """
         end = time.monotonic() + self.service.options.drain_seconds
         abandoned = self.drain()
@@ -206,19 +206,19 @@ def serve(
     port              0: any that is free
     device            auto, cpu, cuda, cuda:1
     precision         auto, fp32, bf16 or int8
-    max_batch_tokens  of one pass; default: 2,048 on a CPU, 32,768 on a GPU
-    max_queue_tokens  that wait at most, for each model; default: 256 batches. Beyond it requests are refused (429)
+    max_batch_tokens  tokens of one batch; default: 2,048 on a CPU, 32,768 on a GPU
+    max_queue_tokens  tokens that wait at most for each model; default: 256 batches. More are refused (429)
     max_body          bytes of a request
-    drain_seconds     that accepted requests have to be answered once a signal has come
-    auto_truncate     cut texts that are too long, where a request says nothing; else they are refused (413)
-    api_key           that requests must carry; None: none
-    cors              origins whose pages may ask
-    allowed_hosts     names under which clients reach this server, beside localhost, addresses and its own; "*": any
-    max_bodies        bytes of all requests in flight; default: 8 of ``max_body``. Beyond it large ones get 429
-    max_connections   open at once; default: as many as there are file descriptors for, 4,096 at most
-    otlp_endpoint     where OpenTelemetry traces are sent; None: nowhere
-    Raises ConfigError, WeightsError or TokenizerError in one line; Died where a thread has ended that the server
-    cannot do without, and Abandoned where the drain ended before its work: threads may then still run.
+    drain_seconds     in which accepted requests must be answered after a signal
+    auto_truncate     cut texts that are too long if a request does not set ``truncate``; else refuse them (413)
+    api_key           key that requests must carry; None: none
+    cors              origins whose pages may send requests
+    allowed_hosts     names of this server for its clients, beside localhost, addresses and its own; "*": any
+    max_bodies        bytes of all requests in flight; default: 8 * ``max_body``. Beyond it large ones get 429
+    max_connections   open connections; default: as many as there are file descriptors for, 4,096 at most
+    otlp_endpoint     URL for OpenTelemetry traces; None: none are sent
+    Raises ConfigError, WeightsError or TokenizerError; Died if a thread has ended that the server needs; Abandoned if
+    the drain ended before its work: threads may then still run.
     """
     options = Options(
         max_body=max_body, max_bodies=8 * max_body if max_bodies is None else max_bodies,
@@ -258,18 +258,18 @@ def _serve(server: Server) -> None:
 
 
 def say(write: Callable[[], object]) -> None:
-    """Write a line while the server goes. A pipe that nobody reads keeps it for a second, not for ever."""
+    """Write a line while the server stops. A pipe that nobody reads delays it by a second, not for ever."""
     thread = threading.Thread(target=write, name="say", daemon=True)
     thread.start()
     thread.join(1)
 
 
 class _Stopped(BaseException):
-    """A signal came while models were loading."""
+    """A signal arrived while models were loading."""
 
 
 class _Signals:
-    """SIGTERM and SIGINT: the first ends waiting or loading, the second the process."""
+    """SIGTERM and SIGINT: the first one ends waiting or loading, the second one the process."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -293,7 +293,7 @@ class _Signals:
 
 @contextmanager
 def _signals() -> Iterator[_Signals]:
-    """Signals are heard inside; in another thread than the main one Python hears none."""
+    """Handle signals inside; Python delivers them to the main thread only."""
     heard = _Signals()
     if threading.current_thread() is not threading.main_thread():
         yield heard
@@ -309,17 +309,17 @@ def _signals() -> Iterator[_Signals]:
 
 
 def _processors() -> int:
-    """That this process may use, two to eight: the threads that tokenise."""
+    """Return the number of tokenising threads: the processors of this process, two to eight."""
     given = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(8, max(2, given))
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    """A socket at this address. Raises ConfigError where it cannot be had."""
+    """Return a socket bound to this address. Raises ConfigError if that fails."""
     made = None
     try:
         family, kind, protocol, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        made = socket.socket(family, kind, protocol)  # named, else asyncio leaves Nagle's algorithm on: 40 ms an answer
+        made = socket.socket(family, kind, protocol)  # without the protocol asyncio leaves Nagle on: 40 ms an answer
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind((host, port))
     except (OSError, OverflowError) as error:

@@ -1,4 +1,4 @@
-"""What the routes of a server share: its models, its options, its state."""
+"""The state that the routes of a server share: its models, options and counts."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from mmbert.serving.metrics import Meters
 from mmbert.serving.models import Models
 
 LARGE = 2**16
-"""Bytes of a request or an answer beyond which it is not read or written on the event loop, and is in flight."""
+"""Bytes beyond which a request or answer is parsed or written outside the event loop, and counts as in flight."""
 
 State = Literal["loading", "ready", "draining"]
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a server answers.
+    """Limits and options of a server; those of :func:`mmbert.serve` have the same names.
 
     max_inputs        texts of one request
-    max_numbers       numbers in one answer: an answer of 8 million is some 100 MB of JSON
+    max_numbers       numbers of one answer: 8 million are about 100 MB of JSON
     max_values        values (texts, numbers, fields) of one request
-    max_body          bytes of a request
-    max_bodies        bytes of all requests that are read or answered; each one's first 64 KiB do not count
-    max_answers       bytes of all answers that their clients have not taken yet, counted in the same way
-    max_connections   open at once; None: as many as there are file descriptors for, 4,096 at most
-    head_seconds      until the headers of a request have to be there
-    body_seconds      until a request has to be there; and in which a client has to take a part of its answer
-    drain_seconds     that accepted requests have to be answered once the server is told to stop
-    auto_truncate     leave out the rest of texts that are too long, where the request says nothing
-    api_key           None: everyone may ask
-    cors              origins whose pages may ask
-    allowed_hosts     names under which clients reach the server, beside its own; "*": any
+    max_body          bytes of one request
+    max_bodies        bytes of all requests that are read or answered; the first 64 KiB of each do not count
+    max_answers       bytes of all answers that clients have not read yet, counted in the same way
+    max_connections   open connections; None: as many as there are file descriptors for, 4,096 at most
+    head_seconds      until the headers of a request must have arrived
+    body_seconds      until a request must have arrived, and in which a client must read a part of its answer
+    drain_seconds     in which accepted requests must be answered after a signal
+    auto_truncate     cut texts that are too long if a request does not set ``truncate``
+    api_key           None: no key is required
+    cors              origins whose pages may send requests
+    allowed_hosts     names of the server for its clients, beside its own; "*": any
     """
 
     max_inputs: int = 8192
@@ -54,22 +54,22 @@ class Options:
 
 @dataclass
 class Service:
-    """A server's models while they load, serve and go."""
+    """Models, options and state of a server."""
 
     options: Options = field(default_factory=Options)
     models: Models = field(default_factory=Models)
     meters: Meters = field(default_factory=Meters)
     state: State = "loading"
     workers: int = 1
-    """Threads that tokenise."""
+    """Number of tokenising threads."""
     readers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, thread_name_prefix="json"))
-    """Threads that read and write large JSON: two, since Python runs one at a time anyway."""
+    """Threads that parse and write large JSON: two, since Python runs one at a time anyway."""
     held: Counter[str] = field(default_factory=Counter)
-    """Bytes of large requests and answers in flight; the event loop's alone."""
+    """Bytes of large requests and answers in flight; only the event loop changes them."""
     fault: str | None = None
-    """Why nothing can be answered any more: which thread has died."""
+    """Which thread has died, so that nothing can be answered any more."""
 
     @property
     def outstanding(self) -> int:
-        """Requests that are not answered yet."""
+        """Number of unanswered requests."""
         return sum(served.engine.outstanding for served in self.models)

@@ -1,8 +1,8 @@
-"""The threads that tokenise and make answers: small requests always get one, and none of them keeps a process alive.
+"""A pool of threads that tokenise and make answers, with one thread reserved for small requests.
 
-A request of many characters or tokens is large. Large ones never take the last thread, so that a small one waits for
-small ones only, whatever large ones do. ``ThreadPoolExecutor`` has no such place, and the interpreter waits at its exit
-for the threads of one; these are daemons, which :meth:`Threads.stop` leaves behind after a deadline.
+Large requests never take the last thread, so that a small one waits for small ones only. ``ThreadPoolExecutor`` cannot
+reserve a thread, and the interpreter waits for its threads at exit; these are daemons, which :meth:`Threads.stop`
+abandons after a deadline.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class Threads:
             thread.start()
 
     def submit(self, function: Callable[..., None], *arguments: Any, large: bool = False) -> None:
-        """Call a function in a thread, first come first served among the large and among the small."""
+        """Call a function in a thread; large and small ones each in the order in which they come."""
         with self._changed:
             (self._large if large else self._small).append((function, arguments))
             self._changed.notify()
 
     def stop(self, seconds: float) -> list[str]:
-        """Do what was submitted, then end. Return the names of threads that still run after so many seconds."""
+        """Do the submitted work, then end. Return the names of threads that still run after ``seconds``."""
         end = time.monotonic() + seconds
         with self._changed:
             self._stopping = True
@@ -55,12 +55,12 @@ class Threads:
                 self._changed.wait_for(lambda: self._small or self._may_take_large() or self._stopping)
                 large = not self._small and self._may_take_large()
                 if not large and not self._small:
-                    return  # stopping; large work that waits is left to the thread that does some
+                    return  # stopping; large work that waits is done by the threads that do some now
                 function, arguments = (self._large if large else self._small).popleft()
                 self._large_running += large
             try:
                 function(*arguments)
-            except BaseException:  # a Rust library's panic is no Exception; a thread must not end of one
+            except BaseException:  # the panic of a Rust library is no Exception, and must not end the thread
                 log.exception("an error in thread %s", threading.current_thread().name)
             finally:
                 if large:

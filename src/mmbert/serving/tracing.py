@@ -1,4 +1,4 @@
-"""OpenTelemetry on request: a span for each request, with what it waited for, sent by OTLP over HTTP."""
+"""OpenTelemetry: a span for each request, with spans for tokenising, queue and inference, sent by OTLP over HTTP."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Tracer:
         self._parents = TraceContextTextMapPropagator()
 
     def record(self, scope: Scope, status: int, seconds: float) -> None:
-        """One request that has been answered; its trace goes on that of the client's ``traceparent``."""
+        """Record an answered request; its span continues the trace of the client's ``traceparent``."""
         from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
 
         ended = time.time_ns()
@@ -67,7 +67,7 @@ class Tracer:
         span.end(ended)
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send the remaining spans."""
         self._provider.shutdown()
 
 

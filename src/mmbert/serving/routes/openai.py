@@ -1,4 +1,4 @@
-"""Routes as OpenAI, Cohere and Jina have them: embeddings and reranking under ``/v1/``; and infinity's classify."""
+"""The routes of OpenAI, Cohere and Jina under ``/v1/``: embeddings and reranking; and infinity's classify."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class ClassifyAnswer(BaseModel):
 
 
 async def embeddings(asked: Embeddings, context: RequestContext) -> dict[str, Any]:
-    """OpenAI's embeddings; with ``late_chunking`` the inputs are read as one document."""
+    """Vectors of texts (OpenAI); with late_chunking the inputs are chunks of one document (Jina)."""
     served, embedding = context.handler_for(EmbeddingHandler, asked.model)
     texts = [asked.input] if isinstance(asked.input, str) else asked.input
     check_vectors(context, embedding, len(texts), asked.dimensions)
@@ -80,7 +80,7 @@ async def embeddings(asked: Embeddings, context: RequestContext) -> dict[str, An
 
 
 async def rerank(asked: RerankDocuments, context: RequestContext) -> dict[str, Any]:
-    """Documents, best first."""
+    """Documents ranked for a query, best first (Cohere, Jina)."""
     served, ranking = context.handler_for(RerankHandler, asked.model)
     texts = [document if isinstance(document, str) else document.text for document in asked.documents]
     context.check_count(len(texts), 2 * len(texts), characters(texts) if asked.return_documents else 0)
@@ -98,7 +98,7 @@ async def rerank(asked: RerankDocuments, context: RequestContext) -> dict[str, A
 
 
 async def classify(asked: Classify, context: RequestContext) -> dict[str, Any]:
-    """Classes of texts, each with its score, best first."""
+    """Classes of texts with their scores, best first (infinity)."""
     served, classifier = context.handler_for(ClassificationHandler, asked.model)
     texts = [asked.input] if isinstance(asked.input, str) else asked.input
     check_scores(context, classifier.labels, len(texts))
@@ -113,7 +113,7 @@ def _usage(context: RequestContext) -> dict[str, int]:
 
 
 ROUTES = (
-    Route("/v1/embeddings", "Vectors of texts (OpenAI)", Embeddings, EmbeddingsAnswer, embeddings, "embed"),
-    Route("/v1/rerank", "Documents, best first (Cohere, Jina)", RerankDocuments, RerankAnswer, rerank, "rerank"),
-    Route("/classify", "Classes of texts (infinity)", Classify, ClassifyAnswer, classify, "predict"),
-)  # fmt: skip
+    Route("/v1/embeddings", embeddings, EmbeddingsAnswer, "embed"),
+    Route("/v1/rerank", rerank, RerankAnswer, "rerank"),
+    Route("/classify", classify, ClassifyAnswer, "predict"),
+)

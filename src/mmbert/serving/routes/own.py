@@ -1,4 +1,4 @@
-"""Routes that nobody else offers: entities with their characters, filled masks, answers, passages of long texts."""
+"""The routes of mmbert: entities with character offsets, filled masks, answers, passages of long texts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmbert.serving.schemas import AnswerRequest, FillMaskRequest, PassagesReque
 
 
 class EntityAnswer(BaseModel):
-    """``text`` is the characters from ``start`` to ``end`` of the input."""
+    """``text`` are the characters from ``start`` to ``end`` of the input."""
 
     label: str
     start: int
@@ -48,7 +48,7 @@ class PassageAnswer(BaseModel):
 
 
 async def token_classify(asked: TokenClassify, context: RequestContext) -> Any:
-    """The entities of a text; of each text of a list."""
+    """Entities of a text with their character offsets; a list for a list."""
     served, tagging = context.handler_for(TaggingHandler, asked.model)
     texts = listed(asked.inputs)
     context.check_count(len(texts))
@@ -60,7 +60,7 @@ async def token_classify(asked: TokenClassify, context: RequestContext) -> Any:
 
 
 async def fill_mask(asked: FillMaskRequest, context: RequestContext) -> Any:
-    """For each mask of a text its fills, best first; of each text of a list."""
+    """Tokens for each <mask> of a text, best first; a list for a list."""
     served, filling = context.handler_for(FillMaskHandler, asked.model)
     texts = listed(asked.inputs)
     context.check_count(len(texts))
@@ -70,7 +70,7 @@ async def fill_mask(asked: FillMaskRequest, context: RequestContext) -> Any:
 
 
 async def answer(asked: AnswerRequest, context: RequestContext) -> Any:
-    """Answers to a question in its text, best first; of each question of a list."""
+    """Answers to a question as spans of its text, best first; a list for a list."""
     served, answering = context.handler_for(AnswerHandler, asked.model)
     questions = [asked.inputs] if isinstance(asked.inputs, Question) else asked.inputs
     context.check_count(len(questions))
@@ -81,7 +81,7 @@ async def answer(asked: AnswerRequest, context: RequestContext) -> Any:
 
 
 async def passages(asked: PassagesRequest, context: RequestContext) -> Any:
-    """The passages of a text, each with the mean of its tokens' vectors; of each text of a list."""
+    """Passages of a long text with their vectors (late chunking); a list for a list."""
     served, embedding = context.handler_for(EmbeddingHandler, asked.model)
     texts = listed(asked.inputs)
     check_vectors(context, embedding, len(texts), asked.dimensions)
@@ -100,20 +100,8 @@ async def passages(asked: PassagesRequest, context: RequestContext) -> Any:
 
 
 ROUTES = (
-    Route(
-        "/token_classify", "Entities with their characters", TokenClassify,
-        list[EntityAnswer] | list[list[EntityAnswer]], token_classify, "token_classify",
-    ),
-    Route(
-        "/fill_mask", "What stands behind each <mask>", FillMaskRequest,
-        list[list[FillAnswer]] | list[list[list[FillAnswer]]], fill_mask, "fill_mask",
-    ),
-    Route(
-        "/answer", "Answers to questions as pieces of texts", AnswerRequest,
-        list[AnswerAnswer] | list[list[AnswerAnswer]], answer, "answer",
-    ),
-    Route(
-        "/passages", "Passages of long texts with their vectors (late chunking)", PassagesRequest,
-        list[PassageAnswer] | list[list[PassageAnswer]], passages, "embed",
-    ),
-)  # fmt: skip
+    Route("/token_classify", token_classify, list[EntityAnswer] | list[list[EntityAnswer]], "token_classify"),
+    Route("/fill_mask", fill_mask, list[list[FillAnswer]] | list[list[list[FillAnswer]]], "fill_mask"),
+    Route("/answer", answer, list[AnswerAnswer] | list[list[AnswerAnswer]], "answer"),
+    Route("/passages", passages, list[PassageAnswer] | list[list[PassageAnswer]], "embed"),
+)

@@ -1,8 +1,7 @@
-"""``POST /``: what huggingface_hub's InferenceClient sends, answered by the kind of model and the shape of inputs."""
+"""``POST /`` for huggingface_hub's InferenceClient: answered by the kind of model and the shape of ``inputs``."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -10,6 +9,7 @@ import orjson
 from pydantic import BaseModel, ValidationError
 
 from mmbert.errors import ConfigError
+from mmbert.serving.bodies import explain
 from mmbert.serving.context import RequestContext
 from mmbert.serving.handlers.classification import ClassificationHandler
 from mmbert.serving.handlers.embedding import EmbeddingHandler
@@ -34,7 +34,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 async def root(asked: Root, context: RequestContext) -> Any:
-    """By the shape of ``inputs``, else by what the model (the first, or ``model``) does."""
+    """The task of the model, for huggingface_hub's InferenceClient."""
     inputs, parameters = asked.inputs, asked.parameters or RootParameters()
     if isinstance(inputs, dict) and "source_sentence" in inputs:
         options = parameters.model_dump(include=set(SimilarityParameters.model_fields))
@@ -46,13 +46,13 @@ async def root(asked: Root, context: RequestContext) -> Any:
     for handler, respond in _RESPOND.items():
         if served.handler_for(handler) is not None:
             return await respond(asked, parameters, context)
-    raise AssertionError("a model without an ability")
+    raise AssertionError("a model without a handler")
 
 
 async def read(schema: type[M], fields: dict[str, Any], context: RequestContext) -> M:
-    """A request of another route. Raises ConfigError in one line for what does not fit."""
+    """Return the request of another route. Raises ConfigError for fields that do not fit."""
     given = {key: value for key, value in fields.items() if value is not None}
-    try:  # as JSON, as it would have come by its own route
+    try:  # validated as JSON, as on its own route
         return await context.offload(context.size, lambda: schema.model_validate_json(orjson.dumps(given)))
     except orjson.JSONEncodeError as error:
         raise ConfigError(f"inputs: {error}: send integers of at most 64 bits") from error
@@ -60,34 +60,9 @@ async def read(schema: type[M], fields: dict[str, Any], context: RequestContext)
         raise ConfigError(explain(error)) from error
 
 
-def explain(error: ValidationError) -> str:
-    """The fault of a request, with its place: of several possible shapes, of the one that it comes closest to.
-
-    That is where a fault lies deepest, and where it is not the type that is wrong.
-    """
-    faults = error.errors(include_url=False, include_input=False)
-    places = [tuple(part for part in fault["loc"] if not _FORM.match(str(part))) for fault in faults]
-    place = max(range(len(faults)), key=lambda n: (len(places[n]), not faults[n]["type"].endswith("_type")))
-    said = [
-        str(fault["msg"]).removeprefix("Value error, ")
-        for fault, where in zip(faults, places, strict=True)
-        if where == places[place] and fault["type"].endswith("_type") == faults[place]["type"].endswith("_type")
-    ]
-    begin = "Input should be "
-    message = " or ".join([said[0], *(other.removeprefix(begin) for other in dict.fromkeys(said[1:]))])
-    others = len({where for where in places if where[:1] != places[place][:1]})
-    more = f" (and {others} more)" if others else ""
-    dotted = ".".join(map(str, places[place]))
-    return f"{dotted}: {message}{more}" if dotted else f"{message}{more}"
-
-
-_FORM = re.compile(r"(str|int|bool|list\[.*|function-\w+\[.*|[A-Z]\w*)$")
-"""What pydantic puts into a place beside the request's own keys: the form of a union that it tried."""
-
-
 async def _embed(asked: Root, parameters: RootParameters, context: RequestContext) -> Any:
     fields: dict[str, Any] = {key: getattr(asked, key) for key in Embed.model_fields}
-    for key in ("normalize", *SimilarityParameters.model_fields):  # clients send them at either place
+    for key in ("normalize", *SimilarityParameters.model_fields):  # clients send them in either place
         fields[key] = getattr(parameters, key) if fields[key] is None else fields[key]
     return await tei.embed(await read(Embed, fields, context), context)
 
@@ -96,7 +71,7 @@ async def _classify(asked: Root, parameters: RootParameters, context: RequestCon
     inputs = asked.inputs
     if isinstance(inputs, dict) and "query" in inputs:
         return await tei.rerank(await read(Rerank, {"model": asked.model, **inputs}, context), context)
-    if isinstance(inputs, dict) and "text" in inputs:  # as transformers' pipeline takes a pair
+    if isinstance(inputs, dict) and "text" in inputs:  # a pair in the form of transformers' pipeline
         inputs = [[inputs["text"], *([inputs["text_pair"]] if inputs.get("text_pair") is not None else [])]]
     truncate = asked.truncate if asked.truncate is not None else parameters.truncate
     raw = parameters.function_to_apply == "none"
@@ -107,7 +82,7 @@ async def _classify(asked: Root, parameters: RootParameters, context: RequestCon
         )
     fields = {"inputs": inputs, "truncate": truncate, "raw_scores": raw, "model": asked.model}
     found = await tei.predict(await read(Predict, fields, context), context)
-    rows = [found] if found and isinstance(found[0], dict) else found  # the client takes the first row of any answer
+    rows = [found] if found and isinstance(found[0], dict) else found  # the client reads the first row of any answer
     return [row[: parameters.top_k] for row in rows]
 
 
@@ -167,6 +142,6 @@ _RESPOND: dict[type[Any], Callable[[Root, RootParameters, RequestContext], Any]]
     AnswerHandler: _answer,
     EmbeddingHandler: _embed,
 }
-"""A masked language model fills masks if its inputs hold one, and embeds them if not."""
+"""By kind of handler; a masked language model embeds inputs without a mask."""
 
-ROUTES = (Route("/", "By the model's kind, for huggingface_hub's InferenceClient", Root, Any, root),)
+ROUTES = (Route("/", root, Any),)

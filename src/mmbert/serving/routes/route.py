@@ -1,10 +1,11 @@
-"""A route: where it is, what it takes and gives, and the function that answers."""
+"""A route: its path, and the function that answers, whose signature and docstring describe it in OpenAPI."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, get_type_hints
 
 from pydantic import BaseModel
 
@@ -13,14 +14,19 @@ from mmbert.serving.context import RequestContext
 
 @dataclass(frozen=True)
 class Route:
-    """``handle``: the checked request and its call -> what is written as JSON.
+    """``handle``: (checked request, context) -> the answer, which is written as JSON.
 
-    kind  under which it is counted, see :data:`mmbert.serving.metrics.KINDS`; None: only among all
+    gives  type of the answer, for OpenAPI
+    kind   under which metrics count it, see :data:`mmbert.serving.metrics.KINDS`; None: only among all
     """
 
     path: str
-    summary: str
-    asks: type[BaseModel]
-    gives: Any
     handle: Callable[[Any, RequestContext], Awaitable[Any]]
+    gives: Any
     kind: str | None = None
+
+    @cached_property
+    def asks(self) -> type[BaseModel]:
+        """The schema of the request: the type of the handler's first parameter."""
+        schema: type[BaseModel] = get_type_hints(self.handle)["asked"]
+        return schema

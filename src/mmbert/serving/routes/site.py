@@ -1,4 +1,4 @@
-"""What a server tells of itself: health, models, metrics, its OpenAPI document, and the page for people at ``/``."""
+"""The GET routes: health, models, metrics, the OpenAPI document, and the web page at ``/``."""
 
 from __future__ import annotations
 
@@ -21,23 +21,25 @@ from mmbert.serving.models import Served
 from mmbert.serving.service import Service
 
 WEB = Path(__file__).parents[1] / "web"
-"""The page: ``index.html`` and what it loads, under ``/web/``."""
+"""The web page: ``index.html`` and the files under ``/web/`` that it loads."""
 
 PUBLIC = ("/", "/health", "/metrics", "/openapi.json")
-"""Asked without a key (``/`` by GET), as are files under ``/web/``."""
+"""Routes that need no key (``/`` by GET), as the files under ``/web/``."""
 
 
 class Files(StaticFiles):
-    """Asked about again at every visit, so that no browser goes on with the scripts of an older version."""
+    """Static files that browsers check again at every visit, so that none runs scripts of an older version."""
 
     def file_response(self, *args: Any, **options: Any) -> Response:
-        """As ever, with what tells browsers to ask."""
+        """Return the file with ``Cache-Control: no-cache``."""
         response = super().file_response(*args, **options)
         response.headers["Cache-Control"] = "no-cache"
         return response
 
 
 def site_routes(service: Service, document: dict[str, Any]) -> list[BaseRoute]:
+    """Return the GET routes of a service; ``document``: its OpenAPI document."""
+
     async def health(request: Request) -> Response:
         check_ready(service)
         return Response(status_code=200)
@@ -81,7 +83,7 @@ def site_routes(service: Service, document: dict[str, Any]) -> list[BaseRoute]:
 
 
 def describe(service: Service, served: Served) -> dict[str, Any]:
-    """A model as text-embeddings-inference's ``/info`` has it; and its ``routes``, ``prompts``, ``dimensions``."""
+    """Return a model as in text-embeddings-inference's ``/info``, with ``routes``, ``prompts`` and ``dimensions``."""
     limits, loaded = served.engine.limits, served.loaded
     embedding = served.handler_for(EmbeddingHandler)
     return {

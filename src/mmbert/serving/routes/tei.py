@@ -1,4 +1,4 @@
-"""Routes as text-embeddings-inference has them."""
+"""The routes of text-embeddings-inference."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from mmbert.serving.context import RequestContext
 from mmbert.serving.handlers.classification import ClassificationHandler, RerankHandler
 from mmbert.serving.handlers.embedding import EmbeddingHandler
 from mmbert.serving.handlers.texts import characters
-from mmbert.serving.models import WrongModel
 from mmbert.serving.routes.route import Route
 from mmbert.serving.schemas import (
     Decode,
@@ -38,7 +37,7 @@ class Ranked(BaseModel):
 
 
 class Token(BaseModel):
-    """``bytes``: of the text that it stands for; 0 for special tokens. ``token``: as the vocabulary writes it."""
+    """``bytes``: of its text, 0 for special tokens. ``token``: as in the vocabulary."""
 
     id: int
     text: str
@@ -49,67 +48,47 @@ class Token(BaseModel):
     bytes: int
 
 
-class SparseValue(BaseModel):
-    index: int
-    value: float
-
-
 def check_vectors(
     context: RequestContext, embedding: EmbeddingHandler, texts: int, dimensions: int | None = None
 ) -> None:
-    """Raises what ``RequestContext.check_count`` raises for so many vectors."""
+    """Call ``RequestContext.check_count`` for the vectors of so many texts."""
     context.check_count(texts, texts * min(dimensions or embedding.embedder.dimensions, embedding.embedder.dimensions))
 
 
 def check_scores(context: RequestContext, labels: list[str], texts: int) -> None:
-    """Raises what ``RequestContext.check_count`` raises for the scores of all classes of so many texts."""
+    """Call ``RequestContext.check_count`` for the scores of all classes of so many texts."""
     context.check_count(texts, texts * 2 * len(labels), texts * characters(labels))
 
 
 def named_scores(labels: list[str], scores: np.ndarray) -> list[dict[str, Any]]:
-    """``[{"label", "score"}]`` of one text, the highest first."""
+    """Return ``[{"label", "score"}]`` of one text, highest score first."""
     order = np.argsort(-scores, kind="stable").tolist()
     return [{"label": labels[index], "score": float(scores[index])} for index in order]
 
 
 async def embed(asked: Embed, context: RequestContext) -> Any:
-    """A vector for each text."""
+    """Vectors of texts."""
     served, embedding = context.handler_for(EmbeddingHandler, asked.model)
     texts = listed(asked.inputs)
     check_vectors(context, embedding, len(texts), asked.dimensions)
-    task = embedding.embed(
-        texts,
-        prompt=asked.prompt_name,
-        dimensions=asked.dimensions,
-        normalize=asked.normalize is not False,
-        cut=context.cut(asked.truncate, asked.truncation_direction),
-    )
+    cut, normalize = context.cut(asked.truncate, asked.truncation_direction), asked.normalize is not False
+    task = embedding.embed(texts, prompt=asked.prompt_name, dimensions=asked.dimensions, normalize=normalize, cut=cut)
     return await context.ask(served, task)
 
 
 async def embed_all(asked: EmbedAll, context: RequestContext) -> Any:
-    """Of each text a vector for each of its tokens, <bos> and <eos> included."""
+    """Vectors of all tokens of each text, of <bos> and <eos> too."""
     served, embedding = context.handler_for(EmbeddingHandler, asked.model)
     texts = listed(asked.inputs)
     context.check_count(len(texts))
     width = embedding.embedder.loaded.config.hidden_size
-    task = embedding.tokens(
-        texts,
-        prompt=asked.prompt_name,
-        cut=context.cut(asked.truncate, asked.truncation_direction),
-        most=context.most // width,
-    )
+    cut = context.cut(asked.truncate, asked.truncation_direction)
+    task = embedding.tokens(texts, prompt=asked.prompt_name, cut=cut, most=context.most // width)
     return await context.ask(served, task)
 
 
-async def embed_sparse(asked: EmbedAll, context: RequestContext) -> Any:
-    """Refused: no head of these models gives sparse vectors."""
-    served, _ = context.handler_for(EmbeddingHandler, asked.model)
-    raise WrongModel(f"{served.name} gives dense vectors only, there is no SPLADE head: use /embed")
-
-
 async def rerank(asked: Rerank, context: RequestContext) -> list[dict[str, Any]]:
-    """Texts by how well they answer the query, best first."""
+    """Texts ranked for a query, best first."""
     served, ranking = context.handler_for(RerankHandler, asked.model)
     context.check_count(len(asked.texts), 2 * len(asked.texts), characters(asked.texts) if asked.return_text else 0)
     cut = context.cut(asked.truncate, asked.truncation_direction)
@@ -123,7 +102,7 @@ async def rerank(asked: Rerank, context: RequestContext) -> list[dict[str, Any]]
 
 
 async def predict(asked: Predict, context: RequestContext) -> Any:
-    """Classes of a text or pair, best first; for a list of them a list. ``[a, b]`` is one pair."""
+    """Classes of a text or a pair [a, b], best first; a list for a list of them."""
     served, classifier = context.handler_for(ClassificationHandler, asked.model)
     inputs: list[Any] = [asked.inputs] if isinstance(asked.inputs, str) else asked.inputs
     alone = isinstance(asked.inputs, str) or any(isinstance(text, str) for text in inputs)
@@ -140,7 +119,7 @@ def _item(item: list[str]) -> str | tuple[str, str]:
 
 
 async def similarity(asked: Similarity, context: RequestContext) -> Any:
-    """Cosines of one sentence and others."""
+    """Cosine similarities of a sentence and others."""
     served, embedding = context.handler_for(EmbeddingHandler, asked.model)
     context.check_count(len(asked.inputs.sentences))
     texts = [asked.inputs.source_sentence, *asked.inputs.sentences]
@@ -151,7 +130,7 @@ async def similarity(asked: Similarity, context: RequestContext) -> Any:
 
 
 async def tokenize(asked: Tokenize, context: RequestContext) -> list[list[dict[str, Any]]]:
-    """The tokens of each text as the model sees them."""
+    """Tokens of each text as the model reads them."""
     served = context.service.models.find(asked.model)
     texts = listed(asked.inputs)
     context.check_count(len(texts))
@@ -160,7 +139,7 @@ async def tokenize(asked: Tokenize, context: RequestContext) -> list[list[dict[s
 
 
 async def decode(asked: Decode, context: RequestContext) -> list[str]:
-    """The text of token ids."""
+    """Texts of token ids."""
     served = context.service.models.find(asked.model)
     rows: Any = asked.ids if asked.ids and isinstance(asked.ids[0], list) else [asked.ids]
     context.check_count(len(rows))
@@ -168,17 +147,16 @@ async def decode(asked: Decode, context: RequestContext) -> list[str]:
 
 
 def listed(inputs: str | list[str]) -> list[str]:
-    """One text as a list of it."""
+    """Return one text as a list of one."""
     return [inputs] if isinstance(inputs, str) else inputs
 
 
 ROUTES = (
-    Route("/embed", "Vectors of texts", Embed, list[list[float]], embed, "embed"),
-    Route("/embed_all", "Vectors of all tokens", EmbedAll, list[list[list[float]]], embed_all, "embed"),
-    Route("/embed_sparse", "Sparse vectors: refused", EmbedAll, list[list[SparseValue]], embed_sparse, "embed"),
-    Route("/rerank", "Texts by how well they answer", Rerank, list[Ranked], rerank, "rerank"),
-    Route("/predict", "Classes of texts and pairs", Predict, list[Label] | list[list[Label]], predict, "predict"),
-    Route("/similarity", "Cosines of a sentence and others", Similarity, list[float], similarity, "embed"),
-    Route("/tokenize", "Tokens as the model sees them", Tokenize, list[list[Token]], tokenize, "tokenize"),
-    Route("/decode", "Text of token ids", Decode, list[str], decode, "tokenize"),
+    Route("/embed", embed, list[list[float]], "embed"),
+    Route("/embed_all", embed_all, list[list[list[float]]], "embed"),
+    Route("/rerank", rerank, list[Ranked], "rerank"),
+    Route("/predict", predict, list[Label] | list[list[Label]], "predict"),
+    Route("/similarity", similarity, list[float], "embed"),
+    Route("/tokenize", tokenize, list[list[Token]], "tokenize"),
+    Route("/decode", decode, list[str], "tokenize"),
 )
