@@ -17,9 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from mmbert.errors import ConfigError, TokenizerError, WeightsError
-from mmbert.inference.pooling import Pooling
 from mmbert.inference.precision import apply_precision
-from mmbert.inference.sentence_transformers_folder import Parts, read_parts
+from mmbert.inference.sentence_transformers_folder import FolderOptions, read_options
 from mmbert.model.config import ModelConfig, config_from_hf
 from mmbert.model.encoder import Encoder
 from mmbert.model.folder import read_object
@@ -48,29 +47,20 @@ _MOST_LABELS = 2**20
 """Each gets a name, before the weights are there."""
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A model that is ready to run.
+@dataclass(frozen=True, kw_only=True)
+class Loaded(FolderOptions):
+    """A model that is ready to run, with the options of its folder.
 
-    place               the folder of ``config.json`` and the weights: ``folder``, or one in it
     encoder             in eval mode, on ``device``, in ``precision`` (fp32, bf16, int8); answers in fp32
     head                None for ``encoder`` and ``sentence``; the whole MaskedLM, around ``encoder``, for
                         ``masked_lm``; a TaskHead for the rest, in fp32
     labels              names by number, None without classes
     classifier_pooling  "cls" or "mean", of ``sequence`` and ``choice``
     problem_type        of ``sequence``: regression, single_label_classification, multi_label_classification or None
-    activation          of a CrossEncoder's scores, as the folder names it ("torch.nn.modules.activation.Sigmoid");
-                        None without a name
-    pooling             of ``sentence``, else None
-    after               modules behind pooling, of ``sentence``
-    prompts             by name; ``default_prompt``: the name of the one for every text, or None
-    max_tokens          longest text, <bos> and <eos> included
-    tuned               whether the folder says that the model was tuned for embeddings
     values              the whole of config.json
     """
 
     folder: Path
-    place: Path
     config: ModelConfig
     encoder: Encoder
     tokenizer: Tokenizer
@@ -81,17 +71,12 @@ class Loaded:
     labels: dict[int, str] | None
     classifier_pooling: str
     problem_type: str | None
-    activation: str | None
-    pooling: Pooling | None
-    after: tuple[nn.Module, ...]
-    prompts: dict[str, str]
-    default_prompt: str | None
-    similarity: str
     max_tokens: int
     values: dict[str, Any]
 
     @property
     def tuned(self) -> bool:
+        """Whether the folder says that the model was tuned for embeddings."""
         return self.kind == "sentence"
 
     @cached_property
@@ -135,18 +120,23 @@ def load(name: str | Path, *, revision: str | None = None, device: str = "auto",
     """
     folder = model_folder(name, revision=revision)
     where = pick_device(device)
-    parts = read_parts(folder)
-    place = parts.encoder if parts else folder
+    options = read_options(folder)
+    place = options.place
     values = _config_values(place)
-    kind = _kind(values, place, parts)
+    kind = _kind(values, options)
     config = config_from_hf(values, str(place / "config.json"))
     tokenizer = _tokenizer(place, config)
     labels = _labels(values, kind, place)
     encoder, head = _build(place, config, kind, len(labels or ()))
     used = apply_precision(encoder, where, precision)
+    stated = vars(options) | {
+        "after": tuple(module.to(where).eval().requires_grad_(False) for module in options.after),
+        "activation": _activation(values, options),
+        "max_tokens": _max_tokens(config, options),
+    }
     return Loaded(
+        **stated,
         folder=folder,
-        place=place,
         config=config,
         encoder=encoder,
         tokenizer=tokenizer,
@@ -157,13 +147,6 @@ def load(name: str | Path, *, revision: str | None = None, device: str = "auto",
         labels=labels,
         classifier_pooling=_one_of(values, "classifier_pooling", ("cls", "mean"), place, kind) or "cls",
         problem_type=_one_of(values, "problem_type", PROBLEMS, place, kind),
-        activation=_activation(values, parts),
-        pooling=parts.pooling if parts else None,
-        after=tuple(module.to(where).eval().requires_grad_(False) for module in parts.after) if parts else (),
-        prompts=parts.prompts if parts else {},
-        default_prompt=parts.default_prompt if parts else None,
-        similarity=parts.similarity if parts else "cosine",
-        max_tokens=_max_tokens(place, config, parts),
         values=values,
     )
 
@@ -189,14 +172,16 @@ def _config_values(place: Path) -> dict[str, Any]:
     return read_object(place / "config.json")
 
 
-def _kind(values: Mapping[str, Any], place: Path, parts: Parts | None) -> Kind:
+def _kind(values: Mapping[str, Any], options: FolderOptions) -> Kind:
     """Return the kind of a model by the class that its config names."""
-    if parts is not None and parts.pooling is not None:
+    if options.pooling is not None:
         return "sentence"
     names = values.get("architectures") or ["ModernBertModel"]
     name = names[0] if isinstance(names, list) else names
     if not isinstance(name, str) or name not in KINDS:
-        raise WeightsError(f"{place / 'config.json'}: {name} is not supported: expected one of {', '.join(KINDS)}")
+        raise WeightsError(
+            f"{options.place / 'config.json'}: {name} is not supported: expected one of {', '.join(KINDS)}"
+        )
     return KINDS[name]
 
 
@@ -310,23 +295,25 @@ def _tokenizer_config(place: Path) -> dict[str, Any]:
     return read_object(place / "tokenizer_config.json")
 
 
-def _max_tokens(place: Path, config: ModelConfig, parts: Parts | None) -> int:
+def _max_tokens(config: ModelConfig, options: FolderOptions) -> int:
     """Return the limit as sentence-transformers: its own file's, else the smaller of tokenizer's and model's."""
-    if parts is not None and parts.max_tokens is not None:
-        return parts.max_tokens
-    stated = _tokenizer_config(place).get("model_max_length", config.max_context)
+    if options.max_tokens is not None:
+        return options.max_tokens
+    stated = _tokenizer_config(options.place).get("model_max_length", config.max_context)
     if not isinstance(stated, int | float):
         return config.max_context
     if not stated >= 3:
-        raise TokenizerError(f"{place / 'tokenizer_config.json'}: model_max_length is {stated}: <bos>, a token, <eos>")
+        raise TokenizerError(
+            f"{options.place / 'tokenizer_config.json'}: model_max_length is {stated}: <bos>, a token, <eos>"
+        )
     return int(min(stated, config.max_context))
 
 
-def _activation(values: Mapping[str, Any], parts: Parts | None) -> str | None:
+def _activation(values: Mapping[str, Any], options: FolderOptions) -> str | None:
     """Return a CrossEncoder's activation, from its own file (version 6) or from config.json (4 and 5, older key)."""
-    if parts is not None and parts.activation is not None:
-        return parts.activation
-    options = values.get("sentence_transformers")
-    stated = options.get("activation_fn") if isinstance(options, dict) else None
+    if options.activation is not None:
+        return options.activation
+    older = values.get("sentence_transformers")
+    stated = older.get("activation_fn") if isinstance(older, dict) else None
     stated = stated or values.get("sbert_ce_default_activation_function")
     return None if stated is None else str(stated)

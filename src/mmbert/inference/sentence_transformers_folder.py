@@ -5,7 +5,7 @@ Modules and options that are not supported raise an error that names them: vecto
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -71,34 +71,35 @@ class Normalize(nn.Module):
         return F.normalize(x, dim=-1)
 
 
-@dataclass(frozen=True)
-class Parts:
-    """What the folder puts around the encoder.
+@dataclass(frozen=True, kw_only=True)
+class FolderOptions:
+    """What a folder of sentence-transformers says about its model; a folder of transformers has the defaults.
 
-    encoder         folder of its config.json and weights
-    pooling         None for a CrossEncoder, which pools inside its head
-    after           Dense and Normalize, in their order
+    place           folder of the encoder's config.json and weights
+    pooling         None for a CrossEncoder, which pools inside its head, and for folders of transformers
+    after           the modules behind pooling: Dense and Normalize, in their order
     prompts         by name; ``default_prompt`` is the name of the one that is put before every text
-    max_tokens      longest text, None if the tokenizer's config decides
+    max_tokens      longest text, <bos> and <eos> included; None if the tokenizer's config decides
     similarity      cosine, dot, euclidean or manhattan
-    activation      of a CrossEncoder's scores, as the folder writes it; None: the library's default
+    activation      of a CrossEncoder's scores, as the folder names it ("torch.nn.modules.activation.Sigmoid");
+                    None: the library's default
     """
 
-    encoder: Path
-    pooling: Pooling | None
-    after: tuple[nn.Module, ...]
-    prompts: dict[str, str]
-    default_prompt: str | None
-    max_tokens: int | None
-    similarity: str
-    activation: str | None
+    place: Path
+    pooling: Pooling | None = None
+    after: tuple[nn.Module, ...] = ()
+    prompts: dict[str, str] = field(default_factory=dict)
+    default_prompt: str | None = None
+    max_tokens: int | None = None
+    similarity: str = "cosine"
+    activation: str | None = None
 
 
-def read_parts(folder: Path) -> Parts | None:
-    """Return the modules of a folder, None without ``modules.json``. Raises WeightsError for unsupported ones."""
+def read_options(folder: Path) -> FolderOptions:
+    """Return the options of a folder. Raises WeightsError for modules and options that are not supported."""
     listing = folder / LISTING
     if not listing.is_file():
-        return None
+        return FolderOptions(place=folder)
     settings = read_object(folder / "config_sentence_transformers.json")
     kind = settings.get("model_type")
     if kind in _OTHERS:
@@ -123,9 +124,11 @@ def read_parts(folder: Path) -> Parts | None:
     if similarity not in ("cosine", "dot", "euclidean", "manhattan"):
         raise WeightsError(f"{folder}: similarity_fn_name {similarity} is not supported")
     stated = settings.get("activation_fn") if cross else None
-    activation = None if stated is None else str(stated)
-    longest = options.get("max_seq_length")
-    return Parts(place, pooling, after, prompts, default, longest, similarity, activation)
+    return FolderOptions(
+        place=place, pooling=pooling, after=after, prompts=prompts, default_prompt=default,
+        max_tokens=options.get("max_seq_length"), similarity=similarity,
+        activation=None if stated is None else str(stated),
+    )  # fmt: skip
 
 
 def _prompts(settings: dict[str, Any], folder: Path) -> dict[str, str]:

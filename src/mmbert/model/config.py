@@ -1,4 +1,4 @@
-"""The shape of an encoder, and its translation to and from Hugging Face's ``config.json``. Imports no torch."""
+"""The shape of an encoder, and Hugging Face's ``config.json`` for it. Imports no torch."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from mmbert.errors import WeightsError
 
 _MOST = {"num_layers": 1024}
-"""A layer is an object even before its weights are there."""
+"""Each layer is an object before any weights are read."""
 
 _LARGEST = 2**31 - 1
-"""Of every other size: products of two of them fit into what tensors count with."""
+"""Limit of every other size: the product of two of them fits into 64 bits."""
 
 
 class ModelConfig(BaseModel):
-    """Everything that fixes the encoder's function and shape (mmBERT table 8).
+    """All options of the encoder's function and shape (mmBERT table 8).
 
     ``window`` is Hugging Face's ``local_attention``: token i sees j iff |i - j| <= window / 2.
     """
@@ -57,7 +57,7 @@ class ModelConfig(BaseModel):
                 raise ValueError(f"{name} is {getattr(self, name)}, and must be in [0, 1]")
         if self.hidden_size % self.num_heads or self.head_dim % 2:
             raise ValueError(
-                f"hidden_size {self.hidden_size} is not an even multiple of {self.num_heads} heads: RoPE turns pairs"
+                f"hidden_size {self.hidden_size} is not an even multiple of {self.num_heads} heads: RoPE rotates pairs"
             )
         if self.window < 2 or self.global_every < 1:
             raise ValueError("window must be at least 2 and global_every at least 1")
@@ -70,47 +70,30 @@ class ModelConfig(BaseModel):
         return self.hidden_size // self.num_heads
 
     def is_global(self, layer: int) -> bool:
-        """Whether a layer attends to its whole document: layers 0, 3, 6, ..."""
+        """Return whether a layer attends to its whole document: layers 0, 3, 6, ..."""
         return layer % self.global_every == 0
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> ModelConfig:
-        """``base`` (307M) and ``small`` (140M) as published, or ``nano`` for a CPU, with changes."""
+        """Return ``base`` (307M) or ``small`` (140M) as published, or ``nano`` for a CPU, with changes."""
         if name not in PRESETS:
             raise WeightsError(f"no preset {name}: choose one of {', '.join(PRESETS)}")
         return cls(**{**PRESETS[name], **changes})
 
 
+_BASE: dict[str, Any] = {
+    "vocab_size": 256_000, "hidden_size": 768, "intermediate_size": 1152, "num_layers": 22, "num_heads": 12,
+    "rope_theta": 160_000.0, "local_rope_theta": 160_000.0, "attention_out_dropout": 0.1,
+}  # fmt: skip
+
 PRESETS: dict[str, dict[str, Any]] = {
-    "base": {
-        "vocab_size": 256_000,
-        "hidden_size": 768,
-        "intermediate_size": 1152,
-        "num_layers": 22,
-        "num_heads": 12,
-        "rope_theta": 160_000.0,
-        "local_rope_theta": 160_000.0,
-        "attention_out_dropout": 0.1,
-    },
-    "small": {
-        "vocab_size": 256_000,
-        "hidden_size": 384,
-        "intermediate_size": 1152,
-        "num_layers": 22,
-        "num_heads": 6,
-        "rope_theta": 160_000.0,
-        "local_rope_theta": 160_000.0,
-        "attention_out_dropout": 0.1,
-    },
+    "base": _BASE,
+    "small": {**_BASE, "hidden_size": 384, "num_heads": 6},
     "nano": {
-        "vocab_size": 8192,
-        "hidden_size": 192,
-        "intermediate_size": 384,
-        "num_layers": 4,
-        "num_heads": 6,
+        "vocab_size": 8192, "hidden_size": 192, "intermediate_size": 384, "num_layers": 4, "num_heads": 6,
         "max_context": 1024,
     },
-}
+}  # fmt: skip
 
 FIXED: dict[str, Any] = {
     "model_type": "modernbert",
@@ -123,21 +106,24 @@ FIXED: dict[str, Any] = {
     "decoder_bias": True,
     "tie_word_embeddings": True,
 }
-"""What every mmBERT has and this package computes no other way; ``config.json`` may leave them out."""
+"""Values of every mmBERT, the only ones that this package computes; ``config.json`` may leave them out."""
 
-IDS = {
-    "pad_token_id": "pad_id",
-    "eos_token_id": "eos_id",
-    "bos_token_id": "bos_id",
-    "unk_token_id": "unk_id",
-    "mask_token_id": "mask_id",
-}
+IDS = {f"{role}_token_id": f"{role}_id" for role in ("pad", "eos", "bos", "unk", "mask")}
+
+_OURS = {
+    "vocab_size": "vocab_size", "hidden_size": "hidden_size", "intermediate_size": "intermediate_size",
+    "num_hidden_layers": "num_layers", "num_attention_heads": "num_heads", "local_attention": "window",
+    "max_position_embeddings": "max_context", "norm_eps": "norm_eps", "embedding_dropout": "embed_dropout",
+    "attention_out_dropout": "attention_out_dropout", "mlp_dropout": "mlp_dropout",
+    "initializer_range": "initializer_range", "initializer_cutoff_factor": "initializer_cutoff", **IDS,
+}  # fmt: skip
+"""Keys of ``config.json`` and the fields that mean the same, with the same defaults."""
 
 
 def config_from_hf(values: dict[str, Any], where: str = "config.json") -> ModelConfig:
-    """Read ModernBERT's ``config.json``, old form (``global_rope_theta``) or new (``rope_parameters``).
+    """Return the shape of ModernBERT's ``config.json``, old form (``global_rope_theta``) or new (``rope_parameters``).
 
-    Defaults are those of ``transformers``. Raises WeightsError naming what this package would compute differently.
+    Defaults are those of ``transformers``. Raises WeightsError for values that this package would compute differently.
     """
     for key, value in FIXED.items():
         if values.get(key, value) != value:
@@ -151,29 +137,16 @@ def config_from_hf(values: dict[str, Any], where: str = "config.json") -> ModelC
     window = values.get("local_attention", 128)
     stated = [("head_dim", values["hidden_size"] // heads)]
     stated += [("sliding_window", window // 2)] if isinstance(window, int) else []
-    for key, derived in stated:  # transformers 5 writes neither, and lets them win where they stand
+    for key, derived in stated:  # transformers 5 writes neither, but obeys them
         if values.get(key) not in (None, derived):
             raise WeightsError(f"{where}: {key} is {values[key]!r}, the other keys make it {derived}: not supported")
     thetas = _thetas(values, where)
     try:
+        # ids may be null; all other keys are passed on, so that pydantic names what is wrong with them
+        known = {key: value for key, value in values.items() if key not in IDS or isinstance(value, int)}
+        stated = {ours: known[key] for key, ours in _OURS.items() if key in known}
         return ModelConfig(
-            vocab_size=values["vocab_size"],
-            hidden_size=values["hidden_size"],
-            intermediate_size=values["intermediate_size"],
-            num_layers=values["num_hidden_layers"],
-            num_heads=values["num_attention_heads"],
-            global_every=_global_every(values, where),
-            window=values.get("local_attention", 128),
-            rope_theta=thetas[0],
-            local_rope_theta=thetas[1],
-            max_context=values.get("max_position_embeddings", 8192),
-            norm_eps=values.get("norm_eps", 1e-5),
-            embed_dropout=values.get("embedding_dropout", 0.0),
-            attention_out_dropout=values.get("attention_out_dropout", 0.0),
-            mlp_dropout=values.get("mlp_dropout", 0.0),
-            initializer_range=values.get("initializer_range", 0.02),
-            initializer_cutoff=values.get("initializer_cutoff_factor", 2.0),
-            **{ours: values[theirs] for theirs, ours in IDS.items() if isinstance(values.get(theirs), int)},
+            **stated, global_every=_global_every(values, where), rope_theta=thetas[0], local_rope_theta=thetas[1]
         )
     except ValidationError as error:
         first = error.errors()[0]
@@ -181,17 +154,17 @@ def config_from_hf(values: dict[str, Any], where: str = "config.json") -> ModelC
 
 
 _KINDS = (("full_attention", "global_rope_theta", 160_000.0), ("sliding_attention", "local_rope_theta", 10_000.0))
-"""Kinds of layers, the older key of each one's RoPE base, and the base where neither form says one."""
+"""Kinds of layers, the older key of each one's RoPE base, and the default of the base."""
 
 _NONE_AT_ONE = {"linear", "dynamic", "yarn", "llama3"}
-"""Ways of scaling RoPE that leave the angles as they are at factor 1, up to the longest text."""
+"""Scalings of RoPE that do not change the angles at factor 1, up to the longest text."""
 
 
 def _thetas(values: dict[str, Any], where: str) -> tuple[float, float]:
-    """RoPE bases of global and local layers, new form first, as transformers 5 reads them.
+    """Return the RoPE bases of global and local layers; the new form takes precedence, as in transformers 5.
 
-    Tables that hold for all layers (``rope_scaling`` of transformers 4, or ``rope_parameters`` without kinds) are read
-    by some versions and passed over by others: they may say only what is so without them.
+    Tables for all layers (``rope_scaling`` of transformers 4, or ``rope_parameters`` without kinds) are read by some
+    versions and ignored by others, so they may only repeat the other keys.
     """
     parameters, flat = _rope_tables(values, where)
     found = []
@@ -210,7 +183,7 @@ def _thetas(values: dict[str, Any], where: str) -> tuple[float, float]:
 
 
 def _rope_tables(values: dict[str, Any], where: str) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-    """The tables about RoPE: by kind of layer, and by name those for all layers. Refuses no tables and scaled ones."""
+    """Return RoPE's tables by kind of layer, and by name those for all layers. Raises WeightsError for scaled RoPE."""
     kinds = [kind for kind, _, _ in _KINDS]
     parameters: dict[str, dict[str, Any]] = {}
     flat: dict[str, dict[str, Any]] = {}
@@ -243,7 +216,7 @@ def _refuse_scaled(rope: dict[str, Any], where: str) -> None:
 
 
 def _global_every(values: dict[str, Any], where: str) -> int:
-    """Distance between global layers, from the list of layer types or the older single number."""
+    """Return the distance between global layers, from the list of layer types or the older single number."""
     layers, types, stated = (
         values["num_hidden_layers"],
         values.get("layer_types"),
@@ -253,9 +226,9 @@ def _global_every(values: dict[str, Any], where: str) -> int:
         raise WeightsError(f"{where}: global_attn_every_n_layers is {stated!r}, not a whole number from 1 on")
     if types is None:
         return stated
-    if isinstance(types, list) and len(types) == layers:  # lists of another length are never built, whatever is stated
+    if isinstance(types, list) and len(types) == layers:  # never build a list as long as a config claims
         second = types.index("full_attention", 1) if "full_attention" in types[1:] else layers
-        for every in (stated, second):  # the stated number first: one global layer fits several
+        for every in (stated, second):  # the stated one first: a single global layer fits several
             if types == _layer_types(layers, every):
                 return int(every)
     raise WeightsError(f"{where}: layer_types is not full_attention in every n-th layer from the first on")
@@ -268,51 +241,23 @@ def _layer_types(layers: int, every: int) -> list[str]:
 def config_to_hf(
     config: ModelConfig, architecture: str = "ModernBertForMaskedLM", dtype: str = "float32"
 ) -> dict[str, Any]:
-    """``config.json`` in both dialects.
+    """Return ``config.json`` for transformers 4 and 5.
 
     transformers 5 reads ``rope_parameters``, ``layer_types`` and ``dtype``; transformers 4 and servers read the rest,
     and without it they fail, or silently take 10,000 for the theta of local layers.
-    ``cls_token_id`` is <bos>, which stands first in a sequence (the released file says <eos>; nothing reads it).
+    ``cls_token_id`` is <bos>, the first token of a sequence (the released file says <eos>; nothing reads it).
     """
     rope = {"full_attention": config.rope_theta, "sliding_attention": config.local_rope_theta}
-    return {
-        "architectures": [architecture],
+    values = {
         **FIXED,
-        "attention_dropout": 0.0,
-        "attention_out_dropout": config.attention_out_dropout,
-        "bos_token_id": config.bos_id,
-        "classifier_dropout": 0.0,
-        "classifier_pooling": "mean",
-        "cls_token_id": config.bos_id,
-        "deterministic_flash_attn": False,
-        "dtype": dtype,
-        "embedding_dropout": config.embed_dropout,
-        "eos_token_id": config.eos_id,
-        "global_attn_every_n_layers": config.global_every,
-        "global_rope_theta": config.rope_theta,
-        "gradient_checkpointing": False,
-        "hidden_size": config.hidden_size,
-        "initializer_cutoff_factor": config.initializer_cutoff,
-        "initializer_range": config.initializer_range,
-        "intermediate_size": config.intermediate_size,
-        "layer_norm_eps": config.norm_eps,
+        **{key: getattr(config, ours) for key, ours in _OURS.items()},
+        "attention_dropout": 0.0, "classifier_dropout": 0.0, "classifier_pooling": "mean",
+        "cls_token_id": config.bos_id, "sep_token_id": config.eos_id, "deterministic_flash_attn": False,
+        "dtype": dtype, "torch_dtype": dtype, "gradient_checkpointing": False, "layer_norm_eps": config.norm_eps,
+        "global_attn_every_n_layers": config.global_every, "global_rope_theta": config.rope_theta,
+        "local_rope_theta": config.local_rope_theta, "position_embedding_type": "sans_pos",
         "layer_types": _layer_types(config.num_layers, config.global_every),
-        "local_attention": config.window,
-        "local_rope_theta": config.local_rope_theta,
-        "mask_token_id": config.mask_id,
-        "max_position_embeddings": config.max_context,
-        "mlp_dropout": config.mlp_dropout,
-        "norm_eps": config.norm_eps,
-        "num_attention_heads": config.num_heads,
-        "num_hidden_layers": config.num_layers,
-        "pad_token_id": config.pad_id,
-        "position_embedding_type": "sans_pos",
-        "repad_logits_with_grad": False,
         "rope_parameters": {kind: {"rope_type": "default", "rope_theta": theta} for kind, theta in rope.items()},
-        "sep_token_id": config.eos_id,
-        "sparse_pred_ignore_index": -100,
-        "sparse_prediction": False,
-        "torch_dtype": dtype,
-        "unk_token_id": config.unk_id,
-        "vocab_size": config.vocab_size,
-    }
+        "repad_logits_with_grad": False, "sparse_pred_ignore_index": -100, "sparse_prediction": False,
+    }  # fmt: skip
+    return {"architectures": [architecture], **dict(sorted(values.items()))}

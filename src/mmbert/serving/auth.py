@@ -62,7 +62,7 @@ class Guarded:
 
     A browser lets any page send requests, although it may not read the answers; each costs computing. The header Origin
     names the page. With DNS rebinding (a foreign name that resolves to this machine) the origin is the server's own,
-    but Host is a name that the server does not have. An IP address as Host cannot be rebound, so probes of pods may pass.
+    but Host is a name that the server does not have. An IP address as Host cannot be rebound: probes of pods may pass.
     """
 
     def __init__(self, app: ASGIApp, hosts: frozenset[str], origins: Sequence[str] = ()) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import is_dataclass
 from typing import Any
 
 import numpy as np
@@ -91,8 +92,8 @@ def weight(answer: Any) -> int:
         return 12 * answer.size
     if isinstance(answer, str):
         return len(answer)
-    if isinstance(answer, dict):
-        return 16 + sum(map(weight, answer.values()))
+    if isinstance(answer, dict) or is_dataclass(answer):
+        return 16 + sum(map(weight, (answer if isinstance(answer, dict) else vars(answer)).values()))
     if isinstance(answer, list) and answer:
         if isinstance(answer[0], np.ndarray):
             return sum(map(weight, answer))
@@ -103,7 +104,7 @@ def weight(answer: Any) -> int:
 
 
 def to_json(answer: Any) -> bytes:
-    """Return an answer as JSON; NumPy arrays are written without a copy to lists."""
+    """Return an answer as JSON: NumPy arrays as lists, dataclasses as objects."""
     return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
 
 

@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ import torch
 from mmbert.cancellation import Watch, check_cancelled, too_many_tokens, watched
 from mmbert.errors import MMBertError, Overloaded
 from mmbert.inference.batching import token_budget
+from mmbert.serving.metrics import EngineMeter
 from mmbert.serving.queue import QueuedTask, RequestQueue, Taken, size
 from mmbert.serving.task import Answer, Task
 from mmbert.serving.threads import Threads
@@ -89,21 +90,11 @@ class Limits:
         return self.queue_tokens if small else max(self.queue_tokens * 3 // 4, self.largest)
 
 
-class Meter(Protocol):
-    """Metrics of an engine."""
-
-    def batch(self, rows: int, tokens: int) -> None:
-        """A batch is about to run."""
-
-    def queue(self, requests: int, tokens: int) -> None:
-        """So many requests are unanswered, with so many tokens to compute."""
-
-
 class Engine:
     """Runs tasks on one model. ``pool``: tokenising threads; pool and worker are shared with other engines."""
 
     def __init__(
-        self, worker: Worker, pool: Threads, device: torch.device, limits: Limits, meter: Meter | None = None
+        self, worker: Worker, pool: Threads, device: torch.device, limits: Limits, meter: EngineMeter | None = None
     ) -> None:
         self.limits = limits
         self._worker, self._pool, self._meter = worker, pool, meter

@@ -36,10 +36,12 @@ class EngineMeter:
         self._tokens = meters.batch_tokens.labels(model)
 
     def batch(self, rows: int, tokens: int) -> None:
+        """A batch is about to run."""
         self._rows.observe(rows)
         self._tokens.observe(tokens)
 
     def queue(self, requests: int, tokens: int) -> None:
+        """So many requests are unanswered, with so many tokens to compute."""
         self._size.set(requests)
         self._waiting.set(tokens)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,23 @@ from mmbert.serving.models import Served
 from mmbert.serving.task import Task
 
 
+@dataclass(frozen=True)
+class Token:
+    """``bytes``: of its text, 0 for special tokens. ``token``: as in the vocabulary."""
+
+    id: int
+    text: str
+    special: bool
+    start: int | None
+    stop: int | None
+    token: str
+    bytes: int
+
+
 def tokens_of(
     served: Served, texts: Sequence[str], specials: bool, prompt: str | None, most: int
-) -> Task[list[list[dict[str, Any]]]]:
-    """Return the task for the tokens of each text: {id, text, special, start, stop, token, bytes}.
+) -> Task[list[list[Token]]]:
+    """Return the task for the tokens of each text.
 
     specials  <bos> and <eos> too
     prompt    a name of the model's prompts, whose text is put before each; None: none
@@ -27,13 +41,13 @@ def tokens_of(
     tokenizer, bytes_of = served.loaded.tokenizer, served.token_bytes
     prefix = "" if served.loaded.check_prompt(prompt) is None else served.loaded.prompt_text(prompt)
 
-    def work() -> list[list[dict[str, Any]]]:
+    def work() -> list[list[Token]]:
         made, tokens, size = [], 0, 0
         for text in texts:
             ((ids, spans),) = tokenizer.encode_spans([prefix + text], specials=True)
             tokens += len(ids)
             size += 2 * int(bytes_of[ids].sum())
-            check_size(_NUMBERS * tokens, size, most)  # before the dictionaries, which take most of the memory
+            check_size(_NUMBERS * tokens, size, most)  # before the objects, which take most of the memory
             made.append(_tokens(served, prefix + text, ids, spans, specials))
         return made
 
@@ -44,25 +58,22 @@ _NUMBERS = 32
 """Numbers that a token counts as in the size of an answer: its seven fields are about 150 bytes of JSON."""
 
 
-def _tokens(served: Served, text: str, ids: np.ndarray, spans: np.ndarray, specials: bool) -> list[dict[str, Any]]:
+def _tokens(served: Served, text: str, ids: np.ndarray, spans: np.ndarray, specials: bool) -> list[Token]:
     tokenizer, bytes_of = served.loaded.tokenizer, served.token_bytes
     found = []
     for index, (start, stop) in zip(ids.tolist(), spans.tolist(), strict=True):
         special = index in tokenizer.special_ids
         name = tokenizer.id_to_token(index) or ""
         shown = name if special else text[start:stop]
-        found.append(
-            {"id": index, "text": shown, "special": special, "start": start, "stop": stop, "token": name,
-             "bytes": int(bytes_of[index])}
-        )  # fmt: skip
+        found.append(Token(index, shown, special, start, stop, name, int(bytes_of[index])))
     if not specials:
         return found
     return [_end(served, tokenizer.bos_id), *found, _end(served, tokenizer.eos_id)]
 
 
-def _end(served: Served, index: int) -> dict[str, Any]:
+def _end(served: Served, index: int) -> Token:
     name = served.loaded.tokenizer.id_to_token(index) or ""
-    return {"id": index, "text": name, "special": True, "start": None, "stop": None, "token": name, "bytes": 0}
+    return Token(index, name, True, None, None, name, 0)
 
 
 def text_of(served: Served, rows: Sequence[Sequence[int]], skip_specials: bool, most: int) -> Task[list[str]]:

@@ -6,38 +6,15 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from mmbert.inference.answerer import Answer
+from mmbert.inference.entities import Entity
+from mmbert.inference.fill_mask import Fill
 from mmbert.serving.context import RequestContext
 from mmbert.serving.handlers.embedding import EmbeddingHandler
 from mmbert.serving.handlers.token_tasks import AnswerHandler, FillMaskHandler, TaggingHandler
 from mmbert.serving.routes.route import Route
 from mmbert.serving.routes.tei import check_vectors, listed
 from mmbert.serving.schemas import AnswerRequest, FillMaskRequest, PassagesRequest, Question, TokenClassify
-
-
-class EntityAnswer(BaseModel):
-    """``text`` are the characters from ``start`` to ``end`` of the input."""
-
-    label: str
-    start: int
-    end: int
-    text: str
-    score: float
-
-
-class FillAnswer(BaseModel):
-    """A token for a mask, its probability, and the whole text with it."""
-
-    token: str
-    id: int
-    score: float
-    text: str
-
-
-class AnswerAnswer(BaseModel):
-    text: str
-    start: int
-    end: int
-    score: float
 
 
 class PassageAnswer(BaseModel):
@@ -52,10 +29,7 @@ async def token_classify(asked: TokenClassify, context: RequestContext) -> Any:
     served, tagging = context.handler_for(TaggingHandler, asked.model)
     texts = listed(asked.inputs)
     context.check_count(len(texts))
-    found = [
-        [vars(entity) for entity in own]
-        for own in await context.ask(served, tagging.tag(texts, strategy=asked.strategy, most=context.most))
-    ]
+    found = await context.ask(served, tagging.tag(texts, strategy=asked.strategy, most=context.most))
     return found[0] if isinstance(asked.inputs, str) else found
 
 
@@ -64,8 +38,7 @@ async def fill_mask(asked: FillMaskRequest, context: RequestContext) -> Any:
     served, filling = context.handler_for(FillMaskHandler, asked.model)
     texts = listed(asked.inputs)
     context.check_count(len(texts))
-    fills = await context.ask(served, filling.fill(texts, top_k=asked.top_k, most=context.most))
-    found = [[[vars(fill) for fill in mask] for mask in own] for own in fills]
+    found = await context.ask(served, filling.fill(texts, top_k=asked.top_k, most=context.most))
     return found[0] if isinstance(asked.inputs, str) else found
 
 
@@ -75,8 +48,7 @@ async def answer(asked: AnswerRequest, context: RequestContext) -> Any:
     questions = [asked.inputs] if isinstance(asked.inputs, Question) else asked.inputs
     context.check_count(len(questions))
     pairs = [(question.question, question.context) for question in questions]
-    answers = await context.ask(served, answering.answer(pairs, top_k=asked.top_k, most=context.most))
-    found = [[vars(answer) for answer in own] for own in answers]
+    found = await context.ask(served, answering.answer(pairs, top_k=asked.top_k, most=context.most))
     return found[0] if isinstance(asked.inputs, Question) else found
 
 
@@ -100,8 +72,8 @@ async def passages(asked: PassagesRequest, context: RequestContext) -> Any:
 
 
 ROUTES = (
-    Route("/token_classify", token_classify, list[EntityAnswer] | list[list[EntityAnswer]], "token_classify"),
-    Route("/fill_mask", fill_mask, list[list[FillAnswer]] | list[list[list[FillAnswer]]], "fill_mask"),
-    Route("/answer", answer, list[AnswerAnswer] | list[list[AnswerAnswer]], "answer"),
+    Route("/token_classify", token_classify, list[Entity] | list[list[Entity]], "token_classify"),
+    Route("/fill_mask", fill_mask, list[list[Fill]] | list[list[list[Fill]]], "fill_mask"),
+    Route("/answer", answer, list[Answer] | list[list[Answer]], "answer"),
     Route("/passages", passages, list[PassageAnswer] | list[list[PassageAnswer]], "embed"),
 )

@@ -91,21 +91,22 @@ async def _tag(asked: Root, parameters: RootParameters, context: RequestContext)
     chosen = "simple" if strategy == "none" else strategy
     fields = {"inputs": asked.inputs, "strategy": chosen, "model": asked.model}
     found = await own.token_classify(await read(TokenClassify, fields, context), context)
-    return _each(found, asked.inputs, _entity)
-
-
-def _entity(entity: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "entity_group": entity["label"], "score": entity["score"], "word": entity["text"], "start": entity["start"],
-        "end": entity["end"],
-    }  # fmt: skip
+    rows = [found] if isinstance(asked.inputs, str) else found
+    made = [
+        [{"entity_group": e.label, "score": e.score, "word": e.text, "start": e.start, "end": e.end} for e in row]
+        for row in rows
+    ]
+    return made[0] if isinstance(asked.inputs, str) else made
 
 
 async def _fill(asked: Root, parameters: RootParameters, context: RequestContext) -> Any:
     fields = {"inputs": asked.inputs, "top_k": parameters.top_k, "model": asked.model}
     found = await own.fill_mask(await read(FillMaskRequest, fields, context), context)
     texts = [found] if isinstance(asked.inputs, str) else found
-    made = [[[_filled(fill) for fill in mask] for mask in masks] for masks in texts]
+    made = [
+        [[{"score": f.score, "token": f.id, "token_str": f.token, "sequence": f.text} for f in mask] for mask in masks]
+        for masks in texts
+    ]
     flat = [masks[0] if len(masks) == 1 else masks for masks in made]
     return flat[0] if isinstance(asked.inputs, str) else flat
 
@@ -115,24 +116,14 @@ def _masked(inputs: Any) -> bool:
     return any(isinstance(text, str) and SPECIALS["mask"] in text for text in texts)
 
 
-def _filled(fill: dict[str, Any]) -> dict[str, Any]:
-    return {"score": fill["score"], "token": fill["id"], "token_str": fill["token"], "sequence": fill["text"]}
-
-
 async def _answer(asked: Root, parameters: RootParameters, context: RequestContext) -> Any:
     fields = {"inputs": asked.inputs, "top_k": parameters.top_k, "model": asked.model}
     found = await own.answer(await read(AnswerRequest, fields, context), context)
     answers = [
-        {"answer": answer["text"], "start": answer["start"], "end": answer["end"], "score": answer["score"]}
+        {"answer": answer.text, "start": answer.start, "end": answer.end, "score": answer.score}
         for answer in (found if isinstance(asked.inputs, dict) else [best for own in found for best in own[:1]])
     ]
     return answers[0] if isinstance(asked.inputs, dict) and len(answers) == 1 else answers
-
-
-def _each(found: Any, inputs: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
-    if isinstance(inputs, str):
-        return [change(item) for item in found]
-    return [[change(item) for item in row] for row in found]
 
 
 _RESPOND: dict[type[Any], Callable[[Root, RootParameters, RequestContext], Any]] = {

@@ -22,7 +22,7 @@ from mmbert.serving.schemas import (
     SimilarityParameters,
     Tokenize,
 )
-from mmbert.serving.tokens import text_of, tokens_of
+from mmbert.serving.tokens import Token, text_of, tokens_of
 
 
 class Label(BaseModel):
@@ -34,18 +34,6 @@ class Ranked(BaseModel):
     index: int
     score: float
     text: str | None = None
-
-
-class Token(BaseModel):
-    """``bytes``: of its text, 0 for special tokens. ``token``: as in the vocabulary."""
-
-    id: int
-    text: str
-    special: bool
-    start: int | None
-    stop: int | None
-    token: str
-    bytes: int
 
 
 def check_vectors(
@@ -129,7 +117,7 @@ async def similarity(asked: Similarity, context: RequestContext) -> Any:
     return vectors[1:] @ vectors[0]
 
 
-async def tokenize(asked: Tokenize, context: RequestContext) -> list[list[dict[str, Any]]]:
+async def tokenize(asked: Tokenize, context: RequestContext) -> list[list[Token]]:
     """Tokens of each text as the model reads them."""
     served = context.service.models.find(asked.model)
     texts = listed(asked.inputs)
