@@ -194,7 +194,7 @@ BROKEN: dict[str, Callable[[dict[str, Any], Path], Any]] = {
 @pytest.mark.parametrize("door", BROKEN)
 def test_an_answer_of_nan_names_its_text(broken_facades: dict[str, Any], door: str, tmp_path: Path) -> None:
     number = 0 if door == "fill" else 1
-    with pytest.raises(NotFiniteOutput, match=rf"text {number} \(.*{BAD}.*\): the model's answer holds NaN") as caught:
+    with pytest.raises(NotFiniteOutput, match=rf"text {number} \(.*{BAD}.*\): the model's result holds NaN") as caught:
         BROKEN[door](broken_facades, tmp_path)
     assert caught.value.number == number
     assert not list(tmp_path.glob("v.*[!l]"))[1:]  # no file, but for the begun job

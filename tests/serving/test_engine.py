@@ -19,11 +19,11 @@ from serving_models import TEXTS
 from mmbert import Embedder
 from mmbert.cancellation import check_cancelled
 from mmbert.errors import Overloaded, TooLong
-from mmbert.inference.windows import Rows
+from mmbert.inference.windows import Place, Rows
 from mmbert.packed import Packed
 from mmbert.serving.engine import LARGE, Closed, Engine, Failed, Limits
 from mmbert.serving.handlers.embedding import EmbeddingHandler
-from mmbert.serving.task import Answer, Place, Task
+from mmbert.serving.task import Answer, Task
 from mmbert.serving.threads import Threads
 from mmbert.serving.worker import Worker
 

@@ -9,9 +9,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmbert.inference.windows import Rows
+from mmbert.inference.windows import Place, Rows
 from mmbert.serving.queue import QueuedTask, RequestQueue, Taken
-from mmbert.serving.task import Place, Task
+from mmbert.serving.task import Task
 
 
 def compute(packed: Any, places: Sequence[Place]) -> list[Any]:

@@ -1,11 +1,11 @@
-"""Texts in, results out in their order: tokenised ahead, batched by tokens, in bounded memory.
+"""Batches of texts: tokenised ahead, cut by tokens, with results in the order of the texts, in bounded memory.
 
-1. :func:`_windows` takes a window of texts off the stream: so many texts, or fewer where they are long;
-2. a thread tokenises it while the model works on the window before (the tokenizer frees Python's lock);
-3. :func:`cut` sorts the window by length, so that documents of one length stand together, and cuts it by tokens;
-4. :func:`run` hands each batch to a function and gives its results back in the order of the texts.
+1. :func:`_windows` takes a window of texts off the stream: a fixed number, or fewer long ones;
+2. a thread tokenises it while the model computes the window before (the tokenizer releases the GIL);
+3. :func:`cut` sorts the window by length, so that documents of one length share a batch, and cuts it by tokens;
+4. :func:`run` calls a function for each batch and yields its results in the order of the texts.
 
-A batch of about 2,000 tokens stays in a CPU's cache from one layer to the next; a GPU wants more at once.
+A batch of about 2,000 tokens stays in the cache of a CPU from one layer to the next; a GPU needs larger ones.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 Encode = Callable[[Sequence[T], int], Sequence[np.ndarray]]
-"""Ids of each text as the model reads them, ends included; the second argument is the number of the first text."""
+"""Texts, and the number of the first one -> the ids of each, special tokens included."""
 
 WINDOW = 4096
 """Texts in memory at a time, twice over: one window is computed while the next is tokenised."""
 
 CHARACTERS = 4_000_000
-"""Characters of a window at most (one text may have more)."""
+"""Characters of a window at most (a single text may have more)."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one pass takes: ``packed`` (NumPy), the numbers of its texts in the whole stream, and the texts."""
+    """A batch: ``packed`` (NumPy), the numbers of its texts in the stream, and the texts."""
 
     indices: list[int]
     packed: Packed
     items: list[Any]
 
     def finite(self, values: np.ndarray) -> np.ndarray:
-        """Return the model's numbers, a row a text, as they are. Raises NotFiniteOutput, naming the text, for NaN."""
+        """Return the model's numbers, a row for each text. Raises NotFiniteOutput, naming the text, for NaN."""
         found: np.ndarray = check_finite(
             values, lambda row: text_name(self.indices[row], self.items[row]), self.indices.__getitem__
         )
@@ -55,7 +55,7 @@ class Batch:
 
 
 def token_budget(device: torch.device) -> int:
-    """Tokens of a batch that keep a device busy."""
+    """Return the tokens of a batch that keep a device busy."""
     return 32768 if device.type == "cuda" else 2048
 
 
@@ -67,10 +67,10 @@ def text_encoder(
     noted: Callable[[int, int, int], None] | None = None,
     end: bool = False,
 ) -> Encode[str]:
-    """``<bos> prompt text <eos>``, cut at ``max_tokens`` (default: the model's), special strings read as such.
+    """Return a function from texts to ``<bos> prompt text <eos>``, cut at ``max_tokens`` (default: the model's).
 
-    noted  called with a text's number and its tokens, ends included, where there are none or some are cut off
-    end    keep the end of a text that is cut instead of its beginning
+    noted  called for a text that is empty or cut, with its number, its tokens, and the number of special tokens
+    end    keep the end of a text that is cut, instead of its beginning
     """
     tokenizer, longest = loaded.tokenizer, (max_tokens or loaded.max_tokens) - 2
     bos, eos = np.array([tokenizer.bos_id], np.uint32), np.array([tokenizer.eos_id], np.uint32)
@@ -79,7 +79,7 @@ def text_encoder(
         check_texts(texts, first)
         if prompt:
             texts = [prompt + text for text in texts]
-        rows = encode_ends(tokenizer, texts, longest + 1, first=first, end=end)
+        rows = encode_ends(tokenizer, texts, longest + 1, first=first, end=end)  # one more tells that a text is cut
         if noted is not None:
             for index, row in enumerate(rows):
                 if len(row) > longest or not len(row):
@@ -93,7 +93,7 @@ def text_encoder(
 def batches(
     items: Iterable[T], encode: Encode[T], budget: int, window: int = WINDOW, start: int = 0
 ) -> Iterator[Batch]:
-    """Batches of about ``budget`` tokens, window by window; within one from short texts to long.
+    """Yield batches of about ``budget`` tokens, window by window, in each from short texts to long ones.
 
     start  number of the first text
     """
@@ -102,7 +102,7 @@ def batches(
     if here is None:
         return
     later = next(found, None)
-    if later is None:  # a few texts: no thread
+    if later is None:  # a single window needs no thread
         yield from _prepare(here, start, encode, budget)
         return
     with ThreadPoolExecutor(1, thread_name_prefix="tokenise") as pool:
@@ -122,7 +122,7 @@ def _prepare(texts: Sequence[T], start: int, encode: Encode[T], budget: int) -> 
 
 
 def cut(texts: Sequence[Any], rows: Sequence[np.ndarray], budget: int, start: int = 0) -> Iterator[Batch]:
-    """Sequences by length into batches of at most ``budget`` tokens; a longer one is a batch of its own."""
+    """Yield batches of at most ``budget`` tokens, sorted by length; a longer sequence is a batch of its own."""
 
     def batch() -> Batch:
         packed = Packed.from_lists([rows[index] for index in chosen])
@@ -153,19 +153,19 @@ def run(
     progress: bool | None = None,
     what: str = "texts",
 ) -> Iterator[R]:
-    """One result a text, in order. ``items`` may be endless: no more than two windows are held.
+    """Yield one result for each text, in order. ``items`` may be endless: two windows are in memory.
 
-    function  what the batch holds, on the model's device, and the batch -> one result a text, on the host, of numbers
-              that were checked (:meth:`Batch.finite`); called without gradients
+    function  (ids on the model's device, batch) -> one result for each text, on the host, after
+              :meth:`Batch.finite`; called without gradients
     budget    tokens of a batch; default by device
     first     number of the first text, for messages
-    progress  a bar on stderr; default: where there is more than one window
+    progress  a bar on stderr; default: for more than one window
     """
     if budget is not None:
         whole("budget", budget)
     total = len(items) if isinstance(items, Sized) else None
     shown = progress if progress is not None else total is None or total > window
-    done: dict[int, R] = {}
+    done: dict[int, R] = {}  # results that wait for those of earlier texts: a window at most
     following = first
     bar: progress_bar[Any] | None = None
     try:
@@ -199,7 +199,7 @@ def _windows(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def _characters(item: Any) -> int:
-    """Of a text, or of the texts of a pair."""
+    """Return the characters of a text, or of the texts of a pair."""
     if isinstance(item, str):
         return len(item)
     return sum(map(_characters, item)) if isinstance(item, tuple | list) else 0

@@ -1,13 +1,13 @@
-"""Many texts to one file of vectors, in pieces that survive whatever stops the work.
+"""Embeds many texts into one file; a run that was stopped can be resumed by the same call.
 
-While the work goes on, a folder ``NAME.pieces.partial`` stands beside the file: ``job.json`` says what is being made,
-and every piece of texts gives two files, its vectors and its keys with a hash of its texts, each whole or absent. The
-same call again takes up what is there, after checking that the texts are the same; a piece whose files are damaged is
-computed again. When all pieces are there they become the file, atomically, and the folder goes. A piece is always
-computed alone, so that the file has the same bytes however often the work was stopped.
+During the work a folder ``NAME.pieces.partial`` is beside the file: ``job.json`` describes the job, and each piece of
+texts has two files, its vectors, and its keys with a hash of its texts, both written atomically. A resumed run checks
+that the texts are the same and computes damaged pieces again. When all pieces are complete they become the file,
+atomically, and the folder is removed. A piece is always embedded by itself, so that the bytes of the file do not depend
+on interruptions.
 
-Forms: ``.npy`` (n, d); ``.jsonl``, a line ``{"id": ..., "embedding": [...]}`` a text; ``.parquet``, columns id and
-embedding.
+Forms: ``.npy`` (n, d); ``.jsonl``, a line ``{"id": ..., "embedding": [...]}`` for each text; ``.parquet``, columns id
+and embedding.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 FORMS = (".npy", ".jsonl", ".parquet")
 
 PIECE = 4096
-"""Texts of a piece: what is lost when the work is stopped."""
+"""Texts of a piece: the most work that an interruption loses."""
 
 RANGES = "ranges.npz"
 
@@ -59,11 +59,12 @@ def embed_to_file(
     output: Output = "float32",
     piece: int = PIECE,
 ) -> int:
-    """Write the vectors of ``records``, in their order, to ``out``; returns how many. See above.
+    """Write the vectors of ``records``, in their order, to ``out``; return how many.
 
-    int8 and uint8 count from the embedder's ``ranges``, or from those of the first piece; they are saved beside the
-    file as ``NAME.ranges.npy``.
-    Raises ConfigError for a form that is unknown or a job that differs, DataError for no text or text that changed.
+    int8 and uint8 use the embedder's ``ranges``, or those of the first piece; they are saved beside the file as
+    ``NAME.ranges.npy``.
+    Raises ConfigError for an unknown form or other options than the run began with, DataError for no text or texts
+    that changed.
     """
     out = Path(out)
     check_form(out)
@@ -90,7 +91,7 @@ def embed_to_file(
 
 
 def check_form(out: Path) -> None:
-    """Raises before anything is computed: for a form that is unknown, not installed, or a file that is there."""
+    """Raise an error for an unknown form, a missing library or an existing file, before anything is computed."""
     if out.suffix not in FORMS:
         raise ConfigError(f"{out}: the name must end in {', '.join(FORMS)}")
     if out.suffix == ".parquet":
@@ -101,13 +102,13 @@ def check_form(out: Path) -> None:
 
 
 def json_line(key: Any, vector: np.ndarray) -> bytes:
-    """``{"id": ..., "embedding": [...]}``, numbers as short as they are exact."""
+    """Return ``{"id": ..., "embedding": [...]}`` with the shortest exact decimals."""
     row = {"id": key, "embedding": np.ascontiguousarray(vector)}
     return orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
 
 
 def _claim(folder: Path, embedder: Embedder, options: dict[str, Any]) -> None:
-    """Say in ``job.json`` what is made here, or check that it is what was begun; take up the ranges measured then."""
+    """Write ``job.json``, or check that it describes this job; take up the ranges that were measured then."""
     loaded, path, ranges = embedder.loaded, folder / "job.json", folder / RANGES
     begun = read_json(path) if path.is_file() else None
     given = embedder.ranges
@@ -140,7 +141,7 @@ def _claim(folder: Path, embedder: Embedder, options: dict[str, Any]) -> None:
 def _make(
     folder: Path, number: int, first: int, chunk: list[Record], embedder: Embedder, options: dict[str, Any]
 ) -> None:
-    """The two files of a piece, unless they are there. ``first``: number of its first text."""
+    """Write the two files of a piece, unless they exist. ``first``: number of its first text."""
     keys, texts = [key for key, _ in chunk], [text for _, text in chunk]
     digest = hashlib.sha256()
     for key, text in chunk:
@@ -154,11 +155,11 @@ def _make(
         save_arrays(folder / RANGES, ranges=cast(np.ndarray, embedder.ranges))
     vectors = np.stack(list(embedder.stream(texts, **options, progress=False, window=len(texts), first=first)))
     save_arrays(_vectors(folder, number), vectors=vectors)
-    write_json(place, {"sha256": digest.hexdigest(), "keys": keys})  # last: it says that the piece is done
+    write_json(place, {"sha256": digest.hexdigest(), "keys": keys})  # last: it marks the piece as complete
 
 
 def _is_whole(folder: Path, number: int, digest: str, keys: list[Any]) -> bool:
-    """Return whether the files of a piece are undamaged; else they are made again. Raises DataError for other texts."""
+    """Return whether the files of a piece are undamaged. Raises DataError if they are of other texts."""
     try:
         stated = read_json(folder / f"{number:06d}.json")
         load_arrays(_vectors(folder, number), "it is made again")
@@ -169,7 +170,7 @@ def _is_whole(folder: Path, number: int, digest: str, keys: list[Any]) -> bool:
         return False
     if stated["sha256"] != digest:
         raise DataError(f"the texts of piece {number} changed since {folder} was begun: delete that folder")
-    return bool(stated.get("keys") == json.loads(json.dumps(keys)))  # they are in the digest: else they are damaged
+    return bool(stated.get("keys") == json.loads(json.dumps(keys)))  # the digest covers them
 
 
 def _vectors(folder: Path, number: int) -> Path:
@@ -183,7 +184,7 @@ def _pieces(folder: Path, count: int) -> Iterator[tuple[list[Any], np.ndarray]]:
 
 
 def _assemble(folder: Path, count: int, total: int, out: Path) -> None:
-    """All pieces as one file."""
+    """Write all pieces as one file."""
     pieces = _pieces(folder, count)
     with atomic_file(out) as file:
         if out.suffix == ".npy":

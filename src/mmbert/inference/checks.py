@@ -1,4 +1,4 @@
-"""Checks at the doors of the library: what is asked is text, options are whole numbers, and no answer is NaN."""
+"""Checks of inputs and results: texts are strings, options are integers within bounds, results are finite."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _SHOWN = 40
 
 
 def one_text(asked: Any) -> str | None:
-    """Return the text, if ``asked`` is one: a str, or NumPy's array of no dimensions around one. Else None."""
+    """Return the text if ``asked`` is a str, or a NumPy array of no dimensions with one; else None."""
     if isinstance(asked, np.ndarray) and asked.ndim == 0:
         asked = asked.item()
     return asked if isinstance(asked, str) else None
 
 
 def is_pair(asked: Any) -> bool:
-    """Return whether these are two texts in a tuple (a list of two is two texts)."""
+    """Return whether this is a pair: a tuple of two texts (a list of two is a list of texts)."""
     return isinstance(asked, tuple) and len(asked) == 2 and all(isinstance(text, str) for text in asked)
 
 
@@ -32,10 +32,10 @@ def many_texts(
     *,
     pairs: bool = False,
 ) -> Iterable[Any]:
-    """Return a list, tuple, array or column of texts as a list, and an iterator as it is; its items are not looked at.
+    """Return a list, tuple, array or column of texts as a list, and an iterator unchanged; items are not checked.
 
-    pairs  rows of two are taken too: an array (n, 2)
-    Raises ConfigError for what holds no texts, or holds them in no order.
+    pairs  an array (n, 2) is accepted too
+    Raises ConfigError for what holds no texts, or has no order.
     """
     if isinstance(asked, str | bytes | bytearray | Mapping | set | frozenset) or not isinstance(asked, Iterable):
         raise ConfigError(f"{what} are {kind_of(asked)}: expected {expected}")
@@ -49,7 +49,7 @@ def many_texts(
 
 
 def check_texts(texts: Sequence[Any], first: int = 0, what: str = "text") -> None:
-    """Raise DataError for the first item that is no str, by its number (``first``: that of the first)."""
+    """Raise DataError with the number of the first item that is no str; ``first``: number of the first item."""
     for number, text in enumerate(texts, first):
         if not isinstance(text, str):
             raise DataError(f"{what} {number} is {kind_of(text)}, not str")
@@ -63,7 +63,7 @@ def check_pair(item: Any, number: int) -> tuple[str, str]:
 
 
 def kind_of(value: Any) -> str:
-    """Return what a value is, in a few words: ``list of int, NoneType``, ``float (nan)``."""
+    """Return the type of a value for messages: ``list of int, NoneType``, ``float (nan)``."""
     name = type(value).__name__
     if isinstance(value, tuple | list):
         return f"{name} of {', '.join(type(item).__name__ for item in value[:3])}" if value else f"{name} of nothing"
@@ -71,10 +71,9 @@ def kind_of(value: Any) -> str:
 
 
 def whole(name: str, value: Any, least: int = 1, most: int | None = None, why: str = "") -> int:
-    """Return a whole number within its bounds as an int: NumPy's are taken, bools and floats are not.
+    """Return an integer within its bounds, of Python or NumPy. Raises ConfigError for others, bools and floats.
 
-    why  said in the message: what the bounds are from
-    Raises ConfigError.
+    why  the reason of the bounds, for the message
     """
     number = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not number or value < least or (most is not None and value > most):
@@ -84,23 +83,23 @@ def whole(name: str, value: Any, least: int = 1, most: int | None = None, why: s
 
 
 def text_name(number: int, text: Any) -> str:
-    """Return what messages call a text or pair of texts: ``text 3 ('All human beings are born')``."""
+    """Return the name of a text or pair in messages: ``text 3 ('All human beings are born')``."""
     parts = text if isinstance(text, tuple | list) else [text]
     shown = [repr(part[:_SHOWN] + ("..." if len(part) > _SHOWN else "")) for part in parts if isinstance(part, str)]
     return f"text {number} ({', '.join(shown)})" if shown else f"text {number}"
 
 
 def check_finite(values: np.ndarray, name: Callable[[int], str], number: Callable[[int], int] | None = None) -> Any:
-    """Return what a model says of some texts, (n, ...) floats, as it is: the last thing before it becomes an answer.
+    """Return a model's numbers for some texts, (n, ...), unchanged.
 
     name    of the text of a row, see :func:`text_name`
     number  of the text of a row; default: the row
-    Raises NotFiniteOutput, naming the first text, where a number is NaN or infinite.
+    Raises NotFiniteOutput, which names the first text with a NaN or infinite number.
     """
     if not np.isfinite(values).all():
         row = int(np.argwhere(~np.isfinite(values))[0, 0])
         raise NotFiniteOutput(
-            f"{name(row)}: the model's answer holds NaN or infinite values: leave the text out, take precision fp32 if "
+            f"{name(row)}: the model's result holds NaN or infinite values: leave the text out, use precision fp32 if "
             "it was another, or another checkpoint",
             row if number is None else number(row),
         )

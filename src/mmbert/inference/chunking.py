@@ -1,9 +1,9 @@
 """Texts longer than the model reads, and vectors of passages.
 
-* **windows**: the text in pieces that the model can read, neighbours overlapping; each piece is a text of its own;
-* **late chunking** (2409.04701): the whole text goes through the model, as far as it reads in one pass, and then token
-  vectors are averaged passage by passage: "it" in one passage knows the name in another. A text longer than one pass
-  goes in windows that overlap, and each token is taken from the window in which it is farther from the edge.
+* **windows**: the text is cut into overlapping parts that the model can read; each is embedded as a text of its own;
+* **late chunking** (2409.04701): the model reads the whole text, and token vectors are averaged over each passage, so
+  that a pronoun in one passage has the context of the name in another. A text longer than one pass is read in windows
+  that overlap, and each token is taken from the window in which it is farther from the edge.
 
 Spans are pairs of character positions, [start, end). Tokens are counted without <bos> and <eos>.
 """
@@ -22,19 +22,19 @@ from mmbert.errors import ConfigError, DataError
 Span = tuple[int, int]
 
 _END = "[.!?…。！？｡؟۔।॥։።፧፨။។༎།꓿]"
-"""Signs that end a sentence, in the scripts that have one. Thai and Lao have none: spaces do not tell there."""
+"""Signs that end a sentence. Thai and Lao have none, and their spaces do not mark sentences either."""
 
 _ALONE = "[。！？｡།༎။։।॥]"
-"""Those of them that need no space behind."""
+"""Those that need no space after them."""
 
 _SENTENCE = re.compile(rf"(?<!{_END})(?:{_END}++[\"'”’»」』)\]]*+(?:\s++|$)|{_END}*{_ALONE})|\n\s*\n|\n")
-"""A run of signs is tried once, from its beginning, and nothing is given back: linear in any text."""
+"""Possessive quantifiers and the lookbehind try each run of signs once: linear time for any text."""
 _PARAGRAPH = re.compile(r"\n[^\S\n]*\n\s*")
 
 
 @dataclass(frozen=True)
 class Passages:
-    """Passages of one text: ``spans`` of characters, ``vectors`` (n, d)."""
+    """Passages of one text: character ``spans``, ``vectors`` (n, d)."""
 
     text: str
     spans: list[Span]
@@ -42,7 +42,7 @@ class Passages:
 
     @property
     def texts(self) -> list[str]:
-        """Each passage's own text."""
+        """The text of each passage."""
         return [self.text[start:end] for start, end in self.spans]
 
     def __len__(self) -> int:
@@ -51,7 +51,7 @@ class Passages:
 
 @dataclass(frozen=True)
 class Window:
-    """Tokens ``start`` to ``end`` go through the model together; those from ``first`` to ``last`` are taken from it."""
+    """Tokens ``start`` to ``end`` are read together; the results of ``first`` to ``last`` are used."""
 
     start: int
     end: int
@@ -60,7 +60,7 @@ class Window:
 
 
 def split_text(text: str, by: str) -> list[Span]:
-    """Passages by "sentence" or "paragraph", without the white space around them."""
+    """Return the spans of passages by "sentence" or "paragraph", without white space around them."""
     pattern = {"sentence": _SENTENCE, "paragraph": _PARAGRAPH}[by]
     borders = [0, *(match.end() for match in pattern.finditer(text)), len(text)]
     return [span for start, end in pairwise(borders) if (span := _trimmed(text, start, end))]
@@ -74,9 +74,9 @@ def _trimmed(text: str, start: int, end: int) -> Span | None:
 
 
 def split_tokens(tokens: int, size: int, overlap: int = 0) -> list[Span]:
-    """Runs of ``size`` tokens, each sharing ``overlap`` with the next; the last may be shorter.
+    """Return runs of ``size`` tokens, each sharing ``overlap`` with the next; the last may be shorter.
 
-    Raises ConfigError for a size or overlap that would not move on.
+    Raises ConfigError for an overlap that is not smaller than the size.
     """
     if size < 1 or not 0 <= overlap < size:
         raise ConfigError(f"size {size} and overlap {overlap}: the size must be at least 1 and more than the overlap")
@@ -85,7 +85,7 @@ def split_tokens(tokens: int, size: int, overlap: int = 0) -> list[Span]:
 
 
 def plan_windows(tokens: int, capacity: int, overlap: int) -> list[Window]:
-    """Windows for late chunking: every token is taken once, from where it stands farther from the edge."""
+    """Return overlapping windows; each token is taken from the one in which it is farther from the edge."""
     runs = split_tokens(tokens, capacity, overlap)
     middles = [(here[1] + following[0]) // 2 for here, following in pairwise(runs)]
     firsts, lasts = [0, *middles], [*middles, tokens]
@@ -93,7 +93,7 @@ def plan_windows(tokens: int, capacity: int, overlap: int) -> list[Window]:
 
 
 def token_spans(spans: Sequence[Span], characters: np.ndarray, where: str = "the text") -> list[Span]:
-    """Tokens of each passage: those whose middle lies in it; where there is none, the one that covers its start.
+    """Return the tokens of each passage: those whose centre lies in it, or else the one that covers its start.
 
     characters  (n, 2) characters of each token, ascending
     Raises DataError for a span that is empty or outside.
@@ -117,6 +117,6 @@ def token_spans(spans: Sequence[Span], characters: np.ndarray, where: str = "the
 
 
 def character_span(run: Span, characters: np.ndarray) -> Span:
-    """Characters of a run of tokens; (0, 0) for none."""
+    """Return the characters of a run of tokens; (0, 0) for none."""
     start, end = run
     return (int(characters[start, 0]), int(characters[end - 1, 1])) if end > start else (0, 0)

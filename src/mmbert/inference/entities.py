@@ -1,4 +1,4 @@
-"""From labels of tokens to entities: which tokens belong together, what they are, and where they stand in the text."""
+"""From label probabilities of tokens to entities: which tokens belong together, their label, their characters."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from mmbert.words import number_words
 Strategy = Literal["simple", "first", "average", "max"]
 
 STRATEGIES = ("simple", "first", "average", "max")
-"""simple: each token by itself; first: a word is what its first token is; average: by the mean of its tokens'
-probabilities; max: by its surest token."""
+"""How a word gets its label. simple: each token has its own; first: from its first token; average: from the mean
+probabilities of its tokens; max: from its most certain token."""
 
 _PREFIXED = re.compile(r"([BIESLUM])[-_](.+)", re.DOTALL)
 
@@ -28,7 +28,7 @@ _OPENS, _CLOSES = "BSU", "ESLU"
 
 @dataclass(frozen=True)
 class Entity:
-    """``text[start:end]`` is a ``label``: ``score`` is the mean probability of its words or tokens."""
+    """``text[start:end]`` is a ``label``; ``score``: mean probability of its words or tokens."""
 
     label: str
     start: int
@@ -38,10 +38,10 @@ class Entity:
 
 
 class Scheme:
-    """How labels are put together: BIO, BIOES, BILOU, BMES, or plain names.
+    """The tagging scheme of a model's labels: BIO, BIOES, BILOU, BMES, or plain names.
 
-    Plain names that stand side by side are one entity, if there is an ``O`` for what is none; without an ``O`` (parts
-    of speech) each word is one.
+    Neighbours with the same plain name are one entity if there is a label ``O``; without an ``O`` (parts of speech)
+    each word is one.
     """
 
     def __init__(self, labels: Sequence[str]) -> None:
@@ -53,7 +53,7 @@ class Scheme:
 
 
 def check_strategy(strategy: str) -> None:
-    """Raises ConfigError for what is not in STRATEGIES."""
+    """Raise ConfigError for what is not in STRATEGIES."""
     if strategy not in STRATEGIES:
         raise ConfigError(f"strategy {strategy!r} is none of {', '.join(STRATEGIES)}")
 
@@ -61,13 +61,13 @@ def check_strategy(strategy: str) -> None:
 def read_entities(
     text: str, spans: np.ndarray, probabilities: np.ndarray, scheme: Scheme, strategy: str = "first"
 ) -> list[Entity]:
-    """Entities in the order of the text.
+    """Return the entities in the order of the text.
 
-    spans          (n, 2) characters of each token; the space before a word may be in them
+    spans          (n, 2) characters of each token, with or without the space before a word
     probabilities  (n, labels) of each token
     """
     spans = trim_spans(text, spans)
-    kept = spans[:, 0] < spans[:, 1]  # tokens of nothing but space
+    kept = spans[:, 0] < spans[:, 1]  # without tokens of white space alone
     spans, probabilities = spans[kept], probabilities[kept]
     if strategy != "simple" and len(spans):
         spans, probabilities = _words(text, spans, probabilities, strategy)
@@ -76,7 +76,7 @@ def read_entities(
     best = probabilities.argmax(axis=1)
     scores = probabilities[np.arange(len(best)), best]
     groups: list[list[int]] = []
-    last, closed = -2, True  # the unit of the open entity that came last, and whether no other can join
+    last, closed = -2, True  # last word or token of the open entity, and whether it is complete
     for unit in np.flatnonzero(best != scheme.outside).tolist():
         label = int(best[unit])
         joins = (
@@ -100,7 +100,7 @@ def _entity(text: str, spans: np.ndarray, scores: np.ndarray, tag: str) -> Entit
 
 
 def trim_spans(text: str, spans: np.ndarray) -> np.ndarray:
-    """Spans (n, 2) without the white space at their ends; empty where there is nothing else."""
+    """Return spans (n, 2) without white space at their ends, empty for white space alone. Vectorised over the text."""
     characters = np.frombuffer(text.encode("utf-32-le"), np.uint32)
     places = np.arange(len(characters))
     space = np.isin(characters, _SPACES)
@@ -113,7 +113,7 @@ def trim_spans(text: str, spans: np.ndarray) -> np.ndarray:
 
 
 def _words(text: str, spans: np.ndarray, probabilities: np.ndarray, strategy: str) -> tuple[np.ndarray, np.ndarray]:
-    """Spans and probabilities of words instead of tokens."""
+    """Return spans and probabilities of words instead of tokens."""
     words = number_words(text)[spans[:, 0]]
     starts = np.flatnonzero(np.diff(words, prepend=-2))
     ends = np.append(starts[1:], len(words))

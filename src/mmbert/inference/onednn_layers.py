@@ -91,7 +91,8 @@ class SplitLayer(nn.Module):
         if self.native:
             attended = kernel.attend(qkv, cos_sin, plan, local=self.local)
         else:
-            attended = attend(*qkv.unbind(1), plan, local=self.local)
+            q, k, v = qkv.unbind(1)
+            attended = attend(q, k, v, plan, local=self.local)
         rows = zip(parts, torch.split(attended.flatten(1), size), strict=True)
         return _joined([self.mix(part, own) for part, own in rows])
 

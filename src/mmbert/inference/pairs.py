@@ -1,6 +1,6 @@
-"""Two texts in one sequence, as the folder's own tokenizer joins them: ``<bos> a <eos> b <eos>``, or as its file says.
+"""Two texts in one sequence, joined by the template of the tokenizer: ``<bos> a <eos> b <eos>`` or another one.
 
-Too long a pair is cut as transformers cuts it (``longest_first``): the longer text gives way until both are of one
+A pair that is too long is cut as in transformers (``longest_first``): the longer text first, until both have the same
 length, then both.
 """
 
@@ -20,7 +20,7 @@ from mmbert.tokenizer.long_texts import encode_ends
 
 @dataclass(frozen=True)
 class Template:
-    """Special tokens before, between and behind two texts, uint32."""
+    """The special tokens before, between and behind two texts, uint32."""
 
     before: np.ndarray
     between: np.ndarray
@@ -28,16 +28,16 @@ class Template:
 
     @property
     def size(self) -> int:
-        """How many they are."""
+        """Number of special tokens."""
         return len(self.before) + len(self.between) + len(self.behind)
 
     def join(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """One sequence of two texts' ids."""
+        """Return the sequence of two texts' ids."""
         return np.concatenate([self.before, first, self.between, second, self.behind])
 
 
 def read_template(loaded: Loaded) -> Template:
-    """How the folder's ``tokenizer.json`` joins two texts. Raises TokenizerError if not the first before the second."""
+    """Return how ``tokenizer.json`` joins two texts. Raises TokenizerError unless the first is before the second."""
     found = loaded.tokenizer.encode_written("a", "b")
     ids, texts = np.array(found.ids, np.uint32), found.sequence_ids
     places = [[index for index, text in enumerate(texts) if text == which] for which in (0, 1)]
@@ -45,13 +45,13 @@ def read_template(loaded: Loaded) -> Template:
     runs = all(place and place == list(range(place[0], place[-1] + 1)) for place in places)
     if not runs or first[-1] > second[0]:
         raise TokenizerError(
-            f"{loaded.tokenizer.origin} joins two texts as {' '.join(found.tokens)}: not the first, then the second"
+            f"{loaded.tokenizer.origin} joins two texts as {' '.join(found.tokens)}: expected the first one first"
         )
     return Template(ids[: first[0]], ids[first[-1] + 1 : second[0]], ids[second[-1] + 1 :])
 
 
 def cut_pair(first: int, second: int, room: int) -> tuple[int, int]:
-    """Lengths that two texts of ``first`` and ``second`` tokens keep, as the tokenizers library cuts longest first."""
+    """Return the lengths that two texts of ``first`` and ``second`` tokens keep, as the tokenizers library cuts."""
     if first + second <= room:
         return first, second
     short, long = min(first, second), max(first, second)
@@ -65,9 +65,9 @@ def cut_pair(first: int, second: int, room: int) -> tuple[int, int]:
 def pair_encoder(
     loaded: Loaded, prompt: str = "", *, noted: Callable[[int, int, int], None] | None = None
 ) -> Callable[[Sequence[Any], int], list[np.ndarray]]:
-    """Ids of texts and of pairs of texts, special strings in them read as such, cut at the model's longest.
+    """Return a function from texts and pairs to ids, cut at the model's limit; special strings become special tokens.
 
-    prompt  stands before a text, and before the first of a pair
+    prompt  is put before a text, and before the first of a pair
     noted   called with the number of each text, its tokens, and the number of special tokens around them
     Raises DataError for what is neither a text nor two.
     """
@@ -97,7 +97,7 @@ def pair_encoder(
                 rows.append(np.concatenate([bos, a[: longest - 2], eos]))
             else:
                 sizes = len(a), len(b)
-                if min(sizes) > longest:  # beginnings, of which the longer text is not known by its tokens
+                if min(sizes) > longest:  # both are cut, so tokens do not tell which is longer
                     sizes = len(firsts[number - start]) + longest, len(seconds[number - start]) + longest
                 keep, keep_second = cut_pair(*sizes, longest - template.size)
                 rows.append(template.join(a[:keep], b[:keep_second]))
@@ -107,7 +107,7 @@ def pair_encoder(
 
 
 def _encode(loaded: Loaded, texts: list[str], start: int) -> list[np.ndarray]:
-    """Ids of each text, or as many as are read; one that comes again, as a query does, is encoded once."""
+    """Return the ids of each text, as many as are read; equal texts, such as a query, are encoded once."""
     if len(texts) > 1 and all(text is texts[0] or text == texts[0] for text in texts):
         return encode_ends(loaded.tokenizer, texts[:1], loaded.max_tokens, first=start) * len(texts)
     return encode_ends(loaded.tokenizer, texts, loaded.max_tokens, first=start)

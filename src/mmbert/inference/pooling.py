@@ -1,6 +1,6 @@
-"""From token vectors to one vector a text, over documents laid end to end.
+"""Pooling of token vectors to one vector for each text of a packed batch.
 
-Modes are those of sentence-transformers, by its names; several are laid side by side. Means are taken in fp32.
+Modes are those of sentence-transformers; several are concatenated. Means are computed in fp32.
 
 Shapes: ``T`` tokens, ``S`` texts, ``h`` hidden size.
 """
@@ -23,9 +23,9 @@ MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoke
 class Pooling:
     """How token vectors become one vector.
 
-    modes           of ``MODES``, in the order in which their vectors stand side by side
-    include_prompt  False: tokens of the prompt, and <bos> before it, are left out
-    layers          weights of a layer mix, embeddings first, the final norm's output last; None: the last layer alone
+    modes           of ``MODES``, in the order in which their vectors are concatenated
+    include_prompt  False: the tokens of the prompt and <bos> are left out
+    layers          weights of a sum of layers, embeddings first, the final norm's output last; None: the last layer
     """
 
     modes: tuple[str, ...] = ("mean",)
@@ -34,14 +34,14 @@ class Pooling:
 
     @property
     def shares(self) -> tuple[float, ...] | None:
-        """``layers`` as shares of one."""
+        """``layers`` scaled to a sum of one."""
         return None if self.layers is None else tuple(weight / sum(self.layers) for weight in self.layers)
 
 
 def pool(x: Tensor, packed: Packed, modes: Sequence[str], skip: int | Sequence[int] = 0) -> Tensor:
-    """Vectors of the texts of a batch: (T, h) -> (S, h * modes), fp32.
+    """Return the vectors of the texts of a batch: (T, h) -> (S, h * modes), fp32.
 
-    skip  so many tokens at the beginning of each text, or of all, are left out (but never a text's last)
+    skip  number of first tokens to leave out, for each text or for all (but never the last token of a text)
     """
     packed = packed.tensors(x.device)
     offsets = packed.offsets.long()
@@ -66,7 +66,7 @@ def _pool(
         return x[starts].float()
     if mode == "lasttoken":
         return x[ends - 1].float()
-    if mode == "weightedmean":  # positions count from the text's first token, left out or not
+    if mode == "weightedmean":  # positions count skipped tokens too
         before = torch.repeat_interleave(lengths.cumsum(0) - lengths - skipped, lengths)
         weights = (torch.arange(1, len(inner) + 1, device=x.device) - before).float()
         inner = inner * weights[:, None]

@@ -1,4 +1,4 @@
-"""Finished vectors: smaller numbers for them, by sentence-transformers' definitions, and how similar they are."""
+"""Quantization of vectors by sentence-transformers' definitions, and their similarity."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from mmbert.errors import ConfigError
 Output = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
 
 OUTPUTS = ("float32", "float16", "int8", "uint8", "binary", "ubinary")
-"""8 bits a dimension: its range over a sample in 255 equal steps. binary: a bit a dimension, positive or not, eight in
-an int8 (minus 128) or, ubinary, a uint8."""
+"""int8, uint8: the range of each dimension over a sample, in 255 equal steps. binary: the sign bit of each dimension,
+eight in an int8 (minus 128) or, for ubinary, a uint8."""
 
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
 
 
 def check_output(output: str) -> None:
-    """Raises ConfigError for what is not in OUTPUTS."""
+    """Raise ConfigError for what is not in OUTPUTS."""
     if output not in OUTPUTS:
         raise ConfigError(f"output {output!r} is none of {', '.join(OUTPUTS)}")
 
 
 def measure_ranges(vectors: np.ndarray) -> np.ndarray:
-    """Smallest and largest value of each dimension: (n, d) -> (2, d) fp32. Raises ConfigError for fewer than two."""
+    """Return the smallest and largest value of each dimension: (n, d) -> (2, d) fp32. Raises ConfigError for n < 2."""
     if vectors.ndim != 2 or len(vectors) < 2:
         raise ConfigError(f"ranges for int8 need at least two vectors, got {vectors.shape}: take some thousand texts")
     return np.vstack([vectors.min(axis=0), vectors.max(axis=0)]).astype(np.float32)
 
 
 def quantize(vectors: np.ndarray, output: str, ranges: np.ndarray | None = None) -> np.ndarray:
-    """fp32 vectors (..., d) as ``output``. ``ranges`` (2, d) for int8 and uint8, from :func:`measure_ranges`.
+    """Return fp32 vectors (..., d) as ``output``. ``ranges`` (2, d) for int8 and uint8, from :func:`measure_ranges`.
 
-    Raises ConfigError where ranges are needed and are not there or do not fit.
+    Raises ConfigError if ranges are needed and missing, or do not fit.
     """
     check_output(output)
     if output == "float32":
@@ -54,9 +54,9 @@ def quantize(vectors: np.ndarray, output: str, ranges: np.ndarray | None = None)
 
 
 def similarity(first: Any, second: Any, kind: str = "cosine") -> np.ndarray:
-    """How similar each row of ``first`` (n, d) is to each of ``second`` (m, d): (n, m) fp32, larger is more similar.
+    """Return the similarity of each row of ``first`` (n, d) to each of ``second`` (m, d): (n, m) fp32.
 
-    Distances are negative. One vector (d,) counts as a row. Raises ConfigError for vectors of different width.
+    Larger is more similar: distances are negated. A vector (d,) is one row. Raises ConfigError for different widths.
     """
     try:
         a, b = (np.atleast_2d(np.asarray(x, dtype=np.float32)) for x in (first, second))
@@ -68,5 +68,5 @@ def similarity(first: Any, second: Any, kind: str = "cosine") -> np.ndarray:
         a, b = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (a, b))
     if kind in ("cosine", "dot"):
         return np.asarray(a @ b.T)
-    power = 1 if kind == "manhattan" else 2  # by differences: a^2 + b^2 - 2 ab would say that equal vectors differ
+    power = 1 if kind == "manhattan" else 2  # of differences: a^2 + b^2 - 2 ab is not 0 for equal vectors
     return np.array([-np.linalg.norm(row - b, ord=power, axis=1) for row in a], np.float32).reshape(len(a), len(b))

@@ -1,15 +1,15 @@
-"""Attention over documents laid end to end: one function, one plan per batch, two machines.
+"""Attention over packed documents: one function, with one plan per batch, for CUDA and for CPUs.
 
 On CUDA torch's variable-length flash kernel does everything, window included (``varlen_attn``).
 
-Elsewhere the encoder lays the documents out from short to long (``AttentionPlan.order``), and then
+Elsewhere the encoder sorts the documents by length (``AttentionPlan.order``). Then there are
 
-* **groups**: documents of one length are one call of ``scaled_dot_product_attention`` over views: nothing is padded,
-  nothing is copied. Global layers do this for all documents. (Padding neighbours of similar length into fewer calls
-  was slower at every degree of padding tried, even for documents of 4 to 60 tokens.)
+* **groups**: documents of one length are one call of ``scaled_dot_product_attention`` over views, without padding or
+  copies. Global layers use groups for all documents. (Padding documents of similar length into fewer calls was slower
+  at every degree of padding tried, even for documents of 4 to 60 tokens.)
 * **band**: in local layers documents longer than a block and its window are cut into blocks of queries, each of which
   sees its own keys and half a window on either side: time and memory are O(tokens x window), forward and backward.
-  A mask keeps documents apart. Shorter documents stay in their groups, with the window in a mask if they need one.
+  A mask separates documents. Shorter documents stay in groups, with a mask of the window if they are longer than it.
 
 Masks and index tensors are made once per batch and shared by all layers. Attention runs in fp32 on a CPU even under
 bf16 autocast, because torch's CPU kernel is slower in bf16.
@@ -59,15 +59,15 @@ class Band:
 
 @dataclass(frozen=True)
 class AttentionPlan:
-    """Everything attention needs to know about a batch.
+    """The layout of a batch for attention, shared by all layers.
 
-    order      (T,) the encoder gathers its tokens by it before the first layer; None: as they come
-    inverse    (T,) where each token of the batch went; None with ``order``
-    positions  (T,) position of each token, in the plan's order, in its document
+    order      (T,) permutation of tokens that the encoder applies before the first layer; None: unchanged
+    inverse    (T,) its inverse; None with ``order``
+    positions  (T,) position of each token in its document, in the plan's order
     dtype      of queries, keys and values
-    offsets    (S + 1,) int32, borders of documents for the CUDA kernel; None elsewhere, and then:
-    whole      the groups of a global layer
-    short      the groups of a local layer, and behind them its ``band``
+    offsets    (S + 1,) int32, borders of documents for the CUDA kernel; None elsewhere, where there are
+    whole      the groups of a global layer, and
+    short      the groups of a local layer, with its ``band`` behind them
     """
 
     order: Tensor | None
@@ -83,10 +83,10 @@ class AttentionPlan:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, *, local: bool) -> Tensor:
-    """Each document attends to itself, whole or (``local``) within half a window. All (T, H, D), in ``plan.dtype``."""
+    """Return attention within each document, all of it or (``local``) half a window. All (T, H, D) ``plan.dtype``."""
     if plan.offsets is not None:
         return _varlen(q, k, v, plan, plan.offsets, local=local)
-    with torch.autocast(q.device.type, enabled=False):  # autocast would send SDPA to the slow bf16 kernel
+    with torch.autocast(q.device.type, enabled=False):  # autocast would choose the slow bf16 kernel
         return _blocked(q, k, v, plan, local=local)
 
 
@@ -95,14 +95,14 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, offsets: Tenso
 
     window = (plan.half, plan.half) if local else (-1, -1)
     out = varlen_attn(q, k, v, offsets, offsets, plan.longest, plan.longest, window_size=window)
-    assert isinstance(out, Tensor)  # a pair only where the log-sum-exp is asked for
+    assert isinstance(out, Tensor)  # a pair only with return_aux
     return out
 
 
 def _blocked(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, *, local: bool) -> Tensor:
     groups, band = (plan.short, plan.band) if local else (plan.whole, None)
     sizes = [group.tokens for group in groups] + ([band.tokens] if band else [])
-    # the gradient of a split is one cat; that of as many slices would be as many whole batches of zeros
+    # the backward of split is one cat; each slice would allocate a gradient of the whole batch, mostly zeros
     queries, keys, values = (torch.split(x, sizes) for x in (q, k, v))
     pieces = zip(groups, queries, keys, values, strict=False)
     outputs = [_attend_group(query, key, value, group) for group, query, key, value in pieces]
@@ -112,7 +112,7 @@ def _blocked(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, *, local: boo
 
 
 def _attend_group(q: Tensor, k: Tensor, v: Tensor, group: Group) -> Tensor:
-    """(tokens, H, D) -> (tokens, H, D)."""
+    """Attend within documents of one length: (tokens, H, D) -> (tokens, H, D)."""
     shape = (group.documents, group.length, *q.shape[1:])
     query, key, value = (x.view(shape).transpose(1, 2) for x in (q, k, v))
     out = F.scaled_dot_product_attention(query, key, value, attn_mask=group.mask)
@@ -120,7 +120,7 @@ def _attend_group(q: Tensor, k: Tensor, v: Tensor, group: Group) -> Tensor:
 
 
 def _attend_band(q: Tensor, k: Tensor, v: Tensor, band: Band) -> Tensor:
-    """(tokens, H, D) -> (tokens, H, D)."""
+    """Attend within the window, block by block: (tokens, H, D) -> (tokens, H, D)."""
     blocks = band.mask.shape[0]
     spare = blocks * BLOCK - band.tokens
     query = F.pad(q, (0, 0, 0, 0, 0, spare)) if spare else q
@@ -131,10 +131,10 @@ def _attend_band(q: Tensor, k: Tensor, v: Tensor, band: Band) -> Tensor:
 
 
 class _Windows(torch.autograd.Function):
-    """(tokens, H, D) -> (blocks, BLOCK + 2 w, H, D): each block's rows and w on either side, zeros beyond the ends.
+    """(tokens, H, D) -> (blocks, BLOCK + 2 w, H, D): each block's rows and w rows on either side, zero-padded.
 
-    Forward is one padded copy seen through overlapping strides; backward adds the overlaps up slice by slice
-    (autograd's own, through as_strided or an index, adds element by element).
+    Forward is one padded copy, viewed with overlapping strides; backward sums the overlaps slice by slice (autograd
+    through as_strided or an index would add element by element).
     """
 
     @staticmethod
@@ -149,6 +149,7 @@ class _Windows(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         blocks, span = grad.shape[:2]
         total = grad.new_zeros(blocks + -(-span // BLOCK) - 1, BLOCK, *grad.shape[2:])
+        # row r of window b is row b * BLOCK + r of the padded input: slice number ``shift`` adds to block b + shift
         for shift, start in enumerate(range(0, span, BLOCK)):
             part = grad[:, start : start + BLOCK]
             total[shift : shift + blocks, : part.shape[1]] += part
@@ -156,7 +157,7 @@ class _Windows(torch.autograd.Function):
 
 
 def plan_attention(packed: Packed, window: int, dtype: torch.dtype) -> AttentionPlan:
-    """Plan one batch of torch tensors, on their device. ``dtype`` is the one linear layers answer in."""
+    """Return the plan of a batch of torch tensors, on their device. ``dtype``: of the results of linear layers."""
     device, lengths, half = packed.ids.device, packed.lengths, window // 2
     if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16):
         positions = _positions(lengths).to(device, non_blocking=True)
@@ -165,7 +166,7 @@ def plan_attention(packed: Packed, window: int, dtype: torch.dtype) -> Attention
     order, inverse = _by_length(packed, lengths)
     like = torch.empty(0, dtype=torch.float32 if device.type == "cpu" else dtype, device=device)
     lengths = sorted(lengths)
-    short = [length for length in lengths if length <= BLOCK + 2 * half]  # a band would show them as many keys, or more
+    short = [length for length in lengths if length <= BLOCK + 2 * half]  # a band has no fewer keys
     long = lengths[len(short) :]
     return AttentionPlan(
         order=order,
@@ -181,14 +182,14 @@ def plan_attention(packed: Packed, window: int, dtype: torch.dtype) -> Attention
 
 
 def _positions(lengths: Sequence[int]) -> Tensor:
-    """0, 1, 2, ... anew for each document: (T,) int64."""
+    """Return 0, 1, 2, ... for each document: (T,) int64."""
     counts = torch.tensor(lengths)
     starts = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
     return torch.arange(int(counts.sum())) - starts
 
 
 def _by_length(packed: Packed, lengths: Sequence[int]) -> tuple[Tensor, Tensor] | tuple[None, None]:
-    """The permutation of tokens that puts documents in ascending length, and its inverse; None if they are so."""
+    """Return the permutation of tokens that sorts documents by length, and its inverse; None if they are sorted."""
     counts = torch.tensor(lengths)
     ranked, documents = counts.sort(stable=True)
     if torch.equal(ranked, counts):
@@ -201,7 +202,7 @@ def _by_length(packed: Packed, lengths: Sequence[int]) -> tuple[Tensor, Tensor] 
 
 
 def _window(length: int, half: int, like: Tensor) -> Tensor | None:
-    """The mask of a local layer over one short document: (1, 1, length, length)."""
+    """Return the mask of a local layer over one short document: (1, 1, length, length)."""
     if length <= half + 1:
         return None
     where = torch.arange(length)
@@ -209,18 +210,19 @@ def _window(length: int, half: int, like: Tensor) -> Tensor | None:
 
 
 def _band(lengths: Sequence[int], half: int, like: Tensor) -> Band:
-    """The mask of the band over documents laid end to end."""
+    """Return the band over packed documents."""
     tokens = sum(lengths)
     blocks = -(-tokens // BLOCK)
+    # the document of each row, with half a window of padding on either side as in _Windows
     document = torch.full((blocks * BLOCK + 2 * half,), -1)
     document[half : half + tokens] = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
     of_query = document[half : half + blocks * BLOCK].view(blocks, BLOCK, 1)
     of_key = document.unfold(0, BLOCK + 2 * half, BLOCK).unsqueeze(1)
     distance = (torch.arange(BLOCK)[:, None] + half - torch.arange(BLOCK + 2 * half)).abs()
-    # rows beyond the end are all of document -1 and see each other: a query that sees nothing would be NaN
+    # rows beyond the end belong to document -1 and see each other: softmax over no key would be NaN
     return Band(tokens, half, _hide((of_query != of_key) | (distance > half), like).unsqueeze(1))
 
 
 def _hide(hidden: Tensor, like: Tensor) -> Tensor:
-    """0 where seen, minus infinity where hidden: what SDPA would make of a boolean mask, at every call."""
+    """Return 0 where seen, minus infinity where hidden; SDPA would convert a boolean mask at every call."""
     return like.new_zeros(hidden.shape).masked_fill_(hidden.to(like.device), float("-inf"))

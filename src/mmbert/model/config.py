@@ -144,9 +144,9 @@ def config_from_hf(values: dict[str, Any], where: str = "config.json") -> ModelC
     try:
         # ids may be null; all other keys are passed on, so that pydantic names what is wrong with them
         known = {key: value for key, value in values.items() if key not in IDS or isinstance(value, int)}
-        stated = {ours: known[key] for key, ours in _OURS.items() if key in known}
+        fields = {ours: known[key] for key, ours in _OURS.items() if key in known}
         return ModelConfig(
-            **stated, global_every=_global_every(values, where), rope_theta=thetas[0], local_rope_theta=thetas[1]
+            **fields, global_every=_global_every(values, where), rope_theta=thetas[0], local_rope_theta=thetas[1]
         )
     except ValidationError as error:
         first = error.errors()[0]

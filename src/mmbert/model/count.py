@@ -1,4 +1,4 @@
-"""How large a model is and what a token costs, by arithmetic alone (no torch).
+"""Numbers of weights, and operations and memory per token, by arithmetic alone (no torch).
 
 Letters: h hidden size, I intermediate size, V vocabulary, N layers, H heads.
 """
@@ -13,7 +13,7 @@ from mmbert.model.config import ModelConfig
 
 @dataclass(frozen=True)
 class Parameters:
-    """Numbers of weights. mmBERT base: 306,939,648, 110,331,648 and 307,786,240 in the order below."""
+    """Numbers of weights. For mmBERT base, in the order below: 306,939,648, 110,331,648 and 307,786,240."""
 
     encoder: int
     """Embedding, layers and norms."""
@@ -24,30 +24,28 @@ class Parameters:
 
 
 def parameters(config: ModelConfig) -> Parameters:
-    """Count the weights of a shape."""
+    """Return the numbers of weights of a shape."""
     h = config.hidden_size
-    norms = (
-        1 + (config.num_layers - 1) + config.num_layers + 1
-    ) * h  # embedding, attention but for layer 0, MLP, final
+    norms = (1 + (config.num_layers - 1) + config.num_layers + 1) * h  # embedding, attention (not layer 0), MLP, final
     inner = config.num_layers * layer_matrices(config) + norms
     encoder = inner + config.vocab_size * h
     return Parameters(encoder, inner, encoder + h * h + h + config.vocab_size)
 
 
 def layer_matrices(config: ModelConfig) -> int:
-    """Weights of one layer's four matrices: Wqkv 3 h^2, Wo h^2, Wi 2 I h, Wo I h."""
+    """Return the weights of one layer's four matrices: Wqkv 3 h^2, Wo h^2, Wi 2 I h, Wo I h."""
     h = config.hidden_size
     return 4 * h * h + 3 * config.intermediate_size * h
 
 
 @dataclass(frozen=True)
 class Flops:
-    """Floating-point operations per token of a forward pass; a multiplication with its addition is two."""
+    """Floating-point operations per token of a forward pass; a multiply-add counts as two."""
 
     matrices: float
     """The four matrices of every layer."""
     attention: float
-    """Scores and sums over the tokens that are seen."""
+    """Scores and weighted sums over the visible tokens."""
     head: float
     """Head and decoder, for the tokens that are predicted."""
     checkpointing: bool = False
@@ -59,16 +57,16 @@ class Flops:
 
     @property
     def training(self) -> float:
-        """Forward and backward: three forwards, and with checkpointing the layers once more."""
+        """Forward and backward: three forwards, and the layers once more with checkpointing."""
         return 3 * self.forward + (self.matrices + self.attention if self.checkpointing else 0.0)
 
 
 def flops_per_token(
     config: ModelConfig, length: float, *, mask_rate: float = 0.0, checkpointing: bool = False
 ) -> Flops:
-    """Matrix products and exact attention for documents of ``length`` tokens.
+    """Return the operations of matrix products and exact attention for documents of ``length`` tokens.
 
-    ``mask_rate`` is the part of tokens that reach head and decoder; 0 is the encoder alone. Where lengths vary, global
+    ``mask_rate`` is the share of tokens that reach head and decoder; 0 is the encoder alone. Where lengths vary, global
     attention grows with their mean square: pass sum(length^2) / sum(length).
     """
     h = config.hidden_size
@@ -80,7 +78,7 @@ def flops_per_token(
 
 
 def seen_in_window(length: float, window: int) -> float:
-    """Tokens that a token of a local layer sees, on average over a document: window + 1 less what the ends cut off."""
+    """Return how many tokens a token of a local layer sees on average: window + 1, minus what the ends cut off."""
     half = window // 2
     if length - 1 <= half:
         return length
@@ -89,7 +87,7 @@ def seen_in_window(length: float, window: int) -> float:
 
 
 def activation_bytes(config: ModelConfig, *, precision: Literal["bf16", "fp32"], device: Literal["cuda", "cpu"]) -> int:
-    """Bytes one layer keeps per token for backward."""
+    """Return the bytes that one layer keeps per token for backward."""
     h, linear = config.hidden_size, 2 if precision == "bf16" else 4
     attention = 4 if device == "cpu" else linear
     norms = 2 * (4 * h + linear * h + 8)  # input in fp32, output as the next matrix takes it, mean and deviation

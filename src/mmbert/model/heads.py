@@ -28,7 +28,7 @@ from mmbert.packed import Packed
 
 
 class MaskedLM(nn.Module):
-    """logits = head(encoder(ids)) E^T + b. Only the rows asked for reach the head.
+    """logits = head(encoder(ids)) E^T + b. Only the rows of ``packed.targets`` reach the head.
 
     Names of weights are those of Hugging Face's ``ModernBertForMaskedLM``. Fresh weights come from torch's global
     generator (``init_weights`` draws them from one of yours).
@@ -47,12 +47,12 @@ class MaskedLM(nn.Module):
             init_weights(self, config)
 
     def tie(self) -> None:
-        """Make the decoder's matrix the token embedding (again: moving off the meta device parts them)."""
+        """Make the decoder's matrix the token embedding; needed again after the model leaves the meta device."""
         self.decoder.weight = self.model.embeddings.tok_embeddings.weight
 
     @classmethod
     def load(cls, name: str | Path, *, revision: str | None = None) -> MaskedLM:
-        """A model from a folder or the hub, fp32, on the CPU. Raises WeightsError in one line."""
+        """Load a model from a folder or the hub, fp32, on the CPU. Raises WeightsError."""
         folder = model_folder(name, revision=revision)
         config, state = load_config(folder), load_state(folder)
         if not any(key.startswith(("head.", "decoder.")) for key in state):
@@ -70,23 +70,23 @@ class MaskedLM(nn.Module):
         return model
 
     def save(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``model.safetensors`` as ``transformers`` 4 and 5 and servers read them."""
+        """Write ``config.json`` and ``model.safetensors`` for ``transformers`` 4 and 5 and servers."""
         save_model(self, self.config, "ModernBertForMaskedLM", Path(folder))
 
     def forward(self, packed: Packed) -> Tensor:
-        """Same as :meth:`logits`."""
+        """Return the same as :meth:`logits`."""
         return self.logits(packed)
 
     def encode(self, packed: Packed) -> Tensor:
-        """Final hidden states (T, h)."""
+        """Return the final hidden states (T, h)."""
         x: Tensor = self.model(packed)
         return x
 
     def features(self, packed: Packed) -> Tensor:
-        """Head output (N, h) at ``packed.targets``, or at all T tokens if the batch has no targets."""
+        """Return the head's output (N, h) at ``packed.targets``, or at all T tokens without targets."""
         packed = packed.tensors(self.decoder.bias.device)
         x, plan = self.model.run(packed)
-        rows = packed.targets
+        rows = packed.targets  # in the order of the batch; x is in the order of the plan
         if plan.inverse is not None:
             rows = plan.inverse if rows is None else plan.inverse.index_select(0, rows)
         if rows is not None:
@@ -95,6 +95,6 @@ class MaskedLM(nn.Module):
         return out
 
     def logits(self, packed: Packed) -> Tensor:
-        """Scores over the vocabulary (N, V) at ``packed.targets``, or (T, V). Training computes them in chunks."""
+        """Return logits (N, V) at ``packed.targets``, or (T, V). Training computes them in chunks instead."""
         out: Tensor = self.decoder(self.features(packed))
         return out

@@ -1,4 +1,4 @@
-"""Fresh weights, ``full_megatron`` of ModernBERT's trainer (Shoeybi et al. 1909.08053, with every matrix truncated)."""
+"""Initial weights: ``full_megatron`` of ModernBERT's trainer (Shoeybi et al. 1909.08053, with truncated normals)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from mmbert.model.config import ModelConfig
 
 OUTPUT_MATRICES = (".attn.Wo.weight", ".mlp.Wo.weight")
-"""What is added to the residual stream: drawn smaller, so that the stream does not grow with depth."""
+"""Matrices whose output is added to the residual stream: smaller, so that the stream does not grow with depth."""
 
 
 def materialise(module: nn.Module) -> bool:
-    """Give real, uninitialised memory to a module built on the meta device, and return True.
+    """Give uninitialised memory to a module built on the meta device, and return True.
 
-    Where meta is the default device the module stays there and False is returned: a file's weights follow, and drawing
-    others first would import torch's compiler and sympy, five seconds of a processor's time.
+    If meta is the default device, the module stays there and the result is False: weights of a file follow, and an
+    initialisation before would import torch's compiler and sympy, which takes five seconds.
     """
     device = torch.get_default_device()
     if device.type == "meta":
@@ -36,16 +36,16 @@ def init_weights(
     shares: Tensor | None = None,
     vectors: Tensor | None = None,
 ) -> None:
-    """Draw all weights of an encoder or masked language model anew, in the order of their names in the model.
+    """Initialise all weights of an encoder or masked language model, in the order of the model's parameters.
 
-    shares   (V,) how often each token is to be expected: decoder.bias is then its logarithm (Meister et al. 2212.09686)
-    vectors  (V, h) of length 1: what the token embeddings begin with, as long as those that are drawn; 0: those
+    shares   (V,) relative frequency of each token: decoder.bias is its logarithm (Meister et al. 2212.09686)
+    vectors  (V, h) unit vectors for token embeddings, scaled to the norm of random ones; rows of 0 stay random
 
     ============================================  =========================================================
     Wqkv, Wi, head.dense, token embedding         normal(0, r), cut at +-c r (r, c: initializer_range, _cutoff)
     attn.Wo, mlp.Wo                               normal(0, r / sqrt(2 layers)), cut at +-c of that
-    decoder.bias                                  uniform(-1 / sqrt(hidden), 1 / sqrt(hidden)): the trainer leaves
-                                                  torch's own default there
+    decoder.bias                                  uniform(-1 / sqrt(hidden), 1 / sqrt(hidden)), torch's default, which
+                                                  the trainer keeps
     LayerNorm weights                             1
     decoder.weight                                is the token embedding
     ============================================  =========================================================
@@ -56,7 +56,7 @@ def init_weights(
         if name.endswith("norm.weight"):
             parameter.fill_(1.0)
         elif name == "decoder.bias":
-            parameter.uniform_(-bound, bound, generator=generator)  # drawn all the same: what follows stays as it was
+            parameter.uniform_(-bound, bound, generator=generator)  # always drawn: later weights stay equal
             if shares is not None:
                 parameter.copy_(shares.log())
         else:

@@ -1,7 +1,7 @@
-"""The parts of one ModernBERT block: embeddings, attention, GeGLU, and their pre-norm sum (RoPE, no biases).
+"""The modules of ModernBERT: embeddings, attention, GeGLU, and the pre-norm layer (RoPE, no biases).
 
-The residual stream and all LayerNorms are fp32 also under bf16 autocast: a Linear answers in bf16, adding it to the
-fp32 stream gives fp32. It costs nothing and keeps the embeddings' relative error near 5e-4 instead of 3e-2.
+The residual stream and all LayerNorms are fp32 under bf16 autocast too: a Linear returns bf16, and its sum with the
+fp32 stream is fp32. It costs nothing and keeps the relative error of embeddings near 5e-4 instead of 3e-2.
 
 Shapes: ``T`` tokens, ``h`` hidden size, ``H`` heads, ``D`` head dimension.
 """
@@ -18,21 +18,21 @@ from mmbert.model.rope import Angles, rotate
 
 
 class Linear(nn.Linear):
-    """torch's layer, built without drawing weights: a file gives them, or ``init_weights``."""
+    """torch's layer without initialisation: weights come from a file, or from ``init_weights``."""
 
     def reset_parameters(self) -> None:
         """Leave the weights as they are."""
 
 
 class Embedding(nn.Embedding):
-    """torch's table, built without drawing weights: on the meta device its draw would import torch's compiler."""
+    """torch's table without initialisation, which would import torch's compiler on the meta device."""
 
     def reset_parameters(self) -> None:
         """Leave the weights as they are."""
 
 
 def layer_norm(config: ModelConfig) -> nn.LayerNorm:
-    """Mean, variance and weight, no bias."""
+    """Return a LayerNorm without bias."""
     return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=False)
 
 
@@ -52,7 +52,7 @@ class Embeddings(nn.Module):
 
 
 class Attention(nn.Module):
-    """Bidirectional self-attention within each document, whole or within the window."""
+    """Bidirectional self-attention within each document, over all of it or within the window."""
 
     def __init__(self, config: ModelConfig, *, local: bool) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class Attention(nn.Module):
 
 
 class GeGLU(nn.Module):
-    """Two branches of the intermediate size: the first goes through GELU (exact), the second gates it."""
+    """Wo (gelu(a) * b) for (a, b) = Wi x, with the exact GELU (Shazeer, 2002.05202)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class GeGLU(nn.Module):
 
 
 class Layer(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)). Layer 0 has no attention norm: the embeddings' was just before."""
+    """x + attention(norm(x)), then x + mlp(norm(x)). Layer 0 has no attention norm: the embeddings end in one."""
 
     def __init__(self, config: ModelConfig, index: int) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class Layer(nn.Module):
         return x + self.feed_forward(x)
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        """Norm and MLP, the part ``compile_model`` compiles."""
+        """Return mlp(norm(x)), the part that ``compile_model`` compiles."""
         out: Tensor = self.mlp(self.mlp_norm(x))
         return out
 
@@ -116,7 +116,7 @@ class Layer(nn.Module):
 
 
 class PredictionHead(nn.Module):
-    """What stands between encoder and decoder of the masked language model: norm(gelu(dense(x))), no biases."""
+    """norm(gelu(dense(x))) without biases, between encoder and decoder or classifier."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """Heads for tasks on an encoder: classes of texts, classes of tokens, answers in a text, choices.
 
-All are ``classifier(norm(gelu(dense(x))))`` and differ in which rows they take and what is made of their answers.
+All are ``classifier(norm(gelu(dense(x))))``; they differ in the rows that they take and the meaning of their logits.
 Names of weights are those of Hugging Face's ``ModernBertForSequenceClassification`` and its sisters.
 
 Shapes: ``T`` tokens, ``S`` texts, ``h`` hidden size.
@@ -27,7 +27,7 @@ from mmbert.packed import Packed
 
 
 class TaskHead(nn.Module):
-    """What stands on the encoder for a task: classifier(norm(gelu(dense(x)))); (N, h) -> (N, labels)."""
+    """The head of a task: classifier(norm(gelu(dense(x)))); (N, h) -> (N, labels)."""
 
     def __init__(self, config: ModelConfig, labels: int) -> None:
         super().__init__()
@@ -41,12 +41,12 @@ class TaskHead(nn.Module):
 
 
 class TaskModel(nn.Module):
-    """An encoder and a head. The classes below say which rows the head takes.
+    """An encoder and a head.
 
-    labels   number of classes; their names are given to :meth:`save`
-    pooling  "mean" of a text's tokens or its first ("cls"); None where the head takes each token
+    labels   number of classes; :meth:`save` takes their names
+    pooling  "mean" of a text's tokens or its first one ("cls"); None if the head takes each token
     dropout  before the classifier, in training
-    head     one that is there; a fresh one is drawn as transformers draws it
+    head     an existing head; default: one with the initial weights of transformers
     """
 
     architecture: ClassVar[str]
@@ -71,29 +71,29 @@ class TaskModel(nn.Module):
 
     @classmethod
     def around(cls, encoder: Encoder, head: TaskHead, pooling: str | None = None) -> Self:
-        """The model of an encoder and a head that were loaded."""
+        """Return the model of a loaded encoder and head."""
         return cls(encoder, head.classifier.out_features, pooling=pooling if cls.pools else None, head=head)
 
     def forward(self, packed: Packed) -> Tensor:
-        """Logits of a batch: (S, labels), or (T, labels) without pooling."""
+        """Return the logits of a batch: (S, labels), or (T, labels) without pooling."""
         x = self.model(packed)
         x = self.head(pool_texts(x, packed, self.pooling) if self.pooling else x)
         out: Tensor = self.classifier(F.dropout(x, self.dropout, self.training) if self.dropout else x)
         return out
 
     def save(self, folder: str | Path, names: Sequence[str], *, problem_type: str | None = None) -> None:
-        """Write ``config.json`` and ``model.safetensors`` as others read the class.
+        """Write ``config.json`` and ``model.safetensors`` of transformers' class.
 
         names         of the classes, in their order
         problem_type  of texts: regression, single_label_classification, multi_label_classification
-        Raises ValueError for another number of names than there are classes.
+        Raises ValueError if the number of names is not that of classes.
         """
         if len(names) != self.labels:
             raise ValueError(f"{len(names)} names for {self.labels} classes")
         more: dict[str, Any] = {
             "id2label": {str(index): name for index, name in enumerate(names)},
             "label2id": {name: index for index, name in enumerate(names)},
-            "num_labels": self.labels,  # text-embeddings-inference counts one without it
+            "num_labels": self.labels,  # text-embeddings-inference assumes one without it
             "classifier_dropout": self.dropout,
         }
         if self.pooling:
@@ -117,7 +117,7 @@ class TokenClassifier(TaskModel):
 
 
 class SpanClassifier(TaskModel):
-    """Scores of each token to begin and to end the answer: (T, 2)."""
+    """Start and end logits of each token: (T, 2)."""
 
     architecture = "ModernBertForQuestionAnswering"
 
@@ -130,7 +130,7 @@ class ChoiceClassifier(TaskModel):
 
 
 def pool_texts(x: Tensor, packed: Packed, pooling: str) -> Tensor:
-    """First token or mean of each text, fp32: (T, h) -> (S, h)."""
+    """Return the first token or the mean of each text, fp32: (T, h) -> (S, h)."""
     packed = packed.tensors(x.device)
     starts = packed.offsets.long()[:-1]
     if pooling == "cls":
@@ -141,7 +141,7 @@ def pool_texts(x: Tensor, packed: Packed, pooling: str) -> Tensor:
 
 @torch.no_grad()
 def _fresh(config: ModelConfig, labels: int) -> TaskHead:
-    """A head as transformers draws it, from torch's global generator."""
+    """Return a head with the initial weights of transformers, from torch's global generator."""
     with torch.device("meta"):
         head = TaskHead(config, labels)
     if not materialise(head):

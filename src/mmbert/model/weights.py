@@ -1,10 +1,10 @@
-"""Folders of weights, in Hugging Face's form, in and out.
+"""Reading and writing weights in Hugging Face's form.
 
-Read: ``model.safetensors``, a sharded ``model.safetensors.index.json``, or an old ``pytorch_model.bin`` (tensors only,
-no other object is unpickled); models with the language-model head or without, with the tied decoder stored or not; a
-folder or a name on the hub. Names and shapes must match exactly, but for what trainers leave there: the names of their
-wrappers, and rows that fill the vocabulary up.
-Written: ``config.json`` in both dialects and ``model.safetensors`` without a second copy of the tied matrix.
+It reads ``model.safetensors``, a sharded ``model.safetensors.index.json``, or an old ``pytorch_model.bin`` (tensors
+only, no other object is unpickled); models with or without the language-model head, with the tied decoder stored or
+not; a folder or a name on the hub. Names and shapes must match exactly, except for what trainers add: the names of
+wrappers, and rows that pad the vocabulary.
+It writes ``config.json`` for transformers 4 and 5, and ``model.safetensors`` without a second copy of the tied matrix.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ WEIGHTS = "model.safetensors"
 TIED = "decoder.weight"
 EMBEDDING = "model.embeddings.tok_embeddings.weight"
 WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-"""What torch.compile, data parallelism, FSDP and activation checkpointing put into the names of what they wrap."""
+"""Parts that torch.compile, data parallelism, FSDP and activation checkpointing add to names of parameters."""
 
 _PADDED = 1024
-"""Rows of a vocabulary that were added to fill it up to a round number are fewer."""
+"""Padding of a vocabulary to a round number has fewer rows."""
 
 _SMALL = 2**24
-"""Weights that a config may describe whatever is stored: 64 MiB."""
+"""Number of weights that a config may always describe, whatever is stored: 64 MiB."""
 
 _BY_TOKEN = ("tok_embeddings.weight", "decoder.weight", "decoder.bias")
 """Ends of the names of tensors with a row for each token."""
@@ -52,10 +52,9 @@ DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16
 
 
 def model_folder(name: str | Path, *, revision: str | None = None) -> Path:
-    """A local folder for ``name``: itself, or the hub model's files, downloaded once.
+    """Return a local folder for ``name``: itself, or the files of the hub model, which are downloaded once.
 
-    Only JSON and safetensors are fetched (weights as a ``.bin`` only where there are no others).
-    Raises WeightsError in one line, offline too.
+    Only JSON and safetensors are fetched (``.bin`` only if there are no others). Raises WeightsError, offline too.
     """
     folder = Path(name)
     if folder.is_dir():
@@ -72,7 +71,7 @@ def model_folder(name: str | Path, *, revision: str | None = None) -> Path:
 
 
 def load_config(folder: str | Path) -> ModelConfig:
-    """The shape of the model in a folder."""
+    """Return the shape of the model in a folder. Raises WeightsError."""
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise WeightsError(f"no config.json in {folder}: not a model folder")
@@ -83,9 +82,9 @@ def load_config(folder: str | Path) -> ModelConfig:
 
 
 def load_state(folder: str | Path) -> dict[str, Tensor]:
-    """All tensors of a folder as stored, by their names without ``WRAPPERS``.
+    """Return all tensors of a folder as stored, by their names without ``WRAPPERS``.
 
-    Raises WeightsError if a file is missing, cut short or corrupt.
+    Raises WeightsError if a file is missing, truncated or corrupt.
     """
     folder = Path(folder)
     for name, read in ((WEIGHTS, _read_safetensors), ("pytorch_model.bin", _read_bin)):
@@ -119,7 +118,7 @@ def read_index(index: Path) -> dict[str, str]:
 
 
 def _read_parts(index: Path, read: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors of all files that an index names, each of them where it says."""
+    """Return the tensors of all files of an index. Raises WeightsError if one is not where the index says."""
     places = read_index(index)
     state: dict[str, Tensor] = {}
     for file in sorted(set(places.values())):
@@ -131,12 +130,12 @@ def _read_parts(index: Path, read: Callable[[Path], dict[str, Tensor]]) -> dict[
 
 
 def _unwrapped(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The tensors by their names before the model was wrapped for training."""
+    """Return the tensors by their names without ``WRAPPERS``."""
     found: dict[str, Tensor] = {}
     for name, value in state.items():
         bare = bare_name(name)
         if bare in found:
-            raise WeightsError(f"{path} holds {bare} twice, once as {name}: it is of more than one model")
+            raise WeightsError(f"{path} holds {bare} twice, once as {name}: it mixes several models")
         found[bare] = value
     return found
 
@@ -147,7 +146,7 @@ def bare_name(name: str) -> str:
 
 
 def take_encoder(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Take an encoder's tensors out of those of a model with a head or without, by their names in the encoder."""
+    """Take the encoder's tensors out of ``state``, and return them by their names in the encoder."""
     own = {name for name in state if name.startswith("model.")}
     if not own:  # saved without the prefix, by itself or beside a head
         own = {name for name in state if not name.startswith(("head.", "classifier.", "decoder."))}
@@ -155,9 +154,9 @@ def take_encoder(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def cut_padding(state: dict[str, Tensor], vocab_size: int) -> None:
-    """Cut off rows that only fill a vocabulary up to a multiple of 8, in place; ``vocab_size``: what the config says.
+    """Cut off rows that pad a vocabulary to a multiple of 8, in place; ``vocab_size``: of the config.
 
-    Trainers pad the embedding for the sake of fast products; no token has such a row.
+    Trainers pad the embedding for faster products; no token has such a row.
     """
     for name, value in state.items():
         shape = fitted(name, tuple(value.shape), vocab_size)
@@ -166,9 +165,9 @@ def cut_padding(state: dict[str, Tensor], vocab_size: int) -> None:
 
 
 def check_size(config: ModelConfig, state: Mapping[str, Tensor], where: str) -> None:
-    """Raise WeightsError for a config of far more weights than were stored, before anything of its size is made.
+    """Raise WeightsError for a config of far more weights than are stored, before memory of its size is taken.
 
-    A smaller difference is named tensor by tensor by :func:`fill`.
+    :func:`fill` names smaller differences tensor by tensor.
     """
     wanted, held = parameters(config).encoder, sum(value.numel() for value in state.values())
     if wanted > 4 * held + _SMALL:
@@ -178,7 +177,7 @@ def check_size(config: ModelConfig, state: Mapping[str, Tensor], where: str) -> 
 
 
 def fitted(name: str, shape: tuple[int, ...], vocab_size: int) -> tuple[int, ...]:
-    """Return the shape of a tensor without the rows that only fill the vocabulary up."""
+    """Return the shape of a tensor without the rows that pad the vocabulary."""
     by_token = name.endswith(_BY_TOKEN) and len(shape) > 0
     padded = by_token and shape[0] % 8 == 0 and 0 < shape[0] - vocab_size < _PADDED
     return (vocab_size, *shape[1:]) if padded else shape
@@ -204,10 +203,10 @@ def _read_bin(path: Path) -> dict[str, Tensor]:
 
 
 def fill(model: nn.Module, state: dict[str, Tensor], where: str, *, tied: str | None = None) -> None:
-    """Give a model built on the meta device its weights, as fp32 copies. Names and shapes must match exactly.
+    """Give a model on the meta device its weights, as fp32 copies. Names and shapes must match exactly.
 
-    Empties ``state`` on the way, so that no second copy of the whole model is held. ``tied`` names a tensor that is
-    another one's and is left to the caller. Raises WeightsError naming what is missing, unexpected or misshapen.
+    Empties ``state`` on the way, so that memory never holds the model twice. ``tied`` names a tensor that shares
+    another one's memory and is left to the caller. Raises WeightsError naming missing, unexpected and misshapen ones.
     """
     wanted = {name: value.shape for name, value in model.state_dict().items() if name != tied}
     problems = []
@@ -224,17 +223,17 @@ def fill(model: nn.Module, state: dict[str, Tensor], where: str, *, tied: str | 
         raise WeightsError(f"weights of {where} do not fit its config.json: {'; '.join(problems[:5])}")
     for name in wanted:
         module_name, _, leaf = name.rpartition(".")
-        copy = state.pop(name).to(torch.float32, copy=True)  # its own: the file may be a memory map
+        copy = state.pop(name).to(torch.float32, copy=True)  # a copy: the file may be a memory map
         setattr(model.get_submodule(module_name), leaf, nn.Parameter(copy))
 
 
 def save_model(
     model: nn.Module, config: ModelConfig, architecture: str, folder: Path, more: Mapping[str, Any] | None = None
 ) -> None:
-    """Write ``config.json`` and ``model.safetensors`` (as the weights' type says), each file whole or not at all.
+    """Write ``model.safetensors`` in the type of the weights, then ``config.json``, each file atomically.
 
-    ``architecture`` is Hugging Face's name of the class, ``more`` are keys of the config beside the encoder's.
-    The weights come first: a folder with a config is complete.
+    ``architecture``: Hugging Face's name of the class; ``more``: keys of the config beside the encoder's.
+    The config comes last: a folder that has one is complete.
     """
     state = {name: value for name, value in model.state_dict().items() if name != TIED}
     dtype = str(next(iter(state.values())).dtype).removeprefix("torch.")
@@ -243,14 +242,13 @@ def save_model(
     write_json(folder / "config.json", {**config_to_hf(config, architecture, dtype), **(more or {})})
 
 
-def save_state(state: Mapping[str, Tensor], path: Path, notes: Mapping[str, str] | None = None) -> None:
+def save_state(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors as one safetensors file, atomically, one tensor in memory at a time.
 
-    ``notes`` go into the file's own metadata.
-    The format is written here because the library's own writer leaves the file unreadable for others (mode 0600)
-    and cannot write into an open file.
+    ``metadata`` goes into the header of the file. The library's own writer is not used: it leaves the file unreadable
+    for other users (mode 0600) and cannot write into an open file.
     """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(notes or {})}}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     end = 0
     for name in sorted(state):
         tensor = state[name]

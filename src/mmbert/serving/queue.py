@@ -11,7 +11,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmbert.serving.task import Answer, Place, Task, Timing
+from mmbert.inference.windows import Place
+from mmbert.serving.task import Answer, Task, Timing
 
 
 @dataclass(eq=False)
