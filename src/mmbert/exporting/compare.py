@@ -1,4 +1,4 @@
-"""Is what was written the same model? Answers to the same texts, number by number, in several paddings."""
+"""Comparison of an export with its model: the outputs for the same texts, number by number, in several paddings."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from mmbert.packed import Packed
 from mmbert.tokenizer.tokenizer import Tokenizer
 
 TOLERANCE = 1e-4
-"""By how much an fp32 export may differ, as a share of the source's largest number or of 1."""
+"""Largest difference of an fp32 export, relative to the model's largest number, or to 1."""
 
 TOGETHER = 3
 """Texts of a batch with padding: few, because scores over a vocabulary are large."""
 
 _PIECE = 1 << 20
-"""Numbers compared at once."""
+"""Numbers compared at a time."""
 
 Run = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 """Ids of texts -> an array for each: (n, h) hidden, (d,) embedding, logits as the head gives them."""
@@ -34,12 +34,12 @@ Run = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 
 @dataclass(frozen=True)
 class Agreement:
-    """How near an export is to its model.
+    """How close an export is to its model.
 
-    texts       compared, each alone and in batches with padding
-    difference  largest, of all numbers
-    largest     number of the model
-    cosine      smallest, of texts: all numbers of a text are one vector (of a classifier, all scores of all texts)
+    texts       number of texts, each compared alone and in batches with padding
+    difference  largest difference of two numbers
+    largest     largest number of the model, by size
+    cosine      smallest cosine of a text, whose numbers are one vector (for classifiers: the scores of all texts)
     worst       number of the text with the smallest cosine
     """
 
@@ -51,20 +51,20 @@ class Agreement:
 
     @property
     def equal(self) -> bool:
-        """As near as fp32 is."""
+        """Whether the export is equal up to fp32 rounding."""
         return self.difference <= TOLERANCE * max(1.0, self.largest)
 
 
 def compare(expected: Run, found: Run, rows: Sequence[np.ndarray], *, joint: bool = False) -> Agreement:
-    """Both on the same ids. ``joint``: a text has too few numbers for a cosine, those of all texts are one vector."""
+    """Run both on the same ids. ``joint``: the numbers of all texts are one vector, as each text has too few."""
     difference = largest = 0.0
-    products = np.zeros((len(rows), 2, 3))  # of a text, alone and with others: a.b, a.a, b.b
+    products = np.zeros((len(rows), 2, 3))  # for each text, alone and batched: a.b, a.a, b.b
     for which, batch in _batches(len(rows)):
         chosen = [rows[index] for index in batch]
         for index, a, b in zip(batch, expected(chosen), found(chosen), strict=True):
             if a.shape != b.shape:
                 raise MMBertError(f"text {index} gives {b.shape} numbers in the export, {a.shape} in the model")
-            for start in range(0, a.size, _PIECE):  # scores over a vocabulary are gigabytes
+            for start in range(0, a.size, _PIECE):  # logits over a vocabulary are gigabytes
                 left, right = (x.reshape(-1)[start : start + _PIECE].astype(np.float64) for x in (a, b))
                 gap = float(np.abs(left - right).max())
                 difference = max(difference, gap) if np.isfinite(gap) else float("inf")
@@ -77,7 +77,7 @@ def compare(expected: Run, found: Run, rows: Sequence[np.ndarray], *, joint: boo
 
 
 def _cosines(ab: np.ndarray, aa: np.ndarray, bb: np.ndarray) -> np.ndarray:
-    """Of products of vectors. Two of zeros are equal; what is not finite is like nothing."""
+    """Return cosines from products; two zero vectors give 1, and infinite or NaN products -1."""
     lengths = np.sqrt(aa * bb)
     cosines: np.ndarray = np.divide(ab, lengths, out=np.zeros_like(lengths), where=lengths > 0)
     cosines[(aa == 0) & (bb == 0)] = 1.0
@@ -86,16 +86,16 @@ def _cosines(ab: np.ndarray, aa: np.ndarray, bb: np.ndarray) -> np.ndarray:
 
 
 def encode(source: Source, texts: Sequence[str], tokenizer: Tokenizer) -> list[np.ndarray]:
-    """Ids of the texts, as the model reads them and as ``tokenizer`` of the export must too. Raises ConfigError."""
+    """Return the ids of texts. Raises ConfigError if ``tokenizer``, of the export, gives others than the model's."""
     rows = text_encoder(source.loaded, max_tokens=source.max_tokens)(texts, 0)
     for index, (row, ids) in enumerate(zip(rows, tokenizer.encode_batch(texts, specials=True), strict=True)):
         if not np.array_equal(row[1:-1], ids[: source.max_tokens - 2]):
-            raise ConfigError(f"text {index} is cut into other tokens by the tokenizer that was written")
+            raise ConfigError(f"text {index} has other tokens with the tokenizer that was written")
     return [np.asarray(row) for row in rows]
 
 
 def model_run(source: Source, output: Output) -> Run:
-    """The model itself, by our own encoder: documents end to end."""
+    """Return the function of the model itself, with packed documents."""
     loaded = source.loaded
     model: nn.Module = loaded.encoder
     if output == "logits":
@@ -115,7 +115,7 @@ def model_run(source: Source, output: Output) -> Run:
 
 
 def graph_run(path: Path, source: Source, output: Output) -> Run:
-    """An ONNX file, by onnxruntime, with padding."""
+    """Return the function of an ONNX file in onnxruntime, with padded batches."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -149,13 +149,13 @@ def _with_head(source: Source) -> nn.Module:
 
 
 def _split(x: Tensor, packed: Packed) -> list[np.ndarray]:
-    """A row a text, or rows a token."""
+    """Return the row of each text, or the rows of its tokens."""
     values = x.float().numpy()
     return list(values) if len(values) == len(packed.lengths) else packed.unpack(values)
 
 
 def _batches(count: int) -> Iterator[tuple[int, list[int]]]:
-    """Every text alone (0), and with its neighbours (1)."""
+    """Yield every text alone (0), and batches of neighbours (1)."""
     for index in range(count):
         yield 0, [index]
     for start in range(0, count, TOGETHER):

@@ -1,4 +1,4 @@
-"""A model for other libraries and runtimes: written, read again, compared, and only then in its place."""
+"""Export for other libraries and runtimes: written, read again, compared, and only then moved into place."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ log = logging.getLogger(__name__)
 Format = Literal["sentence-transformers", "onnx", "huggingface"]
 
 RECORD = "export.json"
-"""What was exported and how near it is; a folder that has it may be exported to again."""
+"""The record of an export; a folder that has one may be overwritten by another export."""
 
 FP32, INT8 = "onnx/model.onnx", "onnx/model_quantized.onnx"
-"""Names that optimum and transformers.js look for; sentence-transformers takes them as ``file_name``."""
+"""Names that optimum and transformers.js expect; sentence-transformers takes them as ``file_name``."""
 
 _OUTPUTS: dict[Format, tuple[Output, ...]] = {
     "sentence-transformers": ("embedding",),
@@ -40,11 +40,11 @@ _OUTPUTS: dict[Format, tuple[Output, ...]] = {
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written.
+    """The result of an export.
 
-    output  what it answers: hidden, embedding or logits
+    output  what it computes: hidden, embedding or logits
     sizes   bytes of each file of weights
-    checks  how near each of them is to the model
+    checks  comparison of each of them with the model
     """
 
     out: Path
@@ -70,25 +70,24 @@ def export(
     texts: Sequence[str] | None = None,
     revision: str | None = None,
 ) -> ExportReport:
-    """Write ``model``, a folder or hub name, to the folder ``out`` in a form that others read.
+    """Write ``model``, a folder or hub name, to the folder ``out`` in the form of other libraries.
 
     format      sentence-transformers: pooling, Normalize, prompts and longest text around the encoder;
-                onnx: ``onnx/model.onnx`` for any number of texts of any length, config and tokenizer beside it;
+                onnx: ``onnx/model.onnx`` for batches of any shape, with config and tokenizer beside it;
                 huggingface: config, weights and tokenizer
-    output      of onnx and huggingface: logits (of the head, default where there is one), hidden (vectors of tokens,
-                the bare encoder), embedding (of onnx: pooling and what comes after it inside)
+    output      of onnx and huggingface: logits (the default for a model with a head), hidden (vectors of tokens, the
+                bare encoder), embedding (onnx only: pooling and the modules behind it are in the graph)
     int8        of onnx: also ``onnx/model_quantized.onnx``, matrices in int8
     quality     smallest cosine between int8 and fp32 that is accepted
-    pooling     of vectors of texts: mean, first, last, max, weightedmean, or several. Default: the model's, or mean
-    normalize   unit length at the end, or not. Default: as the model says
+    pooling     mean, first, last, max, weightedmean, or several. Default: the model's, or mean
+    normalize   scale vectors to unit length, or not. Default: the model's
     prompts     by name, beside the model's own; similarity: cosine, dot, euclidean, manhattan
     max_tokens  longest text. Default: the model's
-    texts       to compare by. Default: 18 sentences of 12 scripts
+    texts       for the comparison. Default: 18 sentences in 12 scripts
 
     The result is read again and compared with the model; fp32 must agree to 1e-4 of the largest number (or of 1).
-    Raises ConfigError for options that do not go together and an ``out`` that holds other files, MMBertError for a
-    result that is not near enough. Then nothing is left, except that an int8 file below ``quality`` does not take the
-    fp32 graph with it.
+    Raises ConfigError for options that do not go together and an ``out`` that holds other files, and MMBertError for a
+    result that differs too much. Then nothing is left, except that the fp32 graph stays if only int8 fails ``quality``.
     """
     folder, place = model_folder(model, revision=revision), Path(out)
     _check_place(place, folder)
@@ -114,13 +113,13 @@ def export(
     if poor is not None:
         raise MMBertError(
             f"int8: the smallest cosine to fp32 is {poor.cosine:.7f} (text {poor.worst}), below the quality {quality} "
-            f"asked for: no int8 file was written; {place / FP32}, in fp32, was, and holds. Use that, or ask for less"
+            f"asked for: no int8 file was written. Use {place / FP32}, which is fp32 and correct, or a lower quality"
         )
     return report
 
 
 def _drop_poor(checks: dict[str, Agreement], quality: float, folder: Path) -> Agreement | None:
-    """Remove an int8 graph whose cosine to fp32 is below ``quality``; returns what was found of it."""
+    """Remove an int8 graph whose cosine to fp32 is below ``quality``, and return its comparison; else None."""
     if INT8 not in checks or checks[INT8].cosine >= quality:
         return None
     for path in (folder / INT8).parent.glob(f"{Path(INT8).name}*"):
@@ -131,7 +130,7 @@ def _drop_poor(checks: dict[str, Agreement], quality: float, folder: Path) -> Ag
 def _write_folder(
     source: Source, format: Format, output: Output, folder: Path, texts: Sequence[str]
 ) -> dict[str, Agreement]:
-    """A folder of transformers or sentence-transformers."""
+    """Write a folder of transformers or sentence-transformers, and return its comparison."""
     sentence, head = format == "sentence-transformers", output == "logits"
     write_plain(source, folder, head=head)
     kind = "sentence" if sentence else source.loaded.kind if head else "encoder"
@@ -157,7 +156,7 @@ def _write_folder(
 def _write_onnx(
     source: Source, output: Output, folder: Path, texts: Sequence[str], *, int8: bool
 ) -> dict[str, Agreement]:
-    """Graphs, and what a reader wants beside them."""
+    """Write graphs with config, tokenizer and card, and return their comparisons."""
     graph.need()
     module, names = graph.graph_module(source, output)
     write_config(source, folder, "float32", head=output == "logits")
@@ -182,7 +181,7 @@ def _write_onnx(
 
 
 def _check_place(out: Path, model: Path) -> None:
-    """Refuse a place that is in use."""
+    """Raise ConfigError for a place that is in use."""
     if out.resolve() == model.resolve():
         raise ConfigError(f"{out} is the model itself: give another folder for the export")
     if out.exists() and not out.is_dir():
@@ -197,7 +196,7 @@ def _output(source: Source, format: Format, output: Output | None) -> Output:
     possible = _OUTPUTS[format]
     if format == "sentence-transformers" and source.loaded.kind not in ("encoder", "masked_lm", "sentence"):
         raise ConfigError(
-            f"{source.loaded.folder} has the head of a task, which has no place in a model of vectors "
+            f"{source.loaded.folder} has the head of a task: a sentence-transformers model has none "
             "(sentence-transformers' CrossEncoder reads --format huggingface)"
         )
     if output is None:
@@ -210,13 +209,13 @@ def _output(source: Source, format: Format, output: Output | None) -> Output:
 
 
 def _check_options(format: Format, output: Output, *, int8: bool, chosen: Mapping[str, Any]) -> None:
-    """Refuse options that would change nothing."""
+    """Raise ConfigError for options that would have no effect."""
     if int8 and format != "onnx":
         raise ConfigError(f"int8 is a form of onnx, not of {format}")
     for name, value in chosen.items():
         needed = ("sentence-transformers",) if name in ("similarity", "prompts") else ("sentence-transformers", "onnx")
         if value is not None and (format not in needed or output != "embedding"):
-            raise ConfigError(f"{name} says how texts get vectors; {format} with output {output} has no place for it")
+            raise ConfigError(f"{name} is about vectors of texts: {format} with output {output} has none")
 
 
 def _check_equal(found: Agreement, name: str) -> None:

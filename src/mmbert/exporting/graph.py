@@ -1,4 +1,4 @@
-"""ONNX files: the padded model traced by torch.export, in fp32, and with matrices in int8."""
+"""ONNX files: the padded model traced by torch.export, in fp32 or with int8 matrices."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ OPSET = 18
 """Read by onnxruntime since 1.14, and by OpenVINO."""
 
 ONE_FILE = 1_900_000_000
-"""Bytes of weights that a file may hold: protobuf ends at 2 GiB. Larger ones lie beside it, in ``NAME_data``."""
+"""Bytes of weights within the file: protobuf ends at 2 GiB. Larger models have them beside it, in ``NAME_data``."""
 
 LARGEST_WEIGHT = 64
-"""In int8 files: 255 * 64 * 2 = 32,640 fits into 16 bits, so that no pair of products saturates on any x86."""
+"""Of int8 files: 255 * 64 * 2 = 32,640 fits into 16 bits, so that no sum of two products saturates on any x86."""
 
 _NOISY = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "onnxruntime", "root")
 
 
 def need() -> None:
-    """Raises MissingExtra naming what is not installed."""
+    """Raise MissingExtra for a library that is not installed."""
     for package in ("onnx", "onnxscript", "onnxruntime"):
         try:
             __import__(package)
@@ -42,18 +42,16 @@ def need() -> None:
 
 
 def graph_module(source: Source, output: Output) -> tuple[nn.Module, list[str]]:
-    """What is traced, and the names of its outputs. Raises ConfigError for what no such graph can be made of."""
+    """Return the module to trace, and the names of its outputs. Raises ConfigError if there is no such graph."""
     loaded, encoder, head = source.loaded, source.loaded.encoder, source.loaded.head
     if output == "hidden":
         if source.pooling.layers is not None:
-            raise ConfigError(
-                f"{loaded.folder} pools a mix of layers, hidden is the last: export --output embedding, with all inside"
-            )
+            raise ConfigError(f"{loaded.folder} pools a mix of layers, hidden is the last: export --output embedding")
         return PaddedEncoder(encoder), ["last_hidden_state"]
     if output == "embedding":
         if not source.pooling.include_prompt and any(source.prompts.values()):
             raise ConfigError(
-                f"{loaded.folder} leaves prompts out of pooling, and a graph cannot tell them: export --output hidden"
+                f"{loaded.folder} leaves prompts out of pooling, and a graph cannot know them: export --output hidden"
             )
         return PaddedEmbedder(encoder, source.pooling, source.after), ["sentence_embedding"]
     if isinstance(head, MaskedLM):
@@ -67,7 +65,7 @@ def graph_module(source: Source, output: Output) -> tuple[nn.Module, list[str]]:
 
 
 def write_graph(module: nn.Module, outputs: list[str], path: Path) -> None:
-    """Trace a padded model and write it, for any number of texts and any length."""
+    """Trace a padded model and write it, for batches of any shape."""
     import onnx_ir
 
     ids = torch.full((2, 6), 5)
@@ -87,14 +85,14 @@ def write_graph(module: nn.Module, outputs: list[str], path: Path) -> None:
 
 
 def write_int8(path: Path, out: Path) -> None:
-    """The same with products in int8: weights rounded by column beforehand, activations by tensor at run time.
+    """Write a graph with int8 products: weights quantized by column, activations by tensor at run time.
 
-    Weights have 7 bits (:data:`LARGEST_WEIGHT`). Without VNNI, onnxruntime adds two products of an activation (0 to
-    255) and a weight in 16 bits, cut off at 32,767: with weights of 8 bits the file would answer rightly on one CPU and
-    wrongly on another.
+    Weights have 7 bits (:data:`LARGEST_WEIGHT`). Without VNNI, onnxruntime sums two products of an activation (0 to
+    255) and a weight in 16 bits, saturating at 32,767: with weights of 8 bits the results of a file would be right on
+    one CPU and wrong on another.
 
-    Products of attention, the norms and the token embedding stay fp32; so does a decoder tied to it, which would be a
-    second copy.
+    Products of attention, the norms and the token embedding stay fp32, and so does the decoder tied to it, which would
+    otherwise be a second copy.
     """
     import onnx_ir
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -119,13 +117,13 @@ def write_int8(path: Path, out: Path) -> None:
 
 
 def largest_weight(model: Any) -> int:
-    """Return the largest weight, by size, that products in int8 of this graph multiply by."""
+    """Return the largest weight, by size, of the int8 products of a graph."""
     weights = [node.inputs[1].const_value.numpy() for node in model.graph if node.op_type == "MatMulInteger"]
     return max((int(np.abs(weight.astype(np.int16)).max()) for weight in weights), default=0)
 
 
 def _strip(model: Any) -> None:
-    """Leave out what tracing noted on every node: lines of code, with the folders of this machine."""
+    """Remove the metadata of tracing from every node: source lines, with local paths."""
     graph = model.graph
     for part in (model, graph, *graph, *graph.inputs, *graph.outputs, *graph.initializers.values()):
         part.metadata_props.clear()
@@ -137,7 +135,7 @@ def _strip(model: Any) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Torch and onnxruntime talk of their own insides while they work."""
+    """Silence the logs and warnings of torch and onnxruntime about their internals."""
     loggers = [logging.getLogger(None if name == "root" else name) for name in _NOISY]
     levels = [logger.level for logger in loggers]
     try:

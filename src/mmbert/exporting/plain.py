@@ -1,4 +1,4 @@
-"""A plain Hugging Face folder: config, weights and tokenizer, as transformers 4 and 5 and servers read them alike."""
+"""A plain Hugging Face folder: config, weights and tokenizer for transformers 4 and 5 and servers."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _KEPT = (
     "id2label", "label2id", "problem_type", "classifier_pooling", "classifier_dropout", "sentence_transformers",
     "sbert_ce_default_activation_function",
 )  # fmt: skip
-"""Keys of a head; all others are the encoder's and are written anew."""
+"""Keys of a head, which are copied; the others are the encoder's and are written from its shape."""
 
 
 def write_config(source: Source, folder: Path, dtype: str, *, head: bool) -> None:
-    """``config.json`` in both dialects. ``head``: with its class and labels; else of a ModernBertModel."""
+    """Write ``config.json`` of the head's class with labels (``head``), or of a ModernBertModel."""
     kind = source.loaded.kind if head else "encoder"
     values = config_to_hf(source.config, CLASSES[kind], dtype)
     if head:
@@ -28,30 +28,30 @@ def write_config(source: Source, folder: Path, dtype: str, *, head: bool) -> Non
         if kind in ("sequence", "tokens"):
             values["id2label"] = {str(number): label for number, label in labels.items()}
             values["label2id"] = {label: number for number, label in labels.items()}
-            values["num_labels"] = len(labels)  # text-embeddings-inference counts one without it
-    if head and source.loaded.activation is not None:  # sentence-transformers 6 keeps it in a file of its own
+            values["num_labels"] = len(labels)  # text-embeddings-inference assumes one without it
+    if head and source.loaded.activation is not None:  # versions 4 and 5 of sentence-transformers read it here
         options = values.get("sentence_transformers")
         options = options if isinstance(options, dict) else {}
         values["sentence_transformers"] = {**options, "activation_fn": source.loaded.activation}
     if not head and source.pooling.layers is not None:
-        values["output_hidden_states"] = True  # for the module that mixes them
+        values["output_hidden_states"] = True  # for WeightedLayerPooling
     write_json(folder / "config.json", values)
 
 
 def write_weights(source: Source, folder: Path, *, head: bool) -> str:
-    """``model.safetensors``, in the type in which the model is stored, which is returned."""
+    """Write ``model.safetensors`` in the type in which the model is stored, and return that."""
     state = source.state(head=head)
     save_state(state, folder / WEIGHTS, None)
     return str(next(iter(state.values())).dtype).removeprefix("torch.")
 
 
 def write_tokenizer(source: Source, folder: Path) -> None:
-    """``tokenizer.json``, ``tokenizer_config.json``, ``special_tokens_map.json``."""
+    """Write ``tokenizer.json``, ``tokenizer_config.json`` and ``special_tokens_map.json``."""
     source.loaded.tokenizer.save(folder, max_tokens=source.max_tokens, as_written=True)
 
 
 def write_card(source: Source, folder: Path, library: str, pipeline: str) -> None:
-    """``README.md``: the model's own with these two keys, or a short one; and its licence."""
+    """Write ``README.md``, the model's own with these two keys or a short one, and copy its licence."""
     for path in source.loaded.folder.glob("LICENSE*"):
         if path.is_file():
             shutil.copyfile(path, folder / path.name)
@@ -66,7 +66,7 @@ def write_card(source: Source, folder: Path, library: str, pipeline: str) -> Non
 
 
 def write_plain(source: Source, folder: Path, *, head: bool) -> None:
-    """The whole folder."""
+    """Write config, weights and tokenizer."""
     dtype = write_weights(source, folder, head=head)
     write_config(source, folder, dtype, head=head)
     write_tokenizer(source, folder)
