@@ -32,7 +32,7 @@ KINDS: dict[str, tuple[type[Any], str]] = {
 
 
 @pytest.fixture(scope="module")
-def facades(heads: Path) -> dict[str, Any]:
+def predictors(heads: Path) -> dict[str, Any]:
     return {name: kind.load(heads / folder, precision="fp32") for name, (kind, folder) in KINDS.items()}
 
 
@@ -53,7 +53,7 @@ def broken(heads: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def broken_facades(broken: Path) -> dict[str, Any]:
+def broken_predictors(broken: Path) -> dict[str, Any]:
     return {name: kind.load(broken / folder, precision="fp32") for name, (kind, folder) in KINDS.items()}
 
 
@@ -65,27 +65,27 @@ CONTAINERS: dict[str, Callable[[list[str]], Any]] = {
 
 
 @pytest.mark.parametrize("container", CONTAINERS)
-def test_any_column_of_texts_is_read_as_the_list(facades: dict[str, Any], container: str) -> None:
+def test_any_column_of_texts_is_read_as_the_list(predictors: dict[str, Any], container: str) -> None:
     texts = [GOOD, "Watu wote"]
     given = CONTAINERS[container](texts)
-    vectors = facades["Embedder"](given)
+    vectors = predictors["Embedder"](given)
     vectors = np.stack(list(vectors)) if isinstance(vectors, Iterator) else vectors
-    np.testing.assert_array_equal(vectors, facades["Embedder"](texts))
+    np.testing.assert_array_equal(vectors, predictors["Embedder"](texts))
     if container != "generator":
-        assert facades["Tagger"](given) == facades["Tagger"](texts)
-        assert container == "tuple" or facades["Classifier"](given) == facades["Classifier"](texts)  # a pair there
-        assert facades["Reranker"](GOOD, given) == facades["Reranker"](GOOD, texts)
-        assert facades["Answerer"](given, given) == facades["Answerer"](texts, texts)
+        assert predictors["Tagger"](given) == predictors["Tagger"](texts)
+        assert container == "tuple" or predictors["Classifier"](given) == predictors["Classifier"](texts)  # a pair there
+        assert predictors["Reranker"](GOOD, given) == predictors["Reranker"](GOOD, texts)
+        assert predictors["Answerer"](given, given) == predictors["Answerer"](texts, texts)
 
 
 @pytest.mark.parametrize("text", [np.array(GOOD), np.str_(GOOD), np.array(GOOD, dtype=object)])
-def test_one_text_of_numpy_is_a_text(facades: dict[str, Any], text: Any) -> None:
-    np.testing.assert_array_equal(facades["Embedder"](text), facades["Embedder"](GOOD))
-    np.testing.assert_array_equal(facades["Embedder"].encode(text), facades["Embedder"].encode(GOOD))
-    assert facades["Classifier"](text) == facades["Classifier"](GOOD)
-    assert facades["Tagger"](text) == facades["Tagger"](GOOD)
-    assert facades["Answerer"](text, text) == facades["Answerer"](GOOD, GOOD)
-    assert facades["Reranker"](text, [GOOD]) == facades["Reranker"](GOOD, [GOOD])
+def test_one_text_of_numpy_is_a_text(predictors: dict[str, Any], text: Any) -> None:
+    np.testing.assert_array_equal(predictors["Embedder"](text), predictors["Embedder"](GOOD))
+    np.testing.assert_array_equal(predictors["Embedder"].encode(text), predictors["Embedder"].encode(GOOD))
+    assert predictors["Classifier"](text) == predictors["Classifier"](GOOD)
+    assert predictors["Tagger"](text) == predictors["Tagger"](GOOD)
+    assert predictors["Answerer"](text, text) == predictors["Answerer"](GOOD, GOOD)
+    assert predictors["Reranker"](text, [GOOD]) == predictors["Reranker"](GOOD, [GOOD])
 
 
 NO_TEXTS: dict[str, tuple[Any, str]] = {
@@ -103,16 +103,16 @@ NO_TEXTS: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("case", NO_TEXTS)
 @pytest.mark.parametrize("call", ["embed", "encode", "late", "tokens", "fill", "tag", "iterator", "bulk", "tokenizer"])
-def test_what_is_no_text_is_named_by_its_number(facades: dict[str, Any], case: str, call: str, tmp_path: Path) -> None:
+def test_what_is_no_text_is_named_by_its_number(predictors: dict[str, Any], case: str, call: str, tmp_path: Path) -> None:
     asked, said = NO_TEXTS[case]
-    embedder = facades["Embedder"]
+    embedder = predictors["Embedder"]
     calls: dict[str, Callable[[], Any]] = {
         "embed": lambda: embedder(asked),
         "encode": lambda: embedder.encode(asked),
         "late": lambda: embedder.passages(asked),
         "tokens": lambda: embedder.tokens(asked),
-        "fill": lambda: facades["FillMask"]([f"{t}<mask>" if isinstance(t, str) else t for t in asked]),
-        "tag": lambda: facades["Tagger"](asked),
+        "fill": lambda: predictors["FillMask"]([f"{t}<mask>" if isinstance(t, str) else t for t in asked]),
+        "tag": lambda: predictors["Tagger"](asked),
         "iterator": lambda: list(embedder(iter(asked))),
         "bulk": lambda: embed_to_file(embedder, enumerate(asked), tmp_path / "v.npy"),
         "tokenizer": lambda: embedder.loaded.tokenizer.encode_batch(asked),
@@ -131,33 +131,33 @@ def test_what_is_no_text_is_named_by_its_number(facades: dict[str, Any], case: s
         (pandas.DataFrame({"a": ["x"], "b": ["y"]}), "DataFrame"),
     ],
 )
-def test_what_is_no_pair_is_named(facades: dict[str, Any], pairs: Any, said: str) -> None:
-    for call in (facades["Reranker"].predict, facades["Classifier"]):
+def test_what_is_no_pair_is_named(predictors: dict[str, Any], pairs: Any, said: str) -> None:
+    for call in (predictors["Reranker"].predict, predictors["Classifier"]):
         with pytest.raises(MMBertError, match=said):
             call(pairs)
 
 
-def test_pairs_in_an_array_are_pairs(facades: dict[str, Any]) -> None:
+def test_pairs_in_an_array_are_pairs(predictors: dict[str, Any]) -> None:
     pairs = np.array([["a", "b"], ["c", "d"]])
     listed = [("a", "b"), ("c", "d")]
-    np.testing.assert_array_equal(facades["Reranker"].predict(pairs), facades["Reranker"].predict(listed))
-    assert facades["Classifier"](pairs) == facades["Classifier"](listed)
+    np.testing.assert_array_equal(predictors["Reranker"].predict(pairs), predictors["Reranker"].predict(listed))
+    assert predictors["Classifier"](pairs) == predictors["Classifier"](listed)
 
 
-def test_options_are_whole_numbers(facades: dict[str, Any]) -> None:
-    embedder = facades["Embedder"]
+def test_options_are_whole_numbers(predictors: dict[str, Any]) -> None:
+    embedder = predictors["Embedder"]
     assert whole("n", np.int64(3)) == 3
     assert type(whole("n", np.int32(3))) is int
     assert embedder(GOOD, dimensions=np.int64(4)).shape == (4,)
-    assert len(facades["FillMask"]("a <mask>", top_k=np.int64(2))) == 2
+    assert len(predictors["FillMask"]("a <mask>", top_k=np.int64(2))) == 2
     for call in (
         lambda: embedder(GOOD, dimensions=True),
         lambda: embedder(GOOD, dimensions=4.0),
         lambda: embedder.encode(GOOD, batch_size=True),
         lambda: embedder.passages(GOOD, chunking="windows", size=True),
-        lambda: facades["FillMask"]("a <mask>", top_k=True),
-        lambda: facades["Answerer"](GOOD, GOOD, top_k=True),
-        lambda: facades["Reranker"](GOOD, [GOOD], top_k=True),
+        lambda: predictors["FillMask"]("a <mask>", top_k=True),
+        lambda: predictors["Answerer"](GOOD, GOOD, top_k=True),
+        lambda: predictors["Reranker"](GOOD, [GOOD], top_k=True),
         lambda: embedder.encode(GOOD, truncate_dim="4"),
     ):
         with pytest.raises(ConfigError, match="it must be a whole number"):
@@ -192,17 +192,17 @@ BROKEN: dict[str, Callable[[dict[str, Any], Path], Any]] = {
 
 
 @pytest.mark.parametrize("door", BROKEN)
-def test_an_answer_of_nan_names_its_text(broken_facades: dict[str, Any], door: str, tmp_path: Path) -> None:
+def test_an_answer_of_nan_names_its_text(broken_predictors: dict[str, Any], door: str, tmp_path: Path) -> None:
     number = 0 if door == "fill" else 1
     with pytest.raises(NotFiniteOutput, match=rf"text {number} \(.*{BAD}.*\): the model's result holds NaN") as caught:
-        BROKEN[door](broken_facades, tmp_path)
+        BROKEN[door](broken_predictors, tmp_path)
     assert caught.value.number == number
     assert not list(tmp_path.glob("v.*[!l]"))[1:]  # no file, but for the begun job
 
 
-def test_an_index_takes_no_nan(broken_facades: dict[str, Any], tmp_path: Path) -> None:
+def test_an_index_takes_no_nan(broken_predictors: dict[str, Any], tmp_path: Path) -> None:
     records = [{"id": f"r{number}", "text": GOOD} for number in range(3)]
-    with SearchIndex.create(tmp_path / "index", broken_facades["Embedder"], store="exact") as index:
+    with SearchIndex.create(tmp_path / "index", broken_predictors["Embedder"], store="exact") as index:
         index.add(records)
         with pytest.raises(NotFiniteOutput, match=rf"record 2 \(id 'bad'\), text 0 \('{BAD}'\)"):
             index.add([*records[:2], {"id": "bad", "text": BAD}])
@@ -236,7 +236,7 @@ def test_long_texts_are_shown_by_their_beginning() -> None:
 COMPILERS = """
 import sys
 from mmbert.inference.{module} import {kind}
-facade = {kind}.load(sys.argv[1], precision=sys.argv[2])
+predictor = {kind}.load(sys.argv[1], precision=sys.argv[2])
 {call}
 print([name for name in sys.modules if name in ("sympy", "torch._dynamo", "torch._inductor")])
 """
@@ -246,10 +246,10 @@ print([name for name in sys.modules if name in ("sympy", "torch._dynamo", "torch
 @pytest.mark.parametrize(
     ("module", "kind", "folder", "call"),
     [
-        ("embedder", "Embedder", "masks", "facade('a text')"),
-        ("fill_mask", "FillMask", "masks", "facade('a <mask>')"),
-        ("classifier", "Classifier", "classes", "facade('a text')"),
-        ("classifier", "Classifier", "classes", "from mmbert import MaskedLM; MaskedLM(facade.loaded.config)"),
+        ("embedder", "Embedder", "masks", "predictor('a text')"),
+        ("fill_mask", "FillMask", "masks", "predictor('a <mask>')"),
+        ("classifier", "Classifier", "classes", "predictor('a text')"),
+        ("classifier", "Classifier", "classes", "from mmbert import MaskedLM; MaskedLM(predictor.loaded.config)"),
     ],
 )
 def test_loading_imports_no_compiler(

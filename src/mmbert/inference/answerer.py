@@ -173,6 +173,7 @@ class Answerer(Predictor):
                     raise TooLong(
                         f"question {number} has {len(head):,} tokens: a window of {window:,} has no more room"
                     )
+                # an overlap of twice the longest answer: each answer is whole in a window, away from its edge
                 shared = min(2 * longest, room // 2) if overlap is None else overlap
                 places = plan_windows(len(ids), room, shared if len(ids) > room else 0)
                 rows = [template.join(head, ids[place.start : place.end]) for place in places]
@@ -198,13 +199,15 @@ def best_answers(metadata: Passage, rows: list[np.ndarray], options: Decoding) -
         total = np.logaddexp(total, _log_sum(sums))  # the softmax runs over the spans of all windows together
         for first, extra in _largest(sums, options.top_k + _SPARE):
             span = int(metadata.spans[window.first + first, 0]), int(metadata.spans[window.first + first + extra, 1])
+            # tokens of one character have the same characters: the best of them stands for the text
             found[span] = max(found.get(span, -np.inf), float(sums[first, extra]))
     ranked = list(found.items())
     if options.no_answer or not ranked:
+        # the text has no answer if no window has one, so the smallest logit counts
         none = min(float(logits[0].sum()) for logits in rows) - options.threshold
         total = np.logaddexp(total, none)
         ranked.append(((0, 0), none))
-    ranked.sort(key=lambda item: (-item[1], item[0]))
+    ranked.sort(key=lambda item: (-item[1], item[0]))  # ties by position: argpartition has no order
     return [
         Answer(metadata.context[start:end], start, end, float(np.exp(logit - total)))
         for (start, end), logit in ranked[: options.top_k]

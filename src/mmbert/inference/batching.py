@@ -108,7 +108,7 @@ def batches(
     with ThreadPoolExecutor(1, thread_name_prefix="tokenise") as pool:
         ahead: Future[list[Batch]] | None = None
         for texts in chain([here, later], found):
-            following = pool.submit(_prepare, texts, start, encode, budget)
+            following = pool.submit(_prepare, texts, start, encode, budget)  # runs while the caller computes ``ahead``
             start += len(texts)
             if ahead is not None:
                 yield from ahead.result()
@@ -131,7 +131,7 @@ def cut(texts: Sequence[Any], rows: Sequence[np.ndarray], budget: int, start: in
     lengths = np.array([len(row) for row in rows])
     chosen: list[int] = []
     tokens = 0
-    for number in np.argsort(lengths, kind="stable").tolist():
+    for number in np.argsort(lengths, kind="stable").tolist():  # stable: equal texts give equal batches
         if chosen and tokens + lengths[number] > budget:
             yield batch()
             chosen, tokens = [], 0
@@ -177,7 +177,7 @@ def run(
             done.update(zip(batch.indices, results, strict=True))
             if bar is not None:
                 bar.update(len(batch.indices))
-            while following in done:
+            while following in done:  # batches are sorted by length, results are yielded in the order of texts
                 yield done.pop(following)
                 following += 1
     finally:

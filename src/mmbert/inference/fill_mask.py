@@ -84,7 +84,7 @@ class FillMask(Predictor):
         assert isinstance(model, MaskedLM)
         targets = (packed.ids == self.loaded.tokenizer.mask_id).nonzero().squeeze(1)
         asked = replace(packed, targets=targets)
-        asked.__dict__["lengths"] = packed.lengths
+        asked.__dict__["lengths"] = packed.lengths  # a cached property: computing it again would wait for the device
         scores, tokens = (found.cpu().numpy() for found in best_tokens(model, asked, top_k, self._unknown))
         borders = np.searchsorted(targets.cpu().numpy(), packed.offsets.cpu().numpy())
         return [(scores[start:end], tokens[start:end]) for start, end in pairwise(borders.tolist())]
@@ -117,6 +117,7 @@ class FillMask(Predictor):
                 here = masks[slice(*np.searchsorted(masks, [window.first, window.last]))]
                 if len(here):
                     rows.append(with_ends(self.loaded, ids[window.start : window.end]))
+                    # masks of the window before the first that is taken from it
                     before = int(np.diff(np.searchsorted(masks, [window.start, here[0]]))[0])
                     taken.append(slice(before, before + len(here)))
             metadata = MaskMetadata(text, [(int(start), int(end)) for start, end in spans[masks]], taken, top_k)
@@ -164,8 +165,9 @@ def best_tokens(model: MaskedLM, packed: Packed, top: int, unknown: Tensor) -> t
     for start in range(0, max(1, len(features)), chunk):
         logits = model.decoder(features[start : start + chunk]).float()
         if len(unknown):
-            logits = logits.index_fill(1, unknown.to(logits.device), -torch.inf)
+            logits = logits.index_fill(1, unknown.to(logits.device), -torch.inf)  # before the softmax: no share of 1
         best = logits.topk(top, dim=-1)
+        # a softmax over the whole vocabulary, of which only the best tokens are kept
         scores.append((best.values - logits.logsumexp(dim=-1, keepdim=True)).exp())
         tokens.append(best.indices)
     return torch.cat(scores), torch.cat(tokens)

@@ -79,7 +79,7 @@ class Int8Layer(SplitLayer):
 def by_channel(weight: Tensor, largest: int = 127) -> tuple[Tensor, Tensor]:
     """(m, n) -> int8 (m, n) and what each row counts in (m,): its largest number is ``largest``."""
     weight = weight.detach().float()
-    scale = (weight.abs().amax(dim=1) / largest).clamp(min=1e-12)
+    scale = (weight.abs().amax(dim=1) / largest).clamp(min=1e-12)  # a row of zeros would divide by 0
     return (weight / scale[:, None]).round().to(torch.int8), scale
 
 
@@ -115,6 +115,7 @@ def _round(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _norm_round(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """LayerNorm and :func:`_round`. A token's deviation cancels in what is rounded and stays in its scale."""
+    # norm(x) = centred * weight / deviation: rounding to the largest number of a token cancels its deviation
     centred = x - x.mean(dim=1, keepdim=True)
     rounded, scale = _round(centred * weight)
     return rounded, scale * torch.rsqrt(centred.square().mean(dim=1, keepdim=True) + eps)

@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mmbert.errors import ConfigError, TokenizerError, WeightsError
 from mmbert.inference.precision import apply_precision
 from mmbert.inference.sentence_transformers_folder import FolderOptions, read_options
 from mmbert.model.config import ModelConfig, config_from_hf
 from mmbert.model.encoder import Encoder
-from mmbert.model.folder import read_object
+from mmbert.model.folder import read_config, read_object
 from mmbert.model.heads import MaskedLM
 from mmbert.model.tasks import TaskHead
-from mmbert.model.weights import check_size, cut_padding, fill, load_state, model_folder, take_encoder
+from mmbert.model.weights import fill, load_state, model_folder
 from mmbert.tokenizer.tokenizer import Tokenizer
 
 Kind = Literal["encoder", "masked_lm", "sequence", "tokens", "span", "choice", "sentence"]
@@ -122,7 +122,7 @@ def load(name: str | Path, *, revision: str | None = None, device: str = "auto",
     where = pick_device(device)
     options = read_options(folder)
     place = options.place
-    values = _config_values(place)
+    values = read_config(place)
     kind = _kind(values, options)
     config = config_from_hf(values, str(place / "config.json"))
     tokenizer = _tokenizer(place, config)
@@ -166,12 +166,6 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def _config_values(place: Path) -> dict[str, Any]:
-    if not (place / "config.json").is_file():
-        raise WeightsError(f"no config.json in {place}: not a model folder")
-    return read_object(place / "config.json")
-
-
 def _kind(values: Mapping[str, Any], options: FolderOptions) -> Kind:
     """Return the kind of a model by the class that its config names."""
     if options.pooling is not None:
@@ -198,9 +192,9 @@ def _labels(values: Mapping[str, Any], kind: Kind, place: Path) -> dict[int, str
 
 
 def read_labels(values: Mapping[str, Any], where: str) -> dict[int, str]:
-    """Return the names of classes by number, as transformers reads them, or by ``label2id`` where that alone is there.
+    """Return the names of classes by number, from ``id2label`` as in transformers, or from ``label2id`` alone.
 
-    Without names they are LABEL_0 and so on: ``num_labels`` of them, or two. Raises WeightsError for what is none.
+    Without names they are LABEL_0 and so on, ``num_labels`` of them or two. Raises WeightsError for other values.
     """
     try:
         named = {int(number): str(name) for number, name in (values.get("id2label") or {}).items()}
@@ -241,24 +235,14 @@ def _build(place: Path, config: ModelConfig, kind: Kind, labels: int) -> tuple[E
         _finite(model, place)
         return model.model.eval().requires_grad_(False), model
     state = load_state(place)
-    own = take_encoder(state)
-    check_size(config, own, str(place))
-    cut_padding(own, config.vocab_size)
-    with torch.device("meta"):
-        encoder = Encoder(config)
-    fill(encoder, own, str(place))
-    head = None if kind in ("encoder", "sentence") else _head(place, config, labels, state)
-    for module in (encoder, head):
-        if module is not None:
-            _finite(module, place)
+    encoder, head = Encoder.from_state(config, state, str(place)), None
+    _finite(encoder, place)
+    if kind not in ("encoder", "sentence"):
+        with torch.device("meta"):
+            head = TaskHead(config, labels)
+        fill(head, state, str(place))
+        _finite(head, place)
     return encoder.eval().requires_grad_(False), head
-
-
-def _head(place: Path, config: ModelConfig, labels: int, state: dict[str, Tensor]) -> TaskHead:
-    with torch.device("meta"):
-        head = TaskHead(config, labels)
-    fill(head, state, str(place))
-    return head
 
 
 def _finite(module: nn.Module, place: Path) -> None:

@@ -34,7 +34,7 @@ class PackedMatrix(nn.Module):
     def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype, self.packed = dtype, cpu.packs(dtype)
-        weight = weight.detach().to(dtype).clone()
+        weight = weight.detach().to(dtype).clone()  # a view would keep the matrix of the layer in memory
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, cpu.ROWS) if self.packed else weight
 
     def forward(self, x: Tensor, then: str = "none") -> Tensor:
@@ -87,7 +87,7 @@ class SplitLayer(nn.Module):
             if not self.native:
                 rotate_pairs(qkv, (cos, sin))
             projected.append(qkv)
-        qkv = _joined(projected)
+        qkv = _joined(projected)  # attention needs the whole batch: documents may cross the borders of parts
         if self.native:
             attended = kernel.attend(qkv, cos_sin, plan, local=self.local)
         else:

@@ -245,17 +245,21 @@ def _parts(text: Cut, head: int, skip: int) -> list[Parts]:
     firsts = np.array([window.first for window in text.windows])
     lasts = np.array([window.last for window in text.windows])
     if text.tokens:
+        # the window that takes a passage's first token, and the one behind the window that takes its last
         begin = np.searchsorted(lasts, runs[:, 0], side="right")
         end = np.searchsorted(firsts, runs[:, 1], side="left")
         count = np.where(runs[:, 0] < runs[:, 1], end - begin, 0)
     else:  # <bos> and <eos> alone, for every passage
         begin, count = np.zeros(len(runs), np.int64), np.ones(len(runs), np.int64)
     passage = np.repeat(np.arange(len(runs)), count)
+    # begin, begin + 1, ... for each passage, without a loop
     window = np.arange(len(passage)) + np.repeat(begin - (np.cumsum(count) - count), count)
     order = np.argsort(window, kind="stable")
     passage, window = passage[order], window[order]
+    # token t of the text is row t + shift of its window: <bos> and the prompt (``head`` rows) come first
     shift = (head - np.array([window.start for window in text.windows]))[window]
     low = np.maximum(runs[passage, 0], firsts[window]) + shift
+    # the first passage also gets the rows before the text from ``skip`` on, and the last one <eos>
     low[(runs[passage, 0] == 0) & (firsts[window] == 0)] = skip
     high = np.minimum(runs[passage, 1], lasts[window]) + shift
     high += (runs[passage, 1] == text.tokens) & (lasts[window] == text.tokens)
@@ -271,6 +275,7 @@ def sum_parts(rows: torch.Tensor, parts: Parts) -> np.ndarray:
         sums = [rows[low:high].float().sum(dim=0) for _, low, high in parts.tolist()]
         return torch.stack(sums).cpu().numpy()
     lengths = parts[:, 2] - parts[:, 1]
+    # rows of all parts as one gather: low, low + 1, ... of each part
     taken = np.arange(lengths.sum()) + np.repeat(parts[:, 1] - (np.cumsum(lengths) - lengths), lengths)
     picked = rows.float()[torch.from_numpy(taken).to(rows.device)]
     return torch.segment_reduce(picked, "sum", lengths=torch.from_numpy(lengths).to(rows.device)).cpu().numpy()

@@ -50,12 +50,20 @@ class Encoder(nn.Module):
     def load(cls, name: str | Path, *, revision: str | None = None) -> Encoder:
         """Load the encoder of a folder or hub model, with or without a head. Raises WeightsError."""
         folder = model_folder(name, revision=revision)
-        config, state = load_config(folder), take_encoder(load_state(folder))  # heads are ignored
-        check_size(config, state, str(folder))
-        cut_padding(state, config.vocab_size)
+        return cls.from_state(load_config(folder), load_state(folder), str(folder))
+
+    @classmethod
+    def from_state(cls, config: ModelConfig, state: dict[str, Tensor], where: str) -> Encoder:
+        """Return the encoder of the tensors in ``state``, and take them out; those of a head stay.
+
+        Raises WeightsError, which names ``where``, if they do not fit the config.
+        """
+        own = take_encoder(state)
+        check_size(config, own, where)
+        cut_padding(own, config.vocab_size)
         with torch.device("meta"):
             model = cls(config)
-        fill(model, state, str(folder))
+        fill(model, own, where)
         return model
 
     def save(self, folder: str | Path) -> None:

@@ -23,6 +23,13 @@ def read_object(path: Path) -> dict[str, Any]:
     return values
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the ``config.json`` of a model folder. Raises WeightsError if it is missing or no JSON object."""
+    if not (folder / "config.json").is_file():
+        raise WeightsError(f"no config.json in {folder}: not a model folder")
+    return read_object(folder / "config.json")
+
+
 def read_modules(folder: Path) -> list[tuple[str, str]]:
     """Return (class, folder within ``folder``) of each module of ``modules.json``; none without that file.
 

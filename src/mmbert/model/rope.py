@@ -69,6 +69,7 @@ class _Rotate(torch.autograd.Function):
     def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(cos, sin)
         ctx.dtype = qkv.dtype
+        # values get a copy of their own: a view would keep the whole projection alive until backward
         q, k = (_rotated(qkv[:, part].float(), cos, sin).to(dtype) for part in (0, 1))
         return q, k, qkv[:, 2].to(dtype, copy=True)
 
@@ -76,7 +77,7 @@ class _Rotate(torch.autograd.Function):
     def backward(ctx: Any, dq: Tensor, dk: Tensor, dv: Tensor) -> tuple[Tensor, None, None, None]:
         cos, sin = ctx.saved_tensors
         grad = dq.new_empty(dq.shape[0], 3, *dq.shape[1:], dtype=ctx.dtype)
-        for part, turned in enumerate((dq, dk)):
+        for part, turned in enumerate((dq, dk)):  # the transpose of a rotation is its inverse
             grad[:, part] = _rotated(turned.float(), cos, sin, back=True)
         grad[:, 2] = dv
         return grad, None, None, None

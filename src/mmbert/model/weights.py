@@ -27,7 +27,7 @@ from mmbert.model.config import ModelConfig
 from mmbert.model.config import config_from_hf as config_from_hf
 from mmbert.model.config import config_to_hf as config_to_hf
 from mmbert.model.count import parameters
-from mmbert.model.folder import read_object
+from mmbert.model.folder import read_config
 
 log = logging.getLogger(__name__)
 
@@ -72,10 +72,7 @@ def model_folder(name: str | Path, *, revision: str | None = None) -> Path:
 
 def load_config(folder: str | Path) -> ModelConfig:
     """Return the shape of the model in a folder. Raises WeightsError."""
-    path = Path(folder) / "config.json"
-    if not path.is_file():
-        raise WeightsError(f"no config.json in {folder}: not a model folder")
-    values = read_object(path)
+    path, values = Path(folder) / "config.json", read_config(Path(folder))
     if values.get("attention_dropout"):
         log.warning("%s: attention_dropout %s is ignored (it acts in training only)", path, values["attention_dropout"])
     return config_from_hf(values, str(path))

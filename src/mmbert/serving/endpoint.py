@@ -48,7 +48,7 @@ def endpoint(route: Route, service: Service) -> Callable[[Request], Awaitable[Re
         except (ClientDisconnect, _Gone):
             response, failed = Response(status_code=GONE), "Gone"
         finally:
-            context.release("requests")
+            context.release("requests")  # also when the handler is cancelled
         service.meters.request(route.kind, context.texts, time.perf_counter() - begun, context.timing, failed)
         return response
 
@@ -62,7 +62,7 @@ async def respond_to(request: Request, route: Route, context: RequestContext, be
     answer = await while_there(request, route.handle(asked, context))
     written = await context.offload(weight(answer), lambda: to_json(answer))
     headers = _headers(context, begun)
-    if len(written) <= LARGE:
+    if len(written) <= LARGE:  # small answers do not count as in flight
         return Response(written, 200, headers, JSON)
     context.hold("answers", len(written))
     return _Large(context, written, headers)
@@ -137,6 +137,7 @@ async def while_there(request: Request, work: Awaitable[Any]) -> Any:
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_until_gone(request))
     try:
+        # receive() returns "http.disconnect" when the client leaves; the body has been read before
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()

@@ -102,6 +102,7 @@ class Engine:
         self._tokens = 0
         self._jobs: set[QueuedTask] = set()
         self._closed: str | None = None
+        # the lock of the worker guards _queue, _tokens and _jobs, and the counts of each job
         self._rate = 0.0
         """Tokens per second while batches run, a moving average."""
         worker.add(ModelQueue(self._queue, device, self._deliver, self._fail, self._noted, self.abandon))
@@ -201,7 +202,7 @@ class Engine:
         with self._worker.lock:
             if job.future.done():  # cancelled meanwhile, and released
                 return
-            self._reserve(job, tokens)
+            self._reserve(job, tokens)  # may raise: the estimate was lower, and others came meanwhile
             job.waiting.extend(places)
             self._note_queue()
             if places:
@@ -232,7 +233,7 @@ class Engine:
             rate = computed / max(ended - begun, 1e-6)
             self._rate += 0.1 * (rate - self._rate) if self._rate else rate
             self._note_queue()
-        for job in done:
+        for job in done:  # outside the lock: the pool has one of its own
             self._pool.submit(self._finish, job, large=job.timing.tokens >= LARGE // 4)
 
     def _fail(self, rows: list[Taken], error: Exception) -> None:

@@ -44,6 +44,7 @@ class _StrictLines(ReceiveBuffer):
             end = data.find(b"\r\n\r\n")
             if end < 0:
                 end = len(data) - data.endswith(b"\r")
+            # as many LF and CR as CRLF: none is bare
             lines = count(b"\r\n", 0, end)
             folded = count(b"\n ", 0, end) + count(b"\n\t", 0, end)
             if folded or count(b"\n", 0, end) != lines or count(b"\r", 0, end) != lines:
@@ -123,7 +124,7 @@ class Protocol(H11Protocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(transport)  # adds this connection to ``connections``
         if len(self.connections) > self.bounds.connections:
             self._make_room()
 
@@ -205,7 +206,7 @@ class Protocol(H11Protocol):
     def look_at_times(self, now: float) -> None:
         """Close a connection whose head does not arrive, or whose client does not read its answer."""
         unsent = self.transport.get_write_buffer_size()
-        if unsent != self._unsent or not unsent:
+        if unsent != self._unsent or not unsent:  # the client reads, or there is nothing to read
             self._unsent, self._stuck_since = unsent, now
         elif now - self._stuck_since > self.bounds.body_seconds:
             self.transport.abort()

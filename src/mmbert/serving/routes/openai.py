@@ -15,7 +15,7 @@ from mmbert.serving.handlers.classification import ClassificationHandler, Rerank
 from mmbert.serving.handlers.embedding import EmbeddingHandler
 from mmbert.serving.handlers.texts import characters
 from mmbert.serving.routes.route import Route
-from mmbert.serving.routes.tei import Label, check_scores, check_vectors, named_scores
+from mmbert.serving.routes.tei import Label, check_scores, check_vectors, listed, named_scores
 from mmbert.serving.schemas import Classify, Document, Embeddings, RerankDocuments
 
 
@@ -63,7 +63,7 @@ class ClassifyAnswer(BaseModel):
 async def embeddings(asked: Embeddings, context: RequestContext) -> dict[str, Any]:
     """Vectors of texts (OpenAI); with late_chunking the inputs are chunks of one document (Jina)."""
     served, embedding = context.handler_for(EmbeddingHandler, asked.model)
-    texts = [asked.input] if isinstance(asked.input, str) else asked.input
+    texts = listed(asked.input)
     check_vectors(context, embedding, len(texts), asked.dimensions)
     if asked.late_chunking:
         task = embedding.chunks(texts, prompt=asked.prompt_name, dimensions=asked.dimensions)
@@ -100,7 +100,7 @@ async def rerank(asked: RerankDocuments, context: RequestContext) -> dict[str, A
 async def classify(asked: Classify, context: RequestContext) -> dict[str, Any]:
     """Classes of texts with their scores, best first (infinity)."""
     served, classifier = context.handler_for(ClassificationHandler, asked.model)
-    texts = [asked.input] if isinstance(asked.input, str) else asked.input
+    texts = listed(asked.input)
     check_scores(context, classifier.labels, len(texts))
     task = classifier.classify(texts, raw=bool(asked.raw_scores), cut=context.cut(asked.truncate))
     scores = await context.ask(served, task)
