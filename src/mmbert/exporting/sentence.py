@@ -31,9 +31,9 @@ _POOLING = {
 
 
 def write_modules(source: Source, folder: Path) -> None:
-    """``modules.json``, the modules behind the encoder, prompts and longest text.
+    """Write ``modules.json``, the modules behind the encoder, prompts and longest text.
 
-    Raises ConfigError for what the versions read differently, or only one of them.
+    Raises ConfigError for modules that the versions read differently, or only one of them.
     """
     steps: list[tuple[str, dict[str, Any] | None, dict[str, torch.Tensor]]] = []
     if source.pooling.layers is not None:

@@ -1,10 +1,10 @@
-"""Layers in int8: weights by output channel, activations by token at run time (W8A8), sums in int32.
+"""Layers in int8: weights quantized by output channel, activations by token at run time (W8A8), sums in int32.
 
-``torch._int_mm`` multiplies, by weights of 8 bits where the CPU has VNNI and of 7 where products of 8 would saturate
-(``cpu.largest_int8_weight``); everything between two products (scale, norm, GELU and gate, the next rounding) is one
-compiled loop each. Without a C++ compiler the same runs step by step, and then bf16 is faster.
-The residual stream, the norms and RoPE are fp32, and so is attention where ``native.kernel`` does not compute it.
-A token's numbers depend on that token alone.
+``torch._int_mm`` multiplies, with weights of 8 bits on CPUs with VNNI, and of 7 bits where products of 8 would saturate
+(``cpu.largest_int8_weight``). The steps between two products (scale, norm, GELU and gate, quantization) are one compiled
+loop. Without a C++ compiler they run one by one, and bf16 is faster.
+The residual stream, the norms and RoPE are fp32, and so is attention unless ``native.kernel`` computes it.
+The result of a token outside attention depends on that token alone.
 
 Shapes: ``T`` tokens, ``h`` hidden size, ``i`` intermediate size.
 """
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class Int8Matrix(nn.Module):
-    """x W^T for int8 x; (T, n) int8 -> (T, m) int32, to be multiplied by x's scales (T, 1) and ``scale`` (m,)."""
+    """Computes x W^T: (T, n) int8 -> (T, m) int32, in units of the scales of x (T, 1) times ``scale`` (m,)."""
 
     scale: Tensor
     weight: Tensor
@@ -39,7 +39,7 @@ class Int8Matrix(nn.Module):
         super().__init__()
         rounded, scale = by_channel(weight, cpu.largest_int8_weight())
         self.register_buffer("scale", scale, persistent=False)
-        self.register_buffer("weight", rounded.t().contiguous(), persistent=False)  # as _int_mm reads it fastest
+        self.register_buffer("weight", rounded.t().contiguous(), persistent=False)  # the fastest layout for _int_mm
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = torch._int_mm(x, self.weight)
@@ -47,7 +47,7 @@ class Int8Matrix(nn.Module):
 
 
 class Int8Layer(SplitLayer):
-    """One layer for inference, made of a trained one."""
+    """A layer in int8, made from a trained one. ``compiled``: torch.compile works here."""
 
     def __init__(self, layer: Layer, *, compiled: bool) -> None:
         super().__init__(layer, native=kernel.ready(layer.attn.head_dim))
@@ -77,7 +77,7 @@ class Int8Layer(SplitLayer):
 
 
 def by_channel(weight: Tensor, largest: int = 127) -> tuple[Tensor, Tensor]:
-    """(m, n) -> int8 (m, n) and what each row counts in (m,): its largest number is ``largest``."""
+    """Return weights (m, n) as int8 and the scale (m,) of each row, whose largest number becomes ``largest``."""
     weight = weight.detach().float()
     scale = (weight.abs().amax(dim=1) / largest).clamp(min=1e-12)  # a row of zeros would divide by 0
     return (weight / scale[:, None]).round().to(torch.int8), scale
@@ -85,13 +85,13 @@ def by_channel(weight: Tensor, largest: int = 127) -> tuple[Tensor, Tensor]:
 
 @cache
 def compiles() -> bool:
-    """Whether torch.compile works here, which needs a C++ compiler; tried on the smallest loop."""
+    """Return whether torch.compile works here, which needs a C++ compiler; a small loop is compiled to see."""
     if not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
         return False
     try:
         with torch.inference_mode():
             _compiled(_round)(torch.ones(2, 8))
-    except Exception as error:  # the compiler's own, of any kind
+    except Exception as error:  # compilers raise errors of many kinds
         log.debug("torch.compile does not work here: %s", error)
         return False
     return True
@@ -107,14 +107,14 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _round(x: Tensor) -> tuple[Tensor, Tensor]:
-    """(T, n) -> int8 (T, n) and scales (T, 1): the largest number of a token is 127."""
+    """Return (T, n) as int8 and the scales (T, 1) of tokens, whose largest number becomes 127."""
     x = x.float()
     largest = x.abs().amax(dim=1, keepdim=True).clamp(min=1e-12)
     return (x * (127 / largest)).round().to(torch.int8), largest / 127
 
 
 def _norm_round(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """LayerNorm and :func:`_round`. A token's deviation cancels in what is rounded and stays in its scale."""
+    """Return LayerNorm(x) through :func:`_round`, in one pass less: only the scale needs the deviation."""
     # norm(x) = centred * weight / deviation: rounding to the largest number of a token cancels its deviation
     centred = x - x.mean(dim=1, keepdim=True)
     rounded, scale = _round(centred * weight)
@@ -122,7 +122,7 @@ def _norm_round(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 
 def _scaled(sums: Tensor, scale: Tensor, scales: Tensor) -> Tensor:
-    """A product as it would be in fp32: (T, m) int32, scales of tokens (T, 1) and of channels (m,)."""
+    """Return a product (T, m) int32 in fp32, by the scales of tokens (T, 1) and of channels (m,)."""
     return sums.float() * scales * scale
 
 
@@ -131,7 +131,7 @@ def _scaled_bf16(sums: Tensor, scale: Tensor, scales: Tensor) -> Tensor:
 
 
 def _add(x: Tensor, sums: Tensor, scale: Tensor, scales: Tensor) -> Tensor:
-    """The residual stream (T, h) plus a product."""
+    """Return the residual stream (T, h) plus a product."""
     return x + _scaled(sums, scale, scales)
 
 
@@ -143,6 +143,6 @@ def _add_norm_round(
 
 
 def _gate_round(sums: Tensor, scale: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
-    """GeGLU of a product (T, 2 i), rounded: (T, i) and scales."""
+    """Return GeGLU of a product (T, 2 i) through :func:`_round`: (T, i) and scales."""
     activated, gate = _scaled(sums, scale, scales).chunk(2, dim=1)
     return _round(F.gelu(activated) * gate)

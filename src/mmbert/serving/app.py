@@ -62,7 +62,7 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _not_found(request: Request, error: Exception) -> Response:
-    """Starlette's own errors, in the form of the route's family."""
+    """Return starlette's own errors in the form of the route's family."""
     assert isinstance(error, HTTPException)
     what = {404: "there is nothing at", 405: f"{request.method} is not for"}.get(error.status_code, str(error.detail))
     message = f"{what} {request.url.path}: GET /openapi.json lists the routes"
@@ -70,5 +70,5 @@ async def _not_found(request: Request, error: Exception) -> Response:
 
 
 async def _broken(request: Request, error: Exception) -> Response:
-    """An unexpected error; starlette raises it again after the answer, so that its traceback is on stderr."""
+    """Return 500; starlette raises the error again after the answer, so that its traceback is on stderr."""
     return refuse(request, Refused(500, "an error of the server: its log has the traceback"))[0]

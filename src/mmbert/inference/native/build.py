@@ -1,4 +1,4 @@
-"""From C files to a loaded library: compiled on first use, kept in the user's cache folder, never required."""
+"""Compiles C files to a library at first use, and keeps it in the user's cache folder. It is never required."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from mmbert.files import cache_folder
 log = logging.getLogger(__name__)
 
 COMPILERS = ("gcc", "cc", "g++", "clang")
-"""Asked in this order; the first that can compile the file is taken."""
+"""Tried in this order, until one compiles the files."""
 
 _SIZE = 32  # of the digest behind a kept library
 
 
 class NoLibrary(Exception):
-    """Why there is none, in a few words."""
+    """The reason why there is no library."""
 
 
 def load_library(sources: tuple[Path, ...], flags: tuple[str, ...]) -> ctypes.CDLL:
-    """The library of some C files and their headers: the kept one, or compiled now and kept. Raises NoLibrary.
+    """Return the library of C files and headers: the kept one, or a new one, which is kept. Raises NoLibrary.
 
-    ``flags`` name what the processor must have, not ``native``, so that machines of several kinds can share a home.
+    ``flags`` name the instruction sets instead of ``native``, so that different machines can share a home folder.
     """
     try:
         kept = _place(sources, flags)
         if _is_whole(kept):
             try:
                 return ctypes.CDLL(str(kept))
-            except OSError as error:  # made on another system, or what it was linked with is gone
+            except OSError as error:  # built on another system, or a library it needs is gone
                 log.debug("%s is built anew: %s", kept, error)
         kept.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
@@ -53,7 +53,7 @@ def load_library(sources: tuple[Path, ...], flags: tuple[str, ...]) -> ctypes.CD
 
 
 def _place(sources: tuple[Path, ...], flags: tuple[str, ...]) -> Path:
-    """Named by all that the content depends on but the compiler, which need not be there the second time."""
+    """Return the path: its name depends on sources, flags and system, not on the compiler, which may be gone later."""
     system = f"{sys.platform} {platform.machine()}"
     read = [source.read_bytes() for source in sources]
     digest = hashlib.sha256(b"\0".join([*read, " ".join(flags).encode(), system.encode()]))
@@ -61,7 +61,7 @@ def _place(sources: tuple[Path, ...], flags: tuple[str, ...]) -> Path:
 
 
 def _signed(library: bytes) -> bytes:
-    """With its SHA-256 behind it, which a loader does not look at: loading a torn file would end the process."""
+    """Return the library with its SHA-256 appended, which loaders ignore: loading a torn file would crash."""
     return library + hashlib.sha256(library).digest()
 
 

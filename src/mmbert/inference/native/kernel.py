@@ -81,7 +81,7 @@ def describe() -> str:
 
 
 def attend(qkv: Tensor, cos_sin: Angles, plan: AttentionPlan, *, local: bool) -> Tensor:
-    """Each document attends to itself, whole or (``local``) within half a window; only where :func:`ready`.
+    """Return attention within each document, all of it or (``local``) half a window; only if :func:`ready`.
 
     qkv      (T, 3, H, D) bf16, not rotated yet, of weights in the order of ``onednn_layers.paired``
     cos_sin  cosines and sines (T, 1, D / 2) fp32
