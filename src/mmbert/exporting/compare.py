@@ -87,7 +87,7 @@ def _cosines(ab: np.ndarray, aa: np.ndarray, bb: np.ndarray) -> np.ndarray:
 
 def encode(source: Source, texts: Sequence[str], tokenizer: Tokenizer) -> list[np.ndarray]:
     """Return the ids of texts. Raises ConfigError if ``tokenizer``, of the export, gives others than the model's."""
-    rows = text_encoder(source.loaded, max_tokens=source.max_tokens)(texts, 0)
+    rows = text_encoder(source, max_tokens=source.max_tokens)(texts, 0)
     for index, (row, ids) in enumerate(zip(rows, tokenizer.encode_batch(texts, specials=True), strict=True)):
         if not np.array_equal(row[1:-1], ids[: source.max_tokens - 2]):
             raise ConfigError(f"text {index} has other tokens with the tokenizer that was written")
@@ -96,8 +96,7 @@ def encode(source: Source, texts: Sequence[str], tokenizer: Tokenizer) -> list[n
 
 def model_run(source: Source, output: Output) -> Run:
     """Return the function of the model itself, with packed documents."""
-    loaded = source.loaded
-    model: nn.Module = loaded.encoder
+    model: nn.Module = source.encoder
     if output == "logits":
         model = _with_head(source)
 
@@ -106,7 +105,7 @@ def model_run(source: Source, output: Output) -> Run:
         with torch.inference_mode():
             if output != "embedding":
                 return _split(model(packed), packed)
-            x = pool(loaded.encoder(packed, source.pooling.shares), packed, source.pooling.modes)
+            x = pool(source.encoder(packed, source.pooling.shares), packed, source.pooling.modes)
             for module in source.after:
                 x = module(x)
             return list(x.numpy())
@@ -131,7 +130,7 @@ def graph_run(path: Path, source: Source, output: Output) -> Run:
             ids[index, : len(row)], mask[index, : len(row)] = row, 1
         found = session.run(None, {"input_ids": ids, "attention_mask": mask})
         values = found[0] if len(found) == 1 else np.stack(found, axis=-1)
-        if output == "embedding" or (output == "logits" and source.loaded.kind == "sequence"):
+        if output == "embedding" or (output == "logits" and source.kind == "sequence"):
             return list(values)
         return [value[:length] for value, length in zip(values, lengths, strict=True)]
 
@@ -139,13 +138,13 @@ def graph_run(path: Path, source: Source, output: Output) -> Run:
 
 
 def _with_head(source: Source) -> nn.Module:
-    loaded, head = source.loaded, source.loaded.head
-    if isinstance(head, MaskedLM):
-        return head
-    assert isinstance(head, TaskHead)
-    if loaded.kind in ("sequence", "choice"):
-        return SequenceClassifier.around(loaded.encoder, head, loaded.classifier_pooling).eval()
-    return (SpanClassifier if loaded.kind == "span" else TokenClassifier).around(loaded.encoder, head).eval()
+    if isinstance(source.head, MaskedLM):
+        return source.head
+    assert isinstance(source.head, TaskHead)
+    # choices are compared as pairs of texts, one by one
+    kinds = {"span": SpanClassifier, "tokens": TokenClassifier}
+    model = kinds.get(source.kind, SequenceClassifier)
+    return model.around(source.encoder, source.head, source.classifier_pooling).eval()
 
 
 def _split(x: Tensor, packed: Packed) -> list[np.ndarray]:

@@ -91,11 +91,9 @@ def export(
     """
     folder, place = model_folder(model, revision=revision), Path(out)
     _check_place(place, folder)
-    source = Source.load(
-        folder, pooling=pooling, normalize=normalize, prompts=prompts, similarity=similarity, max_tokens=max_tokens
-    )
+    chosen: dict[str, Any] = {"pooling": pooling, "normalize": normalize, "prompts": prompts, "similarity": similarity}
+    source = Source.load(folder, **chosen, max_tokens=max_tokens)
     wanted = _output(source, format, output)
-    chosen = {"pooling": pooling, "normalize": normalize, "prompts": prompts, "similarity": similarity}
     _check_options(format, wanted, int8=int8, chosen=chosen)
     compared = TEXTS if texts is None else texts
     if not compared:
@@ -133,21 +131,19 @@ def _write_folder(
     """Write a folder of transformers or sentence-transformers, and return its comparison."""
     sentence, head = format == "sentence-transformers", output == "logits"
     write_plain(source, folder, head=head)
-    kind = "sentence" if sentence else source.loaded.kind if head else "encoder"
+    kind = "sentence" if sentence else source.kind if head else "encoder"
     if sentence:
         write_modules(source, folder)
-    elif source.loaded.kind == "sentence":
-        log.warning(
-            "a Hugging Face folder has no pooling and no prompts: those of %s are left out", source.loaded.place
-        )
+    elif source.kind == "sentence":
+        log.warning("a Hugging Face folder has no pooling and no prompts: those of %s are left out", source.place)
     write_card(source, folder, "sentence-transformers" if sentence else "transformers", PIPELINES[kind])
     again = Source.load(folder)
-    rows = encode(source, texts, again.loaded.tokenizer)
+    rows = encode(source, texts, again.tokenizer)
     if sentence:
         for what in ("pooling", "default_prompt", "similarity", "max_tokens"):
             assert getattr(again, what) == getattr(source, what), f"{what} of what was written"
         assert source.prompts.items() <= again.prompts.items(), "prompts of what was written"
-    joint = head and source.loaded.kind in ("sequence", "choice")
+    joint = head and source.kind in ("sequence", "choice")
     found = compare(model_run(source, output), model_run(again, output), rows, joint=joint)
     _check_equal(found, WEIGHTS)
     return {WEIGHTS: found}
@@ -161,15 +157,15 @@ def _write_onnx(
     module, names = graph.graph_module(source, output)
     write_config(source, folder, "float32", head=output == "logits")
     write_tokenizer(source, folder)
-    if output == "hidden" and source.loaded.kind == "sentence":
+    if output == "hidden" and source.kind == "sentence":
         write_modules(source, folder)
-    kind = source.loaded.kind if output == "logits" else "sentence" if output == "embedding" else "encoder"
+    kind = source.kind if output == "logits" else "sentence" if output == "embedding" else "encoder"
     write_card(source, folder, "onnx", PIPELINES[kind])
     rows = encode(source, texts, Tokenizer.load(folder))
-    joint = output == "logits" and source.loaded.kind == "sequence"
+    joint = output == "logits" and source.kind == "sequence"
     expected = model_run(source, output)
 
-    log.info("tracing %s", source.loaded.folder)
+    log.info("tracing %s", source.folder)
     graph.write_graph(module, names, folder / FP32)
     checks = {FP32: compare(expected, graph_run(folder / FP32, source, output), rows, joint=joint)}
     _check_equal(checks[FP32], FP32)
@@ -194,9 +190,9 @@ def _output(source: Source, format: Format, output: Output | None) -> Output:
     if format not in get_args(Format):
         raise ConfigError(f"format {format!r} is none of {', '.join(get_args(Format))}")
     possible = _OUTPUTS[format]
-    if format == "sentence-transformers" and source.loaded.kind not in ("encoder", "masked_lm", "sentence"):
+    if format == "sentence-transformers" and source.kind not in ("encoder", "masked_lm", "sentence"):
         raise ConfigError(
-            f"{source.loaded.folder} has the head of a task: a sentence-transformers model has none "
+            f"{source.folder} has the head of a task: a sentence-transformers model has none "
             "(sentence-transformers' CrossEncoder reads --format huggingface)"
         )
     if output is None:
@@ -204,7 +200,7 @@ def _output(source: Source, format: Format, output: Output | None) -> Output:
     if output not in possible:
         raise ConfigError(f"output {output!r} is not of {format}: choose {' or '.join(possible)}")
     if output == "logits" and not source.has_head:
-        raise ConfigError(f"{source.loaded.folder} has no head: choose {' or '.join(possible[1:])}")
+        raise ConfigError(f"{source.folder} has no head: choose {' or '.join(possible[1:])}")
     return output
 
 
@@ -228,8 +224,8 @@ def _check_equal(found: Agreement, name: str) -> None:
 
 def _record(report: ExportReport, source: Source) -> dict[str, Any]:
     return {
-        "model": source.loaded.folder.resolve().name,
-        "model_hash": source.loaded.model_hash,
+        "model": source.folder.resolve().name,
+        "model_hash": source.model_hash,
         "format": report.format,
         "output": report.output,
         "sizes": report.sizes,

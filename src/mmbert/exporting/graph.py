@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from mmbert.errors import ConfigError, MissingExtra
-from mmbert.exporting.padded import PaddedClassifier, PaddedEmbedder, PaddedEncoder, PaddedMaskedLM, PaddedSpans
+from mmbert.exporting.padded import PaddedClassifier, PaddedEmbedder, PaddedEncoder, PaddedSpans
 from mmbert.exporting.source import Output, Source
 from mmbert.model.heads import MaskedLM
 from mmbert.model.tasks import TaskHead
@@ -43,24 +43,24 @@ def need() -> None:
 
 def graph_module(source: Source, output: Output) -> tuple[nn.Module, list[str]]:
     """Return the module to trace, and the names of its outputs. Raises ConfigError if there is no such graph."""
-    loaded, encoder, head = source.loaded, source.loaded.encoder, source.loaded.head
+    encoder, head = source.encoder, source.head
     if output == "hidden":
         if source.pooling.layers is not None:
-            raise ConfigError(f"{loaded.folder} pools a mix of layers, hidden is the last: export --output embedding")
+            raise ConfigError(f"{source.folder} pools a mix of layers, hidden is the last: export --output embedding")
         return PaddedEncoder(encoder), ["last_hidden_state"]
     if output == "embedding":
         if not source.pooling.include_prompt and any(source.prompts.values()):
             raise ConfigError(
-                f"{loaded.folder} leaves prompts out of pooling, and a graph cannot know them: export --output hidden"
+                f"{source.folder} leaves prompts out of pooling, and a graph cannot know them: export --output hidden"
             )
         return PaddedEmbedder(encoder, source.pooling, source.after), ["sentence_embedding"]
     if isinstance(head, MaskedLM):
-        return PaddedMaskedLM(encoder, head.head, head.decoder), ["logits"]
-    if not isinstance(head, TaskHead) or loaded.kind == "choice":
-        raise ConfigError(f"no graph is written for the head of {loaded.folder}: export --output hidden")
-    if loaded.kind == "span":
+        return PaddedClassifier(encoder, nn.Sequential(head.head, head.decoder), None), ["logits"]
+    if not isinstance(head, TaskHead) or source.kind == "choice":
+        raise ConfigError(f"no graph is written for the head of {source.folder}: export --output hidden")
+    if source.kind == "span":
         return PaddedSpans(encoder, head, None), ["start_logits", "end_logits"]
-    pooling = loaded.classifier_pooling if loaded.kind == "sequence" else None
+    pooling = source.classifier_pooling if source.kind == "sequence" else None
     return PaddedClassifier(encoder, head, pooling), ["logits"]
 
 

@@ -20,7 +20,6 @@ from mmbert.inference.pooling import Pooling
 from mmbert.model.encoder import Encoder
 from mmbert.model.layers import Layer
 from mmbert.model.rope import frequencies
-from mmbert.model.tasks import TaskHead
 
 _HIDDEN = torch.finfo(torch.float32).min
 """Added to a hidden score. It is finite, so that a padded token that sees nothing gives no NaN."""
@@ -80,12 +79,12 @@ class PaddedEmbedder(nn.Module):
 
 
 class PaddedClassifier(nn.Module):
-    """A head of ``mmbert.model.tasks``: logits of each text (B, labels), or of each token (B, L, labels).
+    """A head: logits of each text (B, labels), or of each token (B, L, labels); of a vocabulary too.
 
     pooling  "mean" or "cls" of the tokens; None: each token
     """
 
-    def __init__(self, encoder: Encoder, head: TaskHead, pooling: str | None) -> None:
+    def __init__(self, encoder: Encoder, head: nn.Module, pooling: str | None) -> None:
         super().__init__()
         self.encoder, self.head, self.pooling = PaddedEncoder(encoder), head, pooling
 
@@ -103,19 +102,6 @@ class PaddedSpans(PaddedClassifier):
         """(B, L) int64 each -> (B, L) fp32, twice."""
         start, end = super().forward(input_ids, attention_mask).unbind(-1)
         return start, end
-
-
-class PaddedMaskedLM(nn.Module):
-    """Logits over the vocabulary (B, L, V)."""
-
-    def __init__(self, encoder: Encoder, head: nn.Module, decoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder, self.head, self.decoder = PaddedEncoder(encoder), head, decoder
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """(B, L) int64 each -> (B, L, V) fp32."""
-        out: Tensor = self.decoder(self.head(self.encoder(input_ids, attention_mask)))
-        return out
 
 
 def pool_padded(mode: str, x: Tensor, mask: Tensor) -> Tensor:

@@ -20,19 +20,19 @@ _KEPT = (
 
 def write_config(source: Source, folder: Path, dtype: str, *, head: bool) -> None:
     """Write ``config.json`` of the head's class with labels (``head``), or of a ModernBertModel."""
-    kind = source.loaded.kind if head else "encoder"
+    kind = source.kind if head else "encoder"
     values = config_to_hf(source.config, CLASSES[kind], dtype)
     if head:
-        values |= {key: source.loaded.values[key] for key in _KEPT if key in source.loaded.values}
-        labels = source.loaded.labels or {}
+        values |= {key: source.values[key] for key in _KEPT if key in source.values}
+        labels = source.labels or {}
         if kind in ("sequence", "tokens"):
             values["id2label"] = {str(number): label for number, label in labels.items()}
             values["label2id"] = {label: number for number, label in labels.items()}
             values["num_labels"] = len(labels)  # text-embeddings-inference assumes one without it
-    if head and source.loaded.activation is not None:  # versions 4 and 5 of sentence-transformers read it here
+    if head and source.activation is not None:  # versions 4 and 5 of sentence-transformers read it here
         options = values.get("sentence_transformers")
         options = options if isinstance(options, dict) else {}
-        values["sentence_transformers"] = {**options, "activation_fn": source.loaded.activation}
+        values["sentence_transformers"] = {**options, "activation_fn": source.activation}
     if not head and source.pooling.layers is not None:
         values["output_hidden_states"] = True  # for WeightedLayerPooling
     write_json(folder / "config.json", values)
@@ -47,22 +47,22 @@ def write_weights(source: Source, folder: Path, *, head: bool) -> str:
 
 def write_tokenizer(source: Source, folder: Path) -> None:
     """Write ``tokenizer.json``, ``tokenizer_config.json`` and ``special_tokens_map.json``."""
-    source.loaded.tokenizer.save(folder, max_tokens=source.max_tokens, as_written=True)
+    source.tokenizer.save(folder, max_tokens=source.max_tokens, as_written=True)
 
 
 def write_card(source: Source, folder: Path, library: str, pipeline: str) -> None:
     """Write ``README.md``, the model's own with these two keys or a short one, and copy its licence."""
-    for path in source.loaded.folder.glob("LICENSE*"):
+    for path in source.folder.glob("LICENSE*"):
         if path.is_file():
             shutil.copyfile(path, folder / path.name)
-    card = source.loaded.folder / "README.md"
+    card = source.folder / "README.md"
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     head, body = "", text
     if found := re.match(r"---\n(.*?)^---\n", text, re.DOTALL | re.MULTILINE):
         head, body = found[1], text[found.end() :]
     kept = [line for line in head.splitlines() if not line.startswith(("library_name:", "pipeline_tag:"))]
     lines = ["---", *kept, f"library_name: {library}", f"pipeline_tag: {pipeline}", "---", ""]
-    write_text(folder / "README.md", "\n".join(lines) + (body or f"# {source.loaded.folder.resolve().name}\n"))
+    write_text(folder / "README.md", "\n".join(lines) + (body or f"# {source.folder.resolve().name}\n"))
 
 
 def write_plain(source: Source, folder: Path, *, head: bool) -> None:

@@ -16,18 +16,10 @@ from torch import nn
 from mmbert.errors import ConfigError
 from mmbert.exporting.source import Source
 from mmbert.files import write_json
-from mmbert.inference.sentence_transformers_folder import Dense, Normalize
+from mmbert.inference.sentence_transformers_folder import OLD_MODES, Dense, Normalize
 from mmbert.model.weights import WEIGHTS, save_state
 
-_POOLING = {
-    "cls": "pooling_mode_cls_token",
-    "max": "pooling_mode_max_tokens",
-    "mean": "pooling_mode_mean_tokens",
-    "mean_sqrt_len_tokens": "pooling_mode_mean_sqrt_len_tokens",
-    "weightedmean": "pooling_mode_weightedmean_tokens",
-    "lasttoken": "pooling_mode_lasttoken",
-}
-"""In the order in which several are laid side by side."""
+_POOLING = {mode: key for key, mode in OLD_MODES.items()}
 
 
 def write_modules(source: Source, folder: Path) -> None:
@@ -78,7 +70,7 @@ def _layers(source: Source) -> tuple[str, dict[str, Any], dict[str, torch.Tensor
     weights = torch.tensor(source.pooling.layers, dtype=torch.float32)
     if weights[-1] != 0:
         raise ConfigError(
-            f"{source.loaded.folder} mixes in the last layer, which transformers 4 takes before its norm and 5 behind "
+            f"{source.folder} mixes in the last layer, which transformers 4 takes before its norm and 5 behind "
             "it: vectors would differ; export --format onnx --output embedding instead"
         )
     config = {
@@ -95,7 +87,7 @@ def _module(module: nn.Module, source: Source) -> tuple[str, dict[str, Any] | No
     assert isinstance(module, Dense), "nothing else comes behind pooling"
     if module.residual is not None:
         raise ConfigError(
-            f"{source.loaded.folder}: version 5 of sentence-transformers has no Dense module with a residual sum; "
+            f"{source.folder}: version 5 of sentence-transformers has no Dense module with a residual sum; "
             "export --format onnx --output embedding instead"
         )
     linear, activation = module.linear, type(module.activation)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
@@ -15,7 +14,6 @@ from mmbert.inference.load import KINDS, Loaded, load
 from mmbert.inference.pooling import Pooling
 from mmbert.inference.sentence_transformers_folder import Normalize
 from mmbert.inference.vectors import Similarity
-from mmbert.model.config import ModelConfig
 from mmbert.model.weights import TIED, cut_padding, load_state, take_encoder
 
 Output = Literal["hidden", "embedding", "logits"]
@@ -25,21 +23,13 @@ CLASSES = {kind: name for name, kind in KINDS.items()}
 """transformers' class of each kind of head."""
 
 
-@dataclass(frozen=True)
-class Source:
-    """A model on the CPU, in fp32 and as plain modules, and how its vectors are made.
+class Source(Loaded):
+    """A model on the CPU, in fp32 and as plain modules, with the options that were chosen for the export.
 
-    config  the shape, with the ids of the tokenizer's special tokens
+    ``config`` has the ids of the tokenizer's special tokens.
     """
 
-    loaded: Loaded
-    config: ModelConfig
     pooling: Pooling
-    after: tuple[nn.Module, ...]
-    prompts: dict[str, str]
-    default_prompt: str | None
-    similarity: str
-    max_tokens: int
 
     @classmethod
     def load(
@@ -59,29 +49,25 @@ class Source:
         """
         loaded = load(name, revision=revision, device="cpu", precision="plain")
         embedder = Embedder(loaded, pooling=pooling, max_tokens=max_tokens)
-        words = loaded.tokenizer
-        ids = {f"{role}_id": getattr(words, f"{role}_id") for role in ("pad", "eos", "bos", "unk", "mask")}
+        ids = {f"{role}_id": getattr(loaded.tokenizer, f"{role}_id") for role in ("pad", "eos", "bos", "unk", "mask")}
         measure = similarity or loaded.similarity
         if measure not in get_args(Similarity):
             raise ConfigError(f"similarity {measure!r} is none of {', '.join(get_args(Similarity))}")
-        return cls(
-            loaded=loaded,
-            config=loaded.config.model_copy(update=ids),
-            pooling=embedder.pooling,
-            after=_ending(loaded.after, normalize),
-            prompts={**loaded.prompts, **(prompts or {})},
-            default_prompt=loaded.default_prompt,
-            similarity=measure,
-            max_tokens=embedder.max_tokens,
-        )
+        chosen: dict[str, Any] = {
+            "config": loaded.config.model_copy(update=ids), "pooling": embedder.pooling,
+            "after": _ending(loaded.after, normalize), "prompts": {**loaded.prompts, **(prompts or {})},
+            "similarity": measure, "max_tokens": embedder.max_tokens,
+        }  # fmt: skip
+        return cls(**vars(loaded) | chosen)
 
     @property
     def has_head(self) -> bool:
-        return self.loaded.head is not None
+        """Whether the model has a head."""
+        return self.head is not None
 
     def state(self, *, head: bool) -> dict[str, Tensor]:
         """Return the tensors as stored, by the names of transformers' class with a head, or of the bare encoder."""
-        state = load_state(self.loaded.place)
+        state = load_state(self.place)
         state.pop(TIED, None)
         cut_padding(state, self.config.vocab_size)
         own = take_encoder(state)

@@ -1,8 +1,8 @@
 """Layers in int8: weights quantized by output channel, activations by token at run time (W8A8), sums in int32.
 
 ``torch._int_mm`` multiplies, with weights of 8 bits on CPUs with VNNI, and of 7 bits where products of 8 would saturate
-(``cpu.largest_int8_weight``). The steps between two products (scale, norm, GELU and gate, quantization) are one compiled
-loop. Without a C++ compiler they run one by one, and bf16 is faster.
+(``cpu.largest_int8_weight``). The steps between two products (scale, norm, GELU and gate, quantization) are one
+compiled loop. Without a C++ compiler they run one by one, and bf16 is faster.
 The residual stream, the norms and RoPE are fp32, and so is attention unless ``native.kernel`` computes it.
 The result of a token outside attention depends on that token alone.
 

@@ -23,7 +23,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 """Activations that a Dense module or a CrossEncoder may have: classes without arguments."""
 
-_OLD_MODES = {
+OLD_MODES = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
     "pooling_mode_mean_tokens": "mean",
@@ -210,10 +210,10 @@ def _pooling(place: Path, layers: tuple[float, ...] | None) -> Pooling:
     path, values = place / "config.json", _listed(place)
     modes = values.get("pooling_mode")
     if modes is None:
-        modes = [mode for key, mode in _OLD_MODES.items() if values.get(key)] or ["mean"]
+        modes = [mode for key, mode in OLD_MODES.items() if values.get(key)] or ["mean"]
     modes = tuple(modes) if isinstance(modes, list) else (modes,)
     unknown: list[Any] = [mode for mode in modes if mode not in MODES]
-    unknown += [key for key in values if key.startswith("pooling_mode_") and key not in _OLD_MODES and values[key]]
+    unknown += [key for key in values if key.startswith("pooling_mode_") and key not in OLD_MODES and values[key]]
     if unknown or not modes:
         raise WeightsError(f"{path}: pooling {', '.join(map(str, unknown)) or 'of no kind'} is not supported")
     return Pooling(modes, values.get("include_prompt", True) is not False, layers)

@@ -12,7 +12,7 @@ from starlette.routing import Route as StarletteRoute
 
 from mmbert.errors import MMBertError
 from mmbert.serving.access import AccessLog
-from mmbert.serving.auth import Guarded, Keys, known_hosts
+from mmbert.serving.auth import ApiKeyGuard, OriginGuard, known_hosts
 from mmbert.serving.endpoint import endpoint, refuse
 from mmbert.serving.errors import Refused
 from mmbert.serving.lines import Lines
@@ -41,12 +41,12 @@ def make_app(
     hosts = known_hosts(host, options.allowed_hosts)
     middleware = [
         Middleware(AccessLog, lines=lines, tracer=tracer),
-        Middleware(Guarded, hosts=hosts, origins=origins),
+        Middleware(OriginGuard, hosts=hosts, origins=origins),
     ]
     if origins:
         middleware.append(Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"]))
     if options.api_key is not None:
-        middleware.append(Middleware(Keys, key=options.api_key))
+        middleware.append(Middleware(ApiKeyGuard, key=options.api_key))
     app = Starlette(
         routes=[*routes, *site_routes(service, document)],
         middleware=middleware,

@@ -16,7 +16,7 @@ from mmbert.serving.errors import Refused
 from mmbert.serving.routes.site import PUBLIC
 
 
-class Keys:
+class ApiKeyGuard:
     """Middleware that requires the API key, by ``Authorization: Bearer``."""
 
     def __init__(self, app: ASGIApp, key: str) -> None:
@@ -57,7 +57,7 @@ def known_hosts(bound: str, allowed: Sequence[str] = ()) -> frozenset[str]:
     return frozenset(names)
 
 
-class Guarded:
+class OriginGuard:
     """Middleware that refuses requests of pages of other origins, and sets security headers.
 
     A browser lets any page send requests, although it may not read the answers; each costs computing. The header Origin

@@ -82,7 +82,7 @@ class RequestContext:
             return None
         return "end" if (direction or "").lower() == "left" else "beginning"
 
-    async def ask(self, served: Served, task: Task[R]) -> R:
+    async def run(self, served: Served, task: Task[R]) -> R:
         """Return the answer to a task. If the client leaves, the task is cancelled and leaves the queue."""
         self.texts += task.texts
         self.characters += task.characters

@@ -49,7 +49,7 @@ def endpoint(route: Route, service: Service) -> Callable[[Request], Awaitable[Re
             response, failed = Response(status_code=GONE), "Gone"
         finally:
             context.release("requests")  # also when the handler is cancelled
-        service.meters.request(route.kind, context.texts, time.perf_counter() - begun, context.timing, failed)
+        service.metrics.request(route.kind, context.texts, time.perf_counter() - begun, context.timing, failed)
         return response
 
     return respond
@@ -58,7 +58,7 @@ def endpoint(route: Route, service: Service) -> Callable[[Request], Awaitable[Re
 async def respond_to(request: Request, route: Route, context: RequestContext, begun: float) -> Response:
     """Return the answer of a route. Large bodies are parsed and written outside the event loop."""
     body = await read_body(request, context)
-    asked = await context.offload(len(body), lambda: parse(route.asks, body, context.service.options))
+    asked = await context.offload(len(body), lambda: parse(route.schema, body, context.service.options))
     answer = await while_there(request, route.handle(asked, context))
     written = await context.offload(weight(answer), lambda: to_json(answer))
     headers = _headers(context, begun)

@@ -34,7 +34,7 @@ import torch
 from mmbert.cancellation import Watch, check_cancelled, too_many_tokens, watched
 from mmbert.errors import MMBertError, Overloaded
 from mmbert.inference.batching import token_budget
-from mmbert.serving.metrics import EngineMeter
+from mmbert.serving.metrics import EngineMetrics
 from mmbert.serving.queue import QueuedTask, RequestQueue, Taken, size
 from mmbert.serving.task import Answer, Task
 from mmbert.serving.threads import Threads
@@ -94,10 +94,10 @@ class Engine:
     """Runs tasks on one model. ``pool``: tokenising threads; pool and worker are shared with other engines."""
 
     def __init__(
-        self, worker: Worker, pool: Threads, device: torch.device, limits: Limits, meter: EngineMeter | None = None
+        self, worker: Worker, pool: Threads, device: torch.device, limits: Limits, metrics: EngineMetrics | None = None
     ) -> None:
         self.limits = limits
-        self._worker, self._pool, self._meter = worker, pool, meter
+        self._worker, self._pool, self._metrics = worker, pool, metrics
         self._queue = RequestQueue(limits.batch_tokens)
         self._tokens = 0
         self._jobs: set[QueuedTask] = set()
@@ -172,8 +172,8 @@ class Engine:
             self._note_queue()
 
     def _note_queue(self) -> None:
-        if self._meter is not None:
-            self._meter.queue(len(self._jobs), self._tokens)
+        if self._metrics is not None:
+            self._metrics.queue(len(self._jobs), self._tokens)
 
     def _tokenise(self, job: QueuedTask) -> None:
         if job.future.done():
@@ -212,8 +212,8 @@ class Engine:
             self._finish(job)
 
     def _noted(self, rows: int, tokens: int) -> None:
-        if self._meter is not None:
-            self._meter.batch(rows, tokens)
+        if self._metrics is not None:
+            self._metrics.batch(rows, tokens)
 
     def _deliver(self, rows: list[Taken], results: list[object], begun: float, ended: float) -> None:
         done = []

@@ -1,7 +1,7 @@
 """Metrics for Prometheus, under the names of text-embeddings-inference.
 
-Its counters have no suffix (``te_request_count``), where the Prometheus library adds ``_total``: :meth:`Meters.page`
-removes it, so that existing dashboards work.
+Its counters have no suffix (``te_request_count``), where the Prometheus library adds ``_total``:
+:meth:`ServerMetrics.page` removes it, so that existing dashboards work.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ KINDS = ("embed", "predict", "rerank", "tokenize", "token_classify", "fill_mask"
 """Kinds of requests, counted as ``te_<kind>_count`` and so on."""
 
 
-class EngineMeter:
+class EngineMetrics:
     """Metrics of the engine of one model."""
 
-    def __init__(self, meters: Meters, model: str) -> None:
-        self._size = meters.queue_size.labels(model)
-        self._waiting = meters.queue_tokens.labels(model)
-        self._rows = meters.batch_size.labels(model)
-        self._tokens = meters.batch_tokens.labels(model)
+    def __init__(self, metrics: ServerMetrics, model: str) -> None:
+        self._size = metrics.queue_size.labels(model)
+        self._waiting = metrics.queue_tokens.labels(model)
+        self._rows = metrics.batch_size.labels(model)
+        self._tokens = metrics.batch_tokens.labels(model)
 
     def batch(self, rows: int, tokens: int) -> None:
         """A batch is about to run."""
@@ -46,7 +46,7 @@ class EngineMeter:
         self._waiting.set(tokens)
 
 
-class Meters:
+class ServerMetrics:
     """The metrics of one server."""
 
     def __init__(self) -> None:
@@ -71,8 +71,8 @@ class Meters:
             self._success[kind] = self._counter(kind, "success", [])
             self._times[kind] = self._histograms(kind)
 
-    def engine(self, model: str) -> EngineMeter:
-        return EngineMeter(self, model)
+    def engine(self, model: str) -> EngineMetrics:
+        return EngineMetrics(self, model)
 
     def request(self, kind: str | None, texts: int, seconds: float, timing: Timing, failed: str | None) -> None:
         """Count an answered request. ``failed``: the kind of its error."""

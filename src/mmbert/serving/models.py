@@ -19,7 +19,7 @@ from mmbert.serving.engine import Engine, Limits, NotFiniteAnswer
 from mmbert.serving.handlers.classification import classification_handler
 from mmbert.serving.handlers.embedding import EmbeddingHandler
 from mmbert.serving.handlers.token_tasks import AnswerHandler, FillMaskHandler, TaggingHandler
-from mmbert.serving.metrics import Meters
+from mmbert.serving.metrics import ServerMetrics
 from mmbert.serving.threads import Threads
 from mmbert.serving.worker import Worker
 
@@ -82,12 +82,14 @@ _HANDLERS: dict[Kind, tuple[Callable[[Loaded], Any], ...]] = {
 }
 
 
-def open_model(name: str, loaded: Loaded, worker: Worker, pool: Threads, limits: Limits, meters: Meters) -> Served:
+def open_model(
+    name: str, loaded: Loaded, worker: Worker, pool: Threads, limits: Limits, metrics: ServerMetrics
+) -> Served:
     """Return a loaded model on an engine of its own. Raises WeightsError for a kind that has no route."""
     if loaded.kind not in _HANDLERS:
         raise WeightsError(f"{loaded.folder} is a multiple-choice model, which has no route: use mmbert.MultipleChoice")
     handlers = tuple(make(loaded) for make in _HANDLERS[loaded.kind])
-    return Served(name, loaded, Engine(worker, pool, loaded.device, limits, meters.engine(name)), handlers)
+    return Served(name, loaded, Engine(worker, pool, loaded.device, limits, metrics.engine(name)), handlers)
 
 
 def warm_up(served: Served) -> None:

@@ -60,8 +60,8 @@ _GET = {
 def make_document(routes: tuple[Route, ...], *, key: bool) -> dict[str, Any]:
     """Return the whole document. ``key``: requests need an API key."""
     inputs: list[Any] = [(kind.__name__, "serialization", TypeAdapter(kind)) for kind in (Fault, OpenAIFault)]
-    inputs += [(("asks", route.path), "validation", TypeAdapter(route.asks)) for route in routes]
-    inputs += [(("gives", route.path), "serialization", TypeAdapter(route.gives)) for route in routes]
+    inputs += [(("request", route.path), "validation", TypeAdapter(route.schema)) for route in routes]
+    inputs += [(("answer", route.path), "serialization", TypeAdapter(route.answer_type)) for route in routes]
     schemas, definitions = TypeAdapter.json_schemas(inputs, ref_template=_REFERENCE)
 
     def responses(path: str, statuses: tuple[int, ...], answer: dict[str, Any] | None) -> dict[str, Any]:
@@ -78,8 +78,8 @@ def make_document(routes: tuple[Route, ...], *, key: bool) -> dict[str, Any]:
         paths.setdefault(path, {})["post"] = {
             "summary": (route.handle.__doc__ or "").partition("\n")[0],
             "operationId": path.strip("/").replace("/", "_") or "root",
-            "requestBody": {"required": True, **_content(schemas[("asks", path), "validation"])},
-            "responses": responses(path, tuple(_FAULTS), schemas[("gives", path), "serialization"]),
+            "requestBody": {"required": True, **_content(schemas[("request", path), "validation"])},
+            "responses": responses(path, tuple(_FAULTS), schemas[("answer", path), "serialization"]),
         }
     components: dict[str, Any] = {"schemas": definitions.get("$defs", {})}
     document: dict[str, Any] = {

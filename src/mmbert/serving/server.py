@@ -122,7 +122,7 @@ class Server:
         for name, model in self._models:
             loaded = load(model, device=self._device, precision=self._precision)
             limits = Limits.fit(loaded.device, *self._budgets)
-            served = open_model(name, loaded, self._worker, self._pool, limits, self.service.meters)
+            served = open_model(name, loaded, self._worker, self._pool, limits, self.service.metrics)
             warm_up(served)
             self.service.models.add(served)
         self.service.state = "ready"

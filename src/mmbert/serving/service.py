@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mmbert.serving.metrics import Meters
+from mmbert.serving.metrics import ServerMetrics
 from mmbert.serving.models import Models
 
 LARGE = 2**16
@@ -58,7 +58,7 @@ class Service:
 
     options: Options = field(default_factory=Options)
     models: Models = field(default_factory=Models)
-    meters: Meters = field(default_factory=Meters)
+    metrics: ServerMetrics = field(default_factory=ServerMetrics)
     state: State = "loading"
     workers: int = 1
     """Number of tokenising threads."""

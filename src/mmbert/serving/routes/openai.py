@@ -60,50 +60,50 @@ class ClassifyAnswer(BaseModel):
     usage: Usage
 
 
-async def embeddings(asked: Embeddings, context: RequestContext) -> dict[str, Any]:
+async def embeddings(request: Embeddings, context: RequestContext) -> dict[str, Any]:
     """Vectors of texts (OpenAI); with late_chunking the inputs are chunks of one document (Jina)."""
-    served, embedding = context.handler_for(EmbeddingHandler, asked.model)
-    texts = listed(asked.input)
-    check_vectors(context, embedding, len(texts), asked.dimensions)
-    if asked.late_chunking:
-        task = embedding.chunks(texts, prompt=asked.prompt_name, dimensions=asked.dimensions)
+    served, embedding = context.handler_for(EmbeddingHandler, request.model)
+    texts = listed(request.input)
+    check_vectors(context, embedding, len(texts), request.dimensions)
+    if request.late_chunking:
+        task = embedding.chunks(texts, prompt=request.prompt_name, dimensions=request.dimensions)
     else:
-        cut = context.cut(asked.truncate)
-        task = embedding.embed(texts, prompt=asked.prompt_name, dimensions=asked.dimensions, cut=cut)
-    vectors = await context.ask(served, task)
+        cut = context.cut(request.truncate)
+        task = embedding.embed(texts, prompt=request.prompt_name, dimensions=request.dimensions, cut=cut)
+    vectors = await context.run(served, task)
     rows: list[Any] = list(vectors)
-    if asked.encoding_format == "base64":
+    if request.encoding_format == "base64":
         little = vectors.astype("<f4")
         rows = [base64.b64encode(row.tobytes()).decode() for row in little]
     data = [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(rows)]
     return {"object": "list", "data": data, "model": served.name, "usage": _usage(context)}
 
 
-async def rerank(asked: RerankDocuments, context: RequestContext) -> dict[str, Any]:
+async def rerank(request: RerankDocuments, context: RequestContext) -> dict[str, Any]:
     """Documents ranked for a query, best first (Cohere, Jina)."""
-    served, ranking = context.handler_for(RerankHandler, asked.model)
-    texts = [document if isinstance(document, str) else document.text for document in asked.documents]
-    context.check_count(len(texts), 2 * len(texts), characters(texts) if asked.return_documents else 0)
-    task = ranking.rank(asked.query, texts, raw=bool(asked.raw_scores), cut=context.cut(asked.truncate))
-    scores = await context.ask(served, task)
+    served, ranking = context.handler_for(RerankHandler, request.model)
+    texts = [document if isinstance(document, str) else document.text for document in request.documents]
+    context.check_count(len(texts), 2 * len(texts), characters(texts) if request.return_documents else 0)
+    task = ranking.rank(request.query, texts, raw=bool(request.raw_scores), cut=context.cut(request.truncate))
+    scores = await context.run(served, task)
     results: list[dict[str, Any]] = [
         {"index": index, "relevance_score": float(scores[index])}
-        for index in np.argsort(-scores, kind="stable").tolist()[: asked.top_n]
+        for index in np.argsort(-scores, kind="stable").tolist()[: request.top_n]
     ]
-    if asked.return_documents:
+    if request.return_documents:
         for result in results:
             result["document"] = {"text": texts[result["index"]]}
     named = {"object": "rerank", "id": f"rerank-{uuid4().hex}", "model": served.name}
     return {**named, "results": results, "usage": _usage(context)}
 
 
-async def classify(asked: Classify, context: RequestContext) -> dict[str, Any]:
+async def classify(request: Classify, context: RequestContext) -> dict[str, Any]:
     """Classes of texts with their scores, best first (infinity)."""
-    served, classifier = context.handler_for(ClassificationHandler, asked.model)
-    texts = listed(asked.input)
+    served, classifier = context.handler_for(ClassificationHandler, request.model)
+    texts = listed(request.input)
     check_scores(context, classifier.labels, len(texts))
-    task = classifier.classify(texts, raw=bool(asked.raw_scores), cut=context.cut(asked.truncate))
-    scores = await context.ask(served, task)
+    task = classifier.classify(texts, raw=bool(request.raw_scores), cut=context.cut(request.truncate))
+    scores = await context.run(served, task)
     named = {"object": "classify", "id": f"classify-{uuid4().hex}", "created": int(time.time()), "model": served.name}
     return {**named, "data": [named_scores(classifier.labels, row) for row in scores], "usage": _usage(context)}
 

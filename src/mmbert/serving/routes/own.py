@@ -24,51 +24,51 @@ class PassageAnswer(BaseModel):
     embedding: list[float]
 
 
-async def token_classify(asked: TokenClassify, context: RequestContext) -> Any:
+async def token_classify(request: TokenClassify, context: RequestContext) -> Any:
     """Entities of a text with their character offsets; a list for a list."""
-    served, tagging = context.handler_for(TaggingHandler, asked.model)
-    texts = listed(asked.inputs)
+    served, tagging = context.handler_for(TaggingHandler, request.model)
+    texts = listed(request.inputs)
     context.check_count(len(texts))
-    found = await context.ask(served, tagging.tag(texts, strategy=asked.strategy, most=context.most))
-    return found[0] if isinstance(asked.inputs, str) else found
+    found = await context.run(served, tagging.tag(texts, strategy=request.strategy, most=context.most))
+    return found[0] if isinstance(request.inputs, str) else found
 
 
-async def fill_mask(asked: FillMaskRequest, context: RequestContext) -> Any:
+async def fill_mask(request: FillMaskRequest, context: RequestContext) -> Any:
     """Tokens for each <mask> of a text, best first; a list for a list."""
-    served, filling = context.handler_for(FillMaskHandler, asked.model)
-    texts = listed(asked.inputs)
+    served, filling = context.handler_for(FillMaskHandler, request.model)
+    texts = listed(request.inputs)
     context.check_count(len(texts))
-    found = await context.ask(served, filling.fill(texts, top_k=asked.top_k, most=context.most))
-    return found[0] if isinstance(asked.inputs, str) else found
+    found = await context.run(served, filling.fill(texts, top_k=request.top_k, most=context.most))
+    return found[0] if isinstance(request.inputs, str) else found
 
 
-async def answer(asked: AnswerRequest, context: RequestContext) -> Any:
+async def answer(request: AnswerRequest, context: RequestContext) -> Any:
     """Answers to a question as spans of its text, best first; a list for a list."""
-    served, answering = context.handler_for(AnswerHandler, asked.model)
-    questions = [asked.inputs] if isinstance(asked.inputs, Question) else asked.inputs
+    served, answering = context.handler_for(AnswerHandler, request.model)
+    questions = [request.inputs] if isinstance(request.inputs, Question) else request.inputs
     context.check_count(len(questions))
     pairs = [(question.question, question.context) for question in questions]
-    found = await context.ask(served, answering.answer(pairs, top_k=asked.top_k, most=context.most))
-    return found[0] if isinstance(asked.inputs, Question) else found
+    found = await context.run(served, answering.answer(pairs, top_k=request.top_k, most=context.most))
+    return found[0] if isinstance(request.inputs, Question) else found
 
 
-async def passages(asked: PassagesRequest, context: RequestContext) -> Any:
+async def passages(request: PassagesRequest, context: RequestContext) -> Any:
     """Passages of a long text with their vectors (late chunking); a list for a list."""
-    served, embedding = context.handler_for(EmbeddingHandler, asked.model)
-    texts = listed(asked.inputs)
-    check_vectors(context, embedding, len(texts), asked.dimensions)
+    served, embedding = context.handler_for(EmbeddingHandler, request.model)
+    texts = listed(request.inputs)
+    check_vectors(context, embedding, len(texts), request.dimensions)
     task = embedding.passages(
-        texts, by=asked.by, size=asked.size, prompt=asked.prompt_name, dimensions=asked.dimensions,
-        normalize=asked.normalize, most=context.most,
+        texts, by=request.by, size=request.size, prompt=request.prompt_name, dimensions=request.dimensions,
+        normalize=request.normalize, most=context.most,
     )  # fmt: skip
     found = [
         [
             {"start": start, "end": end, "text": own.text[start:end], "embedding": vector}
             for (start, end), vector in zip(own.spans, own.vectors, strict=True)
         ]
-        for own in await context.ask(served, task)
+        for own in await context.run(served, task)
     ]
-    return found[0] if isinstance(asked.inputs, str) else found
+    return found[0] if isinstance(request.inputs, str) else found
 
 
 ROUTES = (

@@ -33,19 +33,19 @@ from mmbert.tokenizer.tokenizer import SPECIALS
 M = TypeVar("M", bound=BaseModel)
 
 
-async def root(asked: Root, context: RequestContext) -> Any:
+async def root(request: Root, context: RequestContext) -> Any:
     """The task of the model, for huggingface_hub's InferenceClient."""
-    inputs, parameters = asked.inputs, asked.parameters or RootParameters()
+    inputs, parameters = request.inputs, request.parameters or RootParameters()
     if isinstance(inputs, dict) and "source_sentence" in inputs:
         options = parameters.model_dump(include=set(SimilarityParameters.model_fields))
-        fields = {"inputs": inputs, "parameters": options, "model": asked.model}
+        fields = {"inputs": inputs, "parameters": options, "model": request.model}
         return await tei.similarity(await read(Similarity, fields, context), context)
-    served = context.service.models.find(asked.model)
+    served = context.service.models.find(request.model)
     if served.handler_for(FillMaskHandler) is not None and not _masked(inputs):
-        return await _embed(asked, parameters, context)
+        return await _embed(request, parameters, context)
     for handler, respond in _RESPOND.items():
         if served.handler_for(handler) is not None:
-            return await respond(asked, parameters, context)
+            return await respond(request, parameters, context)
     raise AssertionError("a model without a handler")
 
 
@@ -60,55 +60,55 @@ async def read(schema: type[M], fields: dict[str, Any], context: RequestContext)
         raise ConfigError(explain(error)) from error
 
 
-async def _embed(asked: Root, parameters: RootParameters, context: RequestContext) -> Any:
-    fields: dict[str, Any] = {key: getattr(asked, key) for key in Embed.model_fields}
+async def _embed(request: Root, parameters: RootParameters, context: RequestContext) -> Any:
+    fields: dict[str, Any] = {key: getattr(request, key) for key in Embed.model_fields}
     for key in ("normalize", *SimilarityParameters.model_fields):  # clients send them in either place
         fields[key] = getattr(parameters, key) if fields[key] is None else fields[key]
     return await tei.embed(await read(Embed, fields, context), context)
 
 
-async def _classify(asked: Root, parameters: RootParameters, context: RequestContext) -> Any:
-    inputs = asked.inputs
+async def _classify(request: Root, parameters: RootParameters, context: RequestContext) -> Any:
+    inputs = request.inputs
     if isinstance(inputs, dict) and "query" in inputs:
-        return await tei.rerank(await read(Rerank, {"model": asked.model, **inputs}, context), context)
+        return await tei.rerank(await read(Rerank, {"model": request.model, **inputs}, context), context)
     if isinstance(inputs, dict) and "text" in inputs:  # a pair in the form of transformers' pipeline
         inputs = [[inputs["text"], *([inputs["text_pair"]] if inputs.get("text_pair") is not None else [])]]
-    truncate = asked.truncate if asked.truncate is not None else parameters.truncate
+    truncate = request.truncate if request.truncate is not None else parameters.truncate
     raw = parameters.function_to_apply == "none"
-    _, classifier = context.handler_for(ClassificationHandler, asked.model)
+    _, classifier = context.handler_for(ClassificationHandler, request.model)
     if not raw and parameters.function_to_apply not in (None, classifier.function):
         raise ConfigError(
             f"parameters.function_to_apply: the model applies {classifier.function}: leave it out, or take none"
         )
-    fields = {"inputs": inputs, "truncate": truncate, "raw_scores": raw, "model": asked.model}
+    fields = {"inputs": inputs, "truncate": truncate, "raw_scores": raw, "model": request.model}
     found = await tei.predict(await read(Predict, fields, context), context)
     rows = [found] if found and isinstance(found[0], dict) else found  # the client reads the first row of any answer
     return [row[: parameters.top_k] for row in rows]
 
 
-async def _tag(asked: Root, parameters: RootParameters, context: RequestContext) -> Any:
+async def _tag(request: Root, parameters: RootParameters, context: RequestContext) -> Any:
     strategy = parameters.aggregation_strategy or "first"
     chosen = "simple" if strategy == "none" else strategy
-    fields = {"inputs": asked.inputs, "strategy": chosen, "model": asked.model}
+    fields = {"inputs": request.inputs, "strategy": chosen, "model": request.model}
     found = await own.token_classify(await read(TokenClassify, fields, context), context)
-    rows = [found] if isinstance(asked.inputs, str) else found
+    rows = [found] if isinstance(request.inputs, str) else found
     made = [
         [{"entity_group": e.label, "score": e.score, "word": e.text, "start": e.start, "end": e.end} for e in row]
         for row in rows
     ]
-    return made[0] if isinstance(asked.inputs, str) else made
+    return made[0] if isinstance(request.inputs, str) else made
 
 
-async def _fill(asked: Root, parameters: RootParameters, context: RequestContext) -> Any:
-    fields = {"inputs": asked.inputs, "top_k": parameters.top_k, "model": asked.model}
+async def _fill(request: Root, parameters: RootParameters, context: RequestContext) -> Any:
+    fields = {"inputs": request.inputs, "top_k": parameters.top_k, "model": request.model}
     found = await own.fill_mask(await read(FillMaskRequest, fields, context), context)
-    texts = [found] if isinstance(asked.inputs, str) else found
+    texts = [found] if isinstance(request.inputs, str) else found
     made = [
         [[{"score": f.score, "token": f.id, "token_str": f.token, "sequence": f.text} for f in mask] for mask in masks]
         for masks in texts
     ]
     flat = [masks[0] if len(masks) == 1 else masks for masks in made]
-    return flat[0] if isinstance(asked.inputs, str) else flat
+    return flat[0] if isinstance(request.inputs, str) else flat
 
 
 def _masked(inputs: Any) -> bool:
@@ -116,14 +116,14 @@ def _masked(inputs: Any) -> bool:
     return any(isinstance(text, str) and SPECIALS["mask"] in text for text in texts)
 
 
-async def _answer(asked: Root, parameters: RootParameters, context: RequestContext) -> Any:
-    fields = {"inputs": asked.inputs, "top_k": parameters.top_k, "model": asked.model}
+async def _answer(request: Root, parameters: RootParameters, context: RequestContext) -> Any:
+    fields = {"inputs": request.inputs, "top_k": parameters.top_k, "model": request.model}
     found = await own.answer(await read(AnswerRequest, fields, context), context)
     answers = [
         {"answer": answer.text, "start": answer.start, "end": answer.end, "score": answer.score}
-        for answer in (found if isinstance(asked.inputs, dict) else [best for own in found for best in own[:1]])
+        for answer in (found if isinstance(request.inputs, dict) else [best for own in found for best in own[:1]])
     ]
-    return answers[0] if isinstance(asked.inputs, dict) and len(answers) == 1 else answers
+    return answers[0] if isinstance(request.inputs, dict) and len(answers) == 1 else answers
 
 
 _RESPOND: dict[type[Any], Callable[[Root, RootParameters, RequestContext], Any]] = {

@@ -16,17 +16,17 @@ from mmbert.serving.context import RequestContext
 class Route:
     """``handle``: (checked request, context) -> the answer, which is written as JSON.
 
-    gives  type of the answer, for OpenAPI
-    kind   under which metrics count it, see :data:`mmbert.serving.metrics.KINDS`; None: only among all
+    answer_type  type of the answer, for OpenAPI
+    kind         under which metrics count it, see :data:`mmbert.serving.metrics.KINDS`; None: only among all
     """
 
     path: str
     handle: Callable[[Any, RequestContext], Awaitable[Any]]
-    gives: Any
+    answer_type: Any
     kind: str | None = None
 
     @cached_property
-    def asks(self) -> type[BaseModel]:
+    def schema(self) -> type[BaseModel]:
         """The schema of the request: the type of the handler's first parameter."""
-        schema: type[BaseModel] = get_type_hints(self.handle)["asked"]
-        return schema
+        found: type[BaseModel] = get_type_hints(self.handle)["request"]
+        return found

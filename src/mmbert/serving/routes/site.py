@@ -60,7 +60,7 @@ def site_routes(service: Service, document: dict[str, Any]) -> list[BaseRoute]:
         return json_response(_card(service.models.find(request.path_params["name"])))
 
     async def metrics(request: Request) -> Response:
-        return Response(service.meters.page(), media_type=CONTENT_TYPE)
+        return Response(service.metrics.page(), media_type=CONTENT_TYPE)
 
     async def openapi(request: Request) -> Response:
         return json_response(document)

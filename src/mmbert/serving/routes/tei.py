@@ -12,16 +12,7 @@ from mmbert.serving.handlers.classification import ClassificationHandler, Rerank
 from mmbert.serving.handlers.embedding import EmbeddingHandler
 from mmbert.serving.handlers.texts import characters
 from mmbert.serving.routes.route import Route
-from mmbert.serving.schemas import (
-    Decode,
-    Embed,
-    EmbedAll,
-    Predict,
-    Rerank,
-    Similarity,
-    SimilarityParameters,
-    Tokenize,
-)
+from mmbert.serving.schemas import Decode, Embed, EmbedAll, Predict, Rerank, Similarity, SimilarityParameters, Tokenize
 from mmbert.serving.tokens import Token, text_of, tokens_of
 
 
@@ -54,50 +45,56 @@ def named_scores(labels: list[str], scores: np.ndarray) -> list[dict[str, Any]]:
     return [{"label": labels[index], "score": float(scores[index])} for index in order]
 
 
-async def embed(asked: Embed, context: RequestContext) -> Any:
+async def embed(request: Embed, context: RequestContext) -> Any:
     """Vectors of texts."""
-    served, embedding = context.handler_for(EmbeddingHandler, asked.model)
-    texts = listed(asked.inputs)
-    check_vectors(context, embedding, len(texts), asked.dimensions)
-    cut, normalize = context.cut(asked.truncate, asked.truncation_direction), asked.normalize is not False
-    task = embedding.embed(texts, prompt=asked.prompt_name, dimensions=asked.dimensions, normalize=normalize, cut=cut)
-    return await context.ask(served, task)
+    served, embedding = context.handler_for(EmbeddingHandler, request.model)
+    texts = listed(request.inputs)
+    check_vectors(context, embedding, len(texts), request.dimensions)
+    cut, normalize = context.cut(request.truncate, request.truncation_direction), request.normalize is not False
+    task = embedding.embed(
+        texts, prompt=request.prompt_name, dimensions=request.dimensions, normalize=normalize, cut=cut
+    )
+    return await context.run(served, task)
 
 
-async def embed_all(asked: EmbedAll, context: RequestContext) -> Any:
+async def embed_all(request: EmbedAll, context: RequestContext) -> Any:
     """Vectors of all tokens of each text, of <bos> and <eos> too."""
-    served, embedding = context.handler_for(EmbeddingHandler, asked.model)
-    texts = listed(asked.inputs)
+    served, embedding = context.handler_for(EmbeddingHandler, request.model)
+    texts = listed(request.inputs)
     context.check_count(len(texts))
     width = embedding.embedder.loaded.config.hidden_size
-    cut = context.cut(asked.truncate, asked.truncation_direction)
-    task = embedding.tokens(texts, prompt=asked.prompt_name, cut=cut, most=context.most // width)
-    return await context.ask(served, task)
+    cut = context.cut(request.truncate, request.truncation_direction)
+    task = embedding.tokens(texts, prompt=request.prompt_name, cut=cut, most=context.most // width)
+    return await context.run(served, task)
 
 
-async def rerank(asked: Rerank, context: RequestContext) -> list[dict[str, Any]]:
+async def rerank(request: Rerank, context: RequestContext) -> list[dict[str, Any]]:
     """Texts ranked for a query, best first."""
-    served, ranking = context.handler_for(RerankHandler, asked.model)
-    context.check_count(len(asked.texts), 2 * len(asked.texts), characters(asked.texts) if asked.return_text else 0)
-    cut = context.cut(asked.truncate, asked.truncation_direction)
-    scores = await context.ask(served, ranking.rank(asked.query, asked.texts, raw=bool(asked.raw_scores), cut=cut))
+    served, ranking = context.handler_for(RerankHandler, request.model)
+    context.check_count(
+        len(request.texts), 2 * len(request.texts), characters(request.texts) if request.return_text else 0
+    )
+    cut = context.cut(request.truncate, request.truncation_direction)
+    scores = await context.run(
+        served, ranking.rank(request.query, request.texts, raw=bool(request.raw_scores), cut=cut)
+    )
     order = np.argsort(-scores, kind="stable").tolist()
     found: list[dict[str, Any]] = [{"index": index, "score": float(scores[index])} for index in order]
-    if asked.return_text:
+    if request.return_text:
         for ranked in found:
-            ranked["text"] = asked.texts[ranked["index"]]
+            ranked["text"] = request.texts[ranked["index"]]
     return found
 
 
-async def predict(asked: Predict, context: RequestContext) -> Any:
+async def predict(request: Predict, context: RequestContext) -> Any:
     """Classes of a text or a pair [a, b], best first; a list for a list of them."""
-    served, classifier = context.handler_for(ClassificationHandler, asked.model)
-    inputs: list[Any] = [asked.inputs] if isinstance(asked.inputs, str) else asked.inputs
-    alone = isinstance(asked.inputs, str) or any(isinstance(text, str) for text in inputs)
+    served, classifier = context.handler_for(ClassificationHandler, request.model)
+    inputs: list[Any] = [request.inputs] if isinstance(request.inputs, str) else request.inputs
+    alone = isinstance(request.inputs, str) or any(isinstance(text, str) for text in inputs)
     items = [_item(inputs)] if alone else [_item(item) for item in inputs]
     check_scores(context, classifier.labels, len(items))
-    cut = context.cut(asked.truncate, asked.truncation_direction)
-    scores = await context.ask(served, classifier.classify(items, raw=bool(asked.raw_scores), cut=cut))
+    cut = context.cut(request.truncate, request.truncation_direction)
+    scores = await context.run(served, classifier.classify(items, raw=bool(request.raw_scores), cut=cut))
     found = [named_scores(classifier.labels, row) for row in scores]
     return found[0] if alone else found
 
@@ -106,32 +103,32 @@ def _item(item: list[str]) -> str | tuple[str, str]:
     return item[0] if len(item) == 1 else (item[0], item[1])
 
 
-async def similarity(asked: Similarity, context: RequestContext) -> Any:
+async def similarity(request: Similarity, context: RequestContext) -> Any:
     """Cosine similarities of a sentence and others."""
-    served, embedding = context.handler_for(EmbeddingHandler, asked.model)
-    context.check_count(len(asked.inputs.sentences))
-    texts = [asked.inputs.source_sentence, *asked.inputs.sentences]
-    options = asked.parameters or SimilarityParameters()
+    served, embedding = context.handler_for(EmbeddingHandler, request.model)
+    context.check_count(len(request.inputs.sentences))
+    texts = [request.inputs.source_sentence, *request.inputs.sentences]
+    options = request.parameters or SimilarityParameters()
     cut = context.cut(options.truncate, options.truncation_direction)
-    vectors = await context.ask(served, embedding.embed(texts, prompt=options.prompt_name, cut=cut))
+    vectors = await context.run(served, embedding.embed(texts, prompt=options.prompt_name, cut=cut))
     return vectors[1:] @ vectors[0]
 
 
-async def tokenize(asked: Tokenize, context: RequestContext) -> list[list[Token]]:
+async def tokenize(request: Tokenize, context: RequestContext) -> list[list[Token]]:
     """Tokens of each text as the model reads them."""
-    served = context.service.models.find(asked.model)
-    texts = listed(asked.inputs)
+    served = context.service.models.find(request.model)
+    texts = listed(request.inputs)
     context.check_count(len(texts))
-    specials = asked.add_special_tokens is not False
-    return await context.ask(served, tokens_of(served, texts, specials, asked.prompt_name, context.most))
+    specials = request.add_special_tokens is not False
+    return await context.run(served, tokens_of(served, texts, specials, request.prompt_name, context.most))
 
 
-async def decode(asked: Decode, context: RequestContext) -> list[str]:
+async def decode(request: Decode, context: RequestContext) -> list[str]:
     """Texts of token ids."""
-    served = context.service.models.find(asked.model)
-    rows: Any = asked.ids if asked.ids and isinstance(asked.ids[0], list) else [asked.ids]
+    served = context.service.models.find(request.model)
+    rows: Any = request.ids if request.ids and isinstance(request.ids[0], list) else [request.ids]
     context.check_count(len(rows))
-    return await context.ask(served, text_of(served, rows, asked.skip_special_tokens is not False, context.most))
+    return await context.run(served, text_of(served, rows, request.skip_special_tokens is not False, context.most))
 
 
 def listed(inputs: str | list[str]) -> list[str]:
