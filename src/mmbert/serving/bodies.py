@@ -75,33 +75,33 @@ def parse(schema: type[BaseModel], body: bytes | bytearray, options: Options) ->
         raise Refused(422, explain(error)) from error
 
 
-def _check_values(body: bytes | bytearray, most: int) -> None:
-    """Raise TooLong for more than ``most`` values: parsed, they would take many times their bytes."""
-    if len(body) <= LARGE or _separators(body) <= most:
+def _check_values(body: bytes | bytearray, limit: int) -> None:
+    """Raise TooLong for more than ``limit`` values: parsed, they would take many times their bytes."""
+    if len(body) <= LARGE or _separators(body) <= limit:
         return
     plain = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-    if plain.count(b'"') > 4 * most or _separators(b"".join(plain.split(b'"')[::2])) > most:
-        raise TooLong(f"the request holds more than {most:,} values: send it in parts")
+    if plain.count(b'"') > 4 * limit or _separators(b"".join(plain.split(b'"')[::2])) > limit:
+        raise TooLong(f"the request holds more than {limit:,} values: send it in parts")
 
 
 def _separators(body: bytes | bytearray) -> int:
     return body.count(b",") + body.count(b"[") + body.count(b"{")
 
 
-def _check_counts(value: Any, most: int, depth: int = 3) -> None:
-    """Raise TooLong for a list of more than ``most`` inputs, Refused for an object of more than _FIELDS fields."""
+def _check_counts(value: Any, limit: int, depth: int = 3) -> None:
+    """Raise TooLong for a list of more than ``limit`` inputs, Refused for an object of more than _FIELDS fields."""
     if isinstance(value, dict):
         inner: Iterable[Any] = value.values()
         if len(value) > _FIELDS:
             raise Refused(422, f"an object of {len(value):,} fields, no route takes more than {_FIELDS}")
     else:
         inner = value
-        if len(value) > most and type(value[0]) is not int:  # token ids are one input
-            raise too_many(len(value), most)
+        if len(value) > limit and type(value[0]) is not int:  # token ids are one input
+            raise too_many(len(value), limit)
     if depth:
         for nested in inner:
             if isinstance(nested, dict | list):
-                _check_counts(nested, most, depth - 1)
+                _check_counts(nested, limit, depth - 1)
 
 
 def explain(error: ValidationError) -> str:

@@ -40,7 +40,7 @@ class RequestContext:
         return served, found
 
     @property
-    def most(self) -> int:
+    def max_numbers(self) -> int:
         """Most numbers of an answer."""
         return self.service.options.max_numbers
 
@@ -94,6 +94,6 @@ class RequestContext:
         return answer.value
 
 
-def too_many(texts: int, most: int) -> TooLong:
+def too_many(texts: int, limit: int) -> TooLong:
     """Return the error for more inputs than a request may have."""
-    return TooLong(f"{texts:,} inputs, at most {most:,} in one request: send them in parts")
+    return TooLong(f"{texts:,} inputs, at most {limit:,} in one request: send them in parts")

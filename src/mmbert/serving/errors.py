@@ -87,12 +87,12 @@ def failure(error: MMBertError) -> Failure:
     return Failure(status, shortened(str(error)), kind, headers)
 
 
-def shortened(message: str, most: int = 1000) -> str:
-    """Return a message of at most ``most`` characters: messages quote requests, which may be long."""
-    if len(message) <= most:
+def shortened(message: str, limit: int = 1000) -> str:
+    """Return a message of at most ``limit`` characters: messages quote requests, which may be long."""
+    if len(message) <= limit:
         return message
-    left = f" [... {len(message) - most + 40:,} characters ...] "
-    kept = most - len(left)
+    left = f" [... {len(message) - limit + 40:,} characters ...] "
+    kept = limit - len(left)
     return message[: kept // 2] + left + message[-(kept - kept // 2) :]
 
 

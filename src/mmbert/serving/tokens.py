@@ -30,13 +30,13 @@ class Token:
 
 
 def tokens_of(
-    served: Served, texts: Sequence[str], specials: bool, prompt: str | None, most: int
+    served: Served, texts: Sequence[str], specials: bool, prompt: str | None, limit: int
 ) -> Task[list[list[Token]]]:
     """Return the task for the tokens of each text.
 
     specials  <bos> and <eos> too
     prompt    a name of the model's prompts, whose text is put before each; None: none
-    most      size of the answer, see :func:`check_size`; a token counts as _NUMBERS and its text
+    limit     size of the answer, see :func:`check_size`; a token counts as _NUMBERS and its text
     """
     tokenizer, bytes_of = served.loaded.tokenizer, served.token_bytes
     prefix = "" if served.loaded.check_prompt(prompt) is None else served.loaded.prompt_text(prompt)
@@ -47,7 +47,7 @@ def tokens_of(
             ((ids, spans),) = tokenizer.encode_spans([prefix + text], specials=True)
             tokens += len(ids)
             size += 2 * int(bytes_of[ids].sum())
-            check_size(_NUMBERS * tokens, size, most)  # before the objects, which take most of the memory
+            check_size(_NUMBERS * tokens, size, limit)  # before the objects, which take most of the memory
             made.append(_tokens(served, prefix + text, ids, spans, specials))
         return made
 
@@ -76,10 +76,10 @@ def _end(served: Served, index: int) -> Token:
     return Token(index, name, True, None, None, name, 0)
 
 
-def text_of(served: Served, rows: Sequence[Sequence[int]], skip_specials: bool, most: int) -> Task[list[str]]:
+def text_of(served: Served, rows: Sequence[Sequence[int]], skip_specials: bool, limit: int) -> Task[list[str]]:
     """Return the task for the text of each list of ids. It raises TokenizerError for an unknown id.
 
-    most  size of the answer, see :func:`check_size`; an id counts as one number and the text of its token
+    limit  size of the answer, see :func:`check_size`; an id counts as one number and the text of its token
     """
     tokenizer = served.loaded.tokenizer
 
@@ -90,7 +90,7 @@ def text_of(served: Served, rows: Sequence[Sequence[int]], skip_specials: bool, 
             numbers = np.asarray(row, np.int64)
             ids += len(numbers)
             text += int(served.token_bytes[numbers[(numbers >= 0) & (numbers < tokenizer.vocab_size)]].sum())
-            check_size(ids, text, most)
+            check_size(ids, text, limit)
             found.append(tokenizer.decode(row, specials=not skip_specials))
         return found
 

@@ -75,19 +75,19 @@ class EmbeddingHandler:
         return Task(texts, characters(texts), prepare, self.compute, finish, self.embedder.max_tokens)
 
     def tokens(
-        self, texts: Sequence[str], *, prompt: str | None = None, cut: Cut = None, most: int | None = None
+        self, texts: Sequence[str], *, prompt: str | None = None, cut: Cut = None, limit: int | None = None
     ) -> Task[list[np.ndarray]]:
         """Return the task for the vectors of all tokens of each text, (n, h) fp32, of <bos> and <eos> too.
 
-        most  tokens of all texts; TooLong is raised for more
+        limit  tokens of all texts; TooLong is raised for more
         """
         prefix, _ = self._prefix(prompt)
 
         def prepare() -> list[Rows[Any]]:
             rows = self._encoder(prefix, cut)(texts, 0)
             tokens = sum(map(len, rows))
-            if most is not None and tokens > most:
-                raise TooLong(f"the inputs have {tokens:,} tokens, a request for their vectors may have {most:,}")
+            if limit is not None and tokens > limit:
+                raise TooLong(f"the inputs have {tokens:,} tokens, a request for their vectors may have {limit:,}")
             return [Rows([row], _Tokens()) for row in rows]
 
         def finish(found: list[Rows[Any]]) -> list[np.ndarray]:
@@ -104,18 +104,18 @@ class EmbeddingHandler:
         prompt: str | None = None,
         dimensions: int | None = None,
         normalize: bool = True,
-        most: int | None = None,
+        limit: int | None = None,
     ) -> Task[list[Passages]]:
         """Return the task for the passages of each text, by late chunking as in ``Embedder.passages``.
 
-        most  numbers of all vectors; TooLong is raised for more
+        limit  numbers of all vectors; TooLong is raised for more
         """
         width = self._width(dimensions)
         name = self.embedder.loaded.check_prompt(prompt)
         reader = Reader(self.embedder, chunking="late", by=by, size=size, overlap=None, prompt=name)
 
         def prepare() -> list[Rows[Any]]:
-            return list(reader.rows(texts, None if most is None else most // (width or self.embedder.dimensions)))
+            return list(reader.rows(texts, None if limit is None else limit // (width or self.embedder.dimensions)))
 
         def finish(found: list[Rows[Any]]) -> list[Passages]:
             return [self._passages(reader, text, width, normalize) for text in found]

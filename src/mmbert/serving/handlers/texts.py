@@ -30,11 +30,11 @@ def refuse_long(longest: int) -> Callable[..., None]:
     return noted
 
 
-def check_size(numbers: int, text: int, most: int | None) -> None:
-    """Raise TooLong for an answer of more than ``most`` numbers, where four characters of text count as one."""
+def check_size(numbers: int, text: int, limit: int | None) -> None:
+    """Raise TooLong for an answer of more than ``limit`` numbers, where four characters of text count as one."""
     size = numbers + text // 4
-    if most is not None and size > most:
+    if limit is not None and size > limit:
         raise TooLong(
-            f"the answer would hold {size:,} numbers (four characters count as one), at most {most:,}: ask in several "
+            f"the answer would hold {size:,} numbers (four characters count as one), at most {limit:,}: ask in several "
             "requests"
         )

@@ -33,12 +33,12 @@ class TaggingHandler:
         self.labels = self._tagger.labels
 
     def tag(
-        self, texts: Sequence[str], *, strategy: Strategy = "first", most: int | None = None
+        self, texts: Sequence[str], *, strategy: Strategy = "first", limit: int | None = None
     ) -> Task[list[list[Entity]]]:
-        """Return the task for the entities of each text. ``most``: size of the answer, see :func:`check_size`."""
+        """Return the task for the entities of each text. ``limit``: size of the answer, see :func:`check_size`."""
 
         def finish(found: list[Rows[Any]]) -> list[list[Entity]]:
-            return _each(found, lambda text: self._tagger.entities(text, strategy), most, _entity_characters)
+            return _each(found, lambda text: self._tagger.entities(text, strategy), limit, _entity_characters)
 
         tagger = self._tagger
         return Task(texts, characters(texts), lambda: list(tagger.rows(texts)), tagger.logits_of, finish)
@@ -56,10 +56,10 @@ class FillMaskHandler:
     def __init__(self, loaded: Loaded) -> None:
         self._model = FillMask(loaded)
 
-    def fill(self, texts: Sequence[str], *, top_k: int = 5, most: int | None = None) -> Task[list[list[list[Fill]]]]:
+    def fill(self, texts: Sequence[str], *, top_k: int = 5, limit: int | None = None) -> Task[list[list[list[Fill]]]]:
         """Return the task for the fills of each mask of each text; every fill holds the whole text.
 
-        most  size of the answer, see :func:`check_size`; checked before anything is computed
+        limit  size of the answer, see :func:`check_size`; checked before anything is computed
         """
         check_top(top_k, self._model.loaded.tokenizer.vocab_size)
 
@@ -69,7 +69,7 @@ class FillMaskHandler:
                 masks = one.count(SPECIALS["mask"])
                 fills += masks * top_k
                 text += masks * top_k * len(one)
-                check_size(4 * fills, text, most)
+                check_size(4 * fills, text, limit)
             return list(self._model.rows(texts, top_k))
 
         def finish(found: list[Rows[Any]]) -> list[list[list[Fill]]]:
@@ -91,9 +91,9 @@ class AnswerHandler:
         self._answerer = Answerer(loaded)
 
     def answer(
-        self, pairs: Sequence[tuple[str, str]], *, top_k: int = 1, most: int | None = None
+        self, pairs: Sequence[tuple[str, str]], *, top_k: int = 1, limit: int | None = None
     ) -> Task[list[list[Answer]]]:
-        """Return the task for the answers to each (question, text). ``most``: as for :meth:`TaggingHandler.tag`."""
+        """Return the task for the answers to each (question, text). ``limit``: as for :meth:`TaggingHandler.tag`."""
         check_top(top_k)
         answerer, options = self._answerer, Decoding(top_k, 64, False, 0.0)
 
@@ -104,7 +104,7 @@ class AnswerHandler:
             def answers(text: Rows[Any]) -> list[Answer]:
                 return best_answers(text.metadata, text.results, options)
 
-            return _each(found, answers, most, lambda answer: len(answer.text))
+            return _each(found, answers, limit, lambda answer: len(answer.text))
 
         return Task(pairs, characters(pairs), prepare, answerer.logits_of, finish)
 
@@ -116,7 +116,7 @@ class AnswerHandler:
 def _each(
     found: Iterable[Rows[Any]],
     read: Callable[[Rows[Any]], list[R]],
-    most: int | None = None,
+    limit: int | None = None,
     size: Callable[[R], int] = lambda item: 0,
 ) -> list[list[R]]:
     """Return the items of each text; ``size``: characters of one, which counts as four numbers beside them.
@@ -130,7 +130,7 @@ def _each(
         made.append(read(one))
         numbers += 4 * len(made[-1])
         text += sum(map(size, made[-1]))
-        check_size(numbers, text, most)
+        check_size(numbers, text, limit)
     return made
 
 

@@ -29,7 +29,7 @@ async def token_classify(request: TokenClassify, context: RequestContext) -> Any
     served, tagging = context.handler_for(TaggingHandler, request.model)
     texts = listed(request.inputs)
     context.check_count(len(texts))
-    found = await context.run(served, tagging.tag(texts, strategy=request.strategy, most=context.most))
+    found = await context.run(served, tagging.tag(texts, strategy=request.strategy, limit=context.max_numbers))
     return found[0] if isinstance(request.inputs, str) else found
 
 
@@ -38,7 +38,7 @@ async def fill_mask(request: FillMaskRequest, context: RequestContext) -> Any:
     served, filling = context.handler_for(FillMaskHandler, request.model)
     texts = listed(request.inputs)
     context.check_count(len(texts))
-    found = await context.run(served, filling.fill(texts, top_k=request.top_k, most=context.most))
+    found = await context.run(served, filling.fill(texts, top_k=request.top_k, limit=context.max_numbers))
     return found[0] if isinstance(request.inputs, str) else found
 
 
@@ -48,7 +48,7 @@ async def answer(request: AnswerRequest, context: RequestContext) -> Any:
     questions = [request.inputs] if isinstance(request.inputs, Question) else request.inputs
     context.check_count(len(questions))
     pairs = [(question.question, question.context) for question in questions]
-    found = await context.run(served, answering.answer(pairs, top_k=request.top_k, most=context.most))
+    found = await context.run(served, answering.answer(pairs, top_k=request.top_k, limit=context.max_numbers))
     return found[0] if isinstance(request.inputs, Question) else found
 
 
@@ -59,7 +59,7 @@ async def passages(request: PassagesRequest, context: RequestContext) -> Any:
     check_vectors(context, embedding, len(texts), request.dimensions)
     task = embedding.passages(
         texts, by=request.by, size=request.size, prompt=request.prompt_name, dimensions=request.dimensions,
-        normalize=request.normalize, most=context.most,
+        normalize=request.normalize, limit=context.max_numbers,
     )  # fmt: skip
     found = [
         [

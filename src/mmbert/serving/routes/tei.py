@@ -64,7 +64,7 @@ async def embed_all(request: EmbedAll, context: RequestContext) -> Any:
     context.check_count(len(texts))
     width = embedding.embedder.loaded.config.hidden_size
     cut = context.cut(request.truncate, request.truncation_direction)
-    task = embedding.tokens(texts, prompt=request.prompt_name, cut=cut, most=context.most // width)
+    task = embedding.tokens(texts, prompt=request.prompt_name, cut=cut, limit=context.max_numbers // width)
     return await context.run(served, task)
 
 
@@ -120,7 +120,7 @@ async def tokenize(request: Tokenize, context: RequestContext) -> list[list[Toke
     texts = listed(request.inputs)
     context.check_count(len(texts))
     specials = request.add_special_tokens is not False
-    return await context.run(served, tokens_of(served, texts, specials, request.prompt_name, context.most))
+    return await context.run(served, tokens_of(served, texts, specials, request.prompt_name, context.max_numbers))
 
 
 async def decode(request: Decode, context: RequestContext) -> list[str]:
@@ -128,7 +128,9 @@ async def decode(request: Decode, context: RequestContext) -> list[str]:
     served = context.service.models.find(request.model)
     rows: Any = request.ids if request.ids and isinstance(request.ids[0], list) else [request.ids]
     context.check_count(len(rows))
-    return await context.run(served, text_of(served, rows, request.skip_special_tokens is not False, context.most))
+    return await context.run(
+        served, text_of(served, rows, request.skip_special_tokens is not False, context.max_numbers)
+    )
 
 
 def listed(inputs: str | list[str]) -> list[str]:
