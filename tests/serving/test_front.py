@@ -108,7 +108,7 @@ def test_every_list_of_a_request_is_refused_at_its_first_fault() -> None:
                 yield from lists(inner)
 
     for route in ROUTES:
-        found = list(lists(route.asks.__pydantic_core_schema__))
+        found = list(lists(route.schema.__pydantic_core_schema__))
         assert all(one.get("fail_fast") for one in found), route.path
 
 
