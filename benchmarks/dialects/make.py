@@ -99,10 +99,10 @@ def answers(folder: Path) -> list[tuple[str | None, list[np.ndarray]]]:
         return [(name, list(embed(list(TEXTS), prompt=name, normalize=False))) for name in embed.loaded.prompts]
     if (folder / "onnx").is_dir():  # of the folder it was made from
         source = Source.load(folder.parent / "sentence-first-prompts")
-        rows = encode(source, TEXTS, source.loaded.tokenizer)
+        rows = encode(source, TEXTS, source.tokenizer)
         return [(None, model_run(source, "embedding")(rows))]
     source = Source.load(folder)
-    rows = encode(source, TEXTS, source.loaded.tokenizer)
+    rows = encode(source, TEXTS, source.tokenizer)
     return [(None, model_run(source, "logits" if source.has_head else "hidden")(rows))]
 
 
