@@ -26,7 +26,7 @@ from mmbert.evaluation.predict import Tagged, texts_of
 from mmbert.evaluation.sources import Row
 from mmbert.evaluation.task import Task
 from mmbert.evaluation.word_spans import place_words, spans_of
-from mmbert.finetuning.examples import as_label
+from mmbert.finetuning.labels import as_label
 
 Predict = Callable[[Sequence[Row]], Any]
 

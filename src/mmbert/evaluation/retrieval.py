@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mmbert.arrays import unit
 from mmbert.errors import DataError, WeightsError
 from mmbert.evaluation.heldout_loss import autocast
 from mmbert.evaluation.results import LanguageRetrieval
@@ -154,12 +155,6 @@ def trigrams(texts: Sequence[str]) -> np.ndarray:
         hashed = codes[:-2] * np.uint32(2654435761) + codes[1:-1] * np.uint32(40503) + codes[2:] * np.uint32(2246822519)
         rows[row] = np.bincount((hashed >> np.uint32(8)) % np.uint32(_TRIGRAM_BUCKETS), minlength=_TRIGRAM_BUCKETS)
     return unit(rows)
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Rows of length 1; a row of zeros stays."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.where(lengths == 0, 1, lengths), dtype=np.float32)
 
 
 def _accuracy(similarity: np.ndarray) -> float:

@@ -18,8 +18,9 @@ from typing import Any
 from mmbert.errors import DataError
 from mmbert.evaluation.task import Task
 from mmbert.files import read_json, sha256, write_json
-from mmbert.finetuning.examples import Examples, Fields, read_examples
+from mmbert.finetuning.examples import read_examples
 from mmbert.finetuning.hub import CONVERTED, HubReadError, find_commit
+from mmbert.finetuning.labels import Examples, Fields
 from mmbert.finetuning.recipe_data import DataSpec
 from mmbert.io.find import is_hidden, packed, walk
 

@@ -20,7 +20,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from mmbert.errors import ConfigError
 from mmbert.evaluation.task import TRAINED, Task
 from mmbert.finetuning.recipe import FinetuneRecipe
-from mmbert.recipe_file import Spec, SpecFile, explain
+from mmbert.recipe_errors import explain
+from mmbert.recipe_file import Spec, SpecFile
 
 PRETRAINED = "pretrained"
 """As a task's ``start``: no other task's model, since null only says that nothing is changed."""
@@ -147,7 +148,7 @@ class Suite(SpecFile):
         try:
             return Task.model_validate(values)
         except ValidationError as error:
-            raise ValueError(explain(error, Task, Path(f"tasks.{name}"))) from error
+            raise ValueError(explain(error, Task, Path(f"tasks.{name}"), values)) from error
 
     def scored(self, name: str) -> list[str]:
         """The languages that are scored, as declared or as the suite says."""

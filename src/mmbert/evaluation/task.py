@@ -20,7 +20,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from mmbert import languages
 from mmbert.errors import ConfigError
 from mmbert.finetuning.hub import CONVERTED
-from mmbert.recipe_file import Spec, explain, read_recipe
+from mmbert.recipe_errors import explain
+from mmbert.recipe_file import Spec, read_recipe
 
 Kind = Literal["classify", "tag", "answer", "choose", "bitext", "mteb", "loss", "efficiency"]
 
@@ -218,4 +219,4 @@ def _read(path: Path) -> Task:
     try:
         return Task.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(explain(error, Task, path)) from error
+        raise ConfigError(explain(error, Task, path, values)) from error

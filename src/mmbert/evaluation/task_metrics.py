@@ -16,7 +16,8 @@ from mmbert.evaluation.predict import texts_of
 from mmbert.evaluation.sources import Row
 from mmbert.evaluation.task import Task
 from mmbert.evaluation.word_spans import place_words, spans_of
-from mmbert.finetuning.examples import as_label, read_answers
+from mmbert.finetuning.examples import read_answers
+from mmbert.finetuning.labels import as_label
 from mmbert.metrics import classes, entities
 from mmbert.metrics.answers import normaliser, score_answers
 from mmbert.metrics.ranking import bitext_accuracy

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +18,11 @@ from mmbert.inference.checks import kind_of, many_texts, one_text, whole
 from mmbert.inference.chunking import Passages, Span
 from mmbert.inference.load import Loaded, load
 from mmbert.inference.pooling import MODES, Pooling, pool
-from mmbert.inference.predictor import tuning
+from mmbert.inference.predictor import OnceWarned, tuning
 from mmbert.inference.sentence_transformers_api import DropIn
 from mmbert.inference.sentence_transformers_folder import Dense
 from mmbert.inference.vectors import Output, check_output, measure_ranges, quantize, similarity
 from mmbert.packed import Packed
-
-log = logging.getLogger(__name__)
 
 _NAMES = {"first": "cls", "last": "lasttoken"}
 
@@ -43,7 +40,7 @@ class TokenVectors:
     vectors: np.ndarray
 
 
-class Embedder(DropIn):
+class Embedder(DropIn, OnceWarned):
     """Vectors of texts, of unit length unless told otherwise.
 
     Made by :meth:`load`; called with a text, a list or an iterator. A text's vector is the same whatever texts it is
@@ -73,7 +70,7 @@ class Embedder(DropIn):
         self._dimensions = dense[-1].linear.out_features if dense else wide
         self._max_tokens = loaded.max_tokens
         self.max_seq_length = loaded.max_tokens if max_tokens is None else max_tokens
-        self._said: set[str] = set()
+        super().__init__()
 
     @classmethod
     def load(
@@ -278,12 +275,8 @@ class Embedder(DropIn):
         """The text that ``prompt`` stands for, see :meth:`__call__`. Raises ConfigError for what is no text."""
         if prompt is not None and not isinstance(prompt, str):
             raise ConfigError(f"prompt is {kind_of(prompt)}: expected the name of a prompt, or its text")
-        prompts = self.loaded.prompts
-        if prompt is None:
-            return prompts[self.loaded.default_prompt] if self.loaded.default_prompt is not None else ""
-        if prompt in prompts:
-            return prompts[prompt]
-        return "" if prompt in ("query", "document") else prompt
+        text = self.loaded.prompt_text(prompt)
+        return "" if text == prompt and prompt in ("query", "document") else text
 
     def skipped(self, prefix: str) -> int:
         """Tokens at the beginning that pooling leaves out: <bos> and the prompt, where the folder wants it so."""
@@ -315,12 +308,6 @@ class Embedder(DropIn):
                 f"{self.loaded.folder} was never tuned for embeddings: similar texts may get dissimilar vectors; "
                 f"tune it: {tuning('embed.yaml', self.loaded.folder)}",
             )
-
-    def say_once(self, what: str, message: str) -> None:
-        """Warn, the first time only."""
-        if what not in self._said:
-            self._said.add(what)
-            log.warning("%s", message)
 
 
 def _stream(texts: Any) -> Iterable[str]:

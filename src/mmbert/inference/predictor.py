@@ -34,7 +34,20 @@ def tuning(recipe: str, folder: str | Path) -> str:
     return f"mmbert finetune recipes/finetune/{recipe} model={folder}"
 
 
-class Facade:
+class OnceWarned:
+    """Warnings that are logged once for each model."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def say_once(self, what: str, message: str) -> None:
+        """Warn, the first time only."""
+        if what not in self._said:
+            self._said.add(what)
+            log.warning("%s", message)
+
+
+class Facade(OnceWarned):
     """A loaded model that does one thing. Made by :meth:`load`."""
 
     kinds: ClassVar[tuple[Kind, ...]]
@@ -50,8 +63,8 @@ class Facade:
                 f"{loaded.folder} is a {_CLASSES[loaded.kind]}, {type(self).__name__} needs a {needed}: "
                 f"use {READERS[loaded.kind]}{made}"
             )
+        super().__init__()
         self.loaded = loaded
-        self._said: set[str] = set()
 
     @classmethod
     def load(
@@ -65,12 +78,6 @@ class Facade:
         ConfigError, in one line.
         """
         return cls(load(name, revision=revision, device=device, precision=precision))
-
-    def say_once(self, what: str, message: str) -> None:
-        """Warn, the first time only."""
-        if what not in self._said:
-            self._said.add(what)
-            log.warning("%s", message)
 
     def _note_length(self, number: int, tokens: int, ends: int) -> None:
         """Warn of a text of no tokens, or of more than the model reads. ``ends``: special tokens around it."""

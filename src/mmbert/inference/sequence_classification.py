@@ -1,4 +1,4 @@
-"""Logits of texts and pairs from a head on a pooled encoder: what Classifier, Reranker and MultipleChoice stand on."""
+"""Logits of texts and pairs from a head on a pooled encoder: what Classifier, Reranker and MultipleChoice use."""
 
 from __future__ import annotations
 
@@ -29,18 +29,11 @@ class SequencePredictor(Facade):
         """Names of the classes, in the order of their logits."""
         return list((self.loaded.labels or {}).values())
 
-    def prompt_text(self, prompt: str | None) -> str:
-        """The text before every text: that of the folder's name ``prompt``, the text itself, or the folder's own."""
-        prompts = self.loaded.prompts
-        if prompt is None:
-            return prompts[self.loaded.default_prompt] if self.loaded.default_prompt is not None else ""
-        return prompts.get(prompt, prompt)
-
     def stream_logits(
         self, items: Iterable[Any], *, prompt: str | None = None, progress: bool | None = None, what: str = "judging"
     ) -> Iterator[np.ndarray]:
         """(labels,) fp32 a text or pair, in order, without end."""
-        text = self.prompt_text(prompt)
+        text = self.loaded.prompt_text(prompt)
         if text not in self._encoders:
             self._encoders[text] = pair_encoder(self.loaded, text, noted=self._note_length)
 

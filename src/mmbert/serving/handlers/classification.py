@@ -54,7 +54,7 @@ class ClassificationHandler:
 
     def _encoder_of(self, strict: bool) -> Any:
         noted = refuse_long(self.loaded.max_tokens) if strict else None
-        return pair_encoder(self.loaded, self._classifier.prompt_text(None), noted=noted)
+        return pair_encoder(self.loaded, self.loaded.prompt_text(None), noted=noted)
 
 
 class RerankHandler(ClassificationHandler):
