@@ -90,8 +90,8 @@ def test_what_characters_tell(judged: tuple[SuiteResult, Path]) -> None:
     assert tasks["xquad"].figure.mean > 0.3
 
 
-def test_a_bag_of_characters_sees_no_order() -> None:
-    """What n-grams tell apart by order alone is the same bag."""
+def test_character_unigrams_see_no_order() -> None:
+    """What n-grams tell apart by order alone has the same unigrams."""
     sib200, pos = Task.load("sib200"), Task.load("masakhapos")
     texts = [{"text": text, "label": label} for text, label in (("abab", "x"), ("baba", "y")) for _ in range(4)]
     words = [{"tokens": ["on", "no"], "tags": ["ADP", "INTJ"]}] * 8

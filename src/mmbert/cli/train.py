@@ -60,13 +60,13 @@ def pretrain(
     folder = out or Path("runs") / wanted.name
     prepared = data or (Path(wanted.shards) if wanted.shards else folder / "data")
     if dry_run:
-        from mmbert.estimate.dry_run import dry_run as plan
+        from mmbert.estimate.dry_run import dry_run as estimate
         from mmbert.estimate.hardware import Machine
-        from mmbert.estimate.print_estimate import print_plan
+        from mmbert.estimate.print_estimate import print_estimate
 
         bytes_a_second = None if network is None else network * 1e9
         machine = Machine.named(device, devices, nodes, utilisation=utilisation or (), network=bytes_a_second)
-        print_plan(plan(wanted, folder=recipe.parent, data=prepared, machine=machine, length=length))
+        print_estimate(estimate(wanted, folder=recipe.parent, data=prepared, machine=machine, length=length))
         return
     from mmbert.files import is_main_process
     from mmbert.training.pretrain import pretrain as train
