@@ -30,8 +30,10 @@ import transformers
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from mmbert.finetuning.collate import collate, texts_as_rows
-from mmbert.finetuning.examples import Fields, label_names, read_examples
+from mmbert.finetuning.examples import read_examples
 from mmbert.finetuning.finetune import finetune
+from mmbert.finetuning.init_model import Start
+from mmbert.finetuning.labels import Fields, label_names
 from mmbert.finetuning.losses import ClassLoss
 from mmbert.finetuning.packed_model import PackedModel
 from mmbert.finetuning.recipe import FinetuneRecipe
@@ -98,7 +100,8 @@ def speed(options: argparse.Namespace) -> None:
     torch.manual_seed(0)
     ours = SequenceClassifier(Encoder(config), CLASSES, pooling="mean", dropout=0.1)
     names = [str(number) for number in range(CLASSES)]
-    packed = PackedModel(ours, ClassLoss(), texts_as_rows, names, None, max_tokens=options.context)  # type: ignore[arg-type]
+    start = Start(ours, None, tuple(names), options.context)  # type: ignore[arg-type]
+    packed = PackedModel(start, ClassLoss(), texts_as_rows)
     values = {**config_to_hf(config), "num_labels": CLASSES, "classifier_dropout": 0.1, "attn_implementation": "sdpa"}
     their_config = transformers.ModernBertConfig(**values)
     theirs = transformers.ModernBertForSequenceClassification(their_config)

@@ -26,18 +26,18 @@ import torch
 from sentence_transformers.base.modules import Transformer
 
 from mmbert import MaskedLM, ModelConfig, train_tokenizer
-from mmbert.finetuning import embed, late_interaction, rerank, sparse
 from mmbert.finetuning.packed_engine import lay_out, pack_table
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.finetuning.sentence_model import build_model, encoder_of, quiet
+from mmbert.finetuning.sentence_tasks import SPECS
 from mmbert.recipe import TokenizerTraining
 
-KINDS: dict[str, tuple[str, dict[str, Any], Any]] = {
-    "embed": ("embed", {"mini_batch": None}, embed.make_loss),
-    "cached": ("embed", {"mini_batch": 16}, embed.make_loss),
-    "rerank": ("rerank", {}, rerank.make_loss),
-    "sparse": ("sparse", {}, sparse.make_loss),
-    "late": ("late_interaction", {"loss": "contrastive"}, late_interaction.make_loss),
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "embed": ("embed", {"mini_batch": None}),
+    "cached": ("embed", {"mini_batch": 16}),
+    "rerank": ("rerank", {}),
+    "sparse": ("sparse", {}),
+    "late": ("late_interaction", {"loss": "contrastive"}),
 }
 
 
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def _measure(kind: str, folder: Path, options: argparse.Namespace, clock: Callable[[], float]) -> str:
-    task, block, make_loss = KINDS[kind]
+    task, block = KINDS[kind]
     values = {"name": "speed", "task": task, "model": str(folder), "data": {"train": {"path": "-"}}, task: block}
     recipe = FinetuneRecipe.model_validate({**values, "training": {"max_tokens": 512, "device": "cpu"}})
     packed = build_model(recipe)
@@ -68,7 +68,7 @@ def _measure(kind: str, folder: Path, options: argparse.Namespace, clock: Callab
     features = _features(kind, options)
     real = sum(int(column["attention_mask"].sum()) for column in features)
     table = sum(column["attention_mask"].numel() for column in features)
-    steps = [_step(model, make_loss(model, getattr(recipe, task)), features, kind) for model in (padded, packed)]
+    steps = [_step(model, SPECS[task].make_loss(model, recipe.options), features, kind) for model in (padded, packed)]
     times: list[list[float]] = [[], []]
     for round_number in range(options.rounds + 1):
         for way in (0, 1) if round_number % 2 else (1, 0):

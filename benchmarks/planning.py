@@ -2,7 +2,7 @@
 
     python benchmarks/planning.py [--rounds 8]
 
-On one core: products, a copy, attention (the table of devices), the start of an operation (planning/speed.py), and
+On one core: products, a copy, attention (the table of devices), the start of an operation (estimate/speed.py), and
 training steps of several shapes beside what the arithmetic says for them: once with the figures of the table, once with
 those measured in this very run. CPU seconds of the process, the best of some rounds: neighbours on the machine count
 little. Prints Markdown for docs/scaling.md. The loader's rates come from benchmarks/data.py.

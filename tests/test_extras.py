@@ -54,7 +54,7 @@ def test_a_missing_package_names_an_extra_that_brings_it(place: str, package: st
 @pytest.mark.parametrize(
     ("module", "given", "named"),
     [
-        ("ir_measures", "finetune", "ir-measures is not installed: pip install 'mmbert[evaluate]'"),
+        ("mteb", "finetune", "mteb is not installed: pip install 'mmbert[evaluate]'"),
         ("sklearn.metrics", "finetune", "scikit-learn is not installed: pip install 'mmbert[finetune]'"),
         ("sklearn", "evaluate", "scikit-learn is not installed: pip install 'mmbert[evaluate]'"),
         ("vl_convert", "", "vl-convert-python is not installed: pip install 'mmbert[report]'"),

@@ -121,6 +121,8 @@ def test_overrides(path: Path) -> None:
         ("merge={phases: {third: 1}, base: first}", "merge names no phase: third"),
         ("merge={phases: {second: 1}}", "ties needs base"),
         ("phases.first.data.mixture={wob: {tokens: 1}}", "phases.first.data.mixture names no source: wob"),
+        ("optimizer.name=adamw", "unknown key optimizer.name: "),
+        ("model.attention_dropout=0.1", "unknown key model.attention_dropout: did you mean attention_out_dropout?"),
         ("model.num_heads=5", "must be an even multiple of num_heads 5"),
         ("phases.first.data.languages=nowhere.txt", "no such list of languages: nowhere.txt"),
     ],

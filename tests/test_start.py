@@ -41,7 +41,7 @@ def test_shape_tokenizer_and_angles_are_the_starts(start: Path) -> None:
     shape = recipe.shape.model_dump()
     expected = {name: value for name, value in SHAPE.model_dump().items() if name in shape}
     assert {name: shape[name] for name in expected} == expected
-    assert (shape["max_context"], shape["attention_out_dropout"], shape["attention_dropout"]) == (512, 0.1, 0.0)
+    assert (shape["max_context"], shape["attention_out_dropout"]) == (512, 0.1)
     assert recipe.tokenizer == recipe.vocabulary == str(start)
     assert (recipe.phases["teach"].rope_theta, recipe.phases["teach"].local_rope_theta) == (160_000, 10_000)
     assert recipe.phases["teach"].context == 64

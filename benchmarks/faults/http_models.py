@@ -62,7 +62,8 @@ def _serve(name: str, folder: Path, home: Path) -> Outcome:
         served = Served([folder], home)
     except RuntimeError as error:
         said = str(error).strip()
-        broken = "Traceback" in said or "panicked at" in said
+        # Rust writes the lines of a panic itself, before Python hears of it; one line of ours has to follow.
+        broken = "Traceback" in said or ("panicked at" in said and "mmbert: " not in said)
         kind = "traceback" if broken else "named" if "mmbert: " in said else "hang"
         return Outcome(GROUP, name, kind, said.splitlines()[-1][:200] if said else "", time.monotonic() - began)
     since = served.begin()

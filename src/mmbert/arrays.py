@@ -1,4 +1,7 @@
-"""NumPy arrays in files that we read again ourselves, with a checksum of each: ``.npz``, whose zip form has one."""
+"""NumPy arrays: rows of unit length, and files that we read again ourselves with a checksum of each array.
+
+The files are ``.npz``, whose zip form has a checksum of each member.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,12 @@ import numpy as np
 
 from mmbert.errors import DataError
 from mmbert.files import atomic_file
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    """Return the rows (n, d) scaled to length 1, fp32; rows of zeros stay."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.where(lengths == 0, 1, lengths), dtype=np.float32)
 
 
 def save_arrays(path: Path, **arrays: np.ndarray) -> None:

@@ -73,5 +73,5 @@ def _lack(requirement: Requirement) -> str:
 
 
 def _canonical(name: str) -> str:
-    """As PyPI compares names: ``ir_measures`` is ir-measures."""
+    """As PyPI compares names: ``vl_convert.python`` is vl-convert-python."""
     return name.lower().replace("_", "-").replace(".", "-")

@@ -277,5 +277,15 @@ def cache_folder() -> Path:
 
 
 def environment(name: str) -> str | None:
-    """An environment variable. The only other readers are ``log`` and ``training.distributed``."""
+    """Return an environment variable. The only other reader is ``log``."""
     return os.environ.get(name)
+
+
+def is_main_process() -> bool:
+    """Return whether this process writes files: the only one, or the first of those that ``torchrun`` started."""
+    return environment("RANK") in (None, "0")
+
+
+def world_size() -> int:
+    """Return the number of processes that ``torchrun`` started; 1 without it."""
+    return int(environment("WORLD_SIZE") or 1)

@@ -17,15 +17,25 @@ class HubFailed(Exception):
     """The hub did not give a file; the message is the reason, in one line."""
 
 
+def network_error() -> type[Exception]:
+    """Return the root of the HTTP errors of the hub's library, a proxy's among them.
+
+    It is that of the client that the library uses, requests or httpx by its version.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+
+    found: type[Exception] = HfHubHTTPError.__mro__[1]
+    return found
+
+
 def hub_folder(name: str, patterns: Sequence[str], *, revision: str | None = None) -> Path:
     """Return a local folder with the files of ``name`` that match ``patterns``. Raises HubFailed."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HFValidationError
 
-    network: type[Exception] = HfHubHTTPError.__mro__[1]  # the root of its client's errors, a proxy's among them
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
-    except (OSError, network, HFValidationError) as error:
+    except (OSError, network_error(), HFValidationError) as error:
         raise HubFailed(reason(error)) from error
 
 

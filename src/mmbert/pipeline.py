@@ -25,8 +25,9 @@ from mmbert.data.mixture import mixture
 from mmbert.data.prepare import prepare_data
 from mmbert.errors import TrainingError
 from mmbert.evaluation.heldout_evaluation import HeldoutSet, build_heldout_set, evaluate_baseline, evaluate_model
-from mmbert.evaluation.results import MERGED, ModelResult, hash_model
+from mmbert.evaluation.results import MERGED, ModelResult
 from mmbert.files import atomic_folder, damage, read_json, write_json, write_text
+from mmbert.inference.load import hash_folder
 from mmbert.locks import lock_folder
 from mmbert.recipe import START, Merge, Recipe
 from mmbert.reporting.card import model_card
@@ -112,8 +113,8 @@ def merge_phases(recipe: Recipe, folder: Path, out: Path) -> None:
     base = _models(spec, folder, spec.base)[-1] if spec.base is not None else None
     inputs = {
         "merge": spec.model_dump(mode="json"),
-        "models": {name: [hash_model(path) for path in paths] for name, paths in models.items()},
-        "base": hash_model(base) if base is not None else None,
+        "models": {name: [hash_folder(path) for path in paths] for name, paths in models.items()},
+        "base": hash_folder(base) if base is not None else None,
     }
     record = folder / "merge" / "inputs.json"
     if out.is_dir() and record.is_file() and read_json(record) == inputs:
@@ -138,7 +139,7 @@ def _models(spec: Merge, folder: Path, name: str) -> list[Path]:
 def _evaluate(
     recipe: Recipe, name: str, model: Path, heldout: HeldoutSet, folder: Path, *, retrieval: bool = False
 ) -> ModelResult:
-    """The exam of one model, on the device and in the precision of its training."""
+    """The held-out evaluation of one model, on the device and in the precision of its training."""
     device = torch.device("cuda" if recipe.runtime.device != "cpu" and torch.cuda.is_available() else "cpu")
     wanted = recipe.runtime.precision
     precision = choose_precision(device, recipe.shape.hidden_size) if wanted == "auto" else wanted

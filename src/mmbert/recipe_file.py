@@ -1,6 +1,6 @@
-"""Reading and writing recipe files: YAML 1.2, ``extends``, overrides, and errors that name place and cure.
+"""Read and write recipe files: YAML 1.2, ``extends``, overrides, and errors that name place and fix.
 
-Also the manners that all parts of a recipe share (``Spec``) and how counts of tokens are written (``Tokens``).
+Also what all parts of a recipe share (``Spec``) and how counts of tokens are written (``Tokens``).
 """
 
 from __future__ import annotations
@@ -8,11 +8,10 @@ from __future__ import annotations
 import difflib
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -28,11 +27,12 @@ from pydantic import (
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from mmbert.errors import ConfigError, DataError
+from mmbert.errors import ConfigError, DataError, TrainingError
 from mmbert.files import write_text
 from mmbert.io.delimited import read_tsv
+from mmbert.io.row_errors import shown
 from mmbert.io.stream import read_text, text_lines
-from mmbert.recipe_hints import suggest
+from mmbert.recipe_errors import explain
 
 _SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
 
@@ -41,7 +41,7 @@ COUNT = r"^\s*([0-9][0-9_]*(?:\.[0-9]+)?)\s*([kmbgtKMBGT]?)\s*$"
 
 
 def parse_count(value: Any) -> Any:
-    """``2.3T``, ``500k``, ``4_718_592`` -> int; anything else is left for pydantic to refuse."""
+    """Return ``2.3T``, ``500k`` or ``4_718_592`` as an int; anything else is left for pydantic to refuse."""
     if not isinstance(value, str):
         return value
     match = re.match(COUNT, value)
@@ -79,7 +79,7 @@ class Spec(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _null_is_absent(cls, values: Any) -> Any:
-        """Null takes back what a recipe inherits: a member of a map, or a field's value where null is none."""
+        """Remove what null takes back: an entry of a map, or a value where null is not allowed."""
         if not isinstance(values, dict):
             return values
         kept = {}
@@ -94,14 +94,14 @@ class Spec(BaseModel):
 
 
 def _flags(value: Any) -> bool:
-    """Whether a value, or one in a list or map of plain values, is true or false."""
+    """Return whether a value, or one in a list or map of plain values, is true or false."""
     if isinstance(value, dict | list | tuple):
         return any(map(_flags, value.values() if isinstance(value, dict) else value))
     return isinstance(value, bool)
 
 
 def _takes_flags(annotation: Any) -> bool:
-    """Whether true and false may stand somewhere in a value of this type; those of an inner Spec are its own matter."""
+    """Return whether true and false are allowed in a value of this type; an inner Spec checks its own."""
     if annotation in (bool, Any) or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
         return True
     arguments = get_args(annotation)
@@ -124,7 +124,7 @@ class SpecFile(Spec):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise ConfigError(explain(error, cls, path)) from error
+            raise ConfigError(explain(error, cls, path, values)) from error
 
     def save(self, path: Path) -> None:
         """Write all of it, every default included."""
@@ -132,19 +132,19 @@ class SpecFile(Spec):
 
 
 def read_recipe(path: Path, overrides: list[str]) -> dict[str, Any]:
-    """The file's values with ``extends``, ``a.b=c`` overrides and the lists of languages it names resolved."""
+    """Return the file's values with ``extends``, ``a.b=c`` overrides and the lists of languages it names resolved."""
     values = _read_extended(path, seen=())
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise ConfigError(f"override {override!r} is not of the form key.path=value")
-        _assign(values, key.split("."), _yaml(text, f"override {override!r}"))
+        assign(values, key.split("."), _yaml(text, f"override {override!r}"))
     _read_lists(values, path.parent)  # those named by overrides
     return values
 
 
 def read_languages(folder: Path, reference: str) -> list[str]:
-    """Codes from a list (one a line, ``#`` comments) or from ``table.tsv#column=value,value``."""
+    """Return codes from a list (one a line, ``#`` comments) or from ``table.tsv#column=value,value``."""
     name, _, condition = reference.partition("#")
     path = folder / name if (folder / name).is_file() else Path(name)
     if not path.is_file():
@@ -174,100 +174,28 @@ def write_recipe(path: Path, values: dict[str, Any]) -> None:
     write_text(path, stream.getvalue())
 
 
-def explain(error: ValidationError, model: type[BaseModel], path: Path) -> str:
-    """The first fault in one line: file, dotted path, what is wrong, and the nearest valid name.
-
-    Where a value may have several forms (a tokenizer: text or a map), pydantic reports every form's complaint. Told is
-    the one that got furthest into the value: it is the form that was meant.
-    """
-    faults = [(*_walk(model, fault["loc"]), fault) for fault in error.errors()]
-    places = [place for place, _, _ in faults]
-    faults = [entry for entry in faults if not any(_inside(other, entry[0]) for other in places)]
-    faults.sort(key=lambda entry: entry[2]["type"] != "extra_forbidden")  # a misspelt key also leaves another missing
-    place, parent, fault = faults[0]
-    others = len({entry[0] for entry in faults} - {place})
-    more = f" (and {others} more)" if others else ""
-    dotted = ".".join(place)
-    if fault["type"] == "extra_forbidden":
-        hint = suggest(model, place, list(parent.model_fields), fault["input"])
-        return f"{path}: unknown key {dotted}: {hint}{more}"
-    if fault["type"] == "missing" or (fault["input"] is None and fault["type"] != "value_error"):
-        return f"{path}: {dotted} is missing{more}"
-    said = _joined([entry[2]["msg"] for entry in faults if entry[0] == place])
-    given = "" if isinstance(fault["input"], dict) else f" (given: {str(fault['input'])[:60]})"
-    return f"{path}: {dotted + ': ' if dotted else ''}{said}{given}{more}"
+def refuse_changes(folder: Path, begun: Any, now: Any) -> None:
+    """Raise TrainingError, naming the first keys that differ, if a run was begun in the folder with other values."""
+    changes = list(_differences(begun, now))
+    if changes:
+        more = f" (and {len(changes) - 3} more)" if len(changes) > 3 else ""
+        raise TrainingError(
+            f"{folder} was begun with another recipe: {'; '.join(changes[:3])}{more}: "
+            "put it back, or give another --out"
+        )
 
 
-_PLAIN_WORDS = {
-    "a valid tuple": "a list",
-    "a valid dictionary": "a map",
-    "a valid string": "text",
-    "a valid integer": "a whole number",
-    "a valid number": "a number",
-    "greater than or equal to": "at least",
-    "less than or equal to": "at most",
-}
-
-
-def _joined(messages: list[str]) -> str:
-    """One sentence from the complaints about one value, in a user's words."""
-    said = list(dict.fromkeys(message.removeprefix("Value error, ") for message in messages))
-    if said[0].startswith("Input should be "):
-        noise = r"^Input should be |, (unable|got) .*| or instance of \w+"
-        text = "should be " + " or ".join(re.sub(noise, "", message) for message in said)
-        for formal, plain in _PLAIN_WORDS.items():
-            text = text.replace(formal, plain)
-        return text
-    return said[0][0].lower() + said[0][1:]
-
-
-def _inside(place: tuple[str, ...], outer: tuple[str, ...]) -> bool:
-    return len(place) > len(outer) and place[: len(outer)] == outer
-
-
-def _walk(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[tuple[str, ...], type[BaseModel]]:
-    """The keys of the file in pydantic's location, without the names it adds, and the model that holds the last one.
-
-    Added are the form of a value with several forms (``TokenizerTraining``, ``int``) and ``[key]``.
-    """
-    annotation: Any = model
-    parent, place = model, []
-    for part in loc:
-        forms = _forms(annotation)
-        if len(forms) > 1:
-            annotation = next((form for form in forms if str(part).startswith(_form_name(form))), None)
-            continue
-        annotation = forms[0] if forms else annotation
-        if part == "[key]":
-            continue
-        place.append(str(part))
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            parent = annotation
-            field = annotation.model_fields.get(str(part))
-            annotation = field.annotation if field is not None else None
-        else:  # dict[str, X], tuple[X, ...]
-            arguments = [argument for argument in get_args(annotation) if argument is not Ellipsis]
-            annotation = arguments[-1] if arguments else None
-    return tuple(place), parent
-
-
-def _forms(annotation: Any) -> list[Any]:
-    """The members of a union, without None; of anything else itself."""
-    if get_origin(annotation) is Annotated:
-        return _forms(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, UnionType):
-        return [form for form in get_args(annotation) if form is not type(None)]
-    return [annotation]
-
-
-def _form_name(form: Any) -> str:
-    """How pydantic's name of a form begins: ``TokenizerTraining``, ``int``, ``tuple[str, ...]``, ``literal['all']``."""
-    origin = get_origin(form)
-    return "literal" if origin is Literal else str(getattr(origin or form, "__name__", form))
+def _differences(before: Any, now: Any, place: str = "") -> Iterator[str]:
+    """Yield the dotted keys that differ, with both values."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in dict.fromkeys([*before, *now]):
+            yield from _differences(before.get(key), now.get(key), f"{place}.{key}".lstrip("."))
+    elif before != now:
+        yield f"{place} is {shown(now)}, was {shown(before)}"
 
 
 def _read_extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    """A file's values on top of those of the file it extends; lists and tables it names belong to its own folder."""
+    """Return a file's values merged over those of the file it extends; paths in it are relative to its own folder."""
     if path.resolve() in seen:
         chain = " -> ".join(each.name for each in (*seen, path))
         raise ConfigError(f"{path} extends itself: {chain}")
@@ -291,7 +219,7 @@ def _read_extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _elsewhere(path: Path) -> str:
-    """Where the recipe that is not at ``path`` may be: under a similar name, in its folder, or in the repository."""
+    """Return where a recipe that is not at ``path`` may be: under a similar name, in its folder, in the repository."""
     if path.is_dir():
         return f": that is a folder, name one of {', '.join(_recipes(path)) or 'its files'}"
     near = difflib.get_close_matches(path.name, _recipes(path.parent), n=2, cutoff=0.6)
@@ -319,8 +247,7 @@ def _read_lists(values: dict[str, Any], folder: Path) -> None:
 
 
 def _move_tables(values: dict[str, Any], old: Path, new: Path) -> None:
-    """Tables of counts, and a suite's ``tune``, are relative to the file that is loaded: rewrite those of an extended
-    one elsewhere."""
+    """Make the paths of an extended file (tables of counts, a suite's ``tune``) relative to the file that is loaded."""
     if old.resolve() == new.resolve():
         return
     if isinstance(values.get("tune"), str):
@@ -356,7 +283,8 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _assign(values: dict[str, Any], keys: list[str], value: Any) -> None:
+def assign(values: dict[str, Any], keys: list[str], value: Any) -> None:
+    """Set a value at the place of nested keys, making the maps on the way."""
     for key in keys[:-1]:
         inner = values.get(key)
         values[key] = dict(inner) if isinstance(inner, dict) else {}  # a copy: a YAML alias shares it with another key

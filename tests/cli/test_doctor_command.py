@@ -45,6 +45,6 @@ def test_dry_run_takes_hardware_and_overrides() -> None:
     assert "speed on 8 x 8 x B200" in text
     assert "matrices 0.7" in text
     assert "306,939,648" in text
-    assert "1.7T" in text
+    assert "1.70T" in text
     with pytest.raises(ConfigError, match="matrices is 2, and must be in"):
         mmbert("pretrain", str(BASE), "--dry-run", "--utilisation", "matrices=2")

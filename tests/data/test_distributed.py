@@ -245,7 +245,7 @@ class TestNearDuplicates:
 SCRIPT = """
 import os, pathlib, signal, sys
 sys.path.insert(0, {tests!r})
-import test_scale
+import test_distributed
 from mmbert.data.distributed.launch import prepare_at_scale
 left = int(sys.argv[3])
 replace = pathlib.Path.replace
@@ -256,7 +256,7 @@ def counting(self, target):
         os.kill(os.getpid(), signal.SIGKILL)
     return replace(self, target)
 pathlib.Path.replace = counting
-recipe = test_scale.messy_recipe(pathlib.Path(sys.argv[1]), near_duplicates=test_scale.NEAR)
+recipe = test_distributed.messy_recipe(pathlib.Path(sys.argv[1]), near_duplicates=test_distributed.NEAR)
 prepare_at_scale(recipe, pathlib.Path(sys.argv[2]), tasks=4)
 """
 

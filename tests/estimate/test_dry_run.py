@@ -13,7 +13,6 @@ from mmbert.data.prepare import prepare_data, prepare_text
 from mmbert.errors import ConfigError
 from mmbert.estimate.dry_run import DryRun, dry_run
 from mmbert.estimate.hardware import Machine
-from mmbert.estimate.print_estimate import _duration
 from mmbert.estimate.speed import better_micro_batch
 from mmbert.recipe import Recipe
 
@@ -45,13 +44,6 @@ def test_the_command_says_on_what_and_what_binds() -> None:
     assert "loader" in text
     assert "3.69 GB every" in text
     assert max(map(len, text.splitlines())) <= 120
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.5, "0.5 s"), (119, "119 s"), (120, "2 min"), (7300, "2.03 h"), (1.5e6, "17.4 days")]
-)
-def test_durations_are_told_in_a_fitting_unit(seconds: float, text: str) -> None:
-    assert _duration(seconds) == text
 
 
 def test_a_device_that_is_too_small_is_told() -> None:
@@ -127,12 +119,12 @@ def test_sizes_of_prepared_data_are_read(tmp_path: Path) -> None:
     recipe = Recipe.load(RECIPES / "adapt.yaml", changes)
     prepare_text(recipe, tmp_path / "data")
     said = mixture()
-    assert "keep 50 % 5M -" in said
+    assert "keep 50 % 5.00M -" in said
     assert "deu_Latn" in said
     assert f"shares are of the characters in {tmp_path / 'data'}" in said
     manifest, _ = prepare_data(recipe, tmp_path / "data")
     said = mixture()
     tokens = manifest.sizes()["new", "fao_Latn"]
-    assert f"new 50 % 5M {5e6 / tokens:.2f}" in said, "half of 10M tokens"
-    assert f"fao_Latn 50 % 5M {5e6 / tokens:.2f}" in said
+    assert f"new 50 % 5.00M {5e6 / tokens:.2f}" in said, "half of 10M tokens"
+    assert f"fao_Latn 50 % 5.00M {5e6 / tokens:.2f}" in said
     assert "sizes and epochs are of the shards in" in said

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 from human_rights import TEXTS
 
+from mmbert.inference.load import Loaded, load
 from mmbert.model.config import ModelConfig
 from mmbert.model.heads import MaskedLM
 from mmbert.recipe import TokenizerTraining
@@ -31,3 +35,15 @@ def model(tokenizer: Tokenizer) -> MaskedLM:
         max_context=128,
     )
     return MaskedLM(config)
+
+
+@pytest.fixture
+def loaded(tokenizer: Tokenizer, tmp_path: Path) -> Callable[[MaskedLM], Loaded]:
+    """Save a model with its tokenizer and load it for inference."""
+
+    def save_and_load(model: MaskedLM) -> Loaded:
+        model.save(tmp_path / "loaded")
+        tokenizer.save(tmp_path / "loaded", max_tokens=128)
+        return load(tmp_path / "loaded", device="cpu", precision="fp32")
+
+    return save_and_load

@@ -20,6 +20,7 @@ from mmbert.evaluation import ngram_baseline, systems, tuning_chain
 from mmbert.evaluation.suite import Suite
 from mmbert.evaluation.summary import Figure, SuiteResult
 from mmbert.evaluation.task import Task
+from mmbert.files import read_checked_json, write_checked_json
 from mmbert.model.config import ModelConfig
 from mmbert.model.heads import MaskedLM
 from mmbert.tokenizer.tokenizer import Tokenizer
@@ -90,8 +91,8 @@ def test_what_characters_tell(judged: tuple[SuiteResult, Path]) -> None:
     assert tasks["xquad"].figure.mean > 0.3
 
 
-def test_a_bag_of_characters_sees_no_order() -> None:
-    """What n-grams tell apart by order alone is the same bag."""
+def test_character_unigrams_see_no_order() -> None:
+    """What n-grams tell apart by order alone has the same unigrams."""
     sib200, pos = Task.load("sib200"), Task.load("masakhapos")
     texts = [{"text": text, "label": label} for text, label in (("abab", "x"), ("baba", "y")) for _ in range(4)]
     words = [{"tokens": ["on", "no"], "tags": ["ADP", "INTJ"]}] * 8
@@ -126,10 +127,10 @@ def test_what_was_stopped_goes_on(
 ) -> None:
     result, out = judged
     (path,) = (out / result.columns[0].weights).glob("sib200@local-*.json")
-    whole = json.loads(path.read_text())
+    whole = read_checked_json(path)
     (run,) = whole["runs"].values()
     del run["scores"]["swh_Latn"]
-    path.write_text(json.dumps(whole))
+    write_checked_json(path, whole)
     asked = []
     real = systems.predict
 

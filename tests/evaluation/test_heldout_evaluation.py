@@ -11,7 +11,7 @@ from human_rights import TEXTS
 from mmbert.data.prepare import prepare_text
 from mmbert.data.tokenize import prepare_shards
 from mmbert.errors import ConfigError, DataError
-from mmbert.evaluation import heldout_evaluation as examining
+from mmbert.evaluation import heldout_evaluation
 from mmbert.evaluation.heldout_evaluation import HeldoutSet, build_heldout_set, evaluate_baseline, evaluate_model
 from mmbert.model.heads import MaskedLM
 from mmbert.recipe import Recipe
@@ -59,11 +59,12 @@ def data(recipe: Recipe, tokenizer: Tokenizer, tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_model_is_examined_once(
+def test_a_model_is_evaluated_once(
     recipe: Recipe, data: Path, tokenizer: Tokenizer, model: MaskedLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heldout = build_heldout_set(recipe, data, tokenizer)
     model.save(tmp_path / "model")
+    tokenizer.save(tmp_path / "model", max_tokens=128)
     baseline = evaluate_baseline(heldout, data / "shards", tmp_path / "out")
     first = evaluate_model("pretrain", tmp_path / "model", heldout, tmp_path / "out")
     assert set(first.losses) == set(baseline.losses) == set(TEXTS)
@@ -75,8 +76,8 @@ def test_a_model_is_examined_once(
     assert {r.language for r in first.retrieval} == set(TEXTS) - {"eng_Latn"}
     assert {filled.language for filled in first.filled} <= set(TEXTS)
 
-    monkeypatch.setattr(examining, "evaluate_mlm", None)  # calling it would fail
-    monkeypatch.setattr(examining, "evaluate_unigram", None)
+    monkeypatch.setattr(heldout_evaluation, "evaluate_mlm", None)  # calling it would fail
+    monkeypatch.setattr(heldout_evaluation, "evaluate_unigram", None)
     assert (
         evaluate_model("pretrain", tmp_path / "model", build_heldout_set(recipe, data, tokenizer), tmp_path / "out")
         == first
@@ -98,7 +99,7 @@ def test_a_model_is_examined_once(
     assert second.losses != first.losses
 
 
-def test_the_exam_follows_what_is_asked(recipe: Recipe, data: Path, tokenizer: Tokenizer) -> None:
+def test_the_fingerprint_follows_what_is_evaluated(recipe: Recipe, data: Path, tokenizer: Tokenizer) -> None:
     def fingerprint(**changes: object) -> str:
         options = recipe.evaluation.model_copy(update=changes)
         heldout: HeldoutSet = build_heldout_set(recipe.model_copy(update={"evaluation": options}), data, tokenizer)

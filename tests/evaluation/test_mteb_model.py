@@ -14,9 +14,9 @@ from mteb.abstasks.task_metadata import TaskMetadata
 
 from mmbert.errors import ConfigError
 from mmbert.evaluation.mteb_model import MtebModel, open_tasks, run_tasks
+from mmbert.evaluation.results import TaskRun, TaskScore
 from mmbert.evaluation.summary import summarise_task
 from mmbert.evaluation.task import Task
-from mmbert.evaluation.task_results import TaskRun, TaskScore
 from mmbert.inference.embedder import Embedder
 from mmbert.model.heads import MaskedLM
 from mmbert.tokenizer.tokenizer import Tokenizer

@@ -3,25 +3,27 @@ from __future__ import annotations
 import gzip
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from mmbert.errors import DataError, WeightsError
+from mmbert.arrays import unit
+from mmbert.errors import DataError, NotFiniteOutput
 from mmbert.evaluation import retrieval
 from mmbert.evaluation.results import LanguageRetrieval, summarise_retrieval
 from mmbert.evaluation.retrieval import (
     Pair,
-    accuracy_both_ways,
     embed,
     evaluate_retrieval,
     evaluate_spelling,
     read_pairs,
     trigrams,
-    unit,
 )
+from mmbert.inference.load import Loaded
+from mmbert.metrics.bitext import accuracy_both_ways
 from mmbert.model.heads import MaskedLM
 from mmbert.tokenizer.tokenizer import Tokenizer
 
@@ -111,10 +113,15 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
         read_pairs(tmp_path / "nowhere", 100)
 
 
+Load = Callable[[MaskedLM], Loaded]
+
+
 @pytest.mark.parametrize("batch", [1, 64, 10_000])
-def test_embedding_is_the_mean_of_the_hidden_states(model: MaskedLM, tokenizer: Tokenizer, batch: int) -> None:
+def test_embedding_is_the_mean_of_the_hidden_states(
+    model: MaskedLM, tokenizer: Tokenizer, loaded: Load, batch: int
+) -> None:
     texts = ["All human beings", "Όλοι οι άνθρωποι γεννιούνται ελεύθεροι", "born", "dignity and rights " * 40]
-    vectors = embed(model, tokenizer, texts, batch=batch, context=64, precision="fp32")
+    vectors = embed(loaded(model), texts, batch=batch, context=64, precision="fp32")
     for text, vector in zip(texts, vectors, strict=True):
         with torch.inference_mode():
             hidden = model.eval().encode(tokenizer.pack([text], max_tokens=64).to())
@@ -122,19 +129,19 @@ def test_embedding_is_the_mean_of_the_hidden_states(model: MaskedLM, tokenizer: 
         assert vector == pytest.approx(expected / np.linalg.norm(expected), abs=1e-5)
 
 
-def test_a_vector_that_is_not_finite_names_its_text(model: MaskedLM, tokenizer: Tokenizer) -> None:
+def test_a_vector_that_is_not_finite_names_its_text(model: MaskedLM, tokenizer: Tokenizer, loaded: Load) -> None:
     with torch.no_grad():
         model.model.embeddings.tok_embeddings.weight[tokenizer.encode("zebra")[1]] = torch.tensor([3e38, -3e38] * 16)
-    with pytest.raises(WeightsError, match=r"^the model's vector of 'zebra' holds NaN"):
-        embed(model, tokenizer, ["good", "zebra"], batch=64, context=64, precision="fp32")
+    with pytest.raises(NotFiniteOutput, match=r"^text 1 \('zebra'\): the model's answer holds NaN"):
+        embed(loaded(model), ["good", "zebra"], batch=64, context=64, precision="fp32")
 
 
-def test_a_language_that_is_english_is_found_and_noise_is_not(model: MaskedLM, tokenizer: Tokenizer) -> None:
+def test_a_language_that_is_english_is_found_and_noise_is_not(model: MaskedLM, loaded: Load) -> None:
     words = [f"{a} {b}" for a in ("born", "free", "equal", "human") for b in ("rights", "reason", "dignity", "beings")]
     same = [Pair(word, word) for word in words]
     shifted = [Pair(word, other) for word, other in zip(words, [*words[1:], words[0]], strict=True)]
     pairs = {"aaa": same, "bbb": shifted}
-    found = {r.language: r for r in evaluate_retrieval(model, tokenizer, pairs, evaluate_spelling(pairs), context=64)}
+    found = {r.language: r for r in evaluate_retrieval(loaded(model), pairs, evaluate_spelling(pairs), context=64)}
     assert found["aaa"].accuracy == found["aaa"].centred == found["aaa"].spelling == 1.0
     assert found["bbb"].accuracy == found["bbb"].spelling == 0.0
     assert found["aaa"].chance == 1 / 16
@@ -143,7 +150,7 @@ def test_a_language_that_is_english_is_found_and_noise_is_not(model: MaskedLM, t
 def result(pairs: int, forward: float, back: float) -> LanguageRetrieval:
     return LanguageRetrieval(
         language="x", pairs=pairs, to_english=forward, from_english=back, centred_to_english=0.5,
-        centred_from_english=0.7, surface_to_english=0.0, surface_from_english=0.1,
+        centred_from_english=0.7, spelling_to_english=0.0, spelling_from_english=0.1,
     )  # fmt: skip
 
 

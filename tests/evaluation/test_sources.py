@@ -19,7 +19,7 @@ from mmbert.evaluation.tuning_chain import TuningStep, train_spec
 from mmbert.finetuning.examples import read_examples
 from mmbert.finetuning.recipe import AnswerOptions
 from mmbert.finetuning.recipe_data import DataSpec
-from mmbert.finetuning.task_rows import ANSWER_FIELDS, read_questions
+from mmbert.finetuning.task_rows import ANSWER_FIELDS, question_of
 
 UPOS = "ADJ ADP ADV AUX CCONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ SYM VERB X"
 
@@ -93,7 +93,7 @@ def test_training_rows_of_several_languages_on_the_hub(tmp_path: Path) -> None:
 
 def test_choices_that_the_hub_calls_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SuperGLUE's COPA calls its labels choice1 and choice2."""
-    from mmbert.finetuning.examples import Examples
+    from mmbert.finetuning.labels import Examples
 
     rows = [{"question": "q", "choices": ["a", "b"], "label": "choice2", "place": "x:1"}]
     named = Examples(rows, {"label": ("choice1", "choice2")})
@@ -122,7 +122,7 @@ def test_answers_as_a_list_of_maps(tmp_path: Path) -> None:
     scores = score(task, "tir_Ethi", ["80 ታት"], found)
     assert scores == {"f1": 1.0, "exact": 1.0, "f1_squad": 0.0, "exact_squad": 0.0}
     examples = read_examples(DataSpec(hub=str(tmp_path)), "dev", ANSWER_FIELDS)
-    assert read_questions(examples, AnswerOptions())[0].answers == [("80’ታት", 3), ("ኣብ 80’ታት", 0)]
+    assert question_of(examples.rows[0], AnswerOptions()).answers == [("80’ታት", 3), ("ኣብ 80’ታት", 0)]
 
 
 def test_the_hubs_copy_of_a_script(tmp_path: Path) -> None:

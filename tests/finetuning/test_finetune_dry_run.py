@@ -43,7 +43,9 @@ def test_every_recipe_on_own_files(
     path: Path, heads: Path, sets: Path, sentence_sets: dict[str, Path], tmp_path: Path
 ) -> None:
     own = sets / SETS[path.stem] / "train.jsonl" if path.stem in SETS else sentence_sets[path.stem]
-    changes = [f"model={heads / 'masks'}", f"data.train.path={own}", "choose.first_label=0"]
+    changes = [f"model={heads / 'masks'}", f"data.train.path={own}"]
+    if SETS.get(path.stem) == "choose":
+        changes.append("choose.first_label=0")
     if path.stem == "embed-bitext":
         changes[1] = f"data.path={tmp_path}"
     if path.stem == "regression":
@@ -98,14 +100,14 @@ def test_the_plan_is_what_the_run_does(recipe: Callable[..., FinetuneRecipe], tm
 def test_a_small_model_at_a_rate_of_large_ones(
     rate: float, width: int, warned: bool, recipe: Callable[..., FinetuneRecipe], caplog: pytest.LogCaptureFixture
 ) -> None:
-    from mmbert.finetuning.dry_run import say_small
+    from mmbert.finetuning.dry_run import warn_small_model
 
     config = ModelConfig(
         vocab_size=256_000 if width == 768 else 4096, hidden_size=width, intermediate_size=2 * width, num_layers=4,
         num_heads=4,
     )  # fmt: skip
     with caplog.at_level(logging.WARNING, "mmbert"):
-        say_small(recipe("classify", training__learning_rate=rate), config)
+        warn_small_model(recipe("classify", training__learning_rate=rate).training, config)
     assert ("may learn next to nothing" in caplog.text) == warned
 
 

@@ -13,7 +13,8 @@ import pytest
 
 from little_hub import CONVERTED, Hub, little_hub
 from mmbert.errors import DataError
-from mmbert.finetuning.examples import Fields, read_examples
+from mmbert.finetuning.examples import read_examples
+from mmbert.finetuning.labels import Fields
 from mmbert.finetuning.recipe_data import DataSpec
 
 FIELDS = Fields(("text", "label"))

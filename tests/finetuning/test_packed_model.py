@@ -12,7 +12,9 @@ import torch
 import transformers
 
 from mmbert import Tokenizer
+from mmbert.finetuning.adapters import add_lora, merged_state
 from mmbert.finetuning.collate import best_as_rows, choices_as_rows, collate, spans_as_rows, texts_as_rows
+from mmbert.finetuning.init_model import Start
 from mmbert.finetuning.losses import (
     NONE,
     ClassLoss,
@@ -22,7 +24,8 @@ from mmbert.finetuning.losses import (
     number_loss,
     span_loss,
 )
-from mmbert.finetuning.packed_model import PackedModel, add_lora, merged_state
+from mmbert.finetuning.packed_model import PackedModel
+from mmbert.finetuning.recipe import Lora
 from mmbert.model.encoder import Encoder
 from mmbert.model.tasks import ChoiceClassifier, SequenceClassifier, SpanClassifier, TokenClassifier
 
@@ -80,7 +83,7 @@ def build(
     torch.manual_seed(0)
     task = kind(Encoder.load(folder), classes, pooling=pooling)
     names = [str(number) for number in range(classes)]
-    return PackedModel(task, loss, gather, names, Tokenizer.load(folder), max_tokens=64, **more)
+    return PackedModel(Start(task, Tokenizer.load(folder), tuple(names), 64), loss, gather, **more)
 
 
 def gradients(model: Any) -> dict[str, torch.Tensor]:
@@ -170,7 +173,7 @@ def test_lora_is_merged_into_what_is_saved(heads: Path, tmp_path: Path) -> None:
     model = build(heads / "masks", SequenceClassifier, ClassLoss(), texts_as_rows, 3, "mean").eval()
     batch = collate([{"ids": text} for text in ids()])
     before = model(**batch)["logits"]
-    add_lora(model, 4, 8.0, 0.0, ["Wqkv", "Wo", "Wi"])
+    add_lora(model.model, Lora(rank=4, alpha=8.0))
     training = {name for name, value in model.named_parameters() if value.requires_grad}
     assert len([name for name in training if "lora_A" in name]) == 2 * 4  # Wqkv, two Wo, Wi of two layers
     assert {"head.dense.weight", "classifier.weight", "classifier.bias", "head.norm.weight"} <= training

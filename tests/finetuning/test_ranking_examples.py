@@ -9,7 +9,7 @@ import pytest
 from little_sentences import write_rows
 
 from mmbert.errors import DataError
-from mmbert.finetuning.examples import Examples
+from mmbert.finetuning.labels import Examples
 from mmbert.finetuning.ranking_examples import Texts, columns, labelled_pairs, make_groups
 from mmbert.finetuning.recipe_data import DataSpec
 from mmbert.finetuning.recipe_sentence import Embed, Lookup
@@ -73,10 +73,10 @@ def test_ids_are_looked_up(tmp_path: Path) -> None:
         ({"query": "a", "positive": "b"}, "kl", "learns from a teacher's scores"),
         ({"query": "a", "documents": ["b"], "scores": [1, 2]}, "kl", "1 documents and 2 scores"),
         ({"query": "a", "documents": ["b"], "scores": [1]}, "kl", "at least two documents"),
-        ({"query": "a", "documents": ["b", "c"], "scores": [1, "x"]}, "kl", "'x', not a number"),
-        ({"query": "a", "documents": ["b", "c"], "scores": [1, float("nan")]}, "kl", "scores is nan"),
+        ({"query": "a", "documents": ["b", "c"], "scores": [1, "x"]}, "kl", "'x' is not a number"),
+        ({"query": "a", "documents": ["b", "c"], "scores": [1, float("nan")]}, "kl", "scores nan is not a number"),
         ({"query": "a", "documents": "[b", "scores": [1]}, "kl", "begins as a list"),
-        ({"text": "a", "text_pair": "b", "score": None}, "cosent", "not a number"),
+        ({"text": "a", "text_pair": "b", "score": None}, "cosent", "is not a number"),
     ],
 )
 def test_faults_have_their_place(row: dict[str, Any], loss: str, message: str) -> None:

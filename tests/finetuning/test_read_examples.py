@@ -20,15 +20,8 @@ from pyarrow import parquet
 import mmbert
 from mmbert.errors import ConfigError, DataError, MMBertError
 from mmbert.finetuning.dry_run import task_reads
-from mmbert.finetuning.examples import (
-    Examples,
-    Fields,
-    label_names,
-    read_answers,
-    read_examples,
-    read_splits,
-    split_off,
-)
+from mmbert.finetuning.examples import read_answers, read_examples, read_splits, split_off
+from mmbert.finetuning.labels import Examples, Fields, label_names
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.finetuning.recipe_data import Data, DataSpec
 from mmbert.finetuning.task_rows import fields

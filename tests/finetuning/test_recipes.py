@@ -26,7 +26,8 @@ def test_recipes_run_on_own_files(name: str, heads: Path, sets: Path, tmp_path: 
     changes = [
         f"model={heads / 'masks'}", f"data.train.path={folder}/train.jsonl", f"data.dev.path={folder}/dev.jsonl",
         "data.test=null", "training.max_steps=1", "training.device=cpu", "training.max_tokens=48",
-        "choose.first_label=0", *(["data.columns.text_pair=null"] if name == "regression" else []),
+        *(["choose.first_label=0"] if SETS[name] == "choose" else []),
+        *(["data.columns.text_pair=null"] if name == "regression" else []),
     ]  # fmt: skip
     recipe = FinetuneRecipe.load(RECIPES / f"{name}.yaml", changes)
     assert mmbert.finetune(recipe, out=tmp_path).chosen is not None
@@ -75,13 +76,34 @@ def test_wrong_recipes_are_explained(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(ConfigError, match=said):
             FinetuneRecipe.load(RECIPES / "ner.yaml", [change])
-    with pytest.raises(ConfigError, match=r"no option training\.lr to change: did you mean learning_rate\?"):
+    with pytest.raises(ConfigError, match=r"ner: unknown key training\.lr: did you mean learning_rate\?"):
         FinetuneRecipe.load(RECIPES / "ner.yaml").changed({"training.lr": 1})
     bare = ["data.dev=null", "data.languages=[]"]
     with pytest.raises(ConfigError, match="has a place for languages"):
         FinetuneRecipe.load(RECIPES / "ner.yaml", bare)
     with pytest.raises(ConfigError, match=r"patience needs examples to judge by"):
         FinetuneRecipe.load(RECIPES / "classify.yaml", ["data.dev=null"])
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("ner", "classify.pooling=cls", "classify is the block of another task, and task is tag: remove it, or set "),
+        ("embed", "training.dropout=0.2", "training.dropout has no effect on embed (it has no classifier): remove it"),
+        ("splade", "training.head_learning_rate=1e-3", "training.head_learning_rate has no effect on sparse"),
+        ("qa", "data.no_label=[]", "data.no_label has no effect on answer"),
+        ("rerank", "rerank.evaluator=retrieval", "unknown key rerank.evaluator"),
+    ],
+)
+def test_what_the_task_does_not_read_is_refused(name: str, change: str, said: str, tmp_path: Path) -> None:
+    path = RECIPES / f"{name}.yaml"
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        FinetuneRecipe.load(path, [change])
+    recipe = FinetuneRecipe.load(path)
+    recipe.save(tmp_path / "saved.yaml")
+    assert FinetuneRecipe.load(tmp_path / "saved.yaml") == recipe
+    block, _, option = change.partition("=")[0].partition(".")
+    assert option not in recipe.model_dump(mode="json").get(block, {})
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)

@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 import mmbert
 from mmbert.errors import ConfigError, TrainingError
 from mmbert.finetuning.finetune import plan_trials
-from mmbert.finetuning.param_groups import parameter_groups
 from mmbert.finetuning.recipe import FinetuneRecipe
+from mmbert.finetuning.trainer_arguments import parameter_groups
 from mmbert.model.encoder import Encoder
 from mmbert.model.tasks import SequenceClassifier
 
@@ -170,7 +170,7 @@ def test_rates_fall_from_the_head_down(heads: Path, recipe: Make) -> None:
     task = SequenceClassifier(Encoder.load(heads / "masks"), 2, pooling="mean")
     wanted = recipe("classify", training__layer_decay=0.5, training__weight_decay=0.1).training
     rates = {}
-    for group in parameter_groups(task, wanted):
+    for group in parameter_groups(task, wanted, 2):
         for parameter in group["params"]:
             name = next(name for name, value in task.named_parameters() if value is parameter)
             rates[name] = group["lr"]
@@ -191,7 +191,7 @@ def test_wrong_options_are_named(recipe: Make, tmp_path: Path) -> None:
         mmbert.finetune(recipe("classify", training__micro_batch=3), out=tmp_path / "b")
     with pytest.raises(ConfigError, match="class_weights names no label: fine"):
         mmbert.finetune(recipe("classify", classify__class_weights={"fine": 2.0}), out=tmp_path / "c")
-    with pytest.raises(ConfigError, match=r"there is no option training\.rate"):
+    with pytest.raises(ConfigError, match=r"unknown key training\.rate"):
         recipe("classify", training__rate=1)
 
 

@@ -26,9 +26,9 @@ from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTran
 from mmbert import Embedder, Reranker
 from mmbert.errors import ConfigError, DataError, WeightsError
 from mmbert.files import read_json
+from mmbert.finetuning.adapters import ADAPTERS
 from mmbert.finetuning.finetune import finetune
 from mmbert.finetuning.mining import MINED
-from mmbert.finetuning.sentence_adapters import ADAPTERS
 from mmbert.finetuning.sentence_model import quiet
 
 PAIRS = [("water", "maji"), ("stone and bread", "mama ndege barabara " * 5)]
@@ -247,5 +247,5 @@ def test_what_does_not_fit_is_refused(pretrained: Path, rows: dict[str, Path], t
     with pytest.raises(ConfigError, match=r"training\.metric 'f1' is none of .*ndcg@10"):
         finetune(make_recipe("embed", pretrained, rows["plain"], rows["dev"], training={"metric": "f1"},
                              embed={"evaluator": "retrieval"}), out=tmp_path / "other")  # fmt: skip
-    with pytest.raises(ConfigError, match="not made of 1 processes"):
+    with pytest.raises(ConfigError, match="not a multiple of 1 processes"):
         run("embed", training={"micro_batch": 3})

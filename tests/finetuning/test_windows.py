@@ -17,14 +17,14 @@ from task_folders import tokenizer_json
 
 from mmbert import ModelConfig, Tokenizer
 from mmbert.errors import DataError
-from mmbert.finetuning.examples import Examples
 from mmbert.finetuning.init_model import Start, load_start
+from mmbert.finetuning.labels import Examples
 from mmbert.finetuning.recipe import AnswerOptions, FinetuneRecipe, Tag
 from mmbert.finetuning.span import Scores as AnswerScores
 from mmbert.finetuning.span import answer_tokens, make_features
 from mmbert.finetuning.tag import Scores as TagScores
 from mmbert.finetuning.tag import make_features as tag_features
-from mmbert.finetuning.task_rows import read_questions, read_sentences
+from mmbert.finetuning.task_rows import question_of, read_sentences
 from mmbert.model.encoder import Encoder
 from mmbert.model.tasks import SpanClassifier, TokenClassifier
 
@@ -95,7 +95,7 @@ def questions(count: int = 16) -> Examples:
 def test_gold_answers_score_one(form: str) -> None:
     own = AnswerOptions(doc_stride=8, max_answer=16)
     made = start(form, 60)
-    read = read_questions(questions(), own)
+    read = [question_of(row, own) for row in questions().rows]
     features, passages = make_features(read, own, made)
     assert len(features) > len(read)
     assert all(len(feature["ids"]) <= 60 for feature in features)
@@ -116,7 +116,7 @@ def test_gold_answers_score_one(form: str) -> None:
 def test_questions_without_an_answer() -> None:
     own = AnswerOptions(no_answer=True)
     row = {"question": "Who?", "context": "It rains.", "answers": {"text": [], "answer_start": []}, "place": "a:1"}
-    read = read_questions(Examples([{**row, "language": None}]), own)
+    read = [question_of(row, own) for row in [{**row, "language": None}]]
     features, passages = make_features(read, own, start("ours", 64))
     assert features[0]["labels"] == [0, 0]
     score = AnswerScores({"dev": read}, {"dev": passages}, own)
@@ -126,7 +126,7 @@ def test_questions_without_an_answer() -> None:
     rows[0, 0], rows[0, -2] = -9, 9
     assert score("dev", rows) == {"f1": 0.0, "exact": 0.0}
     with pytest.raises(DataError, match="a:1: no answer"):
-        read_questions(Examples([{**row, "language": None}]), AnswerOptions())
+        [question_of(row, AnswerOptions()) for row in [{**row, "language": None}]]
 
 
 def test_answers_as_columns_and_as_a_list() -> None:
@@ -135,7 +135,7 @@ def test_answers_as_columns_and_as_a_list() -> None:
         {**base, "answer": "Accra", "answer_start": "3"},
         {**base, "answers": [{"text": "Accra", "answer_start": 3}]},
     ]
-    assert [each.answers for each in read_questions(Examples(rows), AnswerOptions())] == [[("Accra", 3)]] * 2
+    assert [question_of(row, AnswerOptions()).answers for row in rows] == [[("Accra", 3)]] * 2
     assert answer_tokens(np.array([[0, 2], [3, 5], [5, 8], [8, 9]]), ("Accra", 3)) == (1, 2)
     assert answer_tokens(np.array([[0, 2]]), ("Accra", 3)) is None
 

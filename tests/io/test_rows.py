@@ -26,7 +26,8 @@ from mmbert.cli.lines import open_lines
 from mmbert.cli.records import read_records
 from mmbert.data.read import read
 from mmbert.errors import DataError
-from mmbert.finetuning.examples import Fields, as_label, read_examples
+from mmbert.finetuning.examples import read_examples
+from mmbert.finetuning.labels import Fields, as_label
 from mmbert.finetuning.recipe_data import DataSpec
 from mmbert.io import delimited, stream
 from mmbert.io import rows as rows_module

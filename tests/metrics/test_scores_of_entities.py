@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mmbert.errors import DataError, UndefinedMetric
-from mmbert.metrics.entities import count_entities, entity_f1, read_chunks, span_f1, token_accuracy, word_places
+from mmbert.metrics.entities import count_entities, entity_f1, read_chunks, span_f1, token_accuracy
 
 
 def test_the_example_of_seqeval() -> None:
@@ -52,12 +52,6 @@ def test_spans_of_characters() -> None:
     assert span_f1([{(0, 5, "PER"), (9, 12, "LOC")}, set()], gold) == 0.5
     assert span_f1([{(0, 5, "LOC")}, {(0, 1, "PER")}], gold) == 0
     assert span_f1(gold, gold) == 1
-
-
-def test_places_of_words() -> None:
-    words = ["Ana", "yi", "."]
-    text = " ".join(words)
-    assert [text[start:end] for start, end in word_places(words)] == words
 
 
 def test_lengths() -> None:

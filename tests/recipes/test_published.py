@@ -20,7 +20,7 @@ from mmbert import languages
 from mmbert.errors import ConfigError
 from mmbert.estimate.dry_run import DryRun, dry_run
 from mmbert.estimate.hardware import Machine
-from mmbert.estimate.print_estimate import print_plan
+from mmbert.estimate.print_estimate import print_estimate
 from mmbert.recipe import Recipe
 from mmbert.recipe_schema import editor_schema
 
@@ -237,9 +237,9 @@ def test_a_recipe_without_counts_is_planned_without_a_mixture() -> None:
 
 def test_what_is_printed() -> None:
     paper = io.StringIO()
-    print_plan(plan("base"), Console(width=120, file=paper), languages=4)
+    print_estimate(plan("base"), Console(width=120, file=paper), languages=4)
     text = paper.getvalue()
-    for part in ("306,939,648", "110,331,648", "307,786,240", "500,150", "393,216", "3T", "1,833 languages and code"):
+    for part in ("306,939,648", "110,331,648", "307,786,240", "500,150", "393,216", "3.00T", "1,833 languages"):
         assert part in text, part
     assert "... 1,828 more" in text
     assert max(map(len, text.splitlines())) <= 120

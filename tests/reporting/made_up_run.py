@@ -161,8 +161,8 @@ def _retrieval(rng: np.random.Generator) -> list[LanguageRetrieval]:
         found.append(
             LanguageRetrieval(
                 language=language, pairs=200, to_english=model, from_english=model * 0.9,
-                centred_to_english=model * 1.4, centred_from_english=model * 1.3, surface_to_english=spelling,
-                surface_from_english=spelling,
+                centred_to_english=model * 1.4, centred_from_english=model * 1.3, spelling_to_english=spelling,
+                spelling_from_english=spelling,
             )
         )  # fmt: skip
     return found
@@ -242,7 +242,7 @@ def write_taught_run(folder: Path) -> Path:
     (folder / "recipe.yaml").write_text(TAUGHT_RECIPE)
     drawn = {"new": ["hye_Armn", "tir_Ethi"], "keep": ["eng_Latn", "swh_Latn"]}
     shares = [
-        {"source": source, "language": code, "share": 0.25, "tokens": 5000}
+        {"source": source, "language": code, "share": 0.25, "tokens": 5000, "epochs": None, "capped": False}
         for source, codes in drawn.items()
         for code in codes
     ]

@@ -44,9 +44,9 @@ def test_shares_of_all_sources_are_added(tmp_path: Path) -> None:
     ]
     (tmp_path / "mixture.json").write_text(json.dumps({"extend": streams}))
     french, german = read_record(tmp_path).languages_per_phase["extend"]
-    assert (french.language, french.share, french.tokens, french.capped) == ("fra_Latn", 0.7, 400_000, True)
+    assert (french.name, french.share, french.tokens, french.capped) == ("fra_Latn", 0.7, 400_000, True)
     assert french.epochs == pytest.approx(0.7 * 1_000_000 / 400_000)
-    assert (german.language, german.capped) == ("deu_Latn", False)
+    assert (german.name, german.capped) == ("deu_Latn", False)
 
 
 def test_a_run_that_has_only_begun_can_be_read(tmp_path: Path) -> None:

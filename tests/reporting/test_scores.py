@@ -9,9 +9,9 @@ import pytest
 
 from mmbert.errors import ConfigError
 from mmbert.evaluation.suite import Suite
-from mmbert.evaluation.summary import Column, Figure, SuiteResult, TaskSummary, by_tier, read_tiers
+from mmbert.evaluation.summary import Figure, SuiteResult, SystemResult, TaskSummary, by_tier, read_tiers
 from mmbert.reporting.latex import escape
-from mmbert.reporting.score_plots import colours, tier_points
+from mmbert.reporting.score_plots import system_colours, tier_points
 from mmbert.reporting.scores import markdown, overview, write_scores
 
 TIERS = {"eng_Latn": "pretrain", "swh_Latn": "mid", "fao_Latn": "decay", "tir_Ethi": "decay"}
@@ -28,7 +28,9 @@ def result() -> SuiteResult:
     suite = Suite.model_validate({"name": "mine", "tasks": {"sib200": {}, "udpos": {}}, "average": True})
     figures = {"eng_Latn": 0.9, "swh_Latn": 0.7, "fao_Latn": 0.6, "tir_Ethi": 0.4}
     model = {"sib200": summary("accuracy", **figures), "udpos": summary("entity_f1", eng_Latn=0.95, fao_Latn=0.55)}
-    return SuiteResult(suite, [Column("runs/corpus/final", "0" * 16, model), Column("characters", "characters", {})])
+    return SuiteResult(
+        suite, [SystemResult("runs/corpus/final", "0" * 16, model), SystemResult("characters", "characters", {})]
+    )
 
 
 def test_overview(result: SuiteResult) -> None:
@@ -40,7 +42,7 @@ def test_overview(result: SuiteResult) -> None:
 def test_published_figures_stand_beside() -> None:
     suite = Suite.model_validate({"name": "mine", "tasks": {"rte": {}, "mnli": {}}, "published": "glue"})
     mine = {name: summary("accuracy", eng_Latn=0.5) for name in ("rte", "mnli")}
-    table = overview(SuiteResult(suite, [Column("mine", "0", mine)]))
+    table = overview(SuiteResult(suite, [SystemResult("mine", "0", mine)]))
     base = [column.title for column in table.columns].index("mmBERT-base")
     assert [row[base].text for row in table.cells()] == ["85.6", "87.7", "86.7"], "RTE, MNLI and the mean of the two"
 
@@ -48,7 +50,7 @@ def test_published_figures_stand_beside() -> None:
 def test_whole_suites_have_the_published_mean() -> None:
     suite = Suite.load(Path(__file__).parents[2] / "recipes" / "evaluate" / "xtreme.yaml")
     mine = {name: summary("accuracy", eng_Latn=0.5) for name in suite.tasks}
-    table = overview(SuiteResult(suite, [Column("mine", "0", mine)]))
+    table = overview(SuiteResult(suite, [SystemResult("mine", "0", mine)]))
     base = [column.title for column in table.columns].index("mmBERT-base")
     assert table.cells()[-1][base].text == "72.8"
 
@@ -56,7 +58,7 @@ def test_whole_suites_have_the_published_mean() -> None:
 def test_glue_shows_the_printed_headline_too() -> None:
     suite = Suite.load(Path(__file__).parents[2] / "recipes" / "evaluate" / "glue.yaml")
     mine = {name: summary("accuracy", eng_Latn=0.5) for name in suite.tasks}
-    table = overview(SuiteResult(suite, [Column("mine", "0", mine)]))
+    table = overview(SuiteResult(suite, [SystemResult("mine", "0", mine)]))
     titles = [column.title for column in table.columns]
     mean, printed = ([cell.text for cell in row] for row in table.cells()[-2:])
     assert (mean[0], mean[3], mean[titles.index("mmBERT-base")]) == ("mean", "50.0", "86.8")
@@ -105,5 +107,5 @@ def test_tables_of_tiers_are_checked(tmp_path: Path) -> None:
 
 
 def test_no_two_columns_of_a_plot_have_one_colour() -> None:
-    names = ["one", "two", "three", "four", "untrained", "characters", "bag"]
-    assert len(set(colours(names))) == len(names)
+    names = ["one", "two", "three", "four", "untrained", "characters", "character-unigrams"]
+    assert len(set(system_colours(names))) == len(names)

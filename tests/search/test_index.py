@@ -329,7 +329,7 @@ def damaged(place: Path, what: str) -> None:
 @pytest.mark.parametrize(
     ("what", "said"),
     [
-        ("version", "index.json is of version 99, this package reads 2"),
+        ("version", "index.json is of version 99, this package reads 3"),
         ("field", "is damaged .dimensions."),
         ("json", "not valid JSON"),
         ("prompt", "index.json is damaged .its checksum does not match."),

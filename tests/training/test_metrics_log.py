@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def test_going_on_in_the_middle_of_a_line_gives_the_same_line(tmp_path: Path) ->
     with Meters(parts, "p", PHASE, State("p"), every=3) as meters:
         for number, (labels, loss) in enumerate(losses[:4]):
             if number == 1:
-                saved, step = dict(meters.sums.to_json()), number  # the checkpoint after step 1; killed after step 4
+                saved, step = asdict(meters.sums), number  # the checkpoint after step 1; killed after step 4
             meters.record(make_step(number, labels), loss, 1.0, 1e-3)
     assert len(read(parts)) == 1
     with (parts / METRICS).open("a", encoding="utf-8") as file:

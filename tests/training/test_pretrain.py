@@ -77,7 +77,7 @@ def test_a_bias_of_the_tokens_shares_begins_at_their_entropy(trained: Trained, t
 
 
 def test_embeddings_of_counted_neighbours(trained: Trained, tmp_path: Path) -> None:
-    changes = ["model.initializer_embeddings=neighbours", "optimizer.embedding_lr=1e-9"]
+    changes = ["model.initializer_embeddings=cooccurrence", "optimizer.embedding_lr=1e-9"]
     recipe, _ = write_recipe(trained.home, changes)
     pretrain(recipe, tmp_path, trained.data, phases=["first"])
     table = MaskedLM.load(tmp_path / "first" / "final").model.embeddings.tok_embeddings.weight.detach().numpy()

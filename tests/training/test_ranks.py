@@ -132,7 +132,7 @@ def test_a_rank_that_dies_ends_the_others(tmp_path: Path, command: Command, para
     said = [line for line in ranks.words()[0].splitlines() if line.startswith("mmbert: ")]
     assert said == ranks.words()[0].splitlines()[-1:], ranks.words()[0]
     assert "process 0 lost another of the 2" in said[0]
-    assert "goes on from the last checkpoint" in said[0]
+    assert "resumes from the last checkpoint" in said[0]
 
 
 def test_what_stops_the_first_stops_all(tmp_path: Path, command: Command) -> None:

@@ -25,7 +25,7 @@ from mmbert.training.distributed import Mesh
 from mmbert.training.phase_context import PhaseContext
 from mmbert.training.pretrain import pretrain
 from mmbert.training.replay import replay
-from mmbert.training.spike import ENOUGH, SpikeRecord, usual_norm, watch
+from mmbert.training.spike import ENOUGH, SpikeRecord, check, usual_norm
 
 LONG = [
     "phases.second=null",
@@ -78,13 +78,13 @@ def test_what_is_a_spike(trained: Trained) -> None:
     ctx = PhaseContext(recipe, "first", Path(), Path(), Tokenizer.load(trained.data / "tokenizer"), Mesh(), "fp32")
     known = State("first", norms=(1.0, 3.0, 2.0) * ENOUGH)
     assert usual_norm(known.norms) == 2.0
-    watch(ctx, known, 5.0, 4.0)
+    check(ctx, known, 5.0, 4.0)
     with pytest.raises(Spike, match=r"gradient norm 4\.001, usually 2, in phase first at step 0"):
-        watch(ctx, known, 5.0, 4.001)
-    watch(ctx, State("first", norms=(1.0,) * (ENOUGH - 1)), 5.0, 100.0)  # too few are known
+        check(ctx, known, 5.0, 4.001)
+    check(ctx, State("first", norms=(1.0,) * (ENOUGH - 1)), 5.0, 100.0)  # too few are known
     for loss, norm in ((math.nan, 1.0), (math.inf, 1.0), (1.0, math.nan), (1.0, -math.inf)):
         with pytest.raises(NotFinite, match="no weight was changed"):
-            watch(ctx, known, loss, norm)
+            check(ctx, known, loss, norm)
 
 
 def test_stops_before_the_weights_move_and_keeps_the_place(stopped: Stopped) -> None:

@@ -4,7 +4,7 @@
 
 Units are whole words, or the tokens of a tokenizer. *bag*: which units stand in a sentence, by TF-IDF. *neighbours*:
 the mean of the units' vectors, each made of the company it keeps in ``<folder>/<language>.jsonl[.gz]`` of the folders
-(``mmbert.training.cooccurrence_init``), weighed by TF-IDF too; documents with a line of EVAL's SIB-200 are left out. *both*:
+(``mmbert.training.cooccurrence_init``), weighed by TF-IDF too; documents with a line of SIB-200 are left out. *both*:
 side by side. *random*: as neighbours, with a random vector for each unit. Accuracy over all of SIB-200's 1,004
 sentences of a language, cross-validated in five parts, at the best of several strengths of regularisation (for all
 alike).

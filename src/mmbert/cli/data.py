@@ -125,7 +125,7 @@ def plan(
     wanted = Recipe.load(recipe, overrides or [])
     folder = data or (Path(wanted.shards) if wanted.shards else Path("runs") / wanted.name / "data")
     drawn = mixture_report.mixtures(wanted, recipe.parent, folder / "shards", phase or ())
-    rows = mixture_report.outlook(drawn)
+    rows = mixture_report.language_rows(drawn)
     if out is not None:
         from mmbert.reporting.mixture_plot import draw_mixture
 

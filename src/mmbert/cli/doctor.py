@@ -22,9 +22,9 @@ def doctor(
         bool, typer.Option("--schema", help="Print the JSON schema of recipes, for editors: doctor --schema > FILE.")
     ] = False,
 ) -> None:
-    """What this machine would use and why; with MODEL, what the folder is, what is wrong, who reads it. Mends nothing.
+    """What this machine would use and why; with MODEL, what the folder is, what is wrong, who reads it. Read-only.
 
-    Exit status: 0 nothing is wrong, 1 problems were found in MODEL (each is printed with its cure), 2 no such model.
+    Exit status: 0 nothing is wrong, 1 problems were found in MODEL (each is printed with its fix), 2 no such model.
     """
     if schema:
         _print_schema(model)
@@ -50,7 +50,7 @@ def _as_json(machine: dict[str, str], examined: Examination | None) -> dict[str,
         "machine": machine,
         "model": examined.facts,
         "readers": [asdict(verdict) for verdict in examined.readers],
-        "problems": [asdict(problem) for problem in examined.problems],
+        "problems": [problem._asdict() for problem in examined.problems],
     }
 
 

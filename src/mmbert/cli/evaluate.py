@@ -1,4 +1,4 @@
-"""``mmbert evaluate``: a model, or several, judged by the tasks of a suite."""
+"""``mmbert evaluate``: a model, or several, on the tasks of a suite."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ def evaluate(
     baseline: Annotated[
         list[str] | None,
         typer.Option(
-            help="untrained: the same architecture, fresh weights. Without a model: characters (n-grams), bag (single "
-            "characters). May be repeated."
+            help="untrained: the same architecture, fresh weights. Without a model: characters (n-grams), "
+            "character-unigrams. May be repeated."
         ),
     ] = None,
     beside: Annotated[
-        list[str] | None, typer.Option(help="A further model, judged in the same way. May be repeated.")
+        list[str] | None, typer.Option(help="A further model, evaluated in the same way. May be repeated.")
     ] = None,
     no_tune: Annotated[
         bool, typer.Option("--no-tune", help="Take the model as it is, where the suite would tune it first.")
     ] = False,
 ) -> None:
-    """Judge a model by tasks: fine-tune as each task's protocol says, predict, score, compare. Stopped, it goes on.
+    """Evaluate a model on tasks: fine-tune as each task's protocol says, predict, score, compare. Stopped, it goes on.
 
     Tables go to stdout and, with LaTeX, JSON and plots, into OUT/NAME. What is there is not computed again.
     """
-    from mmbert.evaluation.evaluate import evaluate as judge
+    from mmbert.evaluation.evaluate import evaluate as evaluate_suite
     from mmbert.evaluation.suite import Suite
     from mmbert.reporting.scores import write_scores
 
     suite = Suite.load(recipe, overrides or [])
-    found = judge(model, suite, out=out, baselines=baseline or [], beside=beside or [], tune=not no_tune)
+    found = evaluate_suite(model, suite, out=out, baselines=baseline or [], beside=beside or [], tune=not no_tune)
     written = write_scores(found, out / suite.name)
     typer.echo(written.read_text(encoding="utf-8"))

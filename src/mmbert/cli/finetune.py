@@ -22,7 +22,7 @@ def finetune(
         typer.Option("--dry-run", help="Check recipe, local data and model, print what would be done, train nothing."),
     ] = False,
 ) -> None:
-    """Tune a model on a task; the tuned model is RUN/final. Stopped, it goes on; finished, it does nothing.
+    """Fine-tune a model on a task and write it to RUN/final. If it is interrupted, the same command resumes it.
 
     Several processes: `torchrun --nproc-per-node 8 -m mmbert finetune RECIPE`.
     """
@@ -35,11 +35,12 @@ def finetune(
 
         typer.echo(show(plan(wanted, out or Path("runs") / wanted.name)))
         return
+    from mmbert.files import is_main_process
     from mmbert.finetuning.finetune import finetune as run
-    from mmbert.finetuning.finetune import main_process, summarise
+    from mmbert.finetuning.finetune import summarise
 
     result = run(wanted, out=out, sweep=sweep)
-    if not main_process():
+    if not is_main_process():
         return
     for trial in result.trials:
         changes = ", ".join(f"{key}={value}" for key, value in trial["changes"].items())

@@ -50,7 +50,7 @@ def pretrain(
         typer.Option(help="Tokens of a document. Default: the phase's context, the longest.", rich_help_panel=PANEL),
     ] = None,
 ) -> None:
-    """Train the phases of a recipe on prepared data. Stopped, it goes on where it was.
+    """Train the phases of a recipe on prepared data. If it is interrupted, the same command resumes it.
 
     Several processes: `torchrun --nproc-per-node 8 -m mmbert pretrain RECIPE`.
     """
@@ -60,15 +60,15 @@ def pretrain(
     folder = out or Path("runs") / wanted.name
     prepared = data or (Path(wanted.shards) if wanted.shards else folder / "data")
     if dry_run:
-        from mmbert.estimate.dry_run import dry_run as plan
+        from mmbert.estimate.dry_run import dry_run as estimate
         from mmbert.estimate.hardware import Machine
-        from mmbert.estimate.print_estimate import print_plan
+        from mmbert.estimate.print_estimate import print_estimate
 
         bytes_a_second = None if network is None else network * 1e9
         machine = Machine.named(device, devices, nodes, utilisation=utilisation or (), network=bytes_a_second)
-        print_plan(plan(wanted, folder=recipe.parent, data=prepared, machine=machine, length=length))
+        print_estimate(estimate(wanted, folder=recipe.parent, data=prepared, machine=machine, length=length))
         return
-    from mmbert.training.distributed import is_main
+    from mmbert.files import is_main_process
     from mmbert.training.pretrain import pretrain as train
 
     if replay:
@@ -77,5 +77,5 @@ def pretrain(
         typer.echo(repeat(wanted, folder, prepared, phases=phase).to_text())
         return
     for name, model in train(wanted, folder, prepared, phases=phase or None).items():
-        if is_main():
+        if is_main_process():
             typer.echo(f"{name}\t{model}")

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 from mmbert.data import mds
 from mmbert.data.inputs import SUFFIXES, Input, house_code, named_language
 from mmbert.errors import ConfigError, DataError
+from mmbert.hub import network_error
 from mmbert.io.find import is_hidden
 from mmbert.io.stream import open_file as open_local
 from mmbert.recipe import Source
@@ -195,11 +196,9 @@ def hub_errors(source: Source) -> Iterator[None]:
     """Say in one line why the hub gives nothing."""
     from huggingface_hub import errors
 
-    # The library's HTTP errors have one root, which has changed with the client it stands on (requests, httpx).
-    network: type[Exception] = errors.HfHubHTTPError.__mro__[1]
     try:
         yield
-    except (OSError, network, errors.HFValidationError) as error:
+    except (OSError, network_error(), errors.HFValidationError) as error:
         text = str(error).strip().splitlines()
         reason = text[0] if text else type(error).__name__
         revision = f" at {source.revision}" if source.revision else ""

@@ -18,6 +18,7 @@ import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -51,6 +52,23 @@ class StreamShare:
     """Whether it would have been repeated more often than ``max_epochs``."""
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a phase draws from one language over all sources, or from one source over all languages."""
+
+    name: str
+    share: float
+    """Part of the phase's tokens."""
+    drawn: float
+    """Tokens that the phase draws."""
+    tokens: float | None
+    """Tokens there are; None if the size of some stream is not known."""
+    epochs: float | None
+    """How often the phase goes through them; None if their size is not known."""
+    capped: bool
+    """Whether ``max_epochs`` holds back some stream."""
+
+
 @dataclass(frozen=True)
 class Mixture:
     """The shares of a phase; they add up to 1. Sorted by source and language."""
@@ -59,17 +77,23 @@ class Mixture:
     tokens: int
     """Tokens of the phase."""
 
-    def language_shares(self) -> dict[str, float]:
-        """Share of each language over all sources."""
-        shares: dict[str, float] = defaultdict(float)
-        for stream in self.streams:
-            shares[stream.language] += stream.share
-        return dict(shares)
+    def totals(self, key: Literal["source", "language"] = "language", sizes: Sizes | None = None) -> list[Share]:
+        """Return the sums over the streams of each language (or source), the largest share first.
 
-    @property
-    def capped(self) -> tuple[StreamShare, ...]:
-        """The streams that ``max_epochs`` holds back."""
-        return tuple(stream for stream in self.streams if stream.capped)
+        sizes  tokens of each stream that one epoch goes through; default: the streams' own
+        """
+        groups: dict[str, list[StreamShare]] = defaultdict(list)
+        for stream in self.streams:
+            groups[getattr(stream, key)].append(stream)
+        found = []
+        for name, streams in groups.items():
+            share = sum(stream.share for stream in streams)
+            known = [s.tokens if sizes is None else sizes.get((s.source, s.language)) for s in streams]
+            tokens = None if None in known else sum(size or 0 for size in known)
+            epochs = share * self.tokens / tokens if tokens else None
+            held = any(stream.capped for stream in streams)
+            found.append(Share(name, share, share * self.tokens, tokens, epochs, held))
+        return sorted(found, key=lambda each: (-each.share, each.name))
 
 
 def mixture(phase: Phase, sizes: Sizes, *, relative: Collection[str] = ()) -> Mixture:

@@ -13,9 +13,10 @@ from typing import Any
 from mmbert import languages
 from mmbert.data.counts import counts_sizes
 from mmbert.data.manifest import FILE, Manifest
-from mmbert.data.mixture import Mixture, mixture
+from mmbert.data.mixture import Mixture, Share, mixture
 from mmbert.data.plan import count_steps
 from mmbert.errors import ConfigError
+from mmbert.formatting import count
 from mmbert.recipe import Recipe
 
 AIM = 5.0
@@ -23,35 +24,14 @@ AIM = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """One language in one phase."""
-
-    share: float
-    """Part of the phase's tokens."""
-    drawn: float
-    """Tokens."""
-    epochs: float | None
-    """None if the size of some of its text is not known."""
-    capped: bool
-    """Whether ``max_epochs`` holds some of its text back."""
-
-    @property
-    def mark(self) -> str:
-        """``max``: held back by the cap; ``>5``: repeated more often than the published runs wanted."""
-        if self.capped:
-            return "max"
-        return f">{AIM:g}" if self.epochs is not None and self.epochs > AIM else ""
-
-
-@dataclass(frozen=True, slots=True)
-class LanguageOutlook:
+class LanguageRow:
     """One language over the phases."""
 
     language: str
     name: str
     tokens: int | None
     """Tokens there are in the sources drawn from; None if not known."""
-    phases: dict[str, Part]
+    phases: dict[str, Share]
     """Only those that draw it."""
 
 
@@ -81,31 +61,35 @@ def mixtures(recipe: Recipe, folder: Path, shards: Path, phases: Sequence[str] =
     return found
 
 
-def outlook(drawn: Mapping[str, Mixture]) -> list[LanguageOutlook]:
-    """Every language with its parts: those with the most text first, then by their share."""
-    parts: dict[str, dict[str, Part]] = {}
+def language_rows(drawn: Mapping[str, Mixture]) -> list[LanguageRow]:
+    """Return every language with its share of each phase: those with the most text first, then by their share."""
+    phases: dict[str, dict[str, Share]] = {}
     tokens: dict[str, dict[str, int | None]] = {}
     for phase, mixed in drawn.items():
-        for language, streams in _by_language(mixed).items():
-            share = sum(stream.share for stream in streams)
-            sizes = [stream.tokens for stream in streams]
-            known = None if None in sizes else sum(size or 0 for size in sizes)
-            epochs = share * mixed.tokens / known if known else None
-            part = Part(share, share * mixed.tokens, epochs, any(stream.capped for stream in streams))
-            parts.setdefault(language, {})[phase] = part
-            tokens.setdefault(language, {}).update({stream.source: stream.tokens for stream in streams})
+        for share in mixed.totals():
+            phases.setdefault(share.name, {})[phase] = share
+        for stream in mixed.streams:
+            tokens.setdefault(stream.language, {})[stream.source] = stream.tokens
     rows = []
-    for language, of_phases in parts.items():
-        sizes = list(tokens[language].values())
+    for language, shares in phases.items():
+        sizes = tokens[language].values()
         total = None if None in sizes else sum(size or 0 for size in sizes)
-        rows.append(LanguageOutlook(language, languages.name(language), total, of_phases))
+        rows.append(LanguageRow(language, languages.name(language), total, shares))
     # Where sizes are not known, the phase that draws the most languages orders them as their sizes would.
     widest = max(drawn, key=lambda phase: len(drawn[phase].streams), default="")
-    return sorted(rows, key=lambda row: (-(row.tokens or 0), -_share(row, widest), row.language))
+    share_there = {row.language: row.phases[widest].share if widest in row.phases else 0.0 for row in rows}
+    return sorted(rows, key=lambda row: (-(row.tokens or 0), -share_there[row.language], row.language))
 
 
-def table(recipe: Recipe, drawn: Mapping[str, Mixture], rows: Sequence[LanguageOutlook]) -> str:
-    """The outlook as text: one line a language, for each phase its share, tokens and epochs."""
+def mark(share: Share) -> str:
+    """``max``: held back by the cap; ``>5``: repeated more often than the published runs wanted; else nothing."""
+    if share.capped:
+        return "max"
+    return f">{AIM:g}" if share.epochs is not None and share.epochs > AIM else ""
+
+
+def table(recipe: Recipe, drawn: Mapping[str, Mixture], rows: Sequence[LanguageRow]) -> str:
+    """Return the rows as text: one line a language, for each phase its share, tokens and epochs."""
     name_width = min(28, max((len(row.name) for row in rows), default=0))
     code_width = max(8, *(len(row.language) for row in rows))
     left = code_width + 2 + name_width + 2 + 7
@@ -122,12 +106,12 @@ def table(recipe: Recipe, drawn: Mapping[str, Mixture], rows: Sequence[LanguageO
                 line += "   " + " " * 25
                 continue
             epochs = "" if part.epochs is None else f"{part.epochs:.2f}"
-            line += f"   {_percent(part.share):>8} {count(part.drawn):>7} {epochs:>4} {part.mark:3}"
+            line += f"   {_percent(part.share):>8} {count(part.drawn):>7} {epochs:>4} {mark(part):3}"
         lines.append(line.rstrip())
     return "\n".join([*lines, "", *(_summary(recipe, phase, drawn[phase], rows) for phase in drawn)])
 
 
-def _summary(recipe: Recipe, phase: str, mixed: Mixture, rows: Sequence[LanguageOutlook]) -> str:
+def _summary(recipe: Recipe, phase: str, mixed: Mixture, rows: Sequence[LanguageRow]) -> str:
     """One line about a phase."""
     spec = recipe.phases[phase]
     mine = [row for row in rows if phase in row.phases]
@@ -142,8 +126,8 @@ def _summary(recipe: Recipe, phase: str, mixed: Mixture, rows: Sequence[Language
     return line
 
 
-def as_json(recipe: Recipe, drawn: Mapping[str, Mixture], rows: Sequence[LanguageOutlook]) -> dict[str, Any]:
-    """The outlook as plain values, with the streams of every phase."""
+def as_json(recipe: Recipe, drawn: Mapping[str, Mixture], rows: Sequence[LanguageRow]) -> dict[str, Any]:
+    """Return the rows as plain values, with the streams of every phase."""
     return {
         "phases": {
             phase: {
@@ -159,26 +143,5 @@ def as_json(recipe: Recipe, drawn: Mapping[str, Mixture], rows: Sequence[Languag
     }
 
 
-def count(tokens: float | None) -> str:
-    """Tokens for people: 950, 12.3k, 4.72M, 2.3T; empty if not known."""
-    if tokens is None:
-        return ""
-    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if tokens >= size * 0.9995:
-            return f"{tokens / size:.3g}" + letter
-    return f"{tokens:.0f}"
-
-
 def _percent(share: float) -> str:
     return f"{share:.3%}" if share >= 1e-5 else "<0.001%"
-
-
-def _by_language(mixed: Mixture) -> dict[str, list[Any]]:
-    streams: dict[str, list[Any]] = {}
-    for stream in mixed.streams:
-        streams.setdefault(stream.language, []).append(stream)
-    return streams
-
-
-def _share(row: LanguageOutlook, phase: str) -> float:
-    return row.phases[phase].share if phase in row.phases else 0.0

@@ -1,8 +1,8 @@
-"""Who else would read a model folder rightly, judged by the keys that each reader takes from its files.
+"""Which other libraries read a model folder correctly, by the keys that each of them takes from its files.
 
 What each takes was tried or read in its source: transformers 4.57 and 5.23, sentence-transformers 5.1 and 6.2,
 text-embeddings-inference 1.9, vLLM of 2025 and 2026. Some fail on a key that is absent; some take a default in its
-place and compute something else without a word.
+place and compute something else without a warning.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Fault:
 
     @property
     def amiss(self) -> bool:
-        """Not only a matter of asking the reader in another way."""
+        """Whether it is more than a matter of asking the reader in another way."""
         return self.reads in ("wrongly", "not")
 
 
@@ -56,7 +56,10 @@ _PLAIN = ("PreTrainedTokenizerFast", "TokenizersBackend", None)
 _NEW_PLACES = ("sentence_transformers.base", "sentence_transformers.sentence_transformer")
 """Where the modules of sentence-transformers lie from 5.4 on."""
 
+_HEADS_ON_TOKENS = ("tokens", "span", "choice")
 _SERVED_BY_VLLM = ("ModernBertModel", "ModernBertForSequenceClassification", "ModernBertForTokenClassification")
+_VLLM_CONFIG = ("layer_norm_eps", "global_rope_theta", "local_rope_theta", "global_attn_every_n_layers")
+"""Keys without which vLLM does not start."""
 _TEI_CONFIG = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_activation",
     "max_position_embeddings", "initializer_range", "initializer_cutoff_factor", "norm_eps", "norm_bias",
@@ -65,15 +68,15 @@ _TEI_CONFIG = (
     "classifier_activation", "architectures",
 )  # fmt: skip
 """Keys without which text-embeddings-inference does not start."""
-
 _TEI_POOLING = (
     "pooling_mode_cls_token", "pooling_mode_mean_tokens", "pooling_mode_max_tokens",
     "pooling_mode_mean_sqrt_len_tokens",
 )  # fmt: skip
+_MEAN = 'write "pooling_mode_mean_tokens": true (or which it is)'
 
 
-def judge(folder: Folder, kind: str) -> list[Verdict]:
-    """The verdict of each reader; ``kind`` as in :mod:`mmbert.inference.load`."""
+def check_readers(folder: Folder, kind: str) -> list[Verdict]:
+    """Return the verdict of each reader; ``kind`` as in :mod:`mmbert.inference.load`."""
     readers: dict[str, Callable[[Folder, str], Iterator[Fault]]] = {
         "transformers 4": _transformers_4,
         "transformers 5": _transformers_5,
@@ -95,7 +98,7 @@ def _verdict(reader: str, faults: list[Fault]) -> Verdict:
 
 
 def stated_thetas(config: dict[str, Any]) -> dict[str, float | None]:
-    """RoPE bases as written, the newer form first; None where neither is."""
+    """Return RoPE bases as written, the newer form first; None where neither is."""
     newer = config.get("rope_parameters")
     found: dict[str, float | None] = {}
     for kind, (older, _) in THETAS.items():
@@ -113,85 +116,63 @@ def _older_keys(folder: Folder) -> Iterator[Fault]:
         meant = stated_thetas(config)[kind]
         if meant is not None and config.get(older, default) != meant:
             taken = f"{config[older]} of {older}" if older in config else f"{default:g}, for {older} is not written"
-            yield Fault(
-                "wrongly", f"takes the RoPE base {taken}; the model's is {meant:g}", f'write "{older}": {meant:g}'
-            )
+            why = f"takes the RoPE base {taken}; the model's is {meant:g}"
+            yield Fault("wrongly", why, f'write "{older}": {meant:g}')
     types = config.get("layer_types")
     every = config.get("global_attn_every_n_layers", 3)
     if isinstance(types, list) and isinstance(every, int) and every > 0:
         read = ["sliding_attention" if layer % every else "full_attention" for layer in range(len(types))]
         if read != types:
-            yield Fault(
-                "wrongly",
-                f"takes every {every}. layer as global, layer_types says otherwise",
-                'write "global_attn_every_n_layers"',
-            )
+            why = f"takes every {every}. layer as global, layer_types says otherwise"
+            yield Fault("wrongly", why, 'write "global_attn_every_n_layers"')
 
 
-def _write(config: dict[str, Any], keys: Iterable[str]) -> str:
-    """What to put in ``config.json``, with values where other keys tell them."""
+def _absent(config: dict[str, Any], keys: Iterable[str]) -> Iterator[Fault]:
+    """Keys that ``config.json`` lacks, and what to write there, with values where other keys tell them."""
+    absent = [key for key in keys if config.get(key) is None]
+    if not absent:
+        return
     thetas = stated_thetas(config)
     known: dict[str, Any] = {older: thetas[kind] or default for kind, (older, default) in THETAS.items()}
     known["layer_norm_eps"] = config.get("norm_eps", 1e-5)
     types = config.get("layer_types")
     if isinstance(types, list) and types.count("full_attention") > 1:
         known["global_attn_every_n_layers"] = types.index("full_attention", 1)
-    words = [f'"{key}": {known[key]}' if key in known else f'"{key}"' for key in keys]
-    return f"write {', '.join(words)}"
-
-
-def _specials(folder: Folder) -> Iterator[Fault]:
-    """transformers knows special tokens from these files only, not from tokenizer.json."""
-    named = {**folder.files.get("special_tokens_map.json", {}), **folder.tokenizer_config}
-    if not named.get("pad_token"):
-        yield Fault(
-            "not", "names no pad_token: texts cannot stand in one batch", 'write "pad_token" in tokenizer_config.json'
-        )
+    words = [f'"{key}": {known[key]}' if key in known else f'"{key}"' for key in absent]
+    yield Fault("not", f"config.json has no {', '.join(absent)}", f"write {', '.join(words)}")
 
 
 def _transformers_4(folder: Folder, kind: str) -> Iterator[Fault]:
     name = folder.tokenizer_config.get("tokenizer_class")
     if name == "TokenizersBackend":
-        yield Fault(
-            "not",
-            f"tokenizer_config.json names the class {name}, which only version 5 has",
-            'write "PreTrainedTokenizerFast"',
-        )
-    yield from _foreign_class(name)
-    yield from _specials(folder)
+        why = f"tokenizer_config.json names the class {name}, which only version 5 has"
+        yield Fault("not", why, 'write "PreTrainedTokenizerFast"')
+    yield from _transformers_5(folder, kind)
     yield from _older_keys(folder)
 
 
 def _transformers_5(folder: Folder, kind: str) -> Iterator[Fault]:
-    yield from _foreign_class(folder.tokenizer_config.get("tokenizer_class"))
-    yield from _specials(folder)
-
-
-def _foreign_class(name: Any) -> Iterator[Fault]:
+    name = folder.tokenizer_config.get("tokenizer_class")
     if name not in _PLAIN:
-        yield Fault(
-            "with an option",
-            f"tokenizer_config.json names the class {name}, which may build its own rules over tokenizer.json",
-            "compare ids, or load it with PreTrainedTokenizerFast",
-        )
+        why = f"tokenizer_config.json names the class {name}, which may build its own rules over tokenizer.json"
+        yield Fault("with an option", why, "compare ids, or load it with PreTrainedTokenizerFast")
+    # transformers knows special tokens from these files only, not from tokenizer.json
+    named = {**folder.files.get("special_tokens_map.json", {}), **folder.tokenizer_config}
+    if not named.get("pad_token"):
+        why = "names no pad_token: texts cannot stand in one batch"
+        yield Fault("not", why, 'write "pad_token" in tokenizer_config.json')
 
 
 def _sentence_5(folder: Folder, kind: str) -> Iterator[Fault]:
     yield from _sentence(folder, kind)
     new = [path for path, _ in folder.modules if path.startswith(_NEW_PLACES)]
     if new:
-        yield Fault(
-            "not",
-            f"modules.json names {new[0]}, which versions before 5.4 do not have",
-            f'write "sentence_transformers.models.{new[0].rpartition(".")[2]}" and so on',
-        )
+        why = f"modules.json names {new[0]}, which versions before 5.4 do not have"
+        yield Fault("not", why, f'write "sentence_transformers.models.{new[0].rpartition(".")[2]}" and so on')
     for name, values in _poolings(folder):
         if "word_embedding_dimension" not in values:
-            yield Fault(
-                "not",
-                f"{name} has embedding_dimension and pooling_mode, which version 5 does not know",
-                'write "word_embedding_dimension" and "pooling_mode_mean_tokens": true (or which it is)',
-            )
+            why = f"{name} has embedding_dimension and pooling_mode, which version 5 does not know"
+            yield Fault("not", why, _MEAN.replace("write ", 'write "word_embedding_dimension" and '))
     yield from _transformers_4(folder, kind)
 
 
@@ -201,10 +182,10 @@ def _sentence_6(folder: Folder, kind: str) -> Iterator[Fault]:
 
 
 def _sentence(folder: Folder, kind: str) -> Iterator[Fault]:
-    if kind in ("tokens", "span", "choice"):
+    if kind in _HEADS_ON_TOKENS:
         yield Fault("not its kind", "it has no class for this head")
     elif kind in ("encoder", "masked_lm"):
-        yield Fault("with an option", "no modules.json: it makes a mean of tokens up, with a warning")
+        yield Fault("with an option", "no modules.json: it adds mean pooling, with a warning")
 
 
 def _poolings(folder: Folder) -> list[tuple[str, dict[str, Any]]]:
@@ -213,13 +194,11 @@ def _poolings(folder: Folder) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _tei(folder: Folder, kind: str) -> Iterator[Fault]:
-    config = folder.config
-    if kind in ("tokens", "span", "choice"):
+    if kind in _HEADS_ON_TOKENS:
         yield Fault("not its kind", "it serves vectors, classes and rankings")
         return
-    absent = [key for key in _TEI_CONFIG if config.get(key) is None]
-    if absent:
-        yield Fault("not", f"config.json has no {', '.join(absent)}", _write(config, absent))
+    config = folder.config
+    yield from _absent(config, _TEI_CONFIG)
     if folder.place != folder.path:
         yield Fault("not", f"the encoder lies in {folder.place.name}/, not in the folder itself", "move its files up")
     if not any(file.name.startswith(WEIGHTS.removesuffix(".safetensors")) for file in folder.tensors.files):
@@ -227,14 +206,10 @@ def _tei(folder: Folder, kind: str) -> Iterator[Fault]:
     yield from _private(folder)
     sentence = folder.files.get("sentence_bert_config.json")
     if sentence is not None and sentence.get("max_seq_length") is None:
-        yield Fault(
-            "not", "sentence_bert_config.json has no max_seq_length", f'write "max_seq_length": {_longest(folder)}'
-        )
+        longest = config.get("max_position_embeddings", 8192)
+        yield Fault("not", "sentence_bert_config.json has no max_seq_length", f'write "max_seq_length": {longest}')
     yield from _older_keys(folder)
-    if kind == "sequence":
-        yield from _tei_classes(config)
-    else:
-        yield from _tei_pooling(folder)
+    yield from _tei_classes(config) if kind == "sequence" else _tei_pooling(folder)
 
 
 def _tei_classes(config: dict[str, Any]) -> Iterator[Fault]:
@@ -252,33 +227,23 @@ def _tei_pooling(folder: Folder) -> Iterator[Fault]:
         return
     absent = [key for key in _TEI_POOLING if not isinstance(pooling.get(key), bool)]
     if absent:
-        yield Fault(
-            "not", f"1_Pooling/config.json has no {', '.join(absent)}", "write true for the one that it is, else false"
-        )
+        why = f"1_Pooling/config.json has no {', '.join(absent)}"
+        yield Fault("not", why, "write true for the one that it is, else false")
     elif not (pooling["pooling_mode_cls_token"] or pooling["pooling_mode_mean_tokens"]):
         yield Fault("not", "it pools by mean or first token only", "use another reader")
 
 
 def _vllm(folder: Folder, kind: str) -> Iterator[Fault]:
-    config = folder.config
     if folder.architecture not in _SERVED_BY_VLLM:
         yield Fault("not its kind", f"it has no class {folder.architecture}")
         return
-    absent = [
-        key for key in ("layer_norm_eps", "global_rope_theta", "local_rope_theta", "global_attn_every_n_layers")
-        if config.get(key) is None
-    ]  # fmt: skip
-    if absent:
-        yield Fault("not", f"config.json has no {', '.join(absent)}", _write(config, absent))
+    yield from _absent(folder.config, _VLLM_CONFIG)
     yield from _private(folder)
     yield from _older_keys(folder)
     for name, values in _poolings(folder):
         if not any(key.startswith("pooling_mode_") and value for key, value in values.items()):
-            yield Fault(
-                "wrongly",
-                f"{name} has no pooling_mode_*: versions before September 2026 take the first token",
-                'write "pooling_mode_mean_tokens": true (or which it is)',
-            )
+            why = f"{name} has no pooling_mode_*: versions before September 2026 take the first token"
+            yield Fault("wrongly", why, _MEAN)
     if kind == "encoder":
         yield Fault("with an option", "it takes the first token: ask it for mean pooling")
 
@@ -288,7 +253,3 @@ def _private(folder: Folder) -> Iterator[Fault]:
     closed = [file.name for file in folder.tensors.files if not file.stat().st_mode & 0o044]
     if closed:
         yield Fault("not", f"{closed[0]} may be read by its owner only", f"chmod 644 {closed[0]}")
-
-
-def _longest(folder: Folder) -> Any:
-    return folder.config.get("max_position_embeddings", 8192)

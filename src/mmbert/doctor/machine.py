@@ -1,4 +1,4 @@
-"""What this machine has, and what would run on it: versions, device, threads, precision, attention, extras."""
+"""What this machine has and what would run on it: versions, device, threads, precision, attention, extras."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from mmbert.training.run_folder import choose_precision, versions
 
 
 def describe_machine() -> dict[str, str]:
-    """Everything above by name, in the order printed."""
-    device = this_device()
+    """Return all of it by name, in the order printed."""
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     return {
         **versions(),
         "platform": platform.platform(),
@@ -33,13 +33,8 @@ def describe_machine() -> dict[str, str]:
     }
 
 
-def this_device() -> torch.device:
-    """What ``device: auto`` means here."""
-    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-
-
 def attention(device: torch.device) -> str:
-    """Which implementation runs, and why."""
+    """Return which implementation of attention runs, and why."""
     if device.type != "cuda":
         torch_way = "torch, documents of one length per call, local layers in blocks"
         return f"bf16, int8: {kernel.describe()} (MMBERT_NATIVE=0: torch); fp32: {torch_way}"

@@ -1,4 +1,4 @@
-"""What a model folder is, what is wrong with it, and who reads it rightly: ``mmbert doctor MODEL``."""
+"""``mmbert doctor MODEL``: what a model folder contains, what is wrong with it, which libraries read it correctly."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from mmbert.doctor.compatibility import THETAS, Fault, Verdict, judge, stated_thetas
-from mmbert.doctor.model_folder import Folder, Problem, read_folder
-from mmbert.doctor.tensors import dtype_counts, misfits, not_finite
+from mmbert.doctor.compatibility import THETAS, Fault, Verdict, check_readers, stated_thetas
+from mmbert.doctor.model_folder import Folder, read_folder
+from mmbert.doctor.tensors import Problem, misfits
 from mmbert.errors import MMBertError, WeightsError
 from mmbert.inference.load import KINDS, Loaded, load, read_labels
 from mmbert.inference.pooling import Pooling
@@ -22,17 +22,15 @@ from mmbert.tokenizer.spelling import SPACE
 from mmbert.tokenizer.tokenizer import SPECIALS, Tokenizer
 
 _SENTENCE = "All human beings are born free and equal in dignity and rights."
-
-
 _FINE = ("rightly", "with an option", "not its kind")
 
 
 @dataclass
 class Examination:
-    """Of one folder.
+    """What was found in one folder.
 
     facts     by name, in the order printed: texts, numbers, lists and tables of them
-    problems  each with its cure; those of other readers included
+    problems  each with its fix; those of other readers included
     readers   the verdict of each
     """
 
@@ -42,31 +40,34 @@ class Examination:
 
     @property
     def portable(self) -> str | None:
-        """The format of ``mmbert export`` that mends what other readers stumble over; None where that is not it."""
+        """The format of ``mmbert export`` that other readers would read; None where that would not help."""
         if self.readers[-1].reads != "rightly" or all(verdict.reads in _FINE for verdict in self.readers):
             return None
         return "sentence-transformers" if str(self.facts["kind"]).startswith("sentence") else "huggingface"
 
 
-def examine(name: str, *, revision: str | None = None, device: str = "auto") -> Examination:
+def examine(name: str, *, device: str = "auto") -> Examination:
     """Read, check and try a folder or hub name. Raises WeightsError only if there is no such folder."""
-    path = model_folder(name, revision=revision)
+    path = model_folder(name)
     if not (path / "config.json").is_file() and not (path / "modules.json").is_file():
         raise WeightsError(f"no config.json in {path}: not a model folder")
     folder = read_folder(path)
-    kind = "sentence" if _pools(folder) else KINDS.get(folder.architecture, "unknown")
+    pools = any(name.endswith(".Pooling") for name, _ in folder.modules)
+    kind = "sentence" if pools else KINDS.get(folder.architecture, "unknown")
+    reader = f"for {READERS[kind]}" if kind in READERS else "no predictor reads it"
     found = Examination(problems=folder.problems)
-    found.facts |= {"folder": str(path), "class": folder.architecture, "kind": f"{kind}: {_reader(kind)}"}
+    found.facts |= {"folder": str(path), "class": folder.architecture, "kind": f"{kind}: {reader}"}
     _look_at_weights(folder, kind, found)
     _look_at_tokenizer(folder, found)
-    loaded = _try(name, revision, device, found)
-    found.readers = [*judge(folder, kind), _ours(loaded)]
+    loaded = _try(name, device, found)
+    # last: problems of our own loader come before those of others
+    found.readers = [*check_readers(folder, kind), _ours(loaded)]
     found.problems += _others(found.readers[:-1])
     return found
 
 
 def _others(verdicts: list[Verdict]) -> list[Problem]:
-    """What other readers stumble over, once for all that do."""
+    """What keeps other readers from reading the folder, once for all that it keeps."""
     readers: dict[Fault, list[str]] = {}
     for verdict in verdicts:
         for fault in verdict.faults:
@@ -79,41 +80,26 @@ def _others(verdicts: list[Verdict]) -> list[Problem]:
     ]
 
 
-def _pools(folder: Folder) -> bool:
-    return any(name.endswith(".Pooling") for name, _ in folder.modules)
-
-
-def _reader(kind: str) -> str:
-    return next((f"for {reader}" for known, reader in READERS.items() if known == kind), "no facade reads it")
-
-
 def _look_at_weights(folder: Folder, kind: str, found: Examination) -> None:
-    """Size, shape, context and angles; whether the weights are numbers and those that the config describes."""
+    """Find size, shape, context and RoPE bases; whether the weights are finite and those that the config describes."""
     tensors = folder.tensors
     if tensors.shapes:
-        size = {"parameters": tensors.parameters, "bytes": tensors.bytes, "dtype": dtype_counts(tensors.dtypes)}
-        found.facts["size"] = size
-    broken = not_finite(tensors)
-    if broken:
-        listed = ", ".join(broken[:3]) + (", ..." if broken[3:] else "")
-        found.problems.append(
-            Problem(f"{len(broken)} weights hold NaN or infinite values ({listed})", "take an earlier checkpoint")
-        )
+        found.facts["size"] = {"parameters": tensors.parameters, "bytes": tensors.bytes, "dtype": tensors.dtype}
+    if tensors.nan:
+        listed = ", ".join(tensors.nan[:3]) + (", ..." if tensors.nan[3:] else "")
+        what = f"{len(tensors.nan)} weights hold NaN or infinite values ({listed})"
+        found.problems.append(Problem(what, "take an earlier checkpoint"))
     if not folder.config:
         return
+    where = str(folder.place / "config.json")
     try:
-        config = config_from_hf(folder.config, str(folder.place / "config.json"))
+        config = config_from_hf(folder.config, where)
+        found.facts |= _shape(folder, config)
+        if tensors.shapes and not tensors.faults and kind in READERS:
+            labels = 1 if kind == "choice" else len(read_labels(folder.config, where))
+            found.problems += misfits(tensors, config, kind, labels)
     except MMBertError as error:
-        found.problems.append(_split(error))
-        return
-    found.facts |= _shape(folder, config)
-    if tensors.shapes and not tensors.faults and kind in READERS:
-        try:
-            labels = 1 if kind == "choice" else len(read_labels(folder.config, str(folder.place / "config.json")))
-        except MMBertError as error:
-            found.problems.append(_split(error))
-            return
-        found.problems += [Problem(what, fix) for what, fix in misfits(tensors, config, kind, labels)]
+        found.problems.append(Problem.of(error))
 
 
 def _shape(folder: Folder, config: ModelConfig) -> dict[str, Any]:
@@ -141,7 +127,7 @@ def _look_at_tokenizer(folder: Folder, found: Examination) -> None:
     try:
         tokenizer = Tokenizer.load(path)
     except MMBertError as error:
-        found.problems.append(_split(error))
+        found.problems.append(Problem.of(error))
         return
     ids = {token: getattr(tokenizer, f"{role}_id") for role, token in SPECIALS.items()}
     found.facts["tokenizer"] = {
@@ -155,7 +141,7 @@ def _look_at_tokenizer(folder: Folder, found: Examination) -> None:
 
 
 def spaces(tokenizer: Tokenizer) -> str:
-    """What a tokenizer does with spaces, found by trying."""
+    """Return what a tokenizer does with spaces, found by trying."""
     (spaced,) = tokenizer.encode_batch([" a"])
     written = f"written {SPACE}" if any(SPACE in (tokenizer.id_to_token(i) or "") for i in spaced) else "kept"
     put = "one is put before every text" if tokenizer.puts_space else "none is put before a text"
@@ -170,16 +156,16 @@ def _byte_fallback(tokenizer: Tokenizer) -> bool | str:
     return f"none for {' '.join(needed)}" if needed else bool(tokenizer.byte_ids)
 
 
-def _try(name: str, revision: str | None, device: str, found: Examination) -> Loaded | MMBertError:
-    """Load the folder as the facades do, and run a sentence through it."""
+def _try(name: str, device: str, found: Examination) -> Loaded | MMBertError:
+    """Load the folder as the predictors do, and run a sentence through it."""
     try:
-        loaded = load(name, revision=revision, device=device)
+        loaded = load(name, device=device)
         packed = loaded.tokenizer.pack([_SENTENCE]).to(loaded.device)
         with torch.inference_mode():
             states = loaded.encoder(packed)
     except MMBertError as error:
         if not found.problems:  # else it says once more what was found already
-            found.problems.append(_split(error))
+            found.problems.append(Problem.of(error))
         return error
     if not bool(torch.isfinite(states).all()):
         found.problems.append(Problem("a plain sentence comes out as NaN", "try precision fp32, or another checkpoint"))
@@ -221,9 +207,3 @@ def _ours(loaded: Loaded | MMBertError) -> Verdict:
     if isinstance(loaded, MMBertError):
         return Verdict("mmbert", "not", (Fault("not", str(loaded)),))
     return Verdict("mmbert", "rightly")
-
-
-def _split(error: MMBertError) -> Problem:
-    """An error of ours as what is wrong and what to do, which it says behind its last colon."""
-    what, _, fix = str(error).rpartition(": ")
-    return Problem(what, fix) if what else Problem(str(error), "see docs/guides")

@@ -1,4 +1,4 @@
-"""The files of a model folder, read with patience: what is wrong with one is noted, and the others are read on."""
+"""Read the files of a model folder as far as possible: what is wrong with one is noted, and reading goes on."""
 
 from __future__ import annotations
 
@@ -7,21 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmbert.doctor.tensors import Tensors, read_tensors
+from mmbert.doctor.tensors import Problem, Tensors, read_tensors
 from mmbert.errors import DataError, MMBertError
 from mmbert.io.stream import begins_with_mark, read_text
 from mmbert.model.folder import read_modules
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something wrong, and what mends it."""
-
-    what: str
-    fix: str
-
-    def __str__(self) -> str:
-        return f"{self.what}: {self.fix}"
 
 
 @dataclass
@@ -58,23 +47,25 @@ class Folder:
         return str(names[0]) if isinstance(names, list) and names else "ModernBertModel"
 
 
-_AT_THE_ROOT = ("config_sentence_transformers.json",)
 _AT_THE_ENCODER = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "sentence_bert_config.json")
 
 
 def read_folder(path: Path) -> Folder:
-    """Everything that can be read without computing."""
+    """Read everything that can be read without computing."""
     problems: list[Problem] = []
-    files: dict[str, dict[str, Any]] = {}
     modules = _modules(path, problems)
     place = path / modules[0][1] if modules else path
-    wanted = {name: path / name for name in _AT_THE_ROOT} | {name: place / name for name in _AT_THE_ENCODER}
+    wanted = {name: path / name for name in ("config_sentence_transformers.json",)}
+    wanted |= {name: place / name for name in _AT_THE_ENCODER}
     wanted |= {f"{where}/config.json": path / where / "config.json" for _, where in modules[1:] if where}
+    files: dict[str, dict[str, Any]] = {}
     for name, file in wanted.items():
-        values = _object(file, problems)
-        if values is not None:
+        values = _json(file, problems)
+        if isinstance(values, dict):
             files[name] = values
-    if "config.json" not in files and not (place / "config.json").exists():
+        elif values is not None:
+            problems.append(Problem(f"{file} is not a JSON object", "restore it"))
+    if not (place / "config.json").exists():
         problems.append(Problem(f"no config.json in {place}", "this is not a model folder, or not all of it"))
     if not (place / "tokenizer.json").is_file():
         problems.append(Problem(f"no tokenizer.json in {place}", "copy the one the model was trained with there"))
@@ -84,23 +75,16 @@ def read_folder(path: Path) -> Folder:
         if file.is_file() and begins_with_mark(file)
     ]
     tensors = read_tensors(place)
-    problems += [Problem(what, fix) for what, fix in tensors.faults]
-    return Folder(path, place, files, modules, tensors, problems)
+    return Folder(path, place, files, modules, tensors, problems + tensors.faults)
 
 
-def _object(path: Path, problems: list[Problem]) -> dict[str, Any] | None:
-    """A JSON object; None if it is not there, with a problem if it is something else."""
-    if not path.is_file():
-        return None
+def _json(path: Path, problems: list[Problem]) -> Any:
+    """The content of a JSON file; None if it is not there or no JSON, which is a problem."""
     try:
-        values = json.loads(read_text(path))
+        return json.loads(read_text(path)) if path.is_file() else None
     except (DataError, ValueError, RecursionError) as error:
         problems.append(Problem(f"{path} is not JSON ({error})", "restore it"))
         return None
-    if not isinstance(values, dict):
-        problems.append(Problem(f"{path} is not a JSON object", "restore it"))
-        return None
-    return values
 
 
 def _modules(folder: Path, problems: list[Problem]) -> list[tuple[str, str]]:

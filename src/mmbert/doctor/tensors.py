@@ -1,16 +1,13 @@
-"""The weights of a folder: what the headers of their files say, files cut short, NaN, and whether they fit a config.
-
-Layout of safetensors: 8 bytes little-endian length of the header, the header (JSON), then the tensors without gaps.
-"""
+"""The weights of a folder: names, shapes and types, files cut short, NaN, and whether they fit a config."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,31 +19,53 @@ from mmbert.model.layers import PredictionHead
 from mmbert.model.tasks import TaskHead
 from mmbert.model.weights import TIED, WEIGHTS, bare_name, fitted, read_index
 
-Fault = tuple[str, str]
-"""What is wrong, and the cure."""
+
+class Problem(NamedTuple):
+    """Something wrong with a folder, and how to fix it."""
+
+    what: str
+    fix: str
+
+    @classmethod
+    def of(cls, error: MMBertError) -> Problem:
+        """Return what an error of the package says: behind its last colon it says what to do."""
+        what, _, fix = str(error).rpartition(": ")
+        return cls(what, fix) if what else cls(str(error), "see docs/guides")
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.fix}"
 
 
 @dataclass
 class Tensors:
-    """``shapes`` and ``dtypes`` (as safetensors writes them, "F32") by name, the ``files``, ``faults`` of the files."""
+    """``shapes`` and ``dtypes`` (as safetensors writes them, "F32") by name; ``nan``: names with NaN or infinity."""
 
     files: list[Path] = field(default_factory=list)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     dtypes: dict[str, str] = field(default_factory=dict)
-    faults: list[Fault] = field(default_factory=list)
+    nan: list[str] = field(default_factory=list)
+    faults: list[Problem] = field(default_factory=list)
 
     @property
     def parameters(self) -> int:
-        """Numbers of weights, a tied matrix that is stored twice counted once."""
+        """Number of weights; a tied matrix that is stored twice counts once."""
         return sum(prod(shape) for name, shape in self.shapes.items() if name != TIED)
 
     @property
     def bytes(self) -> int:
         return sum(file.stat().st_size for file in self.files)
 
+    @property
+    def dtype(self) -> str:
+        """``F32``, or several with their number of tensors."""
+        counts = Counter(self.dtypes.values())
+        if len(counts) < 2:
+            return next(iter(counts), "unknown")
+        return ", ".join(f"{name} ({number} tensors)" for name, number in sorted(counts.items()))
+
 
 def read_tensors(folder: Path) -> Tensors:
-    """Of ``model.safetensors``, a sharded index, or (without shapes) ``pytorch_model.bin``."""
+    """Read ``model.safetensors``, a sharded index, or (without shapes) ``pytorch_model.bin``; damage becomes faults."""
     found = Tensors()
     index = folder / f"{WEIGHTS}.index.json"
     if (folder / WEIGHTS).is_file():
@@ -55,45 +74,34 @@ def read_tensors(folder: Path) -> Tensors:
         try:
             found.files = [folder / name for name in sorted(set(read_index(index).values()))]
         except MMBertError as error:
-            what, _, fix = str(error).rpartition(": ")
-            found.faults.append((what, fix))
+            found.faults.append(Problem.of(error))
     elif (folder / "pytorch_model.bin").is_file():
         found.files = [folder / "pytorch_model.bin"]
         return found
     else:
-        found.faults.append((f"no {WEIGHTS} in {folder}", "not a model folder, or its download is incomplete"))
+        found.faults.append(Problem(f"no {WEIGHTS} in {folder}", "not a model folder, or its download is incomplete"))
     for file in found.files:
         try:
-            header = read_header(file)
-        except (OSError, ValueError) as error:
-            found.faults.append((f"{file} {error}", "copy or download it again"))
-            continue
-        for name, entry in header.items():
-            bare = bare_name(name)
-            found.shapes[bare], found.dtypes[bare] = tuple(entry["shape"]), entry["dtype"]
+            _read_file(file, found)
+        except (OSError, SafetensorError) as error:
+            size = f"{file.stat().st_size:,} bytes" if file.is_file() else "missing"
+            what = f"{file} is cut short, damaged or no safetensors file ({size}; {error})"
+            found.faults.append(Problem(what, "copy or download it again"))
     return found
 
 
-def read_header(path: Path) -> dict[str, dict[str, Any]]:
-    """Name -> dtype, shape, data_offsets. Raises ValueError in a few words for a file that is cut or no safetensors."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= min(size - 8, 2**27):
-            raise ValueError(f"is cut short ({size:,} bytes) or is no safetensors file")
-        try:
-            header = json.loads(file.read(length))
-            header.pop("__metadata__", None)
-            end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
-            raise ValueError("has a damaged header") from error
-    if size != end:
-        raise ValueError(f"is {'cut short' if size < end else 'too long'}: {size:,} of {end:,} bytes")
-    return dict(header)
+def _read_file(path: Path, found: Tensors) -> None:
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118  (not a dict)
+            bare, head = bare_name(name), file.get_slice(name)
+            found.shapes[bare], found.dtypes[bare] = tuple(head.get_shape()), head.get_dtype()
+            value = file.get_tensor(name)  # one tensor in memory at a time
+            if value.is_floating_point() and value.numel() and not torch.stack(value.aminmax()).isfinite().all():
+                found.nan.append(name)
 
 
-def misfits(tensors: Tensors, config: ModelConfig, kind: str, labels: int) -> Iterator[Fault]:
-    """Tensors that the config says otherwise, that are missing, or that are too many."""
+def misfits(tensors: Tensors, config: ModelConfig, kind: str, labels: int) -> Iterator[Problem]:
+    """Yield the tensors whose shape is not the config's, that are missing, or that are too many."""
     wanted = expected(config, kind, labels)
     if not any(name.startswith("model.") for name in tensors.shapes):  # a bare encoder has no prefix
         wanted = {name.removeprefix("model."): shape for name, shape in wanted.items()}
@@ -104,17 +112,18 @@ def misfits(tensors: Tensors, config: ModelConfig, kind: str, labels: int) -> It
     ):
         if names:
             listed = sorted(names)
-            yield f"{len(listed)} weights are {what} ({', '.join(listed[:3])}{', ...' if listed[3:] else ''})", fix
+            some = ", ".join(listed[:3]) + (", ..." if listed[3:] else "")
+            yield Problem(f"{len(listed)} weights are {what} ({some})", fix)
     for name in sorted(wanted.keys() & there.keys()):
         if wanted[name] != fitted(name, there[name], config.vocab_size):
             stated = f"{name} is {list(there[name])}, config.json says {list(wanted[name])}"
-            yield stated, "restore the config.json that was saved with these weights"
+            yield Problem(stated, "restore the config.json that was saved with these weights")
             return
 
 
 def expected(config: ModelConfig, kind: str, labels: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a model's tensors, the encoder's under ``model.``."""
-    with torch.device("meta"):
+    """Return names and shapes of a model's tensors, the encoder's under ``model.``."""
+    with torch.device("meta"):  # shapes without memory
         parts: dict[str, torch.nn.Module] = {"model.": Encoder(config)}
         if kind == "masked_lm":
             parts["head."] = PredictionHead(config)
@@ -123,36 +132,4 @@ def expected(config: ModelConfig, kind: str, labels: int) -> dict[str, tuple[int
     shapes = {
         prefix + name: tuple(value.shape) for prefix, part in parts.items() for name, value in part.state_dict().items()
     }
-    if kind == "masked_lm":
-        shapes["decoder.bias"] = (config.vocab_size,)
-    return shapes
-
-
-def not_finite(tensors: Tensors) -> list[str]:
-    """Names of tensors with NaN or infinite values; one tensor in memory at a time. Files that are damaged are left."""
-    found = []
-    for path in tensors.files:
-        if path.suffix != ".safetensors":
-            continue
-        try:
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118  (not a dict)
-                    value = file.get_tensor(name)
-                    if value.is_floating_point() and value.numel() and not _finite(value):
-                        found.append(name)
-        except (SafetensorError, OSError):
-            continue
-    return found
-
-
-def _finite(value: torch.Tensor) -> bool:
-    low, high = value.aminmax()
-    return bool(torch.isfinite(low) & torch.isfinite(high))
-
-
-def dtype_counts(dtypes: Mapping[str, str]) -> str:
-    """``F32``, or several with their number of tensors."""
-    names = sorted(set(dtypes.values()))
-    if len(names) < 2:
-        return names[0] if names else "unknown"
-    return ", ".join(f"{name} ({sum(dtype == name for dtype in dtypes.values())} tensors)" for name in names)
+    return shapes | ({"decoder.bias": (config.vocab_size,)} if kind == "masked_lm" else {})

@@ -1,4 +1,4 @@
-"""What a recipe will cost and draw, before any device is there.
+"""What a recipe will cost and draw, before any device is there: ``mmbert pretrain RECIPE --dry-run``.
 
 Everything is arithmetic on the recipe (no torch, no files but the recipe's tables, the start's config and the counts of
 data that are prepared): parameters, optimiser steps, memory of a device, time, and the share of every language where
@@ -11,17 +11,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from mmbert.data.mixture import Mixture
+from mmbert.data.counts import counts_sizes
+from mmbert.data.manifest import FILE, Manifest
+from mmbert.data.mixture import Mixture, Share, Sizes, mixture
 from mmbert.data.plan import Stage, stages
-from mmbert.errors import ConfigError
-from mmbert.estimate.expected_draws import Drawn, draw
+from mmbert.data.store import report_path, text_sizes
+from mmbert.errors import ConfigError, DataError
 from mmbert.estimate.hardware import Machine
 from mmbert.estimate.memory import TrainingMemory, training_memory
-from mmbert.estimate.shape import model_config
-from mmbert.estimate.speed import StepTime, model_flops, shards, step_time
+from mmbert.estimate.speed import StepTime, shards, step_time
+from mmbert.files import read_json
 from mmbert.model.config import ModelConfig
-from mmbert.model.count import Parameters, parameters
-from mmbert.recipe import Phase, Recipe
+from mmbert.model.count import Parameters, flops_per_token, parameters
+from mmbert.recipe import Phase, Recipe, TokenizerTraining
 from mmbert.start import resolve
 from mmbert.training.schedule import learning_rate
 
@@ -32,8 +34,8 @@ PUBLISHED_DAYS = {"mmbert-base": 40.0, "mmbert-small": 10.0}
 
 
 @dataclass(frozen=True)
-class PhasePlan:
-    """One phase."""
+class PhaseEstimate:
+    """One phase: its schedule, memory, time and mixture."""
 
     name: str
     phase: Phase
@@ -49,29 +51,35 @@ class PhasePlan:
     memory: TrainingMemory
     """Of one device, for one micro-batch."""
     flops: float
-    """That training needs, nothing computed twice."""
+    """That training needs, nothing computed twice: what MFU is measured by."""
     mixture: Mixture | None
     """None without known sizes."""
-    sources: tuple[Drawn, ...]
-    """Largest share first; empty without a mixture."""
-    languages: tuple[Drawn, ...]
-    """Largest share first; empty without a mixture."""
+    texts: Sizes | None
+    """Tokens that an epoch of each stream goes through; None: the mixture's own sizes."""
     note: str
     """Why there is no mixture, or what its epochs are relative to."""
 
+    @cached_property
+    def sources(self) -> list[Share]:
+        """Largest share first; empty without a mixture."""
+        return [] if self.mixture is None else self.mixture.totals("source", self.texts)
+
+    @cached_property
+    def languages(self) -> list[Share]:
+        """Largest share first; empty without a mixture."""
+        return [] if self.mixture is None else self.mixture.totals("language", self.texts)
+
     @property
     def steps(self) -> int:
-        """Optimiser steps."""
+        """Number of optimiser steps."""
         return sum(stage.steps for stage in self.stages)
 
     @property
     def seconds(self) -> float:
-        """Of the phase."""
         return sum(stage.steps * time.seconds for stage, time in zip(self.stages, self.times, strict=True))
 
     @property
     def days(self) -> float:
-        """Of the phase."""
         return self.seconds / SECONDS_A_DAY
 
     @property
@@ -93,7 +101,7 @@ class PhasePlan:
     def idle(self) -> float:
         """Part of the devices' places for micro-batches that stay empty in a full step."""
         micro_batches = self.stages[-1].batch // self.phase.micro_batch
-        rounds = -(-micro_batches // self.machine.world)
+        rounds = -(-micro_batches // self.machine.world)  # all wait for the device that has most of them
         return 1 - micro_batches / (rounds * self.machine.world)
 
     @property
@@ -104,7 +112,7 @@ class PhasePlan:
 
 @dataclass(frozen=True)
 class DryRun:
-    """A whole recipe, planned."""
+    """A whole recipe, estimated; ``phases`` in the order they run."""
 
     recipe: Recipe
     config: ModelConfig
@@ -112,26 +120,24 @@ class DryRun:
     machine: Machine
     length: float | None
     """Of documents in tokens; None: they fill the context."""
-    phases: tuple[PhasePlan, ...]
-    """In the order they run."""
+    phases: tuple[PhaseEstimate, ...]
 
     @property
     def tokens(self) -> int:
         """Tokens trained on by the model that is farthest from the root (of parallel decays one counts)."""
         longest: dict[str, int] = {}
-        for plan in self.phases:
-            longest[plan.name] = longest.get(plan.phase.follows or "", 0) + plan.phase.tokens
+        for each in self.phases:
+            longest[each.name] = longest.get(each.phase.follows or "", 0) + each.phase.tokens
         return max(longest.values())
 
     @property
     def flops(self) -> float:
-        """Of all phases."""
-        return sum(plan.flops for plan in self.phases)
+        return sum(each.flops for each in self.phases)
 
     @property
     def days(self) -> float:
-        """Of all phases, one after another."""
-        return sum(plan.days for plan in self.phases)
+        """All phases, one after another."""
+        return sum(each.days for each in self.phases)
 
     @cached_property
     def published(self) -> tuple[float, float] | None:
@@ -139,13 +145,10 @@ class DryRun:
         days = PUBLISHED_DAYS.get(self.recipe.name)
         if days is None:
             return None
-        default = Machine()
-        same = [_times(self.recipe, plan.phase, self.config, default, self.length) for plan in self.phases]
-        seconds = sum(
-            stage.steps * time.seconds
-            for plan, times in zip(self.phases, same, strict=True)
-            for stage, time in zip(plan.stages, times, strict=True)
-        )
+        seconds = 0.0
+        for each in self.phases:
+            times = _times(self.recipe, each.phase, self.config, Machine(), self.length)
+            seconds += sum(stage.steps * time.seconds for stage, time in zip(each.stages, times, strict=True))
         return days, seconds / SECONDS_A_DAY
 
 
@@ -157,7 +160,7 @@ def dry_run(
     machine: Machine | None = None,
     length: float | None = None,
 ) -> DryRun:
-    """Plan a recipe.
+    """Estimate a recipe.
 
     folder   the recipe's, to which its tables of counts are relative
     data     folder of prepared data, whose sizes are read if they are there; None: tables of counts only
@@ -166,35 +169,20 @@ def dry_run(
     Raises ConfigError if the size of the vocabulary is not known without a tokenizer.
     """
     if length is not None and length < 1:
-        raise ConfigError(f"hardware: a length of {length:g} tokens is none: --length is that of a document")
+        raise ConfigError(f"--length {length:g} is no length: give the tokens of a document, 1 or more")
     machine = machine or Machine()
     recipe = resolve(recipe)
+    shape = recipe.shape.model_dump(include=set(ModelConfig.model_fields), exclude_none=True)
+    last = recipe.phases[recipe.order()[-1]]
+    angles = {"rope_theta": last.rope_theta, "local_rope_theta": last.local_rope_theta or last.rope_theta}
     context = max(phase.context for phase in recipe.phases.values())
-    config = model_config(recipe, context)
-    phases = tuple(_plan_phase(recipe, name, config, folder, data, machine, length) for name in recipe.order())
-    return DryRun(recipe, config, parameters(config), machine, length, phases)
-
-
-def _plan_phase(
-    recipe: Recipe,
-    name: str,
-    config: ModelConfig,
-    folder: Path,
-    data: Path | None,
-    machine: Machine,
-    length: float | None,
-) -> PhasePlan:
-    phase, runtime = recipe.phases[name], recipe.runtime
-    drawn, sources, languages, note = draw(recipe, phase, folder, data)
-    return PhasePlan(
-        name=name,
-        phase=phase,
-        stages=tuple(stages(phase)),
-        times=_times(recipe, phase, config, machine, length),
-        machine=machine,
-        first_lr=learning_rate(phase, phase.warmup),
-        last_lr=learning_rate(phase, phase.tokens),
-        memory=training_memory(
+    config = ModelConfig(**{**shape, **angles, "vocab_size": _vocab_size(recipe), "max_context": context})
+    phases = []
+    for name in recipe.order():
+        phase, runtime = recipe.phases[name], recipe.runtime
+        drawn, texts, note = _mixture(recipe, phase, folder, data)
+        flops = flops_per_token(config, min(length or phase.context, phase.context), mask_rate=phase.mask_rate)
+        memory = training_memory(
             config,
             tokens=phase.micro_batch,
             mask_rate=phase.mask_rate,
@@ -202,13 +190,14 @@ def _plan_phase(
             checkpointing=runtime.gradient_checkpointing,
             device=machine.device.kind,
             shards=shards(runtime, machine),
-        ),
-        flops=model_flops(config, phase, length) * phase.tokens,
-        mixture=drawn,
-        sources=sources,
-        languages=languages,
-        note=note,
-    )
+        )
+        times = _times(recipe, phase, config, machine, length)
+        rates = learning_rate(phase, phase.warmup), learning_rate(phase, phase.tokens)
+        needed = flops.training * phase.tokens
+        phases.append(
+            PhaseEstimate(name, phase, tuple(stages(phase)), times, machine, *rates, memory, needed, drawn, texts, note)
+        )
+    return DryRun(recipe, config, parameters(config), machine, length, tuple(phases))
 
 
 def _times(
@@ -217,3 +206,44 @@ def _times(
     return tuple(
         step_time(config, phase, recipe.runtime, machine, stage.batch, length=length) for stage in stages(phase)
     )
+
+
+def _vocab_size(recipe: Recipe) -> int:
+    """The size of the vocabulary before the tokenizer is there."""
+    if recipe.shape.vocab_size is not None:
+        return recipe.shape.vocab_size
+    if isinstance(recipe.vocabulary, TokenizerTraining):
+        return recipe.vocabulary.vocab_size
+    path = Path(recipe.vocabulary) / "tokenizer.json"
+    if not path.is_file():
+        raise ConfigError(f"the vocabulary of {recipe.vocabulary} is not known unless fetched: set model.vocab_size")
+    content = read_json(path)
+    ids = [*content["model"]["vocab"].values(), *(token["id"] for token in content.get("added_tokens", []))]
+    return int(max(ids)) + 1
+
+
+def _mixture(recipe: Recipe, phase: Phase, folder: Path, data: Path | None) -> tuple[Mixture | None, Sizes | None, str]:
+    """The mixture from the sizes that are known, the tokens of each stream's epoch if other than those, and a note.
+
+    Sizes are those of the shards in ``data``, or as long as there are none of its text, else the recipe's counts.
+    """
+    try:
+        if data is not None and (data / "shards" / FILE).is_file():
+            tokens = Manifest.read(data / "shards").sizes()
+            return mixture(phase, tokens), None, f"sizes and epochs are of the shards in {data}"
+        if data is not None and report_path(data).is_file():
+            characters = text_sizes(data)
+            drawn = mixture(phase, characters, relative={source for source, _ in characters})
+            return drawn, None, f"shares are of the characters in {data}: epochs are known when shards are made"
+        known = counts_sizes(phase, recipe.sources, folder)
+        drawn = mixture(phase, known.sizes, relative=known.relative)
+    except (ConfigError, DataError) as error:
+        return None, None, str(error)
+    budgets = phase.data.mixture or {}
+    texts: dict[tuple[str, str], float] = {}
+    for (source, language), size in known.sizes.items():
+        counts = budgets[source].counts
+        # what was published is the sampled set: its own size is known, that of all text only up to a factor
+        texts[source, language] = size if counts is None else size**counts.drawn_at
+    note = "epochs are of the published, already sampled set" if known.relative else "epochs are of all text there is"
+    return drawn, texts, note

@@ -1,8 +1,8 @@
-"""Machines to plan for: what their makers publish, and how much of it programs reach.
+"""Machines to estimate for: the figures that their makers publish, and the part of them that programs reach.
 
 Figures of GPUs are those of the data sheets: dense products (the sheets' "with sparsity" halved), decimal units, links
-in one direction (the sheets add both up). A data sheet's peak is reached by nothing; :class:`Utilisation` says which part of
-it to count on. No GPU was measured for these parts, and every plan prints them; set them from one measured run.
+in one direction (the sheets add both up). No program reaches a data sheet's peak; :class:`Utilisation` says which part
+of it to count on. No GPU was measured for these parts, and every estimate prints them; set them from one measured run.
 """
 
 from __future__ import annotations
@@ -34,22 +34,21 @@ class Utilisation:
     def __post_init__(self) -> None:
         for each in fields(self):
             if not 0 < getattr(self, each.name) <= 1:
-                raise ConfigError(f"reach: {each.name} is {getattr(self, each.name):g}, and must be in (0, 1]")
+                raise ConfigError(f"--utilisation: {each.name} is {getattr(self, each.name):g}, and must be in (0, 1]")
 
     def changed(self, changes: Sequence[str]) -> Utilisation:
-        """With changes such as ``matrices=0.6``. Raises ConfigError for a part that does not exist."""
+        """Return a copy with changes such as ``matrices=0.6``. Raises ConfigError for a part that does not exist."""
         names = [each.name for each in fields(self)]
         values: dict[str, float] = {}
-        for change in changes:
-            name, _, value = change.partition("=")
+        for name, _, value in (change.partition("=") for change in changes):
             if name not in names:
                 close = get_close_matches(name, names, 1)
                 advice = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(names)}"
-                raise ConfigError(f"reach: no part {name}: {advice}")
+                raise ConfigError(f"--utilisation: no part {name}: {advice}")
             try:
                 values[name] = float(value)
             except ValueError as error:
-                raise ConfigError(f"reach: {change!r} is not NAME=NUMBER, such as matrices=0.6") from error
+                raise ConfigError(f"--utilisation: {name}={value} is not NAME=NUMBER, such as matrices=0.6") from error
         return replace(self, **values)
 
 
@@ -118,26 +117,27 @@ class Machine:
     """Bytes/s, one way, that each device has to other nodes; None: the device's."""
 
     def __post_init__(self) -> None:
+        title = self.device.title
         if self.devices < 1 or self.nodes < 1:
-            raise ConfigError("hardware: devices and nodes must be at least 1")
+            raise ConfigError("--devices and --nodes must be at least 1")
         if self.nodes > 1 and (self.network or self.device.network) is None:
-            raise ConfigError(f"hardware: no node of {self.device.title} has a published network: give --network")
+            raise ConfigError(f"--nodes: no node of {title} has a published network: give --network")
         if self.devices > 1 and (self.network or self.device.link) is None:
-            raise ConfigError(f"hardware: no link of {self.device.title} is known: give --network, or --devices 1")
+            raise ConfigError(f"--devices: no link of {title} is known: give --network, or --devices 1")
 
     @classmethod
     def named(
         cls, device: str, devices: int, nodes: int = 1, *, utilisation: Sequence[str] = (), network: float | None = None
     ) -> Machine:
-        """By the name of a device, with changes of its reach. Raises ConfigError for an unknown name."""
+        """Return devices by name, with changes of their utilisation. Raises ConfigError for an unknown name."""
         if device not in DEVICES:
-            raise ConfigError(f"hardware: no device {device}: choose one of {', '.join(DEVICES)}")
+            raise ConfigError(f"--device: no device {device}: choose one of {', '.join(DEVICES)}")
         found = DEVICES[device]
         return cls(found, devices, nodes, found.utilisation.changed(utilisation), network)
 
     @property
     def world(self) -> int:
-        """Devices in all."""
+        """Number of devices in all."""
         return self.devices * self.nodes
 
     @property
@@ -146,7 +146,7 @@ class Machine:
         return self.utilisation or self.device.utilisation
 
     def peak(self, precision: str) -> float:
-        """FLOP/s of one device in products of ``precision``."""
+        """Return the FLOP/s of one device in products of ``precision``."""
         return self.device.bf16 if precision == "bf16" else self.device.fp32
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Literal
 
 from mmbert.model.config import ModelConfig
@@ -32,8 +32,7 @@ class TrainingMemory:
 
     @property
     def total(self) -> int:
-        """Of all of them."""
-        return self.weights + self.gradients + self.moments + self.copies + self.activations + self.transient
+        return sum(astuple(self))
 
 
 def training_memory(
@@ -44,13 +43,11 @@ def training_memory(
     precision: Literal["bf16", "fp32"] = "bf16",
     checkpointing: bool = False,
     device: Literal["cuda", "cpu"] = "cuda",
-    loss_rows: int | None = None,
     shards: int = 1,
 ) -> TrainingMemory:
-    """Estimate for micro-batches of ``tokens``.
+    """Return the memory that a device needs for micro-batches of ``tokens``.
 
-    loss_rows  rows of logits at a time; None: what the loss takes on this device
-    shards     devices that weights, gradients and moments are spread over (FSDP); 1: all are here (DDP)
+    shards  devices that weights, gradients and moments are spread over (FSDP); 1: all are here (DDP)
     """
     number, h = parameters(config).masked_lm, config.hidden_size
     linear = 2 if precision == "bf16" else 4
@@ -64,7 +61,7 @@ def training_memory(
     ends = 8 * h + 4 * h  # ids and embedding norm, final norm
     head = mask_rate * h * (4 + 3 * linear + 4)
     activations = int(tokens * (layers + ends + head))
-    rows = int(min(LOSS_ROWS[device] if loss_rows is None else loss_rows, tokens * mask_rate))
+    rows = int(min(LOSS_ROWS[device], tokens * mask_rate))
     # a chunk's logits, on a GPU twice more in fp32; the loss's gradient of the table; in bf16 its copy
     loss = (linear + (8 if device == "cuda" else 0)) * rows * config.vocab_size + table
     loss += table // 2 if precision == "bf16" else 0

@@ -13,138 +13,92 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from mmbert.model.config import ModelConfig
-from mmbert.model.count import layer_matrices, parameters
+import numpy as np
 
-Kind = Literal["cuda", "cpu"]
+from mmbert.model.config import ModelConfig
+from mmbert.model.count import layer_matrices
 
 OPTIMISER = 124
 """Bytes a parameter and step: StableAdamW's 13 passes (``training/optim.py``) and the norm of the gradients."""
-
 PACKING = 8
 """Bytes a parameter and step to lay gradients end to end for an all-reduce."""
-
 LAYER_LAUNCHES = (30, 46)
 """Operations that start work on the device, in one layer forward and backward, bf16; a test counts them."""
-
 OPTIMISER_LAUNCHES = 20
 """The same for one tensor of weights in the optimiser."""
-
 TENSORS_A_LAYER = 6
 """Wqkv, Wo, Wi, Wo and two norms."""
 
 
 @dataclass(frozen=True)
-class Passes:
-    """Bytes a token, or a row."""
-
-    forward: float = 0.0
-    backward: float = 0.0
-
-    def __add__(self, other: Passes) -> Passes:
-        return Passes(self.forward + other.forward, self.backward + other.backward)
-
-
-@dataclass(frozen=True)
 class Traffic:
-    """Of one shape, in one precision, on one kind of device."""
+    """Bytes that a model of one shape moves, in one precision, on one kind of device.
+
+    Methods that return an array give bytes a token (or labelled row): [forward, backward].
+    """
 
     config: ModelConfig
     precision: str = "bf16"
-    kind: Kind = "cuda"
+    kind: Literal["cuda", "cpu"] = "cuda"
     compiled: bool = False
     """Whether norm and GeGLU of the feed-forward half are one pass each (``runtime.compile``)."""
 
     @property
-    def number(self) -> int:
-        """m."""
+    def m(self) -> int:
         return 2 if self.precision == "bf16" else 4
 
     @property
-    def head_number(self) -> int:
-        """q."""
-        return 4 if self.kind == "cpu" else self.number
+    def q(self) -> int:
+        return 4 if self.kind == "cpu" else self.m
 
-    def layer(self) -> dict[str, Passes]:
-        """By part, bytes a token of one layer."""
-        h, i, m, q = self.config.hidden_size, self.config.intermediate_size, self.number, self.head_number
+    def layer(self) -> np.ndarray:
+        """Return the bytes of one layer but for its matrix products and attention."""
+        h, i, m, q = self.config.hidden_size, self.config.intermediate_size, self.m, self.q
         to_m = _cast(4, m) * h
-        norm = Passes(8 * h + to_m, 12 * h + to_m)  # x -> norm(x) -> as the matrix takes it; (dy, x) -> dx
-        fused_norm = Passes((4 + m) * h, (m + 8) * h)
+        norm = np.array([8 * h + to_m, 12 * h + to_m])  # x -> norm(x) -> as the matrix takes it; (dy, x) -> dx
+        norms = norm + (np.array([(4 + m) * h, (m + 8) * h]) if self.compiled else norm)
         # gelu, product with the gate; the product's two gradients, gelu's, and the two halves laid side by side
-        gate = Passes(3 * m * i, 5 * m * i) if self.compiled else Passes(5 * m * i, 13 * m * i)
+        gate = np.array([3, 5] if self.compiled else [5, 13]) * m * i
         # queries and keys: to fp32, turned, to the kernel's type; values: a copy. A GPU multiplies halves by angles, a
         # CPU exchanges the halves and multiplies whole rows by angles as wide
         turn = 36 * h if self.kind == "cpu" else 20 * h + 8 * self.config.head_dim
-        rope = Passes(
-            2 * (_cast(m, 4) * h + turn + _cast(4, q) * h) + (m + q) * h,
-            2 * (_cast(q, 4) * h + turn + (4 + m) * h) + (q + m) * h,
-        )
-        # x + part; backward casts the gradient for the part, and adds the part's own to the stream's
-        add = Passes((4 + m + 4) * h, to_m + 12 * h)
-        parts = {
-            "norms": norm + (fused_norm if self.compiled else norm),
-            "rope": rope,
-            "geglu": gate,
-            "residual": add + add,
-            "dropout": self._dropout(),
-        }
+        there, back = _cast(m, 4) + _cast(4, q), _cast(q, 4) + 4 + m
+        rope = 2 * (np.array([there, back]) * h + turn) + (m + q) * h
+        # twice x + part; backward casts the gradient for the part, and adds the part's own to the stream's
+        residual = 2 * np.array([(4 + m + 4) * h, to_m + 12 * h])
+        passes = norms + gate + rope + residual
+        if self.config.attention_out_dropout:  # CUDA: one kernel, a mask of bytes; else a mask of numbers: draw, scale
+            passes = passes + np.array([2 * m + 1, 2 * m + 1] if self.kind == "cuda" else [6 * m, 3 * m]) * h
         if self.kind == "cpu":  # groups of documents are parted and joined, the answer is cast
-            cast = _cast(q, m) * h
-            parts["groups"] = Passes(2 * q * h + cast, 6 * q * h + cast)
-        return parts
+            passes = passes + np.array([2, 6]) * q * h + _cast(q, m) * h
+        return np.asarray(passes)
 
-    def _dropout(self) -> Passes:
-        if not self.config.attention_out_dropout:
-            return Passes()
-        h, m = self.config.hidden_size, self.number
-        if self.kind == "cuda":  # one kernel, a mask of bytes
-            return Passes((2 * m + 1) * h, (2 * m + 1) * h)
-        return Passes(6 * m * h, 3 * m * h)  # a mask of numbers is drawn, scaled, multiplied
+    def attention(self) -> np.ndarray:
+        """Return what attention itself reads and writes in one layer: q, k, v, out, and their gradients."""
+        return np.array([4, 8]) * self.q * self.config.hidden_size
 
-    def attention(self) -> Passes:
-        """What attention itself reads and writes, bytes a token of one layer: q, k, v, out, and their gradients."""
-        q = self.head_number * self.config.hidden_size
-        return Passes(4 * q, 8 * q)
+    def ends(self) -> np.ndarray:
+        """Return the bytes of the embedding and its norm, the final norm, and gathering the labelled rows."""
+        return np.array([8 + 8 + 8, 12 + 12 + 12 + 4]) * self.config.hidden_size
 
-    def ends(self) -> Passes:
-        """Embedding and its norm, final norm, and gathering the labelled rows; bytes a token."""
-        h = self.config.hidden_size
-        return Passes((8 + 8 + 8) * h, (12 + 12 + 12 + 4) * h)
-
-    def labelled(self, *, loss: bool = True) -> Passes:
-        """Head and loss, bytes a labelled token. The loss makes its gradients in its forward pass."""
-        h, v, m = self.config.hidden_size, self.config.vocab_size, self.number
-        head = Passes(
-            (8 + 2 * _cast(4, m) + 2 * m + _cast(m, 4) + 8) * h, (8 + 12 + 2 * _cast(4, m) + _cast(m, 4) + 3 * m) * h
-        )
+    def labelled(self) -> np.ndarray:
+        """Return the bytes of head and loss, a labelled token. The loss computes its gradients in its forward pass."""
+        v, m = self.config.vocab_size, self.m
+        casts = 2 * _cast(4, m) + _cast(m, 4)
+        head = np.array([8 + casts + 2 * m + 8, 8 + 12 + casts + 3 * m]) * self.config.hidden_size
         # logits to fp32; + bias; softmax; the largest of both; the sum over rows; back in their place
-        logits = (_cast(m, 4) + 8 + 8 + 8 + 4 + 4 + m) * v
-        return head + Passes(logits if loss else 0.0)
+        return np.asarray(head + np.array([(_cast(m, 4) + 8 + 8 + 8 + 4 + 4 + m) * v, 0]))
 
     def micro_batch(self, labels: float, chunk: int) -> float:
-        """Bytes a micro-batch of ``labels`` labelled tokens, whatever its length: what is as large as the weights."""
-        h, v, m = self.config.hidden_size, self.config.vocab_size, self.number
-        table, chunks = h * v, -(-labels // chunk)
+        """Return the bytes of passes as large as the weights, in a micro-batch with ``labels`` labelled tokens."""
+        h, m = self.config.hidden_size, self.m
+        table, chunks = h * self.config.vocab_size, -(-labels // chunk)
         # each matrix: a copy in m, its gradient cast to fp32, and added to the one that is there
         matrices = (2 * _cast(4, m) + 12) * (self.config.num_layers * layer_matrices(self.config) + h * h)
         # the loss: zeros, its copy of the table, the sum over chunks, times the gradient of the loss
         loss = (4 + _cast(4, m) + 8) * table + (chunks * (8 + m) * table if m != 4 else 0.0)
         # the embedding's gradient: zeros; added to the loss's, and to what is there
         return matrices + loss + (4 + 12 + 12) * table
-
-    def step(self, *, exchanged: bool) -> float:
-        """Bytes an optimiser step."""
-        return (OPTIMISER + (PACKING if exchanged else 0)) * float(parameters(self.config).masked_lm)
-
-    def launches(self, *, checkpointing: bool) -> float:
-        """Operations of a micro-batch that the host has to start."""
-        forward, backward = LAYER_LAUNCHES
-        return self.config.num_layers * float(forward * (2 if checkpointing else 1) + backward)
-
-    def optimiser_launches(self) -> float:
-        """Operations of an optimiser step that the host has to start."""
-        return OPTIMISER_LAUNCHES * (TENSORS_A_LAYER * self.config.num_layers + 6)
 
 
 def _cast(before: int, after: int) -> int:

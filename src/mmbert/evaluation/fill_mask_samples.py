@@ -1,4 +1,4 @@
-"""Filled masks: one held-out sentence of many a script, one token hidden, and what the model would put there.
+"""Filled masks: a held-out sentence of each of many scripts, with one token hidden, and the model's best guesses.
 
 Figures say how much a model has learned; these lines show it. Languages, sentences and tokens are drawn by a seed,
 never picked by hand, and are the same for every model of a run.
@@ -42,7 +42,7 @@ class MaskedSentence:
 def choose_sentences(
     texts: Mapping[str, Sequence[str]], tokenizer: Tokenizer, *, limit: int = 16, seed: int = 0
 ) -> list[MaskedSentence]:
-    """A sentence of as many scripts as there are, then more languages, up to ``limit``.
+    """Return a sentence of as many scripts as there are, then more languages, up to ``limit``.
 
     texts  language (``fra_Latn``) -> held-out documents. Within a script, languages with more text come first.
     The hidden token can be read: it is made of letters, and is a whole word where the sentence has such a token.
@@ -72,7 +72,7 @@ def fill(
     top: int = 5,
     precision: Precision = "fp32",
 ) -> list[FilledMask]:
-    """The ``top`` guesses for each hidden token, the most probable first; ▁ in a token is a space.
+    """Return the ``top`` guesses for each hidden token, the most probable first; ▁ in a token is a space.
 
     Raises WeightsError where a probability is not finite.
     """
@@ -83,14 +83,9 @@ def fill(
     targets = packed.offsets[:-1].astype(np.int64) + [s.position for s in sentences]
     labels = np.array([s.ids[s.position] for s in sentences], dtype=np.int64)
     device = next(model.parameters()).device
-    training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode(), autocast(device, precision):
-            asked = Packed(packed.ids, packed.offsets, packed.longest, targets, labels).to(device)
-            probabilities, tokens = best_tokens(model, asked, top, unknown_ids(tokenizer, model.config.vocab_size))
-    finally:
-        model.train(training)
+    with torch.inference_mode(), autocast(device, precision):
+        asked = Packed(packed.ids, packed.offsets, packed.longest, targets, labels).to(device)
+        probabilities, tokens = best_tokens(model, asked, top, unknown_ids(tokenizer, model.config.vocab_size))
     if not bool(torch.isfinite(probabilities).all()):
         raise WeightsError("the model's probabilities for a masked token are NaN: take another checkpoint")
     filled = []
@@ -109,6 +104,7 @@ def _choose(language: str, documents: Sequence[str], tokenizer: Tokenizer, seed:
     for place in rng.permutation(len(fitting))[:20]:
         ids = tokenizer.encode(fitting[place])
         tokens = [_spelled(tokenizer, token) for token in ids]
+        # place 0 is <bos>, and the first word is left out: nothing before it helps to guess it
         readable = [i for i in range(2, len(ids) - 1) if _is_word(tokens[i])]
         starts = [i for i in readable if tokens[i].startswith(SPACE)]
         whole = [i for i in starts if not _is_word(tokens[i + 1]) or tokens[i + 1].startswith(SPACE)]

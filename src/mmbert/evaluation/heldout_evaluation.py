@@ -1,10 +1,10 @@
-"""One exam for all models of a run, and the files with their marks.
+"""Held-out evaluation: the same text, masks, pairs and sentences for all models of a run.
 
-    exam = set_exam(recipe, data, tokenizer)                      # held-out text, masks, pairs and sentences, once
-    baseline = evaluate_baseline(exam, data / "shards", run / "evaluation")
-    result = evaluate_model("decay_all", run / "decay_all" / "final", exam, run / "evaluation")
+    heldout = build_heldout_set(recipe, data, tokenizer)
+    baseline = evaluate_baseline(heldout, data / "shards", run / "evaluation")
+    result = evaluate_model("decay_all", run / "decay_all" / "final", heldout, run / "evaluation")
 
-A result that is already there for the same weights and the same exam is read, not computed again.
+A result that is already there for the same weights and the same held-out set is read, not computed again.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from mmbert.data.mask import Vocabulary
 from mmbert.data.prepare import heldout_texts
 from mmbert.errors import ConfigError, DataError
 from mmbert.evaluation.fill_mask_samples import MaskedSentence, choose_sentences, fill
-from mmbert.evaluation.heldout_loss import evaluate_mlm
-from mmbert.evaluation.results import BASELINE, Baseline, ModelResult, hash_model, read_current, save
+from mmbert.evaluation.heldout_loss import evaluate_mlm, masked_lm
+from mmbert.evaluation.results import BASELINE, Baseline, ModelResult, read_current, save
 from mmbert.evaluation.retrieval import Pair, evaluate_retrieval, evaluate_spelling, read_pairs
 from mmbert.evaluation.unigram_baseline import evaluate_unigram
 from mmbert.files import sha256
-from mmbert.model.heads import MaskedLM
+from mmbert.inference.load import hash_folder, load
 from mmbert.packed import Packed
 from mmbert.recipe import Evaluation, Precision, Recipe
 from mmbert.tokenizer.tokenizer import Tokenizer
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class HeldoutSet:
-    """What every model of a run is asked; ``fingerprint`` changes with any part of it."""
+    """What every model of a run is evaluated on; ``fingerprint`` changes with any part of it."""
 
     tokenizer: Tokenizer
     batches: Mapping[str, Packed]
@@ -50,12 +50,12 @@ class HeldoutSet:
 
     @cached_property
     def spelling(self) -> dict[str, tuple[float, float]]:
-        """What spelling alone finds of the pairs; no model is asked."""
+        """Accuracies of retrieval by spelling alone, which needs no model."""
         return evaluate_spelling(self.pairs)
 
 
 def build_heldout_set(recipe: Recipe, data: Path, tokenizer: Tokenizer) -> HeldoutSet:
-    """Held-out text of ``data`` (as ``prepare`` left it), masked and packed as the recipe says.
+    """Return the held-out text of ``data`` (as ``prepare`` left it), masked and packed as the recipe says.
 
     Raises DataError if nothing was held out.
     """
@@ -76,7 +76,7 @@ def build_heldout_set(recipe: Recipe, data: Path, tokenizer: Tokenizer) -> Heldo
 
 
 def evaluate_baseline(heldout: HeldoutSet, shards: Path, out: Path) -> Baseline:
-    """The unigram model of each language, fitted to the shards: ``out/unigram.json``."""
+    """Fit the unigram model of each language to the shards, evaluate it and write ``out/unigram.json``."""
     path = out / f"{BASELINE}.json"
     training_text = sha256(shards / "manifest.json")[:16]
     found = read_current(Baseline, path, heldout=heldout.fingerprint, training_text=training_text)
@@ -98,7 +98,7 @@ def evaluate_model(
     device: str = "cpu",
     precision: Precision = "fp32",
 ) -> ModelResult:
-    """Loss per language, retrieval and filled masks of the model in ``folder``: ``out/<name>.json``.
+    """Measure loss per language, retrieval and filled masks of the model in ``folder``; write ``out/<name>.json``.
 
     retrieval  whether to embed the pairs, which often takes longer than the loss
 
@@ -107,26 +107,21 @@ def evaluate_model(
     if name == BASELINE:
         raise ConfigError(f"a phase cannot be called {BASELINE}: its results would replace the baseline's; rename it")
     path = out / f"{name}.json"
-    weights = hash_model(folder)
+    weights = hash_folder(folder)
     found = read_current(ModelResult, path, weights=weights, heldout=heldout.fingerprint)
     if found is not None and (found.retrieval or not retrieval or not heldout.pairs):
         log.info("%s is evaluated: %s", name, path)
         return found
     started = time.monotonic()
-    model = MaskedLM.load(folder).to(device)
-    tokenizer, batch = heldout.tokenizer, heldout.options.batch
-    losses = evaluate_mlm(model, heldout.batches, tokenizer.token_bytes(), batch=batch, precision=precision)
-    pairs = heldout.pairs if retrieval else {}
-    found_pairs = evaluate_retrieval(
-        model,
-        tokenizer,
-        pairs,
-        heldout.spelling if pairs else {},
-        batch=batch,
-        context=heldout.options.context,
-        precision=precision,
-    )
-    filled = fill(model, tokenizer, heldout.sentences, precision=precision)
+    loaded = load(folder, device=device, precision="plain")  # autocast, as in training: its layers follow it
+    model, batch = masked_lm(loaded), heldout.options.batch
+    losses = evaluate_mlm(model, heldout.batches, heldout.tokenizer.token_bytes(), batch=batch, precision=precision)
+    found_pairs = []
+    if retrieval and heldout.pairs:
+        found_pairs = evaluate_retrieval(
+            loaded, heldout.pairs, heldout.spelling, batch=batch, context=heldout.options.context, precision=precision
+        )
+    filled = fill(model, heldout.tokenizer, heldout.sentences, precision=precision)
     result = ModelResult(
         model=name,
         weights=weights,

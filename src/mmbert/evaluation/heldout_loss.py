@@ -10,9 +10,8 @@ of several languages go through the model together, and only labelled rows throu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ import torch.nn.functional as F
 
 from mmbert.errors import WeightsError
 from mmbert.evaluation.results import LanguageLoss
+from mmbert.inference.load import Loaded
 from mmbert.log import progress
 from mmbert.model.heads import MaskedLM
 from mmbert.packed import Packed
@@ -27,14 +27,6 @@ from mmbert.recipe import Precision
 
 _LOGITS_AT_ONCE = 2**26
 """Logits held at a time (256 MiB in fp32), so that memory does not grow with the batch times the vocabulary."""
-
-
-@dataclass(frozen=True)
-class _Joined:
-    """Batches of several languages as one; ``languages`` (N,) int64 says whose each label is."""
-
-    packed: Packed
-    languages: np.ndarray
 
 
 def evaluate_mlm(
@@ -45,37 +37,33 @@ def evaluate_mlm(
     batch: int = 16_384,
     precision: Precision = "fp32",
 ) -> dict[str, LanguageLoss]:
-    """Loss of each language on its masked tokens.
+    """Return the loss of each language on its masked tokens.
 
     batches      language -> held-out text with targets and labels (NumPy), see ``mmbert.data.heldout``
     token_bytes  (V,) bytes of text that each token stands for
     batch        tokens per forward pass; a single longer sequence goes through alone
 
     Languages without a labelled token, or whose labelled tokens stand for no byte, are left out.
-    The model is put into evaluation mode and back. Raises WeightsError for a loss that is not finite.
+    Raises WeightsError for a loss that is not finite.
     """
+    if not batches:
+        return {}
     names = list(batches)
-    nats = np.zeros(len(names))
-    hits = np.zeros(len(names))
-    tokens = np.zeros(len(names), dtype=np.int64)
-    num_bytes = np.zeros(len(names), dtype=np.int64)
-    device = next(model.parameters()).device
-    total = sum(packed.tokens for packed in batches.values())
-    training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode(), progress[None](total=total, desc="held-out loss", unit="tok") as bar:
-            for joined in join(batches.values(), batch):
-                loss, hit = losses(model, joined.packed.to(device), precision)
-                size = len(names)
-                nats += np.bincount(joined.languages, weights=loss, minlength=size)
-                hits += np.bincount(joined.languages, weights=hit, minlength=size)
-                tokens += np.bincount(joined.languages, minlength=size)
-                label_bytes = token_bytes[joined.packed.labels].astype(np.float64)
-                num_bytes += np.bincount(joined.languages, weights=label_bytes, minlength=size).astype(np.int64)
-                bar.update(joined.packed.tokens)
-    finally:
-        model.train(training)
+    size, device = len(names), next(model.parameters()).device
+    whole, languages = _concatenate(list(batches.values()))
+    sums = {name: np.zeros(size) for name in ("nats", "hits", "tokens", "bytes")}
+    first = 0
+    model.eval()  # dropout would change the loss
+    with torch.inference_mode(), progress[None](total=whole.tokens, desc="held-out loss", unit="tok") as bar:
+        for packed in cut(whole, batch):
+            loss, hit = losses(model, packed.to(device), precision)
+            owners = languages[first : first + len(loss)]
+            first += len(loss)
+            weights = {"nats": loss, "hits": hit, "tokens": np.ones(len(loss)), "bytes": token_bytes[packed.labels]}
+            for name, weight in weights.items():
+                sums[name] += np.bincount(owners, weights=weight, minlength=size)
+            bar.update(packed.tokens)
+    nats = sums["nats"]
     wrong = np.flatnonzero(~np.isfinite(nats))
     if wrong.size:
         raise WeightsError(
@@ -84,15 +72,23 @@ def evaluate_mlm(
         )
     return {
         name: LanguageLoss.of(
-            nats=float(nats[i]), tokens=int(tokens[i]), num_bytes=int(num_bytes[i]), hits=float(hits[i])
+            nats=float(nats[i]), tokens=int(sums["tokens"][i]), num_bytes=int(sums["bytes"][i]),
+            hits=float(sums["hits"][i]),
         )
         for i, name in enumerate(names)
-        if num_bytes[i]
-    }
+        if sums["bytes"][i]
+    }  # fmt: skip
+
+
+def masked_lm(loaded: Loaded) -> MaskedLM:
+    """Return the whole masked language model. Raises WeightsError for a folder that has another head, or none."""
+    if not isinstance(loaded.head, MaskedLM):
+        raise WeightsError(f"{loaded.folder} has no masked-LM head, whose loss is measured: give the pretrained model")
+    return loaded.head
 
 
 def losses(model: MaskedLM, packed: Packed, precision: Precision) -> tuple[np.ndarray, np.ndarray]:
-    """Loss in nats and whether the best guess was right, for each label: two (N,) float64 arrays.
+    """Return the loss in nats and whether the best guess was right, for each label: two (N,) float64 arrays.
 
     The last product and the softmax are fp32 in any precision: over 256k tokens bf16 logits would blur the figure.
     """
@@ -111,33 +107,32 @@ def losses(model: MaskedLM, packed: Packed, precision: Precision) -> tuple[np.nd
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """The context in which the model runs at a precision."""
+    """Return the context in which the model runs at a precision."""
     return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
-def join(batches: Iterable[Packed], batch: int) -> Iterator[_Joined]:
-    """Lay the sequences of all batches end to end, in order, and cut them into batches of at most ``batch`` tokens."""
-    waiting: list[tuple[int, Packed]] = []
-    size = 0
-    for number, whole in enumerate(batches):
-        for packed in cut(whole, batch):
-            if waiting and size + packed.tokens > batch:
-                yield _joined(waiting)
-                waiting, size = [], 0
-            waiting.append((number, packed))
-            size += packed.tokens
-    if waiting:
-        yield _joined(waiting)
+def _concatenate(batches: Sequence[Packed]) -> tuple[Packed, np.ndarray]:
+    """The sequences of all batches end to end, in order, and (N,) the number of the batch that each label is of."""
+    starts = np.cumsum([0, *(packed.tokens for packed in batches)])
+    moved = list(zip(batches, starts, strict=False))  # the last start is the end of all
+    offsets = np.concatenate([*(packed.offsets[:-1] + start for packed, start in moved), starts[-1:]])
+    return Packed(
+        ids=np.concatenate([packed.ids for packed in batches]),
+        offsets=offsets.astype(np.int32),
+        longest=max(packed.longest for packed in batches),
+        targets=np.concatenate([packed.targets + start for packed, start in moved]),
+        labels=np.concatenate([packed.labels for packed in batches]),
+    ), np.repeat(np.arange(len(batches)), [len(packed.labels) for packed in batches])
 
 
 def cut(packed: Packed, batch: int) -> Iterator[Packed]:
-    """The same sequences in batches of at most ``batch`` tokens, or of one longer sequence."""
+    """Yield the same sequences in batches of at most ``batch`` tokens, or of one longer sequence."""
     offsets = packed.offsets
     first = 0
     while first < packed.sequences:
         last = max(first + 1, int(np.searchsorted(offsets, offsets[first] + batch, side="right")) - 1)
         start, end = int(offsets[first]), int(offsets[last])
-        low, high = np.searchsorted(packed.targets, [start, end])
+        low, high = np.searchsorted(packed.targets, [start, end])  # targets are in the order of tokens
         part = offsets[first : last + 1] - start
         yield Packed(
             ids=packed.ids[start:end],
@@ -147,18 +142,3 @@ def cut(packed: Packed, batch: int) -> Iterator[Packed]:
             labels=packed.labels[low:high],
         )
         first = last
-
-
-def _joined(parts: list[tuple[int, Packed]]) -> _Joined:
-    batches = [packed for _, packed in parts]
-    starts = np.cumsum([0, *(packed.tokens for packed in batches)])
-    packed = Packed(
-        ids=np.concatenate([p.ids for p in batches]),
-        offsets=np.concatenate(
-            [*(p.offsets[:-1] + s for p, s in zip(batches, starts, strict=False)), starts[-1:]]
-        ).astype(np.int32),
-        longest=max(p.longest for p in batches),
-        targets=np.concatenate([p.targets + s for p, s in zip(batches, starts, strict=False)]),
-        labels=np.concatenate([p.labels for p in batches]),
-    )
-    return _Joined(packed, np.repeat([number for number, _ in parts], [len(p.labels) for p in batches]))

@@ -18,8 +18,8 @@ import numpy as np
 from mteb.models import ModelMeta
 
 from mmbert.errors import ConfigError, DataError
+from mmbert.evaluation.results import TaskScore
 from mmbert.evaluation.task import Task
-from mmbert.evaluation.task_results import TaskScore
 from mmbert.inference.embedder import Embedder
 from mmbert.log import progress
 
@@ -51,7 +51,7 @@ class MtebModel:
         return self._meta
 
     def encode(self, inputs: Iterable[dict[str, Any]], *, prompt_type: Any = None, **options: Any) -> np.ndarray:
-        """(texts, d) fp32 of unit length. ``inputs``: batches with a list of ``text``; other options are mteb's own."""
+        """Return (texts, d) fp32 of unit length. ``inputs``: batches with a list of ``text``; ``options``: mteb's."""
         texts = [text for batch in inputs for text in batch["text"]]
         prompt = None if prompt_type is None else str(getattr(prompt_type, "value", prompt_type))
         # an empty string is a text to mteb; one space has the same tokens but for the ends
@@ -59,11 +59,11 @@ class MtebModel:
         return found
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
-        """Cosine of each with each, as a torch tensor."""
+        """Return the cosine of each row with each, as a torch tensor."""
         return self._tensors(embeddings1) @ self._tensors(embeddings2).T
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
-        """Cosine of each with the one of its number."""
+        """Return the cosine of each row with the row of the same number."""
         return (self._tensors(embeddings1) * self._tensors(embeddings2)).sum(dim=-1)
 
     @staticmethod
@@ -76,7 +76,7 @@ class MtebModel:
 
 
 def open_tasks(task: Task) -> list[Any]:
-    """mteb's tasks of a declaration, without loading their data. Raises ConfigError for a name that mteb lacks."""
+    """Return mteb's tasks of a declaration, without their data. Raises ConfigError for a name that mteb lacks."""
     try:
         tasks = list(mteb.get_benchmark(task.benchmark).tasks) if task.benchmark is not None else []
         if task.subtasks:

@@ -1,14 +1,13 @@
-"""The baseline that knows no language: what characters alone tell, by scikit-learn.
+"""Baselines without a language model: n-grams of characters, by scikit-learn.
 
     classify  n-grams of characters (TF-IDF) and logistic regression; numbers by ridge regression
     tag       n-grams of a word, of its neighbours' and its shape, and a linear classifier
     bitext    cosine of n-grams: what shared spelling finds
-    answer    the piece of the text that shares most with the question around it (sliding window, Richardson 2013)
+    answer    the span of the text that shares most with the question around it (sliding window, Richardson 2013)
     choose    the choice whose n-grams are nearest to the question's
 
-Two readings: n-grams of up to four characters with words and neighbours around them (``NGRAMS``), and the bare bag of
-characters, each counted by itself (``UNIGRAMS``). Both are fitted on the same training rows and scored by the same code as a
-model.
+There are two feature sets: n-grams of up to four characters with words and neighbours around them (``NGRAMS``), and
+character unigrams (``UNIGRAMS``). Both are fitted on the same training rows and scored by the same code as a model.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from mmbert.evaluation.predict import Tagged, texts_of
 from mmbert.evaluation.sources import Row
 from mmbert.evaluation.task import Task
 from mmbert.evaluation.word_spans import place_words, spans_of
-from mmbert.finetuning.examples import as_label
+from mmbert.finetuning.labels import as_label
 
 Predict = Callable[[Sequence[Row]], Any]
 
@@ -68,12 +67,12 @@ def _classify(task: Task, rows: Sequence[Row], seed: int, feature_set: FeatureSe
         numbers = linear.Ridge().fit(features, [float(row["label"]) for row in rows])
         return lambda asked: numbers.predict(_pair_features(vectors, asked)).tolist()
     if problem == "multi_label":
-        marks = _sklearn("preprocessing").MultiLabelBinarizer()
-        wanted = marks.fit_transform([[as_label(label) for label in row["label"]] for row in rows])
+        binarizer = _sklearn("preprocessing").MultiLabelBinarizer()
+        wanted = binarizer.fit_transform([[as_label(label) for label in row["label"]] for row in rows])
         several = _sklearn("multiclass").OneVsRestClassifier(linear.LogisticRegression(C=10, max_iter=300))
         several.fit(features, wanted)
         return lambda asked: [
-            list(found) for found in marks.inverse_transform(several.predict(_pair_features(vectors, asked)))
+            list(found) for found in binarizer.inverse_transform(several.predict(_pair_features(vectors, asked)))
         ]
     labels = [as_label(row["label"]) for row in rows]
     if len(set(labels)) == 1:
@@ -93,7 +92,7 @@ def _pair_features(vectors: Any, rows: Sequence[Row], *, fit: bool = False) -> A
         vectors.fit([*firsts, *seconds])
     one, other = vectors.transform(firsts), vectors.transform(seconds)
     sparse = _scipy_sparse()
-    shared = one.multiply(other)
+    shared = one.multiply(other)  # a linear model cannot compare the two texts by itself
     return sparse.hstack([one, other, shared, sparse.csr_matrix(shared.sum(axis=1))]).tocsr()
 
 
@@ -185,10 +184,11 @@ def _slide(question: str, context: str) -> str:
         return context.strip()
     lower = [match[0].lower() for match in words]
     counts = {word: lower.count(word) for word in wanted}
+    # a word of the question counts log(1 + 1 / its number in the text), and 1 / (1 + its distance)
     weight = np.array([np.log1p(1 / counts[word]) if word in wanted else 0.0 for word in lower])
-    reach = np.arange(-_AROUND, _AROUND + 1)
-    around = np.convolve(weight, 1 / (1 + np.abs(reach)), mode="same" if len(weight) >= len(reach) else "full")
-    if len(around) != len(weight):
+    offsets = np.arange(-_AROUND, _AROUND + 1)
+    around = np.convolve(weight, 1 / (1 + np.abs(offsets)), mode="same" if len(weight) >= len(offsets) else "full")
+    if len(around) != len(weight):  # "same" gives the longer of both: cut "full" for texts shorter than the window
         around = around[_AROUND : _AROUND + len(weight)]
     open_places = np.flatnonzero(weight == 0)
     if not len(open_places):

@@ -1,6 +1,6 @@
-"""Predictions of a model folder, by the public classes: Classifier, Tagger, Answerer, MultipleChoice, Embedder.
+"""Predictions of a model folder, by the predictors that users have: Classifier, Tagger, Answerer, MultipleChoice, ...
 
-    predictions = predict(task, folder, rows)       # what ``marks.score`` compares
+    predictions = predict(task, folder, rows)       # what ``task_metrics.score`` compares
 
 So a figure says what a user gets, long texts and odd scripts included.
 """
@@ -39,12 +39,12 @@ class Tagged:
 
 
 def predict(task: Task, folder: Path, rows: Sequence[Row]) -> Any:
-    """What the model in ``folder`` says of each row; for ``bitext`` two matrices (n, d)."""
+    """Return the predictions of the model in ``folder``, one a row; for ``bitext`` two matrices (n, d)."""
     return _PREDICT[task.kind](task, folder, rows)
 
 
 def texts_of(row: Row) -> Any:
-    """A text, or a pair of them. Raises DataError for one that is empty."""
+    """Return a text, or a pair of them. Raises DataError for one that is empty."""
     text = want_text(row, "text")
     return (text, want_text(row, "text_pair")) if row.get("text_pair") is not None else text
 
@@ -118,7 +118,7 @@ def _bitext(task: Task, folder: Path, rows: Sequence[Row]) -> tuple[np.ndarray, 
 
 @lru_cache(maxsize=1)
 def _load(kind: Any, folder: Path) -> Any:
-    """One model at a time, for all languages of a task."""
+    """One model in memory at a time, for all languages of a task."""
     return kind.load(folder)
 
 

@@ -17,7 +17,7 @@ PRINTED = "printed average"
 
 @cache
 def published(suite: str) -> dict[str, dict[str, float]]:
-    """Model -> task (or ``average``, ``printed average``, a type of mteb's tasks) -> score.
+    """Return model -> task (or ``average``, ``printed average``, a type of mteb's tasks) -> score.
 
     Raises ConfigError for an unknown suite.
     """
@@ -32,7 +32,7 @@ def published(suite: str) -> dict[str, dict[str, float]]:
 
 
 def sources(suite: str) -> list[str]:
-    """Where a suite's figures are from."""
+    """Return the sources of a suite's figures."""
     return list(dict.fromkeys(source for name, _, _, _, source in _rows() if name == suite))
 
 

@@ -1,25 +1,29 @@
-"""What an evaluation found, and its files.
+"""Results of evaluations, and the files that store them.
 
-    runs/<name>/evaluation/
-      unigram.json      Baseline: the unigram model of each language
-      <model>.json      ModelResult: one per phase, named like it, and one for the merge (``merged``)
+    runs/<name>/evaluation/                  held-out evaluation of a run
+      unigram.json                           Baseline: the unigram model of each language
+      <model>.json                           ModelResult: one per phase, by its name, and ``merged``
+    results/                                 benchmarks (``mmbert evaluate``)
+      pins.json                              commits of hub data sets that no declaration pins
+      <model hash>/<task>@<revision>.json    TaskResult
+      <model hash>/models/<task>-<key>/      models that were fine-tuned on the way
 
-A file belongs to the weights, held-out text and options it was computed with: their hashes stand in it, and
-:func:`read_current` gives it back only if they still fit. Nothing that is there is computed again.
+A file belongs to the weights, the text and the options it was computed with: their hashes stand in it or in its name,
+and what is there and still fits is read, never computed again. A task's file is written after each language, so that
+what was stopped resumes with the next one.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mmbert.errors import MMBertError
-from mmbert.files import read_checked_json, sha256, write_checked_json
+from mmbert.files import read_checked_json, write_checked_json
 
 BASELINE = "unigram"
 """Name of the baseline's file; no phase may be called so."""
@@ -51,7 +55,7 @@ class LanguageLoss(Result):
 
     @classmethod
     def of(cls, *, nats: float, tokens: int, num_bytes: int, hits: float) -> Self:
-        """From sums over the masked tokens."""
+        """Make it from sums over the masked tokens."""
         bits = nats / math.log(2) / num_bytes
         return cls(bits_per_byte=bits, nats=nats, tokens=tokens, bytes=num_bytes, accuracy=hits / tokens)
 
@@ -66,7 +70,7 @@ class UnigramLoss(LanguageLoss):
 
 
 class Baseline(Result):
-    """A unigram model of each language: it is told the language and knows nothing else."""
+    """A unigram model of each language, which is given the language, as the encoder is not."""
 
     version: int = 1
     heldout: str
@@ -89,8 +93,8 @@ class LanguageRetrieval(Result):
     from_english: float
     centred_to_english: float
     centred_from_english: float
-    surface_to_english: float
-    surface_from_english: float
+    spelling_to_english: float
+    spelling_from_english: float
 
     @property
     def chance(self) -> float:
@@ -107,7 +111,7 @@ class LanguageRetrieval(Result):
 
     @property
     def spelling(self) -> float:
-        return (self.surface_to_english + self.surface_from_english) / 2
+        return (self.spelling_to_english + self.spelling_from_english) / 2
 
 
 class RetrievalSummary(Result):
@@ -129,12 +133,13 @@ class RetrievalSummary(Result):
 
 
 def summarise_retrieval(results: Sequence[LanguageRetrieval]) -> RetrievalSummary | None:
-    """The mean over languages and how surely it is above chance; None without a language."""
+    """Return the mean over languages and how surely it is above chance; None without a language."""
     if not results:
         return None
     number = len(results)
     accuracy = sum(r.accuracy for r in results) / number
     chance = sum(r.chance for r in results) / number
+    # a query is right with probability p = 1/N: its variance is p (1 - p), and N of them are averaged
     error = math.sqrt(sum(r.chance * (1 - r.chance) / r.pairs for r in results)) / number
     return RetrievalSummary(
         languages=number,
@@ -172,7 +177,7 @@ class ModelResult(Result):
     model: str
     """Name of the phase, or ``merged``."""
     weights: str
-    """Hash of the model's files, see :func:`hash_model`."""
+    """Hash of the model's files (``mmbert.inference.load.hash_folder``)."""
     heldout: str
     """Fingerprint of held-out text, masks and options."""
     losses: dict[str, LanguageLoss]
@@ -181,10 +186,47 @@ class ModelResult(Result):
     seconds: float
 
 
-R = TypeVar("R", Baseline, ModelResult)
+class TaskScore(Result):
+    """Of one language (or one of mteb's tasks)."""
+
+    rows: int
+    """Examples that were scored."""
+    scores: dict[str, float]
+    """Metric -> value, a fraction where it is a percentage elsewhere."""
+    group: str | None = None
+    """Of mteb's tasks: their type."""
 
 
-def save(result: Baseline | ModelResult, path: Path) -> None:
+class TaskRun(Result):
+    """One protocol with one seed."""
+
+    protocol: dict[str, Any]
+    """All that the figures depend on beside model and examples."""
+    seed: int
+    scores: dict[str, TaskScore] = Field({})
+    """Language -> scores, in the order of scoring."""
+    seconds: float = 0.0
+    """Of training and scoring, over all sessions."""
+
+
+class TaskResult(Result):
+    """All runs of one model on one task at one revision."""
+
+    version: int = 1
+    task: str
+    revision: str
+    model: str
+    """As it was named."""
+    weights: str
+    """Hash of the model's files, or the name of a baseline that has none."""
+    runs: dict[str, TaskRun] = Field({})
+    """Hash of (protocol, seed) -> run."""
+
+
+R = TypeVar("R", Baseline, ModelResult, TaskResult)
+
+
+def save(result: Baseline | ModelResult | TaskResult, path: Path) -> None:
     """Write a result as JSON, atomically."""
     write_checked_json(path, result.model_dump(mode="json"))
 
@@ -202,7 +244,7 @@ def read(kind: type[R], path: Path) -> R:
 
 
 def read_current(kind: type[R], path: Path, **hashes: str) -> R | None:
-    """The result at ``path`` if it is there, readable and was computed with these hashes, else None."""
+    """Return the result at ``path`` if it is there, readable and was computed with these hashes, else None."""
     if not path.is_file():
         return None
     try:
@@ -213,14 +255,23 @@ def read_current(kind: type[R], path: Path, **hashes: str) -> R | None:
 
 
 def read_models(folder: Path) -> dict[str, ModelResult]:
-    """All models' results in a run's evaluation folder, by name; empty if there is none."""
+    """Return all models' results in a run's evaluation folder, by name; empty if there is none."""
     files = sorted(folder.glob("*.json")) if folder.is_dir() else []
     return {path.stem: read(ModelResult, path) for path in files if path.stem != BASELINE}
 
 
-def hash_model(folder: Path) -> str:
-    """16 hexadecimal digits over a model folder's weights and config: equal hashes, equal outputs."""
-    files = sorted([*folder.glob("*.safetensors"), folder / "config.json"])
-    if len(files) < 2 or not files[-1].parent.joinpath("config.json").is_file():
-        raise MMBertError(f"{folder} is not a model: expected config.json and *.safetensors")
-    return hashlib.sha256("".join(f"{file.name} {sha256(file)}\n" for file in files).encode()).hexdigest()[:16]
+class TaskFile:
+    """The file of one model's results on one task at one revision."""
+
+    def __init__(self, folder: Path, task: str, revision: str, model: str, weights: str) -> None:
+        self.path = folder / weights / f"{task}@{revision}.json"
+        self._empty = TaskResult(task=task, revision=revision, model=model, weights=weights)
+
+    def read(self) -> TaskResult:
+        """Return what is there, an empty result if nothing is. Raises MMBertError for a file of another form."""
+        return read(TaskResult, self.path) if self.path.is_file() else self._empty
+
+    def write(self, key: str, run: TaskRun) -> None:
+        """Put one run in its place, atomically."""
+        result = self.read()  # the other runs of the file stay
+        save(result.model_copy(update={"runs": {**result.runs, key: run}}), self.path)

@@ -15,19 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from mmbert.errors import DataError, WeightsError
+from mmbert.arrays import unit
+from mmbert.errors import DataError
 from mmbert.evaluation.heldout_loss import autocast
 from mmbert.evaluation.results import LanguageRetrieval
-from mmbert.io.find import bare_name, packed, walk
+from mmbert.inference.batching import Batch, run, text_encoder
+from mmbert.inference.load import Loaded
+from mmbert.inference.pooling import pool
+from mmbert.io.find import bare_name, walk
+from mmbert.io.find import packed as spellings
 from mmbert.io.row_errors import MEND, no_text
 from mmbert.io.rows import read_rows
-from mmbert.log import progress
-from mmbert.model.heads import MaskedLM
+from mmbert.metrics.bitext import accuracy_both_ways
 from mmbert.packed import Packed
 from mmbert.recipe import Precision
-from mmbert.tokenizer.tokenizer import Tokenizer
 
 MIN_PAIRS = 10
 """Languages with fewer pairs are left out: among so few, hits are luck."""
@@ -43,8 +45,8 @@ class Pair:
     english: str
 
 
-def read_pairs(folder: Path, limit: int, *, exclude: str = "eng_Latn") -> dict[str, list[Pair]]:
-    """Pairs per language from ``<language>.jsonl`` or ``<language>/test.jsonl``, also compressed.
+def read_pairs(folder: Path, limit: int) -> dict[str, list[Pair]]:
+    """Read the pairs per language from ``<language>.jsonl`` or ``<language>/test.jsonl``, also compressed.
 
     Each line holds ``text`` and ``english``. Dropped: pairs whose sides are the same but for case, space and
     punctuation, and further pairs with a text or an English that was there before (either would be right).
@@ -53,7 +55,8 @@ def read_pairs(folder: Path, limit: int, *, exclude: str = "eng_Latn") -> dict[s
     """
     found = {}
     for language, path in sorted(_files(folder)):
-        if language != exclude:
+        if language != "eng_Latn":
+            # by a hash of the English, so that every language is asked the same messages
             pairs = sorted(_distinct(_read(path)), key=lambda pair: hashlib.sha256(pair.english.encode()).digest())
             if len(pairs[:limit]) >= MIN_PAIRS:
                 found[language] = pairs[:limit]
@@ -61,8 +64,7 @@ def read_pairs(folder: Path, limit: int, *, exclude: str = "eng_Latn") -> dict[s
 
 
 def evaluate_retrieval(
-    model: MaskedLM,
-    tokenizer: Tokenizer,
+    loaded: Loaded,
     pairs: Mapping[str, Sequence[Pair]],
     spelling: Mapping[str, tuple[float, float]],
     *,
@@ -70,12 +72,12 @@ def evaluate_retrieval(
     context: int = 512,
     precision: Precision = "fp32",
 ) -> list[LanguageRetrieval]:
-    """Accuracy at rank 1 per language, in both directions, beside that of spelling alone (:func:`evaluate_spelling`)."""
+    """Return the accuracy at rank 1 per language, in both directions, beside that of :func:`evaluate_spelling`."""
     if not pairs:
         return []
     english = sorted({pair.english for listed in pairs.values() for pair in listed})
     texts = [*english, *(pair.text for listed in pairs.values() for pair in listed)]
-    vectors = embed(model, tokenizer, texts, batch=batch, context=context, precision=precision)
+    vectors = embed(loaded, texts, batch=batch, context=context, precision=precision)
     row = {text: i for i, text in enumerate(english)}
     results, start = [], len(english)
     for language, listed in pairs.items():
@@ -86,68 +88,40 @@ def evaluate_retrieval(
         centred = accuracy_both_ways(_centred(source), _centred(target))
         results.append(
             LanguageRetrieval(
-                language=language,
-                pairs=len(listed),
-                to_english=plain[0],
-                from_english=plain[1],
-                centred_to_english=centred[0],
-                centred_from_english=centred[1],
-                surface_to_english=spelling[language][0],
-                surface_from_english=spelling[language][1],
+                language=language, pairs=len(listed), to_english=plain[0], from_english=plain[1],
+                centred_to_english=centred[0], centred_from_english=centred[1],
+                spelling_to_english=spelling[language][0], spelling_from_english=spelling[language][1],
             )
-        )
+        )  # fmt: skip
     return results
 
 
 def evaluate_spelling(pairs: Mapping[str, Sequence[Pair]]) -> dict[str, tuple[float, float]]:
-    """The same accuracies by character trigrams: language -> (to English, from English)."""
+    """Return the same accuracies by character trigrams: language -> (to English, from English)."""
     return {
         language: accuracy_both_ways(trigrams([p.text for p in listed]), trigrams([p.english for p in listed]))
         for language, listed in pairs.items()
     }
 
 
-def embed(
-    model: MaskedLM, tokenizer: Tokenizer, texts: Sequence[str], *, batch: int, context: int, precision: Precision
-) -> np.ndarray:
-    """Mean of the last hidden states over a text's tokens (<bos> and <eos> included, as in sentence-transformers).
+def embed(loaded: Loaded, texts: Sequence[str], *, batch: int, context: int, precision: Precision) -> np.ndarray:
+    """Return the mean of the last hidden states over each text's tokens, <bos> and <eos> included: (n, h) unit vectors.
 
-    Returns (texts, hidden) float32 of unit length, in the order given. Longer texts are cut to ``context`` tokens.
-    Raises WeightsError naming a text whose vector is not finite.
+    Longer texts are cut to ``context`` tokens. Raises NotFiniteOutput naming a text whose vector is not finite.
     """
-    device = next(model.parameters()).device
-    ids = [_with_ends(tokens, tokenizer, context) for tokens in tokenizer.encode_batch(list(texts))]
-    vectors = np.zeros((len(ids), model.decoder.weight.shape[1]), dtype=np.float32)
-    training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode(), progress[None](total=len(ids), desc="retrieval", unit="text") as bar:
-            for rows in _by_length([len(sequence) for sequence in ids], batch):
-                packed = Packed.from_lists([ids[row] for row in rows]).to(device)
-                with autocast(device, precision):
-                    hidden = model.encode(packed)
-                vectors[rows] = _mean(hidden.float(), packed).cpu().numpy()
-                bar.update(len(rows))
-    finally:
-        model.train(training)
-    finite = np.isfinite(vectors).all(axis=1)
-    if not finite.all():
-        text = texts[int(finite.argmin())]
-        raise WeightsError(f"the model's vector of {text[:60]!r} holds NaN or infinite values: take another checkpoint")
-    return unit(vectors)
 
+    def vectors(packed: Packed, of: Batch) -> list[np.ndarray]:
+        with autocast(loaded.device, precision):
+            hidden = loaded.encoder(packed)
+        return list(of.finite(pool(hidden, packed, ("mean",)).cpu().numpy()))
 
-def accuracy_both_ways(source: np.ndarray, target: np.ndarray) -> tuple[float, float]:
-    """How often row i of one side is nearest to row i of the other: (source -> target, target -> source).
-
-    (N, d) unit vectors each. Ties are shared: of k equally near candidates the right one counts 1/k.
-    """
-    similarity = source @ target.T
-    return _accuracy(similarity), _accuracy(similarity.T)
+    encode = text_encoder(loaded, max_tokens=context)
+    rows = run(loaded, texts, vectors, encode=encode, budget=batch, progress=True, what="retrieval")
+    return unit(np.stack(list(rows)))
 
 
 def trigrams(texts: Sequence[str]) -> np.ndarray:
-    """Hashed counts of character trigrams, casefolded, with a space at both ends: (N, 4096) unit vectors."""
+    """Return the hashed counts of character trigrams, casefolded, with a space at both ends: (N, 4096) unit vectors."""
     rows = np.zeros((len(texts), _TRIGRAM_BUCKETS), dtype=np.float32)
     for row, text in enumerate(texts):
         codes = np.frombuffer(f" {text.casefold()} ".encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
@@ -156,54 +130,15 @@ def trigrams(texts: Sequence[str]) -> np.ndarray:
     return unit(rows)
 
 
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Rows of length 1; a row of zeros stays."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.where(lengths == 0, 1, lengths), dtype=np.float32)
-
-
-def _accuracy(similarity: np.ndarray) -> float:
-    true = similarity.diagonal()[:, None]
-    # equal vectors may differ in the last bit of their products; 1e-6 is far below any meaning of a similarity
-    ties = (np.abs(similarity - true) <= 1e-6).sum(axis=1)
-    closer = (similarity > true + 1e-6).any(axis=1)
-    return float(np.where(closer, 0.0, 1.0 / ties).mean())
-
-
 def _centred(vectors: np.ndarray) -> np.ndarray:
+    # untuned vectors share a direction per language, which hides what they say about meaning
     return unit(vectors - vectors.mean(axis=0, keepdims=True))
-
-
-def _mean(hidden: torch.Tensor, packed: Packed) -> torch.Tensor:
-    """(T, h) rows -> (S, h) means over each sequence."""
-    lengths = torch.tensor(packed.lengths, device=hidden.device)
-    owner = torch.repeat_interleave(torch.arange(packed.sequences, device=hidden.device), lengths)
-    sums = hidden.new_zeros(packed.sequences, hidden.shape[1]).index_add_(0, owner, hidden)
-    return sums / lengths[:, None]
-
-
-def _with_ends(tokens: np.ndarray, tokenizer: Tokenizer, context: int) -> list[int]:
-    return [tokenizer.bos_id, *tokens[: context - 2].tolist(), tokenizer.eos_id]
-
-
-def _by_length(lengths: Sequence[int], batch: int) -> Iterator[list[int]]:
-    """Indices in groups of similar length, each of at most ``batch`` tokens (or one sequence)."""
-    group: list[int] = []
-    size = 0
-    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if group and size + lengths[index] > batch:
-            yield group
-            group, size = [], 0
-        group.append(index)
-        size += lengths[index]
-    if group:
-        yield group
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
     if not folder.is_dir():
         raise DataError(f"no such folder of parallel text: {folder}")
-    for path in walk(folder, packed(".jsonl")):
+    for path in walk(folder, spellings(".jsonl")):
         parts = path.relative_to(folder).parts
         if len(parts) == 1:
             yield path.name.split(".")[0], path

@@ -18,8 +18,9 @@ from typing import Any
 from mmbert.errors import DataError
 from mmbert.evaluation.task import Task
 from mmbert.files import read_json, sha256, write_json
-from mmbert.finetuning.examples import Examples, Fields, read_examples
+from mmbert.finetuning.examples import read_examples
 from mmbert.finetuning.hub import CONVERTED, HubReadError, find_commit
+from mmbert.finetuning.labels import Examples, Fields
 from mmbert.finetuning.recipe_data import DataSpec
 from mmbert.io.find import is_hidden, packed, walk
 
@@ -60,11 +61,11 @@ class TaskSource:
         return self._file(language, split) is not None
 
     def languages(self, split: str) -> list[str]:
-        """The declared languages that have a part."""
+        """Return the declared languages that have a part."""
         return [language for language in self.task.languages if self.has(language, split)]
 
     def spec(self, language: str, split: str) -> DataSpec:
-        """Where one language's part is, for the reader of fine-tuning. Raises DataError if it is not there."""
+        """Return where one language's part is, for the reader of fine-tuning. Raises DataError if it is not there."""
         source, limit = self.task.source, self.task.limit if split == "test" else self.task.protocol.train_limit
         if self.folder is not None:
             path = self._file(language, split)
@@ -87,7 +88,7 @@ class TaskSource:
         )  # fmt: skip
 
     def read(self, language: str, split: str = "test") -> Examples:
-        """The rows of one language. Raises DataError with the place of what is wrong."""
+        """Read the rows of one language. Raises DataError with the place of what is wrong."""
         try:
             found = read_examples(self.spec(language, split), split, FIELDS[self.task.kind])
         except HubReadError as error:
@@ -112,7 +113,7 @@ class TaskSource:
 
 
 def open_source(task: Task, *, data: str | Path | None, pins: Path) -> TaskSource:
-    """The local folder of a task if ``data`` has it, else its hub data set at the pinned commit.
+    """Return the local folder of a task if ``data`` has it, else its hub data set at the pinned commit.
 
     pins  file that keeps the commits of hub data sets whose declaration names none
     Raises DataError where neither is there.
@@ -151,7 +152,7 @@ def _layout(task: Task) -> str:
 
 
 def fingerprint(folder: Path) -> str:
-    """12 hexadecimal digits over names and contents of all files of a task's folder."""
+    """Return 12 hexadecimal digits over names and contents of all files of a task's folder."""
     digest = hashlib.sha256()
     for path in walk(folder):
         digest.update(f"{path.relative_to(folder).as_posix()} {sha256(path)}\n".encode())
@@ -159,12 +160,13 @@ def fingerprint(folder: Path) -> str:
 
 
 def pin(name: str, pins: Path, branch: str | None = None, instead: str = "") -> str:
-    """The commit of a hub data set that this folder of results stands on: kept in ``pins``, else the newest now.
+    """Return the commit of a hub data set that this folder of results stands on: kept in ``pins``, else the newest now.
 
     branch   another than main, such as the hub's Parquet copy
     instead  what to do where the hub cannot be reached: ``, or set ...``
     """
     key = f"{name}@{branch}" if branch else name
+    # results of one folder must be of one version of the data, even if the hub moves between two runs
     known = read_json(pins) if pins.is_file() else {}
     if key in known:
         return str(known[key])

@@ -1,4 +1,4 @@
-"""A suite: tasks that are judged together, where their local data is, and what is done otherwise than declared.
+"""A suite: the tasks of one evaluation, where their local data is, and what differs from their declarations.
 
     suite = Suite.load("recipes/evaluate/local.yaml", ["data=evaldata", "tasks.sib200.limit=100"])
     suite.task("sib200")        # the declaration with the suite's changes
@@ -20,7 +20,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from mmbert.errors import ConfigError
 from mmbert.evaluation.task import TRAINED, Task
 from mmbert.finetuning.recipe import FinetuneRecipe
-from mmbert.recipe_file import Spec, SpecFile, explain
+from mmbert.recipe_errors import explain
+from mmbert.recipe_file import Spec, SpecFile
 
 PRETRAINED = "pretrained"
 """As a task's ``start``: no other task's model, since null only says that nothing is changed."""
@@ -93,7 +94,7 @@ class Suite(SpecFile):
         return suite.model_copy(update={"tune": str(found)})
 
     def tuning(self) -> FinetuneRecipe | None:
-        """The recipe of ``tune`` with its changes; None without one. Raises ConfigError for one of another task."""
+        """Return the recipe of ``tune`` with its changes, None without one. Raises ConfigError for another task's."""
         if self.tune is None:
             return None
         recipe = FinetuneRecipe.load(
@@ -119,7 +120,7 @@ class Suite(SpecFile):
         return self
 
     def task(self, name: str) -> Task:
-        """The declaration of a task with the suite's changes. Raises ValueError for what does not fit it."""
+        """Return the declaration of a task with the suite's changes. Raises ValueError for what does not fit it."""
         change = self.tasks.get(name) or self.starts.get(name) or TaskChange()
         try:
             declared = Task.load(change.file or name)
@@ -141,21 +142,21 @@ class Suite(SpecFile):
         for field in ("start", "train", "train_languages", "per_language", "train_limit"):
             if (value := getattr(change, field)) is not None:
                 protocol[field] = None if value == PRETRAINED else value
-        if task_trains(declared.kind):
+        if declared.kind in TRAINED:
             protocol["training"] = {**protocol["training"], **self.training, **change.training}
             protocol["options"] = {**protocol["options"], **change.options}
         try:
             return Task.model_validate(values)
         except ValidationError as error:
-            raise ValueError(explain(error, Task, Path(f"tasks.{name}"))) from error
+            raise ValueError(explain(error, Task, Path(f"tasks.{name}"), values)) from error
 
     def scored(self, name: str) -> list[str]:
-        """The languages that are scored, as declared or as the suite says."""
+        """Return the languages that are scored, as declared or as the suite says."""
         change = self.tasks[name]
         return list(change.languages if change.languages is not None else self.task(name).languages)
 
     def chain(self, name: str) -> list[str]:
-        """The tasks that a task's model is trained on before it, first one first. Raises ValueError for a circle."""
+        """Return the tasks that a task's model is trained on before it, in order. Raises ValueError for a circle."""
         found: list[str] = []
         start = self.task(name).protocol.start
         while start is not None:
@@ -173,8 +174,3 @@ def _dotted(values: dict[str, Any], place: str = "") -> Iterator[tuple[str, Any]
             yield from _dotted(value, f"{place}{key}.")
         else:
             yield f"{place}{key}", value
-
-
-def task_trains(kind: str) -> bool:
-    """Whether a model is fine-tuned for tasks of a kind."""
-    return kind in TRAINED

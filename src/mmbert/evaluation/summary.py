@@ -1,4 +1,4 @@
-"""From runs to figures: over seeds, over languages as a task's source defines, over tiers, over tasks."""
+"""Aggregate runs into figures: over seeds, over languages as a task's source defines, over tiers, over tasks."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from mmbert.errors import ConfigError
+from mmbert.evaluation.results import TaskRun
 from mmbert.evaluation.suite import Suite
 from mmbert.evaluation.task import LOWER_IS_BETTER, Task
-from mmbert.evaluation.task_results import TaskRun
+from mmbert.evaluation.tiers import UNSEEN
 from mmbert.io.delimited import read_tsv
 
 TUNED_BEFORE = "tuned before"
 """Of a model that is tuned for embeddings already, so that a suite's ``tune`` leaves it as it is."""
-
-UNKNOWN_TIER = "unseen"
-"""Tier of languages that the table of tiers does not name."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Figure:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Figure:
-        """Of one value for each seed."""
+        """Return the mean and standard deviation of one value a seed."""
         return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
@@ -58,8 +56,8 @@ class TaskSummary:
 
 
 @dataclass(frozen=True)
-class Column:
-    """One model or baseline, and its tasks by name."""
+class SystemResult:
+    """What one model or baseline reached: a column of the tables, with its tasks by name."""
 
     name: str
     weights: str
@@ -83,16 +81,17 @@ class SuiteResult:
     """All that a suite gave; the first column is the model that was asked about."""
 
     suite: Suite
-    columns: list[Column]
+    columns: list[SystemResult]
 
 
 def summarise_task(task: Task, settings: Sequence[Sequence[TaskRun]], units: Sequence[str]) -> TaskSummary:
-    """The figures of one task.
+    """Return the figures of one task.
 
     settings  of a grid: each setting's runs, one a seed. The best one is taken, by the mean that counts
     units     languages that were scored
     """
     made = [_summarise(task, runs, units) for runs in settings]
+    # the best setting by its score on the scored set itself, as in the mmBERT paper: an oracle
     sign = -1 if task.metric in LOWER_IS_BETTER else 1
     return max(made, key=lambda summary: sign * summary.figure.mean)
 
@@ -144,11 +143,11 @@ def _mean(run: TaskRun, units: Sequence[str], metric: str, by_group: bool) -> fl
 
 
 def by_tier(summary: TaskSummary, tiers: Mapping[str, str]) -> dict[str, tuple[Figure, int]]:
-    """Tier -> mean over its languages, and how many there are; tiers in the table's order, unknown languages last."""
-    order = [*dict.fromkeys(tiers.values()), UNKNOWN_TIER]
+    """Return tier -> (mean over its languages, their number), in the table's order, unknown languages last."""
+    order = [*dict.fromkeys(tiers.values()), UNSEEN]
     groups: dict[str, list[Figure]] = {}
     for language, figure in summary.languages.items():
-        groups.setdefault(tiers.get(language, UNKNOWN_TIER), []).append(figure)
+        groups.setdefault(tiers.get(language, UNSEEN), []).append(figure)
     return {
         tier: (Figure(statistics.fmean(figure.mean for figure in groups[tier])), len(groups[tier]))
         for tier in order
@@ -157,7 +156,7 @@ def by_tier(summary: TaskSummary, tiers: Mapping[str, str]) -> dict[str, tuple[F
 
 
 def read_tiers(path: str | Path) -> dict[str, str]:
-    """Language -> tier, from a table with the columns ``code`` and ``tier``. Raises ConfigError for another one."""
+    """Read language -> tier from a table with the columns ``code`` and ``tier``. Raises ConfigError for another one."""
     place = Path(path)
     if not place.is_file():
         raise ConfigError(f"no table of tiers {place.absolute()}: set tiers=FILE.tsv with the columns code and tier")
@@ -168,8 +167,8 @@ def read_tiers(path: str | Path) -> dict[str, str]:
     return {row["code"]: row["tier"] or "" for row in rows}
 
 
-def mean_of_tasks(column: Column, names: Sequence[str]) -> float | None:
-    """Plain mean over tasks, as GLUE's and XTREME's tables show; None if one is missing."""
+def mean_of_tasks(column: SystemResult, names: Sequence[str]) -> float | None:
+    """Return the plain mean over tasks, as GLUE's and XTREME's tables show; None if one is missing."""
     if not names or any(name not in column.tasks for name in names):
         return None
     return statistics.fmean(column.tasks[name].figure.mean for name in names)

@@ -1,4 +1,4 @@
-"""Who is judged: a model, the same architecture untrained, or what characters alone tell. All face the same rows."""
+"""The systems that are evaluated on the same rows: a model, the same architecture untrained, n-gram baselines."""
 
 from __future__ import annotations
 
@@ -26,21 +26,25 @@ from mmbert.model.weights import model_folder
 log = logging.getLogger(__name__)
 
 UNTRAINED = "untrained"
-CHARACTERS = "characters"
-UNIGRAMS = "bag"
-BASELINES = (UNTRAINED, CHARACTERS, UNIGRAMS)
-READINGS = {CHARACTERS: ngram_baseline.NGRAMS, UNIGRAMS: ngram_baseline.UNIGRAMS}
+FEATURE_SETS = {"characters": ngram_baseline.NGRAMS, "character-unigrams": ngram_baseline.UNIGRAMS}
+"""Baselines without a model, by name."""
+BASELINES = (UNTRAINED, *FEATURE_SETS)
 
 
 class System(Protocol):
     """One column of the table."""
 
     name: str
-    weights: str
-    """Hash of the model; the folder of its results is called so."""
+    tuned: str
+    """By what it was tuned before all tasks, as tables say it; empty if by nothing."""
 
-    def predict(self, task: Task, stage: TuningStep | None, rows: Sequence[Row]) -> Any:
-        """What it says of rows, after the fine-tunings of ``stage`` (None: as it is)."""
+    @property
+    def weights(self) -> str:
+        """Hash of the model, or the name of a baseline; the folder of its results is called so."""
+        ...
+
+    def predict(self, task: Task, last: TuningStep | None, rows: Sequence[Row]) -> Any:
+        """Return its predictions, after a fine-tuning chain that ends in ``last`` (None: as it is)."""
         ...
 
 
@@ -54,43 +58,44 @@ class Model:
     models: Path
     """Where tuned models are kept."""
     tuned: str = ""
-    """What tables say of a suite's ``tune``: by what it was tuned before all tasks."""
 
-    def predict(self, task: Task, stage: TuningStep | None, rows: Sequence[Row]) -> Any:
-        """By the facade of the task's kind."""
-        folder = self.folder if stage is None else tune(stage, self.folder, self.weights, self.models)
+    def predict(self, task: Task, last: TuningStep | None, rows: Sequence[Row]) -> Any:
+        """Return the predictions of the predictor of the task's kind."""
+        folder = self.folder if last is None else tune(last, self.folder, self.weights, self.models)
         return predict(task, folder, rows)
 
 
 @dataclass
-class Characters:
-    """A baseline of ``characters``, by the name of its reading; fitted to a task's training rows, or its start's."""
+class NgramBaseline:
+    """A baseline of ``FEATURE_SETS``, fitted to a task's training rows, or to those of the task it starts from."""
 
     name: str
-    weights: str = field(init=False)
+    tuned: str = ""
     _fitted: dict[str, ngram_baseline.Predict] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.weights = self.name  # there are none to hash
+    @property
+    def weights(self) -> str:
+        """Its name: there are none to hash."""
+        return self.name
 
-    def predict(self, task: Task, stage: TuningStep | None, rows: Sequence[Row]) -> Any:
-        """Fitted once for each set of training rows."""
-        key = hash_of({"task": task.name, "stage": stage.protocol(self.name) if stage else None})
+    def predict(self, task: Task, last: TuningStep | None, rows: Sequence[Row]) -> Any:
+        """Return its predictions; it is fitted once for each set of training rows."""
+        key = hash_of({"task": task.name, "stage": last.protocol(self.name) if last else None})
         if key not in self._fitted:
-            training, seed = (read_training(stage), stage.seed) if stage else ([], 0)
-            self._fitted = {key: ngram_baseline.fit(task, training, seed, READINGS[self.name])}
+            training, seed = (read_training(last), last.seed) if last else ([], 0)
+            self._fitted = {key: ngram_baseline.fit(task, training, seed, FEATURE_SETS[self.name])}
         return self._fitted[key](rows)
 
 
 def open_model(name: str | Path, out: Path) -> Model:
-    """A folder or hub name. Raises WeightsError in one line."""
+    """Open a folder or hub name. Raises WeightsError in one line."""
     folder = model_folder(name)
     weights = hash_folder(folder)
     return Model(str(name), folder, weights, out / weights / "models")
 
 
 def tuned_first(model: Model, recipe: FinetuneRecipe, by: str, out: Path) -> Model:
-    """The model after a suite's ``tune``, kept in ``out``; one that is tuned for embeddings already is as it was.
+    """Return the model after a suite's ``tune``, kept in ``out``; one tuned for embeddings already is unchanged.
 
     by  what tables call the recipe
     """
@@ -102,8 +107,8 @@ def tuned_first(model: Model, recipe: FinetuneRecipe, by: str, out: Path) -> Mod
     return Model(model.name, folder, weights, out / weights / "models", f"tuned by {by} first")
 
 
-def untrained(model: Model, out: Path, seed: int = 0) -> Model:
-    """The architecture and tokenizer of a model with fresh weights, in ``out/untrained/<hash of the model>``.
+def untrained(model: Model, out: Path) -> Model:
+    """Return the architecture and tokenizer of a model with fresh weights, in ``out/untrained/<hash of the model>``.
 
     Raises WeightsError for a model that is more than an encoder with a masked-LM head.
     """
@@ -112,8 +117,9 @@ def untrained(model: Model, out: Path, seed: int = 0) -> Model:
         loaded = load(model.folder, device="cpu", precision="fp32")
         if loaded.after:
             raise WeightsError(f"{model.folder} has modules behind pooling: take the pretrained model for {UNTRAINED}")
+        # the same weights for the same model, and the caller's random state as it was
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(0)
             fresh = MaskedLM(loaded.config)
         with atomic_folder(folder) as partial:
             fresh.save(partial)

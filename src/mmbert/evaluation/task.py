@@ -20,7 +20,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from mmbert import languages
 from mmbert.errors import ConfigError
 from mmbert.finetuning.hub import CONVERTED
-from mmbert.recipe_file import Spec, explain, read_recipe
+from mmbert.recipe_errors import explain
+from mmbert.recipe_file import Spec, read_recipe
 
 Kind = Literal["classify", "tag", "answer", "choose", "bitext", "mteb", "loss", "efficiency"]
 
@@ -54,7 +55,7 @@ class Splits(Spec):
     """The part that is scored: for GLUE the validation set, since the labels of its test sets are not public."""
 
 
-class Source(Spec):
+class SourceSpec(Spec):
     """Where the examples are: on the hub, and in a local folder of the same schema."""
 
     hub: str | None = None
@@ -116,7 +117,7 @@ class Task(Spec):
     title: str
     kind: Kind
     about: str = ""
-    source: Source = Source()
+    source: SourceSpec = SourceSpec()
     languages: dict[str, str] = Field({})
     """Our code -> the source's. A list means that the codes are the same."""
     metric: str
@@ -145,7 +146,7 @@ class Task(Spec):
 
     @classmethod
     def load(cls, name: str | Path) -> Task:
-        """A task that the package brings, by name, or a file. Raises ConfigError naming place and cure."""
+        """Load a task that the package brings, by name, or a file. Raises ConfigError naming place and fix."""
         text = str(name)
         if text.endswith((".yaml", ".yml")):
             return _read(Path(text))
@@ -183,11 +184,11 @@ class Task(Spec):
             raise ValueError("languages is empty: list the codes, or map ours to the source's")
         for code in self.languages:
             try:
-                house = languages.normalise(code)
+                normal = languages.normalise(code)
             except ConfigError as error:
                 raise ValueError(f"languages: {error}") from error
-            if house != code:
-                raise ValueError(f"languages: {code} is written {house} here: write {house}: {self.languages[code]}")
+            if normal != code:
+                raise ValueError(f"languages: {code} is written {normal} here: write {normal}: {self.languages[code]}")
         missing = [code for code in self.average if code not in self.languages]
         if missing:
             raise ValueError(f"average names {missing[0]}, which is not in languages")
@@ -199,7 +200,7 @@ class Task(Spec):
 
 
 def task_names() -> list[str]:
-    """The tasks that the package brings."""
+    """Return the tasks that the package brings."""
     return sorted(path.stem for path in _folder().glob("*.yaml"))
 
 
@@ -218,4 +219,4 @@ def _read(path: Path) -> Task:
     try:
         return Task.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(explain(error, Task, path)) from error
+        raise ConfigError(explain(error, Task, path, values)) from error

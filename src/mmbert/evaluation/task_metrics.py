@@ -1,4 +1,4 @@
-"""From predictions to scores: each kind of task by the functions of ``mmbert.metrics``.
+"""Compute the metrics of predictions: each kind of task by the functions of ``mmbert.metrics``.
 
 Rows are those that ``sources`` reads; a prediction is a label, a number or a list of labels (``classify``), labels of
 words and spans (``tag``), a text (``answer``), a place among the choices (``choose``), or two matrices of vectors
@@ -16,10 +16,11 @@ from mmbert.evaluation.predict import texts_of
 from mmbert.evaluation.sources import Row
 from mmbert.evaluation.task import Task
 from mmbert.evaluation.word_spans import place_words, spans_of
-from mmbert.finetuning.examples import as_label, read_answers
+from mmbert.finetuning.examples import read_answers
+from mmbert.finetuning.labels import as_label
 from mmbert.metrics import classes, entities
 from mmbert.metrics.answers import normaliser, score_answers
-from mmbert.metrics.ranking import bitext_accuracy
+from mmbert.metrics.bitext import bitext_accuracy
 
 Scores = dict[str, float]
 
@@ -27,7 +28,7 @@ Metrics = dict[str, Callable[[], float]]
 
 
 def score(task: Task, language: str, predictions: Sequence[Any], rows: Sequence[Row]) -> Scores:
-    """The metrics of the task's kind that have a value on these rows.
+    """Return the metrics of the task's kind that have a value on these rows.
 
     Raises DataError for a row without what is compared, and where the task's own metric has no value.
     """
@@ -81,6 +82,7 @@ def _classify(task: Task, language: str, predictions: Sequence[Any], rows: Seque
             "macro_f1": lambda: classes.multilabel_f1(predictions, several, "macro"),
         }
     labels = [as_label(row["label"]) for row in rows]
+    # computed on demand: a metric that is undefined on these rows must not stop the others
     metrics: Metrics = {
         "accuracy": lambda: classes.accuracy(predictions, labels),
         "macro_f1": lambda: classes.macro_f1(predictions, labels),
@@ -131,7 +133,7 @@ def _choose(task: Task, language: str, predictions: Sequence[Any], rows: Sequenc
 
 
 def choice_number(row: Row, first: int = 0) -> int:
-    """The place of the right choice, from 0. Raises DataError for one that is not among the choices.
+    """Return the place of the right choice, from 0. Raises DataError for one that is not among the choices.
 
     first  the label of the first choice
     """
@@ -147,7 +149,7 @@ def _bitext(task: Task, language: str, predictions: Sequence[Any], rows: Sequenc
     texts, translations = predictions
 
     def centred() -> float:
-        """Vectors of a model that was never tuned share a direction, each language its own: without it more is seen."""
+        """Return the accuracy without each side's mean: an untuned model's vectors of a language share a direction."""
         return bitext_accuracy(texts - texts.mean(axis=0), translations - translations.mean(axis=0))
 
     return {
@@ -161,7 +163,7 @@ def _number(row: Row) -> float:
     try:
         return float(row["label"])
     except (TypeError, ValueError) as error:
-        raise DataError(f"{row['place']}: label {row['label']!r} is no number: mend or remove the row") from error
+        raise DataError(f"{row['place']}: label {row['label']!r} is no number: correct or remove the row") from error
 
 
 _METRICS: dict[str, Callable[[Task, str, Sequence[Any], Sequence[Row]], Metrics]] = {

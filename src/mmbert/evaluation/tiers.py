@@ -1,8 +1,9 @@
 """Languages by the phase that first draws them, and means of losses over such tiers.
 
-A tier is a claim about the recipe: its first languages were seen in every phase, those of the last tier only while
-the learning rate fell. So a model is judged by tier, always beside the unigram model of the same languages.
-Where a run goes on from a model (``start``), the claim is another one: new languages are learned, known ones are kept.
+A tier says when the recipe draws a language: every phase draws those of the first tier, and only a phase in which the
+learning rate falls draws those of the last. A model is evaluated by tier, beside the unigram models of the same
+languages. In a run that starts from a model (``start``), the tiers are the languages it teaches, those that the start
+knows and the run keeps, and the others.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class TierSummary(Result):
     bits_per_byte, unigram, accuracy   means over languages, each counting the same
     below           1 - bits_per_byte / unigram: how far the model is below the baseline
     below_weighted  the same with every masked token counting the same: 1 - sum of nats / sum of the baseline's nats
-    beaten          number of languages in which the model is below the baseline
+    languages_won   number of languages in which the model is below the baseline
     """
 
     tier: str
@@ -39,7 +40,7 @@ class TierSummary(Result):
 
 
 def tiers(phases: Sequence[tuple[str, Collection[str]]], languages: Iterable[str]) -> dict[str, str]:
-    """The tier of each language: the first phase that draws it, in the order given (root first), else ``unseen``."""
+    """Return each language's tier: the first phase that draws it, in the order given (root first), or ``unseen``."""
     drawn = [(name, frozenset(codes)) for name, codes in phases]
     return {language: next((name for name, codes in drawn if language in codes), UNSEEN) for language in languages}
 
@@ -47,7 +48,7 @@ def tiers(phases: Sequence[tuple[str, Collection[str]]], languages: Iterable[str
 def adaptation_tiers(
     drawn: Iterable[tuple[str, str]], kept: Collection[str], languages: Iterable[str]
 ) -> dict[str, str]:
-    """The tier of each language in a run with a start: new, kept or unseen.
+    """Return the tier of each language in a run with a start: new, kept or unseen.
 
     drawn  (source, language) of every stream that a phase draws
     kept   sources of known languages; a language that another source has too is new
@@ -58,14 +59,14 @@ def adaptation_tiers(
 
 
 def below(loss: LanguageLoss, baseline: LanguageLoss) -> float:
-    """How far a model is below the baseline on the same tokens: 0.25 is a quarter fewer bits; negative is worse."""
+    """Return how far a model is below the baseline on the same tokens: 0.25 is a quarter fewer bits."""
     return 1.0 - loss.nats / baseline.nats
 
 
 def summarise(
     losses: Mapping[str, LanguageLoss], baseline: Mapping[str, LanguageLoss], tier_of: Mapping[str, str]
 ) -> list[TierSummary]:
-    """One summary per tier, in the order in which ``tier_of`` first names them, ``unseen`` last.
+    """Return one summary per tier, in the order in which ``tier_of`` first names them, ``unseen`` last.
 
     Languages without a baseline are left out of model and baseline alike.
     """

@@ -1,11 +1,11 @@
 """Models that are fine-tuned on the way to a score: a suite's ``tune``, then the chain of a task's protocol.
 
     folder = tune_first(recipe, base, weights, results / weights / "models", results / "pins.json")
-    stage = plan_stage(find, "rte", "eng_Latn", 42, {})   # MNLI first, then RTE on top of it
-    model = tune(stage, folder, hash_folder(folder), results / weights / "models")
+    step = plan_tuning(find, "rte", "eng_Latn", 42, {})   # MNLI first, then RTE on top of it
+    model = tune(step, folder, hash_folder(folder), results / weights / "models")
 
-Each is kept and used again. The key of a model says all it was made of: the start's weights, the training rows'
-revision, the recipe and the seed.
+Each is kept and used again. The key of a model covers everything it was made of: the start's weights, the training
+rows' revision, the recipe and the seed.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class TuningStep:
     before: TuningStep | None
 
     def protocol(self, weights: str) -> dict[str, Any]:
-        """All that the tuned model depends on, for its key and the result's file.
+        """Return everything that the tuned model depends on, for its key and the result's file.
 
         weights  hash of the pretrained model
         """
@@ -67,7 +67,7 @@ class TuningStep:
 def plan_tuning(
     find: Callable[[str], tuple[Task, TaskSource]], name: str, language: str, seed: int, training: Training
 ) -> TuningStep | None:
-    """The fine-tunings that end in the model which is scored in ``language``; None if the pretrained one is.
+    """Return the chain that ends in the model which is scored in ``language``; None if the pretrained one is.
 
     find      a task's declaration and source, by name
     training  changes of the last one's ``training``, of a grid
@@ -86,7 +86,10 @@ def plan_tuning(
 
 
 def train_languages(task: Task, source: TaskSource, language: str) -> tuple[str, ...]:
-    """Whose training rows make the model that is scored in ``language``. Raises DataError naming one without any."""
+    """Return the languages whose training rows make the model that is scored in ``language``.
+
+    Raises DataError naming one without training rows.
+    """
     wanted = (language,) if task.protocol.per_language else task.protocol.train_languages
     there = source.languages("train")
     missing = [code for code in wanted if code not in there]
@@ -99,33 +102,33 @@ def train_languages(task: Task, source: TaskSource, language: str) -> tuple[str,
     return tuple(wanted)
 
 
-def read_training(stage: TuningStep) -> list[Row]:
-    """The training rows of a stage, for baselines that are fitted to them."""
-    specs = [stage.source.spec(language, "train") for language in stage.languages]
-    return [row for spec in specs for row in read_examples(spec, "train", FIELDS[stage.task.kind]).rows]
+def read_training(step: TuningStep) -> list[Row]:
+    """Return the training rows of a step, for baselines that are fitted to them."""
+    specs = [step.source.spec(language, "train") for language in step.languages]
+    return [row for spec in specs for row in read_examples(spec, "train", FIELDS[step.task.kind]).rows]
 
 
-def tune(stage: TuningStep, model: Path, weights: str, folder: Path) -> Path:
-    """The tuned model of a stage, made now unless it is in ``folder``.
+def tune(step: TuningStep, model: Path, weights: str, folder: Path) -> Path:
+    """Return the tuned model of a step, made now unless it is in ``folder``.
 
     model    the pretrained one; ``weights`` its hash
     """
-    out = folder / f"{stage.task.name}-{hash_of(stage.protocol(weights))}"
+    out = folder / f"{step.task.name}-{hash_of(step.protocol(weights))}"
     if (out / RESULT).is_file():
         return out / FINAL
-    start = model if stage.before is None else tune(stage.before, model, weights, folder)
+    start = model if step.before is None else tune(step.before, model, weights, folder)
     recipe = FinetuneRecipe.model_validate(
         {
             "name": out.name,
-            "task": stage.task.kind,
+            "task": step.task.kind,
             "model": str(start),
-            "data": {"train": train_spec(stage).model_dump()},
-            "training": {**stage.training, "seed": stage.seed},
-            stage.task.kind: stage.task.protocol.options,
+            "data": {"train": train_spec(step).model_dump()},
+            "training": {**step.training, "seed": step.seed},
+            step.task.kind: step.task.protocol.options,
         }
     )
-    said = ", ".join(stage.languages[:6]) + (" ..." if len(stage.languages) > 6 else "")
-    log.info("fine-tuning on %s (%s), seed %d: %s", stage.task.title, said, stage.seed, out)
+    said = ", ".join(step.languages[:6]) + (" ..." if len(step.languages) > 6 else "")
+    log.info("fine-tuning on %s (%s), seed %d: %s", step.task.title, said, step.seed, out)
     return _finish(recipe, out)
 
 
@@ -144,6 +147,7 @@ def tune_first(recipe: FinetuneRecipe, model: Path, weights: str, folder: Path, 
         elif spec is not None and spec.hub is not None and spec.revision is None:
             commit = pin(spec.hub, pins)
             values["data"][role]["revision"] = None if commit == LOCAL else commit
+    # neither the name nor the path of the model is in the key: its hash is
     values |= {"model": str(model), "model_revision": None, "sweep": {}}
     values["training"]["push_to_hub"] = None
     key = hash_of({**{k: v for k, v in values.items() if k not in ("name", "model")}, "rows": rows, "start": weights})
@@ -163,20 +167,20 @@ def _finish(recipe: FinetuneRecipe, out: Path) -> Path:
     return tuned
 
 
-def train_spec(stage: TuningStep) -> DataSpec:
-    """One spec for the training rows of all languages of the stage."""
-    specs = [stage.source.spec(language, "train") for language in stage.languages]
+def train_spec(step: TuningStep) -> DataSpec:
+    """Return one spec for the training rows of all languages of the step."""
+    specs = [step.source.spec(language, "train") for language in step.languages]
     if len(specs) == 1:
         return specs[0]
-    codes = stage.languages
-    if stage.source.folder is not None:
-        return specs[0].model_copy(update={"path": str(stage.source.folder), "languages": codes, "language": None})
-    spelled = {code: stage.task.languages[code] for code in codes}
-    own = stage.task.source
+    codes = step.languages
+    if step.source.folder is not None:
+        return specs[0].model_copy(update={"path": str(step.source.folder), "languages": codes, "language": None})
+    spelled = {code: step.task.languages[code] for code in codes}
+    own = step.task.source
     changes = {"config": own.config, "files": own.files, "languages": codes, "spelled": spelled, "language": None}
     return specs[0].model_copy(update=changes)
 
 
 def hash_of(values: dict[str, Any]) -> str:
-    """12 hexadecimal digits of plain values."""
+    """Return 12 hexadecimal digits of plain values."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:12]

@@ -1,6 +1,6 @@
 """The baseline: a unigram model of each language, fitted to that language's own training text.
 
-It is told the language, which the encoder is not, and it predicts exactly the masked tokens that the encoder predicts.
+It is given the language, which the encoder is not, and it predicts exactly the masked tokens that the encoder predicts.
 Every token of the vocabulary gets a pseudo-count ``alpha``. How much is right depends on the language's size (a page
 of text needs much, a library none), so alpha is chosen for each language by the likelihood of its training text when
 each token in turn is left out: without held-out text, and as well as add-alpha can do.
@@ -32,7 +32,7 @@ def evaluate_unigram(
     token_bytes: np.ndarray,
     regular: np.ndarray,
 ) -> dict[str, UnigramLoss]:
-    """Loss of each language's unigram model on its masked tokens.
+    """Return the loss of each language's unigram model on its masked tokens.
 
     shards       folder of the training shards, with ``manifest.json``
     batches      language -> held-out text with labels
@@ -67,7 +67,7 @@ def loss(counts: np.ndarray, wanted: np.ndarray, token_bytes: np.ndarray, regula
 
 
 def choose_alpha(counts: np.ndarray, size: int) -> float:
-    """The alpha of ``ALPHAS`` under which the training text is most likely when each token in turn is left out.
+    """Return the alpha of ``ALPHAS`` under which the training text is most likely when each token in turn is left out.
 
     counts  (V,) training counts; size: tokens that share the probability.
     Without a token, or when nothing tells the candidates apart, any alpha gives the same: the smallest is returned.
@@ -76,6 +76,7 @@ def choose_alpha(counts: np.ndarray, size: int) -> float:
     total = int(counts.sum())
     if total < 2:
         return float(ALPHAS[0])
+    # left out, a token seen n times of N has probability (n - 1 + alpha) / (N - 1 + alpha V)
     weight = values * frequency  # each of the ``frequency`` tokens seen ``value`` times is left out ``value`` times
     left = np.log(values[:, None] - 1 + ALPHAS[None, :])
     likelihood = weight @ left - total * np.log(total - 1 + ALPHAS * size)

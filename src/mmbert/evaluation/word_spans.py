@@ -11,7 +11,7 @@ from mmbert.metrics.entities import Span, read_chunks
 
 
 def place_words(row: Row, join: str = "auto") -> tuple[str, list[Place]]:
-    """The sentence and (start, end) of each word in it: as in training (``mmbert.finetuning.word_labels``)."""
+    """Return the sentence and (start, end) of each word in it: as in training (``mmbert.finetuning.word_labels``)."""
     words = [str(word) for word in row["tokens"]]
     text = row.get("text")
     if isinstance(text, str) and (found := find_words(text, words)) is not None:
@@ -20,7 +20,7 @@ def place_words(row: Row, join: str = "auto") -> tuple[str, list[Place]]:
 
 
 def spans_of(tags: Sequence[str], places: Sequence[Place]) -> set[Span]:
-    """Entities as characters. Labels without a prefix, as of parts of speech, are one a word."""
+    """Return the entities as characters. Labels without a prefix, as of parts of speech, are one a word."""
     if all(tag[1:2] in ("-", "_") or tag == "O" for tag in tags):
         return {(places[first][0], places[last][1], kind) for kind, first, last in read_chunks(tags)}
     return {(start, end, tag) for tag, (start, end) in zip(tags, places, strict=True)}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from mmbert.errors import DataError, MissingExtra, WeightsError
+from mmbert.evaluation.results import TaskScore
 from mmbert.evaluation.sources import FIELDS, TaskSource
 from mmbert.evaluation.systems import Model
 from mmbert.evaluation.task import Task
-from mmbert.evaluation.task_results import TaskScore
 from mmbert.io.find import packed, walk
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ Keep = Callable[[str, TaskScore], None]
 
 
 def revision(task: Task) -> str:
-    """mteb's version, which pins its data sets; ``random`` for what has none."""
+    """Return mteb's version, which pins its data sets; ``random`` for a kind without data."""
     if task.kind != "mteb":
         return "random"
     try:
@@ -35,7 +36,7 @@ def revision(task: Task) -> str:
 
 
 def protocol(task: Task) -> dict[str, Any]:
-    """What the figures depend on beside model and data."""
+    """Return what the figures depend on beside model and data."""
     kept: dict[str, Any] = {"kind": task.kind, "limit": task.limit}
     if task.kind == "mteb":
         return {"kind": task.kind}  # which of its tasks are asked does not change what each of them gives
@@ -88,27 +89,26 @@ def _efficiency(task: Task, model: Model, known: dict[str, TaskScore], keep: Kee
 
 def _loss(task: Task, source: TaskSource, model: Model, known: dict[str, TaskScore], keep: Keep) -> list[str]:
     from mmbert.data.heldout import heldout_batches
-    from mmbert.evaluation.heldout_loss import evaluate_mlm
+    from mmbert.evaluation.heldout_loss import evaluate_mlm, masked_lm
     from mmbert.finetuning.examples import read_examples
     from mmbert.finetuning.recipe_data import DataSpec
     from mmbert.inference.load import load
-    from mmbert.model.heads import MaskedLM
     from mmbert.recipe import Evaluation
 
-    languages = list(task.languages) or _all_languages(source)
+    files = {} if task.languages else _files(source)
+    languages = list(task.languages or files)
     missing = [language for language in languages if language not in known]
     if not missing:
         return [language for language in languages if language in known]
     loaded = load(model.folder)
-    if not isinstance(loaded.head, MaskedLM):
-        raise WeightsError(f"{model.folder} has no masked-LM head, whose loss is measured: give the pretrained model")
+    head = masked_lm(loaded)
     options = Evaluation()
     texts = {}
     for language in missing:
-        spec = source.spec(language, "test") if task.languages else DataSpec(path=_file(source, language))
+        spec = source.spec(language, "test") if task.languages else DataSpec(path=str(files[language]))
         texts[language] = [str(row["text"]) for row in read_examples(spec, "test", FIELDS["loss"]).rows]
     batches = heldout_batches(loaded.tokenizer, texts, options, seed=0)
-    losses = evaluate_mlm(loaded.head, batches, loaded.tokenizer.token_bytes(), batch=options.batch)
+    losses = evaluate_mlm(head, batches, loaded.tokenizer.token_bytes(), batch=options.batch)
     without = [language for language in missing if language not in losses]
     if without and not losses and not known:
         raise DataError(f"{task.name}: the text of {', '.join(without[:5])} has no token to mask: give longer text")
@@ -120,12 +120,10 @@ def _loss(task: Task, source: TaskSource, model: Model, known: dict[str, TaskSco
     return [language for language in languages if language in known]
 
 
-def _all_languages(source: TaskSource) -> list[str]:
+def _files(source: TaskSource) -> dict[str, Path]:
+    """Language -> file of a local folder, for a task that declares no languages."""
     assert source.folder is not None, "a task without languages is local"
-    return sorted({path.name.partition(".")[0] for path in walk(source.folder, packed(".jsonl"), deep=False)})
-
-
-def _file(source: TaskSource, language: str) -> str:
-    assert source.folder is not None, "a task without languages is local"
-    files = walk(source.folder, packed(".jsonl"), deep=False)
-    return str(next(path for path in files if path.name.partition(".")[0] == language))
+    files: dict[str, Path] = {}
+    for path in walk(source.folder, packed(".jsonl"), deep=False):
+        files.setdefault(path.name.partition(".")[0], path)
+    return dict(sorted(files.items()))

@@ -19,6 +19,8 @@ from mmbert.files import write_json
 from mmbert.inference.sentence_transformers_folder import OLD_MODES, Dense, Normalize
 from mmbert.model.weights import WEIGHTS, save_state
 
+_MODULES = "sentence_transformers.models"
+
 _POOLING = {mode: key for key, mode in OLD_MODES.items()}
 
 
@@ -32,26 +34,44 @@ def write_modules(source: Source, folder: Path) -> None:
         steps.append(_layers(source))
     steps.append(("Pooling", _pooling(source), {}))
     steps += [_module(module, source) for module in source.after]
-    modules = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
+    modules = [("", f"{_MODULES}.Transformer")]
     for index, (name, config, state) in enumerate(steps, 1):
-        place = f"{index}_{name}"
-        modules.append(
-            {"idx": index, "name": str(index), "path": place, "type": f"sentence_transformers.models.{name}"}
-        )
-        (folder / place).mkdir()
-        if config is not None:
-            write_json(folder / place / "config.json", config)
-        if state:
-            save_state(state, folder / place / WEIGHTS)
-    write_json(folder / "modules.json", modules)
-    write_json(folder / "sentence_bert_config.json", {"max_seq_length": source.max_tokens, "do_lower_case": False})
+        modules.append((write_module(folder, index, name, config, state), f"{_MODULES}.{name}"))
+    write_listing(folder, modules, {"max_seq_length": source.max_tokens, "do_lower_case": False})
+    prompts = {"query": "", "document": "", **source.prompts}
+    write_settings(folder, "SentenceTransformer", prompts, source.default_prompt, source.similarity)
+
+
+def write_module(
+    folder: Path, index: int, name: str, config: dict[str, Any] | None, state: dict[str, torch.Tensor] | None = None
+) -> str:
+    """Write the folder of a module behind the encoder, and return its name."""
+    place = f"{index}_{name}"
+    (folder / place).mkdir()
+    if config is not None:
+        write_json(folder / place / "config.json", config)
+    if state:
+        save_state(state, folder / place / WEIGHTS)
+    return place
+
+
+def write_listing(folder: Path, modules: list[tuple[str, str]], options: dict[str, Any]) -> None:
+    """Write ``modules.json`` of (folder, class) of each module, and the options of the first, the encoder."""
+    listed = [
+        {"idx": index, "name": str(index), "path": place, "type": kind} for index, (place, kind) in enumerate(modules)
+    ]
+    write_json(folder / "modules.json", listed)
+    write_json(folder / "sentence_bert_config.json", options)
+
+
+def write_settings(
+    folder: Path, kind: str, prompts: dict[str, str], default_prompt: str | None, similarity: str
+) -> None:
+    """Write ``config_sentence_transformers.json``."""
     settings = {
-        "model_type": "SentenceTransformer",
-        "__version__": {},
-        "prompts": {"query": "", "document": "", **source.prompts},
-        "default_prompt_name": source.default_prompt,
-        "similarity_fn_name": source.similarity,
-    }
+        "model_type": kind, "__version__": {}, "prompts": prompts, "default_prompt_name": default_prompt,
+        "similarity_fn_name": similarity,
+    }  # fmt: skip
     write_json(folder / "config_sentence_transformers.json", settings)
 
 

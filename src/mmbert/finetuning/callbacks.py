@@ -1,14 +1,18 @@
-"""What a run tells while the trainer trains: a bar and log lines on stderr, curves for TensorBoard."""
+"""Callbacks of a run: progress bar and log lines on stderr, TensorBoard, early stopping, the last evaluation."""
 
 from __future__ import annotations
 
 import logging
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import EarlyStoppingCallback, TrainerCallback
 
+from mmbert.files import is_main_process
 from mmbert.finetuning.finetune import summarise
+from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.log import progress
 
 log = logging.getLogger(__name__)
@@ -52,7 +56,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]
         self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **more: Any
     ) -> None:
         found = {key: value for key, value in (metrics or {}).items() if not key.endswith(SPEED)}
-        if state.is_world_process_zero and all(key.startswith("eval_") for key in found):  # not what is no part of dev
+        if state.is_world_process_zero and all(key.startswith("eval_") for key in found):  # of dev, not of test
             line = summarise({key.removeprefix("eval_"): value for key, value in found.items()})
             log.info("step %d of %d, dev: %s", state.global_step, state.max_steps, line)
 
@@ -76,14 +80,39 @@ class Patience(EarlyStoppingCallback):  # type: ignore[misc]
             )  # fmt: skip
 
 
-def say_kept(state: Any, metric: str) -> None:
-    """Say which checkpoint the tuned model is."""
+def run_callbacks(recipe: FinetuneRecipe, folder: Path, own: Sequence[Any], *, dev: bool) -> list[Any]:
+    """Return the callbacks of a run, those of the user (``own``) after ours.
+
+    dev  whether there is one, which early stopping goes by
+    """
+    found: list[Any] = [LastEvaluation(dev), Progress(recipe.name)]
+    if recipe.training.patience is not None and dev:
+        found.append(Patience(recipe.training.patience))
+    curves = tensorboard_callback(folder / "tensorboard") if is_main_process() else None
+    return [*found, *([] if curves is None else [curves]), *own]
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """Return the newest complete checkpoint to resume from; one whose writing was interrupted is removed."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    while found:
+        newest = found.pop()
+        if (newest / "trainer_state.json").is_file():  # the trainer writes it last
+            log.info("resuming from %s", newest)
+            return str(newest)
+        if is_main_process():
+            shutil.rmtree(newest)
+    return None
+
+
+def log_kept(state: Any, metric: str) -> None:
+    """Log which checkpoint the tuned model is."""
     if state.best_metric is not None and state.is_world_process_zero:
         log.info("kept: step %d, the best on dev (%s %.4f)", state.best_global_step, metric, state.best_metric)
 
 
-def tensorboard(folder: Path) -> TrainerCallback | None:
-    """The trainer's TensorBoard callback with a folder of ours; None where TensorBoard is not installed."""
+def tensorboard_callback(folder: Path) -> TrainerCallback | None:
+    """Return the trainer's TensorBoard callback with a folder of ours; None if TensorBoard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

@@ -19,7 +19,7 @@ _USES = {
     "answer": (PIPELINES["span"], "Answerer", '"Where is it?", "It is in the north."'),
     "choose": (PIPELINES["choice"], "MultipleChoice", '"A question", ["one choice", "another"]'),
 }
-"""Task -> what the hub calls it, our facade, and what that is called with."""
+"""Task -> its name on the hub, our predictor, and an example of its arguments."""
 
 _CLASSES = {"answer": "AutoModelForQuestionAnswering", "choose": "AutoModelForMultipleChoice"}
 """Where transformers has no pipeline."""
@@ -32,7 +32,7 @@ def tuned_card(
     languages: Sequence[str],
     labels: Sequence[str],
 ) -> str:
-    """README.md of a run's ``final``.
+    """Return README.md of a run's ``final``.
 
     metrics    split -> name -> number
     examples   that it was trained on, in ``languages`` ("" where none is stated)
@@ -73,13 +73,13 @@ def _figures(metrics: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def _use(recipe: FinetuneRecipe) -> str:
-    pipeline, facade, asked = _USES[recipe.task]
+    pipeline, predictor, arguments = _USES[recipe.task]
     auto = _CLASSES.get(recipe.task)
     taken, made = ("pipeline", f'pipeline("{pipeline}", model="FOLDER")')
     if auto is not None:
         taken, made = auto, f'{auto}.from_pretrained("FOLDER")'
     lines = [
-        "## Use", "", "```python", "import mmbert", "", f'mmbert.{facade}.load("FOLDER")({asked})', "```", "",
+        "## Use", "", "```python", "import mmbert", "", f'mmbert.{predictor}.load("FOLDER")({arguments})', "```", "",
         "```python", f"from transformers import {taken}", "", f"model = {made}", "```",
     ]  # fmt: skip
     return "\n".join(lines)

@@ -14,20 +14,16 @@ from scipy.special import expit
 from mmbert.errors import ConfigError
 from mmbert.finetuning.collate import Feature, texts_as_rows
 from mmbert.finetuning.encode import encode_texts, log_truncation
-from mmbert.finetuning.examples import (
-    Examples,
-    Row,
-    label_number,
-    read_splits,
-    want_text,
-)
-from mmbert.finetuning.finetune import Trained
+from mmbert.finetuning.examples import want_text
+from mmbert.finetuning.finetune import FinetuneResult
 from mmbert.finetuning.init_model import Start, load_start
+from mmbert.finetuning.labels import Examples, label_number, number_in
 from mmbert.finetuning.losses import ClassLoss, MultiLabelLoss, balanced_weights, number_loss
 from mmbert.finetuning.packed_model import Loss, PackedModel
 from mmbert.finetuning.recipe import Classify, FinetuneRecipe
-from mmbert.finetuning.task_rows import class_names, labels_of, metric_names, number_of, task_fields
+from mmbert.finetuning.task_rows import labels_of, metric_names, read_task
 from mmbert.finetuning.trainer import fit
+from mmbert.io.row_errors import Row
 from mmbert.metrics.classes import accuracy, binary_f1, defined, macro_f1, matthews, multilabel_f1, pearson, spearman
 from mmbert.model.tasks import SequenceClassifier
 
@@ -41,30 +37,22 @@ PROBLEMS = {
 """Ours -> transformers' ``problem_type``."""
 
 
-def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any] = ()) -> Trained:
-    """The contract of ``mmbert.finetuning.finetune``."""
+def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any] = ()) -> FinetuneResult:
+    """Train as :mod:`mmbert.finetuning.finetune` describes."""
     own = recipe.classify
-    splits = read_splits(recipe, task_fields(recipe), own.labels)
-    names = class_names(splits["train"], own)
-    start = load_start(recipe, SequenceClassifier, names, own.pooling)
+    rows = read_task(recipe)
+    start = load_start(recipe, SequenceClassifier, rows.names, own.pooling)
     numbers = {name: number for number, name in enumerate(start.names)}
-    data = {role: make_features(examples, role, own, numbers, start) for role, examples in splits.items()}
+    data = {role: make_features(examples, role, own, numbers, start) for role, examples in rows.splits.items()}
     gold = {role: [feature["labels"] for feature in features] for role, features in data.items()}
-    model = PackedModel(
-        start.task,
-        _loss(own, start.names, gold["train"]),
-        texts_as_rows,
-        start.names,
-        start.tokenizer,
-        max_tokens=start.task.config.max_context,
-        problem_type=PROBLEMS[own.problem],
-    )
-    score = Scores(own, gold, metric_names(recipe, len(names)))
-    return fit(recipe, folder, model, data, splits["train"].languages, score, score.names[0], callbacks)
+    loss = _loss(own, start.names, gold["train"])
+    model = PackedModel(start, loss, texts_as_rows, problem_type=PROBLEMS[own.problem])
+    score = Scores(own, gold, metric_names(recipe, len(rows.names)))
+    return fit(recipe, folder, model, data, rows.splits["train"].languages, score, callbacks)
 
 
 def make_features(examples: Examples, role: str, own: Classify, numbers: dict[str, int], start: Start) -> list[Feature]:
-    """Ids and labels of each example. Raises DataError with the place of what is wrong."""
+    """Return ids and labels of each example. Raises DataError with the place of what is wrong."""
     texts = [want_text(row, "text") for row in examples.rows]
     pairs = [want_text(row, "text_pair") if "text_pair" in row else None for row in examples.rows]
     rows, cut = encode_texts(start.tokenizer, texts, pairs, start.max_tokens)
@@ -75,7 +63,7 @@ def make_features(examples: Examples, role: str, own: Classify, numbers: dict[st
 
 def _label(row: Row, own: Classify, numbers: dict[str, int]) -> Any:
     if own.problem == "regression":
-        return number_of(row)
+        return number_in(row, "label", row["label"])
     if own.problem == "single_label":
         return label_number(numbers, row, "label", row["label"], "classify.labels")
     marks = [0.0] * len(numbers)
@@ -96,7 +84,7 @@ def _loss(own: Classify, names: tuple[str, ...], labels: list[Any]) -> Loss:
 
 
 def class_weights(wanted: Any, names: tuple[str, ...], counts: list[int], block: str) -> list[float] | None:
-    """Weight of each class: none, balanced by these counts, or as stated (1 for what is not named)."""
+    """Return the weight of each class: none, balanced by these counts, or as stated (1 for what is not named)."""
     if wanted is None:
         return None
     if wanted == "balanced":

@@ -21,7 +21,7 @@ PADDED = -100
 
 
 def collate(features: Sequence[Feature]) -> dict[str, Tensor]:
-    """The batch as ``PackedModel`` takes it: lengths first, ids end to end, labels as one tensor.
+    """Return the batch that ``PackedModel`` takes: lengths first, ids end to end, labels as one tensor.
 
     Labels of tokens (a feature's ``labels`` is an array) are laid end to end as the ids are; others are stacked.
     """
@@ -39,31 +39,29 @@ def collate(features: Sequence[Feature]) -> dict[str, Tensor]:
 
 
 def _choice_lengths(features: Sequence[Feature]) -> Tensor:
-    """(E, C), 0 where an example has fewer choices than another."""
+    """Return (E, C) lengths, 0 where an example has fewer choices than another."""
     most = max(len(feature["ids"]) for feature in features)
     return torch.tensor([[*map(len, f["ids"]), *[0] * (most - len(f["ids"]))] for f in features])
 
 
 def texts_as_rows(logits: Tensor, packed: Packed, lengths: Tensor) -> Tensor:
-    """(S, labels) as they are."""
+    """Return (S, labels) unchanged."""
     return logits
 
 
 def best_as_rows(logits: Tensor, packed: Packed, lengths: Tensor) -> Tensor:
-    """The best class of every token: (T, labels) -> (S, longest), filled with -100."""
-    return torch.nn.utils.rnn.pad_sequence(
-        list(torch.split(logits.argmax(-1), packed.lengths)), batch_first=True, padding_value=PADDED
-    )
+    """Return the best class of every token: (T, labels) -> (S, longest), padded with -100."""
+    return spans_as_rows(logits.argmax(-1), packed, lengths)
 
 
 def spans_as_rows(logits: Tensor, packed: Packed, lengths: Tensor) -> Tensor:
-    """Begin and end of every token: (T, 2) -> (S, longest, 2), filled with -100."""
+    """Return start and end of every token: (T, 2) -> (S, longest, 2), padded with -100."""
     return torch.nn.utils.rnn.pad_sequence(
-        list(torch.split(logits, packed.lengths)), batch_first=True, padding_value=float(PADDED)
+        list(torch.split(logits, packed.lengths)), batch_first=True, padding_value=PADDED
     )
 
 
 def choices_as_rows(logits: Tensor, packed: Packed, lengths: Tensor, nothing: float) -> Tensor:
-    """(texts, 1) -> (E, C), ``nothing`` where an example has no such choice."""
+    """Return (texts, 1) as (E, C), filled with ``nothing`` where an example has no such choice."""
     there = lengths > 0
     return torch.full(there.shape, nothing, device=logits.device).masked_scatter(there, logits[:, 0])

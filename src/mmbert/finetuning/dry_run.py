@@ -13,26 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmbert.files import read_json
-from mmbert.finetuning.examples import Examples, Fields, label_number, read_examples, read_splits, want_text
+from mmbert.finetuning.examples import read_examples, read_splits
 from mmbert.finetuning.finetune import compare_begun
-from mmbert.finetuning.ranking_examples import Texts, columns, fields_of, judging_loss, labelled_pairs, make_groups
-from mmbert.finetuning.recipe import FinetuneRecipe
+from mmbert.finetuning.labels import Examples, Fields
+from mmbert.finetuning.ranking_examples import Texts, fields_of, group_splits, training_columns
+from mmbert.finetuning.recipe import FinetuneRecipe, Training
 from mmbert.finetuning.recipe_data import DataSpec
-from mmbert.finetuning.task_rows import (
-    UNTAGGED,
-    check_example,
-    check_metric,
-    choices_of,
-    class_names,
-    labels_of,
-    metric_names,
-    number_of,
-    read_all,
-    read_questions,
-    right_choice,
-    tag_names,
-    task_fields,
-)
+from mmbert.finetuning.task_rows import NUMBER, TRAINED_HERE, TaskRows, read_task, task_fields
 from mmbert.model.config import ModelConfig, config_from_hf
 from mmbert.model.count import parameters
 
@@ -62,8 +49,12 @@ def dry_run(recipe: FinetuneRecipe, folder: Path) -> Lines:
         found, count, labels = local, None, ""
     else:
         near = recipe.model_copy(update={"data": recipe.data.model_copy(update=dict.fromkeys(far))})
-        found = read_splits(near, wanted, recipe.classify.labels if recipe.task == "classify" else ())
-        count, labels = _check(recipe, found)
+        if recipe.task in TRAINED_HERE:
+            rows = read_task(near)
+            found, count, labels = rows.splits, len(rows.items["train"]), _label_counts(rows)
+        else:
+            found = read_splits(near, wanted)
+            count, labels = _check_groups(recipe, found), ""
     config = _config(recipe)
     lines = [("task", recipe.task), ("model", _model(recipe, config))]
     lines += [(role, _split(found[role])) for role in ("train", "dev", "test") if role in found]
@@ -72,14 +63,14 @@ def dry_run(recipe: FinetuneRecipe, folder: Path) -> Lines:
         lines.append(("labels", labels))
     lines.append(("steps", _steps(recipe, count, judged="dev" in found or "dev" in far)))
     if config is not None:
-        say_small(recipe, config)
+        warn_small_model(recipe.training, config)
     return [*lines, ("run", str(folder))]
 
 
-def say_small(recipe: FinetuneRecipe, config: ModelConfig) -> None:
+def warn_small_model(training: Training, config: ModelConfig) -> None:
     """Warn of a learning rate of large models on a small one."""
-    size, rate = parameters(config).encoder, recipe.training.learning_rate
-    if size < SMALL and rate < SMALL_RATE and recipe.training.lora is None:
+    size, rate = parameters(config).encoder, training.learning_rate
+    if size < SMALL and rate < SMALL_RATE and training.lora is None:
         log.warning(
             "training.learning_rate %g suits models of 100 million weights and more; this one has %.1f million, and "
             "may learn next to nothing: of 1.2 million, on SIB-200 in English, the accuracy after 10 epochs is 0.26 "
@@ -88,79 +79,34 @@ def say_small(recipe: FinetuneRecipe, config: ModelConfig) -> None:
 
 
 def task_reads(recipe: FinetuneRecipe) -> Fields:
-    """What any task reads of a row, with its check of a row."""
-    if recipe.task in ("classify", "tag", "answer", "choose"):
+    """Return what any task reads of a row, with its check of a row."""
+    if recipe.task in TRAINED_HERE:
         return task_fields(recipe)
-    options = getattr(recipe, recipe.task)
+    options = recipe.options
     looked_up = options.lookup.queries or options.lookup.documents
     return fields_of(recipe.task, options.loss, None if looked_up else Texts(options.lookup))
 
 
-def _check(recipe: FinetuneRecipe, splits: Mapping[str, Examples]) -> tuple[int, str]:
-    """Check the rows of all splits; how many examples an epoch has, and its labels in words."""
-    if recipe.task == "classify":
-        return len(splits["train"]), _check_classes(recipe, splits)
-    if recipe.task == "tag":
-        sentences = read_all(dict(splits), recipe.tag, recipe.data.no_label)
-        names = tag_names(sentences["train"], splits["train"].names.get("tags", ()), recipe.tag)
-        check_metric(recipe.training.metric, metric_names(recipe, len(names)))
-        numbers = {name: number for number, name in enumerate(names)}
-        for each in (each for part in sentences.values() for each in part):
-            for tag in each.tags:
-                if tag != UNTAGGED:
-                    label_number(numbers, each.row, "tag", tag, "tag.labels")
-        counts = Counter(tag for each in sentences["train"] for tag in each.tags if tag != UNTAGGED)
-        return len(sentences["train"]), _counted({name: counts[name] for name in names})
-    if recipe.task == "answer":
-        questions = {role: read_questions(examples, recipe.answer) for role, examples in splits.items()}
-        check_metric(recipe.training.metric, metric_names(recipe, 0))
-        return len(questions["train"]), ""
-    if recipe.task == "choose":
-        check_metric(recipe.training.metric, metric_names(recipe, 0))
-        for examples in splits.values():
-            for row in examples.rows:
-                want_text(row, "question")
-                declared = examples.names.get("label", ())
-                right_choice(row, len(choices_of(row)), recipe.choose.first_label, declared)
-        return len(splits["train"]), ""
-    return _check_groups(recipe, splits), ""
-
-
-def _check_classes(recipe: FinetuneRecipe, splits: Mapping[str, Examples]) -> str:
-    own = recipe.classify
-    names = class_names(splits["train"], own)
-    check_metric(recipe.training.metric, metric_names(recipe, len(names)))
-    numbers = {name: number for number, name in enumerate(names)}
-    for examples in splits.values():
-        for row in examples.rows:
-            check_example(row, own)
-            for label in labels_of(row, own) if own.problem != "regression" else ():
-                label_number(numbers, row, "label", label, "classify.labels")
-    if own.problem == "regression":
-        values = [number_of(row) for row in splits["train"].rows]
-        return f"numbers from {min(values):g} to {max(values):g}"
-    counts = Counter(label for row in splits["train"].rows for label in labels_of(row, own))
-    return _counted({name: counts[name] for name in names})
+def _label_counts(rows: TaskRows) -> str:
+    """Return the labels of the training rows in words."""
+    if rows.names == (NUMBER,):
+        return f"numbers from {min(rows.items['train']):g} to {max(rows.items['train']):g}"
+    return _counted({name: rows.counts[name] for name in rows.names})
 
 
 def _check_groups(recipe: FinetuneRecipe, splits: Mapping[str, Examples]) -> int:
-    options = getattr(recipe, recipe.task)
+    options = recipe.options
     lookup = options.lookup
     if any(spec is not None and spec.path is None for spec in (lookup.queries, lookup.documents)):
         return len(splits["train"])  # the texts are on the hub
     texts = Texts(lookup)
-    groups = {
-        role: make_groups(examples, texts, options.loss if role == "train" else judging_loss(options.loss))
-        for role, examples in splits.items()
-    }
-    single = recipe.task == "rerank" and options.loss != "margin_mse"
+    groups = group_splits(splits, texts, options.loss)
     negatives = None if options.mine is not None else options.negatives
-    made = (labelled_pairs if single else columns)(groups["train"], options.loss, negatives)
-    return len(made["query"])
+    return len(training_columns(recipe.task, options.loss, groups["train"], negatives)["query"])
 
 
 def _config(recipe: FinetuneRecipe) -> ModelConfig | None:
-    """The model's shape; None for one of the hub."""
+    """Return the model's shape; None for a model of the hub."""
     name = recipe.model
     if not Path(name).is_dir() and len(Path(name).parts) == 2 and not name.startswith((".", "/", "~", "runs/")):
         return None
@@ -210,7 +156,7 @@ def _steps(recipe: FinetuneRecipe, examples: int | None, *, judged: bool) -> str
     epoch = math.ceil(examples / own.batch)
     total = own.max_steps or math.ceil(own.epochs * epoch)
     several = recipe.task in ("tag", "answer")  # long texts are several windows
-    parted = recipe.task in ("embed", "sparse", "late_interaction") and getattr(recipe, recipe.task).no_duplicates
+    parted = recipe.task in ("embed", "sparse", "late_interaction") and recipe.options.no_duplicates
     least = "at least " if several or parted else ""
     said = f"{least}{total:,} ({epochs} of {least}{epoch:,}, batches of {own.batch})"
     said += f", {round(total * own.warmup):,} of them warm-up to {own.learning_rate:g}"

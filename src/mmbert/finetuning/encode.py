@@ -1,5 +1,5 @@
-"""Texts and pairs of texts as token ids for training: special strings read as such, cut at the longest, as the facades
-and ``transformers`` read the saved folder."""
+"""Texts and pairs of texts as token ids for training, encoded as ``transformers`` and our predictors encode them:
+strings of special tokens become those tokens, and the longer text of a pair is truncated first."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def pair_template(tokenizer: Tokenizer) -> Template:
-    """``<bos> a <eos> b <eos>``, the form that :meth:`Tokenizer.save` writes."""
+    """Return ``<bos> a <eos> b <eos>``, the form that :meth:`Tokenizer.save` writes."""
     bos, eos = np.array([tokenizer.bos_id], np.uint32), np.array([tokenizer.eos_id], np.uint32)
     return Template(bos, eos, eos)
 
@@ -23,7 +23,7 @@ def pair_template(tokenizer: Tokenizer) -> Template:
 def encode_texts(
     tokenizer: Tokenizer, texts: Sequence[str], pairs: Sequence[str | None], max_tokens: int
 ) -> tuple[list[np.ndarray], int]:
-    """Ids of each text, or pair where there is a second one; and how many were cut."""
+    """Return the ids of each text or pair, and how many were truncated."""
     template = pair_template(tokenizer)
     lefts = tokenizer.encode_batch(texts, specials=True)
     rights = tokenizer.encode_batch([pair or "" for pair in pairs], specials=True)
@@ -40,6 +40,6 @@ def encode_texts(
 
 
 def log_truncation(role: str, cut: int, count: int, max_tokens: int) -> None:
-    """A log line about texts that were too long."""
+    """Log how many texts were truncated, if any."""
     if cut:
         log.info("%s: %d of %d texts are longer than training.max_tokens %d and cut", role, cut, count, max_tokens)

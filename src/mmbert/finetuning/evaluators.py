@@ -28,7 +28,6 @@ from sentence_transformers.sparse_encoder.evaluation import (
 
 from mmbert.errors import ConfigError
 from mmbert.finetuning.ranking_examples import Group
-from mmbert.finetuning.recipe_sentence import Sentences
 
 BATCH = 64
 """Texts per forward pass; packed, so that their lengths may differ."""
@@ -69,7 +68,7 @@ class CombinedEvaluator(BaseEvaluator):  # type: ignore[misc, unused-ignore]
         return self.figures(model)
 
     def figures(self, model: BaseModel) -> dict[str, float]:
-        """All numbers by their names, and ``score``, the larger the better. ConfigError for an unknown metric."""
+        """Return all numbers by name, and ``score``, larger is better. Raises ConfigError for an unknown metric."""
         found: dict[str, float] = {}
         scores = []
         training = model.training
@@ -84,13 +83,13 @@ class CombinedEvaluator(BaseEvaluator):  # type: ignore[misc, unused-ignore]
         return {"score": found[self.metric] if self.metric else sum(scores) / len(scores), **found}
 
 
-def make_evaluators(groups: Sequence[Group], options: Sentences, measures: Measures, *, prompts: bool) -> list[Any]:
-    """The evaluators of a split, as ``evaluator`` says.
+def make_evaluators(groups: Sequence[Group], kind: str, measures: Measures, *, prompts: bool) -> list[Any]:
+    """Return the evaluators of a split.
 
+    kind     the recipe's ``evaluator``
     prompts  the model has some: its queries and documents then differ, which triplets and translations do not know
     Raises ConfigError where the examples do not give what is asked for.
     """
-    kind = options.evaluator
     paired = all(group.scores is not None and not group.margin and len(group.documents) == 1 for group in groups)
     contrasted = all(len(group.documents) > 1 for group in groups)
     if kind == "auto":
@@ -122,7 +121,7 @@ def make_evaluators(groups: Sequence[Group], options: Sentences, measures: Measu
 
 
 def rank_candidates(groups: Sequence[Group], candidates: int) -> list[Any]:
-    """The evaluator of rerankers: each query's right documents among all that are given for it.
+    """Return the evaluator of rerankers, which ranks all documents that are given for a query.
 
     Queries with right documents alone get the nearest others of the split: those that follow them. Raises ConfigError
     where nothing can be ranked.
@@ -149,7 +148,7 @@ def rank_candidates(groups: Sequence[Group], candidates: int) -> list[Any]:
 
 
 def _retrieval(groups: Sequence[Group], measures: Measures) -> Any:
-    """Every query among all documents of the split; a text that comes twice is one."""
+    """Return the evaluator that ranks all documents of the split for each query; equal texts are one document."""
     queries = {text: f"q{number}" for number, text in enumerate(dict.fromkeys(group.query for group in groups))}
     texts = dict.fromkeys(document for group in groups for document in group.documents)
     documents = {text: f"d{number}" for number, text in enumerate(texts)}

@@ -17,74 +17,27 @@ import logging
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from mmbert.errors import ConfigError, DataError
 from mmbert.finetuning.hub import HubTable, load_tables
+from mmbert.finetuning.labels import Examples, Fields, gold_labels, leave_out, no_label_marks
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.finetuning.recipe_data import DataSpec
-from mmbert.finetuning.tables import Table, find_tables, house
-from mmbert.io.row_errors import Numbered, RowFaults, as_name
-from mmbert.io.rows import read_rows
+from mmbert.finetuning.tables import Table, canonical, find_tables
+from mmbert.io.row_errors import Numbered, Row, RowFaults
 
 log = logging.getLogger(__name__)
-
-Row = dict[str, Any]
-
-NO_LABEL = "-1"
-"""What SNLI, and the test parts of GLUE and SuperGLUE, have in place of a gold label."""
-
-DASH = "-"
-"""The same in SNLI's own files, where the others are words."""
 
 DEV_ROWS, DEV_PART = 100, 0.05
 """``data.dev_share`` takes at least so many rows, or this part of them where that is less."""
 
 _COLUMN = re.compile(r"\{([^{}]+)\}")
-_FLOAT = re.compile(r"\A(-?\d+)\.0+\Z")
-"""A whole number as pandas writes it in a column where one is missing."""
-_NUMBER = re.compile(r"-?\d+(\.\d*)?")
-_NO_LABEL = re.compile(r"\s*-1(\.0*)?\s*")
-
-
-@dataclass(frozen=True)
-class Fields:
-    """What a task reads of a row."""
-
-    required: tuple[str, ...]
-    optional: tuple[str, ...] = ()
-    lists: tuple[str, ...] = ()
-    """Those that are lists: in CSV and TSV JSON, or divided by spaces."""
-    gold: str = ""
-    """The one that holds the gold label, of which -1 may mean that there is none."""
-    kind: Literal["class", "number", "choice"] = "class"
-    """What the gold label is: a class, a number on a scale, or the number of a choice."""
-    check: Callable[[Row], object] | None = None
-    """Raises DataError for a row that the task cannot use by itself; ``skip_bad_rows`` passes over it."""
-
-
-@dataclass(frozen=True)
-class Examples:
-    """The rows of a split."""
-
-    rows: list[Row]
-    names: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Field -> names of its classes in their order, where the source declares them."""
-    shuffled: bool = False
-    """Whether the order of all rows is a random one already (``shuffle_seed``)."""
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def languages(self) -> list[str]:
-        """Of each row; "" where nothing tells it."""
-        return [row["language"] or "" for row in self.rows]
 
 
 def read_splits(recipe: FinetuneRecipe, fields: Fields, stated: Sequence[str] = ()) -> dict[str, Examples]:
@@ -98,38 +51,37 @@ def read_splits(recipe: FinetuneRecipe, fields: Fields, stated: Sequence[str] = 
         if spec is not None and not (role == "dev" and recipe.data.dev is None and recipe.data.dev_share):
             found[role] = read_examples(spec, role, fields)
     if fields.gold:
-        labels = Counter(label for row in found["train"].rows for label in _gold_labels(row, fields.gold))
+        labels = Counter(label for row in found["train"].rows for label in gold_labels(row, fields.gold))
         declared = found["train"].names.get(fields.gold, ())
         marks = no_label_marks(labels, fields, (*stated, *declared), recipe.data.no_label)
-        found = {role: _leave_out(examples, role, fields.gold, marks) for role, examples in found.items()}
+        found = {role: leave_out(examples, role, fields.gold, marks) for role, examples in found.items()}
     if "dev" not in found and recipe.data.dev_share:
         found["train"], found["dev"] = split_off(found["train"], recipe.data.dev_share, recipe.training.seed)
     return found
 
 
 def read_examples(spec: DataSpec, role: str, fields: Fields) -> Examples:
-    """The rows of ``data.<role>``. Raises DataError for what is missing, malformed or empty, with its place."""
+    """Return the rows of ``data.<role>``. Raises DataError with the place of what is missing, malformed or empty."""
     rows: list[Row] = []
     names: dict[str, tuple[str, ...]] = {}
     tables = 0
     faults = RowFaults(f"data.{role}", spec.skip_bad_rows)
-    for place, language, known, table in _tables(spec, role):
+    for table in find_tables(spec, role) if spec.path is not None else load_tables(spec, role):
 
-        def make(row: Numbered, place: str = place, language: str | None = language) -> Row:
-            made = _row(row[1], f"{place}:{row[0]}", language, spec, role, fields)
+        def make(row: Numbered, table: Table | HubTable = table) -> Row:
+            made = _row(row[1], f"{table.place}:{row[0]}", table.language, spec, role, fields)
             if spec.skip_bad_rows and fields.check is not None:
                 fields.check(made)
             return made
 
         before = len(rows)
-        found = _ordered(table, spec, role, fields, faults)
-        rows += itertools.islice(faults.keep(found, make), spec.limit)
+        rows += itertools.islice(faults.keep(_ordered(table, spec, role, fields, faults), make), spec.limit)
         if len(rows) == before:
             faults.report()
-            raise DataError(f"{place} holds no example: check data.{role}")
+            raise DataError(f"{table.place} holds no example: check data.{role}")
         for name in (*fields.required, *fields.optional):
             column = spec.columns.get(name, name)
-            if isinstance(column, str) and (classes := known.get(column, known.get(name))):
+            if isinstance(column, str) and (classes := table.names.get(column, table.names.get(name))):
                 names[name] = classes
         tables += 1
     faults.report()
@@ -139,43 +91,23 @@ def read_examples(spec: DataSpec, role: str, fields: Fields) -> Examples:
 def _ordered(
     table: Table | HubTable, spec: DataSpec, role: str, fields: Fields, faults: RowFaults
 ) -> Iterator[Numbered]:
-    """The rows as they stand, or, with a seed, the first ``limit`` of them in a random order.
+    """Yield the rows in file order, or, with a seed, the first ``limit`` of them in a random order.
 
     The order is numpy's ``default_rng(seed).permutation``, as in the ``train_test_split`` of ``datasets``: its test
     part comes first, its train part behind it. Files are read twice, first to count, and only what is kept is held.
     """
-
-    def read(told: RowFaults) -> Iterator[Numbered]:
-        if isinstance(table, HubTable):
-            return table.read()
-        return read_rows(table.path, told, partial(_choose, spec, fields))
-
+    read = partial(table.read, choose=partial(_choose, spec, fields))
     if spec.shuffle_seed is None:
         return read(faults)
     counting = RowFaults(f"data.{role}", spec.skip_bad_rows)  # faults are reported of one reading
     count = len(table.rows) if isinstance(table, HubTable) else sum(1 for _ in read(counting))
     order = np.random.default_rng(spec.shuffle_seed).permutation(count)[: spec.limit].tolist()
-    places = dict(zip(order, range(len(order)), strict=True))
     if isinstance(table, HubTable):
-        picked: Iterable[tuple[int, Any]] = zip(sorted(order), table.read(sorted(order)), strict=True)
+        kept = dict(zip(sorted(order), table.read(picked=sorted(order)), strict=True))
     else:
-        picked = ((index, row) for index, row in enumerate(read(faults)) if index in places)
-    kept: list[Any] = [None] * len(order)
-    for index, numbered in picked:
-        kept[places[index]] = numbered
-    return iter(kept)
-
-
-def _tables(
-    spec: DataSpec, role: str
-) -> Iterator[tuple[str, str | None, dict[str, tuple[str, ...]], Table | HubTable]]:
-    """(place, language, names of classes, the table itself) of each file or configuration."""
-    if spec.path is not None:
-        for table in find_tables(spec, role):
-            yield str(table.path), table.language, {}, table
-    else:
-        for loaded in load_tables(spec, role):
-            yield loaded.place, loaded.language, loaded.names, loaded
+        wanted = set(order)
+        kept = {index: row for index, row in enumerate(read(faults)) if index in wanted}
+    return (kept[index] for index in order)
 
 
 def _choose(spec: DataSpec, fields: Fields, names: list[str]) -> list[str]:
@@ -203,7 +135,7 @@ def _row(raw: dict[str, Any], place: str, language: str | None, spec: DataSpec, 
                 f"{place}: no language in column {spec.language_column!r} (there are: {columns}): "
                 f"set data.{role}.language_column"
             )
-        row["language"] = house(code, f"{place}, column {spec.language_column!r}")
+        row["language"] = canonical(code, f"{place}, column {spec.language_column!r}")
     for name in (*fields.required, *fields.optional):
         found, value = _pick(raw, spec.columns.get(name), name, place, role)
         if isinstance(value, str) and not value.strip():
@@ -222,7 +154,7 @@ def _row(raw: dict[str, Any], place: str, language: str | None, spec: DataSpec, 
 def _pick(
     raw: dict[str, Any], column: str | tuple[str, ...] | None, name: str, place: str, role: str
 ) -> tuple[bool, Any]:
-    """(whether it is there, value) of a field: by its column, else by its own name."""
+    """Return (whether it is there, value) of a field, looked up by its column, else by its own name."""
     if isinstance(column, tuple):
         values = [_look(raw, each) for each in column]
         if all(found for found, _ in values):
@@ -247,7 +179,7 @@ def _pick(
 
 
 def _look(raw: dict[str, Any], column: str) -> tuple[bool, Any]:
-    """A column, or with dots one inside a map."""
+    """Return (whether it is there, value) of a column, or with dots of one inside a map."""
     if column in raw:
         return True, raw[column]
     value: Any = raw
@@ -259,7 +191,7 @@ def _look(raw: dict[str, Any], column: str) -> tuple[bool, Any]:
 
 
 def _as_list(value: Any) -> Any:
-    """A list that a text file holds as text."""
+    """Return the list that a text file holds as text; other values unchanged."""
     if not isinstance(value, str):
         return value
     if value.lstrip().startswith(("[", "{")):
@@ -271,7 +203,7 @@ def _as_list(value: Any) -> Any:
 
 
 def want_text(row: Row, name: str) -> str:
-    """A field that must be text with something in it. Raises DataError."""
+    """Return a field that must hold a non-empty text. Raises DataError."""
     value = row[name]
     if not isinstance(value, str) or not value.strip():
         said = "is empty" if isinstance(value, str) else f"is {type(value).__name__}, not text"
@@ -310,100 +242,6 @@ def read_answers(row: Row) -> list[tuple[str, Any]]:
         if not isinstance(text, str):
             raise DataError(f"{row['place']}: an answer is {type(text).__name__}, not text: mend the row")
     return pairs
-
-
-def as_label(value: Any) -> str:
-    """The name of a class, however it is written: 1, 1.0, "1.0", True, "yes"."""
-    return _FLOAT.sub(r"\1", value) if isinstance(value, str) else as_name(value)
-
-
-def label_names(found: Sequence[str], declared: Sequence[str] = (), stated: Sequence[str] = ()) -> tuple[str, ...]:
-    """Names of classes in their order: as the recipe states, as the source declares, or those found, sorted.
-
-    Numbers are sorted as numbers.
-    """
-    if stated or declared:
-        return tuple(map(as_label, stated or declared))
-    distinct = set(found)
-    if all(re.fullmatch(r"-?\d+", name) for name in distinct):
-        return tuple(sorted(distinct, key=int))
-    return tuple(sorted(distinct))
-
-
-def label_number(numbers: dict[str, int], row: Row, name: str, value: Any, option: str) -> int:
-    """The number of a class. Raises DataError for one that is unknown; ``option`` is where names can be given."""
-    label = as_label(value)
-    if label not in numbers:
-        known = ", ".join(list(numbers)[:20])
-        raise DataError(
-            f"{row['place']}: {name} {label!r} is none of the labels {known}: mend the row, or list it in {option}"
-        )
-    return numbers[label]
-
-
-def no_label_marks(
-    found: Counter[str], fields: Fields, stated: Sequence[str], given: Sequence[str | int] | None
-) -> frozenset[str]:
-    """Return which labels mean that a row has none: as the recipe says, else -1 where it cannot be a label.
-
-    found   labels of the training rows, and how often
-    stated  names of the classes, in the recipe or of the source
-    given   ``data.no_label``
-    In classes -1 is no label beside words, or beside 0, 1, 2 (and more, none missing), and is a class beside other
-    negative numbers or beside 1 alone; on a scale it is a number beside other negative ones. A dash is none beside
-    words. Raises DataError for what may be either: -1, 0, 1 are two classes and no label, or three.
-    """
-    if given is not None:
-        return frozenset(map(as_label, given))
-    if DASH in found and fields.gold and fields.kind == "class" and not stated:
-        words = found.keys() - {DASH, NO_LABEL}
-        if len(words) > 1 and all(any(map(str.isalpha, word)) for word in words):
-            return frozenset((DASH, NO_LABEL))
-    if NO_LABEL in stated:
-        return frozenset()
-    others = [label for label in found if label != NO_LABEL]
-    numbers = [float(label) for label in others if _NUMBER.fullmatch(label)]
-    scale = fields.kind == "number" or (fields.kind == "class" and not stated)
-    if scale and any(number < 0 for number in numbers):
-        return frozenset()
-    if NO_LABEL not in found or not others or not scale:
-        return frozenset((NO_LABEL,))
-    if fields.kind == "class":
-        if len(numbers) < len(others) or (len(numbers) > 2 and sorted(numbers) == list(range(len(numbers)))):
-            return frozenset((NO_LABEL,))
-        if numbers == [1]:
-            log.info("the %s -1 is taken for a class, beside 1", fields.gold)
-            return frozenset()
-    raise DataError(
-        f"data.train: {found[NO_LABEL]} of {found.total()} labels ({fields.gold or 'tags'}) are -1, which may mean 'no "
-        "gold label' (as in GLUE and SNLI) or be a label: set data.no_label=[-1] to leave them out, or "
-        "data.no_label=[] to train on them"
-    )
-
-
-def _gold_labels(row: Row, name: str) -> list[str]:
-    """The labels of a row, however they are written. Raises DataError for one that is empty."""
-    value = row.get(name)
-    values = value if isinstance(value, list) else [] if value is None else [value]
-    if any(each is None or each != each or not str(each).strip() for each in values):  # NaN is no other number's equal
-        raise DataError(f"{row['place']}: {name} is empty: mend or remove the row")
-    labels = [as_label(each) for each in values]
-    return [NO_LABEL if _NO_LABEL.fullmatch(label) else label for label in labels]
-
-
-def _leave_out(examples: Examples, role: str, name: str, marks: frozenset[str]) -> Examples:
-    """The examples that have a gold label. Raises DataError where none has."""
-    kept = [row for row in examples.rows if marks.isdisjoint(_gold_labels(row, name))]
-    if len(kept) == len(examples):
-        return examples
-    said = f"{role}: {len(examples) - len(kept)} of {len(examples)} rows have no gold label ({name} is "
-    said += f"{' or '.join(sorted(marks))})"
-    if not kept:
-        raise DataError(f"{said}, so none is left: give a split with labels" + (
-            "" if role == "train" else f", or set data.{role}=null"
-        ))  # fmt: skip
-    log.info("%s and are left out; data.no_label=[] keeps them", said)
-    return replace(examples, rows=kept)
 
 
 def split_off(examples: Examples, share: float, seed: int) -> tuple[Examples, Examples]:

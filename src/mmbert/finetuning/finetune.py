@@ -1,23 +1,23 @@
-"""``finetune``: a recipe in, a tuned model folder out. Finished runs are recognised, stopped ones go on.
+"""``finetune``: a recipe in, a tuned model folder out. Finished runs are recognised, stopped ones resume.
 
 A run's folder (``runs/<name>`` or ``out``):
 
     recipe.yaml      resolved, written before the first step
-    environment.json versions, device, processes
-    checkpoints/     the trainer's, of which the last is gone on with
+    environment.json versions, device, threads
+    checkpoints/     the trainer's; a stopped run resumes from the last one
     tensorboard/     its curves
-    final/           the model: transformers or sentence-transformers load it, and so do our facades
+    final/           the model: transformers, sentence-transformers and this package load it
     result.json      metrics and history; written last, so its presence means finished
-    sweep/<trial>/   with a sweep: a folder as this one for each trial; final/ is then the best one's
+    sweep/<trial>/   of a sweep: such a folder for each trial; final/ is then the best one's
 
-How a kind of task plugs in. ``TASKS`` names its module, which has one function:
+``TASKS`` names the module of each task, which has one function:
 
-    def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[TrainerCallback] = ()) -> Trained
+    def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[TrainerCallback] = ()) -> FinetuneResult
 
-It reads ``recipe.data`` (``mmbert.finetuning.examples``), trains with the trainer's output in ``folder/checkpoints``
-(going on from the last checkpoint there, if there is one), writes the tuned model with its tokenizer to
-``folder/final``, and returns what it measured. It is called by every process of ``torchrun``; only the first may write
-what is not the trainer's. Heavy libraries are imported inside it or at the top of its own file, never here.
+It reads ``recipe.data`` (``mmbert.finetuning.examples``), trains with the trainer's output in ``folder/checkpoints``,
+writes the tuned model with its tokenizer to ``folder/final``, and returns what it measured. Every process of
+``torchrun`` calls it; only the main one writes what is not the trainer's. Heavy libraries are imported in these
+modules, never here.
 """
 
 from __future__ import annotations
@@ -37,9 +37,12 @@ from typing import Any
 
 from mmbert.errors import ConfigError, MissingExtra, TrainingError
 from mmbert.extras import extra_of
-from mmbert.files import environment, publish_folder, read_json, write_json
+from mmbert.files import is_main_process, publish_folder, read_json, write_json
 from mmbert.finetuning.recipe import FinetuneRecipe
+from mmbert.hub import network_error
+from mmbert.io.row_errors import reason
 from mmbert.locks import lock_folder
+from mmbert.recipe_file import refuse_changes
 
 log = logging.getLogger(__name__)
 
@@ -48,11 +51,11 @@ TASKS = {
     "tag": "mmbert.finetuning.tag",
     "answer": "mmbert.finetuning.span",
     "choose": "mmbert.finetuning.choose",
-    "embed": "mmbert.finetuning.embed",
-    "rerank": "mmbert.finetuning.rerank",
-    "sparse": "mmbert.finetuning.sparse",
-    "late_interaction": "mmbert.finetuning.late_interaction",
+    **dict.fromkeys(("embed", "rerank", "sparse", "late_interaction"), "mmbert.finetuning.sentence_training"),
 }
+
+_LIBRARIES = ("transformers", "accelerate", "datasets", "sentence-transformers", "peft", "tokenizers", "numpy")
+"""What results depend on beside torch, for ``environment.json``."""
 
 FEW = 4
 """From so many languages on, their figures are shown as a mean."""
@@ -60,20 +63,6 @@ FEW = 4
 _CODE = re.compile(r"([a-z]{3}_[A-Z][a-z]{3})_")
 
 RECIPE, RESULT, FINAL, CHECKPOINTS, SWEEP = "recipe.yaml", "result.json", "final", "checkpoints", "sweep"
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What a task's ``train`` returns.
-
-    metrics  of the best checkpoint: ``dev`` and ``test`` -> name -> number; a split that is not there is left out
-    chosen   the number on dev by which it was chosen, the larger the better; None without dev
-    history  the trainer's log lines: step, loss, learning rate, and what was measured on the way
-    """
-
-    metrics: dict[str, dict[str, float]]
-    chosen: float | None = None
-    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -112,16 +101,15 @@ def finetune(
     folder = Path(out) if out is not None else Path("runs") / wanted.name
     if sweep and not (wanted.sweep.values or wanted.sweep.seeds):
         raise ConfigError(f"{wanted.name} has nothing to sweep over: give sweep.values or sweep.seeds")
-    with lock_folder(folder) if main_process() else nullcontext():
+    with lock_folder(folder) if is_main_process() else nullcontext():
         finished = _open(wanted, folder, sweep)
         if finished is not None:
             log.info("%s is finished: nothing to do", folder)
             return finished
         if sweep:
             return _sweep(wanted, folder, callbacks)
-        trained = _train(wanted, folder, callbacks)
-        result = FinetuneResult(folder / FINAL, trained.metrics, trained.chosen, trained.history)
-        if main_process():
+        result = _train(wanted, folder, callbacks)
+        if is_main_process():
             _finish(wanted, folder, result, sweep)
     return result
 
@@ -151,32 +139,30 @@ def summarise(numbers: Mapping[str, float], most: int = 8) -> str:
     return ", ".join([*said[:most], *more])
 
 
-def main_process() -> bool:
-    """Whether this process writes the run's files: the only one, or the first of those ``torchrun`` started."""
-    return environment("RANK") in (None, "0")
-
-
-def _train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any]) -> Trained:
+def _train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any]) -> FinetuneResult:
     try:
         module = import_module(TASKS[recipe.task])
     except ModuleNotFoundError as error:
         if error.name is not None and extra_of(error.name):
             raise MissingExtra(error.name, "finetune") from error
         raise
-    trained: Trained = module.train(recipe, folder, callbacks)
-    return trained
+    result: FinetuneResult = module.train(recipe, folder, callbacks)
+    return result
 
 
 def _open(recipe: FinetuneRecipe, folder: Path, sweep: bool) -> FinetuneResult | None:
-    """The result that is there already; else write the recipe, or compare it with the one the run began with."""
+    """Return the result that is there already; else write the recipe, or compare it with that of the begun run."""
     path = folder / RECIPE
     if path.is_file():
         compare_begun(recipe, folder)
-    elif main_process():
+    elif is_main_process():
         recipe.save(path)
-        from mmbert.finetuning.environment import describe
+        import torch
 
-        write_json(folder / "environment.json", describe())
+        from mmbert.training.run_folder import describe
+
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        write_json(folder / "environment.json", describe(device, _LIBRARIES))
     if not (folder / RESULT).is_file():
         return None
     kept = read_json(folder / RESULT)
@@ -190,14 +176,7 @@ def compare_begun(recipe: FinetuneRecipe, folder: Path) -> None:
     """Raise TrainingError where a run was begun in the folder with another recipe."""
     if not (folder / RECIPE).is_file():
         return
-    begun = FinetuneRecipe.load(folder / RECIPE)
-    changes = _differences(_fixed(begun), _fixed(recipe))
-    if changes:
-        more = f" (and {len(changes) - 3} more)" if len(changes) > 3 else ""
-        raise TrainingError(
-            f"{folder} was begun with another recipe: {'; '.join(changes[:3])}{more}: "
-            "put it back, or give another --out"
-        )
+    refuse_changes(folder, _fixed(FinetuneRecipe.load(folder / RECIPE)), _fixed(recipe))
 
 
 def _finish(recipe: FinetuneRecipe, folder: Path, result: FinetuneResult, sweep: bool) -> None:
@@ -209,22 +188,20 @@ def _finish(recipe: FinetuneRecipe, folder: Path, result: FinetuneResult, sweep:
 
 def _push(name: str, folder: Path) -> None:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
-    network: type[Exception] = HfHubHTTPError.__mro__[1]  # the root of the library's HTTP errors
     try:
         api = HfApi()
         api.create_repo(name, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder)
-    except (OSError, ValueError, network) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    except (OSError, ValueError, network_error()) as error:
         raise TrainingError(
-            f"cannot upload to {name}: {reason}; the model is in {folder}: see `hf auth login`, then run this again"
+            f"cannot upload to {name}: {reason(error)}; the model is in {folder}: "
+            "see `hf auth login`, then run this again"
         ) from error
 
 
 def _fixed(recipe: FinetuneRecipe) -> dict[str, Any]:
-    """What a run may not change once begun."""
+    """Return the options that must not change once a run has begun."""
     values = recipe.model_dump(mode="json")
     for free in ("device", "log_every", "keep", "push_to_hub"):
         del values["training"][free]
@@ -234,17 +211,8 @@ def _fixed(recipe: FinetuneRecipe) -> dict[str, Any]:
     return values
 
 
-def _differences(before: Any, now: Any, place: str = "") -> list[str]:
-    """Dotted keys that differ, with both values."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        keys = [*before, *(key for key in now if key not in before)]
-        inner = (_differences(before.get(key), now.get(key), f"{place}.{key}".lstrip(".")) for key in keys)
-        return [change for changes in inner for change in changes]
-    return [] if before == now else [f"{place} is {json.dumps(now)[:40]}, was {json.dumps(before)[:40]}"]
-
-
 def _sweep(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any]) -> FinetuneResult:
-    """Every combination in a folder of its own; the best one's model becomes ``final``."""
+    """Run every combination in a folder of its own; the model of the best one becomes ``final``."""
     if recipe.data.split("dev") is None and not recipe.data.dev_share:
         raise ConfigError(f"{recipe.name}: a sweep chooses by dev: give data.dev or data.dev_share")
     trials = plan_trials(recipe)
@@ -260,7 +228,7 @@ def _sweep(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any]) -> Fi
     changes, best = runs[0]
     listed = [{"changes": each, "chosen": result.chosen, "metrics": result.metrics} for each, result in runs]
     result = FinetuneResult(folder / FINAL, best.metrics, best.chosen, best.history, listed)
-    if main_process():
+    if is_main_process():
         partial = folder / f"{FINAL}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(best.folder, partial)
@@ -270,7 +238,7 @@ def _sweep(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any]) -> Fi
 
 
 def plan_trials(recipe: FinetuneRecipe) -> list[dict[str, Any]]:
-    """The changes of each trial of a sweep: every combination of its values, with every seed."""
+    """Return the changes of each trial of a sweep: every combination of its values, with every seed."""
     values = dict(recipe.sweep.values)
     if recipe.sweep.seeds:
         values["training.seed"] = recipe.sweep.seeds
@@ -278,7 +246,7 @@ def plan_trials(recipe: FinetuneRecipe) -> list[dict[str, Any]]:
 
 
 def _trial_name(changes: dict[str, Any]) -> str:
-    """A readable name, and a few digits that keep it apart."""
+    """Return a readable name with a hash, so that two trials never share a folder."""
     text = json.dumps(changes, sort_keys=True)
     readable = "-".join(f"{key.rpartition('.')[2]}={value}" for key, value in changes.items())
     plain = "".join(sign if sign.isalnum() or sign in "=.-" else "_" for sign in readable)[:60]

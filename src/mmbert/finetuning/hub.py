@@ -13,7 +13,9 @@ from typing import Any
 
 from mmbert.errors import DataError, MissingExtra
 from mmbert.finetuning.recipe_data import DataSpec
-from mmbert.finetuning.tables import house
+from mmbert.finetuning.tables import canonical
+from mmbert.hub import network_error
+from mmbert.io.row_errors import Numbered, reason
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +42,11 @@ class HubTable:
     """For messages: ``google/xtreme (udpos.English) validation``."""
     language: str | None
     names: dict[str, tuple[str, ...]]
-    """Of columns of classes, or of lists of classes."""
+    """Column of classes, or of lists of classes -> their names."""
     rows: Any
     """An iterable of maps."""
 
-    def read(self, picked: Sequence[int] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    def read(self, *_: Any, picked: Sequence[int] | None = None, **__: Any) -> Iterator[Numbered]:
         """Yield (number from 1, row), of all rows or of those at these places, from 0."""
         rows = self.rows if picked is None else self.rows.select(picked)
         places = range(len(rows)) if picked is None else picked
@@ -55,7 +57,7 @@ class HubTable:
 
 
 def load_tables(spec: DataSpec, role: str) -> Iterator[HubTable]:
-    """Each configuration of ``data.<role>``. Raises DataError in one line, at once where the hub cannot be reached."""
+    """Yield each configuration of ``data.<role>``. Raises DataError in one line, also if the hub cannot be reached."""
     assert spec.hub is not None, "a spec of the hub has a name"
     try:
         import datasets  # noqa: F401
@@ -73,7 +75,7 @@ def load_tables(spec: DataSpec, role: str) -> Iterator[HubTable]:
             part = part.replace("{split}", split)
         place = f"{spec.hub}{f' ({part})' if part else ''} {split}"
         stated = code or spec.language
-        language = None if stated is None else house(stated, f"data.{role}.languages")
+        language = None if stated is None else canonical(stated, f"data.{role}.languages")
         with _hub_errors(place, role, unreachable):
             found = _read_config(spec, part, split, commit) if spec.files is None else _read_files(spec, part, commit)
         names = {column: made for column, feature in found.features.items() if (made := _names(feature))}
@@ -89,8 +91,6 @@ def find_commit(name: str, revision: str | None = None) -> str | None:
         return None
     from huggingface_hub import HfApi, errors
 
-    # the library's HTTP errors have one root, which has changed with the client it stands on
-    network: type[Exception] = errors.HfHubHTTPError.__mro__[1]
     try:
         return HfApi().dataset_info(name, revision=revision, timeout=_TIMEOUT).sha
     except errors.RevisionNotFoundError as error:
@@ -101,7 +101,7 @@ def find_commit(name: str, revision: str | None = None) -> str | None:
         ) from error
     except errors.HFValidationError as error:
         raise DataError(f"{name} is no folder here and no name of a data set on the hub ({_reason(error)})") from error
-    except (OSError, network) as error:
+    except (OSError, network_error()) as error:
         raise ConnectionError(_reason(error)) from error
 
 
@@ -178,35 +178,34 @@ def _hub_errors(place: str, role: str, unreachable: str) -> Iterator[None]:
     import pyarrow
     from huggingface_hub import errors
 
-    network: type[Exception] = errors.HfHubHTTPError.__mro__[1]
     # scripts are RuntimeErrors, configurations and splits ValueErrors, missing files and gated sets OSErrors
-    known = (OSError, ValueError, RuntimeError, EOFError, ImportError, network, errors.EntryNotFoundError)
+    known = (OSError, ValueError, RuntimeError, EOFError, ImportError, network_error(), errors.EntryNotFoundError)
     try:
         yield
     except (*known, pyarrow.ArrowException, datasets.exceptions.DatasetsError) as error:
         local = f"set data.{role}.path to local files"
-        reason, fix = _reason(error), f"check data.{role}.hub, .config and .split, the network, or {local}"
-        if script := _SCRIPT.search(reason):
-            reason = f"it is there as a script ({script[1]}), which is not run"
+        why, fix = _reason(error), f"check data.{role}.hub, .config and .split, the network, or {local}"
+        if script := _SCRIPT.search(why):
+            why = f"it is there as a script ({script[1]}), which is not run"
             copy = f"data.{role}.revision={CONVERTED} and data.{role}.files='CONFIGURATION/{{split}}/*.parquet'"
             fix = f"name a copy that is data; or the hub's own, if there is one, with {copy}; or {local}"
-        elif "gated dataset" in reason:
+        elif "gated dataset" in why:
             fix = f"accept its conditions on its page, then `hf auth login`; or {local}"
         elif unreachable:
-            held = reason if reason.startswith("the copy in the cache") else "there is no copy in the cache"
-            reason, fix = f"it cannot be reached ({unreachable}), and {held}", f"check the network, or {local}"
-        raise HubReadError(f"cannot read {place} from the hub: {reason} ({fix})") from error
+            held = why if why.startswith("the copy in the cache") else "there is no copy in the cache"
+            why, fix = f"it cannot be reached ({unreachable}), and {held}", f"check the network, or {local}"
+        raise HubReadError(f"cannot read {place} from the hub: {why} ({fix})") from error
 
 
 def _reason(error: Exception) -> str:
     """Return the first line of an error, or of its cause where that says more."""
     if type(error).__name__ == "DatasetGenerationError" and isinstance(error.__cause__, Exception):
         error = error.__cause__
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    return reason(error)[:300]
 
 
 def _names(feature: Any) -> tuple[str, ...]:
-    """Names of the classes of a column, or of a list of them; none for other columns."""
+    """Return the names of the classes of a column, or of a list of them; none for other columns."""
     inner = getattr(feature, "feature", feature)
     return tuple(getattr(inner, "names", None) or ())
 

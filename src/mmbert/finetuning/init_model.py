@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mmbert.errors import TokenizerError
 from mmbert.files import read_json
-from mmbert.finetuning.dry_run import say_small
+from mmbert.finetuning.dry_run import warn_small_model
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.inference.load import read_labels
 from mmbert.model.encoder import Encoder
@@ -45,12 +45,12 @@ class Start:
 
 
 def load_start(recipe: FinetuneRecipe, kind: type[TaskModel], names: Sequence[str], pooling: str | None) -> Start:
-    """The recipe's model with a head for these classes. Raises WeightsError or TokenizerError in one line."""
+    """Return the recipe's model with a head for these classes. Raises WeightsError or TokenizerError."""
     folder = model_folder(recipe.model, revision=recipe.model_revision)
     tokenizer = Tokenizer.load(folder)
     torch.manual_seed(recipe.training.seed)
     encoder = Encoder.load(folder)
-    say_small(recipe, encoder.config)
+    warn_small_model(recipe.training, encoder.config)
     if tokenizer.vocab_size > encoder.config.vocab_size:
         raise TokenizerError(
             f"the tokenizer of {folder} has {tokenizer.vocab_size} tokens, its model rows for "
@@ -87,7 +87,7 @@ def _take_head(
 def _same_classes(
     task: TaskModel, config: dict[str, object], names: tuple[str, ...], model: str
 ) -> tuple[str, ...] | None:
-    """The classes in the folder's order, if it is of this kind and has the same ones."""
+    """Return the classes in the folder's order, if it is of this kind and has the same ones."""
     if config.get("architectures") != [task.architecture]:
         return None
     if isinstance(task, SpanClassifier | ChoiceClassifier):

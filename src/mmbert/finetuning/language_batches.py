@@ -1,10 +1,11 @@
-"""Batches for contrast: rows in the order of ``sampling``, and no text twice in a batch.
+"""Batches for contrastive losses: rows in the order of ``sampling``, and no text twice in a batch.
 
-Another example's text is a negative, so a text that came twice would be its own. A row goes into the first batch with
-room behind those that have one of its texts. Where texts repeat much there are more batches than rows / batch size, and
-smaller ones: a text of k rows needs k batches. Their number is the same in every epoch (the trainer plans its steps by
-it) and a multiple of the processes: an epoch that needs fewer has its largest batches cut in half. (Left out are single
-rows, where there are no more rows than batches and the processes cannot share them evenly.)
+The texts of other examples are negatives, so a text that occurs twice in a batch would be its own negative. A row goes
+into the first batch with room after the last batch that has one of its texts. If texts repeat often, there are more
+batches than rows / batch size, and smaller ones: a text of k rows needs k batches. Their number is the same in every
+epoch (the trainer plans its steps by it) and a multiple of the number of processes: an epoch that needs fewer batches
+splits its largest ones. (Single rows are left out if there are no more rows than batches and the processes cannot share
+them evenly.)
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def _first_fit(rows: Sequence[int], texts: Sequence[Sequence[int]], size: int) -
     *with* them is known at once, and a text that comes seldom finds the same batch either way.
     """
     batches: Batches = []
-    further: list[int] = []  # of a full batch: a later one, which has room or leads on
+    further: list[int] = []  # full batch -> a later one: a chain that ends at a batch with room (union-find)
     behind: dict[int, int] = {}  # text -> the batch after the last that has it
     for row in rows:
         at = max(behind.get(text, 0) for text in texts[row])
@@ -103,7 +104,7 @@ def _first_fit(rows: Sequence[int], texts: Sequence[Sequence[int]], size: int) -
         while at < len(batches) and len(batches[at]) == size:
             passed.append(at)
             at = further[at]
-        for full in passed:
+        for full in passed:  # path compression: the next row skips all of these at once
             further[full] = at
         if at == len(batches):
             batches.append([])

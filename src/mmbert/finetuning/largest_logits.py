@@ -1,8 +1,10 @@
 """The largest logit of every token of a large vocabulary over each text: SPLADE's pooling (Formal et al. 2109.10086).
 
-log(1 + relu(x)) rises with x, so the maximum over a text may be taken before it. All logits, (T, V), would be gigabytes
-at 256,000 tokens; here they are made for some rows at a time, in forward and in backward, and what is kept for
-backward is which row won.
+log(1 + relu(x)) increases with x, so the maximum over a text can be taken before it. All logits, (T, V), would take
+gigabytes with a vocabulary of 256,000; here they are computed for some rows at a time, in forward and backward, and
+only the index w(s, v) of the row that holds the maximum is kept for backward:
+
+    y[s, v] = x[w(s, v)] W[v] + b[v]    dW[v] = Σ_s dy[s, v] x[w(s, v)]    dx[t] = Σ_{s, v: w(s, v) = t} dy[s, v] W[v]
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ ROWS = 256
 
 
 def largest_logits(x: Tensor, weight: Tensor, bias: Tensor | None, packed: Packed, rows: int = ROWS) -> Tensor:
-    """max over each text of x W^T + b: x (T, h), W (V, h), b (V,) -> (S, V), in the type a linear layer answers in."""
+    """Return the maximum over each text of x W^T + b: x (T, h), W (V, h), b (V,) -> (S, V)."""
     out: Tensor = _Largest.apply(x, weight, bias, packed.lengths, rows)  # type: ignore[no-untyped-call]
     return out
 
@@ -37,6 +39,7 @@ class _Largest(torch.autograd.Function):
             begin = 0
             for text, count in parts:
                 values, places = logits[begin : begin + count].max(0)
+                # strictly larger: of equal logits in several chunks the first one wins, whatever the chunks' size
                 higher = values > best[text]
                 winner[text] = torch.where(higher, (places + (start + begin)).int(), winner[text])
                 best[text] = torch.where(higher, values, best[text])
@@ -58,6 +61,7 @@ class _Largest(torch.autograd.Function):
                 end - start, weight.shape[0]
             )  # each winner's gradient in its row, zero elsewhere
             for text, _count in parts:
+                # a text may extend over several chunks; its gradient for v belongs to the chunk that holds the winner
                 inside = (winner[text] >= start) & (winner[text] < end)
                 place = (winner[text].long() - start).clamp(0, end - start - 1)
                 of_logits.scatter_add_(0, place[None], torch.where(inside, grad[text], 0)[None])
@@ -69,7 +73,7 @@ class _Largest(torch.autograd.Function):
 
 
 def _chunks(lengths: list[int], rows: int) -> Iterator[tuple[int, list[tuple[int, int]]]]:
-    """(first row, [(text, rows of it), ...]) of stretches of at most ``rows`` rows."""
+    """Yield (first row, [(text, rows of it), ...]) of stretches of at most ``rows`` rows."""
     start = taken = 0
     parts: list[tuple[int, int]] = []
     for text, length in enumerate(lengths):

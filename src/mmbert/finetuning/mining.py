@@ -1,7 +1,7 @@
 """Hard negatives before training: documents of other queries that a model finds near a query, as a file.
 
 ``negatives.jsonl`` beside the run holds one example a line, ``query``, ``positive``, ``negative`` (a list) and
-``language``: a data set that other runs can read. A run that goes on reads it instead of mining again.
+``language``: a data set that other runs can read. A resumed run reads it instead of mining again.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from mmbert.finetuning.ranking_examples import Group
 from mmbert.finetuning.recipe_sentence import Mine
 from mmbert.inference.embedder import Embedder
 from mmbert.inference.reranker import Reranker
+from mmbert.io.row_errors import reason
 from mmbert.io.rows import read_rows
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ MINED = "negatives.jsonl"
 
 
 def mine(options: Mine, groups: Sequence[Group], folder: Path, device: str) -> list[Group]:
-    """The examples with mined negatives in the place of their own; those of which too few are found are left out.
+    """Return the examples with mined negatives instead of their own, without those for which too few were found.
 
     Raises WeightsError for a model that cannot be loaded, DataError where nothing is found.
     """
@@ -44,26 +45,22 @@ def mine(options: Mine, groups: Sequence[Group], folder: Path, device: str) -> l
     pairs = list(dict.fromkeys((group.query, group.documents[0]) for group in groups))
     languages = {(group.query, group.documents[0]): group.language for group in groups}
     log.info("mining hard negatives of %s pairs with %s", f"{len(pairs):,}", options.model)
+    reranker = None
+    if options.reranker is not None:
+        reranker = _load("reranker", options.reranker, device, Reranker.load, CrossEncoder)
     random.seed(0)  # which the library's "random" draws from
     try:
         found = mine_hard_negatives(
             Dataset.from_dict({"query": [query for query, _ in pairs], "positive": [text for _, text in pairs]}),
-            load_miner(options.model, device),
+            _load("model", options.model, device, _Miner, SentenceTransformer),
             corpus=list(dict.fromkeys(document for group in groups for document in group.documents)),
-            cross_encoder=None if options.reranker is None else _load_reranker(options.reranker, device),
-            range_min=options.range_min,
-            range_max=options.range_max,
-            max_score=options.max_score,
-            absolute_margin=options.margin,
-            relative_margin=options.relative_margin,
-            num_negatives=options.negatives,
-            sampling_strategy=options.pick,
-            output_format="n-tuple",
-            batch_size=options.batch,
-            verbose=False,
-        )
+            cross_encoder=reranker, range_min=options.range_min, range_max=options.range_max,
+            max_score=options.max_score, absolute_margin=options.margin, relative_margin=options.relative_margin,
+            num_negatives=options.negatives, sampling_strategy=options.pick, output_format="n-tuple",
+            batch_size=options.batch, verbose=False,
+        )  # fmt: skip
     except ValueError as error:
-        raise ConfigError(f"mine: {str(error).strip().splitlines()[0]}") from error
+        raise ConfigError(f"mine: {reason(error)}") from error
     rows = [dict(row) for row in found]
     if not rows:
         raise DataError(
@@ -80,43 +77,32 @@ def mine(options: Mine, groups: Sequence[Group], folder: Path, device: str) -> l
     return _read(path)
 
 
-def load_miner(name: str, device: str) -> Any:
-    """A model of vectors: by our engine where it is one of ours, else as sentence-transformers runs it."""
+def _load(option: str, name: str, device: str, ours: Callable[..., Any], theirs: Callable[..., Any]) -> Any:
+    """Return a model on our engine if it is one of ours, else as sentence-transformers runs it."""
     try:
-        return _Miner(Embedder.load(name, device=device))
-    except WeightsError as ours:
+        return ours(name, device=device)
+    except WeightsError as first:
         try:
-            return SentenceTransformer(name, device=device)
+            return theirs(name, device=device)
         except (OSError, ValueError, RuntimeError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise WeightsError(f"mine.model {name}: {reason} ({ours})") from error
+            raise WeightsError(f"mine.{option} {name}: {reason(error)} ({first})") from error
 
 
 class _Miner:
     """Our Embedder as the library's miner takes it: vectors of unit length, compared as tensors."""
 
-    def __init__(self, embedder: Embedder) -> None:
+    def __init__(self, name: str, device: str) -> None:
+        embedder = Embedder.load(name, device=device)
         self.device = embedder.device
         self.encode_query, self.encode_document = embedder.encode_query, embedder.encode_document
 
     def similarity(self, first: Any, second: Any) -> Tensor:
-        """(n, m)"""
+        """Return (n, m)."""
         return torch.as_tensor(first) @ torch.as_tensor(second).T
 
     def similarity_pairwise(self, first: Any, second: Any) -> Tensor:
-        """(n,)"""
+        """Return (n,)."""
         return (torch.as_tensor(first) * torch.as_tensor(second)).sum(1)
-
-
-def _load_reranker(name: str, device: str) -> Any:
-    try:
-        return Reranker.load(name, device=device)
-    except WeightsError as ours:
-        try:
-            return CrossEncoder(name, device=device)
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise WeightsError(f"mine.reranker {name}: {reason} ({ours})") from error
 
 
 def _read(path: Path) -> list[Group]:

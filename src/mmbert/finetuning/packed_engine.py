@@ -1,10 +1,9 @@
-"""transformers' ModernBERT with our encoder as its engine: same weights, same names, nothing padded in any layer.
+"""transformers' ModernBERT with our encoder inside: same weights, same names, no padding in any layer.
 
-What stands around the model, sentence-transformers above all, hands over a padded table of ids with a mask and cuts it
-by rows (cached gradients do), so at that border both stay. Inside, ``ids[mask]`` is laid end to end and goes through
-every layer, norm and head of the vocabulary so; only what leaves, vectors of tokens for pooling, is laid out as a table
-again. The table itself is integers on the way in and one copy on the way out: benchmarks/finetuning_sentence.py
-measures both.
+The code around the model, above all sentence-transformers, passes a padded table of ids with a mask and slices it by
+rows (cached gradients do), so that interface stays. Inside, the texts ``ids[mask]`` are concatenated and run through
+every layer, norm and vocabulary head in this packed form; only the token vectors that pooling needs are padded again.
+That costs one copy of integers before and one of vectors after; benchmarks/finetuning_sentence.py measures both.
 
 Shapes: ``S`` texts, ``L`` tokens of the longest, ``T`` tokens in all, ``h`` hidden size, ``V`` vocabulary.
 """
@@ -29,9 +28,9 @@ from mmbert.packed import Packed
 def pack_engine(model: PreTrainedModel) -> PackedBody:
     """Give a ModernBERT of transformers, with any head or none, our layers and our forward, in place.
 
-    The same numbers, parameters and names of parameters as before; saving, loading, devices, gradient checkpointing and
-    adapters work as before. A ModernBertForMaskedLM answers with the largest logit of each token of the vocabulary over
-    a text, (S, 1, V): all that SPLADE's pooling by maximum needs, and a table of (S, L, V) is never made.
+    Numbers, parameters and their names stay the same; saving, loading, devices, gradient checkpointing and adapters
+    work as before. A ModernBertForMaskedLM returns the largest logit of each vocabulary entry over a text, (S, 1, V):
+    all that SPLADE's max pooling needs, without a tensor of (S, L, V).
     Raises WeightsError for another architecture.
     """
     base = model if isinstance(model, ModernBertModel) else getattr(model, "model", None)
@@ -44,7 +43,7 @@ def pack_engine(model: PreTrainedModel) -> PackedBody:
     for new, old in zip(encoder.parameters(), base.parameters(), strict=True):
         new.requires_grad_(old.requires_grad)
     base.embeddings, base.layers, base.final_norm = encoder.embeddings, encoder.layers, encoder.final_norm
-    base.rotary_emb = torch.nn.Identity()  # angles are the encoder's own
+    base.rotary_emb = torch.nn.Identity()  # the encoder computes its own angles, restarted at every text
     encoder.train(base.training)
     body = base.forward = PackedBody(base, encoder)
     if isinstance(model, ModernBertForMaskedLM):
@@ -54,7 +53,7 @@ def pack_engine(model: PreTrainedModel) -> PackedBody:
 
 
 def pack_table(ids: Tensor, mask: Tensor | None) -> tuple[Packed, Tensor]:
-    """A padded table of ids (S, L) and its mask as packed texts, and the places of its T tokens in the flat table.
+    """Return a padded table of ids (S, L) as packed texts, and the positions of its T tokens in the flat table.
 
     Raises ValueError for a text without a token.
     """
@@ -67,12 +66,12 @@ def pack_table(ids: Tensor, mask: Tensor | None) -> tuple[Packed, Tensor]:
     offsets = torch.zeros(len(counted) + 1, dtype=torch.int32, device=ids.device)
     torch.cumsum(lengths, 0, out=offsets[1:])
     packed = Packed(ids.reshape(-1).index_select(0, places), offsets, max(counted))
-    packed.__dict__["lengths"] = counted  # on the host already
+    packed.__dict__["lengths"] = counted  # fills the cached property: computing it again would wait for the device
     return packed, places
 
 
 def lay_out(x: Tensor, places: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Rows of tokens (T, h) as a table (S, L, h), zeros where there is no token."""
+    """Return rows of tokens (T, h) as a table (S, L, h), zero where there is no token."""
     table = x.new_zeros(shape[0] * shape[1], x.shape[1])
     return table.index_copy(0, places, x).view(*shape, -1)
 
@@ -94,7 +93,7 @@ class PackedBody:
         return BaseModelOutput(last_hidden_state=lay_out(x, places, tuple(input_ids.shape)))
 
     def run(self, ids: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor, Packed]:
-        """Vectors of tokens (T, h), their places in the flat table, the packed texts."""
+        """Return the vectors of tokens (T, h), their positions in the flat table, and the packed texts."""
         if ids is None:
             raise ValueError("packed ModernBERT takes input_ids, no inputs_embeds")
         packed, places = pack_table(ids, mask)

@@ -7,15 +7,16 @@ is what sentence-transformers' trainers read. Faults are DataErrors with the pla
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 from mmbert.errors import ConfigError, DataError
-from mmbert.finetuning.examples import Examples, Fields, Row, read_examples, want_text
+from mmbert.finetuning.examples import read_examples, want_text
+from mmbert.finetuning.labels import Examples, Fields, number_in
 from mmbert.finetuning.recipe_sentence import Lookup
-from mmbert.io.row_errors import as_name
+from mmbert.io.row_errors import Row, as_name
 
 PAIR_LOSSES = ("cosent", "angle")
 TEACHER_LOSSES = ("margin_mse", "kl", "mse")
@@ -39,7 +40,7 @@ class Group:
 
 
 def fields_of(task: str, loss: str, texts: Texts | None = None) -> Fields:
-    """What the reader looks for in a row; with ``texts`` also its check of a row."""
+    """Return what the reader looks for in a row; with ``texts`` also its check of a row."""
     if loss in PAIR_LOSSES:
         return Fields(required=("text", "text_pair", "score"), gold="score", kind="number", check=_scored_pair)
     check = None if texts is None else partial(_group, texts=texts)
@@ -51,13 +52,8 @@ def fields_of(task: str, loss: str, texts: Texts | None = None) -> Fields:
     return Fields(required=("query",), optional=tuple(optional), check=check)
 
 
-def judging_loss(loss: str) -> str:
-    """The loss whose fields the rows of dev and test must have: no teacher's scores, which only training needs."""
-    return loss if loss in PAIR_LOSSES else "contrastive"
-
-
 def make_groups(examples: Examples, texts: Texts, loss: str) -> list[Group]:
-    """Rows as groups. Raises DataError with a row's place for what is missing or malformed."""
+    """Return rows as groups. Raises DataError with a row's place for what is missing or malformed."""
     if loss in PAIR_LOSSES:
         return [_scored_pair(row) for row in examples.rows]
     groups = [_group(row, texts) for row in examples.rows]
@@ -75,7 +71,7 @@ def make_groups(examples: Examples, texts: Texts, loss: str) -> list[Group]:
 
 
 def columns(groups: Sequence[Group], loss: str, negatives: int | None) -> dict[str, list[Any]]:
-    """Columns for a trainer: query, positive, negative_1, ..., and label where the loss has one.
+    """Return columns for a trainer: query, positive, negative_1, ..., and label where the loss has one.
 
     ``negatives``: of each example that are used; None: as many as all have. Raises DataError where a row has fewer.
     """
@@ -106,7 +102,7 @@ def columns(groups: Sequence[Group], loss: str, negatives: int | None) -> dict[s
 
 
 def labelled_pairs(groups: Sequence[Group], loss: str, negatives: int | None) -> dict[str, list[Any]]:
-    """Columns for a reranker that learns from single pairs: query, document, label; and language."""
+    """Return columns for a reranker that learns from single pairs: query, document, label and language."""
     found: dict[str, list[Any]] = {"query": [], "document": [], "label": [], "language": []}
     for group in groups:
         judged = len(group.documents) == 1 and group.scores is not None
@@ -128,6 +124,18 @@ def labelled_pairs(groups: Sequence[Group], loss: str, negatives: int | None) ->
     return found
 
 
+def training_columns(task: str, loss: str, groups: Sequence[Group], negatives: int | None) -> dict[str, list[Any]]:
+    """Return the columns that a task's trainer reads: of rerankers, unless they compare two documents, single pairs."""
+    single = task == "rerank" and loss != "margin_mse"
+    return (labelled_pairs if single else columns)(groups, loss, negatives)
+
+
+def group_splits(splits: Mapping[str, Examples], texts: Texts, loss: str) -> dict[str, list[Group]]:
+    """Return the groups of every split; those of dev and test need no teacher's scores."""
+    own = {role: loss if role == "train" or loss in PAIR_LOSSES else "contrastive" for role in splits}
+    return {role: make_groups(examples, texts, own[role]) for role, examples in splits.items()}
+
+
 class Texts:
     """Texts by id, where the recipe has tables of them; held in memory."""
 
@@ -138,7 +146,7 @@ class Texts:
         }
 
     def get(self, row: Row, field: str, value: Any, role: str) -> str:
-        """The text itself, or the one that ``value`` is the id of."""
+        """Return the text itself, or the one that ``value`` is the id of."""
         table = self._tables[role]
         if table is None:
             return want_text({**row, field: value}, field)
@@ -169,7 +177,7 @@ def _group(row: Row, texts: Texts) -> Group:
     scores: tuple[float, ...] | None = None
     margin = False
     if "scores" in row:
-        scores = tuple(_number(row, "scores", value) for value in _listed(row, "scores"))
+        scores = tuple(number_in(row, "scores", value) for value in _listed(row, "scores"))
         if len(scores) != len(documents):
             raise DataError(f"{row['place']}: {len(documents)} documents and {len(scores)} scores")
         ranked = sorted(zip(scores, range(len(documents)), strict=True), key=lambda pair: -pair[0])
@@ -177,16 +185,16 @@ def _group(row: Row, texts: Texts) -> Group:
         if "documents" in row:
             documents, scores = tuple(documents[i] for i in order), tuple(sorted(scores, reverse=True))
     elif "label" in row and "document" in row:
-        scores = (_number(row, "label", row["label"]),)
+        scores = (number_in(row, "label", row["label"]),)
     elif "score" in row:
-        scores, margin = (_number(row, "score", row["score"]),), len(documents) > 1
+        scores, margin = (number_in(row, "score", row["score"]),), len(documents) > 1
         if len(documents) > 2:
             raise DataError(f"{row['place']}: one score for {len(documents)} documents: give 'scores'")
     return Group(query, documents, scores, row["language"] or "", row["place"], margin)
 
 
 def _scored_pair(row: Row) -> Group:
-    score = _number(row, "score", row["score"])
+    score = number_in(row, "score", row["score"])
     return Group(want_text(row, "text"), (want_text(row, "text_pair"),), (score,), row["language"] or "", row["place"])
 
 
@@ -196,7 +204,7 @@ def _single(group: Group) -> float:
 
 
 def _listed(row: Row, field: str) -> list[Any]:
-    """A list, one value as a list, or a list written as text."""
+    """Return a list: as it is, of one value, or written as text."""
     value = row[field]
     if isinstance(value, str) and value.startswith("[") and field in ("documents", "scores"):
         try:
@@ -206,14 +214,4 @@ def _listed(row: Row, field: str) -> list[Any]:
     found = list(value) if isinstance(value, list | tuple) else [value]
     if not found:
         raise DataError(f"{row['place']}: {field} is an empty list: mend or remove the row")
-    return found
-
-
-def _number(row: Row, field: str, value: Any) -> float:
-    try:
-        found = float(value)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{row['place']}: {field} is {value!r}, not a number") from error
-    if found != found or found in (float("inf"), float("-inf")):
-        raise DataError(f"{row['place']}: {field} is {value!r}: mend or remove the row")
     return found

@@ -2,7 +2,7 @@
 
     recipe = FinetuneRecipe.load("recipes/finetune/ner.yaml", ["model=models/nano", "data.path=data/masakhaner"])
 
-A YAML file read as ``mmbert.recipe`` reads its own: ``extends``, overrides, an unknown key is an error. Defaults are
+A YAML file is read as ``mmbert.recipe`` reads its own: ``extends``, overrides, an unknown key is an error. Defaults are
 the published ones and depend on the task (``PUBLISHED``): mmBERT (arXiv 2509.06888, section 4: batch 32, warm-up 0.06,
 learning rates of 2e-5 to 8e-5, epochs of 1 to 10 by task) over those of the code its evaluation stands on
 (izhx/nlu-evals: lengths, weight decay). Paths are relative to the working directory.
@@ -15,13 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
-from mmbert.errors import ConfigError
-from mmbert.finetuning.recipe_data import Data, Sampling, Share
+from mmbert.finetuning.recipe_data import Data, Sampling
 from mmbert.finetuning.recipe_sentence import Embed, LateInteraction, Rerank, Sparse
-from mmbert.recipe_file import Spec, SpecFile, read_recipe
-from mmbert.recipe_hints import suggest
+from mmbert.recipe_file import Spec, SpecFile, assign, read_recipe
+from mmbert.recipe_text import Share
 
 log = logging.getLogger(__name__)
 
@@ -40,17 +39,24 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 """Defaults of ``training`` by task. GLUE and XTREME: the paper's protocol and nlu-evals (its GLUE lengths and epochs,
 XTREME's for tags, answers and choices); the sentence tasks: Ettin's ``train_st.py`` and the mmBERT blog's scripts."""
 
+_UNREAD = (
+    ("training", "dropout", ("embed", "sparse", "late_interaction"), "it has no classifier"),
+    ("training", "head_learning_rate", ("embed", "sparse"), "it has no new head"),
+    ("data", "no_label", ("answer", "sparse", "late_interaction"), "its examples have no labels"),
+)
+"""(block, option, tasks that do not read it, why): set for one of these tasks, the option is an error."""
+
 
 class Lora(Spec):
     """Low-rank adapters (arXiv 2106.09685) by peft; merged into the weights of everything that is saved."""
 
     rank: int = Field(8, ge=1)
     alpha: float = Field(16.0, gt=0)
-    """The adapter counts alpha / rank times."""
+    """The adapter is scaled by alpha / rank."""
     dropout: Share = 0.0
-    """Of the adapter's input, in training."""
+    """Dropout of the adapter's input, in training."""
     targets: tuple[str, ...] = ("Wqkv", "Wo", "Wi")
-    """Ends of names of the linear layers that get one. Attention's and the feed-forward's last are both ``Wo``."""
+    """Ends of the names of linear layers that get one. The last ones of attention and MLP are both ``Wo``."""
 
 
 class Training(Spec):
@@ -58,7 +64,7 @@ class Training(Spec):
 
     epochs: float = Field(3.0, gt=0)
     max_steps: int | None = Field(None, ge=1)
-    """Ends sooner: so many steps."""
+    """Stop after so many steps; null: all epochs."""
     batch: int = Field(32, ge=1)
     """Examples per step, over all processes (the paper: 32)."""
     micro_batch: int | None = Field(None, ge=1)
@@ -66,9 +72,9 @@ class Training(Spec):
     learning_rate: float = Field(2e-5, gt=0)
     """Peak. Swept over 2e-5 to 8e-5 in the paper; most models are best at 2e-5 to 3e-5."""
     head_learning_rate: float | None = Field(None, gt=0)
-    """Of the head; null: ``learning_rate``."""
+    """Learning rate of the head; null: ``learning_rate``."""
     weight_decay: float = Field(0.0, ge=0)
-    """Of matrices, by AdamW (nlu-evals: 0 for GLUE, 1e-4 for questions; the guidance: 0.01)."""
+    """Weight decay of matrices, by AdamW (nlu-evals: 0 for GLUE, 1e-4 for questions; the guidance: 0.01)."""
     warmup: Share = 0.06
     """Part of the steps in which the learning rate rises (the paper: 0.06; the guidance: 0.1)."""
     schedule: Literal["linear", "cosine", "constant", "inverse_sqrt"] = "linear"
@@ -76,26 +82,26 @@ class Training(Spec):
     layer_decay: float = Field(1.0, gt=0, le=1)
     """Learning rate of each layer relative to the one above it (ULMFiT, ELECTRA; 1: all alike)."""
     max_grad_norm: float = Field(1.0, gt=0)
-    """Gradients are cut to this norm (the trainer's default)."""
+    """Gradients are clipped to this norm (the trainer's default)."""
     dropout: Share = 0.1
-    """Before the classifier (mmBERT's README)."""
+    """Dropout before the classifier (mmBERT's README)."""
     gradient_checkpointing: bool = False
     """Recompute each layer in the backward pass: less memory, a third more work."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of matrix products; weights stay fp32. auto: bf16 where the device is faster in it."""
+    """Precision of matrix products; weights stay fp32. auto: bf16 where the device is faster in it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     max_tokens: int = Field(128, ge=8)
-    """Longest sequence; longer texts are cut (questions: read in windows), and the run says how many."""
+    """Longest sequence; longer texts are truncated (questions: read in windows), and the run says how many."""
     eval_every: float = Field(1.0, gt=0)
     """Epochs between evaluations on dev, with a checkpoint each."""
     patience: int | None = Field(None, ge=1)
     """Stop after so many evaluations without a better one; null: all epochs."""
     metric: str = ""
-    """Which number on dev decides; empty: the task's own."""
+    """The metric on dev that chooses the checkpoint; empty: the task's own."""
     keep: int = Field(1, ge=1)
     """Checkpoints kept beside the best one."""
     seed: int = Field(42, ge=0)
-    """Of the head, the order and dropout (the trainer's default; the paper states none)."""
+    """Seed of the head, the order and dropout (the trainer's default; the paper states none)."""
     log_every: int = Field(10, ge=1)
     """Steps between log lines (TensorBoard, if it is installed, and the history)."""
     push_to_hub: str | None = None
@@ -104,47 +110,53 @@ class Training(Spec):
     """Train adapters and the head only; null: all weights."""
 
 
-class Classify(Spec):
-    """``classify``: classes or numbers of texts or pairs of texts. Fields: ``text``, ``text_pair``, ``label``."""
+class Classes(Spec):
+    """What the tasks with classes share."""
 
-    pooling: Literal["cls", "mean"] = "mean"
-    """The first token or the mean of all (the released config says mean; the README's example takes the first)."""
-    problem: Literal["single_label", "multi_label", "regression"] = "single_label"
     labels: tuple[str, ...] = ()
-    """Names of the classes in their order; empty: those of the training data, sorted, or the hub's order."""
+    """Names of the classes in their order; empty: the hub's order, or those of the training data, sorted (for ``tag``
+    with ``O`` first)."""
     class_weights: Literal["balanced"] | dict[str, float] | None = None
     """Weight of each class in the loss; ``balanced``: examples / (classes * examples of the class)."""
     focal_gamma: float = Field(0.0, ge=0)
     """Focal loss (arXiv 1708.02002): (1 - p) ** gamma times the cross entropy. 0: plain."""
 
 
-class Tag(Spec):
-    """``tag``: classes of words. Fields: ``tokens`` (words), ``tags``, and ``text``, the raw sentence, where there is
+class Classify(Classes):
+    """``classify``: classes or numbers of texts or pairs of texts. Fields: ``text``, ``text_pair``, ``label``."""
+
+    pooling: Literal["cls", "mean"] = "mean"
+    """The first token or the mean of all (the released config says mean; the README's example takes the first)."""
+    problem: Literal["single_label", "multi_label", "regression"] = "single_label"
+
+    @model_validator(mode="after")
+    def _no_classes(self) -> Self:
+        if self.problem == "regression" and (self.labels or self.class_weights or self.focal_gamma):
+            raise ValueError("a regression has no labels, class_weights or focal_gamma")
+        return self
+
+
+class Tag(Classes):
+    """``tag``: classes of words. Fields: ``tokens`` (words), ``tags``, and ``text``, the raw sentence, if there is
     one."""
 
     words: Literal["raw", "split"] = "raw"
     """``raw``: the raw sentence is encoded, and words are found in it by their characters. ``split``: each word is
-    encoded apart, as ``is_split_into_words`` does, which loses the mark of the space before it; for comparison."""
+    encoded by itself, as ``is_split_into_words`` does, which loses the space before it; for comparison."""
     join: Literal["auto", "space", "none"] = "auto"
     """How a sentence is made of its words where there is no ``text``: with spaces, without, or by its script (auto:
     no spaces in Han, Kana, Thai, Lao, Khmer and Burmese, and none before closing or after opening punctuation)."""
-    labels: tuple[str, ...] = ()
-    """Names of the tags in their order; empty: those of the training data, ``O`` first, or the hub's order."""
-    class_weights: Literal["balanced"] | dict[str, float] | None = None
-    """As for ``classify``."""
-    focal_gamma: float = Field(0.0, ge=0)
-    """As for ``classify``."""
 
 
 class AnswerOptions(Spec):
-    """``answer``: where in a text the answer stands. Fields: ``question``, ``context``, ``answers`` (``text``,
+    """``answer``: the span of a text that answers a question. Fields: ``question``, ``context``, ``answers`` (``text``,
     ``answer_start``, as in SQuAD)."""
 
     doc_stride: int = Field(128, ge=1)
     """Tokens of a long context that two windows share (SQuAD's scripts and nlu-evals)."""
     max_answer: int = Field(30, ge=1)
-    """Longest answer in tokens (nlu-evals). All pieces up to it are compared, where others take the 20 best begins and
-    ends."""
+    """Longest answer in tokens (nlu-evals). All spans up to it are compared; other libraries combine the 20 best starts
+    and ends."""
     no_answer: bool = False
     """Whether a question may have none (SQuAD 2.0)."""
 
@@ -169,7 +181,7 @@ class Sweep(Spec):
     @field_validator("values", mode="before")
     @classmethod
     def _flatten(cls, values: Any) -> Any:
-        """Maps inside maps (as an override makes them) are dotted keys."""
+        """Write maps inside maps (as an override makes them) as dotted keys."""
 
         def walk(inner: dict[str, Any], place: str) -> dict[str, Any]:
             found: dict[str, Any] = {}
@@ -186,10 +198,10 @@ class FinetuneRecipe(SpecFile):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     task: Kind
     model: str
-    """Folder or hub name: pretrained, or already tuned. The head is taken over too if it is of the same kind with the
-    same labels."""
+    """Folder or hub name of a pretrained or already fine-tuned model. The head is loaded too if it is of the same kind
+    with the same labels."""
     model_revision: str | None = None
-    """Of a hub name: the commit to read."""
+    """Commit of ``model`` to read, if that is a hub name."""
     data: Data
     sampling: Sampling = Sampling()
     training: Training = Training()
@@ -203,45 +215,60 @@ class FinetuneRecipe(SpecFile):
     late_interaction: LateInteraction = LateInteraction()
     sweep: Sweep = Sweep()
 
+    @property
+    def options(self) -> Any:
+        """Options of the task: the block of its name."""
+        return getattr(self, self.task)
+
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
         """Read a file with ``key.path=value`` overrides. Raises ConfigError with the dotted path of what is wrong.
 
-        A file of one's own in the place of the recipe's data set of the hub (``data.train.path=train.csv``) takes away
-        what belongs to that set, and says so: its dev and test parts and its tables of texts, unless an override gives
-        them. Without a dev a tenth of the training rows serves as one.
+        If an override names a local file (``data.train.path=train.csv``), it replaces the hub data set of the recipe,
+        and the dev and test parts and tables of texts of that set are removed unless an override gives them; a log line
+        says so. Without a dev a tenth of the training rows serves as one.
         """
         values = read_recipe(Path(path), list(overrides))
         _leave_hub(values, [override.partition("=")[0] for override in overrides])
         return cls.of_values(values, Path(path))
 
     def changed(self, changes: dict[str, Any]) -> FinetuneRecipe:
-        """The recipe with other values at dotted keys. Raises ConfigError naming the key that there is not."""
+        """Return the recipe with other values at dotted keys. Raises ConfigError naming a key that is not there."""
         values = self.model_dump(mode="json")
         for key, value in changes.items():
-            inner = values
-            *above, last = key.split(".")
-            for part in above:
-                inner = inner.get(part) if isinstance(inner, dict) else None  # type: ignore[assignment]
-            if not isinstance(inner, dict) or last not in inner:
-                beside = list(inner) if isinstance(inner, dict) else []
-                hint = suggest(FinetuneRecipe, tuple(key.split(".")), beside)
-                raise ConfigError(f"{self.name}: there is no option {key} to change: {hint}")
-            inner[last] = value
+            assign(values, key.split("."), value)
         return FinetuneRecipe.of_values(values, Path(self.name))
 
     @model_validator(mode="before")
     @classmethod
-    def _published(cls, values: Any) -> Any:
-        """What ``training`` leaves out is as published for the task."""
-        if not isinstance(values, dict) or isinstance(values.get("training"), Training):
+    def _of_the_task(cls, values: Any) -> Any:
+        """Fill in what is published for the task, and refuse what the task does not read."""
+        task = str(values.get("task")) if isinstance(values, dict) else ""
+        if task not in PUBLISHED:
             return values
-        stated = values.get("training") or {}
-        defaults = PUBLISHED.get(str(values.get("task")), {})
+        other = next((each for each in PUBLISHED if each != task and values.get(each) is not None), None)
+        if other is not None:
+            raise ValueError(
+                f"{other} is the block of another task, and task is {task}: remove it, or set task={other}"
+            )
+        for block, option, tasks, why in _UNREAD:
+            inner = values.get(block)
+            if task in tasks and isinstance(inner, dict) and inner.get(option) is not None:
+                raise ValueError(f"{block}.{option} has no effect on {task} ({why}): remove it")
+        stated, defaults = values.get("training") or {}, PUBLISHED[task]
         if not isinstance(stated, dict):
             return values
         stated = {key: value for key, value in stated.items() if value is not None or key not in defaults}
         return {**values, "training": {**defaults, **stated}}
+
+    @model_serializer(mode="wrap")
+    def _only_what_is_read(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the blocks and options that the task does not read: a saved recipe must be readable again."""
+        values: dict[str, Any] = handler(self)
+        for block, option, tasks, _ in _UNREAD:
+            if self.task in tasks:
+                values.get(block, {}).pop(option, None)
+        return {key: value for key, value in values.items() if key == self.task or key not in PUBLISHED}
 
     @model_validator(mode="after")
     def _combinations(self) -> Self:
@@ -253,22 +280,18 @@ class FinetuneRecipe(SpecFile):
                 raise ValueError(f"data.{role}.config {spec.config} has a place for languages: give data.languages")
         if self.training.patience is not None and self.data.split("dev") is None and not self.data.dev_share:
             raise ValueError("training.patience needs examples to judge by: give data.dev or data.dev_share")
-        own = self.classify
-        if own.problem == "regression" and (own.labels or own.class_weights or own.focal_gamma):
-            raise ValueError("classify: a regression has no labels, class_weights or focal_gamma")
         return self
 
 
 DEV_SHARE = 0.1
-"""Of training rows in the place of a hub's set, where the recipe's dev was of the hub."""
-
+"""Part of the training rows that replaces a dev part of the hub, where a local file replaces its training part."""
 
 _OF_HUB = ("hub", "config", "files", "revision", "licence", "checked", "split", "spelled", "language")
-"""Options of a split that say something of its data set on the hub."""
+"""Options of a split that describe its data set on the hub."""
 
 
 def _leave_hub(values: dict[str, Any], stated: list[str]) -> None:
-    """Take out of a recipe's values what belongs to a data set of the hub that files of the user stand in for.
+    """Remove from a recipe's values what belongs to a data set of the hub that local files replace.
 
     stated  the dotted keys of overrides
     """

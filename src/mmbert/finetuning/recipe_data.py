@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from pydantic import Field
 
 from mmbert.recipe_file import Spec
-
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
+from mmbert.recipe_text import Share
 
 
 class DataSpec(Spec):
@@ -32,7 +29,7 @@ class DataSpec(Spec):
     checked: str | None = None
     """``hub``: when and where the data set's format and licence were looked up; a note, never read."""
     split: str | None = None
-    """Of a folder or ``hub``: the name of the split; null: train, dev or test (validation on the hub)."""
+    """Name of the split in a folder or on the hub; null: train, dev or test (validation on the hub)."""
     languages: tuple[str, ...] = ()
     """Only these, as the source spells them (``sw``, ``swh_Latn``); empty: all that a folder has."""
     spelled: dict[str, str] = Field({})
@@ -47,7 +44,7 @@ class DataSpec(Spec):
     (``"{premise} What was the {question}?"``). A field that is not named, or whose column is not there, is looked for
     under its own name."""
     limit: int | None = Field(None, ge=1)
-    """At most so many rows a language: the first ones, unless there is a ``shuffle_seed``."""
+    """Maximum of rows per language: the first ones, unless there is a ``shuffle_seed``."""
     shuffle_seed: int | None = Field(None, ge=0)
     """Put the rows of each language in a random order first, the same for the same seed, so that ``limit`` is a sample
     of all of them: numpy's ``default_rng(seed).permutation``, which is the order of ``train_test_split(seed=...)`` in
@@ -68,12 +65,12 @@ class Data(Spec):
     path: str | None = None
     """A folder with all splits, ``<language>/<split>.jsonl.gz`` or ``<split>.jsonl``; wins over every ``hub``."""
     languages: tuple[str, ...] = ()
-    """Of every split that names none."""
+    """Languages of every split that names none."""
     columns: dict[str, str | tuple[str, ...]] = Field({})
-    """Of every split; a split's own are added."""
+    """Columns of every split; a split's own are added."""
     train: DataSpec = DataSpec()
     dev: DataSpec | None = None
-    """What early stopping, the best checkpoint and sweeps go by; null: a part of train, as ``dev_share`` says."""
+    """Chooses the best checkpoint, for early stopping and sweeps too; null: a part of train, as ``dev_share`` says."""
     test: DataSpec | None = None
     """Scored once, with the best checkpoint; null: not at all."""
     dev_share: Share = 0.0
@@ -85,7 +82,7 @@ class Data(Spec):
     error. ``[]``: none."""
 
     def split(self, role: str) -> DataSpec | None:
-        """The spec of ``train``, ``dev`` or ``test`` with what holds for all filled in; None where there is none."""
+        """Return the spec of ``train``, ``dev`` or ``test`` with the options of all splits; None without one."""
         own: DataSpec | None = getattr(self, role)
         if own is None and (self.path is None or role == "test"):
             return None
@@ -107,7 +104,7 @@ class Sampling(Spec):
     (mmBERT section 3; fine-tuning guidance: "temperature-based sampling to avoid over-fitting high-resource
     languages")."""
     final_temperature: Share | None = None
-    """Reached, in a straight line, by the end of the run; null: ``temperature`` all along (the guidance: "anneal the
+    """The temperature at the end of the run, reached linearly; null: it is constant (the guidance: "anneal the
     temperature ... when extending to more languages")."""
     stratified: bool = False
     """Every stretch of draws holds each language its exact share, instead of on average."""

@@ -26,7 +26,7 @@ class Mine(Spec):
     model: str
     """Folder or hub name: of ours, or any that sentence-transformers loads."""
     negatives: int = Field(5, ge=1)
-    """For each query; a query with fewer is left out (the blog's reranker: 5)."""
+    """Negatives of each query; a query with fewer is left out (the blog's reranker: 5)."""
     range_min: int = Field(0, ge=0)
     """Skip so many of the nearest, which may be right answers."""
     range_max: int | None = Field(100, ge=1)
@@ -38,7 +38,7 @@ class Mine(Spec):
     relative_margin: float | None = None
     """The same as a part of the positive's similarity: 0.05 wants at most 95% of it (NV-Retriever, 2407.15831)."""
     pick: Literal["top", "random"] = "top"
-    """Of those left: the nearest, or any."""
+    """Which of the remaining candidates are taken: the nearest, or random ones."""
     reranker: str | None = None
     """A cross-encoder that scores the candidates again; folder or hub name."""
     batch: int = Field(128, ge=1)
@@ -58,50 +58,66 @@ class Sentences(Spec):
     negatives: int | None = Field(None, ge=0)
     """Negatives of each example that are used; null: as many as all have."""
     no_duplicates: bool = True
-    """No text twice in a batch: it would be its own negative (NO_DUPLICATES in Ettin's script)."""
+    """No text occurs twice in a batch, where it would be its own negative (NO_DUPLICATES in Ettin's script)."""
     mine: Mine | None = None
     """Find hard negatives first; null: as the data has them."""
     lookup: Lookup = Lookup()
     """Tables of texts, where examples hold ids."""
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """Prompts by name, the query's first; none for rerankers, which read both texts together."""
+        return {}
+
+
+class Vectors(Sentences):
+    """What the sentence tasks share whose models encode queries and documents separately."""
+
     evaluator: Literal["auto", "retrieval", "translation", "triplet", "similarity"] = "auto"
-    """What is measured on dev and test. retrieval: nDCG@10 among all documents there. translation: which of all
-    positives is mine, per language and both ways. triplet: is the positive nearer than the negative. similarity:
-    rank correlation with ``score``. auto: similarity with scored pairs, triplet with negatives (as Ettin's script),
-    else retrieval."""
+    """What is measured on dev and test. retrieval: nDCG@10 among all documents there. translation: accuracy of finding
+    the own positive among all, per language and both ways. triplet: is the positive nearer than the negative.
+    similarity: rank correlation with ``score``. auto: similarity with scored pairs, triplet with negatives (as Ettin's
+    script), else retrieval."""
+    mini_batch: int | None = Field(None, ge=1)
+    """contrastive: texts per forward pass. Gradients are cached, so that memory is that of one mini-batch while the
+    whole batch serves as negatives (GradCache, 2101.06983; Ettin's script 256, the blog 16). null: all at once, a
+    quarter less work."""
+    temperature: float = Field(1.0, gt=0)
+    """kl: temperature of both distributions."""
+    query_prompt: str = ""
+    """Text before every query, in training and in the saved model (``prompt="query"``)."""
+    document_prompt: str = ""
+    """Text before every document."""
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        return {"query": self.query_prompt, "document": self.document_prompt}
 
 
-class Embed(Sentences):
+class Embed(Vectors):
     """``embed``: one vector a text, by contrast."""
 
     loss: Literal["contrastive", "margin_mse", "kl", "cosent", "angle"] = "contrastive"
     """contrastive: the positive among all documents of the batch (1705.00652). margin_mse and kl: like a teacher's
     scores (2010.02666, 2010.11386). cosent and angle: pairs with a score (2309.12871)."""
     mini_batch: int | None = Field(256, ge=1)
-    """contrastive: texts per forward pass; gradients are cached, so that memory is this one's and negatives are the
-    whole batch's (GradCache, 2101.06983; Ettin's script 256, the blog 16). null: all at once, a quarter less work."""
     mini_batch_tokens: int | None = Field(None, ge=1)
     """The same counted in tokens, which is what packed texts cost; wins over ``mini_batch``."""
     scale: float = Field(20.0, gt=0)
     """contrastive, cosent, angle: cosines are multiplied by it, 1 / temperature."""
     symmetric: bool = False
     """contrastive: also the query among all queries, which suits translations."""
-    temperature: float = Field(1.0, gt=0)
-    """kl: of both distributions."""
     matryoshka: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    """Widths at which the first so many dimensions must do as well (2205.13147); empty: the whole vector alone."""
+    """Widths at which truncated vectors are trained too (Matryoshka, 2205.13147); empty: whole vectors only."""
     pooling: Literal["mean", "cls"] | None = None
     """From tokens to a vector: the mean of all or the first token. null: the model's, or mean."""
     mix_layers: bool = False
     """Pool a weighted mean of the embeddings and all layers but the last, with learned weights, instead of the last
     layer. (transformers 4 and 5 disagree on what the last layer is in such a list, so its weight stays 0.)"""
     mix_learning_rate: float = Field(1e-2, gt=0)
-    """Of these weights, which begin at 1."""
+    """Learning rate of these weights, which begin at 1."""
     normalize: bool = False
-    """Write unit length into the model. Not with a loss on dot products (margin_mse, kl), whose range it would cut."""
-    query_prompt: str = ""
-    """Before every query, in training and in the saved model (``prompt="query"``)."""
-    document_prompt: str = ""
-    """Before every document."""
+    """Give vectors unit length in the model. Not for losses on dot products (margin_mse, kl), whose range it cuts."""
 
     @model_validator(mode="after")
     def _combinations(self) -> Self:
@@ -122,50 +138,39 @@ class Rerank(Sentences):
     pos_weight: float = Field(5.0, gt=0)
     """bce: a right document counts so many times a wrong one (the blog: 5, its negatives of each query)."""
     pooling: Literal["mean", "cls"] = "mean"
-    """Of a new head (the released config says mean)."""
+    """Pooling of a new head (the released config says mean)."""
     candidates: int = Field(100, ge=2)
-    """At most so many documents of a query are ranked on dev and test."""
+    """Maximum of documents per query that are ranked on dev and test."""
 
 
-class Sparse(Sentences):
+class Sparse(Vectors):
     """``sparse``: weights of the vocabulary (SPLADE)."""
 
     loss: Literal["contrastive", "margin_mse", "kl"] = "contrastive"
     """As for ``embed``, on dot products."""
-    mini_batch: int | None = Field(None, ge=1)
-    """contrastive: texts per forward pass, gradients cached; null: all at once."""
     query_regularizer: float = Field(5e-5, ge=0)
     """Weight of the FLOPS regulariser (2004.05665) of queries (the blog: 5e-5)."""
     document_regularizer: float = Field(3e-5, ge=0)
     """The same of documents (the blog: 3e-5)."""
-    temperature: float = Field(1.0, gt=0)
-    """kl: of both distributions."""
-    query_prompt: str = ""
-    document_prompt: str = ""
 
 
-class LateInteraction(Sentences):
+class LateInteraction(Vectors):
     """``late_interaction``: a vector a token (ColBERT)."""
 
     loss: Literal["kl", "contrastive", "margin_mse"] = "kl"
     """kl: like a teacher's scores of several documents (the blog; 2112.01488). contrastive, margin_mse: as for
     ``embed``, on sums of largest similarities."""
-    mini_batch: int | None = Field(None, ge=1)
-    """contrastive: texts per forward pass, gradients cached; null: all at once."""
     dimensions: int = Field(128, ge=1)
-    """Of a token's vector (PyLate: 128)."""
+    """Width of a token's vector (PyLate: 128)."""
     query_tokens: int | None = Field(32, ge=3)
     """Longest query; null: ``training.max_tokens``."""
     expand_queries: bool = False
     """Fill short queries up to ``query_tokens`` with <mask>, which are attended to and scored (ColBERT, 2004.12832)."""
     skip: tuple[str, ...] = ()
     """Tokens of documents that are not scored, such as punctuation."""
-    temperature: float = Field(1.0, gt=0)
-    """kl: of both distributions."""
     query_prompt: str = "[Q] "
-    """Before every query (PyLate)."""
+    """As in PyLate."""
     document_prompt: str = "[D] "
-    """Before every document (PyLate)."""
 
     @model_validator(mode="after")
     def _expansion(self) -> Self:

@@ -4,8 +4,8 @@ An epoch draws as many rows as there are. A language with n of them gets a share
 size, 0 the same for all, and what is drawn in between keeps large languages from being all that is seen and small ones
 from being over-fitted. The temperature may move during the run (annealing).
 
-A language's rows are dealt like cards: each once before any of them comes again, across epochs too, and shuffled anew
-each time. So a large language that an epoch does not exhaust shows its other rows in the next one.
+The rows of a language are dealt like cards: each one once before any of them is repeated, across epochs too, and in a
+new order each time. So if an epoch does not exhaust a large language, the next one continues with its other rows.
 
 Everything is a function of (rows, seed, epoch): resuming needs no state, and all processes agree.
 """
@@ -52,7 +52,8 @@ class LanguageSampler(Sampler[int]):
         return iter(self.draw(self._epoch).tolist())
 
     def draw(self, epoch: int) -> NDArray[np.int64]:
-        """The rows of an epoch in order, numbers into ``languages``; as many as there are rows."""
+        """Return the rows of an epoch in order, as numbers into ``languages``; as many as there are rows."""
+        # rows of each language that earlier epochs have drawn: where its deck of cards stands
         seen = np.zeros(len(self._names), dtype=np.int64)
         for earlier in range(epoch):
             seen += sum(self._counts(earlier))
@@ -67,7 +68,7 @@ class LanguageSampler(Sampler[int]):
         return np.concatenate(order)
 
     def temperatures(self, epoch: int) -> list[float]:
-        """Those of the stages of an epoch; one where it does not move."""
+        """Return the temperature of each stage of an epoch; one stage where it does not change."""
         first, final = self._sampling.temperature, self._sampling.final_temperature
         if final is None:
             return [first]
@@ -76,7 +77,7 @@ class LanguageSampler(Sampler[int]):
         return [first + (final - first) * place for place in places]
 
     def _counts(self, epoch: int) -> list[NDArray[np.int64]]:
-        """How many rows each stage of an epoch draws of each language."""
+        """Return how many rows each stage of an epoch draws of each language."""
         temperatures = self.temperatures(epoch)
         ends = np.arange(len(temperatures) + 1) * len(self) // len(temperatures)
         return [
@@ -86,16 +87,16 @@ class LanguageSampler(Sampler[int]):
 
 
 def _apportion(shares: NDArray[np.float64], total: int) -> NDArray[np.int64]:
-    """Whole numbers that sum to ``total``, each within one of its share (largest remainders)."""
+    """Return whole numbers that sum to ``total``, each within one of its share (largest remainders)."""
     exact = shares * total
-    counts = np.floor(exact + 1e-9).astype(np.int64)
+    counts = np.floor(exact + 1e-9).astype(np.int64)  # 1e-9: a share of 2.9999999999 is 3
     left = total - int(counts.sum())
     counts[np.argsort(counts - exact, kind="stable")[:left]] += 1
     return counts
 
 
 def _deal(size: int, start: int, count: int, key: int) -> NDArray[np.int64]:
-    """Cards ``start`` to ``start + count - 1`` of decks of ``size`` that are shuffled anew each time."""
+    """Return cards ``start`` to ``start + count - 1`` of decks of ``size`` that are shuffled anew each time."""
     places = np.arange(start, start + count, dtype=np.int64)
     if not count:
         return places
@@ -103,7 +104,7 @@ def _deal(size: int, start: int, count: int, key: int) -> NDArray[np.int64]:
 
 
 def _mix(taken: list[NDArray[np.int64]], stratified: bool, key: int) -> NDArray[np.int64]:
-    """Rows of all languages in one order: shuffled, or each language's at even distances."""
+    """Return the rows of all languages in one order: shuffled, or each language's at even distances."""
     rows = np.concatenate(taken)
     if not rows.size:
         return rows

@@ -21,13 +21,11 @@ from sentence_transformers.sentence_transformer.modules import WeightedLayerPool
 from transformers import PreTrainedTokenizerBase
 
 from mmbert.exporting.plain import write_card, write_plain
-from mmbert.exporting.sentence import write_modules
+from mmbert.exporting.sentence import write_listing, write_module, write_modules, write_settings
 from mmbert.exporting.source import Source
-from mmbert.files import atomic_folder, write_json
-from mmbert.finetuning.recipe import FinetuneRecipe
-from mmbert.finetuning.sentence_adapters import merge_adapters
+from mmbert.files import atomic_folder
+from mmbert.finetuning.adapters import merge_lora
 from mmbert.finetuning.sentence_model import encoder_of
-from mmbert.model.weights import WEIGHTS, save_state
 
 _OLD = "sentence_transformers.sparse_encoder.models"
 _LATE = {
@@ -39,14 +37,14 @@ _LATE = {
 """Where version 6 has them: older ones have no multi-vector models."""
 
 
-def save_folder(model: BaseModel, recipe: FinetuneRecipe, folder: Path) -> None:
+def save_folder(model: BaseModel, task: str, folder: Path) -> None:
     """Write ``folder``, whole or not at all. Adapters are merged into the weights, in place."""
-    merge_adapters(model)
+    merge_lora(encoder_of(model))
     with atomic_folder(folder) as partial:
         raw = partial.with_name(partial.name + ".raw")
         shutil.rmtree(raw, ignore_errors=True)
         try:
-            write = {"embed": _dense, "rerank": _cross, "sparse": _sparse, "late_interaction": _late}[recipe.task]
+            write = {"embed": _dense, "rerank": _cross, "sparse": _sparse, "late_interaction": _late}[task]
             write(model, raw, partial)
         finally:
             shutil.rmtree(raw, ignore_errors=True)
@@ -78,10 +76,11 @@ def _sparse(model: Any, raw: Path, folder: Path) -> None:
         "pooling_strategy": "max", "activation_function": model[1].activation_function,
         "word_embedding_dimension": source.config.vocab_size,
     }  # fmt: skip
-    (folder / "1_SpladePooling").mkdir()
-    write_json(folder / "1_SpladePooling" / "config.json", pooling)
-    modules = [("", f"{_OLD}.MLMTransformer"), ("1_SpladePooling", f"{_OLD}.SpladePooling")]
-    _write_listing(folder, modules, {"max_seq_length": model.max_seq_length, "do_lower_case": False})
+    modules = [
+        ("", f"{_OLD}.MLMTransformer"),
+        (write_module(folder, 1, "SpladePooling", pooling), f"{_OLD}.SpladePooling"),
+    ]
+    write_listing(folder, modules, {"max_seq_length": model.max_seq_length, "do_lower_case": False})
     _write_settings(folder, model, "SparseEncoder", "dot")
     write_card(source, folder, "sentence-transformers", "feature-extraction")
 
@@ -89,29 +88,22 @@ def _sparse(model: Any, raw: Path, folder: Path) -> None:
 def _late(model: Any, raw: Path, folder: Path) -> None:
     source = _plain(model, raw)
     write_plain(source, folder, head=False)
-    modules = []
-    for index, module in enumerate(model):
-        name = type(module).__name__
-        place = f"{index}_{name}" if index else ""
-        modules.append((place, _LATE[name]))
-        if not index:
-            continue
-        (folder / place).mkdir()
-        write_json(folder / place / "config.json", module.get_config_dict())
-        if isinstance(module, Dense):
-            save_state(module.state_dict(), folder / place / WEIGHTS)
+    modules = [("", _LATE["Transformer"])]
+    for index, module in enumerate(list(model)[1:], 1):
+        name, state = type(module).__name__, module.state_dict() if isinstance(module, Dense) else None
+        modules.append((write_module(folder, index, name, module.get_config_dict(), state), _LATE[name]))
     first = model[0]
     options = {
         "max_seq_length": first.max_seq_length, "do_lower_case": False, "query_length": first.query_length,
         "document_length": first.document_length, "query_expansion": first.query_expansion,
     }  # fmt: skip
-    _write_listing(folder, modules, {name: value for name, value in options.items() if value is not None})
+    write_listing(folder, modules, {name: value for name, value in options.items() if value is not None})
     _write_settings(folder, model, "MultiVectorEncoder", "maxsim")
     write_card(source, folder, "sentence-transformers", "feature-extraction")
 
 
 def _plain(model: Any, raw: Path) -> Source:
-    """The encoder, its tokenizer and the model's card, as transformers writes them, read again."""
+    """Write encoder, tokenizer and model card as transformers does, and read them again."""
     model.save_pretrained(str(raw / "whole"))
     encoder_of(model).save_pretrained(raw)
     tokenizer: PreTrainedTokenizerBase = model.tokenizer
@@ -120,20 +112,6 @@ def _plain(model: Any, raw: Path) -> Source:
     return Source.load(raw, max_tokens=model.max_seq_length)
 
 
-def _write_listing(folder: Path, modules: list[tuple[str, str]], options: dict[str, Any]) -> None:
-    listed = [
-        {"idx": index, "name": str(index), "path": place, "type": kind} for index, (place, kind) in enumerate(modules)
-    ]
-    write_json(folder / "modules.json", listed)
-    write_json(folder / "sentence_bert_config.json", options)
-
-
 def _write_settings(folder: Path, model: Any, kind: str, similarity: str) -> None:
-    settings = {
-        "model_type": kind,
-        "__version__": {},
-        "prompts": {name: text or "" for name, text in model.prompts.items()},
-        "default_prompt_name": model.default_prompt_name,
-        "similarity_fn_name": model.similarity_fn_name or similarity,
-    }
-    write_json(folder / "config_sentence_transformers.json", settings)
+    prompts = {name: text or "" for name, text in model.prompts.items()}
+    write_settings(folder, kind, prompts, model.default_prompt_name, model.similarity_fn_name or similarity)

@@ -27,13 +27,15 @@ from mmbert.files import read_json
 from mmbert.finetuning.packed_engine import PackedBody, pack_engine
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.inference.load import read_labels
+from mmbert.io.row_errors import reason
 from mmbert.model.weights import model_folder
+from mmbert.training.distributed import pick_device
 
 LISTING = "modules.json"
 
 
 def build_model(recipe: FinetuneRecipe) -> BaseModel:
-    """The model that a recipe trains, fp32, on the device that the recipe names; new parts are drawn from its seed.
+    """Return the fp32 model that a recipe trains, on its device; new parts are initialised from its seed.
 
     Raises WeightsError for a folder that cannot be read, ConfigError for options that do not fit it.
     """
@@ -44,22 +46,13 @@ def build_model(recipe: FinetuneRecipe) -> BaseModel:
         with quiet():
             model: BaseModel = build(recipe, folder)
     except (OSError, KeyError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise WeightsError(f"{recipe.model} cannot be read by sentence-transformers: {reason}") from error
-    return model.to(pick_device(recipe))
-
-
-def pick_device(recipe: FinetuneRecipe) -> str:
-    """``training.device``, decided. Raises ConfigError for CUDA on a machine without."""
-    wanted = recipe.training.device
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("training.device is cuda: this machine has none; use auto or cpu")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+        raise WeightsError(f"{recipe.model} cannot be read by sentence-transformers: {reason(error)}") from error
+    return model.to(pick_device(recipe.training.device, "training.device"))
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """transformers and sentence-transformers say only what is wrong, and draw no bars of their own."""
+    """Let transformers and sentence-transformers log only errors, and draw no progress bars."""
     loggers = [logging.getLogger(name) for name in ("sentence_transformers", "transformers")]
     before = [logger.level for logger in loggers]
     bars = transformers.utils.logging.is_progress_bar_enabled()
@@ -76,7 +69,7 @@ def quiet() -> Iterator[None]:
 
 
 def encoder_of(model: BaseModel) -> Any:
-    """transformers' model inside."""
+    """Return transformers' model inside."""
     first = model[0]
     if not isinstance(first, Transformer):
         raise WeightsError(f"the first module is a {type(first).__name__}, no Transformer: it cannot be tuned here")
@@ -84,15 +77,14 @@ def encoder_of(model: BaseModel) -> Any:
 
 
 def body_of(model: BaseModel) -> PackedBody:
-    """The packed engine inside."""
+    """Return the packed engine inside."""
     inner = encoder_of(model)
     body: PackedBody = getattr(inner, "model", inner).forward
     return body
 
 
 def _dense(recipe: FinetuneRecipe, folder: Path) -> SentenceTransformer:
-    options, longest = recipe.embed, recipe.training.max_tokens
-    prompts = {"query": options.query_prompt, "document": options.document_prompt}
+    options, longest, prompts = recipe.embed, recipe.training.max_tokens, recipe.embed.prompts
     tuned = (folder / LISTING).is_file()
     if tuned and options.pooling is None and not options.mix_layers:
         model = SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
@@ -123,7 +115,7 @@ def _dense(recipe: FinetuneRecipe, folder: Path) -> SentenceTransformer:
 
 
 def _layer_mix(width: int, layers: int) -> WeightedLayerPooling:
-    """Equal weights of the embeddings and all layers but the last, whose weight stays 0."""
+    """Return equal weights of the embeddings and all layers but the last, whose weight stays 0."""
     module = WeightedLayerPooling(width, num_hidden_layers=layers, layer_start=0)
     with torch.no_grad():
         module.layer_weights[-1] = 0
@@ -159,8 +151,7 @@ def _cross(recipe: FinetuneRecipe, folder: Path) -> CrossEncoder:
 
 
 def _sparse(recipe: FinetuneRecipe, folder: Path) -> SparseEncoder:
-    options, longest = recipe.sparse, recipe.training.max_tokens
-    prompts = {"query": options.query_prompt, "document": options.document_prompt}
+    longest, prompts = recipe.training.max_tokens, recipe.sparse.prompts
     names = read_json(encoder_folder(folder) / "config.json").get("architectures") or []
     if "ModernBertForMaskedLM" not in names:
         raise WeightsError(
@@ -182,8 +173,7 @@ def _sparse(recipe: FinetuneRecipe, folder: Path) -> SparseEncoder:
 
 
 def _late(recipe: FinetuneRecipe, folder: Path) -> MultiVectorEncoder:
-    options, longest = recipe.late_interaction, recipe.training.max_tokens
-    prompts = {"query": options.query_prompt, "document": options.document_prompt}
+    options, longest, prompts = recipe.late_interaction, recipe.training.max_tokens, recipe.late_interaction.prompts
     if (folder / LISTING).is_file():
         model = MultiVectorEncoder(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
         _check(model, (Transformer, Dense, MultiVectorMask, Normalize))
@@ -213,7 +203,7 @@ def _transformer(folder: Path, task: Any, longest: int) -> Transformer:
 
 
 def encoder_folder(folder: Path) -> Path:
-    """Where config.json and weights are: the folder, or the first module's."""
+    """Return where config.json and weights are: the folder, or that of its first module."""
     if (folder / "config.json").is_file() or not (folder / LISTING).is_file():
         return folder
     return folder / str(read_json(folder / LISTING)[0]["path"])

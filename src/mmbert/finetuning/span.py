@@ -1,8 +1,8 @@
-"""``answer``: the piece of a text that answers a question.
+"""``answer``: the span of a text that answers a question.
 
 A context that does not fit beside its question goes in windows that share ``doc_stride`` tokens; in training a window
 without the answer points at <bos> (as SQuAD's scripts do). Windows are sequences of a packed batch like any other.
-Answers are decoded as :class:`mmbert.Answerer` does: the best of all pieces of all windows, on characters.
+Answers are decoded as :class:`mmbert.Answerer` does: the best of all spans of all windows, on characters.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ import numpy as np
 from mmbert.errors import ConfigError
 from mmbert.finetuning.collate import Feature, spans_as_rows
 from mmbert.finetuning.encode import pair_template
-from mmbert.finetuning.examples import read_splits
-from mmbert.finetuning.finetune import Trained
+from mmbert.finetuning.finetune import FinetuneResult
 from mmbert.finetuning.init_model import Start, load_start
 from mmbert.finetuning.losses import span_loss
 from mmbert.finetuning.packed_model import PackedModel
 from mmbert.finetuning.recipe import AnswerOptions, FinetuneRecipe
-from mmbert.finetuning.task_rows import METRICS, Question, read_questions, task_fields
+from mmbert.finetuning.task_rows import METRICS, Question, read_task
 from mmbert.finetuning.trainer import fit
 from mmbert.inference.answerer import Decoding, Passage, best_answers
 from mmbert.inference.chunking import plan_windows
@@ -36,29 +35,26 @@ log = logging.getLogger(__name__)
 NAMES = ("start", "end")
 
 LEAST_ROOM = 16
-"""Tokens of context that a window must have room for beside the question, or the question is cut."""
+"""Tokens of context that fit into a window beside the question; a question that leaves fewer is truncated."""
 
 
-def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any] = ()) -> Trained:
-    """The contract of ``mmbert.finetuning.finetune``."""
+def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any] = ()) -> FinetuneResult:
+    """Train as :mod:`mmbert.finetuning.finetune` describes."""
     own = recipe.answer
-    splits = read_splits(recipe, task_fields(recipe))
-    questions = {role: read_questions(examples, own) for role, examples in splits.items()}
+    rows = read_task(recipe)
+    questions: dict[str, list[Question]] = rows.items
     start = load_start(recipe, SpanClassifier, NAMES, None)
     data, passages = {}, {}
     for role, each in questions.items():
         data[role], passages[role] = make_features(each, own, start)
     owners = [index for index, passage in enumerate(passages["train"]) for _ in passage.windows]
-    languages = [splits["train"].languages[owner] for owner in owners]
-    model = PackedModel(
-        start.task, span_loss, spans_as_rows, NAMES, start.tokenizer, max_tokens=start.task.config.max_context
-    )
-    score = Scores(questions, passages, own)
-    return fit(recipe, folder, model, data, languages, score, score.names[0], callbacks)
+    languages = [rows.splits["train"].languages[owner] for owner in owners]
+    model = PackedModel(start, span_loss, spans_as_rows)
+    return fit(recipe, folder, model, data, languages, Scores(questions, passages, own), callbacks)
 
 
 def make_features(questions: list[Question], own: AnswerOptions, start: Start) -> tuple[list[Feature], list[Passage]]:
-    """A feature a window, in order, and of each question its passage, which knows its windows."""
+    """Return a feature for each window, in order, and for each question its passage, which knows its windows."""
     tokenizer, template = start.tokenizer, pair_template(start.tokenizer)
     asked = tokenizer.encode_batch([each.question for each in questions], specials=True)
     texts = tokenizer.encode_spans([each.context for each in questions], specials=True)
@@ -85,7 +81,7 @@ def make_features(questions: list[Question], own: AnswerOptions, start: Start) -
 
 
 def answer_tokens(spans: np.ndarray, answer: tuple[str, int]) -> tuple[int, int] | None:
-    """First and last token that have a character of an answer; None where none has.
+    """Return the first and last token that have a character of an answer; None if none has.
 
     spans  (n, 2) characters of the context's tokens, ascending, without space around them
     """

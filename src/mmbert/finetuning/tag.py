@@ -1,8 +1,8 @@
 """``tag``: classes of words, such as names and parts of speech, on the raw sentence.
 
-A word's class is that of the token that begins it; the others carry no label. A sentence that is longer than the model
-reads goes in windows that overlap, each word judged where it stands farther from the edge, so none is lost. Entities
-are scored on the characters of the sentence.
+A word's class is that of its first token; the others carry no label. A sentence that is longer than the model reads is
+split into overlapping windows, and each word is predicted in the window where it is farther from the edge, so none is
+lost. Entities are scored on the characters of the sentence.
 """
 
 from __future__ import annotations
@@ -18,16 +18,13 @@ import numpy as np
 
 from mmbert.finetuning.classify import class_weights
 from mmbert.finetuning.collate import Feature, best_as_rows
-from mmbert.finetuning.examples import (
-    label_number,
-    read_splits,
-)
-from mmbert.finetuning.finetune import Trained
+from mmbert.finetuning.finetune import FinetuneResult
 from mmbert.finetuning.init_model import Start, load_start
+from mmbert.finetuning.labels import label_number
 from mmbert.finetuning.losses import IGNORED, ClassLoss
 from mmbert.finetuning.packed_model import PackedModel
 from mmbert.finetuning.recipe import FinetuneRecipe, Tag
-from mmbert.finetuning.task_rows import METRICS, NOTHING, UNTAGGED, Sentence, read_all, tag_names, task_fields
+from mmbert.finetuning.task_rows import METRICS, NOTHING, UNTAGGED, Sentence, read_task
 from mmbert.finetuning.trainer import fit
 from mmbert.finetuning.word_labels import Span, first_tokens
 from mmbert.inference.chunking import plan_windows
@@ -47,36 +44,26 @@ class Window:
     places: np.ndarray
 
 
-def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any] = ()) -> Trained:
-    """The contract of ``mmbert.finetuning.finetune``."""
+def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any] = ()) -> FinetuneResult:
+    """Train as :mod:`mmbert.finetuning.finetune` describes."""
     own = recipe.tag
-    splits = read_splits(recipe, task_fields(recipe))
-    sentences = read_all(splits, own, recipe.data.no_label)
-    names = tag_names(sentences["train"], splits["train"].names.get("tags", ()), own)
-    start = load_start(recipe, TokenClassifier, names, None)
+    rows = read_task(recipe)
+    sentences: dict[str, list[Sentence]] = rows.items
+    start = load_start(recipe, TokenClassifier, rows.names, None)
     numbers = {name: number for number, name in enumerate(start.names)}
     data, windows = {}, {}
     for role, each in sentences.items():
         data[role], windows[role] = make_features(each, own, numbers, start)
-    counts = Counter(tag for sentence in sentences["train"] for tag in sentence.tags if tag != UNTAGGED)
-    weights = class_weights(own.class_weights, start.names, [counts[name] for name in start.names], "tag")
-    model = PackedModel(
-        start.task,
-        ClassLoss(weights, own.focal_gamma),
-        best_as_rows,
-        start.names,
-        start.tokenizer,
-        max_tokens=start.task.config.max_context,
-    )
+    weights = class_weights(own.class_weights, start.names, [rows.counts[name] for name in start.names], "tag")
+    model = PackedModel(start, ClassLoss(weights, own.focal_gamma), best_as_rows)
     languages = [sentences["train"][window.sentence].row["language"] or "" for window in windows["train"]]
-    score = Scores(sentences, windows, start.names)
-    return fit(recipe, folder, model, data, languages, score, score.names[0], callbacks)
+    return fit(recipe, folder, model, data, languages, Scores(sentences, windows, start.names), callbacks)
 
 
 def make_features(
     sentences: list[Sentence], own: Tag, numbers: dict[str, int], start: Start
 ) -> tuple[list[Feature], list[Window]]:
-    """Ids and labels of tokens, and which words each feature judges."""
+    """Return ids and labels of tokens, and which words each feature predicts."""
     encoded = _split_words(sentences, start) if own.words == "split" else _raw(sentences, start)
     capacity = start.max_tokens - 2
     bos, eos = [start.tokenizer.bos_id], [start.tokenizer.eos_id]
@@ -98,7 +85,7 @@ def make_features(
 
 
 def _raw(sentences: list[Sentence], start: Start) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(ids, token that begins each word) of raw sentences."""
+    """Return (ids, first token of each word) of raw sentences."""
     encoded = start.tokenizer.encode_spans([sentence.text for sentence in sentences], specials=True)
     return [
         (ids, first_tokens(trim_spans(sentence.text, spans), sentence.words))
@@ -107,13 +94,13 @@ def _raw(sentences: list[Sentence], start: Start) -> list[tuple[np.ndarray, np.n
 
 
 def _split_words(sentences: list[Sentence], start: Start) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The same where each word is encoded by itself, as ``is_split_into_words=True`` does."""
+    """Return the same with each word encoded by itself, as ``is_split_into_words=True`` does."""
     words = [sentence.text[begin:end] for sentence in sentences for begin, end in sentence.words]
-    pieces = iter(start.tokenizer.encode_batch(words, specials=True))
+    encoded = iter(start.tokenizer.encode_batch(words, specials=True))
     found = []
     for sentence in sentences:
-        own = [next(pieces) for _ in sentence.words]
-        sizes = np.array([len(piece) for piece in own])
+        own = [next(encoded) for _ in sentence.words]
+        sizes = np.array([len(ids) for ids in own])
         firsts = np.where(sizes > 0, np.cumsum(sizes) - sizes, -1)
         found.append((np.concatenate(own), firsts))
     return found
@@ -159,7 +146,7 @@ class Scores:
         return {"f1": counts.f1, "precision": counts.precision, "recall": counts.recall, **found}
 
     def _follow(self, tag: str, word: str) -> str:
-        """The tag of a word that begins in the token of the one before."""
+        """Return the tag of a word that begins in the token of the previous one."""
         if not any(sign.isalnum() for sign in word):
             return next((name for name in (NOTHING, "PUNCT") if name in self._names), tag)
         inner = f"I{tag[1:]}"
@@ -167,7 +154,7 @@ class Scores:
 
 
 def _on_characters(words: list[list[Span]], said: list[list[str]], gold: list[list[str]]) -> Counts:
-    """Entities of both sides as characters of their sentences."""
+    """Count the entities of both sides as character spans of their sentences."""
 
     def spans(tags: list[list[str]]) -> list[list[tuple[int, int, str]]]:
         return [

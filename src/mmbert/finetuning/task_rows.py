@@ -6,26 +6,18 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
 from mmbert.errors import ConfigError, DataError
-from mmbert.finetuning.examples import (
-    Examples,
-    Fields,
-    Row,
-    as_label,
-    label_names,
-    no_label_marks,
-    read_answers,
-    want_text,
-)
-from mmbert.finetuning.recipe import AnswerOptions, Classify, FinetuneRecipe, Tag
+from mmbert.finetuning.examples import read_answers, read_splits, want_text
+from mmbert.finetuning.labels import Examples, Fields, as_label, label_names, label_number, no_label_marks, number_in
+from mmbert.finetuning.recipe import AnswerOptions, Choose, Classify, FinetuneRecipe, Tag
 from mmbert.finetuning.word_labels import Span, find_words, join_words
+from mmbert.io.row_errors import Row
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +28,9 @@ METRICS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Task, or problem of ``classify`` -> what is measured on dev and test; the first decides."""
 
+TRAINED_HERE = ("classify", "tag", "answer", "choose")
+"""Tasks that ``transformers`` trains; sentence-transformers trains the others."""
+
 NUMBER = "score"
 """The name of a regression's only class."""
 
@@ -45,7 +40,7 @@ TAG_FIELDS = Fields(("tokens", "tags"), ("text",), ("tokens", "tags"))
 NOTHING = "O"
 
 UNTAGGED = ""
-"""In the place of a tag: the word has none, is not learnt and not scored."""
+"""Stands for a tag: the word has no gold tag, is not trained on and not scored."""
 
 PADDED_TAG = "-100"
 """What transformers' own scripts write for such a word."""
@@ -56,10 +51,69 @@ ANSWER_FIELDS = Fields(("question", "context"), ("answers", "answer", "answer_st
 CHOICE_FIELDS = Fields(("question", "choices", "label"), (), ("choices",), gold="label", kind="choice")
 
 
+@dataclass(frozen=True)
+class TaskRows:
+    """The rows of a task that ``transformers`` trains, checked.
+
+    splits  as they were read
+    items   split -> what the task reads of a row: labels or a number, a ``Sentence``, a ``Question``, its choices
+    names   of the classes, in their order; empty where a task has none
+    counts  class -> how often it comes in the training rows
+    """
+
+    splits: dict[str, Examples]
+    items: dict[str, list[Any]]
+    names: tuple[str, ...] = ()
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+def read_task(recipe: FinetuneRecipe) -> TaskRows:
+    """Read and check the rows of all splits. Raises DataError with the place of the first that is wrong, ConfigError
+    for a ``training.metric`` that the task does not have."""
+    own, task = recipe.options, recipe.task
+    splits = read_splits(recipe, task_fields(recipe), own.labels if task == "classify" else ())
+    labelled: dict[str, list[tuple[Row, list[str]]]] = {}
+    items: dict[str, list[Any]]
+    if task == "tag":
+        items = dict(read_all(splits, own, recipe.data.no_label))
+        labelled = {role: [(each.row, list(filter(None, each.tags))) for each in items[role]] for role in splits}
+    else:
+        makers: dict[str, Callable[..., Any]] = {"classify": label_of, "answer": question_of, "choose": choice_of}
+        items = {role: [makers[task](row, own, each) for row in each.rows] for role, each in splits.items()}
+        if task == "classify" and own.problem != "regression":
+            labelled = {role: list(zip(splits[role].rows, items[role], strict=True)) for role in splits}
+    block = "tag" if task == "tag" else "label"
+    counts = Counter(label for _, labels in labelled.get("train", ()) for label in labels)
+    names = _class_names(recipe, counts, splits["train"].names.get("tags" if task == "tag" else "label", ()))
+    if recipe.training.metric:
+        check_metric(recipe.training.metric, metric_names(recipe, len(names)))
+    numbers = {name: number for number, name in enumerate(names)}
+    for row, labels in (pair for pairs in labelled.values() for pair in pairs):
+        for label in labels:
+            label_number(numbers, row, block, label, f"{task}.labels")
+    return TaskRows(splits, items, names, counts)
+
+
+def _class_names(recipe: FinetuneRecipe, counts: Counter[str], declared: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the classes in order; of tags ``O`` is first, unless the recipe or source says otherwise."""
+    own = recipe.options
+    if recipe.task not in ("classify", "tag"):
+        return ()
+    if recipe.task == "classify" and own.problem == "regression":
+        return (NUMBER,)
+    names = label_names(list(counts), declared, own.labels)
+    if recipe.task == "tag":
+        first = NOTHING in names and not own.labels and not declared
+        return (NOTHING, *(name for name in names if name != NOTHING)) if first else names
+    if len(names) < 2 and own.problem == "single_label":
+        raise DataError(f"the training data has one label only ({names[0]}): there is nothing to tell apart")
+    return names
+
+
 def task_fields(recipe: FinetuneRecipe) -> Fields:
-    """What a task that ``transformers`` trains reads of a row, with its check of a row."""
+    """Return what a task that ``transformers`` trains reads of a row, with its check of a row."""
     if recipe.task == "classify":
-        return replace(fields(recipe.classify), check=partial(check_example, own=recipe.classify))
+        return replace(fields(recipe.classify), check=partial(label_of, own=recipe.classify))
     if recipe.task == "tag":
         return replace(TAG_FIELDS, check=_words_of)
     if recipe.task == "answer":
@@ -68,7 +122,7 @@ def task_fields(recipe: FinetuneRecipe) -> Fields:
 
 
 def metric_names(recipe: FinetuneRecipe, classes: int) -> tuple[str, ...]:
-    """What is measured on dev and test of a task that ``transformers`` trains; the first decides."""
+    """Return what is measured on dev and test of a task that ``transformers`` trains; the first decides."""
     if recipe.task != "classify":
         return METRICS[recipe.task]
     more = ("f1",) if recipe.classify.problem == "single_label" and classes == 2 else ()
@@ -107,43 +161,23 @@ class Question:
 
 
 def fields(own: Classify) -> Fields:
-    """What is read of a row; ``label`` is a list of labels where there may be several."""
+    """Return what is read of a row; ``label`` is a list of labels where there may be several."""
     lists = ("label",) if own.problem == "multi_label" else ()
     kind: Literal["class", "number"] = "number" if own.problem == "regression" else "class"
     return Fields(("text", "label"), ("text_pair",), lists, gold="label", kind=kind)
 
 
-def check_example(row: Row, own: Classify) -> None:
-    """Raise DataError for a text or label of the wrong kind."""
-    want_text(row, "text")
-    if "text_pair" in row:
-        want_text(row, "text_pair")
-    if own.problem == "regression":
-        number_of(row)
-    else:
-        labels_of(row, own)
+def label_of(row: Row, own: Classify, _: Examples | None = None) -> float | list[str]:
+    """Return the number or the labels of a row. Raises DataError for a text or label of the wrong kind."""
+    for name in ("text", *(("text_pair",) if "text_pair" in row else ())):
+        want_text(row, name)
+    return number_in(row, "label", row["label"]) if own.problem == "regression" else labels_of(row, own)
 
 
-def class_names(examples: Examples, own: Classify) -> tuple[str, ...]:
-    """Names of the classes in their order."""
-    if own.problem == "regression":
-        return (NUMBER,)
-    found = [label for row in examples.rows for label in labels_of(row, own)]
-    names = label_names(found, examples.names.get("label", ()), own.labels)
-    if len(names) < 2 and own.problem == "single_label":
-        raise DataError(f"the training data has one label only ({names[0]}): there is nothing to tell apart")
-    return names
-
-
-def number_of(row: Row) -> float:
-    """The label of a regression."""
-    try:
-        value = float(row["label"])
-    except (TypeError, ValueError):
-        value = float("nan")
-    if not math.isfinite(value):
-        raise DataError(f"{row['place']}: label {row['label']!r} is not a number: mend or remove the row")
-    return value
+def choice_of(row: Row, own: Choose, examples: Examples) -> tuple[str, list[str], int]:
+    """Return question, choices and the number of the right one."""
+    question, choices = want_text(row, "question"), choices_of(row)
+    return question, choices, right_choice(row, len(choices), own.first_label, examples.names.get("label", ()))
 
 
 def labels_of(row: Row, own: Classify) -> list[str]:
@@ -158,7 +192,7 @@ def labels_of(row: Row, own: Classify) -> list[str]:
 
 
 def read_all(splits: dict[str, Examples], own: Tag, no_label: Sequence[str | int] | None) -> dict[str, list[Sentence]]:
-    """The sentences of every split; tags that mean "no gold tag" (-100, and -1 as for classes) are ``UNTAGGED``."""
+    """Return the sentences of every split; tags that mean "no gold tag" (-100, or -1) become ``UNTAGGED``."""
     train = splits["train"]
     found = Counter(tag for row in train.rows for tag in _words_of(row)[2] if tag != PADDED_TAG)
     marks = no_label_marks(found, TAG_FIELDS, (*own.labels, *train.names.get("tags", ())), no_label)
@@ -170,7 +204,7 @@ def read_all(splits: dict[str, Examples], own: Tag, no_label: Sequence[str | int
 def read_sentences(
     examples: Examples, role: str, own: Tag, marks: frozenset[str] = frozenset((PADDED_TAG,))
 ) -> list[Sentence]:
-    """Words in their sentences. Raises DataError with the place of what is wrong.
+    """Return words in their sentences. Raises DataError with the place of what is wrong.
 
     marks  tags that mean that a word has none; sentences without any other are left out
     """
@@ -197,7 +231,7 @@ def read_sentences(
 
 
 def _words_of(row: Row) -> tuple[str | None, list[str], list[str]]:
-    """The raw text, if there is one, and words and tags."""
+    """Return the raw text, if there is one, the words and the tags."""
     text = row.get("text")
     if text is not None and not isinstance(text, str):
         raise DataError(f"{row['place']}: text is {type(text).__name__}, not text: mend or remove the row")
@@ -218,21 +252,8 @@ def _words_of(row: Row) -> tuple[str | None, list[str], list[str]]:
     return text, words, tags
 
 
-def tag_names(sentences: Sequence[Sentence], declared: Sequence[str], own: Tag) -> tuple[str, ...]:
-    """Names of the tags in their order: ``O`` first, unless the recipe or the source states another."""
-    found = [tag for sentence in sentences for tag in sentence.tags if tag != UNTAGGED]
-    names = label_names(found, declared, own.labels)
-    if not own.labels and NOTHING in names and not declared:
-        names = (NOTHING, *(name for name in names if name != NOTHING))
-    return names
-
-
-def read_questions(examples: Examples, own: AnswerOptions) -> list[Question]:
-    """Questions whose answers stand where they are said to. Raises DataError with the place of one that does not."""
-    return [question_of(row, own) for row in examples.rows]
-
-
-def question_of(row: Row, own: AnswerOptions) -> Question:
+def question_of(row: Row, own: AnswerOptions, _: Examples | None = None) -> Question:
+    """Return a question whose answers stand where they are said to. Raises DataError if one does not."""
     question, context = want_text(row, "question"), want_text(row, "context")
     answers = [(text, _start(row, start)) for text, start in read_answers(row)]
     if not answers and not own.no_answer:

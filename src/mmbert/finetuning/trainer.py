@@ -1,47 +1,42 @@
 """``transformers.Trainer`` on packed batches, and one function that runs it from a recipe.
 
-The trainer is the field's own: callbacks, checkpoints, TensorBoard, early stopping, DDP by ``torchrun`` and resuming
-are its. Some things are ours, each where it offers a place for them: the order of examples (``_get_train_sampler``),
-groups of parameters (``create_optimizer``), what an evaluation gathers (``prediction_step``), and, with LoRA, which
-weights of a checkpoint are gone on with (``_load_from_checkpoint``, ``_load_best_model``). Batches and losses are the
-collator's and the model's.
+The library provides callbacks, checkpoints, TensorBoard, early stopping, DDP by ``torchrun`` and resuming. We override
+methods that it has for this: the order of examples (``_get_train_sampler``), groups of parameters
+(``create_optimizer``), what an evaluation gathers (``prediction_step``), and, with LoRA, which weights of a checkpoint
+are loaded (``_load_from_checkpoint``, ``_load_best_model``). The collator makes batches and the model has the loss.
 
-Where the trainer stands in the way of packing: it counts a batch by the rows of its first tensor, so ``lengths`` comes
-first; it puts the logits of batches under one another and gathers them over processes, so answers for tokens are laid
-out as one row an example, on the way out only (``mmbert.finetuning.collate``), and flat labels stay where they are.
+Packing has to fit the trainer in two places. It takes the rows of the first tensor for the size of a batch, so
+``lengths`` comes first. It concatenates the logits of batches and gathers them over processes, so predictions of tokens
+are padded to one row an example, in evaluation only (``mmbert.finetuning.collate``), and flat labels are not gathered.
 """
 
 from __future__ import annotations
 
 import logging
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from mmbert.errors import ConfigError, UndefinedMetric
-from mmbert.files import atomic_folder, environment, write_text
-from mmbert.finetuning.callbacks import LastEvaluation, Patience, Progress, say_kept, tensorboard
+from mmbert.errors import UndefinedMetric
+from mmbert.files import atomic_folder, is_main_process, write_text
+from mmbert.finetuning.adapters import ADAPTERS, add_lora, load_trained
+from mmbert.finetuning.callbacks import Patience, last_checkpoint, log_kept, run_callbacks
 from mmbert.finetuning.card import tuned_card
 from mmbert.finetuning.collate import Feature, collate
-from mmbert.finetuning.finetune import CHECKPOINTS, FINAL, Trained, main_process, summarise
-from mmbert.finetuning.packed_model import ADAPTERS, PackedModel, add_lora
-from mmbert.finetuning.param_groups import parameter_groups
+from mmbert.finetuning.finetune import CHECKPOINTS, FINAL, FinetuneResult, summarise
+from mmbert.finetuning.packed_model import PackedModel
 from mmbert.finetuning.recipe import FinetuneRecipe, Training
 from mmbert.finetuning.sampling import LanguageSampler
-from mmbert.finetuning.task_rows import check_metric
-from mmbert.training.run_folder import choose_precision
+from mmbert.finetuning.trainer_arguments import parameter_groups, training_arguments
 
 log = logging.getLogger(__name__)
 
-Score = Callable[[str, Any], dict[str, float]]
-"""(role, predictions of its examples in order) -> name -> number."""
 
-SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup", "inverse_sqrt": "inverse_sqrt"}
+Score = Any
+"""What a task measures: (role, predictions of its examples in order) -> name -> number. ``names``: of the numbers, the
+first of which chooses the checkpoint."""
 
 
 class PackedTrainer(Trainer):  # type: ignore[misc]
@@ -68,7 +63,7 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
     def create_optimizer(self, model: Any = None) -> Any:
         if self.optimizer is None:
             kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            self.optimizer = kind(parameter_groups(self.model, self._wanted), **options)
+            self.optimizer = kind(parameter_groups(self.model, self._wanted, len(self.model.model.layers)), **options)
         return self.optimizer
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -83,7 +78,7 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
         """Take adapters and head of a checkpoint with LoRA: its own weights are merged ones."""
         if not (checkpoint / ADAPTERS).is_file():
             return False
-        self.model.load_state_dict(load_file(checkpoint / ADAPTERS), strict=False)
+        load_trained(self.model, checkpoint)
         return True
 
 
@@ -94,39 +89,36 @@ def fit(
     data: Mapping[str, Sequence[Feature]],
     languages: Sequence[str],
     score: Score,
-    metric: str,
     callbacks: Sequence[TrainerCallback] = (),
-) -> Trained:
-    """Train on ``data["train"]``, choose by ``metric`` on dev, score test, and write ``folder/final``.
+) -> FinetuneResult:
+    """Train on ``data["train"]``, choose the best on dev, score test, and write ``folder/final``.
 
     languages  of the training features
-    metric     what decides unless the recipe names another
+    score      its first name is the metric that chooses unless the recipe names another
     callbacks  of the user, after ours
     """
     wanted = recipe.training
-    metric = wanted.metric or metric
+    metric = wanted.metric or score.names[0]
     if wanted.lora is not None:
-        lora = wanted.lora
-        add_lora(model, lora.rank, lora.alpha, lora.dropout, lora.targets)
+        add_lora(model.model, wanted.lora)
     if wanted.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    arguments = _arguments(recipe, folder, model, len(data["train"]), metric, judged="dev" in data)
+    steps = -(-len(data["train"]) // wanted.batch)
+    arguments = training_arguments(
+        TrainingArguments, wanted, folder, model.model.config.hidden_size, metric=metric if "dev" in data else None,
+        every=max(1, round(wanted.eval_every * steps)), remove_unused_columns=False, label_names=["labels"],
+        ddp_find_unused_parameters=False,
+    )  # fmt: skip
     judging = {"role": "dev"}
     trainer = PackedTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=data["train"],
-        eval_dataset=data.get("dev"),
-        data_collator=collate,
+        model=model, args=arguments, train_dataset=data["train"], eval_dataset=data.get("dev"), data_collator=collate,
         compute_metrics=lambda found: _measure(score, judging["role"], found.predictions, metric),
-        callbacks=[*_callbacks(recipe, folder, judged="dev" in data), *callbacks],
+        callbacks=run_callbacks(recipe, folder, callbacks, dev="dev" in data), wanted=wanted,
         order=LanguageSampler(languages, recipe.sampling, wanted.seed, wanted.epochs),
-        wanted=wanted,
-    )
+    )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
-    check_metric(metric, getattr(score, "names", (metric,)))
     trainer.train(resume_from_checkpoint=last_checkpoint(folder / CHECKPOINTS))
-    say_kept(trainer.state, metric)
+    log_kept(trainer.state, metric)
     metrics, chosen = _best(trainer.state.log_history, metric, judged="dev" in data)
     if "test" in data:
         judging["role"] = "test"
@@ -134,96 +126,18 @@ def fit(
         found = trainer.evaluate(data["test"], metric_key_prefix="test")
         metrics["test"] = _numbers(found, "test_")
         log.info("test: %s", summarise(metrics["test"]))
-    if main_process():
+    if is_main_process():
         with atomic_folder(folder / FINAL) as partial:
             model.save_pretrained(partial)
             card = tuned_card(recipe, metrics, len(data["train"]), languages, model.names)
             write_text(partial / "README.md", card)
     trainer.accelerator.wait_for_everyone()
-    return Trained(metrics, chosen, trainer.state.log_history)
-
-
-def _arguments(
-    recipe: FinetuneRecipe, folder: Path, model: PackedModel, examples: int, metric: str, *, judged: bool
-) -> TrainingArguments:
-    wanted = recipe.training
-    world = int(environment("WORLD_SIZE") or 1)
-    if wanted.batch % world or (wanted.micro_batch and wanted.batch // world % wanted.micro_batch):
-        raise ConfigError(
-            f"training.batch {wanted.batch} is not a multiple of {world} processes times "
-            f"training.micro_batch {wanted.micro_batch or 1}: change one of them"
-        )
-    micro = wanted.micro_batch or wanted.batch // world
-    steps = -(-examples // wanted.batch)
-    every = max(1, round(wanted.eval_every * steps))
-    cpu = wanted.device == "cpu" or not torch.cuda.is_available()
-    if wanted.device == "cuda" and cpu:
-        raise ConfigError("training.device is cuda, and there is none: set it to auto or cpu")
-    precision = wanted.precision
-    if precision == "auto":
-        precision = choose_precision(torch.device("cpu" if cpu else "cuda"), model.model.config.hidden_size)
-    arguments = TrainingArguments(
-        output_dir=str(folder / CHECKPOINTS),
-        num_train_epochs=wanted.epochs,
-        max_steps=wanted.max_steps or -1,
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=wanted.batch // world // micro,
-        per_device_eval_batch_size=max(micro, 32),
-        learning_rate=wanted.learning_rate,
-        weight_decay=wanted.weight_decay,
-        warmup_steps=min(wanted.warmup, 0.9999),  # below 1 it is a share
-        lr_scheduler_type=SCHEDULES[wanted.schedule],
-        max_grad_norm=wanted.max_grad_norm,
-        bf16=precision == "bf16",
-        use_cpu=cpu,
-        seed=wanted.seed,
-        eval_strategy="steps" if judged else "no",
-        eval_steps=every if judged else None,
-        save_strategy="steps",
-        save_steps=every,
-        save_total_limit=wanted.keep,
-        load_best_model_at_end=judged,
-        metric_for_best_model=metric if judged else None,
-        greater_is_better=True if judged else None,
-        logging_steps=wanted.log_every,
-        report_to="none",  # TensorBoard is added by hand, with its own folder
-        disable_tqdm=True,  # its bars write to stdout
-        remove_unused_columns=False,
-        label_names=["labels"],
-        dataloader_pin_memory=not cpu,
-        ddp_find_unused_parameters=False,
-    )
-    if arguments.n_gpu > 1:
-        log.info("one of %d devices is used: start with torchrun --nproc-per-node to use all", arguments.n_gpu)
-        arguments._n_gpu = 1  # torch's DataParallel, which the trainer would take, cuts packed batches in pieces
-    return arguments
-
-
-def _callbacks(recipe: FinetuneRecipe, folder: Path, *, judged: bool) -> list[TrainerCallback]:
-    wanted = recipe.training
-    found: list[TrainerCallback] = [LastEvaluation(judged), Progress(recipe.name)]
-    if wanted.patience is not None:
-        found.append(Patience(wanted.patience))
-    curves = tensorboard(folder / "tensorboard") if main_process() else None
-    return found if curves is None else [*found, curves]
-
-
-def last_checkpoint(folder: Path) -> str | None:
-    """The newest complete checkpoint to go on from; one that was cut off while it was written is removed."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    while found:
-        newest = found.pop()
-        if (newest / "trainer_state.json").is_file():  # the trainer writes it last
-            log.info("going on from %s", newest)
-            return str(newest)
-        if main_process():
-            shutil.rmtree(newest)
-    return None
+    return FinetuneResult(folder / FINAL, metrics, chosen, trainer.state.log_history)
 
 
 def _measure(score: Score, role: str, predictions: Any, metric: str) -> dict[str, float]:
-    """The metrics of a split. Raises UndefinedMetric where the one that decides has no value on dev."""
-    found = score(role, predictions)
+    """Return the metrics of a split. Raises UndefinedMetric if the deciding one has no value on dev."""
+    found: dict[str, float] = score(role, predictions)
     if role == "dev" and metric not in found:
         raise UndefinedMetric(
             f"{metric}, which decides, has no value on data.dev: its gold labels are all alike, or there are none; "
@@ -235,7 +149,7 @@ def _measure(score: Score, role: str, predictions: Any, metric: str) -> dict[str
 def _best(
     history: list[dict[str, Any]], metric: str, *, judged: bool
 ) -> tuple[dict[str, dict[str, float]], float | None]:
-    """What was measured on dev when the chosen checkpoint was written."""
+    """Return what was measured on dev when the chosen checkpoint was written."""
     lines = [line for line in history if f"eval_{metric}" in line]
     if not judged or not lines:
         return {}, None
@@ -244,7 +158,7 @@ def _best(
 
 
 def _numbers(line: dict[str, Any], prefix: str) -> dict[str, float]:
-    """The metrics in a log line, without what the trainer says of speed."""
+    """Return the metrics in a log line, without the trainer's measures of speed."""
     speed = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
     found = {key.removeprefix(prefix): float(value) for key, value in line.items() if key.startswith(prefix)}
     return {key: value for key, value in found.items() if key not in speed}

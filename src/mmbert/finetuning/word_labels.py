@@ -21,7 +21,7 @@ _OPENING = frozenset("([{«“‘¿¡（「『【《")
 
 
 def join_words(words: Sequence[str], how: str = "auto") -> tuple[str, list[Span]]:
-    """A sentence of these words, and the characters of each.
+    """Return a sentence of these words, and the characters of each.
 
     how  space: one between any two; none: nothing; auto: one, but none beside a letter of a script without spaces, nor
          before closing or after opening punctuation
@@ -36,7 +36,7 @@ def join_words(words: Sequence[str], how: str = "auto") -> tuple[str, list[Span]
 
 
 def find_words(text: str, words: Sequence[str]) -> list[Span] | None:
-    """The characters of each word in the raw sentence, in order; None if one is not there.
+    """Return the characters of each word in the raw sentence, in order; None if one is not there.
 
     A treebank's words may not be: German ``zum`` is ``zu`` and ``dem`` there.
     """
@@ -51,7 +51,7 @@ def find_words(text: str, words: Sequence[str]) -> list[Span] | None:
 
 
 def first_tokens(tokens: np.ndarray, words: Sequence[Span]) -> np.ndarray:
-    """For each word, the first token that has a character of it: (words,), -1 where there is none.
+    """Return for each word the first token that has a character of it: (words,), -1 where there is none.
 
     tokens  (n, 2) characters of each token, ascending, the space before a word not in them
     Two words of a script without spaces may begin in one token.
@@ -81,5 +81,5 @@ def _apart(text: str, word: str) -> bool:
 
 
 def _wide(character: str) -> bool:
-    """Punctuation of East Asia, as wide as a letter."""
+    """Return whether it is East Asian punctuation, as wide as a letter."""
     return unicodedata.category(character)[0] == "P" and unicodedata.east_asian_width(character) in "WF"

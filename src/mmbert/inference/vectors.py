@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mmbert.arrays import unit
 from mmbert.errors import ConfigError
 
 Output = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
@@ -65,7 +66,7 @@ def similarity(first: Any, second: Any, kind: str = "cosine") -> np.ndarray:
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise ConfigError(f"cannot compare vectors of {a.shape} and {b.shape}: they must have the same dimensions")
     if kind == "cosine":
-        a, b = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (a, b))
+        a, b = unit(a), unit(b)
     if kind in ("cosine", "dot"):
         return np.asarray(a @ b.T)
     power = 1 if kind == "manhattan" else 2  # of differences: a^2 + b^2 - 2 ab is not 0 for equal vectors

@@ -48,7 +48,7 @@ ARTICLES = {
 """What MLQA takes for articles. The Arabic one drops these two letters wherever they stand, as the official script
 does."""
 
-HOUSE = {
+CODES = {
     "eng_Latn": "en",
     "spa_Latn": "es",
     "hin_Deva": "hi",
@@ -72,22 +72,22 @@ class AnswerScores:
 
 
 def normalise_squad(text: str) -> str:
-    """Lower case, without ASCII punctuation, ``a``, ``an``, ``the`` and needless space."""
+    """Return the text in lower case, without ASCII punctuation, ``a``, ``an``, ``the`` and needless space."""
     bare = "".join(character for character in text.lower() if character not in _ASCII)
     return " ".join(_ENGLISH.sub(" ", bare).split())
 
 
 def normalise_tiquad(text: str) -> str:
-    """Lower case, each punctuation sign a space, without articles and ``TIGRINYA``."""
+    """Return the text in lower case, each punctuation sign a space, without articles and ``TIGRINYA``."""
     return " ".join(word for word in text.lower().translate(_TIQUAD).split() if word not in _DROPPED)
 
 
 def normalise_mlqa(text: str, language: str) -> str:
-    """As MLQA's script for one of its languages: ``en``, or in this package's form ``eng_Latn``.
+    """Return the text as MLQA's script normalises it for a language: ``en``, or in this package's form ``eng_Latn``.
 
     Raises ConfigError for a language that MLQA does not have.
     """
-    code = HOUSE.get(language, language)
+    code = CODES.get(language, language)
     if code not in ARTICLES:
         raise ConfigError(f"MLQA has no normalisation for {language!r}: it knows {', '.join(ARTICLES)}; use squad")
     bare = "".join(character for character in text.lower() if character not in _punctuation())
@@ -98,13 +98,13 @@ def normalise_mlqa(text: str, language: str) -> str:
 
 
 def normaliser(name: str, language: str) -> Normalise:
-    """The function behind ``squad``, ``mlqa`` or ``tiquad``. Raises ConfigError for another name."""
+    """Return the function behind ``squad``, ``mlqa`` or ``tiquad``. Raises ConfigError for another name."""
     if name == "squad":
         return normalise_squad
     if name == "tiquad":
         return normalise_tiquad
     if name == "mlqa":
-        normalise_mlqa("", language)  # an unknown language is told before anything is scored
+        normalise_mlqa("", language)  # an unknown language is an error before anything is scored
         return lambda text: normalise_mlqa(text, language)
     raise ConfigError(f"normalisation {name!r} is none of squad, mlqa, tiquad")
 
@@ -112,7 +112,7 @@ def normaliser(name: str, language: str) -> Normalise:
 def score_answers(
     predicted: Sequence[str], gold: Sequence[Sequence[str]], normalise: Normalise = normalise_squad
 ) -> AnswerScores:
-    """Means over questions; each has any number of references, of which the nearest counts.
+    """Return the means over questions; each has any number of references, of which the nearest counts.
 
     Raises DataError for a question without a reference, or another number of predictions.
     """

@@ -30,23 +30,23 @@ def defined(metrics: Mapping[str, Callable[[], float]]) -> dict[str, float]:
 
 
 def accuracy(predicted: Sequence[Any], gold: Sequence[Any]) -> float:
-    """Part of the labels that are right. Raises DataError if there are none, or not as many as gold ones."""
+    """Return the part of the labels that are right. Raises DataError if there are none, or not as many as gold ones."""
     check_lengths(predicted, gold)
     return sum(bool(one == other) for one, other in zip(predicted, gold, strict=True)) / len(gold)
 
 
 def macro_f1(predicted: Sequence[Any], gold: Sequence[Any]) -> float:
-    """Mean of the F1 of every label that occurs, each counting the same."""
+    """Return the mean of the F1 of every label that occurs, each counting the same."""
     return _f1(predicted, gold, average="macro")
 
 
 def weighted_f1(predicted: Sequence[Any], gold: Sequence[Any]) -> float:
-    """Mean of the F1 of every label, by how often it is the gold one (SemEval-2023 task 12, AfriSenti)."""
+    """Return the mean of the F1 of every label, by how often it is the gold one (SemEval-2023 task 12, AfriSenti)."""
     return _f1(predicted, gold, average="weighted")
 
 
 def binary_f1(predicted: Sequence[Any], gold: Sequence[Any], positive: Any) -> float:
-    """F1 of the label ``positive`` (GLUE's MRPC and QQP, Wang et al. 1804.07461).
+    """Return the F1 of the label ``positive`` (GLUE's MRPC and QQP, Wang et al. 1804.07461).
 
     Raises UndefinedMetric if no gold label is ``positive``.
     """
@@ -57,7 +57,7 @@ def binary_f1(predicted: Sequence[Any], gold: Sequence[Any], positive: Any) -> f
 
 
 def matthews(predicted: Sequence[Any], gold: Sequence[Any]) -> float:
-    """Matthews' correlation (GLUE's CoLA): 0 for a model that always says the same.
+    """Return Matthews' correlation (GLUE's CoLA): 0 for a model that always says the same.
 
     Raises UndefinedMetric if all gold labels are the same.
     """
@@ -67,7 +67,7 @@ def matthews(predicted: Sequence[Any], gold: Sequence[Any]) -> float:
 
 
 def multilabel_f1(predicted: Sequence[Sequence[Any]], gold: Sequence[Sequence[Any]], average: str = "micro") -> float:
-    """F1 where a text has any number of labels. average: micro (every label of every text counts the same) or macro.
+    """Return the F1 where a text has any number of labels; ``average``: micro (over all labels of all texts) or macro.
 
     Raises UndefinedMetric if no text has a gold label.
     """
@@ -75,20 +75,20 @@ def multilabel_f1(predicted: Sequence[Sequence[Any]], gold: Sequence[Sequence[An
     names = sorted({label for labels in (*predicted, *gold) for label in labels}, key=str)
     if not any(len(labels) for labels in gold):
         raise UndefinedMetric(f"F1 has no value: none of the {len(gold)} examples has a label")
-    marks = [[[label in labels for label in names] for labels in side] for side in (gold, predicted)]
-    wanted, given = (np.asarray(side, bool) for side in marks)
+    sides = [[[label in labels for label in names] for labels in side] for side in (gold, predicted)]
+    wanted, given = (np.asarray(side, bool) for side in sides)
     axis = None if average == "micro" else 0  # scikit-learn reads a single column as two classes
     right, marked = (wanted & given).sum(axis=axis), wanted.sum(axis=axis) + given.sum(axis=axis)
     return float(np.mean(2 * right / marked))
 
 
 def pearson(predicted: Sequence[float], gold: Sequence[float]) -> float:
-    """Pearson's correlation; 0 for a model that always says the same. Raises UndefinedMetric if gold is constant."""
+    """Return Pearson's correlation; 0 for constant predictions. Raises UndefinedMetric if gold is constant."""
     return _correlation("pearsonr", predicted, gold)
 
 
 def spearman(predicted: Sequence[float], gold: Sequence[float]) -> float:
-    """Spearman's correlation of ranks (GLUE's STS-B, MTEB's STS), with the same ends as ``pearson``."""
+    """Return Spearman's correlation of ranks (GLUE's STS-B, MTEB's STS), with the same ends as ``pearson``."""
     return _correlation("spearmanr", predicted, gold)
 
 

@@ -7,7 +7,7 @@ summed over all sentences (micro). It is small enough to be written down here.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from mmbert.errors import DataError, UndefinedMetric
@@ -43,7 +43,7 @@ class Counts:
 
 
 def read_chunks(labels: Sequence[str]) -> list[Chunk]:
-    """Entities of one sentence as seqeval's ``get_entities`` finds them.
+    """Return the entities of one sentence as seqeval's ``get_entities`` finds them.
 
     An ``I-`` that follows no entity of its type begins one. Labels without a prefix, as of parts of speech, are read
     with their first letter as the prefix, as seqeval does: so ``NOUN NOUN`` is one chunk, and the F1 of UDPOS in XTREME
@@ -78,7 +78,7 @@ def _begins(before: str, prefix: str, kind_before: str, kind: str) -> bool:
 
 
 def count_entities(predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[str]]) -> Counts:
-    """Sums over sentences, each a list of labels, one a word.
+    """Return the sums over sentences, each a list of labels, one a word.
 
     Raises DataError for a sentence with another number of labels than gold ones.
     """
@@ -91,12 +91,12 @@ def count_entities(predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[s
 
 
 def entity_f1(predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[str]]) -> float:
-    """seqeval's ``f1_score``; 0 where nothing is right. Raises UndefinedMetric if there is no gold entity."""
+    """Return seqeval's ``f1_score``; 0 where nothing is right. Raises UndefinedMetric if there is no gold entity."""
     return _f1(count_entities(predicted, gold), len(gold))
 
 
 def token_accuracy(predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[str]]) -> float:
-    """Part of all words whose label is right (MasakhaPOS, Dione et al. 2305.13989)."""
+    """Return the part of all words whose label is right (MasakhaPOS, Dione et al. 2305.13989)."""
     count_entities(predicted, gold)  # the same checks
     pairs = [pair for both in zip(predicted, gold, strict=True) for pair in zip(*both, strict=True)]
     if not pairs:
@@ -105,12 +105,12 @@ def token_accuracy(predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[s
 
 
 def count_spans(predicted: Iterable[Collection[Span]], gold: Iterable[Collection[Span]]) -> Counts:
-    """The same on characters: each text has spans (start, end, type), and both ends must be right."""
+    """Return the same on characters: each text has spans (start, end, type), and both ends must be right."""
     return _count(predicted, gold)
 
 
 def span_f1(predicted: Sequence[Collection[Span]], gold: Sequence[Collection[Span]]) -> float:
-    """F1 of entities on characters of the raw text. Raises UndefinedMetric if there is no gold entity."""
+    """Return the F1 of entities on characters of the raw text. Raises UndefinedMetric if there is no gold entity."""
     if len(predicted) != len(gold):
         raise DataError(f"{len(predicted)} predictions for {len(gold)} texts: give one for each")
     return _f1(count_spans(predicted, gold), len(gold))
@@ -128,11 +128,3 @@ def _count(predicted: Iterable[Collection[object]], gold: Iterable[Collection[ob
         one, other = set(given), set(wanted)
         sums = [sums[0] + len(one & other), sums[1] + len(one), sums[2] + len(other)]
     return Counts(*sums)
-
-
-def word_places(words: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Characters of each word in the text that joins them by one space."""
-    start = 0
-    for word in words:
-        yield start, start + len(word)
-        start += len(word) + 1

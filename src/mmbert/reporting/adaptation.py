@@ -1,4 +1,4 @@
-"""What a run that goes on from a model taught it, and what that cost the languages it knew: before and after.
+"""A run that starts from a model, before and after: what it learned of new languages, and what known ones lost.
 
 Losses are bits per byte on the same masked tokens of held-out text. A group's loss is the mean over its languages,
 each counting the same, and its change is that of the mean.
@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 from mmbert.evaluation.results import LanguageLoss
 from mmbert.evaluation.tiers import KEPT, NEW, UNSEEN, below
+from mmbert.formatting import count
+from mmbert.languages import name as language_name
 from mmbert.recipe import START
 from mmbert.reporting.record import Record
-from mmbert.reporting.tables import Column, Table, bits, count, language_name, signed
+from mmbert.reporting.tables import Column, Table, bits, signed
 
 MOST_LOST = 0.01
 """What a known language may lose, on the mean, and the run still be said to keep it."""
@@ -35,7 +37,7 @@ class Group:
     """Per language: how far the final model is below the start; 0.25 is a quarter fewer bits, negative is worse."""
 
     def change(self, model: str) -> float:
-        """How far a model is below the start."""
+        """Return how far a model is below the start."""
         return 1.0 - self.losses[model] / self.start
 
     @property
@@ -45,7 +47,7 @@ class Group:
 
 
 def adaptation_groups(record: Record) -> list[Group]:
-    """New, kept and other languages before and after; empty unless the start and a later model were evaluated."""
+    """Return new, kept and other languages before and after; none unless start and a later model were evaluated."""
     start, final = record.results.get(START), record.final
     if start is None or final is None:
         return []
@@ -62,7 +64,7 @@ def adaptation_groups(record: Record) -> list[Group]:
 
 
 def adaptation_table(record: Record) -> Table:
-    """Loss of each group before and after, and of each language below its group."""
+    """Return the loss of each group before and after, and of each language below its group."""
     groups, final = adaptation_groups(record), record.final
     if not groups or final is None:
         return Table([], [])

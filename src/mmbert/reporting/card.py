@@ -7,17 +7,19 @@ import textwrap
 
 from mmbert import __version__
 from mmbert.evaluation.tiers import UNSEEN
+from mmbert.formatting import count
 from mmbert.hub_names import called, iso_codes, on_hub
+from mmbert.languages import name as language_name
 from mmbert.reporting.adaptation import adaptation_table
 from mmbert.reporting.findings import findings, headline, size_line
 from mmbert.reporting.record import Record
-from mmbert.reporting.tables import count, language_name, phase_table, tier_table
+from mmbert.reporting.tables import phase_table, tier_table
 
 LICENCE = "apache-2.0"
 
 
 def model_card(record: Record) -> str:
-    """README.md of the run's final model: front matter for the hub, figures, use, training, languages, limits."""
+    """Return README.md of the final model: front matter for the hub, figures, use, training, languages, limits."""
     parts = [
         _front_matter(record),
         f"# {record.recipe.name}\n\nA multilingual encoder trained with [mmbert](https://pypi.org/project/mmbert/) "
@@ -34,7 +36,7 @@ def model_card(record: Record) -> str:
 
 def _front_matter(record: Record) -> str:
     # quoted, for readers of YAML 1.1 take the Norwegian code no for false
-    codes = "".join(f"- {json.dumps(code)}\n" for code in iso_codes(_drawn(record)))
+    codes = "".join(f"- {json.dumps(code)}\n" for code in iso_codes(record.languages))
     tags = ["modernbert", "mmbert", "multilingual", "encoder", *(["merge"] if record.recipe.merge else [])]
     start = record.recipe.start
     return (
@@ -68,7 +70,7 @@ kept: known to the start, their text mixed in so that they are not forgotten.
     return f"""## Figures
 
 Bits per byte on held-out text, the same masked tokens for every model, beside a unigram model fitted to each language's
-own training text (which is told the language). Tiers: the languages that a phase is the first to draw. Less is better.
+own training text (which is given the language). Tiers: the languages that a phase is the first to draw. Less is better.
 
 {tier_table(record).markdown()}
 {lines}"""
@@ -137,7 +139,3 @@ def _limits(record: Record) -> str:
 The model reads up to {longest:,} tokens. It has learned what its training text says, errors and prejudice included, and
 from little text in {scarce}. It is made to be fine-tuned; its vectors are not trained for
 similarity."""
-
-
-def _drawn(record: Record) -> list[str]:
-    return sorted({share.language for drawn in record.mixture.values() for share in drawn if share.share > 0})

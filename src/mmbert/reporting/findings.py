@@ -1,4 +1,4 @@
-"""What a run showed, in sentences made from its figures. The page, the Markdown and the model card say the same."""
+"""What a run showed, in sentences made from its figures, for the page, the Markdown and the model card."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from mmbert.data.bad_shards import BadShards, LeftOut
 from mmbert.evaluation.results import MERGED, RetrievalSummary, summarise_retrieval
 from mmbert.evaluation.tiers import KEPT, NEW, TierSummary
+from mmbert.formatting import count
+from mmbert.languages import name as language_name
 from mmbert.reporting.adaptation import MOST_LOST, Group, adaptation_groups
 from mmbert.reporting.record import Record
-from mmbert.reporting.tables import count, language_name, percent
+from mmbert.reporting.tables import percent
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Finding:
 
 
 def headline(record: Record) -> str:
-    """One sentence: how far the final model is below its start, or below the unigram baseline, in each tier."""
+    """Return one sentence: how far the final model is below its start, or below the unigram baseline, in each tier."""
     if record.final is None or not record.summaries:
         return "Not evaluated yet."
     name = "Merged model" if record.final.model == MERGED else f"Model after {record.final.model}"
@@ -35,7 +37,7 @@ def headline(record: Record) -> str:
 
 
 def findings(record: Record) -> list[Finding]:
-    """The claims that can be judged from what the run holds."""
+    """Return the claims that the run's figures support or refute."""
     found = []
     groups = adaptation_groups(record)
     if record.final is not None and groups:
@@ -65,12 +67,12 @@ def _left_out(shards: Sequence[LeftOut]) -> Finding:
 
 
 def _below_baseline(name: str, summaries: list[TierSummary]) -> Finding:
-    languages_won, languages = sum(s.languages_won for s in summaries), sum(s.languages for s in summaries)
+    won, languages = sum(s.languages_won for s in summaries), sum(s.languages for s in summaries)
     holds = all(s.below > 0 for s in summaries)
     where = "every tier" if holds else _listed([s.tier for s in summaries if s.below > 0]) or "no tier"
     return Finding(
         holds,
-        f"The {name} model is below the unigram baseline in {where}, and in {languages_won:,} of {languages:,} languages "
+        f"The {name} model is below the unigram baseline in {where}, and in {won:,} of {languages:,} languages "
         "one by one.",
     )
 
@@ -148,7 +150,7 @@ def _merging(record: Record) -> list[Finding]:
 
 def _retrieval(summary: RetrievalSummary) -> Finding:
     return Finding(
-        summary.z > 5,
+        summary.z > 5,  # five standard errors are no luck
         f"Without any training for it, translations are found in {percent(summary.accuracy)} of the cases "
         f"({percent(summary.centred)} with language means removed) over {summary.languages} languages, where chance is "
         f"{percent(summary.chance)}: {summary.z:,.0f} standard errors. "
@@ -157,13 +159,12 @@ def _retrieval(summary: RetrievalSummary) -> Finding:
 
 
 def size_line(record: Record) -> str:
-    """What was trained on what, in one line."""
-    languages = {share.language for drawn in record.mixture.values() for share in drawn if share.share > 0}
+    """Return the size of the run in one line."""
     times = [seconds for phase in record.phases if (seconds := record.seconds(phase)) is not None]
     parts = [
         f"{count(record.parameters.masked_lm)} parameters" if record.parameters else "",
         f"{count(record.tokens_seen())} tokens" if record.tokens_seen() else "",
-        f"{len(languages)} languages" if languages else "",
+        f"{len(record.languages)} languages" if record.languages else "",
         f"{len(record.phases)} phase{'s' if len(record.phases) != 1 else ''}",
         f"{sum(times) / 60:,.1f} minutes of training" if times else "",
     ]

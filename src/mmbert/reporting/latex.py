@@ -15,7 +15,7 @@ _PATTERN = re.compile("|".join(map(re.escape, _SPECIAL)))
 
 
 def latex(table: Table, caption: str) -> str:
-    """One ``table`` environment; words are flush left, figures flush right."""
+    """Return one ``table`` environment; words are flush left, figures flush right."""
     sides = "".join("l" if column.text is None else "r" for column in table.columns)
     rows = [" & ".join(escape(cell.text) for cell in row) + r" \\" for row in table.cells()]
     head = " & ".join(escape(column.title) for column in table.columns) + r" \\"
@@ -38,5 +38,5 @@ def latex(table: Table, caption: str) -> str:
 
 
 def escape(text: str) -> str:
-    """Plain text as LaTeX reads it."""
+    """Escape the characters that are special in LaTeX."""
     return _PATTERN.sub(lambda match: _SPECIAL[match[0]], text)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmbert.errors import MissingExtra
 from mmbert.files import write_text
 from mmbert.reporting import tables
 from mmbert.reporting.adaptation import adaptation_table
+from mmbert.reporting.charts import Spec, load_library
 from mmbert.reporting.findings import findings, headline, size_line
-from mmbert.reporting.plots import Spec, all_plots
+from mmbert.reporting.plots import all_plots
 from mmbert.reporting.record import Record, read_record
 
 _WIDTH = 760
@@ -39,7 +39,7 @@ def write_markdown(run_folder: Path, out: Path) -> Path:
 
 
 def markdown(record: Record, plots: list[str]) -> str:
-    """The page's tables, with the plots of these names linked as files beside it."""
+    """Return the page's tables, with the plots of these names linked as files beside it."""
     blocks = [
         f"# {record.recipe.name}",
         f"{size_line(record)}.",
@@ -56,14 +56,10 @@ def markdown(record: Record, plots: list[str]) -> str:
     return "\n\n".join(block.strip() for block in blocks if block.strip()) + "\n"
 
 
-def svg(spec: Spec, width: int = _WIDTH) -> str:
-    """A plot as SVG on white paper."""
-    try:
-        import vl_convert
-    except ImportError as error:
-        raise MissingExtra("vl-convert-python", "report") from error
+def svg(spec: Spec) -> str:
+    """Return a plot as SVG on white paper."""
     config = {**spec["config"], "background": "white"}
-    text: str = vl_convert.vegalite_to_svg({**spec, "width": width, "config": config})
+    text: str = load_library("vl_convert").vegalite_to_svg({**spec, "width": _WIDTH, "config": config})
     return text
 
 

@@ -12,13 +12,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from mmbert import __version__, languages
-from mmbert.errors import MissingExtra
+from mmbert import __version__
 from mmbert.evaluation.results import FilledMask, summarise_retrieval
 from mmbert.evaluation.tiers import NEW
 from mmbert.files import write_text
+from mmbert.formatting import count
+from mmbert.languages import name as language_name
 from mmbert.reporting import plots, tables
 from mmbert.reporting.adaptation import MOST_LOST, adaptation_groups, adaptation_table
+from mmbert.reporting.charts import Spec, load_library
 from mmbert.reporting.findings import findings, headline, size_line
 from mmbert.reporting.record import Record, read_record
 
@@ -45,12 +47,8 @@ def write_report(run_folder: Path, out: Path) -> Path:
 
 
 def render(record: Record) -> str:
-    """The page as text."""
-    try:
-        import jinja2
-        import vl_convert
-    except ImportError as error:
-        raise MissingExtra(error.name or "jinja2", "report") from error
+    """Return the page as text."""
+    jinja2, vl_convert = load_library("jinja2"), load_library("vl_convert")
     specs = plots.all_plots(record)
     environment = jinja2.Environment(
         autoescape=True,
@@ -60,7 +58,7 @@ def render(record: Record) -> str:
         loader=jinja2.BaseLoader(),
     )
     template = environment.from_string(resources.files("mmbert.reporting").joinpath("page.html.j2").read_text("utf-8"))
-    return template.render(
+    page: str = template.render(
         record=record,
         version=__version__,
         headline=headline(record),
@@ -86,9 +84,10 @@ def render(record: Record) -> str:
         vega=vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed").replace("</script", "<\\/script"),
         percent=tables.percent,
     )
+    return page
 
 
-def _script(spec: plots.Spec) -> str:
+def _script(spec: Spec) -> str:
     """JSON that is safe inside a script element."""
     return json.dumps(spec, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
 
@@ -97,31 +96,21 @@ def _tiles(record: Record) -> list[Tile]:
     if record.final is None:
         return []
     final = record.final.model
-    tiles = [
-        Tile(
-            tables.signed(group.change(final)),
-            f"bits per byte against the start, {group.tier} ({len(group.languages)} languages)",
-            group.change(final) > (0 if group.tier == NEW else -MOST_LOST),
-        )
+    changes = [
+        (group.change(final), f"the start, {group.tier} ({len(group.languages)} languages)", group.tier != NEW)
         for group in adaptation_groups(record)
     ] or [
-        Tile(
-            tables.signed(s.below),
-            f"bits per byte against unigram, tier {s.tier} ({s.languages} languages)",
-            s.below > 0,
-        )
-        for s in record.summaries.get(final, [])
+        (s.below, f"unigram, tier {s.tier} ({s.languages} languages)", False) for s in record.summaries.get(final, [])
+    ]
+    tiles = [
+        Tile(tables.signed(below), f"bits per byte against {what}", below > (-MOST_LOST if known else 0))
+        for below, what, known in changes
     ]
     retrieval = summarise_retrieval(record.final.retrieval)
     if retrieval is not None:
         among = f"translations found at rank 1 in {retrieval.languages} languages"
-        tiles.append(
-            Tile(
-                tables.percent(retrieval.accuracy),
-                f"{among}; chance {tables.percent(retrieval.chance)}",
-                retrieval.z > 5,
-            )
-        )
+        found, chance = tables.percent(retrieval.accuracy), tables.percent(retrieval.chance)
+        tiles.append(Tile(found, f"{among}; chance {chance}", retrieval.z > 5))
     return tiles
 
 
@@ -129,7 +118,8 @@ def _run_facts(record: Record) -> dict[str, Any]:
     model, recipe, size = record.recipe.shape, record.recipe, record.parameters
     tokenizer = recipe.vocabulary
     trained = None if isinstance(tokenizer, str) else f"trained here: BPE of {tokenizer.vocab_size:,}"
-    drawn = {share.language: share.tokens or 0 for shares in record.mixture.values() for share in shares}
+    streams = {(s.source, s.language): s.tokens or 0 for mixed in record.mixture.values() for s in mixed.streams}
+    text = sum(streams.values())
     return {
         "recipe": recipe.name,
         "model": f"{model.num_layers} layers of {model.hidden_size}, {model.num_heads} heads, GeGLU "
@@ -141,24 +131,19 @@ def _run_facts(record: Record) -> dict[str, Any]:
         "tokenizer": trained or tokenizer,
         "started_from": recipe.start,
         "sources": {name: source.kind for name, source in recipe.sources.items()},
-        "languages": len(drawn) or None,
-        "training_text": f"{tables.count(_train_tokens(record))} tokens" if _train_tokens(record) else None,
-        "tokens_trained_on": tables.count(record.tokens_seen()) if record.tokens_seen() else None,
+        "languages": len({language for _, language in streams}) or None,
+        "training_text": f"{count(text)} tokens" if text else None,
+        "tokens_trained_on": count(record.tokens_seen()) if record.tokens_seen() else None,
         "held-out_text": _heldout_line(record),
         "seed": recipe.seed,
     }
-
-
-def _train_tokens(record: Record) -> int:
-    streams = {(s.source, s.language): s.tokens or 0 for shares in record.mixture.values() for s in shares}
-    return sum(streams.values())
 
 
 def _heldout_line(record: Record) -> str | None:
     if record.baseline is None:
         return None
     masked = sum(loss.tokens for loss in record.baseline.losses.values())
-    return f"{tables.count(masked)} masked tokens in {len(record.baseline.losses)} languages, the same for every model"
+    return f"{count(masked)} masked tokens in {len(record.baseline.losses)} languages, the same for every model"
 
 
 def _over_cap(record: Record) -> dict[str, int]:
@@ -169,7 +154,7 @@ def _over_cap(record: Record) -> dict[str, int]:
 
 def _shown(sample: FilledMask) -> dict[str, Any]:
     return {
-        "language": languages.name(sample.language),
+        "language": language_name(sample.language),
         "code": sample.language,
         "direction": "rtl" if sample.language.partition("_")[2] in _RIGHT_TO_LEFT else "ltr",
         "before": sample.before,

@@ -1,4 +1,4 @@
-"""Colours of all that is drawn: told apart by the colour-blind (after Okabe and Ito), on light and on dark paper."""
+"""Colours of all plots, distinguishable by colour-blind readers (after Okabe and Ito), on light and dark paper."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _STARTED = {START: "#5b6b7b", NEW: "#e69500", KEPT: "#1f77c0"}
 
 
 def phase_colour(place: int) -> str:
-    """The colour of the phase at this place of the recipe's order, and of the languages that it brings in."""
+    """Return the colour of the phase at this place of the recipe's order, and of the languages that it brings in."""
     return _COLOURS[place % len(_COLOURS)]
 
 
 def fixed_colours(*, started: bool) -> dict[str, str]:
-    """Colours of models and of tiers of languages that are not those of a phase; more where a run has a start."""
+    """Return the colours of models and tiers that are not those of a phase; more where a run has a start."""
     return _FIXED | _STARTED if started else dict(_FIXED)

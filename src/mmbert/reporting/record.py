@@ -1,4 +1,4 @@
-"""A run as its files tell it. The report reads nothing else, so it can be written again at any time, anywhere.
+"""A run as its files describe it. The report reads nothing else, so it can be written again at any time, anywhere.
 
     runs/<name>/
       recipe.yaml              the resolved recipe
@@ -23,8 +23,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
+from mmbert.data.mixture import Mixture, Share, StreamShare
 from mmbert.errors import MMBertError
 from mmbert.evaluation.results import BASELINE, MERGED, Baseline, ModelResult, read, read_models
 from mmbert.evaluation.tiers import KEPT, NEW, TierSummary, adaptation_tiers, summarise, tiers
@@ -34,42 +35,16 @@ from mmbert.model.count import Parameters, parameters
 from mmbert.recipe import START, Recipe
 
 
-class DrawnShare(BaseModel):
-    """A stream's part in a phase."""
-
-    model_config = ConfigDict(frozen=True)
-
-    source: str
-    language: str
-    share: float
-    tokens: int | None = None
-    """Training tokens of the stream."""
-    epochs: float | None = None
-    """How often the phase goes through them."""
-    capped: bool = False
-    """Whether the cap of epochs cut its share."""
-
-
-@dataclass(frozen=True)
-class LanguageShare:
-    """A language's part in a phase, over all sources."""
-
-    language: str
-    share: float
-    tokens: int
-    epochs: float
-    capped: bool
-
-
 @dataclass(frozen=True)
 class Record:
-    """Everything the report tells; empty where a run has not come so far."""
+    """Everything the report shows; empty where a run has not come so far."""
 
     folder: Path
     recipe: Recipe
     environment: dict[str, Any]
     metrics: dict[str, list[dict[str, Any]]]
-    mixture: dict[str, list[DrawnShare]]
+    mixture: dict[str, Mixture]
+    """By phase."""
     baseline: Baseline | None
     results: dict[str, ModelResult]
     """The start if there is one, then in the order of the phases, the merge last."""
@@ -90,7 +65,7 @@ class Record:
     def tier_of(self) -> dict[str, str]:
         """The tier of each language with held-out text: by tier, then by training text, the largest first."""
         languages = self.baseline.losses if self.baseline else {}
-        drawn = {phase: [share for share in self.mixture.get(phase, []) if share.share > 0] for phase in self.phases}
+        drawn = {phase: self.drawn(phase) for phase in self.phases}
         if self.recipe.start is None:
             found = tiers([(phase, {s.language for s in shares}) for phase, shares in drawn.items()], languages)
         else:
@@ -118,12 +93,21 @@ class Record:
         }
 
     @cached_property
-    def languages_per_phase(self) -> dict[str, list[LanguageShare]]:
-        """Per phase, languages by share, the largest first."""
-        return {phase: _by_language(shares, self.recipe.phases[phase].tokens) for phase, shares in self.mixture.items()}
+    def languages_per_phase(self) -> dict[str, list[Share]]:
+        """Per phase, the languages that it draws, the largest share first."""
+        return {phase: [share for share in mixed.totals() if share.share > 0] for phase, mixed in self.mixture.items()}
+
+    def drawn(self, phase: str) -> list[StreamShare]:
+        """Return the streams that a phase draws; none without its mixture."""
+        return [stream for stream in self.mixture[phase].streams if stream.share > 0] if phase in self.mixture else []
+
+    @property
+    def languages(self) -> list[str]:
+        """Codes of all languages that some phase draws."""
+        return sorted({stream.language for phase in self.mixture for stream in self.drawn(phase)})
 
     def start_of(self, phase: str) -> int:
-        """Tokens seen before a phase begins, in all phases that it follows."""
+        """Return the tokens seen before a phase begins, in all phases that it follows."""
         before = self.recipe.phases[phase].follows
         return 0 if before is None else self.start_of(before) + self.recipe.phases[before].tokens
 
@@ -132,22 +116,15 @@ class Record:
         """Of the model, once a phase has ended: only then is the size of the vocabulary known for sure."""
         if self.vocab_size is None:
             return None
-        shape = self.recipe.shape
-        config = ModelConfig(
-            vocab_size=self.vocab_size,
-            hidden_size=shape.hidden_size,
-            intermediate_size=shape.intermediate_size,
-            num_layers=shape.num_layers,
-            num_heads=shape.num_heads,
-        )
-        return parameters(config)
+        shape = self.recipe.shape.model_dump(include=set(ModelConfig.model_fields), exclude_none=True)
+        return parameters(ModelConfig(**{**shape, "vocab_size": self.vocab_size}))
 
     def tokens_seen(self) -> int:
-        """Tokens trained on, all phases together, as far as the run has come."""
+        """Return the tokens trained on, all phases together, as far as the run has come."""
         return sum(int(lines[-1]["tokens"]) for lines in self.metrics.values() if lines)
 
     def seconds(self, phase: str) -> float | None:
-        """Time a phase took, None if its metrics do not tell."""
+        """Return the time a phase took, None if its metrics do not hold it."""
         lines = self.metrics.get(phase) or [{}]
         return lines[-1].get("seconds")
 
@@ -167,7 +144,9 @@ def read_record(folder: Path) -> Record:
         environment=_optional(folder / "environment.json") or {},
         metrics={phase: _lines(folder / phase / "metrics.jsonl") for phase in recipe.order()},
         mixture={
-            phase: _shares(mixture[phase], folder / "mixture.json") for phase in recipe.order() if phase in mixture
+            phase: Mixture(_streams(mixture[phase], folder / "mixture.json"), recipe.phases[phase].tokens)
+            for phase in recipe.order()
+            if phase in mixture
         },
         baseline=read(Baseline, evaluation / f"{BASELINE}.json")
         if (evaluation / f"{BASELINE}.json").is_file()
@@ -206,29 +185,10 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return [by_tokens[tokens] for tokens in sorted(by_tokens)]
 
 
-def _shares(values: Any, path: Path) -> list[DrawnShare]:
+def _streams(values: Any, path: Path) -> tuple[StreamShare, ...]:
     try:
-        return TypeAdapter(list[DrawnShare]).validate_python(values)
+        return TypeAdapter(tuple[StreamShare, ...]).validate_python(values)
     except ValidationError as error:
         raise MMBertError(
             f"{path} is not a mixture of this version ({error.errors()[0]['msg']}): delete it and run again"
         ) from error
-
-
-def _by_language(shares: list[DrawnShare], phase_tokens: int) -> list[LanguageShare]:
-    share: dict[str, float] = {}
-    tokens: dict[str, int] = {}
-    capped: set[str] = set()
-    for stream in shares:
-        share[stream.language] = share.get(stream.language, 0.0) + stream.share
-        tokens[stream.language] = tokens.get(stream.language, 0) + (stream.tokens or 0)
-        if stream.capped:
-            capped.add(stream.language)
-    found = [
-        LanguageShare(
-            name, part, tokens[name], part * phase_tokens / tokens[name] if tokens[name] else 0.0, name in capped
-        )
-        for name, part in share.items()
-        if part > 0
-    ]
-    return sorted(found, key=lambda language: (-language.share, language.language))

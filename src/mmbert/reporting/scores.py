@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mmbert import languages
-from mmbert.errors import ConfigError
+from mmbert.errors import ConfigError, MissingExtra
 from mmbert.evaluation.published import AVERAGE, PRINTED, published, sources
 from mmbert.evaluation.summary import TUNED_BEFORE, Figure, SuiteResult, TaskSummary, by_tier, mean_of_tasks, read_tiers
-from mmbert.evaluation.task import Task
+from mmbert.evaluation.task import TRAINED, Task
 from mmbert.files import write_json, write_text
 from mmbert.reporting.latex import latex
 from mmbert.reporting.tables import Column, Table
@@ -52,15 +53,15 @@ METRICS = {
 
 def write_scores(result: SuiteResult, out: Path) -> Path:
     """Write ``scores.md``, ``scores.tex``, ``scores.json`` and plots into ``out``; returns the Markdown's path."""
-    from mmbert.reporting.score_plots import score_plots, svg_or_none
+    from mmbert.reporting.markdown import svg
+    from mmbert.reporting.score_plots import tier_points
 
     tiers = read_tiers(result.suite.tiers) if result.suite.tiers is not None else {}
     plots = {}
-    for name, spec in score_plots(result, tiers).items():
-        picture = svg_or_none(spec)
-        if picture is not None:
-            write_text(out / f"{name}.svg", picture)
-            plots[name] = f"{name}.svg"
+    with suppress(MissingExtra):  # altair and vl-convert, which the tables do not need
+        if tiers:
+            write_text(out / "by-tier.svg", svg(tier_points(result, tiers)))
+            plots = {"by-tier": "by-tier.svg"}
     write_text(out / "scores.md", markdown(result, tiers, plots))
     write_text(out / "scores.tex", "\n".join(latex(table, title) for title, table in tables(result, tiers)))
     write_json(out / "scores.json", as_json(result, tiers))
@@ -68,7 +69,7 @@ def write_scores(result: SuiteResult, out: Path) -> Path:
 
 
 def markdown(result: SuiteResult, tiers: Mapping[str, str], plots: Mapping[str, str] | None = None) -> str:
-    """All tables, and what each task is."""
+    """Return all tables, and what each task is."""
     blocks = [f"# {result.suite.name}"]
     for title, table in tables(result, tiers):
         blocks.append(f"## {title}\n\n{table.markdown().strip()}")
@@ -83,42 +84,33 @@ OVERVIEW, TIERS = "Tasks", "By tier of language"
 
 
 def tables(result: SuiteResult, tiers: Mapping[str, str]) -> list[tuple[str, Table]]:
-    """(title, table): tasks, tiers if there are any, and each task with several languages."""
+    """Return (title, table): tasks, tiers if there are any, and each task with several languages."""
     found = [(OVERVIEW, overview(result))]
     if tiers:
         found.append((TIERS, tier_table(result, tiers)))
     for name in result.suite.tasks:
-        summaries = [column.tasks[name] for column in result.columns if name in column.tasks]
-        if summaries and summaries[0].groups:
-            found.append((f"{_task(result, name).title} by type", type_table(result, name)))
-        if summaries and len(summaries[0].languages) > 1:
-            found.append((_task(result, name).title, language_table(result, name, tiers)))
+        first, title = _first(result, name), _task(result, name).title
+        if first is not None and first.groups:
+            found.append((f"{title} by type", type_table(result, name)))
+        if first is not None and len(first.languages) > 1:
+            found.append((title, language_table(result, name, tiers)))
     return found
 
 
 def overview(result: SuiteResult) -> Table:
-    """A row a task: each model and baseline, then what was published."""
-    suite = result.suite
-    beside = published(suite.published) if suite.published is not None else {}
+    """Return a row a task: each model and baseline, then what was published."""
+    beside = _beside(result)
     columns = [Column("task"), Column("metric"), Column("languages"), *_columns(result), *map(_published, beside)]
     rows: list[list[Any]] = []
-    for name in suite.tasks:
-        task = _task(result, name)
-        first = next((column.tasks[name] for column in result.columns if name in column.tasks), None)
-        if first is None:
-            continue
-        figures = [_cell(column.tasks.get(name)) for column in result.columns]
-        rows.append(
-            [
-                task.title,
-                METRICS[first.metric],
-                _covered(first),
-                *figures,
-                *(each.get(name) for each in beside.values()),
-            ]
-        )
-    names = [name for name in suite.tasks if any(name in column.tasks for column in result.columns)]
-    if suite.average and len(names) > 1:
+    names = []
+    for name in result.suite.tasks:
+        first = _first(result, name)
+        if first is not None:
+            names.append(name)
+            figures: list[Any] = [_cell(column.tasks.get(name)) for column in result.columns]
+            figures += [each.get(name) for each in beside.values()]
+            rows.append([_task(result, name).title, METRICS[first.metric], _covered(first), *figures])
+    if result.suite.average and len(names) > 1:
         means = [_percent(mean_of_tasks(column, names)) for column in result.columns]
         others = [_whole_mean(each, names) for each in beside.values()]
         rows.append(["mean", "", "", *means, *others])
@@ -141,7 +133,7 @@ def _tasks(figures: Mapping[str, float]) -> set[str]:
 
 
 def tier_table(result: SuiteResult, tiers: Mapping[str, str]) -> Table:
-    """A row for each task and tier, means over the tier's languages."""
+    """Return a row for each task and tier, means over the tier's languages."""
     rows: list[list[Any]] = []
     for name in result.suite.tasks:
         parts = [by_tier(column.tasks[name], tiers) if name in column.tasks else {} for column in result.columns]
@@ -154,45 +146,32 @@ def tier_table(result: SuiteResult, tiers: Mapping[str, str]) -> Table:
 
 
 def type_table(result: SuiteResult, name: str) -> Table:
-    """A row for each type of mteb's tasks, with what was published."""
-    suite = result.suite
-    beside = published(suite.published) if suite.published is not None else {}
+    """Return a row for each type of mteb's tasks, with what was published."""
+    beside, first = _beside(result), _first(result, name)
     found = [column.tasks.get(name) for column in result.columns]
-    first = next(summary for summary in found if summary is not None)
-    rows = [
-        [
-            group,
-            *(None if each is None else _figure(each.groups[group], each.metric) for each in found),
-            *(figures.get(group) for figures in beside.values()),
-        ]
-        for group in first.groups
-    ]
+    rows = []
+    for group in first.groups if first is not None else ():
+        figures = [None if each is None else _figure(each.groups[group], each.metric) for each in found]
+        rows.append([group, *figures, *(each.get(group) for each in beside.values())])
     return Table([Column("type"), *_columns(result), *map(_published, beside)], rows)
 
 
 def language_table(result: SuiteResult, name: str, tiers: Mapping[str, str]) -> Table:
-    """A row for each language (each of mteb's tasks) of one task."""
-    found = {column.name: column.tasks[name] for column in result.columns if name in column.tasks}
-    first = next(iter(found.values()))
+    """Return a row for each language (each of mteb's tasks) of one task."""
+    found, first = [column.tasks.get(name) for column in result.columns], _first(result, name)
     is_language = bool(_task(result, name).languages)
-    rows = [
-        [
-            _language(unit) if is_language else unit,
-            *([tiers.get(unit, "")] if tiers else []),
-            f"{first.rows[unit]:,}" if first.rows.get(unit) else "",
-            *(
-                _figure(found[column.name].languages[unit], first.metric) if column.name in found else None
-                for column in result.columns
-            ),
-        ]
-        for unit in first.languages
-    ]
-    tier = [Column("tier")] if tiers else []
-    return Table([Column("language" if is_language else "part"), *tier, Column("examples"), *_columns(result)], rows)
+    rows = []
+    for unit, number in first.rows.items() if first is not None else ():
+        figures = [None if each is None else _figure(each.languages[unit], each.metric) for each in found]
+        tier = [tiers.get(unit, "")] if tiers else []
+        rows.append([_language(unit) if is_language else unit, *tier, f"{number:,}" if number else "", *figures])
+    tier_column = [Column("tier")] if tiers else []
+    columns = [Column("language" if is_language else "part"), *tier_column, Column("examples"), *_columns(result)]
+    return Table(columns, rows)
 
 
 def as_json(result: SuiteResult, tiers: Mapping[str, str]) -> dict[str, Any]:
-    """Everything, for programs."""
+    """Return everything as plain values."""
     return {
         "suite": result.suite.model_dump(mode="json"),
         "columns": [
@@ -206,7 +185,7 @@ def as_json(result: SuiteResult, tiers: Mapping[str, str]) -> dict[str, Any]:
             for column in result.columns
         ],
         "tiers": dict(tiers),
-        "published": published(result.suite.published) if result.suite.published is not None else {},
+        "published": _beside(result),
     }
 
 
@@ -214,7 +193,7 @@ def _notes(result: SuiteResult) -> list[str]:
     """What was done to the models first, and a line a task: how it was learned, its licence and source."""
     lines = [f"- {column.short}: {_tuned(result, column.tuned)}." for column in result.columns if column.tuned]
     for name in result.suite.tasks:
-        summary = next((column.tasks[name] for column in result.columns if name in column.tasks), None)
+        summary = _first(result, name)
         if summary is None:
             continue
         task = _task(result, name)
@@ -232,7 +211,7 @@ def _tuned(result: SuiteResult, how: str) -> str:
 
 def _learned(result: SuiteResult, name: str) -> str:
     task = _task(result, name)
-    if task.kind not in ("classify", "tag", "answer", "choose"):
+    if task.kind not in TRAINED:
         return "no training"
     steps = [*result.suite.chain(name), *([name] if task.protocol.train else [])]
     said = []
@@ -245,6 +224,16 @@ def _learned(result: SuiteResult, name: str) -> str:
 
 def _task(result: SuiteResult, name: str) -> Task:
     return result.suite.task(name)
+
+
+def _first(result: SuiteResult, name: str) -> TaskSummary | None:
+    """The summary of a task of the first model or baseline that has one."""
+    return next((column.tasks[name] for column in result.columns if name in column.tasks), None)
+
+
+def _beside(result: SuiteResult) -> dict[str, dict[str, float]]:
+    """Published figures: model -> task -> score."""
+    return published(result.suite.published) if result.suite.published is not None else {}
 
 
 def _columns(result: SuiteResult) -> list[Column]:

@@ -1,15 +1,19 @@
-"""Tables of a run: rows of plain values, and their text for people. The page and the Markdown show the same ones."""
+"""Tables of a run: rows of plain values, and their text. The page and the Markdown show the same ones."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from mmbert import languages
-from mmbert.evaluation.results import LanguageLoss, summarise_retrieval
+from mmbert.evaluation.results import ModelResult, summarise_retrieval
 from mmbert.evaluation.tiers import below
+from mmbert.formatting import count, duration
+from mmbert.languages import name as language_name
+from mmbert.recipe import Phase
 from mmbert.reporting.record import Record
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -38,12 +42,17 @@ class Table:
     columns: Sequence[Column]
     rows: Sequence[Sequence[Any]]
 
+    @classmethod
+    def of(cls, items: Iterable[T], columns: Sequence[tuple[Column, Callable[[T], Any]]]) -> Table:
+        """Return a row an item: in each column what its function gives for the item."""
+        return cls([column for column, _ in columns], [[value(item) for _, value in columns] for item in items])
+
     def cells(self) -> list[list[Cell]]:
-        """Every value as text."""
+        """Return every value as text."""
         return [[_cell(column, value) for column, value in zip(self.columns, row, strict=True)] for row in self.rows]
 
     def markdown(self) -> str:
-        """The table in GitHub's Markdown."""
+        """Return the table in GitHub's Markdown."""
         lines = [
             " | ".join(column.title for column in self.columns),
             " | ".join("---" if column.text is None else "---:" for column in self.columns),
@@ -60,22 +69,13 @@ def _cell(column: Column, value: Any) -> Cell:
     return Cell(column.text(value), float(value), True)
 
 
-def count(value: float) -> str:
-    """4096 -> 4,096, 12_345 -> 12.3k, 4_000_000 -> 4.00M: three digits are enough."""
-    for size, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= max(size * 0.9995, 1e4):
-            scaled = value / size
-            return f"{scaled:.{max(0, 3 - len(str(int(scaled + 1e-9))))}f}{suffix}"
-    return f"{value:,.0f}"
-
-
 def percent(value: float) -> str:
-    """0.254 -> 25.4%."""
+    """Write a part: 0.254 -> 25.4%."""
     return f"{100 * value:.1f}%"
 
 
 def signed(value: float) -> str:
-    """0.254 -> −25.4%: a part below, shown as the change it is."""
+    """Write how far a value is below another as a change: 0.254 -> −25.4%."""
     return f"{'−' if value >= 0 else '+'}{abs(100 * value):.1f}%"
 
 
@@ -83,80 +83,55 @@ def bits(value: float) -> str:
     return f"{value:.3f}"
 
 
-def duration(seconds: float) -> str:
-    """3725 -> 1 h 2 min."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours >= 48:
-        return f"{hours / 24:.1f} days"
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def language_name(code: str) -> str:
-    """The English name, with the script where a code tells it."""
-    return languages.name(code)
-
-
 def phase_table(record: Record) -> Table:
-    """What each phase was."""
-    columns = [
-        Column("Phase"),
-        Column("Follows"),
-        Column("Tokens", count),
-        Column("Languages", count),
-        Column("Temperature", str, "exponent on a language's size: 1 natural, 0 all alike"),
-        Column("Mask rate", percent),
-        Column("Context", count),
-        Column("Batch", count, "tokens per step at the end"),
-        Column("Peak rate", "{:g}".format),
-        Column("RoPE base", count),
-        Column("Decay"),
-        Column("Time"),
-    ]
-    rows = []
-    for name in record.phases:
-        phase = record.recipe.phases[name]
-        drawn = record.languages_per_phase.get(name)
-        decay = f"{phase.decay.shape}, {count(phase.decay_tokens)}, to {phase.decay.floor:g}" if phase.decay else ""
+    """Return a row a phase: its schedule, data and time."""
+    temperature = Column("Temperature", str, "exponent on a language's size: 1 natural, 0 all alike")
+
+    def decay(phase: Phase) -> str:
+        done = phase.decay
+        return f"{done.shape}, {count(phase.decay_tokens)}, to {done.floor:g}" if done else ""
+
+    def languages(name: str) -> int | None:
+        return len(record.languages_per_phase[name]) if name in record.languages_per_phase else None
+
+    def time(name: str) -> str:
         seconds = record.seconds(name)
-        rows.append(
-            [
-                name,
-                phase.follows or "",
-                phase.tokens,
-                len(drawn) if drawn is not None else None,
-                phase.data.temperature,
-                phase.mask_rate,
-                phase.context,
-                phase.batch,
-                phase.peak_lr,
-                phase.rope_theta,
-                decay,
-                duration(seconds) if seconds is not None else "",
-            ]
-        )
-    return Table(columns, rows)
+        return "" if seconds is None else duration(seconds)
+
+    return Table.of(
+        [(name, record.recipe.phases[name]) for name in record.phases],
+        [
+            (Column("Phase"), lambda each: each[0]),
+            (Column("Follows"), lambda each: each[1].follows or ""),
+            (Column("Tokens", count), lambda each: each[1].tokens),
+            (Column("Languages", count), lambda each: languages(each[0])),
+            (temperature, lambda each: each[1].data.temperature),
+            (Column("Mask rate", percent), lambda each: each[1].mask_rate),
+            (Column("Context", count), lambda each: each[1].context),
+            (Column("Batch", count, "tokens per step at the end"), lambda each: each[1].batch),
+            (Column("Peak rate", "{:g}".format), lambda each: each[1].peak_lr),
+            (Column("RoPE base", count), lambda each: each[1].rope_theta),
+            (Column("Decay"), lambda each: decay(each[1])),
+            (Column("Time"), lambda each: time(each[0])),
+        ],
+    )
 
 
 def tier_table(record: Record) -> Table:
-    """Loss per model and tier, the unigram models first."""
+    """Return the loss per model and tier, the unigram models first."""
     if not record.summaries:
         return Table([], [])
     last = next(reversed(record.summaries.values()))
     columns = [Column("Model")]
     for summary in last:
+        mean = f"mean over the {summary.languages} languages of the tier, each counting the same"
+        won = f"languages of {summary.languages} in which the model is below the baseline"
         columns += [
-            Column(
-                f"{summary.tier}: bits/byte",
-                bits,
-                f"mean over the {summary.languages} languages of the tier, each counting the same",
-            ),
+            Column(f"{summary.tier}: bits/byte", bits, mean),
             Column("to unigram", signed, "change of the tier's mean against its unigram models"),
-            Column("beaten", str, f"languages of {summary.languages} in which the model is below the baseline"),
+            Column("languages won", str, won),
         ]
-    rows: list[list[Any]] = [["unigram (told the language)", *(v for s in last for v in (s.unigram, None, None))]]
+    rows: list[list[Any]] = [["unigram of each language", *(v for s in last for v in (s.unigram, None, None))]]
     for name, summaries in record.summaries.items():
         by_tier = {s.tier: s for s in summaries}
         row: list[Any] = [name]
@@ -168,77 +143,58 @@ def tier_table(record: Record) -> Table:
 
 
 def language_table(record: Record) -> Table:
-    """Every language with held-out text: size, tier, baseline and each model's loss."""
+    """Return every language with held-out text: size, tier, baseline and each model's loss."""
     if record.baseline is None:
         return Table([], [])
-    final = record.final
-    others = {name: result for name, result in record.results.items() if result is not final}
-    columns = [
-        Column("Language"),
-        Column("Code"),
-        Column("Tier"),
-        Column("Training tokens", count),
-        Column("Unigram", bits, "bits per byte of the language's own unigram model"),
-        *([Column(final.model, bits, f"bits per byte of the final model, {final.model}")] if final else []),
-        Column("Change", signed, "final model against unigram"),
-        Column("Accuracy", percent, "masked tokens that the final model guesses exactly"),
-        *(Column(name, bits, f"bits per byte after {name}") for name in others),
-        Column("Masked", count, "held-out tokens predicted"),
-    ]
-    rows = []
-    for code, tier in record.tier_of.items():
-        base = record.baseline.losses[code]
-        loss = final.losses.get(code) if final else None
-        rows.append(
-            [
-                language_name(code),
-                code,
-                tier,
-                base.train_tokens,
-                base.bits_per_byte,
-                *([_bits_of(loss)] if final else []),
-                below(loss, base) if loss else None,
-                loss.accuracy if loss else None,
-                *(_bits_of(result.losses.get(code)) for result in others.values()),
-                base.tokens,
-            ]
-        )
-    return Table(columns, rows)
+    baseline, final = record.baseline.losses, record.final
+    last = final.losses if final else {}
+
+    def after(hint: str, result: ModelResult) -> tuple[Column, Callable[[str], Any]]:
+        column = Column(result.model, bits, f"bits per byte {hint} {result.model}")
+        return column, lambda code: result.losses[code].bits_per_byte if code in result.losses else None
+
+    hit = Column("Accuracy", percent, "masked tokens that the final model guesses exactly")
+    unigram = Column("Unigram", bits, "bits per byte of the language's own unigram model")
+    change = Column("Change", signed, "final model against unigram")
+    return Table.of(
+        record.tier_of,
+        [
+            (Column("Language"), language_name),
+            (Column("Code"), str),
+            (Column("Tier"), record.tier_of.__getitem__),
+            (Column("Training tokens", count), lambda code: baseline[code].train_tokens),
+            (unigram, lambda code: baseline[code].bits_per_byte),
+            *([after("of the final model,", final)] if final else []),
+            (change, lambda code: below(last[code], baseline[code]) if code in last else None),
+            (hit, lambda code: last[code].accuracy if code in last else None),
+            *(after("after", result) for result in record.results.values() if result is not final),
+            (Column("Masked", count, "held-out tokens predicted"), lambda code: baseline[code].tokens),
+        ],
+    )
 
 
 def retrieval_table(record: Record) -> Table:
-    """Per language of the final model."""
-    columns = [
-        Column("Language"),
-        Column("Code"),
-        Column("Tier"),
-        Column("Pairs", count),
-        Column("to English", percent),
-        Column("from English", percent),
-        Column("Centred", percent, "both directions, after subtracting each language's mean vector"),
-        Column("Spelling alone", percent, "both directions, by character trigrams, without a model"),
-        Column("Chance", percent),
-    ]
-    results = record.final.retrieval if record.final else []
-    rows = [
+    """Return the retrieval of the final model per language."""
+    centred = Column("Centred", percent, "both directions, after subtracting each language's mean vector")
+    spelling = Column("Spelling alone", percent, "both directions, by character trigrams, without a model")
+    return Table.of(
+        sorted(record.final.retrieval if record.final else [], key=lambda r: -r.accuracy),
         [
-            language_name(r.language),
-            r.language,
-            record.tier_of.get(r.language, ""),
-            r.pairs,
-            r.to_english,
-            r.from_english,
-            r.centred,
-            r.spelling,
-            r.chance,
-        ]
-        for r in sorted(results, key=lambda r: -r.accuracy)
-    ]
-    return Table(columns, rows)
+            (Column("Language"), lambda r: language_name(r.language)),
+            (Column("Code"), lambda r: r.language),
+            (Column("Tier"), lambda r: record.tier_of.get(r.language, "")),
+            (Column("Pairs", count), lambda r: r.pairs),
+            (Column("to English", percent), lambda r: r.to_english),
+            (Column("from English", percent), lambda r: r.from_english),
+            (centred, lambda r: r.centred),
+            (spelling, lambda r: r.spelling),
+            (Column("Chance", percent), lambda r: r.chance),
+        ],
+    )
 
 
 def retrieval_by_model(record: Record) -> Table:
-    """All languages together, a row a model."""
+    """Return the retrieval over all languages together, a row a model."""
     columns = [
         Column("Model"),
         Column("Languages", count),
@@ -254,7 +210,7 @@ def retrieval_by_model(record: Record) -> Table:
 
 
 def merge_table(record: Record) -> Table:
-    """How far the merged models had gone from where they parted, and how much they disagreed."""
+    """Return how far each merged model is from the base, and how much they disagree."""
     if record.merge is None:
         return Table([], [])
     total = record.merge["total"]
@@ -265,16 +221,16 @@ def merge_table(record: Record) -> Table:
     columns = [
         Column("Merged"),
         Column("Weight", "{:g}".format),
-        Column("Way gone", percent, "length of the difference from the base, relative to the base"),
+        Column("Distance from base", percent, "length of the difference from the base, relative to the base"),
         Column("Kept", percent, "entries left after the trim"),
         *(Column(f"cosine with {name}", bits) for name in names),
     ]
-    weights, kept, way, cosine = record.merge["weights"], total["kept"], total["distance"], total["cosine"]
-    return Table(columns, [[name, weights[i], way[i], kept[i], *cosine[i]] for i, name in enumerate(names)])
+    weights, kept, distance, cosine = record.merge["weights"], total["kept"], total["distance"], total["cosine"]
+    return Table(columns, [[name, weights[i], distance[i], kept[i], *cosine[i]] for i, name in enumerate(names)])
 
 
 def facts_table(values: dict[str, Any]) -> Table:
-    """Names and values, such as an environment; a map becomes one line."""
+    """Return names and values, such as an environment; a map becomes one line."""
 
     def line(value: Any) -> str:
         if isinstance(value, dict):
@@ -283,7 +239,3 @@ def facts_table(values: dict[str, Any]) -> Table:
 
     rows = [[name.replace("_", " "), line(value)] for name, value in values.items() if value not in (None, "", [], {})]
     return Table([Column("What"), Column("Value")], rows)
-
-
-def _bits_of(loss: LanguageLoss | None) -> float | None:
-    return loss.bits_per_byte if loss else None

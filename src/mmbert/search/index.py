@@ -8,6 +8,7 @@ from typing import Any, Literal, Self, cast
 
 import numpy as np
 
+from mmbert.arrays import unit
 from mmbert.errors import ConfigError, DataError, MMBertError, NotFiniteOutput
 from mmbert.files import atomic_folder
 from mmbert.inference.checks import check_texts, many_texts, one_text, whole
@@ -341,8 +342,6 @@ def _checked(vectors: np.ndarray, width: int) -> np.ndarray:
 
 
 def _unit(vectors: np.ndarray, made: Manifest) -> np.ndarray:
-    """fp32, of unit length where the index compares cosines."""
+    """Return fp32 vectors, of unit length where the index compares cosines."""
     rows = vectors.astype(np.float32)
-    if made.similarity != "cosine":
-        return rows
-    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12))
+    return unit(rows) if made.similarity == "cosine" else rows

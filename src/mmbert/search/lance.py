@@ -1,13 +1,14 @@
 """Search among many rows with LanceDB: an approximate index, whose candidates are compared exactly.
 
-The table has two columns, ``row`` and ``vector``, in the order of rows, and nothing is ever deleted from it but rows
-behind those that count. Filters and deleted rows reach it as a mask: where few rows are allowed those are fetched and
+The table has three columns, ``row``, ``vector`` and ``crc``, in the order of rows, and nothing is ever deleted from it
+but rows behind those that count. ``crc`` is the checksum of a vector, compared whenever it is read. Filters and deleted rows reach it as a mask: where few rows are allowed those are fetched and
 compared, where many are, more candidates are asked for until enough of them are allowed.
 """
 
 from __future__ import annotations
 
 import logging
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -78,6 +79,7 @@ class LanceStore:
         columns = {
             "row": arrow.array(np.arange(first, first + len(vectors))),
             "vector": arrow.FixedSizeListArray.from_arrays(numbers, self.width),
+            "crc": arrow.array(_checksums(numbers.to_numpy().reshape(-1, self.width), first)),
         }
         with disk_errors(self.path), self._damage():
             table = self._table(create=True)
@@ -132,12 +134,21 @@ class LanceStore:
         for start in range(0, len(rows), _BLOCK):
             wanted = rows[start : start + _BLOCK]
             with self._damage():
-                table = self._table().take_offsets(wanted.tolist()).select(["row", "vector"]).to_arrow()
+                table = self._table().take_offsets(wanted.tolist()).select(["row", "vector", "crc"]).to_arrow()
                 if not np.array_equal(table["row"].to_numpy(), wanted):
                     raise DataError(f"{self.path} lacks rows of the index: it is damaged, build the index again")
-                values = np.concatenate([chunk.values.to_numpy() for chunk in table["vector"].chunks])
-                found[start : start + len(wanted)] = values.reshape(-1, self.width)
+                found[start : start + len(wanted)] = self._checked(table)
         return found
+
+    def _checked(self, table: Any) -> np.ndarray:
+        """Return the vectors (n, width) of rows that were read. Raises DataError where they are not those written."""
+        values = np.concatenate([chunk.flatten().to_numpy() for chunk in table["vector"].chunks])
+        vectors = values.reshape(-1, self.width)
+        rows = table["row"].to_numpy()
+        bad = np.flatnonzero(_checksums(vectors, rows) != table["crc"].to_numpy())
+        if len(bad):
+            raise DataError(f"{self.path} is damaged in row {int(rows[bad[0]])}: build the index again")
+        return np.asarray(vectors)
 
     def build_index(self, rows: int) -> bool:
         """Make the index, or let it take up the rows that came since, if they are many."""
@@ -176,10 +187,12 @@ class LanceStore:
                 .distance_type("dot")
                 .nprobes(_PROBES)
                 .refine_factor(_REFINE)
-                .select(["row", "_distance"])
+                .select(["row", "vector", "crc", "_distance"])
                 .limit(asked)
                 .to_arrow()
             )
+            if len(found):
+                self._checked(found)
             places = found["row"].to_numpy().astype(np.int64)
             scores = (1 - found["_distance"].to_numpy()).astype(np.float32)
             keep = places < rows
@@ -201,6 +214,14 @@ class LanceStore:
             arrow = self._arrow
             if not create and not self._files.is_dir():
                 raise DataError(f"no rows in {self.path}: it is damaged, build the index again")
-            columns = [("row", arrow.int64()), ("vector", arrow.list_(self._number, self.width))]
+            vector = arrow.list_(self._number, self.width)
+            columns = [("row", arrow.int64()), ("vector", vector), ("crc", arrow.uint32())]
             self._opened = self._database.create_table(_TABLE, schema=arrow.schema(columns), exist_ok=True)
         return self._opened
+
+
+def _checksums(vectors: np.ndarray, rows: int | np.ndarray) -> np.ndarray:
+    """Return a CRC-32 of each vector (n, width), begun with its row's number: LanceDB's pages carry none."""
+    numbers = rows if isinstance(rows, np.ndarray) else np.arange(rows, rows + len(vectors))
+    pairs = zip(numbers.tolist(), np.ascontiguousarray(vectors), strict=True)
+    return np.fromiter((zlib.crc32(vector, number & 0xFFFFFFFF) for number, vector in pairs), np.uint32, len(vectors))

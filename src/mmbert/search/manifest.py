@@ -14,7 +14,7 @@ from mmbert.files import read_checked_json, write_checked_json
 from mmbert.inference.embedder import Embedder
 from mmbert.search.store import KINDS, StoreName
 
-VERSION = 2
+VERSION = 3
 """2: rows, documents and passages carry checksums."""
 
 NAME = "index.json"

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 def phase_config(recipe: Recipe, phase: str, tokenizer: Tokenizer) -> ModelConfig:
-    """The model's shape with the context and angles of a phase. Raises ConfigError if the vocabulary is too small."""
+    """Return the model's shape with a phase's context and angles. Raises ConfigError for too small a vocabulary."""
     values = recipe.shape.model_dump()
     known = {key: value for key, value in values.items() if key in ModelConfig.model_fields}
     vocab_size = recipe.shape.vocab_size or tokenizer.vocab_size
@@ -44,7 +44,7 @@ def phase_config(recipe: Recipe, phase: str, tokenizer: Tokenizer) -> ModelConfi
 
 
 def begin(ctx: PhaseContext, config: ModelConfig) -> tuple[MaskedLM, StableAdamW, State]:
-    """Weights for a phase's first step: those of the phase it follows, of ``recipe.start``, or fresh ones."""
+    """Return what a phase's first step begins with: the end of the phase it follows, the start, or fresh weights."""
     recipe, parent = ctx.recipe, ctx.phase.follows
     state = State(ctx.name, recipe=recipe_hash(recipe), precision=ctx.precision, versions=versions())
     if parent is not None:
@@ -67,7 +67,7 @@ def begin(ctx: PhaseContext, config: ModelConfig) -> tuple[MaskedLM, StableAdamW
 
 
 def resume(ctx: PhaseContext, config: ModelConfig, path: Path) -> tuple[MaskedLM, StableAdamW, State]:
-    """Model, optimiser and place of a checkpoint, in the phase's own configuration."""
+    """Return model, optimiser and state of a checkpoint, in the phase's own configuration."""
     model, optimizer = _place(ctx, _empty(config))
     state = checkpoint.load(path, model, optimizer, ctx.mesh)
     if ctx.mesh.main and state.phase == ctx.name and not state.finished:
@@ -82,14 +82,14 @@ def check(path: Path, ctx: PhaseContext) -> None:
 
 
 def _shares(ctx: PhaseContext, config: ModelConfig) -> Tensor | None:
-    """How often each token will be drawn, if the recipe wants the output's bias to begin there."""
+    """Return how often each token will be drawn, if the output bias is initialised from it."""
     if ctx.recipe.shape.initializer_bias == "uniform":
         return None
     return torch.from_numpy(token_shares(ctx.recipe, ctx.shards, config.vocab_size, _left_out(ctx)))
 
 
 def _vectors(ctx: PhaseContext, config: ModelConfig) -> Tensor | None:
-    """What the neighbours of each token tell of it, if the recipe wants the token embeddings to begin there."""
+    """Return token vectors from co-occurrence counts, if the token embeddings are initialised from them."""
     if ctx.recipe.shape.initializer_embeddings == "normal":
         return None
     size = config.vocab_size, config.hidden_size
@@ -97,12 +97,12 @@ def _vectors(ctx: PhaseContext, config: ModelConfig) -> Tensor | None:
 
 
 def _left_out(ctx: PhaseContext) -> set[str]:
-    """Files of damaged shards that the run goes on without."""
+    """Return the files of damaged shards that the run leaves out."""
     return {shard.file for shard in BadShards(ctx.folder.parent).shards}
 
 
 def _place(ctx: PhaseContext, model: MaskedLM) -> tuple[MaskedLM, StableAdamW]:
-    """The model on its device, or this rank's part of it, and an optimiser for that."""
+    """Move the model to its device, or keep this rank's part of it, and make its optimiser."""
     options = ctx.recipe.optimizer
     model.to(ctx.mesh.device)
     model.tie()
@@ -116,7 +116,7 @@ def _place(ctx: PhaseContext, model: MaskedLM) -> tuple[MaskedLM, StableAdamW]:
 
 
 def _empty(config: ModelConfig) -> MaskedLM:
-    """A model on the CPU whose weights are still to be written."""
+    """Return a model on the CPU whose weights are still to be written."""
     with torch.device("meta"):
         model = MaskedLM(config)
     model.to_empty(device="cpu")

@@ -1,14 +1,14 @@
-"""Checkpoints: a folder that is whole or absent, and knows when it is damaged.
+"""Checkpoints: folders that are complete or absent, with checksums that tell when one is damaged.
 
     runs/<name>/<phase>/step-000123/
       model.safetensors                   the weights; for ``fsdp`` in parts, see ``storage.py``
-      optimizer.safetensors               both averages of every weight
+      optimizer.safetensors               both moments of every weight
       state.json                          where the run stands: cursor, step, tokens, recipe, precision
       config.json tokenizer.json ...      what a model folder has beside its weights
       SHA256SUMS                          of all of them; `sha256sum -c` reads it too
 
-Nothing else is needed to go on as if nothing had happened, on any number of processes: data, masks and dropout are
-functions of the position. Written by ``saver.py``, behind the back of the loop.
+A run resumes from it bit-exactly, on any number of processes: data, masks and dropout are functions of the position.
+Checkpoints are written asynchronously, by ``saver.py``.
 """
 
 from __future__ import annotations
@@ -47,48 +47,48 @@ class State:
     cursor: Cursor = field(default_factory=Cursor)
     """Where the next step begins, with the phase's steps and tokens so far."""
     optimizer_step: int = 0
-    """Steps of the optimiser, over all phases: its averages are debiased with it."""
+    """Steps of the optimiser over all phases, which its bias correction needs."""
     finished: bool = False
     """Whether this is the end of the phase."""
     due: bool = True
-    """Whether it was saved because its turn had come, not because the run was stopped there."""
+    """Whether it was saved on schedule, not because the run was stopped there."""
     recipe: str = ""
-    """Hash of what the run may not change."""
+    """Hash of the options that must not change during a run."""
     precision: str = "fp32"
     meters: dict[str, float] = field(default_factory=dict)
-    """Sums of the line of metrics that is being filled."""
+    """Sums for the next line of metrics."""
     norms: tuple[float, ...] = ()
-    """Of the last gradients: what a spike is measured by."""
+    """Norms of the last gradients, which a spike is compared with."""
     rollbacks: int = 0
     """How often the phase went back to a checkpoint after a spike."""
     skipped_steps: int = 0
-    """Steps whose data were passed over in doing so."""
+    """Steps whose data those rollbacks skipped."""
     versions: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
+        """Return plain values."""
         return {"version": VERSION, **asdict(self)}
 
     @classmethod
     def from_json(cls, values: dict[str, Any], where: Path) -> State:
-        """Back from :meth:`to_json`. Raises TrainingError for another version."""
+        """Return the state of :meth:`to_json`. Raises TrainingError for another version."""
         if values.get("version") not in READABLE:
             raise TrainingError(
                 f"{where} has version {values.get('version')}, and only {READABLE[0]} to {READABLE[-1]} can be read: "
-                "go on with the version of mmbert that wrote it, or start in another --out"
+                "continue with the version of mmbert that wrote it, or start in another --out"
             )
         kept = {key: value for key, value in values.items() if key != "version"}
         return cls(**{**kept, "cursor": Cursor(**values["cursor"]), "norms": tuple(values.get("norms", ()))})
 
 
 def tensors_of(model: MaskedLM, optimizer: StableAdamW) -> dict[str, Tensor]:
-    """What a checkpoint holds: every weight once, and both of its averages."""
+    """Return what a checkpoint holds: every weight once, and both of its moments."""
     weights = {name: parameter.detach() for name, parameter in model.named_parameters() if name != TIED}
     return {**weights, **optimizer.state_tensors()}
 
 
 def load(path: Path, model: MaskedLM, optimizer: StableAdamW, mesh: Mesh | None = None) -> State:
-    """Put a checkpoint's weights and averages into ``model`` and ``optimizer``, in place; all ranks together.
+    """Load a checkpoint's weights and moments into ``model`` and ``optimizer``, in place; all ranks together.
 
     Raises TrainingError if it belongs to another model, is of another version or cannot be read.
     """
@@ -99,23 +99,23 @@ def load(path: Path, model: MaskedLM, optimizer: StableAdamW, mesh: Mesh | None 
 
 
 def read_state(path: Path) -> State:
-    """The ``state.json`` of a checkpoint."""
+    """Return the ``state.json`` of a checkpoint."""
     return State.from_json(read_json(path / STATE), path / STATE)
 
 
 def path_of(folder: Path, state: State) -> Path:
-    """Where a phase's folder has, or will have, the checkpoint of a state."""
+    """Return where a phase's folder has, or will have, the checkpoint of a state."""
     return folder / f"step-{state.cursor.step:06d}"
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """All checkpoints of a phase, oldest first, unchecked."""
+    """Return all checkpoints of a phase, oldest first, unchecked."""
     found = [path for path in folder.glob("step-*") if path.is_dir() and path.name.removeprefix("step-").isdigit()]
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest checkpoint whose checksums hold; damaged newer ones are passed over with a warning."""
+    """Return the newest checkpoint whose checksums hold; damaged newer ones are skipped with a warning."""
     for path in reversed(checkpoints(folder)):
         fault = damage(path)
         if fault is None:
@@ -125,9 +125,10 @@ def latest(folder: Path) -> Path | None:
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint, None if nothing is."""
+    """Return what is wrong with a checkpoint, None if nothing is."""
 
     def complete(names: set[str]) -> bool:
+        # model-00001-of-00002.safetensors -> model: a checkpoint of several ranks has several files of each kind
         kinds = {name.split(".")[0].split("-")[0] for name in names if name.endswith(".safetensors")}
         return STATE in names and {MODEL, OPTIMIZER} <= kinds
 
@@ -137,8 +138,8 @@ def damage(path: Path) -> str | None:
 def prune(folder: Path, keep: int) -> None:
     """Delete all but the ``keep`` newest checkpoints, and what killed processes left unfinished.
 
-    One that was not due, saved because the run was stopped, goes as soon as there is a newer one: what stays does not
-    depend on when a run was stopped.
+    A checkpoint that was not due is deleted as soon as there is a newer one: what remains does not depend on when a run
+    was stopped, and neither does an average over checkpoints.
     """
     found = checkpoints(folder)
     due = [path for path in found if _is_due(path)]
@@ -148,7 +149,7 @@ def prune(folder: Path, keep: int) -> None:
     for path in found:
         if path not in kept:
             going = path.with_name(path.name + PARTIAL)
-            path.rename(going)  # a checkpoint is whole or absent also where deleting it is cut short
+            path.rename(going)  # so that an interrupted deletion leaves no incomplete checkpoint
             shutil.rmtree(going, ignore_errors=True)
 
 
@@ -156,4 +157,4 @@ def _is_due(path: Path) -> bool:
     try:
         return read_state(path).due
     except (MMBertError, KeyError, TypeError):
-        return True  # damaged: not ours to judge
+        return True  # damaged: deleting it is not decided here

@@ -1,13 +1,16 @@
-"""What counting the neighbours of tokens tells of them: vectors that a run's token embeddings can begin with.
+"""Initial token embeddings from co-occurrence counts: PPMI and SVD per language, with languages aligned by rotation.
 
-Words that keep the same company are alike, and a factorised table of who stands near whom is as good a word2vec as the
-trained one (Levy and Goldberg 2014; the settings are those of Levy et al. 2015). Counting meets every token of the
-shards, whatever the run will draw, in seconds per million tokens; masked language modelling of a few million tokens
-learns next to nothing of it (docs/decisions/0011).
+Words that occur in the same contexts have similar meanings, and factorising the positive pointwise mutual information
 
-Each language has a table of its own: in one for all, the largest would take every dimension. What is the same token in
-two languages, a name, a loan or a number, ties them together: each language in turn, the largest first, is rotated so
-that such tokens come to lie on one another (Smith et al. 1702.03859, with identical strings for a dictionary).
+    ppmi(t, c) = max(0, log(n(t, c) / (n(t) p(c))))    p(c) = n(c) ** 0.75 / Σ n(c') ** 0.75
+
+is equivalent to training word2vec (Levy and Goldberg 2014; the settings are those of Levy et al. 2015). Counting covers
+all tokens of the shards, whatever the run will draw, in seconds per million tokens; masked language modelling of a few
+million tokens learns little of it (docs/decisions/0011).
+
+Each language has a table of its own: in a common one, the largest language would take all dimensions. Tokens that two
+languages share (names, loan words, numbers) align them: each language in turn, the largest first, is rotated so that
+its vectors of such tokens come closest to the known ones (Smith et al. 1702.03859, with identical strings as pairs).
 
 Memory: one language is in memory at a time, at most ``SAMPLE`` tokens of it. Pairs are counted in blocks of rows of the
 table, ``PAIRS`` pairs at a time (about 100 MB with sorting); the table itself takes 8 bytes an entry. A language of
@@ -27,18 +30,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mmbert.arrays import unit
 from mmbert.data.manifest import Manifest
 from mmbert.data.shard import Shard
 from mmbert.log import progress
 
 WINDOW = 16
-"""Tokens to each side that count as neighbours: wide, for what a text is about rather than for its grammar."""
+"""Tokens to each side that count as context: a wide window captures topics rather than grammar."""
 SAMPLE = 2**22
 """Tokens of a language that are counted, the first of each of its shards."""
 PAIRS = 2**21
-"""Neighbouring pairs that are counted at a time."""
+"""Pairs of tokens that are counted at a time."""
 SMOOTHING = 0.75
-"""Neighbours count as often as their frequency to this power, so that rare ones do not look telling by chance."""
+"""Exponent of context frequencies (word2vec's 3/4): without it rare contexts get a large PMI by chance."""
 ITERATIONS = 3
 """Power iterations of the randomised factorisation."""
 
@@ -47,7 +51,7 @@ Vectors = NDArray[np.float32]
 
 
 def token_vectors(folder: Path, vocab_size: int, width: int, without: Container[str] = (), seed: int = 0) -> Vectors:
-    """(V, width) a vector of each token, of length 1; 0 for tokens that no shard holds.
+    """Return (V, width) a vector of each token, of length 1; 0 for tokens that are in no shard.
 
     folder   of the shards
     without  files of shards that are not to be read
@@ -59,21 +63,22 @@ def token_vectors(folder: Path, vocab_size: int, width: int, without: Container[
         languages[stream.language] += [(folder / s.file, s.tokens) for s in stream.shards if s.file not in without]
     sizes = {language: sum(tokens for _, tokens in files) for language, files in languages.items()}
     table, weights = np.zeros((vocab_size, width), np.float32), np.zeros((vocab_size, 1), np.float32)
-    for language in progress(sorted(sizes, key=lambda name: (-sizes[name], name)), desc="neighbours", unit="language"):
+    largest_first = sorted(sizes, key=lambda name: (-sizes[name], name))
+    for language in progress(largest_first, desc="co-occurrence", unit="language"):
         documents = _documents(languages[language], vocab_size)
         tokens, counts = np.unique(np.concatenate([np.empty(0, np.int64), *documents]), return_counts=True)
         if len(tokens) < 2:
             continue
         vectors = factorise(shared_information(documents, tokens), width, seed)
         rotation = _rotation(vectors, table[tokens] / np.maximum(weights[tokens], 1))
-        # A token of several languages stays what it is in most of its text.
+        # Weighted by counts: a token of several languages keeps the meaning that it has in most of its text.
         table[tokens] += counts[:, None] * (vectors @ rotation)
         weights[tokens] += counts[:, None]
-    return _normalised(table)
+    return unit(table)
 
 
 def _documents(files: Sequence[tuple[Path, int]], vocab_size: int) -> list[NDArray[np.int64]]:
-    """The first parts of shards (path, tokens), ``SAMPLE`` tokens in all, by document."""
+    """Return the first ``SAMPLE`` tokens of shards (path, tokens), in proportion, by document."""
     share = min(1.0, SAMPLE / max(sum(tokens for _, tokens in files), 1))
     found = []
     for path, tokens in files:
@@ -98,6 +103,7 @@ def shared_information(documents: Sequence[NDArray[np.int64]], tokens: NDArray[n
     lengths = np.zeros(size + 1, np.int64)
     columns, values = [], []
     for rows, near, counts in _counted(line, size):
+        # n(t, c) / (n(t) p(c)); entries with a PMI of 0 and less are not stored, so the table stays sparse
         information = np.log(counts / (totals[rows] * smooth[near]))
         kept = information > 0
         lengths[1:] += np.bincount(rows[kept], minlength=size)
@@ -155,6 +161,7 @@ def _counted(
             rows, counts = np.full(len(columns), first), dense[columns]
         else:
             near = line[places[:, None] + beside]
+            # one number per pair, so that ``unique`` sorts and counts whole pairs
             keys = (line[places].astype(np.int64) * size)[:, None] + near
             keys, counts = np.unique(keys[near >= 0], return_counts=True)
             rows, columns = keys // size, keys % size
@@ -175,28 +182,24 @@ def _drained(parts: list[NDArray[Any]], kind: type[np.generic]) -> NDArray[Any]:
 
 
 def factorise(table: torch.Tensor, width: int, seed: int) -> Vectors:
-    """(n, width) rows of the left factor of a symmetric table, each of length 1; a small table has fewer dimensions."""
+    """Return (n, width) rows of the left factor of a symmetric table, each of length 1; zeros where width > n."""
     rank = min(width, table.shape[0])
+    # svd_lowrank draws its test matrix from torch's global generator, whose state must not change
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         left, values, _ = torch.svd_lowrank(table, q=rank, niter=ITERATIONS)
     vectors = np.zeros((table.shape[0], width), np.float32)
     vectors[:, :rank] = (left * values.sqrt()).numpy()
-    return _normalised(vectors)
-
-
-def _normalised(vectors: Vectors) -> Vectors:
-    """Rows of length 1; rows of zeros stay."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.maximum(lengths, 1e-9), dtype=np.float32)
+    return unit(vectors)
 
 
 def _rotation(vectors: Vectors, known: NDArray[np.floating[Any]]) -> Vectors:
-    """(width, width) the rotation that lays ``vectors`` best on ``known`` ones of the same tokens, where there are any.
+    """Return the (width, width) rotation that brings ``vectors`` closest to the ``known`` ones of the same tokens.
 
     Without any it is the vectors' own place.
     """
     if not known.any():
         return np.eye(vectors.shape[1], dtype=np.float32)
+    # orthogonal Procrustes: argmin over rotations R of |vectors R - known| is U Vᵀ, with U S Vᵀ = vectorsᵀ known
     left, _, right = np.linalg.svd(vectors.T @ known)
     return np.asarray(left @ right, dtype=np.float32)

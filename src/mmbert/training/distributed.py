@@ -1,16 +1,15 @@
-"""The processes that train together: one, or those that ``torchrun`` started. The only reader of their environment.
+"""The processes that train together: one, or those that ``torchrun`` started.
 
 with connect("auto") as mesh:           # Mesh(rank=0, world=1, device=cpu) without torchrun
     mesh.sum_gradients(model.parameters())
 
-Two ways to share the work. ``ddp``: every rank holds all weights and the gradients are summed. ``fsdp``: every rank
-holds a part of each tensor (torch's FSDP2), a layer is put together when it is needed and its gradient is handed back
-in parts. In both a gradient is the sum over ranks, never the mean: the loss is already divided by all labels.
+There are two ways to share the work. ``ddp``: every rank holds all weights, and gradients are summed. ``fsdp``: every
+rank holds a shard of each tensor (torch's FSDP2); a layer is gathered when it is needed and its gradient is scattered.
+In both a gradient is the sum over ranks, never the mean: the loss is already divided by the labels of all ranks.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mmbert.errors import ConfigError, MMBertError, TrainingError
+from mmbert.files import environment, world_size
 
 T = TypeVar("T")
 Parallel = Literal["ddp", "fsdp"]
@@ -30,8 +30,8 @@ Parallel = Literal["ddp", "fsdp"]
 BUCKET = 1 << 25
 """Numbers summed over the ranks in one call: 128 MiB in fp32."""
 PATIENCE = timedelta(hours=24)
-"""How long ranks wait for work that only the first one does: reading all shards, an evaluation, a slow disk. One that
-dies is noticed at once all the same, by its closed connection."""
+"""How long ranks wait for work that only the first one does: reading all shards, an evaluation, a slow disk. A rank
+that dies is noticed at once, by its closed connection."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Mesh:
 
     @property
     def main(self) -> bool:
-        """Whether this process writes files and talks."""
+        """Whether this process writes files and logs."""
         return self.rank == 0
 
     @property
@@ -62,7 +62,7 @@ class Mesh:
         return tensor
 
     def any(self, flag: bool) -> bool:
-        """Whether ``flag`` holds on some rank. Over the host's network: the accelerator's queue runs on."""
+        """Return whether ``flag`` is true on some rank, over the host group: the accelerator's queue is not stopped."""
         if self.world == 1:
             return flag
         flags = torch.tensor(int(flag))
@@ -75,7 +75,7 @@ class Mesh:
             dist.barrier(self.host_group)
 
     def run_on_main(self, work: Callable[[], T]) -> T:
-        """Let the main process do ``work`` and tell all others the result, who wait. An error there ends all."""
+        """Do ``work`` on the main process and return its result on all, which wait. An error there ends all ranks."""
         if self.world == 1:
             return work()
         said: list[Any] = [None, None]
@@ -86,6 +86,7 @@ class Mesh:
             except MMBertError as error:
                 failed, said[1] = error, str(error)
         dist.broadcast_object_list(said, group=self.host_group)
+        # the other ranks raise too: a rank that went on alone would wait for the others until the timeout
         if said[1] is not None:
             raise failed or TrainingError(f"process 0 stopped: {said[1]}")
         result: T = said[0]
@@ -125,36 +126,40 @@ class Mesh:
             self._sum_bucket(bucket)
 
     def _sum_bucket(self, parameters: list[nn.Parameter]) -> None:
+        # A parameter may lack a gradient on one rank only (a micro-batch without labels); all ranks must sum alike.
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         flat = self.all_reduce_sum(torch.cat([gradient.reshape(-1) for gradient in gradients]))
+        # ``split`` gives views of one buffer, so no gradient is copied back
         parts: tuple[Tensor, ...] = torch.split(flat, [p.numel() for p in parameters])
         for parameter, part in zip(parameters, parts, strict=True):
             parameter.grad = part.view_as(parameter)
 
 
+def pick_device(wanted: str, option: str) -> str:
+    """Return ``cpu`` or ``cuda`` for ``auto`` or either. Raises ConfigError naming ``option`` if there is no CUDA."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"{option} is cuda, and torch sees no CUDA device: use auto or cpu")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+
+
 def is_sharded(tensor: Any) -> bool:
-    """Whether it is a DTensor, asked without importing their package."""
+    """Return whether it is a DTensor, without importing their package."""
     return hasattr(tensor, "device_mesh")
 
 
 def part_of(tensor: Tensor) -> Tensor:
-    """This rank's part of a sharded tensor, else the tensor."""
+    """Return this rank's part of a sharded tensor, else the tensor."""
     part: Tensor = tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
     return part
 
 
 def sum_over_parts(numbers: list[Tensor], sharded: Tensor) -> list[Tensor]:
-    """Scalars summed over the ranks that ``sharded`` is spread over; as they are if it is whole."""
+    """Return scalars summed over the ranks that ``sharded`` is spread over; unchanged if it is whole."""
     if not is_sharded(sharded):
         return numbers
     total = torch.stack(numbers)
     dist.all_reduce(total, group=sharded.device_mesh.get_group())  # type: ignore[attr-defined]
     return list(total.unbind())
-
-
-def is_main() -> bool:
-    """Whether this process is the first of those that ``torchrun`` started, or the only one."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
@@ -165,7 +170,7 @@ def connect(device: str, parallel: Parallel = "ddp", timeout: float = 600.0) -> 
     timeout   seconds until a process that does not answer counts as lost
     Raises ConfigError if there is no such device, TrainingError if the others cannot be reached, or later are lost.
     """
-    rank, world, local = (int(os.environ.get(name, default)) for name, default in _TORCHRUN)
+    rank, world, local = int(environment("RANK") or 0), world_size(), int(environment("LOCAL_RANK") or 0)
     here = _device(device, local)
     joined = world > 1 and not dist.is_initialized()
     try:
@@ -188,26 +193,25 @@ def connect(device: str, parallel: Parallel = "ddp", timeout: float = 600.0) -> 
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether an error of a collective operation means that another process died or does not answer."""
+    """Return whether an error of a collective operation means that another process died or does not answer."""
     text = str(error)
     return isinstance(error, dist.DistError) or any(sign in text for sign in _SIGNS)
 
 
 def lost(rank: int, world: int, error: BaseException) -> TrainingError:
-    """The one line that such an error deserves."""
+    """Return such an error in one line."""
     return TrainingError(
-        f"process {rank} lost another of the {world}: it died or hangs ({_first_line(error)}); its own last words say "
-        "why; the same command goes on from the last checkpoint"
+        f"process {rank} lost another of the {world}: it died or hangs ({_first_line(error)}); that process's "
+        "log says why; the same command resumes from the last checkpoint"
     )
 
 
-_TORCHRUN = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
 _SIGNS = ("gloo", "Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL", "Timed out waiting")
 """In messages of errors that are plain RuntimeErrors."""
 
 
 def _first_line(error: BaseException) -> str:
-    """Without the place in torch's own sources that its messages begin with."""
+    """Return the first line of a message, without torch's source location at its beginning."""
     lines = re.sub(r"^\[[^]]*\] *", "", str(error).strip()).splitlines()
     return lines[0] if lines else type(error).__name__
 
@@ -218,10 +222,8 @@ def _sum_not_mean(module: Any) -> None:
 
 
 def _device(wanted: str, local: int) -> torch.device:
-    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+    if pick_device(wanted, "runtime.device") == "cpu":
         return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise ConfigError("runtime.device is cuda, and torch sees no CUDA device: use auto or cpu")
     count = torch.cuda.device_count()
     if local >= count:
         raise ConfigError(f"process {local} of this machine has no CUDA device of its own: start {count} processes")

@@ -34,7 +34,7 @@ def export(path: Path, out: Path) -> Path:
 
 
 def as_model(path: Path) -> Path:
-    """A checkpoint as a model folder: itself if its tensors are whole, else exported, once, to ``<phase>/models``."""
+    """Return a checkpoint as a model folder: itself if its tensors are whole, else exported to ``<phase>/models``."""
     if (path / WEIGHTS).is_file():
         return path
     out = path.parent / "models" / path.name

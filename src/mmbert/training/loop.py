@@ -1,4 +1,4 @@
-"""The training loop. One for all phases, exact and resumable: step after step is a function of the position."""
+"""The training loop of all phases. It is exact and resumable: each step is a function of its position in the data."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import gc
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import NamedTuple
 
 import torch
@@ -30,27 +30,27 @@ from mmbert.training.schedule import learning_rate
 log = logging.getLogger(__name__)
 
 _COLLECT_EVERY = 100
-"""Steps between collections of garbage: on all ranks together, or each would make the others wait in its turn."""
+"""Steps between garbage collections, on all ranks at once: otherwise each rank would make the others wait in turn."""
 
-Asked = Callable[[], bool]
-"""Whether some rank wants to end here. All ranks ask at the same places."""
+ShouldStop = Callable[[], bool]
+"""Returns whether some rank wants to stop. A collective operation: all ranks must call it at the same places."""
 
 
 class StepResult(NamedTuple):
-    """What a step of the optimiser is known by."""
+    """Loss and gradient norm of an optimiser step."""
 
     loss: float
     """Mean over all labels, nats."""
     norm: float
-    """Of the gradient."""
+    """Euclidean norm of the gradient."""
 
 
 def train_phase(ctx: PhaseContext, model: MaskedLM, optimizer: StableAdamW, state: State) -> State:
-    """Train from ``state`` to the end of the phase; the last checkpoint is on disk, ``finished``.
+    """Train from ``state`` to the end of the phase; then the last checkpoint is on disk, marked as finished.
 
-    Raises NotFinite or Spike before the optimiser moves, unless ``runtime.on_spike`` has another answer, and
-    TrainingError if a checkpoint cannot be written. On SIGTERM, to one rank or all, the step at hand is given up, a
-    checkpoint of those before it saved, and SystemExit(0) raised: the same command goes on.
+    Raises NotFinite or Spike before the optimiser moves, unless ``runtime.on_spike`` is ``rollback``, and TrainingError
+    if a checkpoint cannot be written. On SIGTERM, to one rank or all, the current step is dropped, the state before it
+    is saved, and SystemExit(0) is raised: the same command resumes.
     """
     with ExitStack() as around:
         around.enter_context(own_random_numbers(ctx.mesh.device))
@@ -60,7 +60,7 @@ def train_phase(ctx: PhaseContext, model: MaskedLM, optimizer: StableAdamW, stat
         saver = around.enter_context(Saver(ctx))
         model.train()
         if ctx.recipe.runtime.on_spike == "rollback" and state.cursor.step == 0:
-            saver.save(replace(state, due=False), model, optimizer)  # so that there is always one to go back to
+            saver.save(replace(state, due=False), model, optimizer)  # a rollback needs a checkpoint
         while not state.finished:
             state = _train(ctx, model, optimizer, state, saver, lambda: ctx.mesh.any(stop.is_set() or saver.failed))
         saver.wait()
@@ -70,9 +70,9 @@ def train_phase(ctx: PhaseContext, model: MaskedLM, optimizer: StableAdamW, stat
 
 
 def _train(
-    ctx: PhaseContext, model: MaskedLM, optimizer: StableAdamW, state: State, saver: Saver, asked: Asked
+    ctx: PhaseContext, model: MaskedLM, optimizer: StableAdamW, state: State, saver: Saver, should_stop: ShouldStop
 ) -> State:
-    """Step after step until the phase ends, or a spike sends it back: the state to go on from."""
+    """Train until the phase ends or a spike sends it back; return the state to continue from."""
     runtime, saved = ctx.recipe.runtime, state
     with (
         Loader(ctx.steps(), state.cursor) as loader,
@@ -81,21 +81,22 @@ def _train(
         for step in loader:
             rate = learning_rate(ctx.phase, state.cursor.tokens)
             try:
-                result = train_step(ctx, model, optimizer, step, rate, state, asked)
+                result = train_step(ctx, model, optimizer, step, rate, state, should_stop)
             except Spike as error:
-                return spike.answer(ctx, model, optimizer, saver, state, step, error)
+                return spike.handle(ctx, model, optimizer, saver, state, step, error)
             if result is None:
-                saver.wait()  # if it was its failure that ended the step, this raises
+                saver.wait()  # raises if a failed checkpoint is why the step was dropped
                 if state is not saved:
                     saver.save(replace(state, due=False), model, optimizer)
                     saver.wait()
                 raise _stopped(ctx, state)
             last = step.cursor_after.tokens >= ctx.phase.tokens
             meters.record(step, result.loss, result.norm, rate, saving=saver.waited(), last=last)
+            # Due by tokens, not by steps or time: the same checkpoints exist wherever a run was stopped.
             due = step.cursor_after.tokens // runtime.checkpoint_every > state.cursor.tokens // runtime.checkpoint_every
             state = replace(
                 state, cursor=step.cursor_after, optimizer_step=state.optimizer_step + 1, finished=last,
-                norms=(*state.norms, result.norm)[-spike.KEPT :], meters=meters.sums.to_json(),
+                norms=(*state.norms, result.norm)[-spike.KEPT :], meters=asdict(meters.sums),
             )  # fmt: skip
             if due or last:
                 saver.save(state, model, optimizer)
@@ -112,27 +113,27 @@ def train_step(
     step: Step,
     rate: float,
     state: State,
-    asked: Asked = bool,
+    should_stop: ShouldStop = bool,
 ) -> StepResult | None:
-    """One step of the optimiser; None, and nothing changed, if some rank ``asked`` to end meanwhile.
+    """Do one optimiser step. Returns None, with nothing changed, if some rank is to stop meanwhile.
 
-    The sum of losses over all micro-batches and ranks is divided by all their labels: a mean of means would weigh
-    a label by how few neighbours it has.
-    Raises NotFinite or Spike before anything changed.
+    The sum of losses over all micro-batches and ranks is divided by the number of all their labels. In a mean of means
+    a label would weigh more the fewer labels its micro-batch has. Raises NotFinite or Spike before anything changed.
     """
     mesh, labels = ctx.mesh, max(1, step.labels)
     total = torch.zeros((), device=mesh.device)
     for place, packed in _passes(ctx, step, model):
-        if asked():
+        if should_stop():
             optimizer.zero_grad()
             return None
         if packed is not None:
             total += backward(ctx, model, step, place, packed, labels)
     mesh.sum_gradients(model.parameters())
+    # One transfer for both numbers: reading them separately would stop the accelerator's queue twice.
     numbers = torch.stack([mesh.all_reduce_sum(total) / labels, gradient_norm(model.parameters())])
     result = StepResult(*numbers.tolist())
     try:
-        spike.watch(ctx, state, result.loss, result.norm)
+        spike.check(ctx, state, result.loss, result.norm)
         optimizer.set_learning_rate(rate)
         optimizer.step()
     finally:
@@ -141,7 +142,10 @@ def train_step(
 
 
 def backward(ctx: PhaseContext, model: MaskedLM, step: Step, place: int, packed: Packed, labels: int) -> torch.Tensor:
-    """Add the gradient of micro-batch ``place`` of a step; returns the sum of its losses."""
+    """Add the gradient of micro-batch ``place`` of a step, and return the sum of its losses.
+
+    The loss of a micro-batch is divided by the labels of the whole step, so gradients only have to be added.
+    """
     device = ctx.mesh.device
     seed_dropout(ctx, step, place)
     with torch.autocast(device.type, torch.bfloat16, enabled=ctx.precision == "bf16"):
@@ -151,15 +155,15 @@ def backward(ctx: PhaseContext, model: MaskedLM, step: Step, place: int, packed:
 
 
 def seed_dropout(ctx: PhaseContext, step: Step, place: int) -> None:
-    """Key dropout by the place of a micro-batch in the run: no state of a generator needs saving."""
+    """Seed dropout by the position of a micro-batch in the run, so that checkpoints hold no generator's state."""
     torch.manual_seed(key_of(ctx.recipe.seed_of(ctx.name), "dropout", ctx.name, step.index, place))
 
 
 def _passes(ctx: PhaseContext, step: Step, model: MaskedLM) -> Iterator[tuple[int, Packed | None]]:
-    """(place in the step, micro-batch) of each pass of this rank; equally many on all ranks.
+    """Yield (index in the step, micro-batch) of each pass of this rank; equally many on all ranks.
 
-    A rank that has fewer micro-batches than others sits the last pass out (None), or, where weights are sharded and the
-    others need its parts, runs two tokens without a label.
+    Rank r has the micro-batches r, r + world, ... A rank with fewer of them than others skips the last pass (None), or,
+    where weights are sharded and the other ranks need its shards, runs two tokens without a label, whose loss is 0.
     """
     mesh, mine = ctx.mesh, step.micro_batches
     for number in range(-(-step.tokens // ctx.phase.micro_batch // mesh.world)):
@@ -174,5 +178,5 @@ def _unlabelled(*ids: int) -> Packed:
 
 def _stopped(ctx: PhaseContext, state: State) -> SystemExit:
     if ctx.mesh.main:
-        log.info("%s stopped after step %d, as asked; the same command goes on", ctx.name, state.cursor.step)
+        log.info("%s stopped after step %d, as asked; the same command resumes it", ctx.name, state.cursor.step)
     return SystemExit(0)

@@ -4,11 +4,11 @@ The gradients of the projection are computed chunk by chunk in the forward pass,
 
     z = x Wᵀ + b     loss = Σ (logsumexp(z) - z[y])     dz = softmax(z) - onehot(y)     dx = dz W, dW = dzᵀ x, db = Σ dz
 
-so logits are made once (checkpointed chunks make them twice), and memory is one chunk of logits plus the gradients
-themselves. Products are in autocast's type, the softmax, the loss and the sums over chunks in fp32.
+so logits are computed once (gradient checkpointing of chunks computes them twice), and memory is one chunk of logits
+plus the gradients themselves. Products are in autocast's dtype; the softmax, the loss and the sums over chunks in fp32.
 
-``F.linear_cross_entropy`` (torch 2.13) adds the loss itself up in bf16 (9.0112 instead of 9.0451), is slower there,
-and does not exist before; so this is the only path, on all versions. It serves as an oracle in the tests.
+``F.linear_cross_entropy`` (torch 2.13) sums the loss in bf16 (9.0112 instead of 9.0451), is slower, and does not exist
+in older versions; so this is the only path, on all versions. The tests compare with it.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from mmbert.model.heads import MaskedLM
 from mmbert.packed import Packed
 
 _CACHED = 2**17
-"""Scores (fp32) that a CPU core keeps near while it walks over them several times."""
+"""Scores (fp32) that stay in the cache of a CPU core while it passes over them several times."""
 
 _ROWS = 2**14
-"""Rows of the projection whose gradient is made at a time: all 256,000 at once take 1.5 times as long."""
+"""Rows of the projection whose gradient is computed at a time: all 256,000 at once take 1.5 times as long."""
 
 
 def loss_sum(model: MaskedLM, packed: Packed, chunk: int | None = None) -> Tensor:
@@ -40,7 +40,7 @@ def loss_sum(model: MaskedLM, packed: Packed, chunk: int | None = None) -> Tenso
 
 
 def cross_entropy_sum(hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, chunk: int | None = None) -> Tensor:
-    """``F.cross_entropy(hidden @ weight.T + bias, labels, reduction="sum")`` without the logits of all rows.
+    """Return ``F.cross_entropy(hidden @ weight.T + bias, labels, reduction="sum")`` without the logits of all rows.
 
     hidden (N, h), weight (V, h), bias (V,), labels (N,) int64 -> scalar fp32. Its backward pass can run once.
     """
@@ -58,7 +58,8 @@ class _CrossEntropySum(torch.autograd.Function):
     def forward(ctx: Any, *inputs: Any) -> Tensor:
         hidden, weight, bias, labels, chunk, dtype, train = inputs
         with torch.autocast(hidden.device.type, enabled=False):
-            x, w = hidden.to(dtype), weight.to(dtype)
+            x, w = hidden.to(dtype), weight.to(dtype)  # autocast is off here, so the cast is done by hand, once
+            # fp64, so that the sum does not depend on the size of the chunks
             total = torch.zeros((), dtype=torch.float64, device=hidden.device)
             grads = [torch.zeros_like(tensor, dtype=torch.float32) for tensor in (weight, bias)] if train else []
             grad_hidden = torch.empty_like(hidden) if train else None
@@ -66,6 +67,7 @@ class _CrossEntropySum(torch.autograd.Function):
                 rows = slice(start, start + chunk)
                 scores = x[rows] @ w.t()
                 total += _softmax_gradient(scores, bias, labels[rows], grads[1] if train else None)
+                # from here on ``scores`` holds dz = softmax(z) - onehot(y)
                 if grad_hidden is not None:
                     _add_product(grads[0], scores.t(), x[rows])
                     grad_hidden[rows] = scores @ w
@@ -82,17 +84,18 @@ class _CrossEntropySum(torch.autograd.Function):
 
 
 def _softmax_gradient(scores: Tensor, bias: Tensor, labels: Tensor, grad_bias: Tensor | None) -> Tensor:
-    """The loss of a chunk, a scalar; ``scores`` (n, V), before the bias, become their own gradient in place.
+    """Return the loss of a chunk; ``scores`` (n, V), before the bias, become their own gradient in place.
 
-    On a CPU a few rows at a time, so that the steps between two products stay in the cache. ``grad_bias`` (V,) is added
-    to; None: the loss alone is wanted.
+    On a CPU a few rows at a time, so that what happens between two products stays in the cache. ``grad_bias`` (V,) is
+    added to; None: only the loss is wanted.
     """
     rows = max(1, _CACHED // len(bias)) if scores.device.type == "cpu" else len(labels)
     total = torch.zeros((), dtype=torch.float64, device=scores.device)
     for part, of_part in zip(torch.split(scores, rows), torch.split(labels[:, None], rows), strict=True):
         logits = part.float().add_(bias)
         shares = torch.softmax(logits, dim=1)
-        # logsumexp by way of the largest score, whose share cannot vanish: no second exponential of every score
+        # logsumexp(z) = max(z) - log softmax(z)[argmax]: that share is at least 1 / V and cannot underflow, and the
+        # exponential of every score is computed once
         total += (logits.amax(1) - shares.amax(1).log()).sum() - logits.gather(1, of_part).sum()
         if grad_bias is not None:
             shares.scatter_add_(1, of_part, shares.new_full(of_part.shape, -1.0))
@@ -102,9 +105,9 @@ def _softmax_gradient(scores: Tensor, bias: Tensor, labels: Tensor, grad_bias: T
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """``total += a @ b`` with ``total`` in fp32 whatever the factors are, some rows at a time."""
+    """Add ``a @ b`` to ``total``, which is fp32 whatever the factors are, some rows at a time."""
     for part, rows in zip(torch.split(total, _ROWS), torch.split(a, _ROWS), strict=True):
-        if part.dtype == a.dtype:
+        if part.dtype == a.dtype:  # fp32: accumulated in place by the matrix product itself
             part.addmm_(rows, b)
         else:
             part += rows @ b

@@ -1,8 +1,8 @@
-"""What a run tells while it trains: a progress bar, a line of metrics every few steps, TensorBoard's files.
+"""Metrics of a run while it trains: a progress bar, a line of ``metrics.jsonl`` every few steps, TensorBoard's files.
 
-A line of ``metrics.jsonl`` covers the steps since the line before. What is summed up for the next line goes into
-the checkpoint, and lines after a checkpoint are dropped when training goes on from it: a run that was killed leaves
-the same lines as one that was not, times apart.
+A line covers the steps since the previous one. The sums for the next line are part of a checkpoint, and lines after a
+checkpoint are dropped when training resumes from it: a run that was killed leaves the same lines as one that was not,
+except for times.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from mmbert.data.steps import Step
@@ -39,27 +38,11 @@ class Sums:
     saving: float = 0.0
     """Seconds of ``span`` that the loop waited for checkpoints."""
 
-    def to_json(self) -> dict[str, float]:
-        """As plain values, for ``Sums(**values)``."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
 
 class Meters:
-    """Those of one phase, from ``state`` on.
+    """Metrics of one phase, from ``state`` on. Of several processes only the ``main`` one writes and logs."""
 
-    Of several processes only the one that is ``main`` writes and talks.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        name: str,
-        phase: Phase,
-        state: State,
-        *,
-        every: int,
-        main: bool = True,
-    ) -> None:
+    def __init__(self, folder: Path, name: str, phase: Phase, state: State, *, every: int, main: bool = True) -> None:
         self.sums = Sums(**state.meters)  # type: ignore[arg-type]
         self._past = {"rollbacks": state.rollbacks, "skipped_steps": state.skipped_steps}
         self._path = folder / METRICS
@@ -95,23 +78,12 @@ class Meters:
         self._bar.note(loss=f"{mean:.3f}", lr=f"{learning_rate:.1e}", mask=f"{mask_rate:.2f}", tok_s=f"{speed:,.0f}")
         self._bar.update(step.tokens)
         if last or step.cursor_after.step % self._every == 0:
-            self._write(
-                {
-                    "step": step.cursor_after.step,
-                    "tokens": step.cursor_after.tokens,
-                    "loss": mean,
-                    "learning_rate": learning_rate,
-                    "grad_norm": grad_norm,
-                    "mask_rate": mask_rate,
-                    "labels": sums.labels,
-                    "batch": step.batch,
-                    "tokens_per_second": round(speed, 1),
-                    "save_s": round(sums.saving, 4),
-                    **self._past,
-                    "seconds": round(sums.seconds, 3),
-                    "time": round(time.time(), 3),
-                }
-            )
+            self._write({
+                "step": step.cursor_after.step, "tokens": step.cursor_after.tokens, "loss": mean,
+                "learning_rate": learning_rate, "grad_norm": grad_norm, "mask_rate": mask_rate, "labels": sums.labels,
+                "batch": step.batch, "tokens_per_second": round(speed, 1), "save_s": round(sums.saving, 4),
+                **self._past, "seconds": round(sums.seconds, 3), "time": round(time.time(), 3),
+            })  # fmt: skip
             self.sums = Sums(seconds=sums.seconds)
 
     def close(self) -> None:
@@ -125,9 +97,7 @@ class Meters:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _write(self, line: dict[str, Any]) -> None:
@@ -153,7 +123,7 @@ def _keep_lines(path: Path, step: int) -> None:
 
 
 def _tensorboard(folder: Path, step: int) -> Any:
-    """A writer of TensorBoard's files, None if it is not installed."""
+    """Return a writer of TensorBoard's files, None if it is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

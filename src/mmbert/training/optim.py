@@ -8,11 +8,11 @@ For one tensor with gradient g, at the t-th step (debiased averages, so the firs
     p = p (1 - η weight_decay) - η m / (sqrt(v) + ε)
 
 ``rms`` and with it the clipping is per tensor and replaces clipping of the gradient. Source: arXiv 2304.13013;
-ModernBERT's ``optimizer.py``; equal to the last bit to torch-optimi (a tensor of more than ``PIECE`` numbers: but for
-the order in which its mean is added up). mmBERT's configurations write the decay fully
-decoupled, ``8e-5 η / 8e-4``; that is ``0.1 η``, our ``weight_decay`` 0.1.
+ModernBERT's ``optimizer.py``; bit-identical to torch-optimi (tensors of more than ``CHUNK`` numbers differ in the order
+in which their mean is summed). mmBERT's configurations write the decay fully decoupled, ``8e-5 η / 8e-4``; that is
+``0.1 η``, our ``weight_decay`` 0.1.
 
-Tensors may be sharded over ranks (FSDP2's DTensors): each rank moves its part, ``rms`` is over the whole tensor.
+Tensors may be sharded over ranks (FSDP2's DTensors): each rank updates its part, ``rms`` is over the whole tensor.
 """
 
 from __future__ import annotations
@@ -28,19 +28,20 @@ from mmbert.training.distributed import is_sharded, part_of, sum_over_parts
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """Names of the two averages kept per parameter: m and v."""
 
-PIECE = 2**24
-"""Numbers of a tensor that are moved at a time: what a step computes on the way takes that much memory and no more."""
+CHUNK = 2**24
+"""Numbers of a tensor that are updated at a time, which bounds the memory of intermediate results."""
 
 
 def parameter_groups(
     model: nn.Module, weight_decay: float, *, embeddings: bool = True, embedding_lr: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Matrices with weight decay, among them the token embeddings if ``embeddings``; norms and biases without.
+    """Return groups: matrices with weight decay, with the token embeddings if ``embeddings``; norms and biases without.
 
     embedding_lr  learning rate of the token embeddings relative to all else; they are a group of their own unless it
                   is 1
     Each group carries the ``names`` of its parameters, so that a checkpoint does not depend on their order.
     """
+    # By identity, not by name: the decoder's weight is the same tensor as the table (tied), and appears once.
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     groups: dict[tuple[float, float], dict[str, nn.Parameter]] = {(weight_decay, 1.0): {}, (0.0, 1.0): {}}
     for name, parameter in model.named_parameters():
@@ -73,7 +74,7 @@ class StableAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step of every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -83,24 +84,27 @@ class StableAdamW(torch.optim.Optimizer):
         return loss
 
     def _move(self, group: dict[str, Any]) -> None:
-        """One group's step. All clipping factors first: of sharded tensors they are summed over the ranks at once."""
+        """Update one group. All clipping factors first: of sharded tensors they are summed over the ranks at once."""
         group["step"] += 1
         b1, b2 = (_debiased(beta, group["step"]) for beta in group["betas"])
         moving = [parameter for parameter in group["params"] if parameter.grad is not None]
         if not moving:
             return
+        # First pass: both moments, and the mean of g² / v of each tensor. Second pass: the update. The passes are apart
+        # because the clipping factor of a tensor needs all of its chunks, and of a sharded one all ranks.
         squares = []
         for parameter in moving:
             ratios = (
                 _average(g, m, v, b1, b2, group["eps"])
-                for g, m, v in _pieces(parameter.grad, *self._moments(parameter))
+                for g, m, v in _chunks(parameter.grad, *self._moments(parameter))
             )
-            if is_sharded(parameter) or parameter.numel() > PIECE:
+            if is_sharded(parameter) or parameter.numel() > CHUNK:
+                # numel() of a DTensor is that of the whole tensor, so the sums over ranks add up to its mean
                 squares.append(torch.stack([ratio.sum() for ratio in ratios]).sum() / parameter.numel())
             else:
                 squares.append(next(ratios).mean())
         for parameter, square in zip(moving, sum_over_parts(squares, moving[0]), strict=True):
-            for p, m, v in _pieces(parameter, *self._moments(parameter)):
+            for p, m, v in _chunks(parameter, *self._moments(parameter)):
                 _update(p, m, v, square.sqrt(), group["lr"], group["weight_decay"], group["eps"])
 
     def set_learning_rate(self, lr: float) -> None:
@@ -109,7 +113,7 @@ class StableAdamW(torch.optim.Optimizer):
             group["lr"] = lr * group["relative_lr"]
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Both averages of every parameter as ``exp_avg.<parameter name>``; needs groups with ``names``."""
+        """Return both moments of every parameter as ``exp_avg.<parameter name>``; needs groups with ``names``."""
         return {
             f"{moment}.{name}": tensor
             for group in self.param_groups
@@ -131,7 +135,7 @@ class StableAdamW(torch.optim.Optimizer):
 
 
 def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
-    """Euclidean norm of all gradients together; a scalar tensor, NaN or infinite if any of them is."""
+    """Return the Euclidean norm of all gradients together; a scalar tensor, NaN or infinite if any of them is."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = nn.utils.get_total_norm([part_of(gradient) for gradient in gradients])
     if not gradients or not is_sharded(gradients[0]):
@@ -140,26 +144,27 @@ def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
     return square.sqrt().to(norm.dtype)
 
 
-def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """This rank's parts of tensors of one shape, side by side, flat, at most PIECE numbers at a time; views of them."""
+def _chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield this rank's parts of tensors of one shape, flat, at most CHUNK numbers at a time; views of them."""
     flat = [part_of(tensor).view(-1) for tensor in tensors]
-    return zip(*(torch.split(tensor, PIECE) for tensor in flat), strict=True)
+    return zip(*(torch.split(tensor, CHUNK) for tensor in flat), strict=True)
 
 
 def _debiased(beta: float, step: int) -> float:
-    """Adam's correction of the zero start, moved into the factor: exactly 0 at the first step."""
+    """Return Adam's bias correction, moved into the factor: exactly 0 at the first step."""
     return (beta**step - beta) / (beta**step - 1)
 
 
 def _average(g: Tensor, m: Tensor, v: Tensor, b1: float, b2: float, eps: float) -> Tensor:
     """Take a gradient into both averages, in place; returns g² / max(v, ε²)."""
+    # lerp and addcmul as in torch-optimi: written out, m b1 + (1 - b1) g rounds differently in the last bit
     m.lerp_(g, 1 - b1)
     v.mul_(b2).addcmul_(g, g, value=1 - b2)
     return (g * g).div_(v.clamp(min=eps * eps))
 
 
 def _update(p: Tensor, m: Tensor, v: Tensor, rms: Tensor, lr: float, weight_decay: float, eps: float) -> None:
-    """One tensor's step, in place."""
+    """Apply one tensor's step, in place."""
     # The clipped rate stays a tensor: reading a number from an accelerator would stop its queue once per weight.
     eta = lr / rms.double().clamp(min=1.0)
     p.mul_(1 - eta * weight_decay).sub_((m * eta).div_(v.sqrt().add_(eps)))

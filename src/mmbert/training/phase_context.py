@@ -18,9 +18,9 @@ class PhaseContext:
 
     recipe: Recipe
     name: str
-    """Of the phase."""
+    """Name of the phase."""
     folder: Path
-    """Of the phase: checkpoints, metrics, final model."""
+    """Folder of the phase: checkpoints, metrics, final model."""
     shards: Path
     tokenizer: Tokenizer
     mesh: Mesh
@@ -31,7 +31,7 @@ class PhaseContext:
         return self.recipe.phases[self.name]
 
     def steps(self) -> Steps:
-        """What this rank trains on, from any cursor on."""
+        """Return what this rank trains on, from any cursor on."""
         bad = BadShards(self.folder.parent)
         return Steps(self.recipe, self.name, self.shards, self.tokenizer, self.mesh, bad)
 

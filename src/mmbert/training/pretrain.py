@@ -1,4 +1,4 @@
-"""All phases of a recipe, in the order of their tree; each goes on from the end of the one it follows.
+"""Train all phases of a recipe, in the order of their tree; each starts from the end of the one it follows.
 
 runs/<name>/recipe.yaml, environment.json          what is run, and on what
 runs/<name>/<phase>/metrics.jsonl, tensorboard/    how it went
@@ -125,13 +125,13 @@ def _is_whole(final: Path) -> bool:
 
 
 def run_tokenizer(recipe: Recipe, data: Path) -> Tokenizer:
-    """The tokenizer of a run: named in the recipe, or trained by ``prepare_data``."""
+    """Return the tokenizer of a run: named in the recipe, or trained by ``prepare_data``."""
     named = recipe.vocabulary
     return Tokenizer.load(data / "tokenizer" if isinstance(named, TokenizerTraining) else named)
 
 
 def checkpoints_of(folder: Path) -> list[Path]:
-    """Models of a finished phase's folder, oldest first, for merging: checkpoints before the end, then ``final``.
+    """Return the models of a finished phase for merging, oldest first: checkpoints before the end, then ``final``.
 
     Only those whose turn had come: where a run was stopped changes nothing.
     """

@@ -1,6 +1,6 @@
-"""What the loop changes around itself, and puts back: SIGTERM, torch's random numbers, the garbage collector.
+"""State of the process that the loop changes and restores: SIGTERM, torch's random numbers, the garbage collector.
 
-And what stays: how the C library gives memory back.
+One change stays: when the C library returns memory to the system.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 @contextmanager
 def sigterm() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets instead of ending the process. Elsewhere than in the main thread it stays as it is."""
+    """Yield an event that SIGTERM sets instead of ending the process; outside the main thread nothing changes."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked

@@ -1,8 +1,8 @@
-"""One step again, slowly: what a spike was made of. ``mmbert pretrain RECIPE --replay``; changes nothing.
+"""Repeat the step of a spike and report where it comes from: ``mmbert pretrain RECIPE --replay``. Changes nothing.
 
-The step is that of ``<phase>/spike.json``, with its batch, masks and dropout, in its precision. The weights are those
-in ``<phase>/spike``, and then loss and norm come out as they were (to the last bit if one process trained); if they
-could not be kept, or the run went back instead of stopping, those of the newest checkpoint before it.
+The step is that of ``<phase>/spike.json``, with its batch, masks, dropout and precision. The weights are those in
+``<phase>/spike``, with which loss and norm are reproduced (to the last bit if one process trained); if they were not
+saved, or the run rolled back instead of stopping, those of the newest checkpoint before it.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from mmbert.training.loop import backward, seed_dropout
 from mmbert.training.optim import gradient_norm
 from mmbert.training.phase_context import PhaseContext
 from mmbert.training.pretrain import run_tokenizer
+from mmbert.training.process_state import own_random_numbers
 from mmbert.training.spike import RECORD, WEIGHTS, SpikeRecord
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 _ROWS = 256
 """Rows of logits at a time."""
 _CHARACTERS = 160
-"""Of a document, to recognise it by."""
+"""Length of a document's beginning in the report."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class MicroBatch:
     loss: float
     """Mean over its labels."""
     norm: float
-    """Of its own part of the gradient."""
+    """Norm of its own part of the gradient."""
     labels: int
 
 
@@ -55,7 +56,7 @@ class Document:
     """One sequence of the step."""
 
     excess: float
-    """By how many nats its labels lie above the step's mean: what it adds to the loss."""
+    """Nats of its labels above the step's mean: what it adds to the loss."""
     loss: float
     """Mean over its labels."""
     labels: int
@@ -80,7 +81,7 @@ class Replay:
     """The worst first."""
 
     def to_text(self) -> str:
-        """For people."""
+        """Return a report to print."""
         record, cursor = self.record, self.record.cursor
         weights = "of this step" if self.behind == 0 else f"of {self.behind} steps before"
         usual = "" if record.usual is None else f", usually {record.usual:.4g}"
@@ -122,12 +123,12 @@ def replay(recipe: Recipe, folder: Path, data: Path, *, phases: list[str] | None
         path = _weights(home, record)
         model, _, state = build.begin(ctx, config) if path is None else build.resume(ctx, config, path)
         step = next(ctx.steps().after(record.cursor))
-        with torch.random.fork_rng([mesh.device] if mesh.device.type == "cuda" else []):
+        with own_random_numbers(mesh.device):
             return _take_apart(ctx, model.train(), step, record, record.cursor.step - state.cursor.step, worst)
 
 
 def _newest(folder: Path, phases: list[str]) -> Path:
-    """The phase's folder whose spike is the last."""
+    """Return the folder of the phase with the latest spike."""
     homes = [folder / name for name in phases if (folder / name / RECORD).is_file()]
     if not homes:
         raise TrainingError(f"nothing to replay: no {RECORD} in a phase of {folder}")
@@ -135,7 +136,7 @@ def _newest(folder: Path, phases: list[str]) -> Path:
 
 
 def _weights(home: Path, record: SpikeRecord) -> Path | None:
-    """The spike's own weights, else the newest before it; None: those that the phase began with."""
+    """Return the spike's own weights, else the newest before it; None: those that the phase began with."""
     own = home / WEIGHTS
     if own.is_dir() and checkpoint.damage(own) is None and checkpoint.read_state(own).cursor == record.cursor:
         return own
@@ -146,7 +147,7 @@ def _weights(home: Path, record: SpikeRecord) -> Path | None:
 
 
 def _take_apart(ctx: PhaseContext, model: MaskedLM, step: Step, record: SpikeRecord, behind: int, worst: int) -> Replay:
-    """Forward and backward of each micro-batch by itself, their gradients added up as in training."""
+    """Run forward and backward of each micro-batch separately, and add their gradients up as in training."""
     labels = max(1, step.labels)
     parameters = dict(model.named_parameters())
     sums: dict[str, Tensor] = {}
@@ -180,7 +181,7 @@ def _take_apart(ctx: PhaseContext, model: MaskedLM, step: Step, record: SpikeRec
 def _documents(
     ctx: PhaseContext, model: MaskedLM, step: Step, place: int, packed: Packed
 ) -> list[tuple[float, int, int, Tensor]]:
-    """(sum of losses, labels, micro-batch, ids with nothing hidden) of each document that has a label."""
+    """Return (sum of losses, labels, micro-batch, unmasked ids) of each document that has a label."""
     device = ctx.mesh.device
     seed_dropout(ctx, step, place)
     there = packed.to(device)
@@ -198,7 +199,7 @@ def _documents(
 
 
 def _badness(excess: float) -> tuple[bool, float]:
-    """Sorts what is not finite first, then the largest."""
+    """Return a key that sorts what is not finite first, then the largest."""
     return math.isfinite(excess), -excess if math.isfinite(excess) else 0.0
 
 
@@ -208,6 +209,6 @@ def _text(tokenizer: Tokenizer, ids: Tensor) -> str:
 
 
 def _group(name: str) -> str:
-    """``model.layers.3.attn.Wo.weight`` -> ``layer 3``."""
+    """Return the part of the model of a parameter: ``model.layers.3.attn.Wo.weight`` -> ``layer 3``."""
     parts = name.removeprefix("model.").split(".")
     return f"layer {parts[1]}" if parts[0] == "layers" else parts[0]

@@ -1,6 +1,6 @@
 """The folder of a run: what is run (``recipe.yaml``) and on what (``environment.json``), written before the first step.
 
-A run goes on only with the recipe it began with; ``runtime``, which changes no sample, is free.
+A run resumes only with the recipe it began with, except ``runtime``, which changes no sample.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ import torch
 
 import mmbert
 from mmbert import cpu
-from mmbert.errors import TrainingError
 from mmbert.files import read_json, write_json
 from mmbert.recipe import Precision, Recipe, Runtime
+from mmbert.recipe_file import refuse_changes
 from mmbert.training.distributed import Mesh
 
 log = logging.getLogger(__name__)
@@ -45,32 +46,43 @@ def open_run(recipe: Recipe, folder: Path) -> None:
         recipe.save(path)
         return
     begun = Recipe.load(path)
-    changes = _differences(_fixed(begun), _fixed(recipe))
-    if changes:
-        more = f" (and {len(changes) - 3} more)" if len(changes) > 3 else ""
-        listed = "; ".join(changes[:3]) + more
-        raise TrainingError(f"{folder} was begun with another recipe: {listed}: put it back, or give another --out")
+    refuse_changes(folder, _fixed(begun), _fixed(recipe))
     if begun != recipe:
         recipe.save(path)
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """16 hexadecimal digits of all that a run may not change."""
+    """Return 16 hexadecimal digits of all that must not change during a run."""
     text = json.dumps(_fixed(recipe), sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def versions() -> dict[str, str]:
-    """Of mmbert, Python and the libraries that numbers depend on."""
-    found = {name: importlib.metadata.version(name) for name in _LIBRARIES}
-    found["torch"] = torch.__version__  # with the build, such as 2.13.0+cu130, which some metadata lack
-    return {"mmbert": mmbert.__version__, "python": platform.python_version(), **found}
+def versions(libraries: Sequence[str] = _LIBRARIES) -> dict[str, str]:
+    """Return the versions of mmbert, Python and libraries; ``none`` for one that is not installed."""
+    found = {"mmbert": mmbert.__version__, "python": platform.python_version()}
+    for name in libraries:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "none"
+    return {**found, "torch": torch.__version__}  # with the build, such as 2.13.0+cu130, which some metadata lack
+
+
+def describe(device: torch.device, libraries: Sequence[str] = _LIBRARIES) -> dict[str, Any]:
+    """Return versions, platform, device, cores and threads, as JSON."""
+    return {
+        "versions": versions(libraries),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
 
 
 def settle_environment(runtime: Runtime, width: int, mesh: Mesh, folder: Path) -> Precision:
     """Write ``folder/environment.json`` and return the precision of this run, ``fp32`` or ``bf16``.
 
-    With ``precision: auto`` a run keeps the one it began with, so that going on gives the same numbers. Entries that
+    With ``precision: auto`` a run keeps the one it began with, so that resuming gives the same numbers. Entries that
     are there already stay.
     """
     path = folder / ENVIRONMENT
@@ -84,12 +96,14 @@ def settle_environment(runtime: Runtime, width: int, mesh: Mesh, folder: Path) -
             "%s began with other versions (%s): results may differ in the last digits", folder, known["versions"]
         )
     if mesh.main:
-        write_json(path, {**_environment(mesh), **known, "precision": precision})
+        command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        here = {**describe(mesh.device), "processes": mesh.world, "commit": _commit(), "commands": [command]}
+        write_json(path, {**here, **known, "precision": precision})
     return precision
 
 
 def choose_precision(device: torch.device, width: int) -> Precision:
-    """bf16 where matrix products of this width are faster in it: on CUDA, and on CPUs with such instructions.
+    """Return bf16 where products of this width are faster in it: on CUDA, and on CPUs with such instructions.
 
     A rule, not a stop watch: the same machine always gives the same answer. ``width`` is the hidden size.
     """
@@ -98,22 +112,8 @@ def choose_precision(device: torch.device, width: int) -> Precision:
     return "bf16" if width >= _BF16_WIDTH and cpu.bf16_instructions() else "fp32"
 
 
-def _environment(mesh: Mesh) -> dict[str, Any]:
-    device = torch.cuda.get_device_name(mesh.device) if mesh.device.type == "cuda" else _cpu_name()
-    return {
-        "versions": versions(),
-        "platform": platform.platform(),
-        "device": device,
-        "processes": mesh.world,
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "commit": _commit(),
-        "commands": [" ".join([Path(sys.argv[0]).name, *sys.argv[1:]])],
-    }
-
-
 def _cpu_name() -> str:
-    """The processor's own name where the system tells it."""
+    """Return the processor's own name where the system tells it."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -121,7 +121,7 @@ def _cpu_name() -> str:
 
 
 def _commit() -> str | None:
-    """The commit of the source tree, ``-dirty`` if it was changed; None for an installed package."""
+    """Return the commit of the source tree, ``-dirty`` if it was changed; None for an installed package."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
@@ -132,17 +132,3 @@ def _commit() -> str | None:
 
 def _fixed(recipe: Recipe) -> dict[str, Any]:
     return recipe.model_dump(mode="json", exclude={"runtime", "merge", "evaluation"})
-
-
-def _differences(before: Any, now: Any, place: str = "") -> list[str]:
-    """Dotted keys that differ, with both values."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        keys = [*before, *(key for key in now if key not in before)]
-        inner = (_differences(before.get(key), now.get(key), f"{place}.{key}".lstrip(".")) for key in keys)
-        return [change for changes in inner for change in changes]
-    return [] if before == now else [f"{place} is {_short(now)}, was {_short(before)}"]
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 40 else text[:37] + "..."

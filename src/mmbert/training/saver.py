@@ -1,7 +1,7 @@
-"""Writes checkpoints in a thread while training goes on: the loop waits for a copy in memory, not for the disk.
+"""Write checkpoints in a thread while training continues: the loop waits for a copy in memory, not for the disk.
 
-One at a time: the next save, the end of a phase and a stop wait for the one that is being written. What goes wrong in
-the thread is raised where the loop asks next, on all ranks, in one line.
+One at a time: the next save, the end of a phase and a stop wait for the one that is being written. An error in the
+thread is raised where the loop calls next, on all ranks, in one line.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
@@ -35,10 +34,10 @@ _LAST_WAIT = 60.0
 
 
 class Saver:
-    """Of one phase. All ranks call the same methods at the same steps."""
+    """Writer of a phase's checkpoints. All ranks call the same methods at the same steps."""
 
     def __init__(self, ctx: PhaseContext) -> None:
-        self._job = ctx
+        self._ctx = ctx
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._path = ctx.folder
@@ -50,14 +49,14 @@ class Saver:
         """Begin to write ``<phase>/step-<number>`` (or ``path``); returns when the weights may change again."""
         began = time.perf_counter()
         self.wait()
-        mesh = self._job.mesh
+        mesh = self._ctx.mesh
         tensors = tensors_of(model, optimizer)
         self._bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
         if not (mesh.sharded or mesh.main):
             tensors = {}  # whole tensors are written by the first rank, alone
         stager = DefaultStager(StagingOptions(False, False, False, False))
         copy = stager.stage(tensors)
-        self._path = path or path_of(self._job.folder, state)
+        self._path = path or path_of(self._ctx.folder, state)
         writer = Writer(self._path, lambda folder: self._write_rest(folder, state, model))
         self._thread = threading.Thread(target=self._write, args=(writer, stager, copy), name="saver", daemon=True)
         self._thread.start()
@@ -69,7 +68,7 @@ class Saver:
         return self._error is not None
 
     def wait(self) -> None:
-        """Until the checkpoint at hand is on disk. Raises TrainingError if it could not be written."""
+        """Wait until the current checkpoint is on disk. Raises TrainingError if it could not be written."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -78,7 +77,7 @@ class Saver:
             raise self._explain(error) from error
 
     def waited(self) -> float:
-        """Seconds that saving held the loop up, since this was last asked."""
+        """Return the seconds that saving delayed the loop since this was last called."""
         seconds, self._waited = self._waited, 0.0
         return seconds
 
@@ -86,9 +85,7 @@ class Saver:
         self._scope.enter_context(quiet())  # here, since the thread must not touch the process's filters
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         with self._scope:
             if error is None:
                 self.wait()
@@ -96,13 +93,13 @@ class Saver:
                 self._thread.join(_LAST_WAIT)
 
     def _write(self, writer: Writer, stager: DefaultStager, tensors: Any) -> None:
-        """The thread."""
+        """Write a checkpoint, in the thread."""
         began = time.perf_counter()
-        mesh = self._job.mesh
+        mesh = self._ctx.mesh
         try:
             save(tensors, storage_writer=writer, process_group=mesh.host_group, no_dist=mesh.world == 1)
             if mesh.main:
-                prune(self._job.folder, self._job.keep)
+                prune(self._ctx.folder, self._ctx.keep)
                 log.debug("%s is on disk after %.2f s", self._path, time.perf_counter() - began)
         except BaseException as error:  # torch's CheckpointException is no Exception; handed to the loop
             if mesh.main:
@@ -112,21 +109,21 @@ class Saver:
             stager.close()
 
     def _write_rest(self, folder: Path, state: State, model: MaskedLM) -> None:
-        """What a checkpoint holds beside its tensors."""
+        """Write what a checkpoint holds beside its tensors."""
         write_json(folder / "config.json", config_to_hf(model.config, "ModernBertForMaskedLM", "float32"))
-        self._job.tokenizer.save(folder, max_tokens=model.config.max_context)
+        self._ctx.tokenizer.save(folder, max_tokens=model.config.max_context)
         write_json(folder / STATE, state.to_json())
 
     def _explain(self, error: BaseException) -> BaseException:
         reason = failure(error)
-        mesh = self._job.mesh
+        mesh = self._ctx.mesh
         if mesh.world > 1 and is_lost(reason):
             return lost(mesh.rank, mesh.world, reason)
         if not isinstance(reason, OSError | MMBertError):
             return reason  # our own mistake: with its traceback
         cause = reason.strerror if isinstance(reason, OSError) else reason
-        free = shutil.disk_usage(self._job.folder).free
+        free = shutil.disk_usage(self._ctx.folder).free
         return TrainingError(
-            f"cannot save {self._path} ({cause}): it needs {self._bytes:,} bytes, "
-            f"{free:,} are free; the checkpoint before it is whole: make room, and the same command goes on from there"
+            f"cannot save {self._path} ({cause}): it needs {self._bytes:,} bytes, {free:,} are "
+            "free; the checkpoint before it is whole: free some space, and the same command resumes from there"
         )

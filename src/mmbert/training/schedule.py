@@ -11,7 +11,7 @@ _START = 1e-10
 
 
 def learning_rate(phase: Phase, tokens_seen: int) -> float:
-    """The learning rate of a step that begins after ``tokens_seen`` tokens of ``phase``.
+    """Return the learning rate of a step that begins after ``tokens_seen`` tokens of ``phase``.
 
     Rises on a line from almost 0 over ``phase.warmup`` tokens, stays at ``phase.peak_lr`` and falls over the last
     ``phase.decay_tokens`` to ``phase.decay.floor`` of the peak. With x in [0, 1] along the fall the multiplier is

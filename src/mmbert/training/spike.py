@@ -1,13 +1,13 @@
-"""A loss or gradient that must not reach the weights: noticed before the optimiser moves, kept for replay, answered.
+"""Detect a loss or gradient that must not reach the weights, before the optimiser moves; record it; act on it.
 
-``runtime.on_spike`` says how. ``stop``: the run ends there, with the weights of that moment in ``<phase>/spike``, and
-``mmbert pretrain RECIPE --replay`` repeats exactly this step. ``rollback``: back to the last checkpoint, and on from
-there with the data after the spike. The clocks (steps, tokens, and with them the learning rate) stand where the
-checkpoint's stood; only the position in the data moves. So what lay between is not trained on, and the phase has as
-many steps as before.
+``runtime.on_spike`` says how. ``stop``: the run ends with the weights of that moment in ``<phase>/spike``, and
+``mmbert pretrain RECIPE --replay`` repeats exactly this step. ``rollback``: the run goes back to the last checkpoint
+and continues with the data after the spike. Steps and tokens, and with them the learning rate, are those of the
+checkpoint; only the position in the data moves on. So the data in between are not trained on, and the phase has as many
+steps as before.
 
-All of it depends on sums over all ranks, so all of them decide alike, and on nothing that a checkpoint does not hold: a
-run that is killed after it went back, and is started again, meets the same spike and gives the same answer.
+Everything here depends on sums over all ranks, so that all ranks decide alike, and on nothing that a checkpoint does
+not hold: a run that is killed after a rollback and started again meets the same spike and does the same.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ KEPT = 64
 ENOUGH = 16
 """Norms that must be known before one can be called too large."""
 PATIENCE = 3
-"""Times that a phase goes back to one and the same checkpoint: data that is bad everywhere is not the data's fault."""
+"""Rollbacks to one and the same checkpoint. If the spike comes back with other data, the data is not the cause."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class SpikeRecord:
     message: str
 
     def save(self, folder: Path) -> None:
-        """As JSON; what is not finite becomes text (``nan``, ``inf``)."""
+        """Write JSON; what is not finite becomes text (``nan``, ``inf``)."""
         values = asdict(self)
         numbers = {key: str(values[key]) for key in ("loss", "norm") if not math.isfinite(values[key])}
         write_json(folder / RECORD, {**values, **numbers})
@@ -75,12 +75,13 @@ class SpikeRecord:
 
 
 def usual_norm(norms: tuple[float, ...]) -> float | None:
-    """Median of the last norms; None while too few are known."""
+    """Return the median of the last norms; None while too few are known."""
     return median(norms) if len(norms) >= ENOUGH else None
 
 
-def watch(ctx: PhaseContext, state: State, loss: float, norm: float) -> None:
+def check(ctx: PhaseContext, state: State, loss: float, norm: float) -> None:
     """Raises NotFinite for a loss or norm that is no number, Spike for a norm too large by ``runtime.spike_norm``."""
+    # A median is not moved by the spikes themselves, and NaN never enters it: such a step raises first.
     cursor, usual, factor = state.cursor, usual_norm(state.norms), ctx.recipe.runtime.spike_norm
     place = f"in phase {ctx.name} at step {cursor.step} (draw {cursor.draw}, offset {cursor.offset})"
     if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -97,25 +98,19 @@ def watch(ctx: PhaseContext, state: State, loss: float, norm: float) -> None:
         )  # fmt: skip
 
 
-def answer(
+def handle(
     ctx: PhaseContext, model: MaskedLM, optimizer: StableAdamW, saver: Saver, state: State, step: Step, spike: Spike
 ) -> State:
-    """Where to go on from after ``spike`` at ``step``, ``state`` being that before it. Raises it again to stop."""
+    """Return the state to continue from after ``spike`` at ``step`` (``state``: before it), or raise it again."""
     saver.wait()
     if ctx.mesh.main:
-        usual = usual_norm(state.norms)
+        usual, seed = usual_norm(state.norms), ctx.recipe.seed_of(ctx.name)
         SpikeRecord(
-            ctx.name,
-            state.cursor,
-            spike.loss,
-            spike.norm,
-            usual,
-            ctx.recipe.seed_of(ctx.name),
-            ctx.precision,
-            str(spike),
-        ).save(ctx.folder)
+            ctx.name, state.cursor, spike.loss, spike.norm, usual, seed, ctx.precision, str(spike)
+        ).save(ctx.folder)  # fmt: skip
     if ctx.recipe.runtime.on_spike == "rollback":
         return _go_back(ctx, model, optimizer, state, step, spike)
+    # No weight has moved yet, so these are exactly the weights that the spike was computed with.
     try:
         saver.save(state, model, optimizer, ctx.folder / WEIGHTS)
         saver.wait()
@@ -131,11 +126,13 @@ def _go_back(
     if newest is None:
         raise spike
     back = checkpoint.load(newest, model, optimizer, ctx.mesh)
+    # Both counts grow over the whole phase; their difference is what happened since this checkpoint was written.
     if state.rollbacks - back.rollbacks >= PATIENCE:
         raise type(spike)(f"{spike}; {PATIENCE} times back to {newest} did not help", spike.loss, spike.norm) from spike
     skipped = step.index + 1 - back.cursor.step
     if ctx.mesh.main:
         log.warning("%s: going back to %s and past the data of %d steps", spike, newest, skipped)
+    # The draw and the offset are those behind the spike, the clocks those of the checkpoint.
     after = replace(step.cursor_after, step=back.cursor.step, tokens=back.cursor.tokens)
     return replace(
         back, cursor=after, rollbacks=state.rollbacks + 1, skipped_steps=state.skipped_steps + skipped, finished=False,

@@ -1,8 +1,8 @@
 """The model that a run starts from, in the run's own folder and form: ``runs/<name>/start``.
 
-Whatever a start looks like elsewhere (sharded, in half precision, with the tied matrix stored twice, on the hub, moved
-away tomorrow), here it is one folder like those of the phases: fp32 weights, our ``config.json``, the run's tokenizer.
-So training begins from it, merges mix it with phases tensor by tensor, and the evaluation asks it the same questions.
+The start may be sharded, in half precision, on the hub, or store the tied matrix twice; it may be deleted later. So it
+is copied into one folder like those of the phases: fp32 weights, our ``config.json``, the run's tokenizer. Training,
+merging and evaluation then treat it like a phase.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def open_start(recipe: Recipe, folder: Path, tokenizer: Tokenizer) -> Path | Non
 
 
 def _same_tokenizer(source: Path, tokenizer: Tokenizer, name: str) -> None:
-    """A model's rows are its tokenizer's tokens. A folder without a tokenizer is taken at its word."""
+    """Raise TokenizerError if a model's folder has another tokenizer; one without a tokenizer is accepted."""
     if not (source / "tokenizer.json").is_file():
         return
     theirs = Tokenizer.load(source)

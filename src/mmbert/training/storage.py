@@ -3,10 +3,10 @@
     model.safetensors  optimizer.safetensors                       one rank writes: the tensors are whole
     model-00001-of-00002.safetensors  optimizer-00001-of-...       each rank writes its parts (FSDP)
 
-A part's place in its tensor stands in the file's metadata, as torch's own ``HuggingFaceStorageWriter`` notes it, so
-torch's ``HuggingFaceStorageReader`` reads both forms, for any number of ranks. Its writer is not used: it builds each
-file in memory twice, and leaves a folder that is never known to be whole. No byte is pickled: the default
-``FileSystemWriter`` keeps its table of contents so, ours is the headers of the files.
+The offset of a shard in its tensor is in the file's metadata, in the form of torch's own ``HuggingFaceStorageWriter``,
+so torch's ``HuggingFaceStorageReader`` reads both forms, for any number of ranks. Torch's writer is not used: it builds
+each file in memory twice, and nothing tells whether its folder is complete. Nothing is pickled, unlike the table of
+contents of the default ``FileSystemWriter``: the headers of the files serve as one.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ class Writer(StorageWriter):
         self._extras = extras
 
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
-        """Nothing to forget: a writer writes one checkpoint."""
+        """Do nothing: a writer writes one checkpoint."""
 
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
-        """An empty partial folder; the other ranks write only after it is there."""
+        """Make an empty partial folder; the other ranks write only after it is there."""
         if is_coordinator:
             shutil.rmtree(self._partial, ignore_errors=True)
             self._partial.mkdir(parents=True)
@@ -68,7 +68,7 @@ class Writer(StorageWriter):
         return plan
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
-        """Number the ranks that have something to write."""
+        """Number the ranks that have tensors to write: file names state which of how many files each is."""
         writing = [number for number, plan in enumerate(plans) if plan.items]
         return [
             replace(plan, storage_data=(writing.index(number) + 1, len(writing)) if plan.items else None)
@@ -93,7 +93,8 @@ class Writer(StorageWriter):
         return done
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
-        """After all ranks, on the first: the other files, the checksums of all, the final name."""
+        """On the first rank, after all have written: write the other files and all checksums, and rename the folder."""
+        # Only the folder's rename makes the checkpoint visible, so it comes after every file and its checksum.
         sums = dict(written.storage_data for rank in results for written in rank)
         with _plain_errors():
             self._extras(self._partial)
@@ -114,6 +115,7 @@ def read_into(path: Path, tensors: dict[str, Tensor], group: dist.ProcessGroup |
 
     Raises TrainingError if the checkpoint holds other tensors or cannot be read.
     """
+    # compared here because torch's own error names neither the recipe nor what to do
     theirs = tensor_shapes(path)
     ours = {name: tensor.shape for name, tensor in tensors.items()}
     if theirs != ours:
@@ -127,7 +129,7 @@ def read_into(path: Path, tensors: dict[str, Tensor], group: dist.ProcessGroup |
 
 
 def read_model(path: Path) -> dict[str, Tensor]:
-    """The weights of a checkpoint, put together, on the CPU."""
+    """Return the weights of a checkpoint, put together, on the CPU."""
     shapes = {name: shape for name, shape in tensor_shapes(path).items() if not name.startswith(MOMENTS)}
     tensors = {name: torch.empty(shape) for name, shape in shapes.items()}
     with _readable(path), quiet():
@@ -136,7 +138,7 @@ def read_model(path: Path) -> dict[str, Tensor]:
 
 
 def tensor_shapes(path: Path) -> dict[str, torch.Size]:
-    """Names and whole shapes of a checkpoint's tensors."""
+    """Return names and whole shapes of a checkpoint's tensors."""
     with _readable(path):
         entries = _reader(path).read_metadata().state_dict_metadata
     return {name: entry.size for name, entry in entries.items()}  # type: ignore[union-attr]
@@ -144,7 +146,7 @@ def tensor_shapes(path: Path) -> dict[str, torch.Size]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without torch's warning that one process saves or loads alone. For the main thread: filters are the process's."""
+    """Silence torch's warning that one process saves alone. For the main thread: filters belong to the process."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield
@@ -156,7 +158,7 @@ def _reader(path: Path) -> HuggingFaceStorageReader:
 
 @contextmanager
 def _plain_errors() -> Iterator[None]:
-    """The system's own error instead of ours: on its way between ranks an error loses its cause."""
+    """Raise the system's own error instead of ours: on its way between ranks an error loses its cause."""
     try:
         yield
     except MMBertError as error:
@@ -169,11 +171,11 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except (CheckpointException, SafetensorError, OSError) as error:
         reason = failure(error)
-        raise TrainingError(f"{path} cannot be read ({reason}): delete it to go on from the one before") from error
+        raise TrainingError(f"{path} cannot be read ({reason}): delete it to resume from the one before") from error
 
 
 def failure(error: BaseException) -> BaseException:
-    """The first rank's own error inside one that torch collected from all ranks."""
+    """Return the first rank's own error inside one that torch collected from all ranks."""
     if isinstance(error, CheckpointException):
         return min(error.failures.items())[1][0]
     return error

@@ -140,8 +140,11 @@ def _other_config(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (_cut, "is cut short: "),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"x"), "is no safetensors file"),
+        (_cut, "is cut short, damaged or no safetensors file"),
+        (
+            lambda folder: (folder / "model.safetensors").write_bytes(b"x"),
+            "is cut short, damaged or no safetensors file",
+        ),
         (lambda folder: (folder / "model.safetensors").unlink(), "no model.safetensors"),
         (_nan, "1 weights hold NaN or infinite values (model.final_norm.weight)"),
         (_other_config, "layers.0.mlp.Wi.weight is [48, 16], config.json says [64, 16]"),
@@ -165,7 +168,7 @@ def _other_config(folder: Path) -> None:
         (lambda folder: (folder / "model.safetensors").chmod(0o600), "chmod 644 model.safetensors"),
     ],
 )
-def test_damage_is_named_with_its_cure(copy: Callable[[str], Path], damage: Callable[[Path], Any], told: str) -> None:
+def test_damage_is_named_with_its_fix(copy: Callable[[str], Path], damage: Callable[[Path], Any], told: str) -> None:
     folder = copy("masks")
     damage(folder)
     result = CliRunner().invoke(app, ["doctor", str(folder), "--device", "cpu"], catch_exceptions=False)

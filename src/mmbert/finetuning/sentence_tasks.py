@@ -1,0 +1,112 @@
+"""What differs between the sentence tasks: sentence-transformers' classes, their losses and their evaluators.
+
+embed             one vector a text, by contrast, by a teacher's scores, or by pairs with a score
+rerank            a score for a query and a document read together (a cross-encoder)
+sparse            weights of the vocabulary, few of which are not zero (SPLADE, 2107.05720, 2109.10086)
+late_interaction  a vector a token, compared one by one (ColBERT, Khattab and Zaharia 2004.12832)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import sentence_transformers as library
+import torch
+from sentence_transformers.cross_encoder import losses as pair
+from sentence_transformers.multi_vector_encoder import losses as late
+from sentence_transformers.sentence_transformer import losses as dense
+from sentence_transformers.sparse_encoder import losses as sparse
+
+from mmbert.finetuning.evaluators import DENSE, LATE, SPARSE, Measures
+from mmbert.finetuning.recipe_sentence import Embed, LateInteraction, Rerank, Sparse
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """One sentence task.
+
+    trainer    sentence-transformers' class; ``arguments``: class of its options
+    make_loss  (model, options of the recipe) -> sentence-transformers' loss of the recipe's name
+    measures   evaluators of its models; None: documents are ranked by the model itself
+    head       pattern of the names that ``head_learning_rate`` applies to
+    """
+
+    trainer: type[Any]
+    arguments: type[Any]
+    make_loss: Callable[[Any, Any], torch.nn.Module]
+    measures: Measures | None = None
+    head: str = ""
+
+
+def _embed_loss(model: Any, options: Embed) -> Any:
+    losses: dict[str, Callable[[], Any]] = {
+        "contrastive": lambda: _contrastive(model, options),
+        "margin_mse": lambda: dense.MarginMSELoss(model),
+        "kl": lambda: dense.DistillKLDivLoss(model, temperature=options.temperature),
+        "cosent": lambda: dense.CoSENTLoss(model, scale=options.scale),
+        "angle": lambda: dense.AnglELoss(model, scale=options.scale),
+    }
+    loss = losses[options.loss]()
+    widths = sorted({*options.matryoshka, model.get_embedding_dimension() or 0}, reverse=True)
+    return dense.MatryoshkaLoss(model, loss, widths) if options.matryoshka else loss
+
+
+def _contrastive(model: Any, options: Embed) -> Any:
+    shared = {
+        "scale": options.scale,
+        "directions": ("query_to_doc", "doc_to_query") if options.symmetric else ("query_to_doc",),
+        "partition_mode": "per_direction" if options.symmetric else "joint",
+    }
+    if options.mini_batch is None and options.mini_batch_tokens is None:
+        return dense.MultipleNegativesRankingLoss(model, **shared)
+    return dense.CachedMultipleNegativesRankingLoss(
+        model, mini_batch_size=options.mini_batch or 32, mini_batch_num_tokens=options.mini_batch_tokens, **shared
+    )
+
+
+def _rerank_loss(model: Any, options: Rerank) -> Any:
+    if options.loss == "bce":
+        return pair.BinaryCrossEntropyLoss(model, pos_weight=torch.tensor(options.pos_weight, device=model.device))
+    return pair.MSELoss(model) if options.loss == "mse" else pair.MarginMSELoss(model)
+
+
+def _sparse_loss(model: Any, options: Sparse) -> Any:
+    """Return the recipe's loss with the FLOPS regularisers of queries and documents."""
+    losses: dict[str, Callable[[], Any]] = {
+        "contrastive": lambda: sparse.SparseMultipleNegativesRankingLoss(model),
+        "margin_mse": lambda: sparse.SparseMarginMSELoss(model),
+        "kl": lambda: sparse.SparseDistillKLDivLoss(model, temperature=options.temperature),
+    }
+    weights: dict[str, Any] = {
+        "query_regularizer_weight": options.query_regularizer,
+        "document_regularizer_weight": options.document_regularizer,
+    }
+    if options.mini_batch is None:
+        return sparse.SpladeLoss(model, losses[options.loss](), **weights)
+    return sparse.CachedSpladeLoss(model, losses[options.loss](), mini_batch_size=options.mini_batch, **weights)
+
+
+def _late_loss(model: Any, options: LateInteraction) -> Any:
+    if options.loss == "kl":
+        return late.MultiVectorDistillKLDivLoss(model, temperature=options.temperature)
+    if options.loss == "margin_mse":
+        return late.MultiVectorMarginMSELoss(model)
+    if options.mini_batch is None:
+        return late.MultiVectorMultipleNegativesRankingLoss(model)
+    return late.CachedMultiVectorMultipleNegativesRankingLoss(model, mini_batch_size=options.mini_batch)
+
+
+SPECS = {
+    "embed": TaskSpec(
+        library.SentenceTransformerTrainer, library.SentenceTransformerTrainingArguments, _embed_loss, DENSE
+    ),
+    "rerank": TaskSpec(
+        library.CrossEncoderTrainer, library.CrossEncoderTrainingArguments, _rerank_loss, head=r"\.(head|classifier)\."
+    ),
+    "sparse": TaskSpec(library.SparseEncoderTrainer, library.SparseEncoderTrainingArguments, _sparse_loss, SPARSE),
+    "late_interaction": TaskSpec(
+        library.MultiVectorEncoderTrainer, library.MultiVectorEncoderTrainingArguments, _late_loss, LATE, r"\.linear\."
+    ),
+}
