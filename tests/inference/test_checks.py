@@ -73,7 +73,7 @@ def test_any_column_of_texts_is_read_as_the_list(predictors: dict[str, Any], con
     np.testing.assert_array_equal(vectors, predictors["Embedder"](texts))
     if container != "generator":
         assert predictors["Tagger"](given) == predictors["Tagger"](texts)
-        assert container == "tuple" or predictors["Classifier"](given) == predictors["Classifier"](texts)  # a pair there
+        assert container == "tuple" or predictors["Classifier"](given) == predictors["Classifier"](texts)  # a pair
         assert predictors["Reranker"](GOOD, given) == predictors["Reranker"](GOOD, texts)
         assert predictors["Answerer"](given, given) == predictors["Answerer"](texts, texts)
 
@@ -103,7 +103,9 @@ NO_TEXTS: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("case", NO_TEXTS)
 @pytest.mark.parametrize("call", ["embed", "encode", "late", "tokens", "fill", "tag", "iterator", "bulk", "tokenizer"])
-def test_what_is_no_text_is_named_by_its_number(predictors: dict[str, Any], case: str, call: str, tmp_path: Path) -> None:
+def test_what_is_no_text_is_named_by_its_number(
+    predictors: dict[str, Any], case: str, call: str, tmp_path: Path
+) -> None:
     asked, said = NO_TEXTS[case]
     embedder = predictors["Embedder"]
     calls: dict[str, Callable[[], Any]] = {

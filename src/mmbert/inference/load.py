@@ -74,12 +74,6 @@ class Loaded(FolderOptions):
     max_tokens: int
     values: dict[str, Any]
 
-    def prompt_text(self, prompt: str | None) -> str:
-        """Return the folder's prompt of that name, else ``prompt`` itself; for None the folder's default, or none."""
-        if prompt is None:
-            return self.prompts[self.default_prompt] if self.default_prompt is not None else ""
-        return self.prompts.get(prompt, prompt)
-
     @property
     def tuned(self) -> bool:
         """Whether the folder says that the model was tuned for embeddings."""
