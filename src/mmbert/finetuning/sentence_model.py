@@ -28,10 +28,9 @@ from mmbert.finetuning.packed_engine import PackedBody, pack_engine
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.inference.load import read_labels
 from mmbert.io.row_errors import reason
+from mmbert.model.folder import LISTING, read_modules
 from mmbert.model.weights import model_folder
 from mmbert.training.distributed import pick_device
-
-LISTING = "modules.json"
 
 
 def build_model(recipe: FinetuneRecipe) -> BaseModel:
@@ -206,7 +205,7 @@ def encoder_folder(folder: Path) -> Path:
     """Return where config.json and weights are: the folder, or that of its first module."""
     if (folder / "config.json").is_file() or not (folder / LISTING).is_file():
         return folder
-    return folder / str(read_json(folder / LISTING)[0]["path"])
+    return folder / read_modules(folder)[0][1]
 
 
 def _check(model: BaseModel, known: tuple[type, ...]) -> None:
