@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mmbert import languages
-from mmbert.data.read import read
+from mmbert.data.sources.read import read
 from mmbert.errors import ConfigError
 from mmbert.recipe import Source
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import little_corpus
 import pytest
 
-from mmbert.data import catalogs, langid
+from mmbert.data import langid
 from mmbert.data.distributed.launch import prepare_at_scale
 from mmbert.data.document import Document
 from mmbert.data.langid import LanguageIdentifier, model_file, wrong_language
 from mmbert.data.prepare import iterate_text, prepare_text
+from mmbert.data.sources import catalogs
 from mmbert.data.store import Report
 from mmbert.errors import DataError, MissingExtra
 from mmbert.recipe import Cleaning, LanguageId, Recipe

@@ -27,8 +27,8 @@ from mmbert.data.prepare import (
     prepare_tokenizer,
     text_sizes,
 )
-from mmbert.data.read import read
 from mmbert.data.shard import Shard
+from mmbert.data.sources.read import read
 from mmbert.data.store import SUFFIX, Report, TextWriter
 from mmbert.errors import ConfigError, DataError, TokenizerError
 from mmbert.recipe import Recipe

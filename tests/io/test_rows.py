@@ -24,7 +24,7 @@ from pyarrow import parquet
 
 from mmbert.cli.lines import open_lines
 from mmbert.cli.records import read_records
-from mmbert.data.read import read
+from mmbert.data.sources.read import read
 from mmbert.errors import DataError
 from mmbert.finetuning.examples import Fields, as_label, read_examples
 from mmbert.finetuning.recipe_data import DataSpec

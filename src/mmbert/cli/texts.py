@@ -63,8 +63,8 @@ def _read(
     path: str, languages: Collection[str] | None, language: str | None, language_field: str | None, text_field: str
 ) -> Iterator[tuple[str, str]]:
     """(language, text) of one path. With ``languages`` (may be empty: all) names that are no language are allowed."""
-    from mmbert.data.inputs import input_language
-    from mmbert.data.read import read_input, source_inputs
+    from mmbert.data.sources.inputs import input_language
+    from mmbert.data.sources.read import read_input, source_inputs
     from mmbert.errors import DataError
     from mmbert.io.find import bare_name
     from mmbert.languages import matches

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mmbert.data.inputs import Input
-from mmbert.data.mds import MdsShard
-from mmbert.data.read import open_mds
 from mmbert.data.shard import write_shard
+from mmbert.data.sources.inputs import Input
+from mmbert.data.sources.mds import MdsShard
+from mmbert.data.sources.read import open_mds
 from mmbert.errors import ConfigError, DataError
 from mmbert.recipe import Source
 from mmbert.tokenizer.tokenizer import Tokenizer

@@ -25,9 +25,9 @@ from typing import Any
 from mmbert.data.clean import check
 from mmbert.data.dedup import Seen
 from mmbert.data.document import Document
-from mmbert.data.hub import restore
 from mmbert.data.langid import wrong_language
 from mmbert.data.manifest import Manifest
+from mmbert.data.sources.hub import restore
 from mmbert.data.store import (
     Report,
     SourceReport,

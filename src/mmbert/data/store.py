@@ -22,7 +22,7 @@ import zstandard
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mmbert.data.document import Document
-from mmbert.data.read import read
+from mmbert.data.sources.read import read
 from mmbert.errors import DataError
 from mmbert.files import PARTIAL, disk_errors, read_json, sync_file, sync_folder
 from mmbert.recipe import Source

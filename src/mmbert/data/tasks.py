@@ -11,12 +11,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmbert.data import catalogs
 from mmbert.data.document import Document
 from mmbert.data.ids import holds_ids
-from mmbert.data.inputs import Input
 from mmbert.data.langid import model_hash
-from mmbert.data.read import read_inputs, source_inputs
+from mmbert.data.sources import catalogs
+from mmbert.data.sources.inputs import Input
+from mmbert.data.sources.read import read_inputs, source_inputs
 from mmbert.files import write_text
 from mmbert.io.stream import Advance
 from mmbert.recipe import Cleaning, Source

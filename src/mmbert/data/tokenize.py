@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from mmbert.data import manifest as manifests
 from mmbert.data.document import Document
-from mmbert.data.hub import restore
 from mmbert.data.ids import IdReader, parts
-from mmbert.data.inputs import Input
 from mmbert.data.manifest import Manifest, ShardInfo, StreamInfo
 from mmbert.data.shard import MAX_TOKENS, Shard, ShardWriter
+from mmbert.data.sources.hub import restore
+from mmbert.data.sources.inputs import Input
 from mmbert.data.store import Counts, Report, read_complete, read_texts
 from mmbert.errors import TokenizerError
 from mmbert.log import progress

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from mmbert.data.document import Document
-from mmbert.data.hub import restore
 from mmbert.data.manifest import FILE
 from mmbert.data.prepare import text_work
-from mmbert.data.read import read_input
+from mmbert.data.sources.hub import restore
+from mmbert.data.sources.read import read_input
 from mmbert.data.store import report_path, text_folder
 from mmbert.data.tasks import Task, Work, plan_work
 from mmbert.errors import DataError

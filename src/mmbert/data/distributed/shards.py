@@ -16,8 +16,8 @@ from mmbert.data.distributed.steps import Step
 from mmbert.data.distributed.text_files import PART, Part, parts_of
 from mmbert.data.ids import IdReader, parts
 from mmbert.data.prepare import prepare_data
-from mmbert.data.read import read
 from mmbert.data.shard import MAX_TOKENS, Shard, write_shard
+from mmbert.data.sources.read import read
 from mmbert.data.store import SUFFIX, Report
 from mmbert.data.tokenize import encode, finish_stream, source_ids
 from mmbert.errors import DataError

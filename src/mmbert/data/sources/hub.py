@@ -19,8 +19,8 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, NamedTuple, cast
 
-from mmbert.data import mds
-from mmbert.data.inputs import SUFFIXES, Input, house_code, named_language
+from mmbert.data.sources import mds
+from mmbert.data.sources.inputs import SUFFIXES, Input, house_code, named_language
 from mmbert.errors import ConfigError, DataError
 from mmbert.io.find import is_hidden
 from mmbert.io.stream import open_file as open_local

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mmbert.data.catalogs import read_catalogs
 from mmbert.data.document import Document
-from mmbert.data.hub import hub_errors, hub_inputs
-from mmbert.data.inputs import Input, house_code, local_inputs
-from mmbert.data.mds import MdsShard, unpack
+from mmbert.data.sources.catalogs import read_catalogs
+from mmbert.data.sources.hub import hub_errors, hub_inputs
+from mmbert.data.sources.inputs import Input, house_code, local_inputs
+from mmbert.data.sources.mds import MdsShard, unpack
 from mmbert.errors import DataError
 from mmbert.io.row_errors import Numbered, Row, RowFaults, as_name, no_text
 from mmbert.io.rows import json_rows, parquet_rows

@@ -22,9 +22,9 @@ from typing import NamedTuple
 import langcodes
 
 from mmbert import languages
-from mmbert.data.cldr import Locale, locales
 from mmbert.data.document import Document
-from mmbert.data.gettext import catalog_files, read_messages
+from mmbert.data.sources.cldr import Locale, locales
+from mmbert.data.sources.gettext import catalog_files, read_messages
 from mmbert.errors import ConfigError, MissingExtra
 from mmbert.log import progress
 

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from mmbert import languages
-from mmbert.data import mds
+from mmbert.data.sources import mds
 from mmbert.errors import ConfigError, DataError
 from mmbert.files import read_json
 from mmbert.io.find import find_files, packed
@@ -54,7 +54,7 @@ class Input:
     """What its ``index.json`` says of a shard of the form ``mds``."""
 
     def record(self) -> dict[str, Any]:
-        """As JSON, for ``mmbert.data.hub.restore``."""
+        """As JSON, for ``mmbert.data.sources.hub.restore``."""
         return {field: getattr(self, field) for field in self.__dataclass_fields__ if field != "open"}
 
 
