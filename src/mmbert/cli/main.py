@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from mmbert import __version__
 from mmbert.errors import MissingExtra, MMBertError
 from mmbert.extras import extra_of
 from mmbert.log import setup
+from mmbert.version import __version__
 
 app = typer.Typer(
     name="mmbert",

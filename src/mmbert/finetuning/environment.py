@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-import mmbert
+from mmbert.version import __version__
 
 _LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "sentence-transformers", "peft", "tokenizers", "numpy")
 
 
 def describe() -> dict[str, Any]:
     """Versions, device and threads, as JSON."""
-    versions = {"mmbert": mmbert.__version__, "python": platform.python_version()}
+    versions = {"mmbert": __version__, "python": platform.python_version()}
     for name in _LIBRARIES:
         try:
             versions[name] = importlib.metadata.version(name)

@@ -109,5 +109,5 @@ def pair_encoder(
 def _encode(loaded: Loaded, texts: list[str], start: int) -> list[np.ndarray]:
     """Ids of each text, or as many as are read; one that comes again, as a query does, is encoded once."""
     if len(texts) > 1 and all(text is texts[0] or text == texts[0] for text in texts):
-        return encode_ends(loaded.tokenizer, texts[:1], loaded.max_tokens, first=start) * len(texts)
-    return encode_ends(loaded.tokenizer, texts, loaded.max_tokens, first=start)
+        return encode_ends(loaded.tokenizer.encode_batch, texts[:1], loaded.max_tokens, first=start) * len(texts)
+    return encode_ends(loaded.tokenizer.encode_batch, texts, loaded.max_tokens, first=start)

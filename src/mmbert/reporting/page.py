@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from mmbert import __version__, languages
+from mmbert import languages
 from mmbert.errors import MissingExtra
 from mmbert.evaluation.results import FilledMask, summarise_retrieval
 from mmbert.evaluation.tiers import NEW
@@ -21,6 +21,7 @@ from mmbert.reporting import plots, tables
 from mmbert.reporting.adaptation import MOST_LOST, adaptation_groups, adaptation_table
 from mmbert.reporting.findings import findings, headline, size_line
 from mmbert.reporting.record import Record, read_record
+from mmbert.version import __version__
 
 _RIGHT_TO_LEFT = frozenset({"Arab", "Hebr", "Syrc", "Thaa", "Nkoo", "Adlm", "Rohg", "Samr", "Mand"})
 

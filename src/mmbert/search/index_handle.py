@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from mmbert.search.bm25 import drop_bm25
+from mmbert.search.exact import ExactStore, load_ranges
+from mmbert.search.lance import LanceStore
 from mmbert.search.manifest import Manifest
 from mmbert.search.records import Records, State
-from mmbert.search.store import Store, open_store, store_path
+from mmbert.search.store import Store, store_path
 
 _MASKS = 16
 """Filters whose rows are remembered: those of a service come again."""
@@ -41,11 +43,12 @@ class IndexHandle:
         return self._kept
 
     def new_store(self, generation: int, name: str) -> Store:
-        """The store of a generation, whether or not it is that of the present state."""
-        made = self.manifest
-        return open_store(
-            self.folder, name, generation, width=made.dimensions, output=made.output, kind=made.kind
-        )  # fmt: skip
+        """Return the store of a generation, current or not; its files need not exist yet. Raises MissingExtra."""
+        path, made = store_path(self.folder, generation), self.manifest
+        if name == "lance":
+            return LanceStore(path, made.dimensions, made.output, made.kind)
+        ranges = load_ranges(self.folder) if made.output == "int8" else None
+        return ExactStore(path / "rows.bin", made.dimensions, made.output, ranges)
 
     def allowed(self, state: State, where: Mapping[str, Any] | None) -> np.ndarray | None:
         """(rows,) bool: rows that may be found; None: all. Called where the records are being read."""

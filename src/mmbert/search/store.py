@@ -46,18 +46,6 @@ class Store(Protocol):
         """Remove files that nothing needs; nobody reads meanwhile."""
 
 
-def open_store(folder: Path, name: str, generation: int, *, width: int, output: str, kind: str) -> Store:
-    """The store of an index; its files need not be there yet. Raises MissingExtra."""
-    path = store_path(folder, generation)
-    if name == "lance":
-        from mmbert.search.lance import LanceStore
-
-        return LanceStore(path, width, output, kind)
-    from mmbert.search.exact import ExactStore, load_ranges
-
-    return ExactStore(path / "rows.bin", width, output, load_ranges(folder) if output == "int8" else None)
-
-
 def store_path(folder: Path, generation: int) -> Path:
     """The folder of a store's files. Each rewriting of the rows has one of its own."""
     return folder / f"vectors-{generation:04d}"

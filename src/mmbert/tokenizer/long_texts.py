@@ -11,20 +11,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from mmbert.cancellation import check_cancelled, is_watched
 
-if TYPE_CHECKING:
-    from mmbert.tokenizer.tokenizer import Tokenizer
-
 Encoded = tuple[np.ndarray, np.ndarray]
 """Ids of a text, and the characters of each."""
 
 EncodeSome = Callable[[Sequence[str], int], list[Encoded]]
-"""Texts and the number of the first of them -> what they are."""
+"""Texts and the number of the first of them -> their ids and spans."""
+
+EncodeBatch = Callable[..., list[np.ndarray]]
+"""``Tokenizer.encode_batch`` of some tokenizer."""
 
 _CHUNK = 2048
 """Texts handed to Rust at once: enough for all threads, little memory for what it returns."""
@@ -81,7 +81,7 @@ def encode_all(encode: EncodeSome, texts: Sequence[Any], first: int) -> list[Enc
 
 
 def encode_ends(
-    tokenizer: Tokenizer, texts: Sequence[str], tokens: int, *, first: int = 0, end: bool = False
+    encode: EncodeBatch, texts: Sequence[str], tokens: int, *, first: int = 0, end: bool = False
 ) -> list[np.ndarray]:
     """Return ids of each text, special strings read as such; of a long text its first ``tokens``, or more of them.
 
@@ -90,13 +90,13 @@ def encode_ends(
     """
     size = _PER_TOKEN * tokens + _REACH
     parts = [_end(text, size) if end else _beginning(text, size) for text in texts]
-    rows = tokenizer.encode_batch(parts, specials=True, first=first)
+    rows = encode(parts, specials=True, first=first)
     for index, text in enumerate(texts):
         part, longer = parts[index], size
         while len(part) < len(text) and len(rows[index]) < tokens + _MARGIN:  # few tokens: many spaces, mostly
             longer *= 4
             part = _end(text, longer) if end else _beginning(text, longer)
-            (rows[index],) = tokenizer.encode_batch([part], specials=True, first=first + index)
+            (rows[index],) = encode([part], specials=True, first=first + index)
         if len(part) < len(text):
             rows[index] = rows[index][_MARGIN:] if end else rows[index][:-_MARGIN]
     return rows

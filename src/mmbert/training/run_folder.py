@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 
-import mmbert
 from mmbert import cpu
 from mmbert.errors import TrainingError
 from mmbert.files import read_json, write_json
 from mmbert.recipe import Precision, Recipe, Runtime
 from mmbert.training.distributed import Mesh
+from mmbert.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def versions() -> dict[str, str]:
     """Of mmbert, Python and the libraries that numbers depend on."""
     found = {name: importlib.metadata.version(name) for name in _LIBRARIES}
     found["torch"] = torch.__version__  # with the build, such as 2.13.0+cu130, which some metadata lack
-    return {"mmbert": mmbert.__version__, "python": platform.python_version(), **found}
+    return {"mmbert": __version__, "python": platform.python_version(), **found}
 
 
 def settle_environment(runtime: Runtime, width: int, mesh: Mesh, folder: Path) -> Precision:
