@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from mmbert.cli.records import read_records
+from mmbert.cli.input import read_records
 from mmbert.inference.embedder import Embedder
 from mmbert.log import progress
 from mmbert.search import lance

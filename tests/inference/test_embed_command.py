@@ -216,7 +216,7 @@ def test_another_job_is_not_mixed_in(embed: Embedder, tmp_path: Path) -> None:
         (["number.jsonl"], "number.jsonl:1: text is int, not text"),
         (["latin.txt"], "latin.txt:1: not UTF-8 at byte 1"),
         (["surrogate.jsonl"], "surrogate.jsonl:1: text holds a lone surrogate at character 0"),
-        (["-", "-o", "there.npy"], "is there already"),
+        (["-", "-o", "there.npy"], "exists already"),
     ],
 )
 def test_what_is_wrong_is_one_line(

@@ -58,7 +58,7 @@ class Machine(RuleBasedStateMachine):
             self.model = after
         vectors = np.stack([vector(text) for _, text, _ in items])
         if refused:
-            with pytest.raises(DataError, match="is there already"):
+            with pytest.raises(DataError, match="exists already"):
                 write(given, vectors=vectors, piece=piece)
         else:
             write(given, vectors=vectors, piece=piece)

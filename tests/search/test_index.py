@@ -122,7 +122,7 @@ def test_added_again_updated_deleted(embed: Embedder, tmp_path: Path) -> None:
     given = records(lang=LANGUAGES)
     assert index.add(given[:4]) == writing.Changed(added=4)
     assert index.add(iter(given)) == writing.Changed(added=6, same=4)
-    with pytest.raises(DataError, match="is there already with another text: use update"):
+    with pytest.raises(DataError, match="exists already with another text: use update"):
         index.add([given[0], {**given[3], "text": "other"}])
     with pytest.raises(DataError, match="another metadata"):
         index.add([{**given[3], "metadata": {}}])
@@ -289,7 +289,7 @@ def test_going_on_needs_the_same_options(embed: Embedder, tmp_path: Path) -> Non
     assert len(SearchIndex.create(tmp_path / "index", embed, document_prompt="Text: ", resume=True)) == len(TEXTS)
     with pytest.raises(ConfigError, match="begun with document_prompt 'Text: ', now it is 'D: '"):
         SearchIndex.create(tmp_path / "index", embed, resume=True)
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="exists already"):
         SearchIndex.create(tmp_path / "index", embed)
 
 

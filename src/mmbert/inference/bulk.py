@@ -25,9 +25,10 @@ import numpy as np
 import orjson
 
 from mmbert.arrays import load_arrays, save_arrays
-from mmbert.errors import ConfigError, DataError, MissingExtra, MMBertError
+from mmbert.errors import ConfigError, DataError, MMBertError
 from mmbert.files import PARTIAL, atomic_file, disk_errors, read_json, write_json
 from mmbert.inference.checks import whole
+from mmbert.io.rows import import_pyarrow
 from mmbert.locks import lock_folder
 from mmbert.log import progress as progress_bar
 
@@ -94,10 +95,10 @@ def check_form(out: Path) -> None:
     if out.suffix not in FORMS:
         raise ConfigError(f"{out}: the name must end in {', '.join(FORMS)}")
     if out.suffix == ".parquet":
-        _parquet()
+        import_pyarrow()
     with disk_errors(out):
         if out.exists():
-            raise ConfigError(f"{out} is there already: delete it or choose another name")
+            raise ConfigError(f"{out} exists already: delete it or choose another name")
 
 
 def json_line(key: Any, vector: np.ndarray) -> bytes:
@@ -200,7 +201,7 @@ def _assemble(folder: Path, count: int, total: int, out: Path) -> None:
 
 
 def _write_parquet(pieces: Iterator[tuple[list[Any], np.ndarray]], file: BinaryIO) -> None:
-    arrow, parquet = _parquet()
+    arrow = import_pyarrow()
     writer = None
     for keys, vectors in pieces:
         numbers = arrow.array(np.ascontiguousarray(vectors).reshape(-1))
@@ -211,16 +212,7 @@ def _write_parquet(pieces: Iterator[tuple[list[Any], np.ndarray]], file: BinaryI
             }
         )
         if writer is None:
-            writer = parquet.ParquetWriter(file, table.schema, write_page_checksum=True)
+            writer = arrow.parquet.ParquetWriter(file, table.schema, write_page_checksum=True)
         writer.write_table(table if table.schema == writer.schema else table.cast(writer.schema))
     if writer is not None:
         writer.close()
-
-
-def _parquet() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtra("pyarrow", "data") from error
-    return pyarrow, pyarrow.parquet

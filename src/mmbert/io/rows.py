@@ -124,6 +124,16 @@ def _exact(row: Row) -> Row:
     return {name: None if value != value else value for name, value in row.items()}
 
 
+def import_pyarrow() -> Any:
+    """Return pyarrow with its module ``parquet``. Raises MissingExtra."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingExtra("pyarrow", "data") from error
+    return pyarrow
+
+
 def parquet_rows(
     open: Callable[[], BinaryIO],
     path: str,
@@ -132,16 +142,12 @@ def parquet_rows(
     advance: Advance = lambda size: None,
 ) -> Iterator[Numbered]:
     """Yield the rows of a Parquet file; of its columns those that ``choose`` takes of their names are read."""
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise MissingExtra("pyarrow", "data") from error
+    pyarrow = import_pyarrow()
     number = 0
     try:
         with open() as raw:
             size = raw.seek(0, 2)
-            file = parquet.ParquetFile(raw, page_checksum_verification=True)  # of files that have checksums
+            file = pyarrow.parquet.ParquetFile(raw, page_checksum_verification=True)  # of files that have checksums
             names = [name for name in file.schema_arrow.names if name and not name.startswith("__index_level_")]
             refuse_twice(names, path)
             names = choose(names)

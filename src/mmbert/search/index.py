@@ -75,7 +75,7 @@ class SearchIndex:
         folder = Path(folder)
         there = (folder / NAME).is_file()
         if folder.exists() and not (there and resume):
-            raise ConfigError(f"{folder} is there already: load it, or choose another name")
+            raise ConfigError(f"{folder} exists already: load it, or choose another name")
         embedder = model if isinstance(model, Embedder) else Embedder.load(model, device=device, precision=precision)
         width = embedder.dimensions
         if dimensions is not None:

@@ -87,7 +87,7 @@ def _write_piece(handle: IndexHandle, documents: list[Document], first: int, emb
             wanted[document.id] = (document, place)
         else:
             what = "text" if there.text != document.text else "metadata"
-            raise DataError(f"record {place} (id {document.id!r}) is there already with another {what}: use update")
+            raise DataError(f"record {place} (id {document.id!r}) exists already with another {what}: use update")
     described = {name for name, (document, _) in wanted.items() if name in known and known[name].text == document.text}
     fresh = [item for name, item in wanted.items() if name not in described]
     spans: list[list[tuple[int, int]]] = []
