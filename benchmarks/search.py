@@ -37,8 +37,8 @@ from mmbert.search import lance
 from mmbert.search.bm25 import Bm25
 from mmbert.search.index import SearchIndex
 from mmbert.search.index_handle import IndexHandle
-from mmbert.search.ranking import Query, SearchOptions, rank
-from mmbert.search.store import KINDS
+from mmbert.search.query import Query, SearchOptions, rank
+from mmbert.search.vector_store import KINDS
 
 SHORTEST = 40
 WARM_UP = 10

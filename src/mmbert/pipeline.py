@@ -32,7 +32,7 @@ from mmbert.recipe import START, Merge, Recipe
 from mmbert.reporting.card import model_card
 from mmbert.reporting.page import write_report
 from mmbert.reporting.record import read_record
-from mmbert.start import resolve
+from mmbert.start_model import resolve
 from mmbert.surgery.merge import merge
 from mmbert.training.pretrain import FINAL, checkpoints_of, pretrain
 from mmbert.training.run_folder import choose_precision, open_run

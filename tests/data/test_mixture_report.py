@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from little_shards import write_shards
 from mmbert.cli.data import app
 from mmbert.data.mixture import mixture
-from mmbert.data.mixture_report import count, mixtures, outlook, table
+from mmbert.data.mixture_report import count, language_rows, mixtures, table
 from mmbert.errors import ConfigError
 from mmbert.recipe import Recipe
 from mmbert.reporting.mixture_plot import draw_mixture, mixture_specification
@@ -72,7 +72,7 @@ def with_shards(folder: Path) -> Path:
 def test_shards_are_planned_per_language(recipe: Path, tmp_path: Path) -> None:
     loaded = Recipe.load(recipe)
     drawn = mixtures(loaded, tmp_path, with_shards(tmp_path) / "shards")
-    rows = outlook(drawn)
+    rows = language_rows(drawn)
     assert [(row.language, row.name, row.tokens) for row in rows] == [
         ("fra_Latn", "French", 3000), ("deu_Latn", "German", 1000), ("xho_Latn", "Xhosa", 100),
     ]  # fmt: skip
@@ -97,14 +97,14 @@ def test_shards_are_planned_per_language(recipe: Path, tmp_path: Path) -> None:
 def test_more_than_five_epochs_are_marked_without_a_cap(recipe: Path) -> None:
     recipe.write_text(RECIPE.replace("temperature: 0.0, max_epochs: 5", "temperature: 0.0, max_epochs: null"))
     loaded = Recipe.load(recipe)
-    rows = outlook({"decay": mixture(loaded.phases["decay"], SIZES)})
+    rows = language_rows({"decay": mixture(loaded.phases["decay"], SIZES)})
     assert [row.phases["decay"].mark for row in rows] == ["", "", ">5"]
 
 
 def test_counts_stand_in_for_shards(recipe: Path, tmp_path: Path) -> None:
     loaded = Recipe.load(with_counts(recipe.parent))
     drawn = mixtures(loaded, tmp_path, tmp_path / "nowhere")
-    rows = outlook(drawn)
+    rows = language_rows(drawn)
     shares = {row.language: row.phases["pretrain"].share for row in rows}
     assert shares == pytest.approx({"fra": 0.75 * 0.75, "eng": 0.25, "deu": 0.75 * 0.25})
     assert [row.language for row in rows] == ["fra", "eng", "deu"]  # by share: sizes are known up to a factor only
@@ -154,7 +154,7 @@ def test_the_command_prints_a_table_or_json_and_draws(recipe: Path, tmp_path: Pa
 def test_the_picture_holds_every_share_and_epoch(recipe: Path, tmp_path: Path) -> None:
     loaded = Recipe.load(recipe)
     drawn = {name: mixture(loaded.phases[name], SIZES) for name in loaded.order()}
-    specification = mixture_specification(outlook(drawn), list(drawn), title="tiny")
+    specification = mixture_specification(language_rows(drawn), list(drawn), title="tiny")
     rows = specification["datasets"]["rows"]
     assert [(row["code"], row["phase"]) for row in rows] == [
         ("fra_Latn", "pretrain"), ("fra_Latn", "decay"), ("deu_Latn", "pretrain"), ("deu_Latn", "decay"),
@@ -162,12 +162,12 @@ def test_the_picture_holds_every_share_and_epoch(recipe: Path, tmp_path: Path) -
     ]  # fmt: skip
     assert [row["held"] for row in rows] == ["no", "no", "no", "no", "yes"]
     assert len(specification["vconcat"]) == 2
-    draw_mixture(outlook(drawn), list(drawn), tmp_path / "shares.html", title="tiny")
+    draw_mixture(language_rows(drawn), list(drawn), tmp_path / "shares.html", title="tiny")
     page = (tmp_path / "shares.html").read_text()
     assert "Xhosa" in page
     assert "cdn.jsdelivr.net" not in page  # in itself
     with pytest.raises(ConfigError, match=r"shares\.pdf: choose a name that ends in \.html, \.svg or \.png"):
-        draw_mixture(outlook(drawn), list(drawn), tmp_path / "shares.pdf", title="tiny")
+        draw_mixture(language_rows(drawn), list(drawn), tmp_path / "shares.pdf", title="tiny")
 
 
 def test_counts_of_tokens_are_short() -> None:

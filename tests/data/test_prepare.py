@@ -16,7 +16,7 @@ import pytest
 import typer.testing
 
 from mmbert.cli.data import app
-from mmbert.data import tasks
+from mmbert.data import prepare_tasks as tasks
 from mmbert.data.manifest import Manifest
 from mmbert.data.prepare import (
     heldout_texts,
@@ -224,7 +224,7 @@ class TestAgain:
             "import os, pathlib, signal, sys\n"
             f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
             "import little_corpus\n"
-            "from mmbert.data import prepare, tasks\n"
+            "from mmbert.data import prepare, prepare_tasks as tasks\n"
             "tasks._TASK = 1  # a task for every language\n"
             "left = int(sys.argv[3])\n"
             "replace = pathlib.Path.replace\n"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mmbert.data import reader
 from mmbert.data.corpus import pieces_between
 from mmbert.data.manifest import ShardInfo
-from mmbert.data.reader import Block, Files, ShardReader
+from mmbert.data.reader import Block, OpenFiles, ShardReader
 from mmbert.data.shard import Shard, write_shard
 from mmbert.errors import BadShard
 
@@ -29,7 +29,7 @@ def write(path: Path, lengths: list[int]) -> ShardInfo:
 
 
 def open_reader(folder: Path, info: ShardInfo, vocab_size: int = 2**32) -> ShardReader:
-    return ShardReader(folder, info, Files(), vocab_size)
+    return ShardReader(folder, info, OpenFiles(), vocab_size)
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_a_damaged_index_is_refused_at_once(shard: tuple[Path, ShardInfo]) -> No
 def test_few_files_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "_OPEN", 3)
     infos = [write(tmp_path / f"{number:05d}.tokens", [5, 5]) for number in range(6)]
-    before, files = len(os.listdir("/proc/self/fd")), Files()
+    before, files = len(os.listdir("/proc/self/fd")), OpenFiles()
     for _ in range(2):
         for info in infos:
             source = ShardReader(tmp_path, info, files, 2**32)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from mmbert.errors import DataError, TokenizerError
 from mmbert.model.heads import MaskedLM
 from mmbert.surgery.bpe import Bpe
-from mmbert.surgery.compare import compare
+from mmbert.surgery.compare_tokenizers import compare
 from mmbert.surgery.extend import count_words, extend, neighbours, new_characters, pieces
 from mmbert.surgery.learn import learn_merges
 from mmbert.tokenizer.tokenizer import Tokenizer

@@ -13,7 +13,7 @@ from mmbert.cli.corpus_texts import chosen_texts
 from mmbert.cli.options import LanguageField, Model, OutFolder, RecipeFile, RunFolder, TextField
 
 if TYPE_CHECKING:
-    from mmbert.surgery.compare import Comparison
+    from mmbert.surgery.compare_tokenizers import Comparison
     from mmbert.surgery.vocabulary import Size
     from mmbert.tokenizer.tokenizer import Tokenizer
 
@@ -60,7 +60,7 @@ def trim(
 ) -> None:
     """Make a smaller model that keeps only the tokens of some languages, with the same output for their text."""
     from mmbert.log import progress
-    from mmbert.surgery.compare import compare
+    from mmbert.surgery.compare_tokenizers import compare
     from mmbert.surgery.trim import trim as trim_model
 
     def texts(paths: list[str], what: str) -> Iterator[str]:
@@ -95,7 +95,7 @@ def extend(
 ) -> None:
     """Add tokens for a language or script that the tokenizer splits into bytes or short tokens."""
     from mmbert.log import progress
-    from mmbert.surgery.compare import compare
+    from mmbert.surgery.compare_tokenizers import compare
     from mmbert.surgery.extend import extend as extend_model
 
     def texts(paths: list[str], what: str, codes: list[str]) -> Iterator[str]:

@@ -43,7 +43,7 @@ class LeftOut(BaseModel):
     offset: int = 0
 
 
-class _Record(BaseModel):
+class _BadShardList(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     version: Literal[1] = 1
@@ -55,10 +55,10 @@ class BadShards:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE
-        self._record = _Record()
+        self._record = _BadShardList()
         if self._path.is_file():
             try:
-                self._record = _Record.model_validate(read_json(self._path))
+                self._record = _BadShardList.model_validate(read_json(self._path))
             except ValidationError as error:
                 raise DataError(f"{self._path} is damaged: restore it, or begin the run in another --out") from error
 
@@ -74,7 +74,7 @@ class BadShards:
 
     def add(self, found: Sequence[LeftOut]) -> None:
         """Some more; they are on disk when this returns."""
-        self._record = _Record(shards=(*self.shards, *found))
+        self._record = _BadShardList(shards=(*self.shards, *found))
         write_json(self._path, self._record.model_dump(mode="json"))
         for shard in found:
             log.warning("left out: %s; %d documents, %d tokens", shard.fault, shard.documents, shard.tokens)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmbert.data.manifest import Manifest, ShardInfo
-from mmbert.data.reader import Block, Files, ShardReader
+from mmbert.data.reader import Block, OpenFiles, ShardReader
 from mmbert.errors import DataError
 
 
@@ -58,7 +58,7 @@ class Corpus:
         self._vocab_size = vocab_size
         self._shards: list[tuple[ShardInfo, ...]] = [held[stream] for stream in streams]
         self._first_blocks = [_first_blocks(shards, context) for shards in self._shards]
-        self._files = Files()
+        self._files = OpenFiles()
         self._readers: dict[str, ShardReader] = {}
         self._left_out: frozenset[str] = frozenset()
         self.blocks_per_stream = np.array([blocks[-1] for blocks in self._first_blocks], dtype=np.int64)

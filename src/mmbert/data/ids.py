@@ -31,7 +31,7 @@ _ENOUGH = 16
 """If so many samples or more all begin with one id, it is taken for the <bos> of the tokenizer that made them."""
 
 
-class Part(NamedTuple):
+class ShardInputs(NamedTuple):
     """What becomes one shard: files of one language that follow one another."""
 
     language: str
@@ -74,7 +74,7 @@ def _kind(source_name: str, source: Source, file: Input) -> str:
     )
 
 
-def parts(inputs: list[Input]) -> list[Part]:
+def shard_inputs(inputs: list[Input]) -> list[ShardInputs]:
     """The shards that will be made of files sorted by language and name; always the same."""
     found = []
     for language, files in groupby(inputs, key=lambda file: file.language or ""):
@@ -89,7 +89,8 @@ def parts(inputs: list[Input]) -> list[Part]:
                 size = 0
         groups = [group for group in groups if group]
         found += [
-            Part(language, number, tuple(group), number == len(groups) - 1) for number, group in enumerate(groups)
+            ShardInputs(language, number, tuple(group), number == len(groups) - 1)
+            for number, group in enumerate(groups)
         ]
     return found
 
@@ -102,7 +103,7 @@ class IdReader:
         self._tokenizer = tokenizer
         self._ends = np.array([tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id], dtype=np.uint32)
 
-    def write(self, part: Part, place: Path, info: dict[str, Any]) -> None:
+    def write(self, part: ShardInputs, place: Path, info: dict[str, Any]) -> None:
         """Write the shard of a part, ``place/00000.tokens`` by its number."""
         documents: list[NDArray[np.uint32]] = []
         size = characters = 0

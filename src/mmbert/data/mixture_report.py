@@ -23,7 +23,7 @@ AIM = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class LanguageShare:
     """One language in one phase."""
 
     share: float
@@ -44,14 +44,14 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class LanguageOutlook:
+class LanguageRow:
     """One language over the phases."""
 
     language: str
     name: str
     tokens: int | None
     """Tokens there are in the sources drawn from; None if not known."""
-    phases: dict[str, Part]
+    phases: dict[str, LanguageShare]
     """Only those that draw it."""
 
 
@@ -81,9 +81,9 @@ def mixtures(recipe: Recipe, folder: Path, shards: Path, phases: Sequence[str] =
     return found
 
 
-def outlook(drawn: Mapping[str, Mixture]) -> list[LanguageOutlook]:
+def language_rows(drawn: Mapping[str, Mixture]) -> list[LanguageRow]:
     """Every language with its parts: those with the most text first, then by their share."""
-    parts: dict[str, dict[str, Part]] = {}
+    parts: dict[str, dict[str, LanguageShare]] = {}
     tokens: dict[str, dict[str, int | None]] = {}
     for phase, mixed in drawn.items():
         for language, streams in _by_language(mixed).items():
@@ -91,21 +91,21 @@ def outlook(drawn: Mapping[str, Mixture]) -> list[LanguageOutlook]:
             sizes = [stream.tokens for stream in streams]
             known = None if None in sizes else sum(size or 0 for size in sizes)
             epochs = share * mixed.tokens / known if known else None
-            part = Part(share, share * mixed.tokens, epochs, any(stream.capped for stream in streams))
+            part = LanguageShare(share, share * mixed.tokens, epochs, any(stream.capped for stream in streams))
             parts.setdefault(language, {})[phase] = part
             tokens.setdefault(language, {}).update({stream.source: stream.tokens for stream in streams})
     rows = []
     for language, of_phases in parts.items():
         sizes = list(tokens[language].values())
         total = None if None in sizes else sum(size or 0 for size in sizes)
-        rows.append(LanguageOutlook(language, languages.name(language), total, of_phases))
+        rows.append(LanguageRow(language, languages.name(language), total, of_phases))
     # Where sizes are not known, the phase that draws the most languages orders them as their sizes would.
     widest = max(drawn, key=lambda phase: len(drawn[phase].streams), default="")
     return sorted(rows, key=lambda row: (-(row.tokens or 0), -_share(row, widest), row.language))
 
 
-def table(recipe: Recipe, drawn: Mapping[str, Mixture], rows: Sequence[LanguageOutlook]) -> str:
-    """The outlook as text: one line a language, for each phase its share, tokens and epochs."""
+def table(recipe: Recipe, drawn: Mapping[str, Mixture], rows: Sequence[LanguageRow]) -> str:
+    """Return the rows as text: one line for each language, with its share, tokens and epochs in each phase."""
     name_width = min(28, max((len(row.name) for row in rows), default=0))
     code_width = max(8, *(len(row.language) for row in rows))
     left = code_width + 2 + name_width + 2 + 7
@@ -127,7 +127,7 @@ def table(recipe: Recipe, drawn: Mapping[str, Mixture], rows: Sequence[LanguageO
     return "\n".join([*lines, "", *(_summary(recipe, phase, drawn[phase], rows) for phase in drawn)])
 
 
-def _summary(recipe: Recipe, phase: str, mixed: Mixture, rows: Sequence[LanguageOutlook]) -> str:
+def _summary(recipe: Recipe, phase: str, mixed: Mixture, rows: Sequence[LanguageRow]) -> str:
     """One line about a phase."""
     spec = recipe.phases[phase]
     mine = [row for row in rows if phase in row.phases]
@@ -142,8 +142,8 @@ def _summary(recipe: Recipe, phase: str, mixed: Mixture, rows: Sequence[Language
     return line
 
 
-def as_json(recipe: Recipe, drawn: Mapping[str, Mixture], rows: Sequence[LanguageOutlook]) -> dict[str, Any]:
-    """The outlook as plain values, with the streams of every phase."""
+def as_json(recipe: Recipe, drawn: Mapping[str, Mixture], rows: Sequence[LanguageRow]) -> dict[str, Any]:
+    """Return the rows as plain values, with the streams of every phase."""
     return {
         "phases": {
             phase: {
@@ -180,5 +180,5 @@ def _by_language(mixed: Mixture) -> dict[str, list[Any]]:
     return streams
 
 
-def _share(row: LanguageOutlook, phase: str) -> float:
+def _share(row: LanguageRow, phase: str) -> float:
     return row.phases[phase].share if phase in row.phases else 0.0

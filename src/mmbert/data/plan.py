@@ -164,7 +164,7 @@ def _floor_sum(n: int, a: int, m: int, b: NDArray[np.int64]) -> NDArray[np.int64
     return total
 
 
-class Stage(NamedTuple):
+class BatchStage(NamedTuple):
     """A stretch of a phase with a constant batch."""
 
     batch: int
@@ -193,9 +193,9 @@ def batch_at(phase: Phase, tokens_seen: int) -> int:
     return phase.batch
 
 
-def stages(phase: Phase) -> list[Stage]:
+def batch_stages(phase: Phase) -> list[BatchStage]:
     """The stretches of constant batch that make up a phase, in order."""
-    found: list[Stage] = []
+    found: list[BatchStage] = []
     seen = 0
     while seen < phase.tokens:
         batch = batch_at(phase, seen)
@@ -206,11 +206,11 @@ def stages(phase: Phase) -> list[Stage]:
             below = sum(range(phase.batch_start, batch + 1, addition))
             end = min(end, -(-phase.batch_warmup * below // total))
         steps = -(-(end - seen) // batch)
-        found.append(Stage(batch, seen, steps))
+        found.append(BatchStage(batch, seen, steps))
         seen += steps * batch
     return found
 
 
 def count_steps(phase: Phase) -> int:
     """Optimiser steps of a phase."""
-    return sum(stage.steps for stage in stages(phase))
+    return sum(stage.steps for stage in batch_stages(phase))

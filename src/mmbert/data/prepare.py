@@ -27,7 +27,8 @@ from mmbert.data.dedup import Seen
 from mmbert.data.document import Document
 from mmbert.data.langid import wrong_language
 from mmbert.data.manifest import Manifest
-from mmbert.data.sources.hub import restore
+from mmbert.data.prepare_tasks import PrepareTask, Work, plan_work, text_options
+from mmbert.data.sources.hub_datasets import restore
 from mmbert.data.store import (
     Report,
     SourceReport,
@@ -40,7 +41,6 @@ from mmbert.data.store import (
     text_folder,
     text_sizes,
 )
-from mmbert.data.tasks import Task, Work, plan_work, text_options
 from mmbert.data.tokenize import check_shards_tokenizer, prepare_shards
 from mmbert.errors import ConfigError, DataError
 from mmbert.files import read_json, write_json
@@ -235,7 +235,7 @@ class _Preparation:
         values = read_complete(self.folder, self.name)
         if values.get("options") != text_options(self.source, self.cleaning):
             return None
-        tasks = [Task(name, lambda advance: iter(()), 0) for name in values["tasks"]]
+        tasks = [PrepareTask(name, lambda advance: iter(()), 0) for name in values["tasks"]]
         ids = tuple(restore(self.source, record) for record in values.get("ids", ()))
         return Work(tasks, values["fingerprint"], ids)
 
@@ -252,7 +252,7 @@ class _Preparation:
         for folder in (self.text / "done", self.text, self.heldout):  # the marks of what is done go first
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _remember(self, finished: Iterable[Task]) -> None:
+    def _remember(self, finished: Iterable[PrepareTask]) -> None:
         """Fill ``seen`` as it was after the finished tasks."""
         for task in finished:
             written = read_json(self._done(task))["written"]
@@ -262,7 +262,7 @@ class _Preparation:
                         for document in read_texts(self.folder, self.name, language, heldout=heldout):
                             self.seen.add(document.text)
 
-    def _do(self, task: Task, advance: Callable[[float], None]) -> None:
+    def _do(self, task: PrepareTask, advance: Callable[[float], None]) -> None:
         report = SourceReport(fingerprint=self.fingerprint)
         text, heldout = TextWriter(self.text), TextWriter(self.heldout)
         for document in task.documents(advance):
@@ -321,5 +321,5 @@ class _Preparation:
             f"no document of sources.{self.name}{where} is left to train on: {told}; mend the text or loosen `cleaning`"
         )
 
-    def _done(self, task: Task) -> Path:
+    def _done(self, task: PrepareTask) -> Path:
         return done_path(self.folder, self.name, task.name)

@@ -30,7 +30,7 @@ _OPEN = 512
 """Files kept open."""
 
 
-class Files:
+class OpenFiles:
     """Reads parts of files, and keeps those open that were read last."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class ShardReader:
     Raises BadShard, here and when read: naming the file, the place, and what to do.
     """
 
-    def __init__(self, folder: Path, expected: ShardInfo, files: Files, vocab_size: int) -> None:
+    def __init__(self, folder: Path, expected: ShardInfo, files: OpenFiles, vocab_size: int) -> None:
         self.path = folder / expected.file
         index = read_index(self.path)
         check_identity(expected, index.info, self.path, folder / MANIFEST)

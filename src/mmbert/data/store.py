@@ -33,7 +33,7 @@ _BUFFER = 1 << 18
 """Bytes of a language held back before they are compressed and appended: 1,833 languages at once take 500 MB."""
 
 
-class Counts(BaseModel):
+class DocumentCounts(BaseModel):
     """What became of the documents of one language of one source. ``bytes`` are those of UTF-8."""
 
     model_config = ConfigDict(extra="forbid")
@@ -49,7 +49,7 @@ class Counts(BaseModel):
     def drop(self, reason: str) -> None:
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
 
-    def merge(self, other: Counts) -> None:
+    def merge(self, other: DocumentCounts) -> None:
         for name in ("documents", "characters", "bytes", "heldout_documents", "heldout_characters"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.dropped = dict(Counter(self.dropped) + Counter(other.dropped))
@@ -61,11 +61,11 @@ class SourceReport(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     fingerprint: str
-    languages: dict[str, Counts] = {}
+    languages: dict[str, DocumentCounts] = {}
 
-    def language(self, code: str) -> Counts:
+    def language(self, code: str) -> DocumentCounts:
         """The counts of a language, made if they are not there."""
-        return self.languages.setdefault(code, Counts())
+        return self.languages.setdefault(code, DocumentCounts())
 
     def merge(self, other: SourceReport) -> None:
         for code, counts in other.languages.items():

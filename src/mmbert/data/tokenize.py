@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from mmbert.data import manifest as manifests
 from mmbert.data.document import Document
-from mmbert.data.ids import IdReader, parts
+from mmbert.data.ids import IdReader, shard_inputs
 from mmbert.data.manifest import Manifest, ShardInfo, StreamInfo
 from mmbert.data.shard import MAX_TOKENS, Shard, ShardWriter
-from mmbert.data.sources.hub import restore
+from mmbert.data.sources.hub_datasets import restore
 from mmbert.data.sources.inputs import Input
-from mmbert.data.store import Counts, Report, read_complete, read_texts
+from mmbert.data.store import DocumentCounts, Report, read_complete, read_texts
 from mmbert.errors import TokenizerError
 from mmbert.log import progress
 from mmbert.recipe import Recipe, Source
@@ -77,7 +77,7 @@ def source_ids(source: Source, folder: Path, name: str) -> list[Input]:
 
 def _id_streams(source: Source, folder: Path, tokenizer: Tokenizer, info: dict[str, Any]) -> Iterator[StreamInfo]:
     """Finish the streams of a source of token ids."""
-    found = parts(source_ids(source, folder, info["source"]))
+    found = shard_inputs(source_ids(source, folder, info["source"]))
     reader = IdReader(source, tokenizer)
     if not found:
         return
@@ -99,7 +99,7 @@ def finish_stream(
     folder: Path,
     tokenizer: Tokenizer,
     info: dict[str, Any],
-    counts: Counts,
+    counts: DocumentCounts,
     max_tokens: int,
     advance: Callable[[float], None],
 ) -> StreamInfo:

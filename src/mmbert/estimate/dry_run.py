@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from mmbert.data.mixture import Mixture
-from mmbert.data.plan import Stage, stages
+from mmbert.data.plan import BatchStage, batch_stages
 from mmbert.errors import ConfigError
 from mmbert.estimate.expected_draws import Drawn, draw
 from mmbert.estimate.hardware import Machine
@@ -22,7 +22,7 @@ from mmbert.estimate.speed import StepTime, model_flops, shards, step_time
 from mmbert.model.config import ModelConfig
 from mmbert.model.count import Parameters, parameters
 from mmbert.recipe import Phase, Recipe
-from mmbert.start import resolve
+from mmbert.start_model import resolve
 from mmbert.training.schedule import learning_rate
 
 SECONDS_A_DAY = 86_400
@@ -37,7 +37,7 @@ class PhasePlan:
 
     name: str
     phase: Phase
-    stages: tuple[Stage, ...]
+    stages: tuple[BatchStage, ...]
     """Stretches of constant batch; their steps add up to the phase's."""
     times: tuple[StepTime, ...]
     """Of a step of each stage."""
@@ -189,7 +189,7 @@ def _plan_phase(
     return PhasePlan(
         name=name,
         phase=phase,
-        stages=tuple(stages(phase)),
+        stages=tuple(batch_stages(phase)),
         times=_times(recipe, phase, config, machine, length),
         machine=machine,
         first_lr=learning_rate(phase, phase.warmup),
@@ -215,5 +215,5 @@ def _times(
     recipe: Recipe, phase: Phase, config: ModelConfig, machine: Machine, length: float | None
 ) -> tuple[StepTime, ...]:
     return tuple(
-        step_time(config, phase, recipe.runtime, machine, stage.batch, length=length) for stage in stages(phase)
+        step_time(config, phase, recipe.runtime, machine, stage.batch, length=length) for stage in batch_stages(phase)
     )

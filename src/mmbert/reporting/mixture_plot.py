@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmbert.data.mixture_report import AIM, LanguageOutlook
+from mmbert.data.mixture_report import AIM, LanguageRow
 from mmbert.errors import ConfigError, MissingExtra
 from mmbert.files import atomic_file
 from mmbert.reporting.palette import phase_colour
@@ -25,7 +25,7 @@ _STEPS = [float(f"{digit}e{power}") for power in range(-12, 6) for digit in (1, 
 """Where logarithmic axes may carry a number."""
 
 
-def draw_mixture(rows: Sequence[LanguageOutlook], phases: Sequence[str], path: Path, *, title: str) -> None:
+def draw_mixture(rows: Sequence[LanguageRow], phases: Sequence[str], path: Path, *, title: str) -> None:
     """Draw the outlook of ``phases`` into ``path``: .html (in itself, with tooltips), .svg or .png.
 
     Raises ConfigError for another ending, MissingExtra without altair and vl-convert.
@@ -47,7 +47,7 @@ def draw_mixture(rows: Sequence[LanguageOutlook], phases: Sequence[str], path: P
         file.write(data)
 
 
-def mixture_specification(rows: Sequence[LanguageOutlook], phases: Sequence[str], *, title: str) -> dict[str, Any]:
+def mixture_specification(rows: Sequence[LanguageRow], phases: Sequence[str], *, title: str) -> dict[str, Any]:
     """The picture as a Vega-Lite specification: shares, and below them epochs where sizes are known."""
     try:
         import altair as alt
@@ -80,7 +80,7 @@ def mixture_specification(rows: Sequence[LanguageOutlook], phases: Sequence[str]
     return {**specification, "datasets": {**specification.get("datasets", {}), _ROWS: values}}
 
 
-def _values(rows: Sequence[LanguageOutlook], phases: Sequence[str]) -> list[dict[str, Any]]:
+def _values(rows: Sequence[LanguageRow], phases: Sequence[str]) -> list[dict[str, Any]]:
     """One record for each language of each phase."""
     return [
         {"rank": rank, "language": row.name, "code": row.language, "phase": phase, "share": part.share,
@@ -91,7 +91,7 @@ def _values(rows: Sequence[LanguageOutlook], phases: Sequence[str]) -> list[dict
     ]  # fmt: skip
 
 
-def _languages(alt: Any, rows: Sequence[LanguageOutlook]) -> Any:
+def _languages(alt: Any, rows: Sequence[LanguageRow]) -> Any:
     """The axis of languages: their names, or only their ranks if there are many."""
     if len(rows) > _NAMED:
         return alt.X(
@@ -105,7 +105,7 @@ def _languages(alt: Any, rows: Sequence[LanguageOutlook]) -> Any:
     return alt.X("code:N", title=None, sort=order, axis=names, scale=alt.Scale(domain=order))
 
 
-def _names(rows: Sequence[LanguageOutlook]) -> str:
+def _names(rows: Sequence[LanguageRow]) -> str:
     """A Vega expression: an object from code to name."""
     import json
 
@@ -140,7 +140,7 @@ def _height(alt: Any, field: str, title: str, numbers: str, values: Sequence[dic
 
 
 def _panel(
-    alt: Any, base: Any, rows: Sequence[LanguageOutlook], phases: Sequence[str], height: int, *, line: bool = True
+    alt: Any, base: Any, rows: Sequence[LanguageRow], phases: Sequence[str], height: int, *, line: bool = True
 ) -> Any:
     """Points, joined by a line for each phase; later ones are dashed, so that equal phases do not hide one another."""
     named = len(rows) <= _NAMED

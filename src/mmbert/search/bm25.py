@@ -24,8 +24,8 @@ from mmbert.errors import MissingExtra, MMBertError
 from mmbert.files import atomic_folder, file_crc32, read_json, write_json
 from mmbert.locks import try_lock
 from mmbert.log import progress
-from mmbert.search.records import Records, State
-from mmbert.search.store import Found, largest
+from mmbert.search.records import IndexState, Records
+from mmbert.search.vector_store import Found, largest
 from mmbert.tokenizer.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class Bm25:
         self._fresh: list[tuple[int, np.ndarray]] = []
         """Passages that came later: row and tokens."""
 
-    def refresh(self, records: Records, state: State) -> None:
+    def refresh(self, records: Records, state: IndexState) -> None:
         """Take up what was added. Called where ``records`` are being read."""
         if self._generation != state.generation:
             self._forget()
@@ -145,7 +145,7 @@ class Bm25:
     def _forget(self) -> None:
         self._model, self._rows, self._columns, self._fresh, self._next = None, np.zeros(0, np.int64), {}, [], 0
 
-    def _build(self, records: Records, state: State) -> None:
+    def _build(self, records: Records, state: IndexState) -> None:
         """Weigh everything that is there; kept on disk if nobody else is writing."""
         numbers: dict[int, int] = {}
         lists: list[list[int]] = []
@@ -174,7 +174,7 @@ class Bm25:
         self._model.index((lists, vocabulary), create_empty_token=False, show_progress=False)
         self._save(state)
 
-    def _save(self, state: State) -> None:
+    def _save(self, state: IndexState) -> None:
         try:
             with try_lock(self._folder / _LOCK) as held:
                 if held:
@@ -187,7 +187,7 @@ class Bm25:
         except OSError as error:
             log.warning("%s is not kept (%s): the next process will weigh all words again", self._place(state), error)
 
-    def _load(self, state: State) -> bool:
+    def _load(self, state: IndexState) -> bool:
         """What another process built, if it is there, whole, and of this tokenizer."""
         place = self._place(state)
         if not place.is_dir():
@@ -208,7 +208,7 @@ class Bm25:
         self._next, self._mean = values["next"], values["mean"]
         return True
 
-    def _place(self, state: State) -> Path:
+    def _place(self, state: IndexState) -> Path:
         return bm25_path(self._folder, state.generation)
 
 

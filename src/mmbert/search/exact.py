@@ -21,7 +21,7 @@ from mmbert.arrays import load_arrays, save_arrays
 from mmbert.errors import ConfigError, DataError
 from mmbert.files import disk_errors, sync_folder
 from mmbert.inference.vectors import measure_ranges, quantize
-from mmbert.search.store import Found, check_width, largest
+from mmbert.search.vector_store import Found, check_width, largest
 
 _BLOCK = 1024
 """Rows made float32 at a time: they stay in the processor's cache."""
@@ -41,7 +41,7 @@ _FIX = "build the index again"
 
 
 class ExactStore:
-    """See :class:`mmbert.search.store.Store`."""
+    """See :class:`mmbert.search.vector_store.VectorStore`."""
 
     def __init__(self, path: Path, width: int, output: str, ranges: np.ndarray | None = None) -> None:
         """``ranges`` (2, width) are needed for int8 before the first row."""

@@ -14,13 +14,13 @@ from mmbert.inference.checks import check_texts, many_texts, one_text, whole
 from mmbert.inference.embedder import Embedder
 from mmbert.search import writing
 from mmbert.search.bm25 import Bm25
-from mmbert.search.document import Document, Id, check_id
 from mmbert.search.index_handle import IndexHandle
+from mmbert.search.index_manifest import NAME, IndexManifest, describe_model
+from mmbert.search.index_record import Id, IndexRecord, check_id
 from mmbert.search.lance import libraries
-from mmbert.search.manifest import NAME, Manifest, describe_model
-from mmbert.search.ranking import Query, SearchOptions, rank
+from mmbert.search.query import Query, SearchOptions, rank
 from mmbert.search.records import Records
-from mmbert.search.store import StoreName
+from mmbert.search.vector_store import StoreName
 from mmbert.search.writing import PIECE, Changed
 
 
@@ -80,7 +80,7 @@ class SearchIndex:
         width = embedder.dimensions
         if dimensions is not None:
             width = whole("dimensions", dimensions, 1, width, "the width of the model's vectors")
-        made = Manifest(
+        made = IndexManifest(
             **describe_model(embedder, None if isinstance(model, Embedder) else model),
             dimensions=width,
             output=output,
@@ -98,7 +98,7 @@ class SearchIndex:
         elif any(option is not None for option in (by, size, overlap)):
             raise ConfigError("by, size and overlap are for chunking: choose windows or late")
         if there:
-            found = Manifest.load(folder)
+            found = IndexManifest.load(folder)
             found.check_model(embedder, folder)
             found.check_same(made, folder)
         else:
@@ -205,7 +205,7 @@ class SearchIndex:
         return self._embedder
 
     @property
-    def manifest(self) -> Manifest:
+    def manifest(self) -> IndexManifest:
         """What the index was made with."""
         return self._opened.manifest
 
@@ -298,7 +298,7 @@ class SearchIndex:
             raise ConfigError("vectors are given for texts that are one passage, this index divides them: leave it out")
         given = _checked(vectors, made.dimensions)
 
-        def look_up(documents: list[Document], places: list[int]) -> tuple[list[list[tuple[int, int]]], np.ndarray]:
+        def look_up(documents: list[IndexRecord], places: list[int]) -> tuple[list[list[tuple[int, int]]], np.ndarray]:
             if places[-1] >= len(given):
                 raise DataError(f"{len(given)} vectors for more records: give one for each")
             return [[(0, len(document.text))] for document in documents], _unit(given[places], made)
@@ -307,14 +307,14 @@ class SearchIndex:
             self._opened, records, look_up, replacing=replacing, piece=piece, shown=shown
         )  # fmt: skip
 
-    def _embed(self, documents: list[Document], places: list[int]) -> tuple[list[list[tuple[int, int]]], np.ndarray]:
+    def _embed(self, documents: list[IndexRecord], places: list[int]) -> tuple[list[list[tuple[int, int]]], np.ndarray]:
         try:
             return self._vectors(documents)
         except NotFiniteOutput as error:
             place, name = places[error.number], documents[error.number].id
             raise NotFiniteOutput(f"record {place} (id {name!r}), {error}", place) from error
 
-    def _vectors(self, documents: list[Document]) -> tuple[list[list[tuple[int, int]]], np.ndarray]:
+    def _vectors(self, documents: list[IndexRecord]) -> tuple[list[list[tuple[int, int]]], np.ndarray]:
         """The passages of each document, and the vectors of all passages."""
         made, texts = self._opened.manifest, [document.text for document in documents]
         options: dict[str, Any] = {
@@ -340,7 +340,7 @@ def _checked(vectors: np.ndarray, width: int) -> np.ndarray:
     return vectors
 
 
-def _unit(vectors: np.ndarray, made: Manifest) -> np.ndarray:
+def _unit(vectors: np.ndarray, made: IndexManifest) -> np.ndarray:
     """fp32, of unit length where the index compares cosines."""
     rows = vectors.astype(np.float32)
     if made.similarity != "cosine":

@@ -18,7 +18,7 @@ import numpy as np
 
 from mmbert.errors import DataError, MissingExtra
 from mmbert.files import disk_errors
-from mmbert.search.store import KINDS, Found, check_width, largest
+from mmbert.search.vector_store import KINDS, Found, check_width, largest
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def libraries() -> tuple[Any, Any]:
 
 
 class LanceStore:
-    """See :class:`mmbert.search.store.Store`."""
+    """See :class:`mmbert.search.vector_store.VectorStore`."""
 
     def __init__(self, path: Path, width: int, output: str, kind: str) -> None:
         lancedb, pyarrow = libraries()

@@ -26,8 +26,8 @@ import numpy as np
 import orjson
 
 from mmbert.errors import DataError, MMBertError
-from mmbert.search.document import Document, Id
 from mmbert.search.filters import attribute_values, compile_filter, unknown_key
+from mmbert.search.index_record import Id, IndexRecord
 
 NAME = "records.sqlite"
 
@@ -49,7 +49,7 @@ CREATE TABLE state (generation INTEGER NOT NULL, store TEXT NOT NULL, rows INTEG
 
 
 @dataclass(frozen=True)
-class State:
+class IndexState:
     """Which files hold the vectors, and how many of their rows count."""
 
     generation: int
@@ -59,7 +59,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Passage:
+class StoredPassage:
     """A row, with its document."""
 
     number: int
@@ -102,19 +102,19 @@ class Records:
             self._close()
 
     @contextmanager
-    def reading(self) -> Iterator[State]:
+    def reading(self) -> Iterator[IndexState]:
         """One view of everything, whatever others write meanwhile; they wait for its end."""
         with self._transaction("BEGIN"):
             yield self.state()
 
     @contextmanager
-    def writing(self) -> Iterator[State]:
+    def writing(self) -> Iterator[IndexState]:
         """All changes of the block together, or none."""
         with self._transaction("BEGIN IMMEDIATE"):
             yield self.state()
 
     @contextmanager
-    def alone(self) -> Iterator[State]:
+    def alone(self) -> Iterator[IndexState]:
         """As :meth:`writing`, and nobody reads meanwhile."""
         with self._transaction("BEGIN EXCLUSIVE"):
             yield self.state()
@@ -148,18 +148,18 @@ class Records:
         except sqlite3.DatabaseError as error:
             raise DataError(f"{self.path} is damaged ({error}): build the index again") from error
 
-    def state(self) -> State:
+    def state(self) -> IndexState:
         found = self._db.execute("SELECT generation, store, rows, changes FROM state").fetchone()
         if not found or list(map(type, found)) != [int, str, int, int] or found[1] not in ("exact", "lance"):
             raise DataError(f"{self.path} is damaged (its state is {found}): build the index again")
-        return State(*found)
+        return IndexState(*found)
 
-    def set_state(self, state: State) -> None:
+    def set_state(self, state: IndexState) -> None:
         """Also counts the change."""
         values = [state.generation, state.store, state.rows]
         self._db.execute("UPDATE state SET generation = ?, store = ?, rows = ?, changes = changes + 1", values)
 
-    def known(self, ids: Sequence[Id]) -> dict[Id, Document]:
+    def known(self, ids: Sequence[Id]) -> dict[Id, IndexRecord]:
         """Documents by id, of those that are there."""
         found = {}
         for chunk in _chunks(ids):
@@ -167,10 +167,10 @@ class Records:
             query = f"SELECT number, id, text, metadata, crc FROM documents WHERE id IN ({marks})"
             for number, name, text, metadata, crc in self._db.execute(query, chunk):
                 self._compare(crc, name, text, metadata)
-                found[name] = Document(name, text, orjson.loads(metadata), number)
+                found[name] = IndexRecord(name, text, orjson.loads(metadata), number)
         return found
 
-    def insert(self, documents: Iterable[tuple[Document, Sequence[tuple[int, int]]]]) -> None:
+    def insert(self, documents: Iterable[tuple[IndexRecord, Sequence[tuple[int, int]]]]) -> None:
         """Documents with the spans of their passages; rows follow those that count."""
         state = self.state()
         row = state.rows
@@ -239,7 +239,7 @@ class Records:
         """Names of metadata that filters can use."""
         return [key for (key,) in self._db.execute("SELECT DISTINCT key FROM attributes")]
 
-    def passages(self, rows: Sequence[int]) -> dict[int, Passage]:
+    def passages(self, rows: Sequence[int]) -> dict[int, StoredPassage]:
         """Passages by row."""
         found = {}
         for chunk in _chunks(rows):
@@ -253,7 +253,7 @@ class Records:
             ):
                 self._compare(of_document, name, text, metadata)
                 self._compare(of_passage, row, start, end, _cut(text, start, end))
-                found[row] = Passage(number, name, text, orjson.loads(metadata), start, end)
+                found[row] = StoredPassage(number, name, text, orjson.loads(metadata), start, end)
         return found
 
     def documents_of(self, rows: Sequence[int]) -> dict[int, int]:

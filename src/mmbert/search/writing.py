@@ -19,10 +19,10 @@ from mmbert.errors import DataError, MissingExtra
 from mmbert.inference.checks import whole
 from mmbert.locks import lock_folder
 from mmbert.log import progress as progress_bar
-from mmbert.search.document import Document, Id, read_record
 from mmbert.search.exact import save_ranges
 from mmbert.search.index_handle import IndexHandle
-from mmbert.search.store import LARGEST_EXACT
+from mmbert.search.index_record import Id, IndexRecord, read_record
+from mmbert.search.vector_store import LARGEST_EXACT
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ PIECE = 1024
 _BLOCK = 8192
 """Rows written anew at a time."""
 
-Embed = Callable[[list[Document], list[int]], tuple[list[list[tuple[int, int]]], np.ndarray]]
+Embed = Callable[[list[IndexRecord], list[int]], tuple[list[list[tuple[int, int]]], np.ndarray]]
 """Documents, and their numbers in the stream -> the passages of each, and the vectors of all passages (n, d) fp32."""
 
 
@@ -73,11 +73,13 @@ def write_records(
     return done
 
 
-def _write_piece(handle: IndexHandle, documents: list[Document], first: int, embed: Embed, replacing: bool) -> Changed:
+def _write_piece(
+    handle: IndexHandle, documents: list[IndexRecord], first: int, embed: Embed, replacing: bool
+) -> Changed:
     records = handle.records
     with records.reading() as state:
         known = records.known([document.id for document in documents])
-    wanted: dict[Id, tuple[Document, int]] = {}
+    wanted: dict[Id, tuple[IndexRecord, int]] = {}
     same = 0
     for place, document in enumerate(documents, first):
         there = wanted[document.id][0] if document.id in wanted else known.get(document.id)

@@ -24,7 +24,7 @@ import numpy as np
 from mmbert.errors import DataError, TokenizerError, WeightsError
 from mmbert.model.weights import model_folder
 from mmbert.surgery.bpe import Bpe, is_space, is_wordlike
-from mmbert.surgery.compare import batches
+from mmbert.surgery.compare_tokenizers import batches
 from mmbert.surgery.learn import Pair, learn_merges
 from mmbert.surgery.vocabulary import ModelFolder, Row, Size, rewrite
 from mmbert.tokenizer.spelling import SPACE

@@ -33,7 +33,7 @@ from mmbert.recipe import START, Merge
 from mmbert.surgery.average import average, fading_weights
 from mmbert.surgery.report import MergeReport, Tally
 from mmbert.surgery.select import Selection, Threshold, Trim
-from mmbert.surgery.tensors import TensorFile, TensorInfo, tensor_writer
+from mmbert.surgery.tensor_files import TensorFile, TensorInfo, tensor_writer
 from mmbert.surgery.ties import disjoint_mean, elect, entries_kept
 
 PIECE = 1 << 18

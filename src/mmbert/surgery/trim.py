@@ -20,7 +20,7 @@ import numpy as np
 from mmbert.errors import ConfigError, DataError, WeightsError
 from mmbert.model.weights import model_folder
 from mmbert.surgery.bpe import Bpe, is_space
-from mmbert.surgery.compare import batches
+from mmbert.surgery.compare_tokenizers import batches
 from mmbert.surgery.vocabulary import ModelFolder, Size, rewrite
 from mmbert.tokenizer.tokenizer import Tokenizer
 

@@ -16,7 +16,7 @@ from datatrove.data import Document as Item
 from datatrove.utils.typeshelper import StatHints
 from numpy.typing import NDArray
 
-from mmbert.data.distributed.steps import Step, fresh_folder, held_path, read_spill, save_array
+from mmbert.data.distributed.pipeline_steps import DataStep, fresh_folder, held_path, read_spill, save_array
 from mmbert.data.prepare import BEYOND, COPY, COPY_OF_HELDOUT
 from mmbert.data.store import TextWriter
 from mmbert.files import atomic_file, read_json
@@ -30,7 +30,7 @@ _RANK = 32
 """Bits of a document's number within its rank; above them stands the number of the rank within its source."""
 
 
-class Compare(Step):
+class Compare(DataStep):
     """Sorts a part of the hashes of every source; one task a part."""
 
     name = "Exact copies"
@@ -74,7 +74,7 @@ def compare(
     return place[~special & ~first], contested
 
 
-class Decide(Step):
+class Decide(DataStep):
     """Says of every document whether it is kept, held out, or dropped and why; one task a source."""
 
     name = "Decide"
@@ -137,7 +137,7 @@ def decide(
             seen.add(text)
 
 
-class Kept(Step):
+class Kept(DataStep):
     """Reads a rank's documents again, those that are kept; the second time those held out are written on the way."""
 
     name = "Kept documents"

@@ -67,8 +67,8 @@ def prepare_at_scale(
         raise ConfigError("a Slurm cluster needs --partition: see `sinfo -s`")
     if dry_run and executor != "slurm":
         raise ConfigError("--dry-run writes the launch files of --executor slurm; the others have none")
-    from mmbert.data.distributed.plan import make_plan
     from mmbert.data.distributed.stages import stages
+    from mmbert.data.distributed.task_plan import make_plan
 
     folder = folder.absolute()
     with lock_folder(folder):

@@ -23,9 +23,9 @@ from datatrove.utils.hashing import HashConfig
 from datatrove.utils.word_tokenizers import WordTokenizer
 from numpy.typing import NDArray
 
-from mmbert.data.distributed.plan import Plan
+from mmbert.data.distributed.pipeline_steps import DataStep
 from mmbert.data.distributed.shingles import shingles, smallest
-from mmbert.data.distributed.steps import Step
+from mmbert.data.distributed.task_plan import TaskPlan
 from mmbert.data.store import SourceReport
 
 NEAR = "near_duplicate"
@@ -51,7 +51,7 @@ class _Signature(MinhashDedupSignature):  # type: ignore[misc]
         return [band.tolist() for band in np.split(smallest(found, *self.parameters), self.config.num_buckets)]
 
 
-def config(plan: Plan) -> Any:
+def config(plan: TaskPlan) -> Any:
     """datatrove's options, by those of the recipe."""
     spec = plan.recipe.cleaning.near_duplicates
     assert spec is not None, "these stages run if the recipe asks for them"
@@ -61,7 +61,7 @@ def config(plan: Plan) -> Any:
     )
 
 
-class _Near(Step):
+class _Near(DataStep):
     """A stage of MinHash, which datatrove's own step does for one source."""
 
     type = "🫂 - DEDUP"
@@ -131,7 +131,7 @@ class DropNear(_Near):
 class _Counter:
     """Stands where datatrove would write the documents that it drops."""
 
-    def __init__(self, step: Step, report: SourceReport) -> None:
+    def __init__(self, step: DataStep, report: SourceReport) -> None:
         self._step = step
         self._report = report
 

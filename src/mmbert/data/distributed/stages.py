@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from datatrove.pipeline.base import PipelineStep
 
-from mmbert.data.distributed import copies, minhash, shards, steps, text_files
-from mmbert.data.distributed.plan import Plan
+from mmbert.data.distributed import copies, minhash, pipeline_steps, shards, text_files
+from mmbert.data.distributed.task_plan import TaskPlan
 
 
 class Stage(NamedTuple):
@@ -18,14 +18,14 @@ class Stage(NamedTuple):
     steps: list[PipelineStep]
 
 
-def stages(plan: Plan, tasks: int) -> list[Stage]:
+def stages(plan: TaskPlan, tasks: int) -> list[Stage]:
     """Return the stages of a plan in order; a source whose text is prepared already is only tokenised."""
     folder, ranks, sources = str(plan.folder), len(plan.ranks), len(plan.fingerprints)
     cleaning = plan.recipe.cleaning
     found: list[Stage] = []
     if sources:
-        agree = [steps.Agree(folder)] if cleaning.language_id is not None else []
-        read = [steps.Read(folder), steps.Clean(folder), *agree, steps.Spill(folder)]
+        agree = [pipeline_steps.Agree(folder)] if cleaning.language_id is not None else []
+        read = [pipeline_steps.Read(folder), pipeline_steps.Clean(folder), *agree, pipeline_steps.Spill(folder)]
         found.append(Stage("1-read", ranks, read))
         found.append(Stage("2-copies", plan.partitions, [copies.Compare(folder)]))
         found.append(Stage("3-decide", sources, [copies.Decide(folder)]))
@@ -41,5 +41,5 @@ def stages(plan: Plan, tasks: int) -> list[Stage]:
         found.append(Stage("8-collect", ranks, [text_files.Collect(folder)]))
     found.append(Stage("9-text", 1, [text_files.Finish(folder)]))
     found.append(Stage("10-tokenise", max(tasks, 1), [shards.Tokenise(folder)]))
-    found.append(Stage("11-manifest", 1, [shards.Manifest(folder)]))
+    found.append(Stage("11-manifest", 1, [shards.WriteManifest(folder)]))
     return found

@@ -51,7 +51,7 @@ class Message(NamedTuple):
     text: str
 
 
-class Pair(NamedTuple):
+class MessagePair(NamedTuple):
     """A held-out message and its English source."""
 
     id: str
@@ -130,7 +130,7 @@ def documents(source_name: str, language: str, messages: list[Message]) -> Itera
             yield Document(part, f"{package}/{language}/{number:05d}", language, source_name)
 
 
-def pairs(messages: list[Message]) -> list[Pair]:
+def pairs(messages: list[Message]) -> list[MessagePair]:
     """Messages with their English sources; none where both are alike or shorter than 3 characters, none twice."""
     found = []
     texts: set[str] = set()
@@ -140,7 +140,7 @@ def pairs(messages: list[Message]) -> list[Pair]:
         if min(len(text), len(english)) < 3 or text.casefold() == english.casefold():
             continue
         if text.casefold() not in texts and english.casefold() not in sources:
-            found.append(Pair(_identity(message.key), text, english))
+            found.append(MessagePair(_identity(message.key), text, english))
             texts.add(text.casefold())
             sources.add(english.casefold())
     return found

@@ -54,7 +54,7 @@ class Input:
     """What its ``index.json`` says of a shard of the form ``mds``."""
 
     def record(self) -> dict[str, Any]:
-        """As JSON, for ``mmbert.data.sources.hub.restore``."""
+        """As JSON, for ``mmbert.data.sources.hub_datasets.restore``."""
         return {field: getattr(self, field) for field in self.__dataclass_fields__ if field != "open"}
 
 

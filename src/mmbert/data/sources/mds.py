@@ -46,7 +46,7 @@ Entry = dict[str, Any]
 """One shard, as ``index.json`` describes it."""
 
 
-class Column(NamedTuple):
+class MdsColumn(NamedTuple):
     """A column: its name, the kind of its values, and their bytes; None where each value has its own length."""
 
     name: str
@@ -86,10 +86,10 @@ def _check_entry(entry: Entry, path: str) -> None:
             raise ValueError(f"{key} is {value}")
 
 
-def columns(entry: Mapping[str, Any], where: str) -> list[Column]:
+def columns(entry: Mapping[str, Any], where: str) -> list[MdsColumn]:
     """The columns of a shard. Raises DataError for one that would have to be unpickled."""
     parts = (entry["column_names"], entry["column_encodings"], entry["column_sizes"])
-    found = [Column(*column) for column in zip(*parts, strict=True)]
+    found = [MdsColumn(*column) for column in zip(*parts, strict=True)]
     for column in found:
         if column.encoding == "pkl":
             raise DataError(
@@ -212,7 +212,7 @@ class MdsShard:
             raise self._damaged(index)
         return places
 
-    def _decode(self, column: Column, value: NDArray[np.uint8], index: int) -> Any:
+    def _decode(self, column: MdsColumn, value: NDArray[np.uint8], index: int) -> Any:
         try:
             return decode(column.encoding, value)
         except NotImplementedError as error:

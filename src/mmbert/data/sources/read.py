@@ -15,7 +15,7 @@ import numpy as np
 
 from mmbert.data.document import Document
 from mmbert.data.sources.catalogs import read_catalogs
-from mmbert.data.sources.hub import hub_errors, hub_inputs
+from mmbert.data.sources.hub_datasets import hub_errors, hub_inputs
 from mmbert.data.sources.inputs import Input, house_code, local_inputs
 from mmbert.data.sources.mds import MdsShard, unpack
 from mmbert.errors import DataError

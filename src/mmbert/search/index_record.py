@@ -16,7 +16,7 @@ _FIELDS = ("id", "text", "metadata")
 
 
 @dataclass(frozen=True)
-class Document:
+class IndexRecord:
     """``number`` is where SQLite keeps it; -1 before."""
 
     id: Id
@@ -24,12 +24,12 @@ class Document:
     metadata: dict[str, Any] = field(default_factory=dict)
     number: int = -1
 
-    def same_content(self, other: Document) -> bool:
+    def same_content(self, other: IndexRecord) -> bool:
         """The same text and metadata."""
         return self.text == other.text and self.metadata == other.metadata
 
 
-def read_record(record: Any, place: int) -> Document:
+def read_record(record: Any, place: int) -> IndexRecord:
     """A mapping with ``id``, ``text`` and perhaps ``metadata``; ``place`` is its number in the stream, for messages.
 
     Raises DataError, in one line.
@@ -50,7 +50,7 @@ def read_record(record: Any, place: int) -> Document:
     if not text.strip():
         raise DataError(f"{where} has no text: leave it out")
     _check_unicode(text, where)
-    return Document(name, text, _metadata({} if metadata is None else metadata, where))
+    return IndexRecord(name, text, _metadata({} if metadata is None else metadata, where))
 
 
 def check_id(name: Any, where: str) -> None:

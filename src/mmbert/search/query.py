@@ -11,12 +11,12 @@ import numpy as np
 from mmbert.errors import ConfigError
 from mmbert.inference.checks import whole
 from mmbert.search.bm25 import Bm25
-from mmbert.search.document import Id
 from mmbert.search.filters import check_filter
 from mmbert.search.fusion import DEPTH, fuse_ranks, fuse_scores
 from mmbert.search.index_handle import IndexHandle
-from mmbert.search.records import State
-from mmbert.search.store import Found
+from mmbert.search.index_record import Id
+from mmbert.search.records import IndexState
+from mmbert.search.vector_store import Found
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ _NONE: Found = (np.zeros(0, np.int64), np.zeros(0, np.float32))
 
 
 def _rank_rows(
-    handle: IndexHandle, state: State, queries: Sequence[Query], options: SearchOptions, words: Bm25 | None
+    handle: IndexHandle, state: IndexState, queries: Sequence[Query], options: SearchOptions, words: Bm25 | None
 ) -> list[Found]:
     """Rows and scores, no record more often than is wished."""
     single = handle.manifest.chunking is None
@@ -115,7 +115,12 @@ def _first_of_each(handle: IndexHandle, rows: np.ndarray, most: int) -> np.ndarr
 
 
 def _candidates(
-    handle: IndexHandle, state: State, queries: Sequence[Query], options: SearchOptions, words: Bm25 | None, depth: int
+    handle: IndexHandle,
+    state: IndexState,
+    queries: Sequence[Query],
+    options: SearchOptions,
+    words: Bm25 | None,
+    depth: int,
 ) -> list[Found]:
     store, allowed = handle.store(state), handle.allowed(state, options.where)
     vectors = np.stack([query.vector for query in queries])

@@ -19,7 +19,7 @@ from datatrove.utils.typeshelper import StatHints
 
 from mmbert.data.clean import check
 from mmbert.data.dedup import text_hash
-from mmbert.data.distributed.plan import Plan, load_plan
+from mmbert.data.distributed.task_plan import TaskPlan, load_plan
 from mmbert.data.document import Document
 from mmbert.data.langid import wrong_language
 from mmbert.data.prepare import chosen
@@ -32,7 +32,7 @@ RECORD = np.dtype([("low", "<u8"), ("high", "<u8"), ("number", "<u4"), ("held", 
 """A document as the search for copies sees it: its hash, its number in the rank, whether it is to be held out."""
 
 
-class Step(PipelineStep):  # type: ignore[misc]  # datatrove has no types
+class DataStep(PipelineStep):  # type: ignore[misc]  # datatrove has no types
     """A step that knows the plan of the data folder it works in. Pickled with the folder's name alone."""
 
     def __init__(self, folder: str) -> None:
@@ -40,7 +40,7 @@ class Step(PipelineStep):  # type: ignore[misc]  # datatrove has no types
         self.folder = folder
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> TaskPlan:
         """The plan, as it stands in the folder."""
         return load_plan(Path(self.folder))
 
@@ -59,7 +59,7 @@ class Step(PipelineStep):  # type: ignore[misc]  # datatrove has no types
             report.language(item.metadata["language"]).drop(reason)
 
 
-class Read(Step):
+class Read(DataStep):
     """The documents of a rank's files."""
 
     name = "Read"
@@ -83,7 +83,7 @@ class Read(Step):
                 yield Item(document.text, document.id, metadata=metadata)
 
 
-class Filter(Step):
+class Filter(DataStep):
     """Drops documents, each for a reason."""
 
     type = "🔻 - FILTER"
@@ -129,7 +129,7 @@ class Agree(Filter):
         return wrong_language(document, cleaning)
 
 
-class Spill(Step):
+class Spill(DataStep):
     """Writes a rank's documents, and their hashes for the search of exact copies."""
 
     name = "Lay aside"
@@ -168,17 +168,17 @@ def document_of(item: Item) -> Document:
     return Document(item.text, item.id, item.metadata["language"], item.metadata["source"])
 
 
-def spill_path(plan: Plan, rank: int) -> Path:
+def spill_path(plan: TaskPlan, rank: int) -> Path:
     """The documents that a rank has laid aside."""
     return plan.place("spool", f"{rank:05d}.jsonl.zst")
 
 
-def held_path(plan: Plan, rank: int) -> Path:
+def held_path(plan: TaskPlan, rank: int) -> Path:
     """How many they are, and those of them to be held out."""
     return plan.place("spool", f"{rank:05d}.json")
 
 
-def read_spill(plan: Plan, rank: int) -> Iterator[Item]:
+def read_spill(plan: TaskPlan, rank: int) -> Iterator[Item]:
     """The documents that a rank has laid aside, in order."""
     with spill_path(plan, rank).open("rb") as file:
         for line in split_lines(zstandard.ZstdDecompressor().read_to_iter(file)):
@@ -186,7 +186,7 @@ def read_spill(plan: Plan, rank: int) -> Iterator[Item]:
             yield Item(text, id, metadata=metadata)
 
 
-def fresh_folder(plan: Plan, name: str, rank: int) -> Path:
+def fresh_folder(plan: TaskPlan, name: str, rank: int) -> Path:
     """A folder for what a rank writes, without what a stopped attempt has left there."""
     folder = plan.place(name, rank)
     shutil.rmtree(folder, ignore_errors=True)
@@ -194,7 +194,7 @@ def fresh_folder(plan: Plan, name: str, rank: int) -> Path:
     return folder
 
 
-def reports(plan: Plan, source: str) -> SourceReport:
+def reports(plan: TaskPlan, source: str) -> SourceReport:
     """The counts of all steps and ranks of a source."""
     total = SourceReport(fingerprint=plan.fingerprints[source])
     for step in sorted(plan.place("reports").iterdir()):

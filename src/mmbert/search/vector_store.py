@@ -21,7 +21,7 @@ Found = tuple[np.ndarray, np.ndarray]
 """Rows (k,) int64, best first, and their scores (k,) fp32; fewer where there are fewer."""
 
 
-class Store(Protocol):
+class VectorStore(Protocol):
     """Vectors by row number, only ever added to: which rows count is said elsewhere, and given to every search.
 
     A writer that is killed may leave rows behind those that count; :meth:`append` writes over them.

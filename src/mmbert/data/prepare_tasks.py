@@ -33,7 +33,7 @@ _LATER: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Task:
+class PrepareTask:
     """A part of a source that is finished as a whole. Tasks of a source share no language, but for held-out text."""
 
     name: str
@@ -49,7 +49,7 @@ class Task:
 class Work(NamedTuple):
     """What is to be done for a source."""
 
-    tasks: list[Task]
+    tasks: list[PrepareTask]
     """In order, held-out text first; none for a source of token ids, which has no text."""
     fingerprint: str
     ids: tuple[Input, ...] = ()
@@ -89,16 +89,18 @@ def text_options(source: Source, cleaning: Cleaning) -> dict[str, Any]:
     return options
 
 
-def input_task(name: str, source_name: str, source: Source, inputs: list[Input], *, heldout_only: bool = False) -> Task:
+def input_task(
+    name: str, source_name: str, source: Source, inputs: list[Input], *, heldout_only: bool = False
+) -> PrepareTask:
     """The task of reading some files."""
 
     def documents(advance: Advance) -> Iterator[Document]:
         return read_inputs(source_name, source, inputs, advance)
 
-    return Task(name, documents, sum(file.size for file in inputs), heldout_only, tuple(inputs))
+    return PrepareTask(name, documents, sum(file.size for file in inputs), heldout_only, tuple(inputs))
 
 
-def _catalog_tasks(name: str, source: Source, cleaning: Cleaning, folder: Path) -> list[Task]:
+def _catalog_tasks(name: str, source: Source, cleaning: Cleaning, folder: Path) -> list[PrepareTask]:
     parts: list[tuple[catalogs.Catalogs, catalogs.Catalogs]] = []
 
     def split() -> tuple[catalogs.Catalogs, catalogs.Catalogs]:
@@ -117,7 +119,7 @@ def _catalog_tasks(name: str, source: Source, cleaning: Cleaning, folder: Path) 
             yield from catalogs.documents(name, language, messages)
         advance(1)
 
-    return [Task("heldout", heldout, 1, heldout_only=True), Task("00000", kept, 1)]
+    return [PrepareTask("heldout", heldout, 1, heldout_only=True), PrepareTask("00000", kept, 1)]
 
 
 def _write_pairs(folder: Path, messages: catalogs.Catalogs) -> None:

@@ -21,10 +21,10 @@ from typing import Any
 from mmbert.data.document import Document
 from mmbert.data.manifest import FILE
 from mmbert.data.prepare import text_work
-from mmbert.data.sources.hub import restore
+from mmbert.data.prepare_tasks import PrepareTask, Work, plan_work
+from mmbert.data.sources.hub_datasets import restore
 from mmbert.data.sources.read import read_input
 from mmbert.data.store import report_path, text_folder
-from mmbert.data.tasks import Task, Work, plan_work
 from mmbert.errors import DataError
 from mmbert.files import read_json, write_json
 from mmbert.recipe import Recipe
@@ -48,7 +48,7 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Rank:
+class TaskInputs:
     """The work of one task: units of one source."""
 
     source: str
@@ -56,7 +56,7 @@ class Rank:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TaskPlan:
     """All tasks of the stages that read sources."""
 
     folder: Path
@@ -64,7 +64,7 @@ class Plan:
     recipe: Recipe
     fingerprints: dict[str, str]
     """Of each source in work, in the recipe's order."""
-    ranks: tuple[Rank, ...]
+    ranks: tuple[TaskInputs, ...]
     """Ranks of one source follow one another, in the order of its files."""
 
     @property
@@ -94,7 +94,7 @@ class Plan:
         return read_input(source_name, source, restore(source, unit.file))
 
     @cached_property
-    def _catalogs(self) -> dict[str, Task]:
+    def _catalogs(self) -> dict[str, PrepareTask]:
         """The tasks of the one source of catalogs, which are loaded once for all of them."""
         (name,) = (name for name in self.fingerprints if self.recipe.sources[name].kind == "catalogs")
         work = plan_work(name, self.recipe.sources[name], self.recipe.cleaning, self.folder)
@@ -115,7 +115,7 @@ def plan_path(folder: Path) -> Path:
     return folder / "scale" / "plan.json"
 
 
-def load_plan(folder: Path) -> Plan:
+def load_plan(folder: Path) -> TaskPlan:
     """The plan of a data folder, read once a process. Raises DataError if there is none."""
     path = plan_path(folder)
     if not path.is_file():
@@ -124,13 +124,13 @@ def load_plan(folder: Path) -> Plan:
 
 
 @lru_cache(maxsize=4)
-def _load(folder: Path, stamp: int) -> Plan:
+def _load(folder: Path, stamp: int) -> TaskPlan:
     values = read_json(plan_path(folder))
-    ranks = tuple(Rank(rank["source"], tuple(Unit(**unit) for unit in rank["units"])) for rank in values["ranks"])
-    return Plan(folder, Recipe.model_validate(values["recipe"]), values["fingerprints"], ranks)
+    ranks = tuple(TaskInputs(rank["source"], tuple(Unit(**unit) for unit in rank["units"])) for rank in values["ranks"])
+    return TaskPlan(folder, Recipe.model_validate(values["recipe"]), values["fingerprints"], ranks)
 
 
-def make_plan(recipe: Recipe, folder: Path, tasks: int) -> Plan:
+def make_plan(recipe: Recipe, folder: Path, tasks: int) -> TaskPlan:
     """The plan that was begun, if it is still the right one; else a new one, for which old text is removed.
 
     Raises as ``prepare_text`` does for a source that is not there.
@@ -141,7 +141,7 @@ def make_plan(recipe: Recipe, folder: Path, tasks: int) -> Plan:
         if _goes_on(begun, recipe, works):
             return begun
     waiting = {name: work for name, (work, done) in works.items() if not done and not work.ids}
-    plan = Plan(
+    plan = TaskPlan(
         folder,
         recipe,
         {name: work.fingerprint for name, work in waiting.items()},
@@ -160,7 +160,7 @@ def make_plan(recipe: Recipe, folder: Path, tasks: int) -> Plan:
     return plan
 
 
-def _goes_on(begun: Plan, recipe: Recipe, works: dict[str, tuple[Work, bool]]) -> bool:
+def _goes_on(begun: TaskPlan, recipe: Recipe, works: dict[str, tuple[Work, bool]]) -> bool:
     """Whether a plan that was begun leads to what the recipe asks for now."""
     same = (begun.recipe.sources, begun.recipe.cleaning, begun.recipe.vocabulary) == (
         recipe.sources,
@@ -173,7 +173,7 @@ def _goes_on(begun: Plan, recipe: Recipe, works: dict[str, tuple[Work, bool]]) -
     )
 
 
-def _divide(works: dict[str, Work], tasks: int) -> Iterator[Rank]:
+def _divide(works: dict[str, Work], tasks: int) -> Iterator[TaskInputs]:
     """Units in runs of about the same size; a source has at least one rank."""
     total = sum(task.size for work in works.values() for task in work.tasks) or 1
     for name, work in works.items():
@@ -187,16 +187,16 @@ def _divide(works: dict[str, Work], tasks: int) -> Iterator[Rank]:
         for left, unit in zip(range(len(units), 0, -1), units, strict=True):
             # A new rank begins where its share of the bytes does, and where each rank left needs a unit.
             if run and begun < count and (passed >= begun * size / count or left <= count - begun):
-                yield Rank(name, tuple(run))
+                yield TaskInputs(name, tuple(run))
                 run = []
             if not run:
                 begun += 1
             run.append(unit)
             passed += unit.size
-        yield Rank(name, tuple(run))
+        yield TaskInputs(name, tuple(run))
 
 
-def _units(task: Task) -> Iterator[Unit]:
+def _units(task: PrepareTask) -> Iterator[Unit]:
     if not task.inputs:
         yield Unit(task.name, task.heldout_only, task.size, None)
     for file in task.inputs:
