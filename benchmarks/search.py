@@ -117,7 +117,7 @@ def build(work: Path, place: str, model: str, options: dict[str, Any]) -> dict[s
     index = SearchIndex.create(work / place, model, **options)
     records = ({"id": n, "text": text, "metadata": {"tenth": n % 10}} for n, text in enumerate(texts))
     before, began = peak(), time.perf_counter()
-    index.add(records, vectors=vectors[: len(texts)], piece=8192, progress=False)
+    index.add(records, vectors=vectors[: len(texts)], batch_size=8192, progress=False)
     return {
         "seconds": time.perf_counter() - began,
         "bytes": index.describe()["bytes"],

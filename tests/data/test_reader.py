@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmbert.data import reader
-from mmbert.data.corpus import pieces_between
+from mmbert.data.corpus import segments_between
 from mmbert.data.manifest import ShardInfo
 from mmbert.data.reader import Block, OpenFiles, ShardReader
 from mmbert.data.shard import Shard, write_shard
@@ -48,9 +48,9 @@ def test_the_same_pieces_as_from_all_ends(
     whole, found = Shard.open(folder / info.file), open_reader(folder, info)
     for begin in range(0, info.tokens, context):
         end = min(begin + context, info.tokens)
-        pieces = pieces_between(found.ends(begin, end), begin, end, context - 2)
-        assert pieces == pieces_between(np.asarray(whole.ends), begin, end, context - 2)
-        for start, stop in pieces:
+        segments = segments_between(found.ends(begin, end), begin, end, context - 2)
+        assert segments == segments_between(np.asarray(whole.ends), begin, end, context - 2)
+        for start, stop in segments:
             assert np.array_equal(found.tokens(start, stop), whole.tokens[start:stop])
 
 

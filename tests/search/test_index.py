@@ -163,7 +163,7 @@ def test_ids_are_text_or_numbers(embed: Embedder, tmp_path: Path) -> None:
 def test_outputs(embed: Embedder, tmp_path: Path, output: Any) -> None:
     texts = [f"{text} {number}" for number in range(20) for text in TEXTS]
     index = SearchIndex.create(tmp_path / "index", embed, output=output, dimensions=8)
-    index.add(records(texts), piece=150)
+    index.add(records(texts), batch_size=150)
     whole = embed(texts, prompt="document", dimensions=8)
     wanted = embed("equal rights", prompt="query", dimensions=8) @ whole.T
     hits = index("equal rights", top_k=30)
@@ -212,7 +212,7 @@ def test_many_rows_move_to_lancedb(embed: Embedder, tmp_path: Path, monkeypatch:
     reader = SearchIndex.load(tmp_path / "index", model=embed)
     assert len(reader(rows[:1], top_k=50)[0]) == 30
     index.delete(["r3", "r4"])
-    index.add(given[30:], vectors=rows[30:], piece=8)
+    index.add(given[30:], vectors=rows[30:], batch_size=8)
     assert index.describe()["store"] == "lance"
     assert [place.name for place in (tmp_path / "index").glob("vectors-*")] == ["vectors-0001"]
     for found in (index, reader):  # who has it open notices
@@ -235,7 +235,7 @@ def test_readers_go_on_while_lancedb_is_tidied(
     given = records([f"text {n}" for n in range(700)])
     for count in (100, 400, 500, 600, 700):
         start = len(index)
-        index.add(given[start:count], vectors=rows[start:count], piece=50)
+        index.add(given[start:count], vectors=rows[start:count], batch_size=50)
         for found in (index, reader):
             assert found(rows[count - 1 : count], top_k=1)[0][0].id == f"r{count - 1}"
     files = tmp_path / "index" / "vectors-0000" / "rows.lance"
@@ -249,7 +249,7 @@ def test_given_vectors(embed: Embedder, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"vectors are \(4, 8\): this index takes \(n, 16\)"):
         index.add(records()[:4], vectors=rows[:, :8])
     with pytest.raises(DataError, match="4 vectors for more records"):
-        index.add(records(), vectors=rows, piece=2)
+        index.add(records(), vectors=rows, batch_size=2)
     index.add(records()[:4], vectors=rows)
     assert index(rows[2:3], top_k=1)[0][0].score == pytest.approx(1)
     with pytest.raises(ConfigError, match="needs the text of a query"):

@@ -1,4 +1,4 @@
-"""Long texts in pieces, and their beginnings and ends: ids of the whole text, with the real tokenizer in both forms."""
+"""Long texts in parts, and their beginnings and ends: ids of the whole text, with the real tokenizer in both forms."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def real(request: pytest.FixtureRequest, real_tokenizers: dict[str, Tokenizer]) 
 
 
 @pytest.fixture
-def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("PIECE", 1500), ("_LONG", 3000), ("_REACH", 200)):
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("PART", 1500), ("_LONG", 3000), ("_REACH", 200)):
         monkeypatch.setattr(long_texts, name, value)
 
 
-@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize("joiner", [" ", ""])
 def test_long_texts_have_the_ids_and_characters_of_the_whole(real: Tokenizer, joiner: str) -> None:
     for seed in range(40):

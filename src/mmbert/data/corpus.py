@@ -1,7 +1,7 @@
-"""The shards of a phase's streams, as pieces of documents.
+"""The shards of a phase's streams, as segments of documents.
 
-A document is cut into pieces of at most ``context - 2`` tokens: a training sequence is <bos> piece <eos>. A block is
-what is drawn at once: the pieces that begin in one stretch of ``context`` tokens of a shard. Blocks are found from
+A document is cut into segments of at most ``context - 2`` tokens: a training sequence is <bos> segment <eos>. A block is
+what is drawn at once: the segments that begin in one stretch of ``context`` tokens of a shard. Blocks are found from
 the document ends alone, by bisection; nothing is indexed beforehand.
 """
 
@@ -26,7 +26,7 @@ class Tokens(Protocol):
     def __getitem__(self, place: slice, /) -> NDArray[np.uint32]: ...
 
 
-class Piece(NamedTuple):
+class Segment(NamedTuple):
     """A part of one document: ``tokens[start:end]`` of a shard."""
 
     tokens: Tokens
@@ -79,10 +79,10 @@ class Corpus:
         """The shard whose file is ``path``."""
         return next(shard for shards in self._shards for shard in shards if self._folder / shard.file == path)
 
-    def pieces(self, stream: int, block: int) -> list[Piece]:
-        """The pieces that begin in a block, in their order in the shard. May be empty at the end of a shard.
+    def segments(self, stream: int, block: int) -> list[Segment]:
+        """The segments that begin in a block, in their order in the shard. May be empty at the end of a shard.
 
-        Raises BadShard if the shard is damaged where its documents end; its tokens are read when a piece is sliced.
+        Raises BadShard if the shard is damaged where its documents end; its tokens are read when a segment is sliced.
         """
         first_blocks = self._first_blocks[stream]
         number = bisect_right(first_blocks, block) - 1
@@ -94,11 +94,11 @@ class Corpus:
             shard = self._readers[info.file] = ShardReader(self._folder, info, self._files, self._vocab_size)
         begin = (block - first_blocks[number]) * self._context
         end = min(begin + self._context, info.tokens)
-        found = pieces_between(shard.ends(begin, end), begin, end, self._context - 2)
+        found = segments_between(shard.ends(begin, end), begin, end, self._context - 2)
         if not found:
             return []
         tokens = Block(shard, found[0][0], found[-1][1])
-        return [Piece(tokens, start, stop) for start, stop in found]
+        return [Segment(tokens, start, stop) for start, stop in found]
 
 
 def _first_blocks(shards: Sequence[ShardInfo], context: int) -> list[int]:
@@ -109,23 +109,23 @@ def _first_blocks(shards: Sequence[ShardInfo], context: int) -> list[int]:
     return first
 
 
-def pieces_between(
+def segments_between(
     ends: NDArray[np.int64] | memoryview[int], begin: int, end: int, longest: int
 ) -> list[tuple[int, int]]:
-    """(start, end) of the pieces of at most ``longest`` tokens that begin in tokens ``begin`` to ``end - 1``.
+    """(start, end) of the segments of at most ``longest`` tokens that begin in tokens ``begin`` to ``end - 1``.
 
     ends  (documents,) where consecutive documents of a shard stop: those that hold these tokens, and the one before
     """
     first = bisect_right(ends, begin)  # the document that holds token ``begin``
     last = bisect_right(ends, end - 1, first)  # the one that holds the last token, or one past all
     start = int(ends[first - 1]) if first else 0
-    # The first document may have begun before the block; its pieces that did belong to an earlier block.
+    # The first document may have begun before the block; its segments that did belong to an earlier block.
     place = start + max(0, -(-(begin - start) // longest)) * longest
-    pieces: list[tuple[int, int]] = []
+    segments: list[tuple[int, int]] = []
     for stop in ends[first : last + 1].tolist():
         bound = min(stop, end)
         while place < bound:
-            pieces.append((place, min(place + longest, stop)))
+            segments.append((place, min(place + longest, stop)))
             place += longest
         place = stop
-    return pieces
+    return segments

@@ -52,20 +52,20 @@ def heldout_batches(
 
 
 def _sequences(tokenizer: Encodes, texts: Sequence[str], evaluation: Evaluation, key: int) -> list[NDArray[np.int64]]:
-    """<bos> piece <eos>, within the budget of one language."""
+    """<bos> segment <eos>, within the budget of one language."""
     left = evaluation.tokens_per_language
     sequences: list[NDArray[np.int64]] = []
-    for piece in _pieces(tokenizer, texts, evaluation.context - 2, key):
+    for segment in _segments(tokenizer, texts, evaluation.context - 2, key):
         if left < 3:
             break
-        part = piece[: left - 2]
+        part = segment[: left - 2]
         if len(part):
             sequences.append(np.concatenate([[tokenizer.bos_id], part, [tokenizer.eos_id]]).astype(np.int64))
             left -= len(part) + 2
     return sequences
 
 
-def _pieces(tokenizer: Encodes, texts: Sequence[str], longest: int, key: int) -> Iterator[NDArray[np.uint32]]:
+def _segments(tokenizer: Encodes, texts: Sequence[str], longest: int, key: int) -> Iterator[NDArray[np.uint32]]:
     """The first part of every text, then the second of those that have one, ...; texts are encoded when asked for."""
     documents: list[NDArray[np.uint32]] = []
     order = permute(np.arange(len(texts)), len(texts), key).tolist()

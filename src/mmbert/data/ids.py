@@ -1,6 +1,6 @@
 """Token ids that others made, the released training data above all, as shards of our own, without tokenising again.
 
-A released sample is ``<bos> ids <eos>`` of a whole document, or of a piece of one, which then lacks the ``<eos>``. Ids
+A released sample is ``<bos> ids <eos>`` of a whole document, or of a part of one, which then lacks the ``<eos>``. Ids
 that stand for no text (``<bos> <eos> <pad>``) are taken out, and divide the documents of a sample that holds several.
 The language is that of the source or of the folder: the samples name none. A released set that mixes languages was
 sampled by its published shares; with ``language: mul`` it stays one stream, drawn in its own order.
@@ -125,7 +125,7 @@ class IdReader:
             ids = self._checked(row[field], f"{shard.path}, sample {number}")
             if len(ids):
                 first.add(int(ids[0]))
-            yield from self._pieces(ids)
+            yield from self._documents_of(ids)
         if len(shard) >= _ENOUGH and len(first) == 1 and first.isdisjoint(self._ends.tolist()):
             raise DataError(
                 f"{shard.path}: every sample begins with {(index := first.pop())}, which is no <bos> but "
@@ -144,7 +144,7 @@ class IdReader:
             )
         return ids.astype(np.uint32)
 
-    def _pieces(self, ids: NDArray[np.uint32]) -> Iterator[NDArray[np.uint32]]:
+    def _documents_of(self, ids: NDArray[np.uint32]) -> Iterator[NDArray[np.uint32]]:
         """The runs between ids that stand for no text."""
         bounds = np.flatnonzero(np.isin(ids, self._ends))
         start = 0

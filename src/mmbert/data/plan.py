@@ -1,6 +1,6 @@
 """The whole order of data as a function: position -> (stream, block).
 
-The unit of drawing is a block: the pieces of documents that begin in one stretch of ``context`` tokens of a stream.
+The unit of drawing is a block: the segments of documents that begin in one stretch of ``context`` tokens of a stream.
 
 Which stream. Shares are laid end to end on a line of 2 ** 40 points. A window of W draws looks at W points, equally
 far apart, that start at a phase; a stream gets as many draws as points fall into its part of the line, so in every

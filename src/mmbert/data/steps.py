@@ -164,13 +164,13 @@ class Steps:
         micro_batches: list[Packed] = []
         labels = 0
         rate = self._phase.mask_rate
-        for number, pieces in enumerate(bins):
+        for number, segments in enumerate(bins):
             bits = generator(self._seed, self.name, cursor.draw, cursor.offset, number)
             mine = number % self._place.world == self._place.rank
             if not mine and self._words is None:
-                labels += count_labels(offsets_of(pieces), rate, bits)
+                labels += count_labels(offsets_of(segments), rate, bits)
                 continue
-            ids, offsets = assemble(pieces, self._vocabulary.bos, self._vocabulary.eos)
+            ids, offsets = assemble(segments, self._vocabulary.bos, self._vocabulary.eos)
             shown, targets, hidden = mask(ids, offsets, rate, bits, self._vocabulary, self._words)
             labels += len(targets)
             if not mine:

@@ -25,7 +25,7 @@ TOLERANCE = 1e-4
 TOGETHER = 3
 """Texts of a batch with padding: few, because scores over a vocabulary are large."""
 
-_PIECE = 1 << 20
+_CHUNK = 1 << 20
 """Numbers compared at once."""
 
 Run = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
@@ -64,8 +64,8 @@ def compare(expected: Run, found: Run, rows: Sequence[np.ndarray], *, joint: boo
         for index, a, b in zip(batch, expected(chosen), found(chosen), strict=True):
             if a.shape != b.shape:
                 raise MMBertError(f"text {index} gives {b.shape} numbers in the export, {a.shape} in the model")
-            for start in range(0, a.size, _PIECE):  # scores over a vocabulary are gigabytes
-                left, right = (x.reshape(-1)[start : start + _PIECE].astype(np.float64) for x in (a, b))
+            for start in range(0, a.size, _CHUNK):  # scores over a vocabulary are gigabytes
+                left, right = (x.reshape(-1)[start : start + _CHUNK].astype(np.float64) for x in (a, b))
                 gap = float(np.abs(left - right).max())
                 difference = max(difference, gap) if np.isfinite(gap) else float("inf")
                 largest = max(largest, float(np.abs(left).max()))

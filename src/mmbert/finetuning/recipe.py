@@ -143,7 +143,7 @@ class AnswerOptions(Spec):
     doc_stride: int = Field(128, ge=1)
     """Tokens of a long context that two windows share (SQuAD's scripts and nlu-evals)."""
     max_answer: int = Field(30, ge=1)
-    """Longest answer in tokens (nlu-evals). All pieces up to it are compared, where others take the 20 best begins and
+    """Longest answer in tokens (nlu-evals). All spans up to it are compared, where others take the 20 best begins and
     ends."""
     no_answer: bool = False
     """Whether a question may have none (SQuAD 2.0)."""

@@ -1,8 +1,8 @@
-"""``answer``: the piece of a text that answers a question.
+"""``answer``: the span of a text that answers a question.
 
 A context that does not fit beside its question goes in windows that share ``doc_stride`` tokens; in training a window
 without the answer points at <bos> (as SQuAD's scripts do). Windows are sequences of a packed batch like any other.
-Answers are decoded as :class:`mmbert.Answerer` does: the best of all pieces of all windows, on characters.
+Answers are decoded as :class:`mmbert.Answerer` does: the best of all spans of all windows, on characters.
 """
 
 from __future__ import annotations

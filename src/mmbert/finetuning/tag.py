@@ -109,11 +109,11 @@ def _raw(sentences: list[Sentence], start: Start) -> list[tuple[np.ndarray, np.n
 def _split_words(sentences: list[Sentence], start: Start) -> list[tuple[np.ndarray, np.ndarray]]:
     """The same where each word is encoded by itself, as ``is_split_into_words=True`` does."""
     words = [sentence.text[begin:end] for sentence in sentences for begin, end in sentence.words]
-    pieces = iter(start.tokenizer.encode_batch(words, specials=True))
+    encoded = iter(start.tokenizer.encode_batch(words, specials=True))
     found = []
     for sentence in sentences:
-        own = [next(pieces) for _ in sentence.words]
-        sizes = np.array([len(piece) for piece in own])
+        own = [next(encoded) for _ in sentence.words]
+        sizes = np.array([len(ids) for ids in own])
         firsts = np.where(sizes > 0, np.cumsum(sizes) - sizes, -1)
         found.append((np.concatenate(own), firsts))
     return found

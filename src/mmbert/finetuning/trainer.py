@@ -195,7 +195,7 @@ def _arguments(
     )
     if arguments.n_gpu > 1:
         log.info("one of %d devices is used: start with torchrun --nproc-per-node to use all", arguments.n_gpu)
-        arguments._n_gpu = 1  # torch's DataParallel, which the trainer would take, cuts packed batches in pieces
+        arguments._n_gpu = 1  # torch's DataParallel, which the trainer would take, splits packed batches
     return arguments
 
 

@@ -1,4 +1,4 @@
-"""Answers to questions as pieces of a text, by a model that scores where they begin and end."""
+"""Answers to questions as spans of a text, by a model that scores where they begin and end."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Passage:
 
 @dataclass(frozen=True)
 class Decoding:
-    """Which pieces of a text may be answers."""
+    """Which spans of a text may be answers."""
 
     top_k: int
     longest: int
@@ -61,8 +61,8 @@ class Decoding:
 class Answerer(Facade):
     """Answers in a text, by a folder with a ModernBertForQuestionAnswering.
 
-    Among all pieces of the text, up to a length, one is the answer, or, if wanted, none is: their probabilities sum to
-    one. A text that does not fit beside its question goes in windows that overlap, and pieces of all are compared.
+    Among all spans of the text, up to a length, one is the answer, or, if wanted, none is: their probabilities sum to
+    one. A text that does not fit beside its question goes in windows that overlap, and spans of all are compared.
     """
 
     kinds = ("span",)
@@ -183,9 +183,9 @@ class Answerer(Facade):
 
 
 def best_answers(metadata: Passage, rows: list[np.ndarray], options: Decoding) -> list[Answer]:
-    """The most probable pieces of a text, from the logits (T, 2) of its windows.
+    """The most probable spans of a text, from the logits (T, 2) of its windows.
 
-    A piece's logit is that of its first token to begin plus that of its last to end, both from the window in which the
+    A span's logit is that of its first token to begin plus that of its last to end, both from the window in which the
     first stands farther from the edge; no answer's is that of <bos> for both, the least of all windows (both as in
     SQuAD's baselines).
     """
@@ -193,7 +193,7 @@ def best_answers(metadata: Passage, rows: list[np.ndarray], options: Decoding) -
     total = -np.inf
     for window, logits in zip(metadata.windows, rows, strict=True):
         inner = logits[metadata.first : metadata.first + window.end - window.start].astype(np.float64)
-        sums = _piece_logits(inner, metadata.spans[window.start : window.end], options.longest)
+        sums = _span_logits(inner, metadata.spans[window.start : window.end], options.longest)
         sums = sums[window.first - window.start : window.last - window.start]
         total = np.logaddexp(total, _log_sum(sums))
         for first, extra in _largest(sums, options.top_k + _SPARE):
@@ -212,11 +212,11 @@ def best_answers(metadata: Passage, rows: list[np.ndarray], options: Decoding) -
 
 
 _SPARE = 32
-"""More pieces are looked at than are asked for: those of a character that is several tokens are the same text."""
+"""More spans are looked at than are asked for: those of a character that is several tokens are the same text."""
 
 
-def _piece_logits(logits: np.ndarray, spans: np.ndarray, longest: int) -> np.ndarray:
-    """(n, longest): begin at token i, end at token i + d; minus infinity where that is no piece."""
+def _span_logits(logits: np.ndarray, spans: np.ndarray, longest: int) -> np.ndarray:
+    """(n, longest): begin at token i, end at token i + d; minus infinity where that is no span."""
     count = len(logits)
     if not count:
         return np.zeros((0, 0))

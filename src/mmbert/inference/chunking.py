@@ -1,6 +1,6 @@
 """Texts longer than the model reads, and vectors of passages.
 
-* **windows**: the text in pieces that the model can read, neighbours overlapping; each piece is a text of its own;
+* **windows**: the text in windows that the model can read, neighbours overlapping; each window is a text of its own;
 * **late chunking** (2409.04701): the whole text goes through the model, as far as it reads in one pass, and then token
   vectors are averaged passage by passage: "it" in one passage knows the name in another. A text longer than one pass
   goes in windows that overlap, and each token is taken from the window in which it is farther from the edge.
@@ -67,9 +67,9 @@ def split_text(text: str, by: str) -> list[Span]:
 
 
 def _trimmed(text: str, start: int, end: int) -> Span | None:
-    piece = text[start:end]
-    bare = piece.strip()
-    left = start + len(piece) - len(piece.lstrip())
+    part = text[start:end]
+    bare = part.strip()
+    left = start + len(part) - len(part.lstrip())
     return (left, left + len(bare)) if bare else None
 
 

@@ -233,7 +233,7 @@ class Embedder(DropIn):
     ) -> Any:
         """Vectors of the passages of each text: a text -> Passages; a list -> a list; an iterator -> an iterator.
 
-        chunking  windows: pieces of ``size`` tokens (default: as many as the model reads) that share ``overlap`` (an
+        chunking  windows: parts of ``size`` tokens (default: as many as the model reads) that share ``overlap`` (an
                   eighth), each a text of its own. late: one pass over the whole text, then the mean of each passage's
                   tokens; texts longer than one pass go in windows
         by        passages for late: sentence (default), paragraph, size (of ``size`` tokens, 256), or for every text a

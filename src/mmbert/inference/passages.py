@@ -168,7 +168,7 @@ class Reader:
 
 
 class _Windows:
-    """Pieces of a text, each for itself."""
+    """Parts of a text, each for itself."""
 
     def __init__(self, size: int, overlap: int) -> None:
         split_tokens(1, size, overlap)  # raises for what cannot work

@@ -3,7 +3,7 @@
 Rows are float32, float16, or int8: the range of each dimension in 255 equal steps, as in ``mmbert.inference.vectors``.
 Of an int8 row the middle of each step is taken, so that no error is added to the query's side.
 
-Beside the rows, ``rows.sums.npz`` holds the CRC-32 of each piece that was appended; a process compares them once,
+Beside the rows, ``rows.sums.npz`` holds the CRC-32 of each batch that was appended; a process compares them once,
 before its first search.
 """
 
@@ -124,12 +124,12 @@ class ExactStore:
             raise DataError(f"{self.path} has {size:,} bytes of {needed:,}: it is damaged, {_FIX}")
 
     def _read_sums(self, rows: int) -> tuple[np.ndarray, np.ndarray]:
-        """(ends, CRC-32) of the pieces that make the first ``rows`` rows."""
+        """(ends, CRC-32) of the batches that make the first ``rows`` rows."""
         if not rows:
             return np.zeros(0, np.int64), np.zeros(0, np.uint32)
         found = load_arrays(self._sums, _FIX)
         ends, sums = found["ends"], found["sums"]
-        keep = ends <= rows  # pieces behind those that count were begun by a killed writer
+        keep = ends <= rows  # batches behind those that count were begun by a killed writer
         if not keep.any() or ends[keep][-1] != rows:
             raise DataError(f"{self._sums} does not fit the {rows:,} rows of the index: it is damaged, {_FIX}")
         return ends[keep], sums[keep]
@@ -161,7 +161,7 @@ def save_ranges(folder: Path, vectors: np.ndarray) -> None:
     """Measure and keep the range of each dimension. Raises ConfigError for too few vectors to tell."""
     if len(vectors) < CALIBRATION:
         raise ConfigError(
-            f"int8 rows are counted from the range of each dimension, for which the first piece must hold at least "
+            f"int8 rows are counted from the range of each dimension, for which the first batch must hold at least "
             f"{CALIBRATION} passages, not {len(vectors)}: add more at once, or choose float16"
         )
     save_arrays(folder / _RANGES, ranges=measure_ranges(vectors))

@@ -21,14 +21,14 @@ from mmbert.search.lance import libraries
 from mmbert.search.query import Query, SearchOptions, rank
 from mmbert.search.records import Records
 from mmbert.search.vector_store import StoreName
-from mmbert.search.writing import PIECE, Changed
+from mmbert.search.writing import BATCH_SIZE, Changed
 
 
 class SearchIndex:
     """A persistent index of texts with ids and metadata, searched by meaning, and by words as well if wanted.
 
     Made by :meth:`create` or :meth:`load`; called with a query. Work that is stopped, in whatever way, leaves the index
-    as it was after its last whole piece; the same call goes on from there. Others may search while one writes.
+    as it was after its last whole batch; the same call goes on from there. Others may search while one writes.
     """
 
     def __init__(self, handle: IndexHandle, model: str | Path | Embedder | None, device: str, precision: str) -> None:
@@ -61,7 +61,7 @@ class SearchIndex:
         """An empty index in a new folder.
 
         model         a folder or hub name, or an Embedder
-        output        numbers of a row; int8 counts from the ranges of the first piece that is added, at least 100 rows
+        output        numbers of a row; int8 counts from the ranges of the first batch that is added, at least 100 rows
         store         exact: every row is compared; lance: LanceDB, approximate; auto: exact, and LanceDB from 200,000
                       rows on (not for int8)
         kind          LanceDB's index: ivf_hnsw_sq, ivf_pq, ivf_sq, ivf_rq or ivf_flat
@@ -158,29 +158,29 @@ class SearchIndex:
         records: Iterable[Mapping[str, Any]],
         *,
         vectors: np.ndarray | None = None,
-        piece: int = PIECE,
+        batch_size: int = BATCH_SIZE,
         progress: bool | None = None,
     ) -> Changed:
         """Add records, each a dict with ``id`` (text or whole number), ``text``, and perhaps ``metadata`` (a dict).
 
         vectors   of the records in their order, (n, d), made with this model and prompt; default: they are computed
-        piece     records computed and saved together
-        progress  a bar on stderr; default: where there is more than one piece
+        batch_size  records computed and saved together
+        progress  a bar on stderr; default: where there is more than one batch
         Records that are there already, the same, are passed over, so that stopped work goes on with the same call.
         Raises DataError for a record that is there with another text or metadata (see :meth:`update`) or is none.
         """
-        return self._write(records, vectors, piece, progress, replacing=False)
+        return self._write(records, vectors, batch_size, progress, replacing=False)
 
     def update(
         self,
         records: Iterable[Mapping[str, Any]],
         *,
         vectors: np.ndarray | None = None,
-        piece: int = PIECE,
+        batch_size: int = BATCH_SIZE,
         progress: bool | None = None,
     ) -> Changed:
         """As :meth:`add`, but records that are there with another text or metadata give way."""
-        return self._write(records, vectors, piece, progress, replacing=True)
+        return self._write(records, vectors, batch_size, progress, replacing=True)
 
     def delete(self, ids: Id | Iterable[Id]) -> int:
         """Remove records; returns how many were there. Their space is given back by :meth:`compact`."""
@@ -284,15 +284,21 @@ class SearchIndex:
         return self._words
 
     def _write(
-        self, records: Iterable[Any], vectors: np.ndarray | None, piece: int, progress: bool | None, *, replacing: bool
+        self,
+        records: Iterable[Any],
+        vectors: np.ndarray | None,
+        batch_size: int,
+        progress: bool | None,
+        *,
+        replacing: bool,
     ) -> Changed:
         if isinstance(records, str | bytes | Mapping) or not isinstance(records, Iterable):
             raise ConfigError(f"records are {type(records).__name__}: expected a list or an iterator of dicts")
-        shown = progress if progress is not None else not isinstance(records, Sequence) or len(records) > piece
+        shown = progress if progress is not None else not isinstance(records, Sequence) or len(records) > batch_size
         made = self._opened.manifest
         if vectors is None:
             return writing.write_records(
-                self._opened, records, self._embed, replacing=replacing, piece=piece, shown=shown
+                self._opened, records, self._embed, replacing=replacing, batch_size=batch_size, shown=shown
             )  # fmt: skip
         if made.chunking is not None:
             raise ConfigError("vectors are given for texts that are one passage, this index divides them: leave it out")
@@ -304,7 +310,7 @@ class SearchIndex:
             return [[(0, len(document.text))] for document in documents], _unit(given[places], made)
 
         return writing.write_records(
-            self._opened, records, look_up, replacing=replacing, piece=piece, shown=shown
+            self._opened, records, look_up, replacing=replacing, batch_size=batch_size, shown=shown
         )  # fmt: skip
 
     def _embed(self, documents: list[IndexRecord], places: list[int]) -> tuple[list[list[tuple[int, int]]], np.ndarray]:

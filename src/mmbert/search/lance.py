@@ -41,7 +41,7 @@ _PROBES = 20
 """Parts of the index that are looked into."""
 
 _PARTS = 32
-"""Files of rows, one a piece, above which they are joined and the index takes them up; until then they are compared."""
+"""Files of rows, one for each batch, above which they are joined and the index takes them up; until then they are compared."""
 
 _TABLE = "rows"
 

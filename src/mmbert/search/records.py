@@ -1,6 +1,6 @@
 """What an index holds beside vectors, in SQLite: documents, their passages, their metadata, and how many rows count.
 
-One transaction of this file is what makes a piece of work done: vectors are on disk before it, and rows that it does
+One transaction of this file is what completes a batch: vectors are on disk before it, and rows that it does
 not count are as if they were never written. SQLite undoes what a killed writer left.
 
     documents   number, id (text or whole number), text, metadata (JSON), CRC-32 of these three

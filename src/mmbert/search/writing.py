@@ -1,6 +1,6 @@
-"""Changes of an index, each in pieces that are whole or absent.
+"""Changes of an index, each in batches that are whole or absent.
 
-A piece goes in this order: vectors to disk, behind the rows that count; then one transaction that counts them, with
+A batch goes in this order: vectors to disk, behind the rows that count; then one transaction that counts them, with
 their documents. Killed before its end, an index is as it was, and what lies behind the rows is written over.
 """
 
@@ -26,8 +26,8 @@ from mmbert.search.vector_store import LARGEST_EXACT
 
 log = logging.getLogger(__name__)
 
-PIECE = 1024
-"""Records of a piece: what is lost when the work is stopped."""
+BATCH_SIZE = 1024
+"""Records of a batch: what is lost when the work is stopped."""
 
 _BLOCK = 8192
 """Rows written anew at a time."""
@@ -50,22 +50,22 @@ class Changed:
 
 
 def write_records(
-    handle: IndexHandle, records: Iterable[Any], embed: Embed, *, replacing: bool, piece: int, shown: bool
+    handle: IndexHandle, records: Iterable[Any], embed: Embed, *, replacing: bool, batch_size: int, shown: bool
 ) -> Changed:
-    """Add records, piece by piece; with ``replacing`` those that are there give way to what differs.
+    """Add records, batch by batch; with ``replacing`` those that are there give way to what differs.
 
-    Raises DataError for a wrong record, or one that is there with another text, after the pieces before it.
+    Raises DataError for a wrong record, or one that is there with another text, after the batches before it.
     """
-    piece = whole("piece", piece)
+    batch_size = whole("batch_size", batch_size)
     done, place, stream = Changed(), 0, iter(records)
     total = len(records) if isinstance(records, Sized) else None
     with lock_folder(handle.folder), ExitStack() as stack:
         with handle.records.reading() as state:
             handle.sweep(state)
         bar = stack.enter_context(progress_bar[Any](desc="indexing", unit="record", total=total)) if shown else None
-        while chunk := list(islice(stream, piece)):
+        while chunk := list(islice(stream, batch_size)):
             documents = [read_record(record, number) for number, record in enumerate(chunk, place)]
-            done += _write_piece(handle, documents, place, embed, replacing)
+            done += _write_batch(handle, documents, place, embed, replacing)
             place += len(chunk)
             if bar is not None:
                 bar.update(len(chunk))
@@ -73,7 +73,7 @@ def write_records(
     return done
 
 
-def _write_piece(
+def _write_batch(
     handle: IndexHandle, documents: list[IndexRecord], first: int, embed: Embed, replacing: bool
 ) -> Changed:
     records = handle.records
@@ -129,7 +129,7 @@ def compact(handle: IndexHandle) -> int:
 
 
 def _build_index(handle: IndexHandle) -> None:
-    """After pieces were added: choose the store by their number, and let it do what makes searches fast."""
+    """After batches were added: choose the store by their number, and let it do what makes searches fast."""
     with handle.records.reading() as state:
         made = handle.manifest
     if state.store == "lance":

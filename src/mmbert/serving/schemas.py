@@ -219,7 +219,7 @@ class Question(Own):
 
 
 class AnswerRequest(Own):
-    """Answers to questions as pieces of texts."""
+    """Answers to questions as spans of texts."""
 
     inputs: Question | Many[Question]
     top_k: Count = 1

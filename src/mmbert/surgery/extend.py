@@ -1,4 +1,4 @@
-"""More tokens for a language or script that a tokenizer spells in bytes or small pieces.
+"""More tokens for a language or script that a tokenizer spells in bytes or short tokens.
 
 1. Characters that are spelled in bytes become tokens. (Merges of byte tokens would be obeyed by ``tokenizers``, but its
    byte-fallback decoder knows single bytes only: ``<0xE1><0x8E>`` would be decoded as these twelve characters.)
@@ -82,7 +82,7 @@ def extend(
     if not characters and not merges:
         raise DataError(f"the text gives no new token that occurs {min_count} times: give more text")
     made = ["".join(pair) for pair in merges]
-    replaced = pieces(bpe, characters, merges)
+    replaced = replaced_tokens(bpe, characters, merges)
     first = bpe.tokenizer.vocab_size
     new_rows: list[Row] = [*range(first), *(replaced[token] for token in (*characters, *made))]
     new_rows += range(len(new_rows), rows)  # rows that no token had, beyond those now given
@@ -153,7 +153,7 @@ def _marked(bpe: Bpe, texts: Iterable[str]) -> Iterator[tuple[np.ndarray, np.nda
         yield ids, inside[ids], opens[ids]
 
 
-def pieces(bpe: Bpe, characters: Iterable[str], merges: Iterable[Pair]) -> dict[str, tuple[int, ...]]:
+def replaced_tokens(bpe: Bpe, characters: Iterable[str], merges: Iterable[Pair]) -> dict[str, tuple[int, ...]]:
     """New token -> ids of the old tokens that it replaces, in their order: a character's are its bytes."""
     found: dict[str, tuple[int, ...]] = {}
     for character in characters:

@@ -1,7 +1,7 @@
-"""Merge saved models into one, piece by piece: memory does not grow with the model.
+"""Merge saved models into one, chunk by chunk: memory does not grow with the model.
 
-Every tensor is read in pieces of ``PIECE`` entries, from all models at once, and the result is written as it comes.
-TIES with a trim over the whole model reads the files several times, since a piece can only be trimmed when the
+Every tensor is read in chunks of ``CHUNK`` entries, from all models at once, and the result is written as it comes.
+TIES with a trim over the whole model reads the files several times, since a chunk can only be trimmed when the
 threshold of the whole model is known:
 
 1. and 2.  the exact threshold of each variant, by counting the bits of magnitudes (``select.py``);
@@ -36,7 +36,7 @@ from mmbert.surgery.select import Selection, Threshold, Trim
 from mmbert.surgery.tensor_files import TensorFile, TensorInfo, tensor_writer
 from mmbert.surgery.ties import disjoint_mean, elect, entries_kept
 
-PIECE = 1 << 18
+CHUNK = 1 << 18
 """Entries of a tensor in memory at once, per model (1 MiB in float32)."""
 
 _TOKENIZER_FILES = (
@@ -127,12 +127,12 @@ class _Job:
                 if not info.dtype.is_floating_point:
                     self._copy(info)
                     continue
-                for start, stop in _pieces(info):
-                    pieces = [_finite(file, info.name, start, stop) for file in self._files]
-                    merged = average(pieces, weights)
+                for start, stop in _chunks(info):
+                    chunks = [_finite(file, info.name, start, stop) for file in self._files]
+                    merged = average(chunks, weights)
                     self._write(merged)
                     reference = merged if self._reference is None else self._reference.read(info.name, start, stop)
-                    differences = torch.stack([piece.float() for piece in pieces]) - reference.float()
+                    differences = torch.stack([chunk.float() for chunk in chunks]) - reference.float()
                     self._tallies[info.name].add(reference, differences, differences)
                     self._bar.update(stop - start)
         return self._report(None)
@@ -175,12 +175,12 @@ class _Job:
                 self._tallies[info.name].add(base, differences, trimmed)
 
     def _differences(self, group: list[TensorInfo]) -> Iterator[tuple[TensorInfo, Tensor, Tensor]]:
-        """Pieces of a group's floating tensors: (n,) base and (K, n) differences from it, float32."""
+        """Chunks of a group's floating tensors: (n,) base and (K, n) differences from it, float32."""
         assert self._reference is not None
         for info in group:
             if not info.dtype.is_floating_point:
                 continue
-            for start, stop in _pieces(info):
+            for start, stop in _chunks(info):
                 base = _finite(self._reference, info.name, start, stop).float()
                 variants = torch.stack([_finite(file, info.name, start, stop).float() for file in self._files])
                 yield info, base, variants.sub_(base)
@@ -188,12 +188,12 @@ class _Job:
 
     def _copy(self, info: TensorInfo) -> None:
         """Write a tensor of whole numbers, which must be the same in every model."""
-        for start, stop in _pieces(info):
-            pieces = [file.read(info.name, start, stop) for file in self._files]
-            for file, piece in zip(self._files, pieces, strict=True):
-                if not torch.equal(piece, pieces[0]):
+        for start, stop in _chunks(info):
+            chunks = [file.read(info.name, start, stop) for file in self._files]
+            for file, chunk in zip(self._files, chunks, strict=True):
+                if not torch.equal(chunk, chunks[0]):
                     raise WeightsError(f"cannot merge: whole numbers of {info.name} differ in {file.folder}")
-            self._write(pieces[0])
+            self._write(chunks[0])
 
     def _report(self, thresholds: list[float] | None) -> MergeReport:
         spec, is_ties = self._spec, self._spec.method == "ties"
@@ -292,13 +292,13 @@ def _copy_side_files(source: Path, target: Path) -> None:
             shutil.copyfile(source / name, target / name)
 
 
-def _pieces(info: TensorInfo) -> Iterator[tuple[int, int]]:
-    for start in range(0, info.numel, PIECE):
-        yield start, min(start + PIECE, info.numel)
+def _chunks(info: TensorInfo) -> Iterator[tuple[int, int]]:
+    for start in range(0, info.numel, CHUNK):
+        yield start, min(start + CHUNK, info.numel)
 
 
 def _finite(file: TensorFile, name: str, start: int, stop: int) -> Tensor:
-    piece = file.read(name, start, stop)
-    if not piece.isfinite().all():
+    chunk = file.read(name, start, stop)
+    if not chunk.isfinite().all():
         raise WeightsError(f"cannot merge: {name} in {file.folder} holds NaN or infinity")
-    return piece
+    return chunk

@@ -52,7 +52,7 @@ class MergeReport:
 
 
 class Tally:
-    """Sums from which a :class:`Disagreement` follows; add pieces as they stream by."""
+    """Sums from which a :class:`Disagreement` follows; add chunks as they stream by."""
 
     def __init__(self, variants: int) -> None:
         self._parameters = 0

@@ -74,7 +74,7 @@ def ties(
     """Merge one tensor, trimmed by itself; computed in float32, returned in the type of ``base``.
 
     To trim over a whole model, concatenate its flattened tensors; :func:`mmbert.surgery.merge.merge` does the same
-    from disk, one piece at a time.
+    from disk, one chunk at a time.
     """
     shape, flat = base.shape, base.reshape(-1).float()
     factors = torch.tensor(weights if weights is not None else [1.0] * len(variants))

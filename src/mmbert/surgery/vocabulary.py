@@ -1,7 +1,7 @@
 """A model folder rewritten for another vocabulary: rows of the embedding chosen, reordered, added.
 
 The matrices with a row a token are the token embedding and, in a masked language model, the decoder with its bias;
-they are read and written piece by piece, so that memory does not grow with the model. All other tensors are copied.
+they are read and written chunk by chunk, so that memory does not grow with the model. All other tensors are copied.
 Folders of sentence-transformers keep their modules (pooling, dense layers) as they are. What is made from the old
 weights or tells old ids is not copied: ONNX files, a SentencePiece model, other copies of the weights.
 """
@@ -26,7 +26,7 @@ from mmbert.surgery.tensor_files import TensorFile, TensorInfo, tensor_writer
 Row = int | tuple[int, ...]
 """A new row: an old one, or the mean of several."""
 
-PIECE = 1 << 18
+CHUNK = 1 << 18
 """Entries of a tensor in memory at once."""
 
 _EMBEDDING = "embeddings.tok_embeddings.weight"
@@ -163,17 +163,17 @@ def _write_weights(file: TensorFile, path: Path, rows: Sequence[Row], *, tied: b
     with tensor_writer(path, tensors) as write:
         for info in tensors:
             if info.name.endswith(_PER_TOKEN):
-                for piece in _gather(file, info, rows):
-                    write(piece)
+                for chunk in _gather(file, info, rows):
+                    write(chunk)
             else:
-                for start in range(0, info.numel, PIECE):
-                    write(file.read(info.name, start, min(start + PIECE, info.numel)))
+                for start in range(0, info.numel, CHUNK):
+                    write(file.read(info.name, start, min(start + CHUNK, info.numel)))
 
 
 def _gather(file: TensorFile, info: TensorInfo, rows: Sequence[Row]) -> Iterator[Tensor]:
     """The new rows of a tensor, flattened; neighbours are read at once."""
     width = info.numel // info.shape[0]
-    longest = max(1, PIECE // width)
+    longest = max(1, CHUNK // width)
     start = 0
     while start < len(rows):
         row = rows[start]

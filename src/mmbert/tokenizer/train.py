@@ -159,9 +159,9 @@ class _Sample:
             for part in slices:
                 due += len(part) * share
                 if due >= 1.0:
-                    piece = part[: int(due)]
-                    due -= len(piece)
-                    yield piece
+                    drawn = part[: int(due)]
+                    due -= len(drawn)
+                    yield drawn
 
 
 def _alphabet(texts: list[str], room: int) -> set[str]:

@@ -8,7 +8,7 @@ For one tensor with gradient g, at the t-th step (debiased averages, so the firs
     p = p (1 - η weight_decay) - η m / (sqrt(v) + ε)
 
 ``rms`` and with it the clipping is per tensor and replaces clipping of the gradient. Source: arXiv 2304.13013;
-ModernBERT's ``optimizer.py``; equal to the last bit to torch-optimi (a tensor of more than ``PIECE`` numbers: but for
+ModernBERT's ``optimizer.py``; equal to the last bit to torch-optimi (a tensor of more than ``CHUNK`` numbers: but for
 the order in which its mean is added up). mmBERT's configurations write the decay fully
 decoupled, ``8e-5 η / 8e-4``; that is ``0.1 η``, our ``weight_decay`` 0.1.
 
@@ -28,7 +28,7 @@ from mmbert.training.distributed import is_sharded, part_of, sum_over_parts
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """Names of the two averages kept per parameter: m and v."""
 
-PIECE = 2**24
+CHUNK = 2**24
 """Numbers of a tensor that are moved at a time: what a step computes on the way takes that much memory and no more."""
 
 
@@ -93,14 +93,14 @@ class StableAdamW(torch.optim.Optimizer):
         for parameter in moving:
             ratios = (
                 _average(g, m, v, b1, b2, group["eps"])
-                for g, m, v in _pieces(parameter.grad, *self._moments(parameter))
+                for g, m, v in _chunks(parameter.grad, *self._moments(parameter))
             )
-            if is_sharded(parameter) or parameter.numel() > PIECE:
+            if is_sharded(parameter) or parameter.numel() > CHUNK:
                 squares.append(torch.stack([ratio.sum() for ratio in ratios]).sum() / parameter.numel())
             else:
                 squares.append(next(ratios).mean())
         for parameter, square in zip(moving, sum_over_parts(squares, moving[0]), strict=True):
-            for p, m, v in _pieces(parameter, *self._moments(parameter)):
+            for p, m, v in _chunks(parameter, *self._moments(parameter)):
                 _update(p, m, v, square.sqrt(), group["lr"], group["weight_decay"], group["eps"])
 
     def set_learning_rate(self, lr: float) -> None:
@@ -140,10 +140,10 @@ def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
     return square.sqrt().to(norm.dtype)
 
 
-def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """This rank's parts of tensors of one shape, side by side, flat, at most PIECE numbers at a time; views of them."""
+def _chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """This rank's parts of tensors of one shape, side by side, flat, at most CHUNK numbers at a time; views of them."""
     flat = [part_of(tensor).view(-1) for tensor in tensors]
-    return zip(*(torch.split(tensor, PIECE) for tensor in flat), strict=True)
+    return zip(*(torch.split(tensor, CHUNK) for tensor in flat), strict=True)
 
 
 def _debiased(beta: float, step: int) -> float:

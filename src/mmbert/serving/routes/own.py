@@ -109,7 +109,7 @@ ROUTES = (
         list[list[FillAnswer]] | list[list[list[FillAnswer]]], fill_mask, "fill_mask",
     ),
     Route(
-        "/answer", "Answers to questions as pieces of texts", AnswerRequest,
+        "/answer", "Answers to questions as spans of texts", AnswerRequest,
         list[AnswerAnswer] | list[list[AnswerAnswer]], answer, "answer",
     ),
     Route(
