@@ -140,14 +140,14 @@ def publish_folder(partial: Path, path: Path) -> None:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Say in one line what a full disk or a missing permission means for the user."""
+    """Raise MMBertError, with a fix, for a full disk or a missing permission."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise MMBertError(
                 f"no space left on the disk of {path}: nothing there was changed; "
-                "make room and run the same command again"
+                "free some space and run the same command again"
             ) from error
         if error.errno in (errno.EACCES, errno.EROFS):
             raise MMBertError(f"cannot write {path}: {error.strerror}; choose another folder") from error

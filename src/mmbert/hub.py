@@ -14,7 +14,7 @@ _NO_NETWORK = r"ConnectError|ConnectionError|NameResolution|Timeout|Network is u
 
 
 class HubFailed(Exception):
-    """The hub did not give a file; the message is the reason, in one line."""
+    """The hub did not give a file; the message is the reason."""
 
 
 def hub_folder(name: str, patterns: Sequence[str], *, revision: str | None = None) -> Path:
@@ -38,7 +38,7 @@ def hub_file(name: str, file: str, *, revision: str | None = None) -> Path:
 
 
 def reason(error: Exception) -> str:
-    """Return what an error of the hub's library says, in one line: no network, no such name, or its own first line."""
+    """Return the reason of a hub library error as one line: no network, no such name, or its own first line."""
     text = f"{type(error).__name__}: {error} {error.__cause__ or ''}"
     if re.search(_NO_NETWORK, text):
         return "it cannot be reached, and nothing is in the cache (check the network, or give a local folder)"

@@ -1,6 +1,6 @@
-"""Codes of languages: one house form, their names and scripts.
+"""Codes of languages: one canonical form, their names and scripts.
 
-The house form is FineWeb2's: ISO 639-3, with the ISO 15924 script where it is known (``fra`` or ``fra_Latn``), and
+The canonical form is FineWeb2's: ISO 639-3, with the ISO 15924 script where it is known (``fra`` or ``fra_Latn``), and
 ``code`` for program code. :func:`normalise` brings other spellings to it: ``fr``, ``pt-BR``, ``sr@latin``,
 ``zh_TW`` (-> ``cmn_Hant``), BCP 47's registered tags and extended languages (``zh-min-nan``, ``ar-arz``), and the names
 of Wikipedia's editions (``bat-smg``, ``simple``). Three-letter codes stay as they are, retired ones too, except codes
@@ -66,7 +66,7 @@ def script(code: str) -> str:
 def matches(code: str, wanted: Collection[str]) -> bool:
     """Whether ``wanted`` admits ``code``: ``fra`` admits every script, ``cmn_Hani`` also ``cmn_Hans``.
 
-    A macrolanguage admits its languages: ``fas`` admits ``pes_Arab``. Not so one that the house form makes specific.
+    A macrolanguage admits its languages: ``fas`` admits ``pes_Arab``. Not so one that the canonical form makes specific.
     """
     language, _, writing = normalise(code).partition("_")
     family = macrolanguage(language)
@@ -122,8 +122,8 @@ def _normalise(code: str) -> str:
     if writing is None and territory is not None:  # a territory may tell the script: zh-TW, pa-PK, sr-ME
         here = _language(f"{language}-{territory}").maximize().script
         writing = here if here != _language(language).maximize().script or language.lower() == "zh" else None
-    house = _table().get(alpha3, ("", "", None))[0] or alpha3
-    return house if writing is None else f"{house}_{writing}"
+    canonical = _table().get(alpha3, ("", "", None))[0] or alpha3
+    return canonical if writing is None else f"{canonical}_{writing}"
 
 
 def expand(code: str) -> str:
@@ -133,8 +133,8 @@ def expand(code: str) -> str:
     parts = code.lower().replace("_", "-").split("-")
     for length in range(len(parts), 0, -1):
         tag = "-".join(parts[:length])
-        house = _table()[tag][0] if tag in _table() and (length > 1 or len(tag) > 3) else None
-        if replaced := house or (LANGUAGE_REPLACEMENTS.get(tag) if length > 1 else None):
+        canonical = _table()[tag][0] if tag in _table() and (length > 1 or len(tag) > 3) else None
+        if replaced := canonical or (LANGUAGE_REPLACEMENTS.get(tag) if length > 1 else None):
             return "-".join([replaced.lower().replace("_", "-"), *parts[length:]])
     if len(parts) > 1 and len(parts[1]) == 3 and parts[1].isalpha():  # an extended language: ar-arz
         family = MACROLANGUAGES.get(parts[1])
@@ -221,10 +221,10 @@ def _language(code: str, *, normalise: bool = False) -> Any:
 
 @cache
 def _table() -> dict[str, tuple[str, str, str | None]]:
-    """Code -> (house form, English name or "", what Wikipedia means, if another language), from ``languages.tsv``."""
+    """Code -> (canonical form, English name or "", what Wikipedia means by it or None), from ``languages.tsv``."""
     lines = files("mmbert").joinpath("languages.tsv").read_text(encoding="utf-8").splitlines()[1:]
     rows = [line.split("\t") for line in lines if line and not line.startswith("#")]
-    return {code: (house, english, other or None) for code, house, english, other in rows}
+    return {code: (canonical, english, other or None) for code, canonical, english, other in rows}
 
 
 def _same_script(one: str, other: str) -> bool:

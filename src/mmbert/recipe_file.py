@@ -1,6 +1,6 @@
-"""Reading and writing recipe files: YAML 1.2, ``extends``, overrides, and errors that name place and cure.
+"""Reading and writing recipe files: YAML 1.2, ``extends``, overrides, and errors that name the place and the fix.
 
-Also the manners that all parts of a recipe share (``Spec``) and how counts of tokens are written (``Tokens``).
+Also the conventions that all parts of a recipe share (``Spec``) and how counts of tokens are written (``Tokens``).
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def write_recipe(path: Path, values: dict[str, Any]) -> None:
 
 
 def explain(error: ValidationError, model: type[BaseModel], path: Path) -> str:
-    """The first fault in one line: file, dotted path, what is wrong, and the nearest valid name.
+    """Return the first fault as one line: file, dotted path, what is wrong, and the nearest valid name.
 
     Where a value may have several forms (a tokenizer: text or a map), pydantic reports every form's complaint. Told is
     the one that got furthest into the value: it is the form that was meant.

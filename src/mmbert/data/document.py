@@ -13,6 +13,6 @@ class Document:
     id: str
     """Names the document inside its source, the same on every machine: the hold-out is chosen by it."""
     language: str
-    """House code, as ``fra_Latn``."""
+    """Canonical code, as ``fra_Latn``."""
     source: str
     """Name of the source in the recipe."""

@@ -79,7 +79,7 @@ class Manifest(_Record):
     def load(cls, folder: Path, verify: bool = False) -> Self:
         """Read ``folder/manifest.json``; every shard's length is compared, with ``verify`` its contents too.
 
-        Raises DataError naming the file that is missing, cut short, damaged or of another version, and the cure.
+        Raises DataError naming the file that is missing, cut short, damaged or of another version, and a fix.
         """
         manifest = cls.read(folder)
         manifest.check_shards(folder, verify=verify)

@@ -2,7 +2,7 @@
 
 A step has so many bins, one a micro-batch, of the same capacity. Each segment costs its length and 2 (<bos>, <eos>) and
 goes into the bin with the least space that still holds it (best fit). One that fits nowhere is cut: its beginning
-fills the emptiest bin, the rest goes on as a segment of its own. When no bin has room for another part, the step is
+fills the emptiest bin, the rest goes on as a segment of its own. When no bin can take another part, the step is
 full, and what is left of the last segment begins the next step. So segments are used up strictly in their order, a
 cursor of two numbers says where a step begins, no token is lost or repeated, and the content of a step depends on
 nothing but the plan and the cursor: rank r of R takes bins r, r + R, ... of the same step.
@@ -100,7 +100,7 @@ class _Step:
         self._space = [(capacity, number) for number in range(bins)]  # ascending; best fit is a bisection
 
     def place(self, segment: Segment) -> int:
-        """Put a segment into the bins, cut if it must be; returns how many of its tokens found room."""
+        """Put a segment into the bins, cut if it must be; returns how many of its tokens fit."""
         tokens, start, end = segment
         while start < end:
             fit = bisect_left(self._space, (end - start + 2, -1))

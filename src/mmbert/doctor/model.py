@@ -32,7 +32,7 @@ class Examination:
     """Of one folder.
 
     facts     by name, in the order printed: texts, numbers, lists and tables of them
-    problems  each with its cure; those of other readers included
+    problems  each with its fix; those of other readers included
     readers   the verdict of each
     """
 

@@ -23,7 +23,7 @@ from mmbert.model.tasks import TaskHead
 from mmbert.model.weights import TIED, WEIGHTS, bare_name, fitted, read_index
 
 Fault = tuple[str, str]
-"""What is wrong, and the cure."""
+"""What is wrong, and a fix."""
 
 
 @dataclass

@@ -83,7 +83,7 @@ class Characters:
 
 
 def open_model(name: str | Path, out: Path) -> Model:
-    """A folder or hub name. Raises WeightsError in one line."""
+    """A folder or hub name. Raises WeightsError."""
     folder = model_folder(name)
     weights = hash_folder(folder)
     return Model(str(name), folder, weights, out / weights / "models")

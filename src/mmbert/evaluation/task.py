@@ -145,7 +145,7 @@ class Task(Spec):
 
     @classmethod
     def load(cls, name: str | Path) -> Task:
-        """A task that the package brings, by name, or a file. Raises ConfigError naming place and cure."""
+        """A task that the package brings, by name, or a file. Raises ConfigError naming the place and the fix."""
         text = str(name)
         if text.endswith((".yaml", ".yml")):
             return _read(Path(text))
@@ -183,11 +183,13 @@ class Task(Spec):
             raise ValueError("languages is empty: list the codes, or map ours to the source's")
         for code in self.languages:
             try:
-                house = languages.normalise(code)
+                canonical = languages.normalise(code)
             except ConfigError as error:
                 raise ValueError(f"languages: {error}") from error
-            if house != code:
-                raise ValueError(f"languages: {code} is written {house} here: write {house}: {self.languages[code]}")
+            if canonical != code:
+                raise ValueError(
+                    f"languages: {code} is written {canonical} here: write {canonical}: {self.languages[code]}"
+                )
         missing = [code for code in self.average if code not in self.languages]
         if missing:
             raise ValueError(f"average names {missing[0]}, which is not in languages")

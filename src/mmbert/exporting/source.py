@@ -57,7 +57,7 @@ class Source:
     ) -> Source:
         """Options are those of :func:`mmbert.export`; None leaves what the folder says.
 
-        Raises WeightsError, TokenizerError or ConfigError in one line.
+        Raises WeightsError, TokenizerError or ConfigError.
         """
         folder = model_folder(name, revision=revision)
         parts = read_parts(folder)

@@ -28,7 +28,7 @@ from mmbert.errors import ConfigError, DataError
 from mmbert.finetuning.hub import HubTable, load_tables
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.finetuning.recipe_data import DataSpec
-from mmbert.finetuning.tables import Table, find_tables, house
+from mmbert.finetuning.tables import Table, canonical_code, find_tables
 from mmbert.io.row_errors import Numbered, RowFaults, as_name
 from mmbert.io.rows import read_rows
 
@@ -203,7 +203,7 @@ def _row(raw: dict[str, Any], place: str, language: str | None, spec: DataSpec, 
                 f"{place}: no language in column {spec.language_column!r} (there are: {columns}): "
                 f"set data.{role}.language_column"
             )
-        row["language"] = house(code, f"{place}, column {spec.language_column!r}")
+        row["language"] = canonical_code(code, f"{place}, column {spec.language_column!r}")
     for name in (*fields.required, *fields.optional):
         found, value = _pick(raw, spec.columns.get(name), name, place, role)
         if isinstance(value, str) and not value.strip():

@@ -106,7 +106,7 @@ def finetune(
     out        the run's folder; default: runs/<name>
     sweep      run all combinations of ``recipe.sweep`` and keep the best on dev
     callbacks  ``transformers.TrainerCallback`` objects of your own, of every trial of a sweep
-    Raises ConfigError, DataError, WeightsError or TrainingError in one line; MissingExtra without the extra finetune.
+    Raises ConfigError, DataError, WeightsError or TrainingError; MissingExtra without the extra finetune.
     """
     wanted = recipe if isinstance(recipe, FinetuneRecipe) else FinetuneRecipe.load(recipe)
     folder = Path(out) if out is not None else Path("runs") / wanted.name

@@ -13,7 +13,7 @@ from typing import Any
 
 from mmbert.errors import DataError, MissingExtra
 from mmbert.finetuning.recipe_data import DataSpec
-from mmbert.finetuning.tables import house
+from mmbert.finetuning.tables import canonical_code
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class HubTable:
 
 
 def load_tables(spec: DataSpec, role: str) -> Iterator[HubTable]:
-    """Each configuration of ``data.<role>``. Raises DataError in one line, at once where the hub cannot be reached."""
+    """Each configuration of ``data.<role>``. Raises DataError, at once where the hub cannot be reached."""
     assert spec.hub is not None, "a spec of the hub has a name"
     try:
         import datasets  # noqa: F401
@@ -73,7 +73,7 @@ def load_tables(spec: DataSpec, role: str) -> Iterator[HubTable]:
             part = part.replace("{split}", split)
         place = f"{spec.hub}{f' ({part})' if part else ''} {split}"
         stated = code or spec.language
-        language = None if stated is None else house(stated, f"data.{role}.languages")
+        language = None if stated is None else canonical_code(stated, f"data.{role}.languages")
         with _hub_errors(place, role, unreachable):
             found = _read_config(spec, part, split, commit) if spec.files is None else _read_files(spec, part, commit)
         names = {column: made for column, feature in found.features.items() if (made := _names(feature))}

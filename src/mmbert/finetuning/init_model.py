@@ -45,7 +45,7 @@ class Start:
 
 
 def load_start(recipe: FinetuneRecipe, kind: type[TaskModel], names: Sequence[str], pooling: str | None) -> Start:
-    """The recipe's model with a head for these classes. Raises WeightsError or TokenizerError in one line."""
+    """The recipe's model with a head for these classes. Raises WeightsError or TokenizerError."""
     folder = model_folder(recipe.model, revision=recipe.model_revision)
     tokenizer = Tokenizer.load(folder)
     torch.manual_seed(recipe.training.seed)

@@ -22,14 +22,14 @@ _CODE = re.compile(r"[a-z]{2,3}[_-][A-Z][a-z]{3}")
 
 @dataclass(frozen=True)
 class Table:
-    """A file of rows and the house code of their language; None where nothing tells it."""
+    """A file of rows and the canonical code of their language; None where nothing tells it."""
 
     path: Path
     language: str | None
 
 
 def find_tables(spec: DataSpec, role: str) -> list[Table]:
-    """The files of ``data.<role>``, sorted. Raises DataError naming what is not there, with the cure."""
+    """The files of ``data.<role>``, sorted. Raises DataError naming what is not there, with a fix."""
     assert spec.path is not None, "a spec of files has a path"
     place, option = Path(spec.path), f"data.{role}.path"
     if place.is_dir():
@@ -39,7 +39,7 @@ def find_tables(spec: DataSpec, role: str) -> list[Table]:
         if not path.name.lower().endswith(TABLES):
             raise DataError(f"{path}: not a form that is read ({', '.join(TABLES)}): convert it, or set {option}")
     tables = [Table(path, _stated(spec, role) or _of_name(path)) for path in paths]
-    wanted = [house(code, f"data.{role}.languages") for code in spec.languages]
+    wanted = [canonical_code(code, f"data.{role}.languages") for code in spec.languages]
     kept = [
         table for table in tables if not wanted or table.language is None or languages.matches(table.language, wanted)
     ]
@@ -48,8 +48,8 @@ def find_tables(spec: DataSpec, role: str) -> list[Table]:
     return kept
 
 
-def house(code: str, where: str) -> str:
-    """House code of a language. Raises DataError with the place."""
+def canonical_code(code: str, where: str) -> str:
+    """Canonical code of a language. Raises DataError with the place."""
     try:
         return languages.normalise(code)
     except ConfigError as error:
@@ -66,7 +66,7 @@ def _in_folder(folder: Path, spec: DataSpec, role: str) -> list[Table]:
     for inner in sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name)):
         path = _split_file(inner, names)
         if path is not None:
-            found[house(inner.name, f"folder {inner} of data.{role} is not named as a language")] = path
+            found[canonical_code(inner.name, f"folder {inner} of data.{role} is not named as a language")] = path
     if not found:
         raise DataError(
             f"{folder} has no {names[0]}.jsonl (or {', '.join(TABLES[1:])}), neither in itself nor in folders named "
@@ -74,11 +74,14 @@ def _in_folder(folder: Path, spec: DataSpec, role: str) -> list[Table]:
         )
     if not spec.languages:
         return [Table(path, code) for code, path in found.items()]
-    return [Table(_known(found, code, folder, role), house(code, f"data.{role}.languages")) for code in spec.languages]
+    return [
+        Table(_known(found, code, folder, role), canonical_code(code, f"data.{role}.languages"))
+        for code in spec.languages
+    ]
 
 
 def _known(found: dict[str, Path], code: str, folder: Path, role: str) -> Path:
-    wanted = house(code, f"data.{role}.languages")
+    wanted = canonical_code(code, f"data.{role}.languages")
     fitting = [known for known in found if languages.matches(known, [wanted])]
     if len(fitting) == 1:
         return found[fitting[0]]
@@ -94,12 +97,12 @@ def _split_file(folder: Path, names: tuple[str, ...]) -> Path | None:
 
 
 def _stated(spec: DataSpec, role: str) -> str | None:
-    return None if spec.language is None else house(spec.language, f"data.{role}.language")
+    return None if spec.language is None else canonical_code(spec.language, f"data.{role}.language")
 
 
 def _of_name(path: Path) -> str | None:
     """The language that the file's name or its folder's tells: ``swh_Latn.jsonl``, ``swh_Latn/train.jsonl``."""
     for name in (path.name.split(".")[0], path.parent.name):
         if _CODE.fullmatch(name):
-            return house(name, str(path))
+            return canonical_code(name, str(path))
     return None

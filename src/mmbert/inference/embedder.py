@@ -94,7 +94,7 @@ class Embedder(DropIn):
         pooling     mean, first, last, max, weightedmean; several side by side. Default: the folder's, or mean
         layers      weights of a mix of all layers: embeddings, each layer, the last; or all of the last few
         max_tokens  longest text, <bos> and <eos> included. Default: as the folder says
-        Raises WeightsError, TokenizerError or ConfigError in one line.
+        Raises WeightsError, TokenizerError or ConfigError.
         """
         loaded = load(name, revision=revision, device=device, precision=precision)
         return cls(loaded, pooling=pooling, layers=layers, max_tokens=max_tokens)

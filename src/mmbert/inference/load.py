@@ -115,7 +115,7 @@ def load(name: str | Path, *, revision: str | None = None, device: str = "auto",
 
     device     auto (CUDA where there is one), cpu, cuda, cuda:1, ...
     precision  auto, fp32, bf16 or int8, see :func:`mmbert.inference.precision.apply_precision`
-    Raises WeightsError, TokenizerError or ConfigError in one line.
+    Raises WeightsError, TokenizerError or ConfigError.
     """
     folder = model_folder(name, revision=revision)
     where = settle_device(device)

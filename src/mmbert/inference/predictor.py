@@ -1,4 +1,4 @@
-"""What the facades of this room share: how they are loaded, one text or many, and warnings that are said once."""
+"""What all predictors share: loading, one text or many, and warnings that are logged once."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Facade:
         device     auto, cpu, cuda, cuda:1
         precision  auto, fp32, bf16 or int8: of the encoder's matrices
         Raises WeightsError (naming the facade that fits, if the folder has another head), TokenizerError or
-        ConfigError, in one line.
+        ConfigError.
         """
         return cls(load(name, revision=revision, device=device, precision=precision))
 

@@ -48,7 +48,7 @@ class Encoder(nn.Module):
 
     @classmethod
     def load(cls, name: str | Path, *, revision: str | None = None) -> Encoder:
-        """The encoder of a folder or hub model, with or without a head. Raises WeightsError in one line."""
+        """The encoder of a folder or hub model, with or without a head. Raises WeightsError."""
         folder = model_folder(name, revision=revision)
         config, state = load_config(folder), take_encoder(load_state(folder))  # heads of any task are left aside
         check_size(config, state, str(folder))

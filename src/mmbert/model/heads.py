@@ -52,7 +52,7 @@ class MaskedLM(nn.Module):
 
     @classmethod
     def load(cls, name: str | Path, *, revision: str | None = None) -> MaskedLM:
-        """A model from a folder or the hub, fp32, on the CPU. Raises WeightsError in one line."""
+        """A model from a folder or the hub, fp32, on the CPU. Raises WeightsError."""
         folder = model_folder(name, revision=revision)
         config, state = load_config(folder), load_state(folder)
         if not any(key.startswith(("head.", "decoder.")) for key in state):

@@ -54,7 +54,7 @@ def model_folder(name: str | Path, *, revision: str | None = None) -> Path:
     """A local folder for ``name``: itself, or the hub model's files, downloaded once.
 
     Only JSON and safetensors are fetched (weights as a ``.bin`` only where there are no others).
-    Raises WeightsError in one line, offline too.
+    Raises WeightsError, offline too.
     """
     folder = Path(name)
     if folder.is_dir():

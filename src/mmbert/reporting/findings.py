@@ -157,7 +157,7 @@ def _retrieval(summary: RetrievalSummary) -> Finding:
 
 
 def size_line(record: Record) -> str:
-    """What was trained on what, in one line."""
+    """Return one sentence: what was trained, and on what data."""
     languages = {share.language for drawn in record.mixture.values() for share in drawn if share.share > 0}
     times = [seconds for phase in record.phases if (seconds := record.seconds(phase)) is not None]
     parts = [

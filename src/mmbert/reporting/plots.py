@@ -105,7 +105,7 @@ def tier_bars(record: Record) -> Spec | None:
         return None
     alt = load_altair()
     tiers = list(dict.fromkeys(row["tier"] for row in rows))
-    room = max(abs(row["change"]) for row in rows) * 0.14 + 0.002
+    margin = max(abs(row["change"]) for row in rows) * 0.14 + 0.002
     base = alt.Chart(alt.NamedData(ROWS)).encode(
         y=alt.Y("model:N", sort=list(record.summaries), title=None),
         yOffset=alt.YOffset("tier:N", sort=tiers, scale=alt.Scale(paddingOuter=0.15)),
@@ -114,7 +114,7 @@ def tier_bars(record: Record) -> Spec | None:
             title="bits per byte against the unigram model of each language",
             axis=alt.Axis(format="+.0%", tickCount=7),
             scale=alt.Scale(
-                domain=[min(0, *(r["change"] for r in rows)) - room, max(0, *(r["change"] for r in rows)) + room]
+                domain=[min(0, *(r["change"] for r in rows)) - margin, max(0, *(r["change"] for r in rows)) + margin]
             ),
         ),
     )
@@ -365,7 +365,7 @@ def _finish(chart: Any, rows: list[Row], *, height: int, title: str | None = Non
 
 
 def dress(chart: Any, rows: list[Row]) -> Spec:
-    """The specification in the house's type and lines, with ``rows`` as its data."""
+    """The specification in the report's fonts and lines, with ``rows`` as its data."""
     chart = chart.configure(background="transparent", font="system-ui, sans-serif")
     chart = chart.configure_view(stroke=None).configure_axis(
         gridColor="#d8dbe0", domainColor="#9aa0a8", tickColor="#9aa0a8", gridOpacity=0.7,

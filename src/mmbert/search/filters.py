@@ -29,7 +29,7 @@ Clause = tuple[str, list[Any]]
 
 
 def check_filter(where: Any) -> None:
-    """Raises ConfigError, in one line, for what is no filter."""
+    """Raise ConfigError for what is no filter."""
     if not isinstance(where, Mapping):
         raise ConfigError(f"where is {type(where).__name__}: expected a dict such as {{'lang': 'fra_Latn'}}")
     for key, condition in where.items():

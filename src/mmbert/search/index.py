@@ -70,7 +70,7 @@ class SearchIndex:
         chunking ...  how long texts become passages, as in ``Embedder.passages``; default: a text is one passage
         resume        take up the index that is there, if it was made with the same options
         device, precision  of the model, see ``Embedder.load``
-        Raises ConfigError, and what loading a model raises, in one line.
+        Raises ConfigError, and what loading a model raises.
         """
         folder = Path(folder)
         there = (folder / NAME).is_file()

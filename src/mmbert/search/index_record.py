@@ -32,7 +32,7 @@ class IndexRecord:
 def read_record(record: Any, place: int) -> IndexRecord:
     """A mapping with ``id``, ``text`` and perhaps ``metadata``; ``place`` is its number in the stream, for messages.
 
-    Raises DataError, in one line.
+    Raises DataError.
     """
     if not isinstance(record, Mapping):
         raise DataError(f"record {place} is {type(record).__name__}: expected a dict with id, text and metadata")

@@ -142,7 +142,7 @@ class Records:
         except sqlite3.OperationalError as error:
             if "full" in str(error):
                 raise MMBertError(
-                    f"no space left on the disk of {self.path}: make room and run the same again"
+                    f"no space left on the disk of {self.path}: free some space and run the same again"
                 ) from error
             raise DataError(f"cannot use {self.path}: {error}; is another process at work there?") from error
         except sqlite3.DatabaseError as error:

@@ -57,7 +57,7 @@ _OPENAI = {
 
 @dataclass(frozen=True)
 class Failure:
-    """A status, a message in one line, what kind it is, and headers."""
+    """A status, a one-line message, what kind it is, and headers."""
 
     status: int
     message: str

@@ -154,7 +154,7 @@ class Server:
     def stop(self) -> str | None:
         """Drain, let answers be taken, end all threads, in ``drain_seconds`` and ten seconds more at most.
 
-        Return what was abandoned, in one line; None: everything accepted was answered, and no thread runs any more.
+        Return what was abandoned, as one line; None: everything accepted was answered, and no thread runs any more.
         """
         end = time.monotonic() + self.service.options.drain_seconds
         abandoned = self.drain()
@@ -217,7 +217,7 @@ def serve(
     max_bodies        bytes of all requests in flight; default: 8 of ``max_body``. Beyond it large ones get 429
     max_connections   open at once; default: as many as there are file descriptors for, 4,096 at most
     otlp_endpoint     where OpenTelemetry traces are sent; None: nowhere
-    Raises ConfigError, WeightsError or TokenizerError in one line; Died where a thread has ended that the server
+    Raises ConfigError, WeightsError or TokenizerError; Died where a thread has ended that the server
     cannot do without, and Abandoned where the drain ended before its work: threads may then still run.
     """
     options = Options(

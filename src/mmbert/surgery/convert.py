@@ -190,7 +190,7 @@ def _plain_values() -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """What torch says in pages, in one line."""
+    """Return the reason in torch's multi-line error as one line."""
     found = re.search(r"GLOBAL ([\w.]+)", str(error))
     if found:
         return f"it holds objects of {found[1]}, and unpickling those could run any code; save state.model alone"

@@ -95,7 +95,7 @@ def select(
     """Ids to keep, ascending: those always needed, the frequent ones, and what is made on the way to each.
 
     ``counts`` (V,) says how often each token occurs. ``named`` tokens are kept too, if the tokenizer has them. Raises
-    ConfigError if ``max_tokens`` leaves no room.
+    ConfigError if ``max_tokens`` is too small for what must be kept.
     """
     always = [*_always(bpe), *(token for token in named if token in bpe.ids)]
     kept = {index for token in always for index in _needs(bpe, token)}

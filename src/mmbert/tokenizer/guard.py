@@ -1,4 +1,4 @@
-"""Guards against a ``tokenizer.json``: errors and panics of the Rust library in one line, and rules that blow up."""
+"""Guards against a ``tokenizer.json``: errors and panics of the Rust library as TokenizerError, and rules that blow up."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def unreadable(texts: Sequence[Any], start: int, error: Exception) -> TokenizerE
 
 
 def line(error: BaseException) -> str:
-    """Return an error in one line, without advice that spans more."""
+    """Return the first line of an error, at most 200 characters."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 

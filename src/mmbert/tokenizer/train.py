@@ -49,14 +49,14 @@ def train_tokenizer(texts: Iterable[tuple[str, str]], spec: TokenizerTraining) -
     if not sample.sizes:
         raise TokenizerError("no text to train a tokenizer on: are the sources empty, or was everything dropped?")
     drawn = list(sample.draw())
-    room = spec.vocab_size - len(SPECIALS) - len(_BYTES)
-    alphabet = _alphabet(drawn, room)
+    budget = spec.vocab_size - len(SPECIALS) - len(_BYTES)
+    alphabet = _alphabet(drawn, budget)
     trained = tokenizers.Tokenizer(models.BPE())
     trained.pre_tokenizer = _pre_tokenizer()
     if spec.prefix_space:
         trained.normalizer = normalizers.Prepend(" ")
     trainer = trainers.BpeTrainer(
-        vocab_size=room + len(SPECIALS),  # a special string that was learned as a word is dropped again
+        vocab_size=budget + len(SPECIALS),  # a special string that was learned as a word is dropped again
         min_frequency=2,
         special_tokens=[],
         initial_alphabet=sorted(alphabet),
@@ -164,8 +164,8 @@ class _Sample:
                     yield drawn
 
 
-def _alphabet(texts: list[str], room: int) -> set[str]:
-    """The characters that become tokens: at most a third of the room, those that save most over their bytes.
+def _alphabet(texts: list[str], budget: int) -> set[str]:
+    """The characters that become tokens: at most a third of the vocabulary, those that save most over their bytes.
 
     Without a limit the characters of hundreds of languages would leave a vocabulary of 4,000 no merges at all.
     U+2581 is never one: other software would show it as a space.
@@ -179,7 +179,7 @@ def _alphabet(texts: list[str], room: int) -> set[str]:
         return max(len(character.encode()) - 1, 1) * counts[character]
 
     kept = [character for character in counts if counts[character] > 1 and not 0xD800 <= ord(character) < 0xE000]
-    return set(sorted(kept, key=lambda c: (-saving(c), c))[: room // 3])
+    return set(sorted(kept, key=lambda c: (-saving(c), c))[: budget // 3])
 
 
 def _pre_tokenizer() -> Any:

@@ -1,7 +1,7 @@
 """Writes checkpoints in a thread while training goes on: the loop waits for a copy in memory, not for the disk.
 
 One at a time: the next save, the end of a phase and a stop wait for the one that is being written. What goes wrong in
-the thread is raised where the loop asks next, on all ranks, in one line.
+the thread is raised where the loop asks next, on all ranks.
 """
 
 from __future__ import annotations
@@ -128,5 +128,5 @@ class Saver:
         free = shutil.disk_usage(self._job.folder).free
         return TrainingError(
             f"cannot save {self._path} ({cause}): it needs {self._bytes:,} bytes, "
-            f"{free:,} are free; the checkpoint before it is whole: make room, and the same command goes on from there"
+            f"{free:,} are free; the checkpoint before it is whole: free some space, and the same command goes on from there"
         )

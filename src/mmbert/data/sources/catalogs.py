@@ -214,7 +214,7 @@ def _english(key: str, sources: dict[str, str]) -> str:
 
 @cache
 def _language(locale: str) -> str | None:
-    """House code of a locale with its script, ``cmn_Hant`` for ``zh_TW``; None if it names no single language."""
+    """Canonical code of a locale with its script, ``cmn_Hant`` for ``zh_TW``; None if it names no single language."""
     base, _, modifier = locale.partition("@")
     tag = langcodes.Language.get(base.replace("_", "-"), normalize=False)
     if tag.language in _GROUPS or (modifier and modifier not in _SCRIPTS):

@@ -20,7 +20,7 @@ from pathlib import PurePosixPath
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from mmbert.data.sources import mds
-from mmbert.data.sources.inputs import SUFFIXES, Input, house_code, named_language
+from mmbert.data.sources.inputs import SUFFIXES, Input, canonical_code, named_language
 from mmbert.errors import ConfigError, DataError
 from mmbert.io.find import is_hidden
 from mmbert.io.stream import open_file as open_local
@@ -179,11 +179,11 @@ def _named_languages(source_name: str, source: Source, chosen: dict[str, list[st
 
 def _language(source_name: str, source: Source, config: str) -> str | None:
     if source.language is not None:
-        return house_code(source.language, f"sources.{source_name}.language")
+        return canonical_code(source.language, f"sources.{source_name}.language")
     if source.language_field is not None:
         return None
     config = config.partition("-tokenized")[0]  # of the released shards: fao_Latn-tokenized-chunked-8192
-    return house_code(config, f"configuration {config} of {source.path} (set sources.{source_name}.language)")
+    return canonical_code(config, f"configuration {config} of {source.path} (set sources.{source_name}.language)")
 
 
 def _form(path: str) -> str:
@@ -192,7 +192,7 @@ def _form(path: str) -> str:
 
 @contextmanager
 def hub_errors(source: Source) -> Iterator[None]:
-    """Say in one line why the hub gives nothing."""
+    """Raise DataError, with a fix, for what the hub library raises."""
     from huggingface_hub import errors
 
     # The library's HTTP errors have one root, which has changed with the client it stands on (requests, httpx).

@@ -42,7 +42,7 @@ class Input:
     form: str
     """A key of ``SUFFIXES``."""
     language: str | None
-    """House code; None where each document names its own."""
+    """Canonical code; None where each document names its own."""
     size: int
     """In bytes."""
     stamp: str
@@ -100,7 +100,7 @@ def input_language(source_name: str, source: Source, name: str, path: str) -> st
     ``fao_Latn.jsonl.gz`` by its name; else by the last folder that names a script, ``data/fao_Latn/train/0.parquet``.
     """
     if source.language is not None:
-        return house_code(source.language, f"sources.{source_name}.language")
+        return canonical_code(source.language, f"sources.{source_name}.language")
     if source.language_field is not None:
         return None
     *folders, file = PurePosixPath(name).parts
@@ -123,14 +123,14 @@ def input_language(source_name: str, source: Source, name: str, path: str) -> st
 
 
 def named_language(name: str) -> str:
-    """House code of a file or folder that is named as a language. Raises ConfigError; also for ``fra_Latn_removed``."""
+    """Return the canonical code that a file or folder name is. Raises ConfigError, also for ``fra_Latn_removed``."""
     language = _normalise(name)
     if not _NAME.fullmatch(languages.expand(name) if "-" in name or "_" in name else name):
         raise ConfigError(f"{name!r} says more than a language, its script and its country")
     return language
 
 
-def house_code(code: str, where: str) -> str:
+def canonical_code(code: str, where: str) -> str:
     """``languages.normalise`` with the place of a wrong code in the message. Raises DataError."""
     try:
         return _normalise(code)
@@ -140,10 +140,10 @@ def house_code(code: str, where: str) -> str:
 
 @cache
 def _normalise(code: str) -> str:
-    house = languages.normalise(code)
+    canonical = languages.normalise(code)
     if (other := languages.other_meaning(code)) is not None:
-        meant, also = languages.name(house), languages.name(other)
+        meant, also = languages.name(canonical), languages.name(other)
         log.warning(
             "%s is read as %s (ISO 639-3); for Wikipedia's %s, which is %s, write %s", code, meant, code, also, other
         )
-    return house
+    return canonical

@@ -16,7 +16,7 @@ import numpy as np
 from mmbert.data.document import Document
 from mmbert.data.sources.catalogs import read_catalogs
 from mmbert.data.sources.hub_datasets import hub_errors, hub_inputs
-from mmbert.data.sources.inputs import Input, house_code, local_inputs
+from mmbert.data.sources.inputs import Input, canonical_code, local_inputs
 from mmbert.data.sources.mds import MdsShard, unpack
 from mmbert.errors import DataError
 from mmbert.io.row_errors import Numbered, Row, RowFaults, as_name, no_text
@@ -116,7 +116,7 @@ def _language(source_name: str, source: Source, where: str, row: Row) -> str:
             f"{where}: no language in field {source.language_field!r}, there are {', '.join(map(repr, row))}: "
             f"set sources.{source_name}.language_field"
         )
-    return house_code(code, f"{where}, field {source.language_field!r}")
+    return canonical_code(code, f"{where}, field {source.language_field!r}")
 
 
 def _paragraphs(source_name: str, input: Input, advance: Advance) -> Iterator[tuple[int, list[bytes]]]:

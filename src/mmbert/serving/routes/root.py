@@ -50,7 +50,7 @@ async def root(asked: Root, context: RequestContext) -> Any:
 
 
 async def read(schema: type[M], fields: dict[str, Any], context: RequestContext) -> M:
-    """A request of another route. Raises ConfigError in one line for what does not fit."""
+    """A request of another route. Raises ConfigError for what does not fit."""
     given = {key: value for key, value in fields.items() if value is not None}
     try:  # as JSON, as it would have come by its own route
         return await context.offload(context.size, lambda: schema.model_validate_json(orjson.dumps(given)))
