@@ -18,7 +18,7 @@ from mmbert.errors import ConfigError, MMBertError, WeightsError
 from mmbert.recipe import Merge
 from mmbert.surgery import merge as merge_module
 from mmbert.surgery.merge import merge
-from mmbert.surgery.ties import ties
+from ties_in_memory import ties
 
 CONFIG: dict[str, Any] = {
     "architectures": ["ModernBertForMaskedLM"], "model_type": "modernbert", "vocab_size": 64, "hidden_size": 16,

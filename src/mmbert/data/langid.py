@@ -40,11 +40,6 @@ class LanguageIdentifier:
         self._agree = cache(self._compare)
         self._known = cache(lambda claimed: any(self._agree(claimed, label) for label in self._labels))
 
-    def identify(self, text: str) -> tuple[str | None, float]:
-        """The most probable language, None where the label names none, and its probability."""
-        label, score = self._predict(text)
-        return self._labels.get(label), score
-
     def refuses(self, document: Document) -> bool:
         """Whether the model is sure that the document is in another language than it claims."""
         if not self._known(document.language):

@@ -59,18 +59,6 @@ class Mixture:
     tokens: int
     """Tokens of the phase."""
 
-    def language_shares(self) -> dict[str, float]:
-        """Share of each language over all sources."""
-        shares: dict[str, float] = defaultdict(float)
-        for stream in self.streams:
-            shares[stream.language] += stream.share
-        return dict(shares)
-
-    @property
-    def capped(self) -> tuple[StreamShare, ...]:
-        """The streams that ``max_epochs`` holds back."""
-        return tuple(stream for stream in self.streams if stream.capped)
-
 
 def mixture(phase: Phase, sizes: Sizes, *, relative: Collection[str] = ()) -> Mixture:
     """The shares of ``phase`` over streams of the given sizes.

@@ -18,35 +18,13 @@ K variants, n entries.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
-
-from mmbert.surgery.select import Selection, Threshold, Trim
 
 
 def entries_kept(count: int, density: float) -> int:
     """How many of ``count`` entries a trim keeps."""
     return max(1, int(density * count))
-
-
-def threshold_of(difference: Tensor, density: float) -> Threshold | None:
-    """The trim threshold of one task vector of any shape; None if all is kept."""
-    keep = entries_kept(difference.numel(), density)
-    if keep >= difference.numel():
-        return None
-    selection = Selection(keep)
-    flat = difference.reshape(-1).float()
-    for _ in range(2):
-        selection.count(flat)
-        selection.next_pass()
-    return selection.threshold
-
-
-def trim(difference: Tensor, density: float) -> Tensor:
-    """Zero all but the ``density`` largest entries by magnitude; of equal ones the first stay."""
-    return Trim(threshold_of(difference, density))(difference.reshape(-1).float()).reshape(difference.shape)
 
 
 def elect(trimmed: Tensor, weights: Tensor, even: float = 1.0) -> Tensor:
@@ -60,24 +38,3 @@ def disjoint_mean(trimmed: Tensor, weights: Tensor, signs: Tensor) -> Tensor:
     agreeing = (trimmed.sign() == signs).to(trimmed.dtype) * weights[:, None]
     total = agreeing.sum(0)
     return (trimmed * agreeing).sum(0) / torch.where(total == 0, torch.ones_like(total), total)
-
-
-def ties(
-    base: Tensor,
-    variants: Sequence[Tensor],
-    *,
-    weights: Sequence[float] | None = None,
-    density: float = 0.2,
-    scale: float = 1.0,
-    even: float = 1.0,
-) -> Tensor:
-    """Merge one tensor, trimmed by itself; computed in float32, returned in the type of ``base``.
-
-    To trim over a whole model, concatenate its flattened tensors; :func:`mmbert.surgery.merge.merge` does the same
-    from disk, one chunk at a time.
-    """
-    shape, flat = base.shape, base.reshape(-1).float()
-    factors = torch.tensor(weights if weights is not None else [1.0] * len(variants))
-    trimmed = torch.stack([trim(variant.reshape(-1).float() - flat, density) for variant in variants])
-    merged = disjoint_mean(trimmed, factors, elect(trimmed, factors, even))
-    return (flat + scale * merged).reshape(shape).to(base.dtype)
