@@ -73,5 +73,5 @@ def _lack(requirement: Requirement) -> str:
 
 
 def _canonical(name: str) -> str:
-    """As PyPI compares names: ``ir_measures`` is ir-measures."""
+    """Return a name as PyPI compares them: ``ir_measures`` is ir-measures."""
     return name.lower().replace("_", "-").replace(".", "-")

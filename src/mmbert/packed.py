@@ -58,22 +58,22 @@ class Packed:
 
     @property
     def tokens(self) -> int:
-        """T."""
+        """Return T, the number of tokens."""
         return int(self.ids.shape[0])
 
     @property
     def sequences(self) -> int:
-        """S."""
+        """Return S, the number of sequences."""
         return int(self.offsets.shape[0]) - 1
 
     @cached_property
     def lengths(self) -> list[int]:
-        """Length of each sequence, as plain numbers (kept on the host: attention plans with them)."""
+        """Return the length of each sequence as plain numbers (kept on the host: attention plans with them)."""
         offsets = self.offsets.tolist()
         return [end - start for start, end in pairwise(offsets)]
 
     def to(self, device: torch.device | str = "cpu") -> Packed:
-        """The same batch as torch tensors on ``device``."""
+        """Return the same batch as torch tensors on ``device``."""
         import torch
 
         def move(array: Any) -> Any:

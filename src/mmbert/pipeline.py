@@ -93,7 +93,7 @@ def _run(recipe: Recipe, folder: Path) -> RunResult:
 
 
 def write_mixture(recipe: Recipe, manifest: Manifest, path: Path) -> None:
-    """What each phase draws from the shards: phase -> streams with share, tokens and epochs."""
+    """Write what each phase draws from the shards: phase -> streams with share, tokens and epochs."""
     sizes = manifest.sizes()
     drawn = {
         name: [asdict(stream) for stream in mixture(phase, sizes).streams] for name, phase in recipe.phases.items()
@@ -126,7 +126,7 @@ def merge_phases(recipe: Recipe, folder: Path, out: Path) -> None:
 
 
 def _models(spec: Merge, folder: Path, name: str) -> list[Path]:
-    """The last checkpoints of a phase that the merge takes, oldest first; only the end for TIES. The start is one."""
+    """Return the last checkpoints of a phase that the merge takes, oldest first; for TIES only the last one."""
     end = folder / START if name == START else folder / name / FINAL
     if not end.is_dir():
         raise TrainingError(f"{end} is not there, and the merge needs it: run `mmbert pretrain` on the recipe first")
@@ -138,7 +138,7 @@ def _models(spec: Merge, folder: Path, name: str) -> list[Path]:
 def _evaluate(
     recipe: Recipe, name: str, model: Path, heldout: HeldoutSet, folder: Path, *, retrieval: bool = False
 ) -> ModelResult:
-    """The exam of one model, on the device and in the precision of its training."""
+    """Evaluate one model on held-out text, on the device and in the precision of its training."""
     device = torch.device("cuda" if recipe.runtime.device != "cpu" and torch.cuda.is_available() else "cpu")
     wanted = recipe.runtime.precision
     precision = choose_precision(device, recipe.shape.hidden_size) if wanted == "auto" else wanted

@@ -64,16 +64,16 @@ class BadShards:
 
     @property
     def shards(self) -> tuple[LeftOut, ...]:
-        """All of them, in the order in which they were found."""
+        """Return all bad shards, in the order in which they were found."""
         return self._record.shards
 
     def at(self, phase: str, draw: int, offset: int) -> frozenset[str]:
-        """The files that the step of a phase that begins here goes without."""
+        """Return the files that the step of a phase which begins here is trained without."""
         here = (draw, offset)
         return frozenset(s.file for s in self.shards if s.phase != phase or (s.draw, s.offset) <= here)
 
     def add(self, found: Sequence[LeftOut]) -> None:
-        """Some more; they are on disk when this returns."""
+        """Add bad shards; they are on disk when this returns."""
         self._record = _BadShardList(shards=(*self.shards, *found))
         write_json(self._path, self._record.model_dump(mode="json"))
         for shard in found:
@@ -101,5 +101,5 @@ def record_bad_shards(shards: Path, run: Path, *, verify: bool, skip: bool) -> N
 
 
 def advised(error: BadShard) -> BadShard:
-    """The same error, with the way on without the shard."""
+    """Return the same error with the advice to go on without the shard."""
     return BadShard(error.path, error.fault, f"{error.fix}, or go on without it: runtime.on_bad_shard=skip")

@@ -1,8 +1,8 @@
 """The shards of a phase's streams, as segments of documents.
 
-A document is cut into segments of at most ``context - 2`` tokens: a training sequence is <bos> segment <eos>. A block is
-what is drawn at once: the segments that begin in one stretch of ``context`` tokens of a shard. Blocks are found from
-the document ends alone, by bisection; nothing is indexed beforehand.
+A document is cut into segments of at most ``context - 2`` tokens: a training sequence is <bos> segment <eos>. A block
+is the unit of drawing: the segments that begin in one stretch of ``context`` tokens of a shard. Blocks are found from
+the document ends by bisection; no index is built.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Corpus:
         """(S,) blocks of each stream."""
 
     def leave_out(self, files: frozenset[str]) -> float:
-        """From now on the blocks of these shards are empty; returns their part of all tokens.
+        """Make the blocks of these shards empty from now on. Return their share of all tokens.
 
         Raises DataError if no other shard is left.
         """
@@ -80,7 +80,7 @@ class Corpus:
         return next(shard for shards in self._shards for shard in shards if self._folder / shard.file == path)
 
     def segments(self, stream: int, block: int) -> list[Segment]:
-        """The segments that begin in a block, in their order in the shard. May be empty at the end of a shard.
+        """Return the segments that begin in a block, in shard order. May be empty at the end of a shard.
 
         Raises BadShard if the shard is damaged where its documents end; its tokens are read when a segment is sliced.
         """
@@ -102,7 +102,7 @@ class Corpus:
 
 
 def _first_blocks(shards: Sequence[ShardInfo], context: int) -> list[int]:
-    """[the number of each shard's first block, ..., all blocks]."""
+    """Return the number of each shard's first block, and last the number of all blocks."""
     first = [0]
     for shard in shards:
         first.append(first[-1] + -(-shard.tokens // context))
@@ -112,7 +112,7 @@ def _first_blocks(shards: Sequence[ShardInfo], context: int) -> list[int]:
 def segments_between(
     ends: NDArray[np.int64] | memoryview[int], begin: int, end: int, longest: int
 ) -> list[tuple[int, int]]:
-    """(start, end) of the segments of at most ``longest`` tokens that begin in tokens ``begin`` to ``end - 1``.
+    """Return (start, end) of the segments of at most ``longest`` tokens that begin in [``begin``, ``end``).
 
     ends  (documents,) where consecutive documents of a shard stop: those that hold these tokens, and the one before
     """

@@ -32,7 +32,7 @@ class Encodes(HasVocabulary, Protocol):
 def heldout_batches(
     tokenizer: Encodes, texts: Mapping[str, Sequence[str]], evaluation: Evaluation, seed: int
 ) -> dict[str, Packed]:
-    """Language -> one masked batch of at most ``tokens_per_language`` tokens, as numpy arrays.
+    """Return one masked batch of at most ``tokens_per_language`` tokens for each language, as NumPy arrays.
 
     Texts come in an order shuffled by (seed, language): first the beginning of each, cut to the context, then the
     second part of each, and so on until the budget is used. Every batch has at least one label. Languages without a
@@ -52,7 +52,7 @@ def heldout_batches(
 
 
 def _sequences(tokenizer: Encodes, texts: Sequence[str], evaluation: Evaluation, key: int) -> list[NDArray[np.int64]]:
-    """<bos> segment <eos>, within the budget of one language."""
+    """Return sequences <bos> segment <eos>, within the token budget of one language."""
     left = evaluation.tokens_per_language
     sequences: list[NDArray[np.int64]] = []
     for segment in _segments(tokenizer, texts, evaluation.context - 2, key):
@@ -66,7 +66,7 @@ def _sequences(tokenizer: Encodes, texts: Sequence[str], evaluation: Evaluation,
 
 
 def _segments(tokenizer: Encodes, texts: Sequence[str], longest: int, key: int) -> Iterator[NDArray[np.uint32]]:
-    """The first part of every text, then the second of those that have one, ...; texts are encoded when asked for."""
+    """Yield the first segment of every text, then the second segments, and so on. Texts are encoded lazily."""
     documents: list[NDArray[np.uint32]] = []
     order = permute(np.arange(len(texts)), len(texts), key).tolist()
     for begin in range(0, len(order), _ENCODED):

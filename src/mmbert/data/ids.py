@@ -42,7 +42,7 @@ class ShardInputs(NamedTuple):
 
 
 def holds_ids(source_name: str, source: Source, inputs: list[Input]) -> bool:
-    """Whether the files hold token ids and no text. Raises DataError for MDS with neither, ConfigError for options."""
+    """Return whether the files hold token ids. Raises DataError for neither ids nor text, ConfigError for options."""
     kinds = {_kind(source_name, source, file) for file in inputs}
     if kinds != {"ids"}:
         if "ids" in kinds:
@@ -75,7 +75,7 @@ def _kind(source_name: str, source: Source, file: Input) -> str:
 
 
 def shard_inputs(inputs: list[Input]) -> list[ShardInputs]:
-    """The shards that will be made of files sorted by language and name; always the same."""
+    """Group files, sorted by language and name, into those of one shard each. A pure function of its arguments."""
     found = []
     for language, files in groupby(inputs, key=lambda file: file.language or ""):
         groups: list[list[Input]] = [[]]
@@ -118,7 +118,7 @@ class IdReader:
         write_shard(place / f"{part.number:05d}.tokens", documents, info)
 
     def documents(self, shard: MdsShard) -> Iterator[NDArray[np.uint32]]:
-        """The documents of one shard, in order, without <bos> and <eos>."""
+        """Yield the documents of one MDS shard in order, without <bos> and <eos>."""
         first: set[int] = set()
         field = self._source.ids_field
         for number, row in enumerate(shard.rows([field])):
@@ -145,7 +145,7 @@ class IdReader:
         return ids.astype(np.uint32)
 
     def _documents_of(self, ids: NDArray[np.uint32]) -> Iterator[NDArray[np.uint32]]:
-        """The runs between ids that stand for no text."""
+        """Yield the runs between special ids, each of which is (a part of) one document."""
         bounds = np.flatnonzero(np.isin(ids, self._ends))
         start = 0
         for end in (*bounds.tolist(), len(ids)):
@@ -159,7 +159,7 @@ class IdReader:
 
     @cached_property
     def _characters(self) -> NDArray[np.int64]:
-        """(V,) characters that each token begins; one that is spelled in bytes is counted at its first."""
+        """Return the characters that begin in each token (V,). A character in bytes counts at its first byte."""
         counts = self._bytes.copy()
         for index in np.flatnonzero(counts > 1).tolist():
             counts[index] = min(counts[index], len(self._tokenizer.id_to_token(index) or ""))

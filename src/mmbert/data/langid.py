@@ -41,7 +41,7 @@ class LanguageIdentifier:
         self._known = cache(lambda claimed: any(self._agree(claimed, label) for label in self._labels))
 
     def refuses(self, document: Document) -> bool:
-        """Whether the model is sure that the document is in another language than it claims."""
+        """Return whether the model is confident that the document is not in the language that it claims."""
         if not self._known(document.language):
             return False
         label, score = self._predict(document.text)
@@ -60,19 +60,19 @@ class LanguageIdentifier:
 
 @cache
 def identifier(spec: LanguageId) -> LanguageIdentifier:
-    """The model of a recipe, read once a process."""
+    """Return the model of a recipe, loaded once in a process."""
     return LanguageIdentifier(spec)
 
 
 def wrong_language(document: Document, cleaning: Cleaning) -> str | None:
-    """``LANGUAGE`` if the recipe's model refuses the document, None without a model."""
+    """Return ``LANGUAGE`` if the recipe's model refuses the document, else None."""
     if cleaning.language_id is None:
         return None
     return LANGUAGE if identifier(cleaning.language_id).refuses(document) else None
 
 
 def model_file(name: str) -> Path:
-    """The file of a model, fetched from the hub unless it is here. Raises DataError."""
+    """Return the file of a model, downloaded from the hub unless it is a local file. Raises DataError."""
     path = Path(name)
     if path.is_file():
         return path
@@ -87,7 +87,7 @@ def model_file(name: str) -> Path:
 
 @cache
 def model_hash(name: str) -> str:
-    """SHA-256 of a model's file: text prepared with another one is prepared again. Raises DataError."""
+    """Return the SHA-256 of a model's file: another model means that text is prepared again. Raises DataError."""
     return sha256(model_file(name))
 
 

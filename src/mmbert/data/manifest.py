@@ -64,11 +64,11 @@ class Manifest(_Record):
 
     @property
     def tokens(self) -> int:
-        """Tokens in all."""
+        """Return the number of all tokens."""
         return sum(stream.tokens for stream in self.streams)
 
     def sizes(self) -> dict[tuple[str, str], int]:
-        """(source, language) -> tokens."""
+        """Return (source, language) -> tokens."""
         return {(stream.source, stream.language): stream.tokens for stream in self.streams}
 
     def save(self, folder: Path) -> None:

@@ -54,30 +54,30 @@ class Vocabulary:
 
     @classmethod
     def of(cls, tokenizer: HasVocabulary) -> Vocabulary:
-        """Of a tokenizer."""
+        """Return the vocabulary of a tokenizer."""
         t = tokenizer
         return cls(t.vocab_size, t.pad_id, t.eos_id, t.bos_id, t.unk_id, t.mask_id)
 
     @cached_property
     def is_special(self) -> NDArray[np.bool_]:
-        """(size,) True for the five ids that stand for no text."""
+        """Return (size,) bool: True for the five ids that stand for no text."""
         table = np.zeros(self.size, dtype=np.bool_)
         table[[self.pad, self.eos, self.bos, self.unk, self.mask]] = True
         return table
 
     @cached_property
     def regular(self) -> NDArray[np.int64]:
-        """The ids that may replace a token."""
+        """Return the ids that may replace a token."""
         return np.flatnonzero(~self.is_special)
 
 
 def generator(*key: str | int) -> np.random.Philox:
-    """The source of random bits that belongs to a key, such as (seed, phase, draw, offset, bin)."""
+    """Return the random generator of a key, such as (seed, phase, draw, offset, bin)."""
     return np.random.Philox(key=int.from_bytes(digest_of("mask", *key), "little"))
 
 
 def draw(offsets: NDArray[np.int32], bits: np.random.Philox) -> NDArray[np.uint32]:
-    """(T,) one uniform 32-bit number a token; the highest for <bos> and <eos>, which no rate below 1 chooses.
+    """Return one uniform 32-bit number for each token (T,); the largest for <bos> and <eos>, which are never chosen.
 
     Needs the lengths of the sequences only: so each rank counts the labels of all others without their text.
     """
@@ -88,12 +88,12 @@ def draw(offsets: NDArray[np.int32], bits: np.random.Philox) -> NDArray[np.uint3
 
 
 def threshold(rate: float) -> int:
-    """Tokens whose number is below this are chosen."""
+    """Return the number below which a token is chosen."""
     return min(round(rate * _RANGE), _RANGE - 1)
 
 
 def count_labels(offsets: NDArray[np.int32], rate: float, bits: np.random.Philox) -> int:
-    """How many tokens ``mask`` chooses with the same arguments, where it is not by whole words."""
+    """Return how many tokens ``mask`` chooses with the same arguments, without whole words."""
     return int(np.count_nonzero(draw(offsets, bits) < threshold(rate)))
 
 
@@ -132,7 +132,7 @@ def mask(
 def hide(
     ids: NDArray[np.int64], offsets: NDArray[np.int32], rate: float, bits: np.random.Philox, vocabulary: Vocabulary
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """As ``mask``, for measuring: every chosen token becomes <mask>, and at least one is chosen where there is text."""
+    """Mask for evaluation: as ``mask``, but every chosen token becomes <mask>, and at least one is chosen."""
     numbers = draw(offsets, bits)
     lowest = int(numbers.min(initial=_RANGE - 1))
     limit = max(threshold(rate), lowest + 1 if lowest < _RANGE - 1 else 0)
@@ -145,7 +145,7 @@ def hide(
 
 
 def _check(labels: NDArray[np.int64], vocabulary: Vocabulary) -> None:
-    """Text must be free of special ids: ranks count one another's labels from lengths alone."""
+    """Raise DataError for special ids in a text: ranks count each other's labels from lengths alone."""
     if not len(labels):
         return
     if int(labels.max()) >= vocabulary.size:
@@ -161,6 +161,6 @@ def _check(labels: NDArray[np.int64], vocabulary: Vocabulary) -> None:
 
 
 def _uniform(count: int, bits: np.random.Philox) -> NDArray[np.uint32]:
-    """(count,) uniform 32-bit numbers."""
+    """Return uniform 32-bit numbers (count,)."""
     raw = bits.random_raw(-(-count // 2))
     return np.asarray(raw, dtype="<u8").view("<u4")[:count].astype(np.uint32, copy=False)

@@ -61,7 +61,7 @@ class Mixture:
 
 
 def mixture(phase: Phase, sizes: Sizes, *, relative: Collection[str] = ()) -> Mixture:
-    """The shares of ``phase`` over streams of the given sizes.
+    """Return the shares of a phase over streams of the given sizes.
 
     relative  sources whose sizes are known up to a factor only: they have no epochs and no cap
     Raises ConfigError if the phase names languages or sources without text, or asks for more than max_epochs allows.
@@ -94,7 +94,7 @@ def mixture(phase: Phase, sizes: Sizes, *, relative: Collection[str] = ()) -> Mi
 
 
 def annealed(sizes: ArrayLike, temperature: float) -> NDArray[np.float64]:
-    """Shares in proportion to size ** temperature (sizes > 0), which add up to 1."""
+    """Return shares in proportion to size ** temperature (sizes > 0) that sum to 1."""
     logs = np.log(np.asarray(sizes, dtype=np.float64)) * temperature
     weights = np.exp(logs - logs.max())
     return np.asarray(weights / weights.sum())
@@ -122,7 +122,7 @@ def fill(weights: NDArray[np.float64], limits: NDArray[np.float64], total: float
 
 
 def _pool(sizes: Sizes, data: PhaseData, per_token: float) -> tuple[dict[tuple[str, str], float], set[tuple[str, str]]]:
-    """Shares and capped streams when all sources are one pool."""
+    """Return shares and capped streams when all sources form one pool."""
     totals = _by_language(sizes)
     tokens = np.array(list(totals.values()), dtype=np.float64)
     if tokens.sum() * per_token < 1 - 1e-9:
@@ -135,7 +135,7 @@ def _pool(sizes: Sizes, data: PhaseData, per_token: float) -> tuple[dict[tuple[s
 
 
 def _with_fixed(codes: Sequence[str], weights: NDArray[np.float64], fixed: Mapping[str, float]) -> NDArray[np.float64]:
-    """Weights that add up to 1: the ``fixed`` languages have their share, the others keep their proportions."""
+    """Return weights that sum to 1: the ``fixed`` languages have their share, the others keep their proportions."""
     weights = weights.copy()
     free = np.ones(len(codes), dtype=bool)
     for code, share in fixed.items():
@@ -154,7 +154,7 @@ def _with_fixed(codes: Sequence[str], weights: NDArray[np.float64], fixed: Mappi
 def _budgets(
     sizes: Sizes, budgets: Mapping[str, Budget], temperature: float, per_token: float, relative: Collection[str]
 ) -> tuple[dict[tuple[str, str], float], set[tuple[str, str]]]:
-    """Shares and capped streams when every source has a budget: first over the sources, then inside each."""
+    """Return shares and capped streams when every source has a budget: first over the sources, then inside each."""
     members: dict[str, list[tuple[str, str]]] = {source: [] for source, budget in budgets.items() if budget.tokens}
     for stream in sizes:
         if stream[0] in members:
@@ -189,7 +189,7 @@ def _is_held(share: float, limit: float) -> bool:
 
 
 def _too_long(what: str, allowed: float, tokens: float) -> ConfigError:
-    """The error for a phase that cannot be filled. ``allowed``: the tokens it needs; ``tokens``: those there are."""
+    """Return the error for a phase that needs ``allowed`` tokens at the cap when there are only ``tokens``."""
     return ConfigError(
         f"the phase's tokens exceed data.max_epochs times {what}: there are {tokens:,.0f} tokens of text and the phase "
         f"needs {allowed:,.0f} at that cap; lower the phase's tokens, raise data.max_epochs (null: no cap) or add text"
@@ -204,7 +204,7 @@ def _by_language(sizes: Sizes) -> dict[str, float]:
 
 
 def choose_languages(wanted: str | int | Sequence[str], totals: Mapping[str, float]) -> set[str]:
-    """The languages of ``totals`` (language -> tokens) that a phase admits.
+    """Return the languages of ``totals`` (language -> tokens) that a phase admits.
 
     ``all``; the so many largest, with program code on top; or codes (``fra`` admits ``fra_Latn``). Raises ConfigError
     for a code that is no language; languages without text are named in a warning.

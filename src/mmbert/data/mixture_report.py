@@ -23,7 +23,7 @@ AIM = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class LanguageShare:
+class PhaseShare:
     """One language in one phase."""
 
     share: float
@@ -37,7 +37,7 @@ class LanguageShare:
 
     @property
     def mark(self) -> str:
-        """``max``: held back by the cap; ``>5``: repeated more often than the published runs wanted."""
+        """Return ``max`` if the cap limits the language, ``>5`` for more epochs than in the published runs, or nothing."""
         if self.capped:
             return "max"
         return f">{AIM:g}" if self.epochs is not None and self.epochs > AIM else ""
@@ -51,12 +51,12 @@ class LanguageRow:
     name: str
     tokens: int | None
     """Tokens there are in the sources drawn from; None if not known."""
-    phases: dict[str, LanguageShare]
+    phases: dict[str, PhaseShare]
     """Only those that draw it."""
 
 
 def mixtures(recipe: Recipe, folder: Path, shards: Path, phases: Sequence[str] = ()) -> dict[str, Mixture]:
-    """The mixture of each phase (default: all), in their order.
+    """Return the mixture of each phase (default: all), in the order of the recipe.
 
     folder  the recipe's, for its tables of counts
     shards  the folder of shards; without a manifest in it the recipe's counts are used
@@ -82,8 +82,8 @@ def mixtures(recipe: Recipe, folder: Path, shards: Path, phases: Sequence[str] =
 
 
 def language_rows(drawn: Mapping[str, Mixture]) -> list[LanguageRow]:
-    """Every language with its parts: those with the most text first, then by their share."""
-    parts: dict[str, dict[str, LanguageShare]] = {}
+    """Return every language with its share in each phase, largest first."""
+    parts: dict[str, dict[str, PhaseShare]] = {}
     tokens: dict[str, dict[str, int | None]] = {}
     for phase, mixed in drawn.items():
         for language, streams in _by_language(mixed).items():
@@ -91,7 +91,7 @@ def language_rows(drawn: Mapping[str, Mixture]) -> list[LanguageRow]:
             sizes = [stream.tokens for stream in streams]
             known = None if None in sizes else sum(size or 0 for size in sizes)
             epochs = share * mixed.tokens / known if known else None
-            part = LanguageShare(share, share * mixed.tokens, epochs, any(stream.capped for stream in streams))
+            part = PhaseShare(share, share * mixed.tokens, epochs, any(stream.capped for stream in streams))
             parts.setdefault(language, {})[phase] = part
             tokens.setdefault(language, {}).update({stream.source: stream.tokens for stream in streams})
     rows = []
@@ -128,7 +128,7 @@ def table(recipe: Recipe, drawn: Mapping[str, Mixture], rows: Sequence[LanguageR
 
 
 def _summary(recipe: Recipe, phase: str, mixed: Mixture, rows: Sequence[LanguageRow]) -> str:
-    """One line about a phase."""
+    """Return one line about a phase."""
     spec = recipe.phases[phase]
     mine = [row for row in rows if phase in row.phases]
     held = [row.language for row in mine if row.phases[phase].capped]
@@ -160,7 +160,7 @@ def as_json(recipe: Recipe, drawn: Mapping[str, Mixture], rows: Sequence[Languag
 
 
 def count(tokens: float | None) -> str:
-    """Tokens for people: 950, 12.3k, 4.72M, 2.3T; empty if not known."""
+    """Format a number of tokens: 950, 12.3k, 4.72M, 2.3T; empty if not known."""
     if tokens is None:
         return ""
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):

@@ -43,7 +43,7 @@ class Cursor:
     """Tokens of the phase before this one, empty places counted: the clock of the schedules."""
 
     def to_json(self) -> dict[str, int]:
-        """As plain values, for ``Cursor(**values)``."""
+        """Return plain values for ``Cursor(**values)``."""
         return asdict(self)
 
 
@@ -58,7 +58,7 @@ class Blocks(Protocol):
 
 
 def compose(plan: Plan, corpus: Blocks, cursor: Cursor, bins: int, capacity: int) -> tuple[list[Bin], Cursor]:
-    """The segments of one step of ``bins`` micro-batches of ``capacity`` tokens, and where the next step begins."""
+    """Pack one step of ``bins`` micro-batches of ``capacity`` tokens. Return the bins and the next cursor."""
     step = _Step(bins, capacity)
     draw, offset = cursor.draw, cursor.offset
     for draw, segments in _drawn(plan, corpus, cursor):
@@ -72,7 +72,7 @@ def compose(plan: Plan, corpus: Blocks, cursor: Cursor, bins: int, capacity: int
 
 
 def _drawn(plan: Plan, corpus: Blocks, cursor: Cursor) -> Iterator[tuple[int, list[Segment]]]:
-    """(position, segments) of each draw from the cursor on; of the first one, what is not used yet."""
+    """Yield (position, segments) of each draw from the cursor on, without the tokens that are used already."""
     skip, position = cursor.offset, cursor.draw
     while True:
         streams, blocks, _ = plan.draws(position, _DRAWN - position % _DRAWN)
@@ -83,7 +83,7 @@ def _drawn(plan: Plan, corpus: Blocks, cursor: Cursor) -> Iterator[tuple[int, li
 
 
 def _after(segments: list[Segment], skip: int) -> list[Segment]:
-    """The segments without their first ``skip`` tokens."""
+    """Return the segments without their first ``skip`` tokens."""
     rest: list[Segment] = []
     for tokens, start, end in segments:
         if skip < end - start:
@@ -119,7 +119,7 @@ class _Step:
 
 
 def assemble(segments: Bin, bos: int, eos: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """(ids, offsets) of the sequences <bos> segment <eos>, end to end: the arrays of a Packed."""
+    """Return (ids, offsets) of the sequences <bos> segment <eos>, concatenated as in a Packed."""
     offsets = offsets_of(segments)
     ids = np.empty(int(offsets[-1]), dtype=np.int64)
     ids[offsets[:-1]] = bos
@@ -133,7 +133,7 @@ def assemble(segments: Bin, bos: int, eos: int) -> tuple[NDArray[np.int64], NDAr
 
 
 def offsets_of(segments: Bin) -> NDArray[np.int32]:
-    """Where each sequence of a bin begins; the last entry is the number of its tokens."""
+    """Return where each sequence of a bin begins (S + 1,); the last entry is its number of tokens."""
     offsets = np.zeros(len(segments) + 1, dtype=np.int32)
     np.cumsum([end - start + 2 for _, start, end in segments], out=offsets[1:])
     return offsets

@@ -71,7 +71,7 @@ class Plan:
         self._cache: dict[int, Draws] = {}
 
     def draw_shares(self) -> NDArray[np.float64]:
-        """(S,) each stream's share of the draws: its share of the tokens over the mean tokens of its blocks."""
+        """Return each stream's share of the draws (S,): its share of the tokens over the mean tokens of its blocks."""
         shares = np.array([stream.share for stream in self.mixture.streams], dtype=np.float64)
         tokens = [stream.tokens for stream in self.mixture.streams]
         if all(count is not None for count in tokens):
@@ -79,7 +79,7 @@ class Plan:
         return np.asarray(shares / shares.sum())
 
     def draw(self, position: int) -> tuple[int, int]:
-        """(stream, block) of one draw."""
+        """Return (stream, block) of one draw."""
         chunk, place = self._chunk(position // self._size), position % self._size
         return int(chunk.streams[place]), int(chunk.blocks[place])
 
@@ -98,7 +98,7 @@ class Plan:
         return self._cache[number]
 
     def _make_chunk(self, number: int) -> Draws:
-        """The draws of several windows at once."""
+        """Return the draws of several windows at once."""
         windows = np.arange(self._size // self.window, dtype=np.int64) + number * (self._size // self.window)
         places = np.tile(np.arange(self.window, dtype=np.int64), len(windows))
         window = np.repeat(windows, self.window)
@@ -117,11 +117,11 @@ class Plan:
         return Draws(streams, permute(index, sizes, child_keys(self._keys[streams], epochs)), epochs)
 
     def _phase(self, windows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The first point of each window."""
+        """Return the first point of each window."""
         return (self._start + windows * self._turn) % self._spacing
 
     def _points_below(self, windows: int) -> NDArray[np.int64]:
-        """(S,) how many points of the first ``windows`` windows lie below the end of each stream's part of the line."""
+        """Return how many points of the first ``windows`` windows lie below each stream's bound on the line (S,)."""
         if windows * self._turn >= 1 << 62:  # 2 ** 34 draws in windows of 64: 17 trillion tokens in blocks of 1,024
             raise ValueError(f"a plan with windows of {self.window} draws ends before draw {windows * self.window}")
         whole, rest = np.divmod(self._bounds, self._spacing)
@@ -133,7 +133,7 @@ class Plan:
 
 
 def _bounds(shares: NDArray[np.float64]) -> NDArray[np.int64]:
-    """(S,) cumulative shares on the line; the parts add up to it, each within one point of exact."""
+    """Return cumulative shares on the line (S,); each part is within one point of exact, and their sum is exact."""
     exact = shares * _LINE
     parts = np.floor(exact).astype(np.int64)
     missing = _LINE - int(parts.sum())
@@ -147,7 +147,7 @@ def _bounds(shares: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def _odd(value: float) -> int:
-    """An odd number near ``value``: coprime to a power of two, so that its multiples visit every phase."""
+    """Return an odd number near ``value``: coprime to a power of two, so that its multiples visit every phase."""
     return int(value) | 1
 
 
@@ -176,7 +176,7 @@ class BatchStage(NamedTuple):
 
 
 def batch_at(phase: Phase, tokens_seen: int) -> int:
-    """Tokens of the step that begins when ``tokens_seen`` tokens of the phase have been seen.
+    """Return the tokens of the step that begins when ``tokens_seen`` tokens of the phase have been seen.
 
     From ``batch_start`` the batch grows to ``batch`` in equal additions, an equal number of steps at each size
     (ModernBERT's BatchSizeWarmupScheduler), so that it is full after ``batch_warmup`` tokens. An addition is the
@@ -194,7 +194,7 @@ def batch_at(phase: Phase, tokens_seen: int) -> int:
 
 
 def batch_stages(phase: Phase) -> list[BatchStage]:
-    """The stretches of constant batch that make up a phase, in order."""
+    """Return the stages of constant batch size that make up a phase, in order."""
     found: list[BatchStage] = []
     seen = 0
     while seen < phase.tokens:
@@ -212,5 +212,5 @@ def batch_stages(phase: Phase) -> list[BatchStage]:
 
 
 def count_steps(phase: Phase) -> int:
-    """Optimiser steps of a phase."""
+    """Return the number of optimiser steps of a phase."""
     return sum(stage.steps for stage in batch_stages(phase))

@@ -68,7 +68,7 @@ BEYOND = "held out beyond the limit"
 
 
 def prepare_data(recipe: Recipe, folder: Path) -> tuple[Manifest, Tokenizer]:
-    """Text, tokenizer and shards, below ``folder``. What is finished is not done again.
+    """Prepare text, tokenizer and shards below ``folder``. Finished parts are kept.
 
     Raises MMBertError if another process is preparing the same folder.
     """
@@ -94,13 +94,13 @@ def prepare_text(recipe: Recipe, folder: Path) -> None:
 
 
 def text_work(recipe: Recipe, folder: Path) -> dict[str, tuple[Work, bool]]:
-    """Source -> the work on its text, and whether all of it is done in ``folder``. Raises as ``prepare_text``."""
+    """Return for each source the work on its text, and whether it is done in ``folder``. Raises as ``prepare_text``."""
     _check_sources(recipe)
     return {name: _Preparation(name, source, recipe.cleaning, folder).work() for name, source in recipe.sources.items()}
 
 
 def prepare_tokenizer(recipe: Recipe, folder: Path) -> Tokenizer:
-    """The recipe's tokenizer in ``folder/tokenizer``: copied there or trained on the prepared text, once."""
+    """Return the recipe's tokenizer, copied to ``folder/tokenizer`` or trained there on the prepared text, once."""
     home, record = folder / "tokenizer", folder / "tokenizer" / "made-from.json"
     wanted: dict[str, Any] = {"tokenizer": recipe.vocabulary}
     if isinstance(recipe.vocabulary, TokenizerTraining):
@@ -122,7 +122,7 @@ def prepare_tokenizer(recipe: Recipe, folder: Path) -> Tokenizer:
 
 
 def iterate_text(folder: Path, *, heldout: bool = False) -> Iterator[tuple[str, str, str]]:
-    """(source, language, text) of everything prepared: sources in the recipe's order, languages sorted."""
+    """Yield (source, language, text) of all prepared text: sources in the recipe's order, languages sorted."""
     for name, source in Report.load(folder).sources.items():
         for language, counts in source.languages.items():
             if counts.heldout_documents if heldout else counts.documents:
@@ -131,7 +131,7 @@ def iterate_text(folder: Path, *, heldout: bool = False) -> Iterator[tuple[str, 
 
 
 def heldout_texts(folder: Path) -> dict[str, list[str]]:
-    """Language -> its held-out texts, of all sources together."""
+    """Return the held-out texts of each language, of all sources together."""
     texts: dict[str, list[str]] = {}
     for _, language, text in iterate_text(folder, heldout=True):
         texts.setdefault(language, []).append(text)
@@ -146,12 +146,12 @@ def _check_sources(recipe: Recipe) -> None:
 
 
 def judge(document: Document, cleaning: Cleaning) -> str | None:
-    """The reason to drop a document for what it is itself, or None."""
+    """Return the reason to drop a document for its own content, or None."""
     return check(document, cleaning) or wrong_language(document, cleaning)
 
 
 def chosen(document: Document, source: Source, cleaning: Cleaning) -> bool:
-    """Whether a document is held out, by a hash of its id; in a source that brings held-out text none is."""
+    """Return whether a document is held out, by a hash of its id. Sources with their own held-out text lose none."""
     if source.heldout is not None or source.kind == "catalogs" or cleaning.holdout == 0:
         return False
     digest = hashlib.blake2b(document.id.encode(), digest_size=8).digest()
@@ -201,13 +201,13 @@ class _Preparation:
         return report
 
     def work(self) -> tuple[Work, bool]:
-        """The plan, and whether it is done."""
+        """Return the plan, and whether it is done."""
         work = self._plan()
         done = [self._done(task) for task in work.tasks]
         return work, all(path.is_file() and read_json(path)["fingerprint"] == work.fingerprint for path in done)
 
     def _plan(self) -> Work:
-        """The tasks and the fingerprint of everything they depend on."""
+        """Return the tasks and the fingerprint of everything that they depend on."""
         if self.source.kind == "hub" and (complete := self._complete()) is not None:
             return complete
         try:
@@ -231,7 +231,7 @@ class _Preparation:
             write_json(path, values)
 
     def _complete(self) -> Work | None:
-        """The finished plan of a source with these very options, which may be out of reach by now."""
+        """Return the finished plan of a source with these options, or None. The source may be unreachable by now."""
         values = read_complete(self.folder, self.name)
         if values.get("options") != text_options(self.source, self.cleaning):
             return None
@@ -289,7 +289,7 @@ class _Preparation:
         )
 
     def _hold_out(self, document: Document, before: int, *, heldout_only: bool) -> str | None:
-        """The reason not to keep a document for evaluation."""
+        """Return the reason not to keep a document for evaluation, or None."""
         reason = judge(document, self.cleaning)
         if reason is None and before + len(document.text) > self.cleaning.holdout_characters:
             reason = BEYOND
@@ -298,7 +298,7 @@ class _Preparation:
         return reason
 
     def _keep(self, document: Document) -> str | None:
-        """The reason not to train on a document."""
+        """Return the reason not to train on a document, or None."""
         reason = judge(document, self.cleaning)
         if reason is not None:
             return reason

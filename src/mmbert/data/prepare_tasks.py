@@ -57,7 +57,7 @@ class Work(NamedTuple):
 
 
 def plan_work(name: str, source: Source, cleaning: Cleaning, folder: Path) -> Work:
-    """The work for one source. Raises DataError if its files are not there or cannot be told apart."""
+    """Plan the work on one source. Raises DataError if its files are missing or their languages unknown."""
     wanted = text_options(source, cleaning)
     # A source or a model may move, and a recipe be told so: what counts are the files found.
     wanted["source"] = {key: value for key, value in wanted["source"].items() if key not in ("path", "heldout")}
@@ -80,7 +80,7 @@ def plan_work(name: str, source: Source, cleaning: Cleaning, folder: Path) -> Wo
 
 
 def text_options(source: Source, cleaning: Cleaning) -> dict[str, Any]:
-    """What the text depends on, beside the files."""
+    """Return the options on which the prepared text depends, besides the files."""
     options: dict[str, Any] = {"form": _FORM}
     for key, spec in (("source", source), ("cleaning", cleaning)):
         later = _LATER[key]
@@ -92,7 +92,7 @@ def text_options(source: Source, cleaning: Cleaning) -> dict[str, Any]:
 def input_task(
     name: str, source_name: str, source: Source, inputs: list[Input], *, heldout_only: bool = False
 ) -> PrepareTask:
-    """The task of reading some files."""
+    """Return the task of reading some files."""
 
     def documents(advance: Advance) -> Iterator[Document]:
         return read_inputs(source_name, source, inputs, advance)
@@ -131,7 +131,7 @@ def _write_pairs(folder: Path, messages: catalogs.Catalogs) -> None:
 
 
 def _runs(inputs: list[Input]) -> Iterator[list[Input]]:
-    """Whole languages together, until they have ``_TASK`` bytes. Files that mix languages all belong together."""
+    """Group whole languages until they have ``_TASK`` bytes. Files that mix languages stay together."""
     run: list[Input] = []
     for _, files in groupby(inputs, key=lambda file: file.language):
         run += files

@@ -38,7 +38,7 @@ class OpenFiles:
         weakref.finalize(self, _close, self._open)
 
     def read(self, path: str, offset: int, size: int) -> bytes:
-        """``size`` bytes from ``offset`` on, fewer at the end of the file. Raises OSError."""
+        """Return ``size`` bytes from ``offset`` on, fewer at the end of the file. Raises OSError."""
         descriptor = self._open.get(path)
         if descriptor is None:
             descriptor = self._open[path] = os.open(path, os.O_RDONLY)
@@ -84,7 +84,7 @@ class ShardReader:
         return self._ends(begin, end)[1]
 
     def _ends(self, begin: int, end: int) -> tuple[int, memoryview[int]]:
-        """The number of the first of these documents, and the ends."""
+        """Return the number of the first of these documents, and the ends."""
         before = bisect_right(self._milestones, begin)
         after = bisect_right(self._milestones, end - 1, before)
         first = max(0, before * _GROUP - 1)
@@ -93,7 +93,7 @@ class ShardReader:
         return first, memoryview(data).cast("q")
 
     def tokens(self, begin: int, end: int) -> NDArray[np.uint32]:
-        """Tokens ``begin`` to ``end - 1``."""
+        """Return tokens ``begin`` to ``end - 1``."""
         first, last = begin // CHUNK, -(-end // CHUNK)
         start, stop = first * CHUNK, min(last * CHUNK, self._tokens)
         data = self._read(0, 4 * start, 4 * (stop - start), (begin, end))
@@ -113,7 +113,7 @@ class ShardReader:
         return tokens
 
     def _read(self, which: int, offset: int, size: int, place: tuple[int, int]) -> bytes:
-        """Bytes of the tokens (0) or of the index (1)."""
+        """Return bytes of the tokens (0) or of the index (1)."""
         path = self._names[which]
         try:
             data = self._files.read(path, offset, size)

@@ -79,7 +79,7 @@ class Shard:
             raise BadShard(self.path, f"{self.path} is damaged{self._place()} (its checksum does not match)", FIX)
 
     def _place(self) -> str:
-        """The first damaged chunk, in words."""
+        """Describe the first damaged chunk for messages."""
         if self._index.sums_at is None:
             return ""
         data = self._index.path.read_bytes()[self._index.sums_at : -32]
@@ -92,7 +92,7 @@ class Shard:
 
 
 def place_of(begin: int, end: int, ends: NDArray[np.int64], first: int) -> str:
-    """Tokens ``begin`` to ``end - 1`` in words; ``ends`` are those of documents ``first`` and following."""
+    """Describe tokens ``begin`` to ``end - 1``; ``ends`` are those of documents ``first`` and following."""
     documents = [first + int(ends.searchsorted(token, "right")) for token in (begin, end - 1)]
     return f"{_span('token', begin, end - 1)}, {_span('document', *documents)}"
 
@@ -150,7 +150,7 @@ class _ChunkSums:
         self._crc = self._filled = 0
 
     def update(self, data: bytes) -> None:
-        """Some more bytes."""
+        """Add the next bytes."""
         rest = memoryview(data)
         while rest:
             part = rest[: 4 * CHUNK - self._filled]
@@ -162,12 +162,12 @@ class _ChunkSums:
                 self._crc = self._filled = 0
 
     def tobytes(self) -> bytes:
-        """All of them, the last of a shorter chunk."""
+        """Return all checksums; the last is that of a shorter chunk."""
         return np.array([*self._sums, self._crc] if self._filled else self._sums, dtype="<u4").tobytes()
 
 
 def read_index(path: Path) -> Index:
-    """The index of the shard ``path``. Raises BadShard if it is not whole, DataError if it is of a newer version."""
+    """Return the index of the shard ``path``. Raises BadShard if it is not whole, DataError for a newer version."""
     index = index_path(path)
     try:
         with index.open("rb") as file:
@@ -199,7 +199,7 @@ def read_index(path: Path) -> Index:
 
 
 def index_path(path: Path) -> Path:
-    """The index of the shard ``path``."""
+    """Return the index file of the shard ``path``."""
     return path.with_suffix(".index")
 
 

@@ -112,7 +112,7 @@ class Steps:
         self.plan = Plan(self.mixture, self._corpus.blocks_per_stream.tolist(), self._seed, phase)
 
     def after(self, cursor: Cursor) -> Iterator[Step]:
-        """From a cursor (``cursor_after`` of the last step that was trained on) to the end of the phase."""
+        """Yield the steps from a cursor (``cursor_after`` of the last trained step) to the end of the phase."""
         phase = self._phase
         while cursor.tokens < phase.tokens:
             batch = batch_at(phase, cursor.tokens)
@@ -129,7 +129,7 @@ class Steps:
             cursor = after
 
     def _leave_out_known(self, cursor: Cursor) -> None:
-        """Leave out what the run's list names for a step that begins here."""
+        """Leave out the shards on the run's list for a step that begins here."""
         files = self._bad.at(self.name, cursor.draw, cursor.offset) if self._bad else frozenset()
         if files != self._left_out:
             self._left_out, part = files, self._corpus.leave_out(files)
@@ -157,7 +157,7 @@ class Steps:
             ) from error
 
     def _make_step(self, cursor: Cursor, bins: list[Bin], after: Cursor, batch: int) -> Step:
-        """Assemble and mask this rank's bins; of the others only the labels are counted.
+        """Assemble and mask this rank's bins; for the bins of other ranks only count the labels.
 
         For whole words that takes their text: each rank reads all of the step.
         """

@@ -64,7 +64,7 @@ class SourceReport(BaseModel):
     languages: dict[str, DocumentCounts] = {}
 
     def language(self, code: str) -> DocumentCounts:
-        """The counts of a language, made if they are not there."""
+        """Return the counts of a language, created if needed."""
         return self.languages.setdefault(code, DocumentCounts())
 
     def merge(self, other: SourceReport) -> None:
@@ -87,7 +87,7 @@ class Report(BaseModel):
 
     @classmethod
     def load(cls, folder: Path) -> Report:
-        """Of a data folder. Raises DataError if text was not prepared there."""
+        """Load the report of a data folder. Raises DataError if no text was prepared there."""
         path = report_path(folder)
         if not path.is_file():
             raise DataError(f"no such file: {path}: run `mmbert data prepare` first")
@@ -98,7 +98,7 @@ class Report(BaseModel):
 
 
 def text_sizes(folder: Path) -> dict[tuple[str, str], int]:
-    """(source, language) -> characters to train on."""
+    """Return (source, language) -> characters of training text."""
     return {
         (name, language): counts.characters
         for name, source in Report.load(folder).sources.items()
@@ -108,34 +108,34 @@ def text_sizes(folder: Path) -> dict[tuple[str, str], int]:
 
 
 def report_path(folder: Path) -> Path:
-    """Where the counts of a data folder stand."""
+    """Return the path of the counts of a data folder."""
     return folder / "text" / "report.json"
 
 
 def text_folder(folder: Path, source: str, *, heldout: bool = False) -> Path:
-    """Where the prepared text of a source stands."""
+    """Return the folder of the prepared text of a source."""
     return folder / ("heldout" if heldout else "text") / source
 
 
 def done_path(folder: Path, source: str, task: str) -> Path:
-    """The mark of a finished part of the work on a source."""
+    """Return the path of the mark of a finished task."""
     return text_folder(folder, source) / "done" / f"{task}.json"
 
 
 def complete_path(folder: Path, source: str) -> Path:
-    """The mark of a source that is finished as a whole."""
+    """Return the path of the mark of a finished source."""
     return done_path(folder, source, "complete")
 
 
 def read_complete(folder: Path, source: str) -> dict[str, Any]:
-    """What a finished source was made from; empty if it is not finished."""
+    """Return what a finished source was made from; empty if it is not finished."""
     path = complete_path(folder, source)
     values: dict[str, Any] = read_json(path) if path.is_file() else {}
     return values
 
 
 def read_texts(folder: Path, source: str, language: str, *, heldout: bool = False) -> Iterator[Document]:
-    """The prepared documents of one stream. Raises DataError naming a file that is missing, cut or corrupt."""
+    """Yield the prepared documents of one stream. Raises DataError naming a file that is missing, cut or corrupt."""
     path = text_folder(folder, source, heldout=heldout) / f"{language}{SUFFIX}"
     return read(source, Source(kind="jsonl", path=str(path), language=language))
 
@@ -167,7 +167,7 @@ class TextWriter:
             self._flush(name)
 
     def close(self) -> list[str]:
-        """Bring everything to disk and give the files their names; returns their languages, sorted."""
+        """Flush everything to disk and rename the files to their final names. Return their languages, sorted."""
         if not self._lines:
             return []
         with disk_errors(self.folder):

@@ -71,13 +71,13 @@ class LastLine:
         self.held: DataError | None = None
 
     def go_on(self) -> None:
-        """A line follows: report the fault."""
+        """Report the held fault: another line follows."""
         held, self.held = self.held, None
         if held is not None:
             self._faults.add(held)
 
     def end(self) -> None:
-        """No line follows."""
+        """Report the held fault as that of a last line, which may have been cut."""
         if self.held is not None:
             what = str(self.held).rpartition(": ")[0]
             self.held = DataError(f"{what}: if the file was cut here, copy it again; else {MEND}")

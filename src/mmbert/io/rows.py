@@ -90,7 +90,7 @@ def json_rows(lines: Iterator[bytes], path: str, faults: RowFaults) -> Iterator[
 
 
 def _list_text(first: bytes, lines: Iterator[bytes], path: str) -> bytes:
-    """A JSON list is parsed as a whole: four times the longest line, else its objects belong into lines."""
+    """Return the text of a JSON list, which is parsed as a whole: at most four times the longest line."""
     return join(chain([first], lines), path, b"\n", 4 * LONGEST)
 
 

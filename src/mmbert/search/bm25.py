@@ -90,7 +90,7 @@ class Bm25:
             self._next = state.rows
 
     def search(self, query: str, k: int, allowed: np.ndarray | None) -> Found:
-        """The ``k`` rows that share most with the query, of those that share something."""
+        """Return the ``k`` best rows for the query, among those that share a token with it."""
         rows, scores = self._scores(query)
         scores[scores <= 0] = -np.inf
         if allowed is not None:
@@ -99,14 +99,14 @@ class Bm25:
         return rows[best], scores[best]
 
     def scores_of(self, query: str, wanted: np.ndarray) -> np.ndarray:
-        """Scores of rows (n,)."""
+        """Return the scores of rows (n,)."""
         rows, scores = self._scores(query)
         places = np.searchsorted(rows, wanted)
         known = np.minimum(places, max(len(rows) - 1, 0))
         return np.where(rows[known] == wanted, scores[known], 0) if len(rows) else np.zeros(len(wanted), np.float32)
 
     def _scores(self, query: str) -> Found:
-        """All known rows, ascending, and their scores."""
+        """Return all known rows, ascending, and their scores."""
         (ids,) = self._cut([query])
         columns = [self._columns[index] for index in ids.tolist() if index in self._columns]
         scores = np.zeros(len(self._rows), np.float32)
@@ -116,7 +116,7 @@ class Bm25:
         return np.concatenate([self._rows, later]), np.concatenate([scores, self._weigh(ids.tolist())])
 
     def _weigh(self, query: list[int]) -> np.ndarray:
-        """Scores of the passages that came later."""
+        """Return the scores of passages that were added after the statistics were built."""
         scores = np.zeros(len(self._fresh), np.float32)
         if not self._fresh:
             return scores
@@ -132,7 +132,7 @@ class Bm25:
         return scores
 
     def _frequency(self, index: int) -> int:
-        """Passages that bm25s knows with this token."""
+        """Return the number of passages known to bm25s that hold this token."""
         column = self._columns.get(index)
         if column is None:
             return 0
@@ -146,7 +146,7 @@ class Bm25:
         self._model, self._rows, self._columns, self._fresh, self._next = None, np.zeros(0, np.int64), {}, [], 0
 
     def _build(self, records: Records, state: IndexState) -> None:
-        """Weigh everything that is there; kept on disk if nobody else is writing."""
+        """Build the statistics of all passages, and save them unless another process is writing."""
         numbers: dict[int, int] = {}
         lists: list[list[int]] = []
         rows: list[int] = []
@@ -188,7 +188,7 @@ class Bm25:
             log.warning("%s is not kept (%s): the next process will weigh all words again", self._place(state), error)
 
     def _load(self, state: IndexState) -> bool:
-        """What another process built, if it is there, whole, and of this tokenizer."""
+        """Load the statistics that another process saved. Return False unless they are whole and of this tokenizer."""
         place = self._place(state)
         if not place.is_dir():
             return False
@@ -213,17 +213,17 @@ class Bm25:
 
 
 def _sums(place: Path) -> dict[str, int]:
-    """CRC-32 of each other file of the folder, by name."""
+    """Return file name -> CRC-32 of each other file of the folder."""
     return {file.name: file_crc32(file) for file in sorted(place.iterdir()) if file.name != _SUMS}
 
 
 def fold(text: str) -> str:
-    """A text without what search should not tell apart: forms of a character, and case."""
+    """Return a text without differences that search ignores: forms of a character, and case."""
     return unicodedata.normalize("NFKC", text).casefold()
 
 
 def bm25_path(folder: Path, generation: int) -> Path:
-    """Where BM25 is kept for the rows of a generation."""
+    """Return the folder of the BM25 statistics of a generation."""
     return folder / f"{_NAME}-{generation:04d}"
 
 

@@ -44,7 +44,7 @@ class ExactStore:
     """See :class:`mmbert.search.vector_store.VectorStore`."""
 
     def __init__(self, path: Path, width: int, output: str, ranges: np.ndarray | None = None) -> None:
-        """``ranges`` (2, width) are needed for int8 before the first row."""
+        """Open a store. ``ranges`` (2, width) are needed for int8 before the first row."""
         self.path, self.width = path, width
         self._type = np.dtype(output)
         self._ranges = ranges
@@ -99,14 +99,14 @@ class ExactStore:
         return np.asarray(stored * step + start)
 
     def build_index(self, rows: int) -> bool:
-        """Nothing to do: a map needs no index."""
+        """Do nothing: a memory map needs no index."""
         return False
 
     def cleanup(self) -> None:
-        """Nothing to do: there is one file."""
+        """Do nothing: there is only one file."""
 
     def _map(self, rows: int) -> np.ndarray:
-        """The first ``rows`` rows (rows, width), compared with their checksums when this process first reads them."""
+        """Return the first ``rows`` rows (rows, width). A process compares the checksums when it first reads them."""
         self._check_size(rows)
         stored = np.memmap(self.path, self._type, mode="r", shape=(rows, self.width))
         if rows > self._compared:
@@ -124,7 +124,7 @@ class ExactStore:
             raise DataError(f"{self.path} has {size:,} bytes of {needed:,}: it is damaged, {_FIX}")
 
     def _read_sums(self, rows: int) -> tuple[np.ndarray, np.ndarray]:
-        """(ends, CRC-32) of the batches that make the first ``rows`` rows."""
+        """Return (ends, CRC-32) of the batches that make up the first ``rows`` rows."""
         if not rows:
             return np.zeros(0, np.int64), np.zeros(0, np.uint32)
         found = load_arrays(self._sums, _FIX)
@@ -135,7 +135,7 @@ class ExactStore:
         return ends[keep], sums[keep]
 
     def _compare(self, queries: np.ndarray, stored: np.ndarray) -> np.ndarray:
-        """Dot products (q, n) fp32."""
+        """Return dot products (q, n), fp32."""
         queries = queries.astype(np.float32, copy=False)
         if self._type == np.float32:
             return np.asarray(queries @ stored.T)
@@ -151,7 +151,7 @@ class ExactStore:
         return out.T + shift[:, None]
 
     def _steps(self) -> tuple[np.ndarray, np.ndarray]:
-        """(start, step): level * step + start is the middle of a level's step."""
+        """Return (start, step): level * step + start is the middle of a quantisation level."""
         assert self._ranges is not None
         step = (self._ranges[1] - self._ranges[0]) / 255
         return np.asarray(self._ranges[0] + 128.5 * step), np.asarray(step)
@@ -168,6 +168,6 @@ def save_ranges(folder: Path, vectors: np.ndarray) -> None:
 
 
 def load_ranges(folder: Path) -> np.ndarray | None:
-    """What :func:`save_ranges` kept; None before."""
+    """Return the ranges that :func:`save_ranges` saved, or None."""
     path = folder / _RANGES
     return load_arrays(path, _FIX)["ranges"] if path.is_file() else None

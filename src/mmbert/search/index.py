@@ -58,7 +58,7 @@ class SearchIndex:
         device: str = "auto",
         precision: str = "auto",
     ) -> SearchIndex:
-        """An empty index in a new folder.
+        """Create an empty index in a new folder.
 
         model         a folder or hub name, or an Embedder
         output        numbers of a row; int8 counts from the ranges of the first batch that is added, at least 100 rows
@@ -118,7 +118,7 @@ class SearchIndex:
         device: str = "auto",
         precision: str = "auto",
     ) -> SearchIndex:
-        """An index that is there. The model is loaded with the first text.
+        """Open an index. The model is loaded when the first text needs it.
 
         model  where its model is now, if that is not where it was
         Raises DataError for a folder that is no index, is damaged, or of another version; ConfigError, then or with the
@@ -138,9 +138,9 @@ class SearchIndex:
         hybrid: bool | float = False,
         per_record: int = 1,
     ) -> Any:
-        """A query -> its hits, best first; a list of queries, or vectors (n, d) of them -> a list of such lists.
+        """Return the hits of a query, best first; for a list of queries, or vectors (n, d), a list of such lists.
 
-        where       a filter on metadata, as ``{"lang": "fra_Latn", "year": {">=": 2020}}``: see ``mmbert.search.filters``
+        where       a filter on metadata, see ``mmbert.search.filters``: ``{"lang": "fra_Latn", "year": {">=": 2020}}``
         hybrid      True: rankings by meaning and by words, fused by reciprocal ranks. A number from 0.0 to 1.0: the
                     share of meaning in a sum of both scores
         per_record  passages of one record among the hits, where texts are divided
@@ -179,7 +179,7 @@ class SearchIndex:
         batch_size: int = BATCH_SIZE,
         progress: bool | None = None,
     ) -> Changed:
-        """As :meth:`add`, but records that are there with another text or metadata give way."""
+        """Add records as :meth:`add` does, but replace records that exist with another text or metadata."""
         return self._write(records, vectors, batch_size, progress, replacing=True)
 
     def delete(self, ids: Id | Iterable[Id]) -> int:
@@ -195,7 +195,7 @@ class SearchIndex:
 
     @property
     def embedder(self) -> Embedder:
-        """The model, loaded when it is needed, and checked."""
+        """Return the model, loaded and checked when it is first needed."""
         if self._embedder is None:
             made, model = self._opened.manifest, self._model
             if not isinstance(model, Embedder):
@@ -206,11 +206,11 @@ class SearchIndex:
 
     @property
     def manifest(self) -> IndexManifest:
-        """What the index was made with."""
+        """Return what the index was made with."""
         return self._opened.manifest
 
     def describe(self) -> dict[str, Any]:
-        """What the index is and holds, as JSON may have it."""
+        """Return the options and counts of the index as JSON values."""
         with self._opened.records.reading() as state:
             documents, passages, dead = self._opened.records.counts()
             keys = self._opened.records.keys()
@@ -321,7 +321,7 @@ class SearchIndex:
             raise NotFiniteOutput(f"record {place} (id {name!r}), {error}", place) from error
 
     def _vectors(self, documents: list[IndexRecord]) -> tuple[list[list[tuple[int, int]]], np.ndarray]:
-        """The passages of each document, and the vectors of all passages."""
+        """Return the passages of each document, and the vectors of all passages."""
         made, texts = self._opened.manifest, [document.text for document in documents]
         options: dict[str, Any] = {
             "prompt": made.document_prompt, "dimensions": made.dimensions, "normalize": made.similarity == "cosine",
@@ -347,7 +347,7 @@ def _checked(vectors: np.ndarray, width: int) -> np.ndarray:
 
 
 def _unit(vectors: np.ndarray, made: IndexManifest) -> np.ndarray:
-    """fp32, of unit length where the index compares cosines."""
+    """Return vectors as fp32, scaled to unit length if the index compares cosines."""
     rows = vectors.astype(np.float32)
     if made.similarity != "cosine":
         return rows

@@ -36,7 +36,7 @@ class IndexHandle:
         self._state, self._kept, self._masks = None, None, {}
 
     def store(self, state: IndexState) -> VectorStore:
-        """The vectors of a state; opened again when another process changed them."""
+        """Return the vectors of a state; opened again when another process changed them."""
         self._turn_to(state)
         if self._kept is None:
             self._kept = self.new_store(state.generation, state.store)
@@ -51,7 +51,7 @@ class IndexHandle:
         return ExactStore(path / "rows.bin", made.dimensions, made.output, ranges)
 
     def allowed(self, state: IndexState, where: Mapping[str, Any] | None) -> np.ndarray | None:
-        """(rows,) bool: rows that may be found; None: all. Called where the records are being read."""
+        """Return (rows,) bool of the rows that may be found, None for all. Called while the records are being read."""
         self._turn_to(state)
         name = repr(where)
         if name not in self._masks:

@@ -110,7 +110,7 @@ class IndexManifest:
 
 
 def describe_model(embedder: Embedder, name: str | Path | None) -> dict[str, Any]:
-    """The fields of a manifest that say which model it is."""
+    """Return the fields of a manifest that identify the model."""
     loaded = embedder.loaded
     given = loaded.folder if name is None or Path(name).exists() else None
     return {

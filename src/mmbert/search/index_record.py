@@ -25,12 +25,12 @@ class IndexRecord:
     number: int = -1
 
     def same_content(self, other: IndexRecord) -> bool:
-        """The same text and metadata."""
+        """Return whether text and metadata are the same."""
         return self.text == other.text and self.metadata == other.metadata
 
 
 def read_record(record: Any, place: int) -> IndexRecord:
-    """A mapping with ``id``, ``text`` and perhaps ``metadata``; ``place`` is its number in the stream, for messages.
+    """Return a mapping with ``id``, ``text`` and perhaps ``metadata`` as a record; ``place``: its number for messages.
 
     Raises DataError.
     """
@@ -71,7 +71,7 @@ def _check_unicode(text: str, where: str) -> None:
 
 
 def _metadata(metadata: Any, where: str) -> dict[str, Any]:
-    """As JSON gives it back. Raises DataError for what JSON cannot hold."""
+    """Return metadata as JSON gives it back. Raises DataError for what JSON cannot hold."""
     if not isinstance(metadata, dict):
         raise DataError(f"{where}: its metadata is {type(metadata).__name__}, not a dict")
     try:

@@ -41,7 +41,7 @@ _PROBES = 20
 """Parts of the index that are looked into."""
 
 _PARTS = 32
-"""Files of rows, one for each batch, above which they are joined and the index takes them up; until then they are compared."""
+"""Files of rows, one for each batch, above which they are joined and indexed; until then they are compared."""
 
 _TABLE = "rows"
 
@@ -50,7 +50,7 @@ _PANICS = ("PanicException", "RustPanic")
 
 
 def libraries() -> tuple[Any, Any]:
-    """LanceDB and Arrow. Raises MissingExtra."""
+    """Return the modules of LanceDB and Arrow. Raises MissingExtra."""
     try:
         import lancedb
         import pyarrow
@@ -87,7 +87,7 @@ class LanceStore:
 
     @contextmanager
     def _damage(self) -> Iterator[None]:
-        """Name what the libraries raise for files they cannot read: errors of their own, or a panic of Rust code."""
+        """Raise DataError for what the libraries raise on unreadable files: their own errors, or a Rust panic."""
         try:
             yield
         except (OSError, RuntimeError, ValueError, self._arrow.ArrowException) as error:
@@ -119,7 +119,7 @@ class LanceStore:
         return found
 
     def _compare(self, queries: np.ndarray, places: np.ndarray, k: int) -> list[Found]:
-        """The best of ``places``, all of them fetched."""
+        """Fetch all rows of ``places``, and return the best of them."""
         scores = np.empty((len(queries), len(places)), np.float32)
         for start in range(0, len(places), _BLOCK):
             block = self.vectors(places[start : start + _BLOCK])
@@ -165,7 +165,7 @@ class LanceStore:
             self._table(create=True).optimize(cleanup_older_than=timedelta(milliseconds=1))
 
     def _nearest(self, query: np.ndarray, k: int, rows: int, allowed: np.ndarray | None) -> Found | None:
-        """By the index; None if not enough of the candidates, enlarged twice, are allowed."""
+        """Search by the index. Return None if not enough candidates are allowed even after asking for more."""
         table = self._table()
         there = rows if allowed is None else int(allowed.sum())
         wanted = min(k, there)

@@ -65,7 +65,7 @@ class Query:
 
 
 def rank(handle: IndexHandle, queries: Sequence[Query], options: SearchOptions, words: Bm25 | None) -> list[list[Hit]]:
-    """The best hits of each query, best first. ``words`` are needed for hybrid search."""
+    """Return the best hits of each query, best first. ``words`` is needed for hybrid search."""
     with handle.records.reading() as state:
         if words is not None and state.rows:
             words.refresh(handle.records, state)
@@ -84,7 +84,7 @@ _NONE: Found = (np.zeros(0, np.int64), np.zeros(0, np.float32))
 def _rank_rows(
     handle: IndexHandle, state: IndexState, queries: Sequence[Query], options: SearchOptions, words: Bm25 | None
 ) -> list[Found]:
-    """Rows and scores, no record more often than is wished."""
+    """Return rows and scores, with at most ``per_record`` passages of a record."""
     single = handle.manifest.chunking is None
     depth = options.top_k if single else 4 * options.top_k * options.per_record
     found: list[Found] = [_NONE] * len(queries)
@@ -103,7 +103,7 @@ def _rank_rows(
 
 
 def _first_of_each(handle: IndexHandle, rows: np.ndarray, most: int) -> np.ndarray:
-    """Places of rows, without those of a record that stood there ``most`` times before."""
+    """Return the places of rows, without those of a record that came ``most`` times before."""
     documents = handle.records.documents_of(rows.tolist())
     seen: dict[int, int] = {}
     kept = []

@@ -92,7 +92,7 @@ class Records:
 
     @classmethod
     def create(cls, folder: Path, store: str) -> None:
-        """An empty file."""
+        """Create an empty database."""
         with closing(sqlite3.connect(folder / NAME, isolation_level=None)) as database:
             database.executescript(_TABLES)
             database.execute("INSERT INTO state VALUES (0, ?, 0, 0)", [store])
@@ -103,19 +103,19 @@ class Records:
 
     @contextmanager
     def reading(self) -> Iterator[IndexState]:
-        """One view of everything, whatever others write meanwhile; they wait for its end."""
+        """Open a read transaction: one consistent view, whatever others write meanwhile."""
         with self._transaction("BEGIN"):
             yield self.state()
 
     @contextmanager
     def writing(self) -> Iterator[IndexState]:
-        """All changes of the block together, or none."""
+        """Open a write transaction: all changes of the block are made, or none."""
         with self._transaction("BEGIN IMMEDIATE"):
             yield self.state()
 
     @contextmanager
     def alone(self) -> Iterator[IndexState]:
-        """As :meth:`writing`, and nobody reads meanwhile."""
+        """Open a write transaction as :meth:`writing`, while nobody reads."""
         with self._transaction("BEGIN EXCLUSIVE"):
             yield self.state()
 
@@ -155,12 +155,12 @@ class Records:
         return IndexState(*found)
 
     def set_state(self, state: IndexState) -> None:
-        """Also counts the change."""
+        """Save the state and count the change."""
         values = [state.generation, state.store, state.rows]
         self._db.execute("UPDATE state SET generation = ?, store = ?, rows = ?, changes = changes + 1", values)
 
     def known(self, ids: Sequence[Id]) -> dict[Id, IndexRecord]:
-        """Documents by id, of those that are there."""
+        """Return the existing documents with these ids."""
         found = {}
         for chunk in _chunks(ids):
             marks = ", ".join("?" * len(chunk))
@@ -171,7 +171,7 @@ class Records:
         return found
 
     def insert(self, documents: Iterable[tuple[IndexRecord, Sequence[tuple[int, int]]]]) -> None:
-        """Documents with the spans of their passages; rows follow those that count."""
+        """Insert documents with the spans of their passages; their rows follow those that count."""
         state = self.state()
         row = state.rows
         for document, spans in documents:
@@ -190,7 +190,7 @@ class Records:
         self.set_state(replace(state, rows=row))
 
     def remove(self, numbers: Iterable[int]) -> None:
-        """Documents and all that belongs to them; their rows are dead."""
+        """Remove documents and all that belongs to them; their rows become dead."""
         for number in numbers:
             self._db.execute("INSERT INTO dead SELECT row FROM passages WHERE document = ?", [number])
             self._db.execute("DELETE FROM passages WHERE document = ?", [number])
@@ -199,7 +199,7 @@ class Records:
         self.set_state(self.state())
 
     def describe(self, number: int, metadata: Mapping[str, Any]) -> None:
-        """Other metadata for a document."""
+        """Replace the metadata of a document."""
         name, text = self._db.execute("SELECT id, text FROM documents WHERE number = ?", [number]).fetchone()
         values = orjson.dumps(metadata).decode()
         command = "UPDATE documents SET metadata = ?, crc = ? WHERE number = ?"
@@ -217,7 +217,7 @@ class Records:
             raise DataError(f"{self.path} is damaged (a checksum does not match): build the index again")
 
     def alive(self, rows: int) -> np.ndarray | None:
-        """(rows,) bool: which rows have a passage; None: all."""
+        """Return (rows,) bool of the rows that have a passage; None for all."""
         dead = _numbers(self._db.execute("SELECT row FROM dead"))
         if not len(dead):
             return None
@@ -226,7 +226,7 @@ class Records:
         return alive
 
     def matching(self, where: Mapping[str, Any], rows: int) -> np.ndarray:
-        """(rows,) bool: rows whose document fits. Raises ConfigError for a wrong filter or a key that none has."""
+        """Return (rows,) bool of the rows whose document fits. Raises ConfigError for a wrong filter or unknown key."""
         clause, values = compile_filter(where)
         for key in where:
             if not self._db.execute("SELECT 1 FROM attributes WHERE key = ? LIMIT 1", [key]).fetchone():
@@ -236,11 +236,11 @@ class Records:
         return mask
 
     def keys(self) -> list[str]:
-        """Names of metadata that filters can use."""
+        """Return the metadata keys that filters can use."""
         return [key for (key,) in self._db.execute("SELECT DISTINCT key FROM attributes")]
 
     def passages(self, rows: Sequence[int]) -> dict[int, StoredPassage]:
-        """Passages by row."""
+        """Return passages by row."""
         found = {}
         for chunk in _chunks(rows):
             marks = ", ".join("?" * len(chunk))
@@ -257,7 +257,7 @@ class Records:
         return found
 
     def documents_of(self, rows: Sequence[int]) -> dict[int, int]:
-        """The number of each row's document."""
+        """Return the number of each row's document."""
         found: dict[int, int] = {}
         for chunk in _chunks(rows):
             marks = ", ".join("?" * len(chunk))
@@ -265,7 +265,7 @@ class Records:
         return found
 
     def texts(self, first: int) -> Iterator[tuple[int, str]]:
-        """(row, text) of every passage from row ``first`` on."""
+        """Yield (row, text) of every passage from row ``first`` on."""
         query = (
             "SELECT row, text, start, end, passages.crc FROM passages JOIN documents ON number = document "
             "WHERE row >= ? ORDER BY row"
@@ -275,7 +275,7 @@ class Records:
             yield row, text[start:end]
 
     def counts(self) -> tuple[int, int, int]:
-        """(documents, passages, dead rows)."""
+        """Return the numbers of documents, passages and dead rows."""
         documents, passages, dead = (
             self._db.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
             for table in ("documents", "passages", "dead")
@@ -283,11 +283,11 @@ class Records:
         return documents, passages, dead
 
     def rows(self) -> np.ndarray:
-        """Rows that have a passage, ascending."""
+        """Return the rows that have a passage, ascending."""
         return _numbers(self._db.execute("SELECT row FROM passages ORDER BY row"))
 
     def renumber(self, rows: np.ndarray) -> None:
-        """Row ``rows[i]`` (ascending, all that have a passage) becomes row i; none is dead any more."""
+        """Renumber row ``rows[i]`` (ascending, all that have a passage) to i, and forget dead rows."""
         query = "SELECT start, end, text FROM passages JOIN documents ON number = document WHERE row = ?"
         for new, old in enumerate(rows.tolist()):
             if new != old:
@@ -307,7 +307,7 @@ def _crc(*values: Any) -> int:
 
 
 def _cut(text: Any, start: Any, end: Any) -> str:
-    """The passage; "" where damage made the columns' values of other types, which then miss their checksum."""
+    """Return the passage, or "" if damage changed the types of the columns; the checksum then differs."""
     fits = isinstance(text, str) and isinstance(start, int) and isinstance(end, int)
     return text[start:end] if fits else ""
 

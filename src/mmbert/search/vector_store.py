@@ -31,28 +31,28 @@ class VectorStore(Protocol):
         """Put fp32 vectors (n, d) at rows ``first`` and following, and flush them to disk."""
 
     def search(self, queries: np.ndarray, k: int, rows: int, allowed: np.ndarray | None) -> list[Found]:
-        """For each query (q, d), the ``k`` rows of the first ``rows`` with the largest dot product.
+        """Return, for each query (q, d), the ``k`` rows of the first ``rows`` with the largest dot product.
 
         allowed  (rows,) bool: those that may be found; None: all
         """
 
     def vectors(self, rows: np.ndarray) -> np.ndarray:
-        """Vectors (n, d) fp32 of rows (n,), ascending."""
+        """Return the vectors (n, d) fp32 of rows (n,), ascending."""
 
     def build_index(self, rows: int) -> bool:
-        """After rows were added: whatever makes searches faster, while others read. Says whether there was any."""
+        """Build or extend the index after rows were added, while others read. Return whether there was any work."""
 
     def cleanup(self) -> None:
         """Remove files that nothing needs; nobody reads meanwhile."""
 
 
 def store_path(folder: Path, generation: int) -> Path:
-    """The folder of a store's files. Each rewriting of the rows has one of its own."""
+    """Return the folder of a store's files. Each rewriting of the rows has a folder of its own."""
     return folder / f"vectors-{generation:04d}"
 
 
 def largest(scores: np.ndarray, k: int) -> np.ndarray:
-    """Places of the ``k`` largest finite scores of (n,), best first; the earlier one of equals."""
+    """Return the places of the ``k`` largest finite scores of (n,), best first; the earlier one of equals."""
     k = min(k, len(scores))
     if not k:
         return np.zeros(0, np.int64)

@@ -129,7 +129,7 @@ def compact(handle: IndexHandle) -> int:
 
 
 def _build_index(handle: IndexHandle) -> None:
-    """After batches were added: choose the store by their number, and let it do what makes searches fast."""
+    """Choose the store by the number of rows after batches were added, and let it build its index."""
     with handle.records.reading() as state:
         made = handle.manifest
     if state.store == "lance":
@@ -146,7 +146,7 @@ def _build_index(handle: IndexHandle) -> None:
 
 
 def _rewrite(handle: IndexHandle, name: str) -> int:
-    """All rows that count, as the next generation, in the store ``name``; how many they are."""
+    """Write all rows that count as the next generation, in the store ``name``. Return how many they are."""
     with handle.records.reading() as state:
         rows = handle.records.rows()
     old, new = handle.store(state), handle.new_store(state.generation + 1, name)

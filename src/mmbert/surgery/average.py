@@ -12,13 +12,13 @@ from torch import Tensor
 
 
 def fading_weights(count: int, fading: float) -> list[float]:
-    """Weights of ``count`` checkpoints, oldest first, newest heaviest; each is ``fading`` times the next; sum 1."""
+    """Return weights of ``count`` checkpoints, oldest first: each is ``fading`` times the next, and their sum is 1."""
     raw = [fading**age for age in range(count - 1, -1, -1)]
     return [weight / sum(raw) for weight in raw]
 
 
 def average(variants: Sequence[Tensor], weights: Sequence[float] | None = None) -> Tensor:
-    """Weighted mean of tensors of one shape, in the type of the first.
+    """Return the weighted mean of tensors of one shape, in the type of the first.
 
     Summed in float64, so that the mean of equal tensors is that tensor, bit for bit.
     """

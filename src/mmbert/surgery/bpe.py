@@ -53,14 +53,14 @@ class Bpe:
 
     @classmethod
     def load(cls, folder: Path) -> Bpe:
-        """From ``folder/tokenizer.json``. Raises TokenizerError if there is none."""
+        """Load ``folder/tokenizer.json``. Raises TokenizerError if there is none."""
         path = folder / "tokenizer.json"
         if not path.is_file():
             raise TokenizerError(f"no tokenizer.json in {folder}: put the model's tokenizer beside its weights")
         return cls(read_text(path), str(path))
 
     def path(self, token: str) -> set[str]:
-        """The token and every token that is made on the way to it. A token that no text is cut into has no path."""
+        """Return the token and all intermediate tokens of its merges; empty for a token that no text is split into."""
         parts, seen = list(token), {token, *token}
         while len(parts) > 1:
             ranks = [self._rank.get(pair, len(self._rank)) for pair in pairwise(parts)]
@@ -73,7 +73,7 @@ class Bpe:
         return seen
 
     def restricted(self, ids: Sequence[int]) -> str:
-        """The ``tokenizer.json`` with the tokens of these ids only; they become 0, 1, 2, ... in this order.
+        """Return the ``tokenizer.json`` with the tokens of these ids only, which become 0, 1, 2, ... in this order.
 
         Every merge stays whose parts and product stay. Ids elsewhere in the file (added tokens, template, padding)
         follow.
@@ -91,7 +91,7 @@ class Bpe:
         return json.dumps(content, ensure_ascii=False) + "\n"
 
     def extended(self, tokens: Sequence[str], merges: Iterable[tuple[str, str]]) -> str:
-        """The ``tokenizer.json`` with more tokens, under the ids that follow, and more merges, after the others."""
+        """Return the ``tokenizer.json`` with more tokens, under the next ids, and more merges, after the others."""
         known = dict(self.ids)
         first = max(known.values()) + 1
         known.update({token: first + number for number, token in enumerate(tokens)})
@@ -99,7 +99,7 @@ class Bpe:
         return json.dumps(content, ensure_ascii=False) + "\n"
 
     def _rebuilt(self, tokens: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> Json:
-        """The file with another vocabulary. Added tokens stand in it too: outside they would be numbered anew."""
+        """Return the file with another vocabulary, added tokens included: the library would renumber them otherwise."""
         content = copy.deepcopy({key: value for key, value in self._content.items() if key != "model"})
         model = {key: value for key, value in self._content["model"].items() if key not in ("vocab", "merges")}
         model["vocab"] = dict(sorted(tokens.items(), key=lambda item: item[1]))
@@ -109,12 +109,12 @@ class Bpe:
 
 
 def is_space(token: str) -> bool:
-    """Whether a token is nothing but white space, as characters or as SentencePiece writes it."""
+    """Return whether a token is only white space, as characters or as SentencePiece writes it."""
     return bool(token) and all(character == SPACE or character.isspace() for character in token)
 
 
 def is_wordlike(token: str) -> bool:
-    """Whether a token is letters, marks and joiners, with at most one space before them (or that space alone)."""
+    """Return whether a token is letters, marks and joiners after at most one space (or that space alone)."""
     body = token[1:] if token[:1] in (SPACE, " ") else token
     if BYTE.fullmatch(token) or not token:
         return False
@@ -122,13 +122,13 @@ def is_wordlike(token: str) -> bool:
 
 
 def _pair(merge: str | Sequence[str]) -> tuple[str, str]:
-    """A merge, in the old form (``"a b"``) or the new one (``["a", "b"]``)."""
+    """Return a merge in either of its JSON forms: ``"a b"`` (old) or ``["a", "b"]`` (new)."""
     left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
     return left, right
 
 
 def _with_ids(value: Any, new: Mapping[int, int]) -> Any:
-    """A post-processor, of any of the library's kinds, with the ids of its special tokens replaced."""
+    """Return a post-processor of any kind with the ids of its special tokens replaced."""
     if isinstance(value, list):
         return [_with_ids(item, new) for item in value]
     if not isinstance(value, dict):

@@ -41,11 +41,11 @@ class Comparison:
 
     @property
     def bytes_per_token(self) -> tuple[float, float]:
-        """Before and after."""
+        """Return the bytes per token before and after."""
         return self.bytes / self.before, self.bytes / self.after
 
     def values(self) -> dict[str, Any]:
-        """For a JSON file."""
+        """Return the values for a JSON file."""
         return asdict(self)
 
 
@@ -69,7 +69,7 @@ def compare(before: Tokenizer, after: Tokenizer, texts: Iterable[str]) -> Compar
 
 
 def batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Texts in lists that the tokenizer encodes at once, empty ones left out."""
+    """Yield lists of texts to encode at once, without empty texts."""
     rest = (text for text in texts if text)
     while batch := list(islice(rest, _BATCH)):
         yield batch

@@ -44,7 +44,7 @@ class ExtendReport:
     after: Size
 
     def values(self) -> dict[str, Any]:
-        """For a JSON file."""
+        """Return the values for a JSON file."""
         return asdict(self)
 
 
@@ -92,7 +92,7 @@ def extend(
 
 
 def new_characters(bpe: Bpe, texts: Iterable[str], *, limit: int, min_count: int = 2) -> list[str]:
-    """The characters of the text that are spelled in bytes, those first that save most tokens."""
+    """Return the characters of the text that are spelled in bytes, those first that save most tokens."""
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(text)
@@ -126,7 +126,7 @@ def count_words(bpe: Bpe, texts: Iterable[str]) -> Counter[tuple[str, ...]]:
 
 
 def neighbours(bpe: Bpe, texts: Iterable[str]) -> set[Pair]:
-    """All pairs that stand side by side in such runs."""
+    """Return all pairs of neighbouring tokens in such runs."""
     names = {index: token for token, index in bpe.ids.items()}
     found: set[int] = set()
     for ids, inside, opens in _marked(bpe, texts):
@@ -136,7 +136,7 @@ def neighbours(bpe: Bpe, texts: Iterable[str]) -> set[Pair]:
 
 
 def _marked(bpe: Bpe, texts: Iterable[str]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Ids of many texts end to end (int64), which of them merges may join, and which begin with a space.
+    """Yield ids of many texts end to end (int64), which of them merges may join, and which begin with a space.
 
     Behind each text stands an id that is no token and joins nothing.
     """
@@ -154,7 +154,7 @@ def _marked(bpe: Bpe, texts: Iterable[str]) -> Iterator[tuple[np.ndarray, np.nda
 
 
 def replaced_tokens(bpe: Bpe, characters: Iterable[str], merges: Iterable[Pair]) -> dict[str, tuple[int, ...]]:
-    """New token -> ids of the old tokens that it replaces, in their order: a character's are its bytes."""
+    """Return new token -> ids of the old tokens that it replaces, in order; for a character these are its bytes."""
     found: dict[str, tuple[int, ...]] = {}
     for character in characters:
         spelled = tuple(bpe.tokenizer.byte_ids[byte] for byte in character.encode())

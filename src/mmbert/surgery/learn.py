@@ -24,7 +24,7 @@ def learn_merges(
     min_count: int = 2,
     max_length: int = 24,
 ) -> list[Pair]:
-    """At most ``limit`` merges, in the order they are to be applied.
+    """Return at most ``limit`` merges, in the order in which they are applied.
 
     words       words cut into tokens -> how often they occur
     known       tokens there are; no merge makes one of them
@@ -65,7 +65,7 @@ class _Pairs:
         heapq.heapify(self._heap)
 
     def pop(self, least: int) -> Pair | None:
-        """The most frequent pair, which is not offered again; None if none occurs ``least`` times."""
+        """Return the most frequent pair, once; None if none occurs ``least`` times."""
         while self._heap:
             count, pair = heapq.heappop(self._heap)
             if -count != self._counts[pair]:

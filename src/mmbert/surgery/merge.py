@@ -108,7 +108,7 @@ class _Job:
         self._bar: progress[None] = progress(total=floating * passes, desc=f"merge ({spec.method})", unit="w")
 
     def ties(self) -> MergeReport:
-        """TIES: see the module's plan."""
+        """Merge by TIES, in the passes that the module's docstring lists."""
         whole = self._spec.trim == "model"
         thresholds: list[Threshold | None] = []
         with self._bar:
@@ -120,7 +120,7 @@ class _Job:
         return self._report(magnitudes if whole else None)
 
     def average(self) -> MergeReport:
-        """The weighted mean."""
+        """Merge by the weighted mean."""
         weights = [variant.weight for variant in self._variants]
         with self._bar:
             for info in self._tensors:
@@ -138,7 +138,7 @@ class _Job:
         return self._report(None)
 
     def _thresholds(self, group: list[TensorInfo]) -> list[Threshold | None]:
-        """Each variant's trim threshold over the tensors of a group."""
+        """Return each variant's trim threshold over the tensors of a group."""
         count = sum(info.numel for info in group if info.dtype.is_floating_point)
         keep = entries_kept(count, self._spec.density)
         if keep >= count:
@@ -153,7 +153,7 @@ class _Job:
         return [selection.threshold for selection in selections]
 
     def _majority(self, group: list[TensorInfo], thresholds: list[Threshold | None]) -> float:
-        """The sign that wins most parameters."""
+        """Return the sign that wins most parameters."""
         trims = [Trim(threshold) for threshold in thresholds]
         balance = 0
         for _, _, differences in self._differences(group):
@@ -175,7 +175,7 @@ class _Job:
                 self._tallies[info.name].add(base, differences, trimmed)
 
     def _differences(self, group: list[TensorInfo]) -> Iterator[tuple[TensorInfo, Tensor, Tensor]]:
-        """Chunks of a group's floating tensors: (n,) base and (K, n) differences from it, float32."""
+        """Yield chunks of a group's floating tensors: (n,) base and (K, n) differences from it, float32."""
         assert self._reference is not None
         for info in group:
             if not info.dtype.is_floating_point:
@@ -217,7 +217,7 @@ class _Job:
 
 
 def _variants(spec: Merge, phases: dict[str, list[Path]]) -> list[_Variant]:
-    """The models to merge with their weights; checkpoints of one phase share its weight."""
+    """Return the models to merge with their weights; checkpoints of one phase share its weight."""
     variants = []
     for name, weight in spec.phases.items():
         if weight <= 0:
@@ -236,7 +236,7 @@ def _variants(spec: Merge, phases: dict[str, list[Path]]) -> list[_Variant]:
 
 
 def _layout(models: list[TensorFile], out: Path) -> list[TensorInfo]:
-    """The tensors to write, in order: wide types first, then by name. The models must agree on names and shapes."""
+    """Return the tensors to write: wide types first, then by name. Raises WeightsError if the models differ in them."""
     names = [_names(file) for file in models]
     for file, own in zip(models[1:], names[1:], strict=True):
         for name in sorted(names[0] ^ own):
@@ -256,14 +256,14 @@ def _layout(models: list[TensorFile], out: Path) -> list[TensorInfo]:
 
 
 def _names(file: TensorFile) -> set[str]:
-    """Names of a model's tensors, without the output matrix where it is the embedding once more."""
+    """Return the names of a model's tensors, without a tied decoder."""
     config = read_json(file.folder / "config.json")
     tied = config.get("tie_word_embeddings", True) and EMBEDDING in file.tensors
     return set(file.tensors) - ({TIED} if tied else set())
 
 
 def _same_configs(folders: list[Path]) -> None:
-    """Refuse models that would compute different things from the same weights, or read text differently."""
+    """Raise WeightsError for models that compute different things from the same weights or tokenize differently."""
     first, *rest = folders
     expected = load_config(first).model_dump(exclude=_FREE_FIELDS)
     words = _tokenizer(first)
@@ -278,7 +278,7 @@ def _same_configs(folders: list[Path]) -> None:
 
 
 def _tokenizer(folder: Path) -> str | None:
-    """What fixes a folder's tokenizer, as text; how batches are cut and padded is left out."""
+    """Return the parts of a folder's tokenizer that determine ids, as text; truncation and padding are left out."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         return None

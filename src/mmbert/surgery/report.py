@@ -64,7 +64,7 @@ class Tally:
         self._products = torch.zeros(variants, variants, dtype=torch.float64)
 
     def add(self, reference: Tensor, differences: Tensor, trimmed: Tensor) -> None:
-        """(n,) reference, (K, n) differences before and after the trim."""
+        """Add (n,) reference and (K, n) differences before and after the trim."""
         signs = trimmed.sign().to(torch.int8)
         changes = signs.abs().sum(0)
         shared = changes >= 2
@@ -88,7 +88,7 @@ class Tally:
         self._products += other._products
 
     def result(self) -> Disagreement:
-        """The figures so far."""
+        """Return the figures of all that was added."""
         count = max(self._parameters, 1)
         norms = self._products.diagonal().clamp(min=0).sqrt().tolist()
         rows = zip(self._products.tolist(), norms, strict=True)

@@ -32,7 +32,7 @@ class Threshold:
 
 
 def magnitude_bits(values: Tensor) -> Tensor:
-    """(n,) float32 -> (n,) int32 that order as \\|values\\|."""
+    """Return (n,) int32 that are ordered as \\|values\\| of (n,) float32."""
     return values.abs().view(torch.int32)
 
 
@@ -83,7 +83,7 @@ class Trim:
         self._equal_left = 0 if threshold is None else threshold.equal
 
     def __call__(self, values: Tensor) -> Tensor:
-        """The next part of the stream, (n,) float32, with the small entries set to zero; no threshold keeps all."""
+        """Trim the next part of the stream, (n,) float32: small entries become zero. No threshold keeps all."""
         if self._threshold is None:
             return values
         magnitudes = values.abs()

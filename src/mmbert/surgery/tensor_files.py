@@ -89,7 +89,7 @@ class TensorFile:
         }
 
     def read(self, name: str, start: int, stop: int) -> Tensor:
-        """Entries ``start`` to ``stop`` of the flattened tensor, a copy of its own, in the file's type."""
+        """Return entries ``start`` to ``stop`` of the flattened tensor, a copy in the file's type."""
         info = self.tensors[name]
         size = info.dtype.itemsize
         if stop <= start:
@@ -113,7 +113,7 @@ class TensorFile:
 
 
 def _weight_files(folder: Path) -> dict[str, set[str]]:
-    """The files of a folder's weights, with the tensors that each must hold."""
+    """Return the weight files of a folder, with the tensors that each must hold."""
     if (folder / WEIGHTS).is_file():
         return {WEIGHTS: set()}
     if not (folder / INDEX).is_file():

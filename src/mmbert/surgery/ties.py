@@ -23,18 +23,18 @@ from torch import Tensor
 
 
 def entries_kept(count: int, density: float) -> int:
-    """How many of ``count`` entries a trim keeps."""
+    """Return how many of ``count`` entries a trim keeps."""
     return max(1, int(density * count))
 
 
 def elect(trimmed: Tensor, weights: Tensor, even: float = 1.0) -> Tensor:
-    """(K, n) trimmed differences, (K,) weights -> (n,) signs, +1 or -1; ``even`` where the weighted sum is 0."""
+    """Return signs (n,), +1 or -1, of (K, n) trimmed differences with weights (K,); ``even`` where the sum is 0."""
     total = (trimmed * weights[:, None]).sum(0)
     return torch.where(total == 0, torch.full_like(total, even), total.sign())
 
 
 def disjoint_mean(trimmed: Tensor, weights: Tensor, signs: Tensor) -> Tensor:
-    """(K, n), (K,), (n,) -> (n,): the weighted mean over the entries that carry the elected sign; 0 where none does."""
+    """Return (n,) the weighted mean of the entries (K, n) that carry the elected sign (n,); 0 where none does."""
     agreeing = (trimmed.sign() == signs).to(trimmed.dtype) * weights[:, None]
     total = agreeing.sum(0)
     return (trimmed * agreeing).sum(0) / torch.where(total == 0, torch.ones_like(total), total)

@@ -43,7 +43,7 @@ class TrimReport:
     after: Size
 
     def values(self) -> dict[str, Any]:
-        """For a JSON file."""
+        """Return the values for a JSON file."""
         return asdict(self)
 
 
@@ -78,7 +78,7 @@ def trim(
 
 
 def count_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[int, np.ndarray]:
-    """Number of documents, and how often each token occurs in them (V,). Raises DataError if there is no text."""
+    """Return the number of documents, and how often each token occurs (V,). Raises DataError if there is no text."""
     counts = np.zeros(tokenizer.vocab_size, dtype=np.int64)
     documents = 0
     for batch in batches(texts):
@@ -92,7 +92,7 @@ def count_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[int, np.nd
 def select(
     bpe: Bpe, counts: np.ndarray, *, min_count: int = 1, max_tokens: int | None = None, named: Iterable[str] = ()
 ) -> list[int]:
-    """Ids to keep, ascending: those always needed, the frequent ones, and what is made on the way to each.
+    """Return the ids to keep, ascending: required ones, frequent ones, and all intermediate tokens of their merges.
 
     ``counts`` (V,) says how often each token occurs. ``named`` tokens are kept too, if the tokenizer has them. Raises
     ConfigError if ``max_tokens`` is too small for what must be kept.
@@ -112,7 +112,7 @@ def select(
 
 
 def _always(bpe: Bpe) -> list[str]:
-    """Tokens that are kept whatever the text."""
+    """Return the tokens that are kept whatever the text."""
     bytes_, kept = set(bpe.tokenizer.byte_ids), list(bpe.added)
     for token, index in bpe.ids.items():
         # without byte fallback single characters stand for bytes
@@ -122,5 +122,5 @@ def _always(bpe: Bpe) -> list[str]:
 
 
 def _needs(bpe: Bpe, token: str) -> set[int]:
-    """Ids of a token and of what is made on the way to it. Added tokens are found in the text as they are."""
+    """Return the ids of a token and of the tokens on its path. Added tokens are found in the text as they are."""
     return {bpe.ids[part] for part in ({token} if token in bpe.added else bpe.path(token))}

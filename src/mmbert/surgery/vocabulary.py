@@ -60,12 +60,12 @@ class Size:
 
     @property
     def memory_bytes(self) -> int:
-        """Of the weights in float32."""
+        """Return the size of the weights in float32."""
         return 4 * self.parameters
 
     @property
     def logits_bytes(self) -> int:
-        """Of one token's scores over the vocabulary in float32."""
+        """Return the size of one token's logits in float32."""
         return 4 * self.tokens
 
 
@@ -93,7 +93,7 @@ class ModelFolder:
             raise WeightsError(f"no config.json in {self.encoder}: give the folder of a saved model")
 
     def config(self) -> dict[str, Any]:
-        """The encoder's ``config.json``."""
+        """Return the encoder's ``config.json``."""
         values: dict[str, Any] = read_json(self.encoder / "config.json")
         return values
 
@@ -115,7 +115,7 @@ class ModelFolder:
         return found
 
     def rows(self) -> int:
-        """Rows of the token embedding; may be more than there are tokens."""
+        """Return the rows of the token embedding; there may be more rows than tokens."""
         with TensorFile(self.encoder) as file:
             return _embedding(file).shape[0]
 
@@ -171,7 +171,7 @@ def _write_weights(file: TensorFile, path: Path, rows: Sequence[Row], *, tied: b
 
 
 def _gather(file: TensorFile, info: TensorInfo, rows: Sequence[Row]) -> Iterator[Tensor]:
-    """The new rows of a tensor, flattened; neighbours are read at once."""
+    """Yield the new rows of a tensor, flattened; neighbouring rows are read at once."""
     width = info.numel // info.shape[0]
     longest = max(1, CHUNK // width)
     start = 0
@@ -190,7 +190,7 @@ def _gather(file: TensorFile, info: TensorInfo, rows: Sequence[Row]) -> Iterator
 
 
 def _copy_side_files(source: Path, target: Path, new_ids: dict[int, int], tokens: int) -> None:
-    """The small files of a folder, with the ids in them renumbered."""
+    """Copy the small files of a folder, with the token ids in them renumbered."""
     edits: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
         "config.json": lambda values: {**values, "vocab_size": tokens} if "vocab_size" in values else values,
         "added_tokens.json": lambda values: {key: new_ids[i] for key, i in values.items() if i in new_ids},
@@ -237,7 +237,7 @@ def renumbered(value: Any, new_ids: Mapping[int, int]) -> Any:
 
 
 def _new_id(value: Any, new_ids: Mapping[int, int]) -> Any:
-    """The new ids for one, for a list of them, or for a list of sequences; None where nothing is left."""
+    """Return the new ids for one id, a list of ids, or a list of sequences; None if nothing is left."""
     if isinstance(value, list):
         sequences = [item for item in value if not isinstance(item, list) or all(i in new_ids for i in item)]
         return [new for item in sequences if (new := _new_id(item, new_ids)) is not None] or None
@@ -255,7 +255,7 @@ def _tokenizer_config(values: dict[str, Any], new_ids: dict[int, int]) -> dict[s
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """All strings in a value, at any depth."""
+    """Yield all strings in a value, at any depth."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, list | dict):
@@ -271,7 +271,7 @@ def _embedding(file: TensorFile) -> TensorInfo:
 
 
 def _is_tied(file: TensorFile, config: dict[str, Any]) -> bool:
-    """Whether a stored decoder is the token embedding once more, and need not be."""
+    """Return whether a stored decoder is a copy of the token embedding, which need not be stored."""
     return bool(config.get("tie_word_embeddings", True)) and TIED in file.tensors
 
 

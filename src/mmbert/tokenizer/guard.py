@@ -1,4 +1,4 @@
-"""Guards against a ``tokenizer.json``: errors and panics of the Rust library as TokenizerError, and rules that blow up."""
+"""Guards against bad ``tokenizer.json`` files: Rust errors and panics, and rules that make texts explode in length."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def check_expansion(values: Any, origin: str) -> None:
 
 
 def _factor(part: Any) -> float:
-    """By what factor a rule, or a sequence of rules, lengthens a text at most; Unicode's own forms count as 1."""
+    """Return the largest factor by which a rule, or a sequence, lengthens a text. Unicode's own forms count as 1."""
     if not isinstance(part, dict):
         return 1.0
     kind = part.get("type")
@@ -88,7 +88,7 @@ def _factor(part: Any) -> float:
 
 
 def _longest_entry(table: Any) -> float:
-    """Bytes of the longest text in a SentencePiece table: the size of a trie, the trie, and texts that end in zeros."""
+    """Return the bytes of the longest text in a SentencePiece table (trie size, trie, zero-terminated texts)."""
     try:
         raw = base64.b64decode(table or "")
         (trie,) = struct.unpack_from("<I", raw)

@@ -84,7 +84,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, name: str | Path, revision: str | None = None) -> Tokenizer:
-        """A folder with a ``tokenizer.json``, such a file, or a repository of the hub at ``revision``.
+        """Load a folder with a ``tokenizer.json``, such a file, or a repository of the hub at ``revision``.
 
         Raises TokenizerError if there is none, it cannot be read, or it lacks a special token.
         """
@@ -100,7 +100,7 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids, added tokens included: one more than the largest."""
+        """Return the number of ids, added tokens included: one more than the largest."""
         return self._vocab_size
 
     @cached_property
@@ -129,12 +129,12 @@ class Tokenizer:
 
     @cached_property
     def special_ids(self) -> tuple[int, ...]:
-        """Ids that stand for no text: the five, and what else the file marks as special. Ascending."""
+        """Return the ids that stand for no text, ascending: the five, and all others that the file marks as special."""
         return tuple(sorted({*self._ids, *(index for index, token in self._added.items() if token.special)}))
 
     @cached_property
     def byte_tokens(self) -> dict[int, int]:
-        """Id -> byte, of the tokens <0x00> .. <0xFF> that there are; empty without byte fallback."""
+        """Return id -> byte of the existing tokens <0x00> .. <0xFF>; empty without byte fallback."""
         if getattr(self._marked.model, "byte_fallback", True) is False:  # a Unigram model does not say
             return {}
         ids = {self._marked.token_to_id(f"<0x{byte:02X}>"): byte for byte in range(256)}
@@ -142,7 +142,7 @@ class Tokenizer:
 
     @cached_property
     def byte_ids(self) -> tuple[int, ...]:
-        """Ids of the tokens that spell the bytes 0x00 .. 0xFF, in this order; empty without byte fallback.
+        """Return the ids of the tokens for the bytes 0x00 .. 0xFF, in this order; empty without byte fallback.
 
         A byte without a <0xNN> has the token of its character, as the tab of Gemma 2, or else <unk>.
         """
@@ -156,13 +156,13 @@ class Tokenizer:
 
     @cached_property
     def puts_space(self) -> bool:
-        """Whether a space is put before a text that begins with a letter."""
+        """Return whether the tokenizer puts a space before a text that begins with a letter."""
         (ids,) = self.encode_batch(["a"])
         return len(ids) > 0 and (self.id_to_token(ids[0]) or "").startswith((SPACE, " ", "\u0120"))
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that change with anything that changes ids: model, normaliser, splitting, added tokens.
+        """Return 16 hexadecimal digits of all that affects ids: model, normaliser, splitting, added tokens.
 
         False and null count as absent, so that the same tokenizer written by a newer library keeps its fingerprint.
         """
@@ -175,7 +175,7 @@ class Tokenizer:
 
     @cached_property
     def written(self) -> Any:
-        """The ``tokenizers.Tokenizer`` of the file, with the special tokens that the file puts around texts."""
+        """Return the ``tokenizers.Tokenizer`` of the file, with the special tokens that the file puts around texts."""
         written = self._sharing(self._added)
         if self._template is not None:
             written.post_processor = self._template
@@ -188,13 +188,13 @@ class Tokenizer:
 
     @cached_property
     def _plain(self) -> Any:
-        """The same tokenizer, blind to special strings in text (Gemma's file does not mark <mask> as special)."""
+        """Return the tokenizer that ignores special strings in text (Gemma's file does not mark <mask> as special)."""
         plain = self._sharing({index: self._special(token) for index, token in self._added.items()})
         plain.encode_special_tokens = True
         return plain
 
     def _sharing(self, added: Mapping[int, tokenizers.AddedToken]) -> Any:
-        """Another tokenizer over the same model, which is neither read again nor held twice."""
+        """Return another tokenizer that shares the same model in memory."""
         other = tokenizers.Tokenizer(self._marked.model)
         for part in ("normalizer", "pre_tokenizer", "decoder"):
             if (value := getattr(self._marked, part)) is not None:
@@ -203,14 +203,14 @@ class Tokenizer:
         return other
 
     def _special(self, token: tokenizers.AddedToken) -> tokenizers.AddedToken:
-        """An added token, special if it is one of the five."""
+        """Return an added token, made special if it is one of the five."""
         if token.content in SPECIALS.values():
             token = copy.copy(token)
             token.special = True
         return token
 
     def encode_batch(self, texts: Sequence[str], *, specials: bool = False, first: int = 0) -> list[np.ndarray]:
-        """Ids of each text, uint32, without <bos> and <eos>. All cores work; Python's lock is free meanwhile.
+        """Encode texts: the ids of each, uint32, without <bos> and <eos>. Uses all cores and releases the GIL.
 
         specials  read special strings in the text as special tokens
         first     number of the first text, for messages
@@ -224,7 +224,7 @@ class Tokenizer:
     def encode_spans(
         self, texts: Sequence[str], *, specials: bool = False, first: int = 0
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """As :meth:`encode_batch`, and with each text's ids the characters they stand for: (n, 2) int64, [start, end).
+        """Encode texts as :meth:`encode_batch`, and return with the ids their characters: (n, 2) int64, [start, end).
 
         A space before a word is part of its token. The tokens of a character that is spelled in bytes all have that
         character; a token that is only the space which the tokenizer puts before a text has none: start == end.
@@ -246,7 +246,7 @@ class Tokenizer:
 
     @cached_property
     def _space_put(self) -> int:
-        """Id of the token that is a space alone, where the tokenizer puts spaces before texts; else -1."""
+        """Return the id of the token that is a lone space if the tokenizer puts spaces before texts; else -1."""
         index = self._marked.token_to_id(SPACE if SPACE in self._spacing else " ")
         return -1 if index is None or not self.puts_space else int(index)
 
@@ -265,11 +265,11 @@ class Tokenizer:
             yield from found
 
     def encode(self, text: str, *, specials: bool = False) -> list[int]:
-        """``<bos> text <eos>``. Raises TokenizerError as :meth:`encode_batch` does."""
+        """Return the ids of ``<bos> text <eos>``. Raises TokenizerError as :meth:`encode_batch` does."""
         return [self.bos_id, *self.encode_batch([text], specials=specials)[0].tolist(), self.eos_id]
 
     def pack(self, texts: Sequence[str], max_tokens: int | None = None, *, specials: bool = False) -> Packed:
-        """The texts as one batch, each ``<bos> text <eos>``.
+        """Encode texts into one batch, each as ``<bos> text <eos>``.
 
         max_tokens  longest sequence, ends included; longer texts are cut
         Raises TokenizerError for no texts, or as :meth:`encode_batch` does.
@@ -284,7 +284,7 @@ class Tokenizer:
         return Packed.from_lists([np.concatenate([bos, row[:longest], eos]) for row in rows])
 
     def decode(self, ids: Iterable[int], *, specials: bool = False) -> str:
-        """Text of ids; ``specials`` keeps special tokens in it. Broken characters become U+FFFD.
+        """Return the text of ids; ``specials`` keeps special tokens in it. Broken characters become U+FFFD.
 
         Raises TokenizerError for an id that is not in the vocabulary.
         """
@@ -301,20 +301,20 @@ class Tokenizer:
 
     @cached_property
     def _leaves_space(self) -> bool:
-        """Whether the file's decoder leaves the space that was put before a text."""
+        """Return whether the file's decoder leaves the space that was put before a text."""
         return self.puts_space and bool(self._marked.decode(self.encode_batch(["a"])[0].tolist()).startswith(" "))
 
     def id_to_token(self, index: int) -> str | None:
-        """The token as the file writes it (``▁Paris``, ``<0xE2>``); None for an id without one."""
+        """Return the token as the file writes it (``▁Paris``, ``<0xE2>``); None for an id without one."""
         token: str | None = self._marked.id_to_token(int(index))
         return token
 
     def token_texts(self) -> list[str]:
-        """(V,) the text that each token stands for: empty for a special token, U+FFFD for a part of a character."""
+        """Return the text of each token (V,): empty for a special token, U+FFFD for a part of a character."""
         return [spelled.decode(errors="replace") for spelled in self._spelled()]
 
     def token_bytes(self) -> np.ndarray:
-        """(V,) int64: UTF-8 bytes of the text each token stands for: a byte token 1, a special token 0.
+        """Return the UTF-8 bytes of each token's text (V,) int64: 1 for a byte token, 0 for a special token.
 
         Summed over a text's tokens this is the text's length in bytes; one more where the file puts a space before it.
         """
@@ -328,7 +328,7 @@ class Tokenizer:
 
     @cached_property
     def _spacing(self) -> str:
-        """What the file does before its model, as JSON."""
+        """Return the file's normalizer and pre-tokenizer as JSON."""
         parts = (self._marked.normalizer, self._marked.pre_tokenizer)
         return "".join(part.__getstate__().decode() for part in parts if part is not None)
 
@@ -368,14 +368,14 @@ class Tokenizer:
         write_json(folder / "special_tokens_map.json", roles)
 
     def _flags(self, special: str) -> dict[str, Any]:
-        """How a special token is found in text: transformers takes this from the config, not from the tokenizer."""
+        """Return the matching flags of a special token, which transformers takes from the config, not the tokenizer."""
         known = next((token for token in self._added.values() if token.content == special), None)
         flags = {flag: bool(getattr(known, flag, False)) for flag in ("lstrip", "normalized", "rstrip", "single_word")}
         return {"content": special, **flags, "special": True}
 
 
 def _download(name: str, revision: str | None) -> Path:
-    """``tokenizer.json`` of a hub repository. Raises TokenizerError."""
+    """Return ``tokenizer.json`` of a hub repository. Raises TokenizerError."""
     here = Path(name)
     if (
         not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name)
@@ -393,7 +393,7 @@ def _download(name: str, revision: str | None) -> Path:
 
 
 def _bare(value: Any) -> Any:
-    """A value without what is false or null, at any depth."""
+    """Return a value without what is false or null, at any depth."""
     if isinstance(value, dict):
         return {key: _bare(inner) for key, inner in value.items() if inner is not None and inner is not False}
     if isinstance(value, list):

@@ -83,7 +83,7 @@ def train_tokenizer(texts: Iterable[tuple[str, str]], spec: TokenizerTraining) -
 
 
 def sample_by_language(sizes: dict[str, int], temperature: float, budget: int) -> dict[str, int]:
-    """Characters to take of each language: in proportion to size ** temperature, never more than there are.
+    """Return the characters to take of each language: in proportion to size ** temperature, at most those there are.
 
     What a small language cannot give goes to the others, in the same proportion. The sum is ``budget``, or all.
     """
@@ -150,7 +150,7 @@ class _Sample:
         self._kept = sum(len(part) for slices in self._slices.values() for part in slices)
 
     def draw(self) -> Iterator[str]:
-        """The sample, language by language, each spread evenly over what was kept of it."""
+        """Yield the sample, language by language, each spread evenly over what was kept of it."""
         wanted = sample_by_language(dict(self.sizes), self._temperature, self._budget)
         for language, slices in sorted(self._slices.items()):
             kept = sum(map(len, slices))
@@ -165,7 +165,7 @@ class _Sample:
 
 
 def _alphabet(texts: list[str], budget: int) -> set[str]:
-    """The characters that become tokens: at most a third of the vocabulary, those that save most over their bytes.
+    """Return the characters that become tokens: at most a third of the vocabulary, those that save the most bytes.
 
     Without a limit the characters of hundreds of languages would leave a vocabulary of 4,000 no merges at all.
     U+2581 is never one: other software would show it as a space.
@@ -187,7 +187,7 @@ def _pre_tokenizer() -> Any:
 
 
 def _assemble(model: dict[str, Any], spec: TokenizerTraining) -> Tokenizer:
-    """Specials, bytes, characters, merges, in this order, as a complete ``tokenizer.json``."""
+    """Return the tokenizer of specials, bytes, characters and merges, in this order of ids."""
     reserved = {*SPECIALS.values(), *_BYTES}
     learned = [token for token, _ in sorted(model["vocab"].items(), key=lambda item: item[1]) if token not in reserved]
     tokens = [*SPECIALS.values(), *_BYTES, *learned][: spec.vocab_size]

@@ -128,5 +128,5 @@ class Saver:
         free = shutil.disk_usage(self._job.folder).free
         return TrainingError(
             f"cannot save {self._path} ({cause}): it needs {self._bytes:,} bytes, "
-            f"{free:,} are free; the checkpoint before it is whole: free some space, and the same command goes on from there"
+            f"{free:,} are free; the checkpoint before it is whole: free some space, and run the same command again"
         )

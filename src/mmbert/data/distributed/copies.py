@@ -54,7 +54,7 @@ class Compare(DataStep):
 def compare(
     high: NDArray[np.uint64], low: NDArray[np.uint64], held: NDArray[np.bool_], place: NDArray[np.uint64]
 ) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """(copies, contested) among documents, given their hashes in two halves.
+    """Return (copies, contested) of documents, given their hashes in two halves.
 
     copies     (C,) places of all but the first document of a text, where none of them is to be held out
     contested  (D, 3) number of the text, place, and 1 if to be held out, of all documents of the other texts that occur
@@ -108,7 +108,7 @@ class Decide(DataStep):
 def decide(
     groups: dict[int, tuple[int, int]], held: dict[int, tuple[str, int]], limit: int, *, deduplicate: bool
 ) -> Iterator[tuple[int, int]]:
-    """(place, verdict) of the documents to be held out and their copies, in order.
+    """Yield (place, verdict) of the documents to be held out and their copies, in order.
 
     groups       place -> the text, of documents whose text occurs several times
     held         place -> (language, characters) of the documents to be held out

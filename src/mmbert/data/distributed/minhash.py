@@ -52,7 +52,7 @@ class _Signature(MinhashDedupSignature):  # type: ignore[misc]
 
 
 def config(plan: TaskPlan) -> Any:
-    """datatrove's options, by those of the recipe."""
+    """Return datatrove's options for those of the recipe."""
     spec = plan.recipe.cleaning.near_duplicates
     assert spec is not None, "these stages run if the recipe asks for them"
     hashing = HashConfig(precision=64, hash_fc="sha1")  # only its width counts here; the other one needs xxhash
@@ -67,11 +67,11 @@ class _Near(DataStep):
     type = "🫂 - DEDUP"
 
     def folder_of(self, what: str, source: str) -> str:
-        """Where a stage leaves what it finds in a source."""
+        """Return the folder for what a stage finds in a source."""
         return str(self.plan.place("minhash", what, source))
 
     def local(self, rank: int) -> tuple[str, int, int]:
-        """(source, number of the rank within it, its ranks)."""
+        """Return (source, number of the rank within it, its ranks)."""
         source = self.plan.ranks[rank].source
         ranks = self.plan.sources[source]
         return source, ranks.index(rank), len(ranks)
@@ -120,7 +120,7 @@ class DropNear(_Near):
     name = "MinHash 4: filter"
 
     def run(self, data: Iterable[Item], rank: int = 0, world_size: int = 1) -> Iterator[Item]:
-        """Pass on one document of every cluster, and count the others."""
+        """Yield one document of every cluster, and count the others."""
         source, *place = self.local(rank)
         report = self.report(rank)
         counter = _Counter(self, report)

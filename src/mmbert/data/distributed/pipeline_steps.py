@@ -41,15 +41,15 @@ class DataStep(PipelineStep):  # type: ignore[misc]  # datatrove has no types
 
     @property
     def plan(self) -> TaskPlan:
-        """The plan, as it stands in the folder."""
+        """Return the plan in the data folder."""
         return load_plan(Path(self.folder))
 
     def report(self, rank: int) -> SourceReport:
-        """Empty counts for a rank."""
+        """Return empty counts for a rank."""
         return SourceReport(fingerprint=self.plan.fingerprints[self.plan.ranks[rank].source])
 
     def write_report(self, rank: int, report: SourceReport) -> None:
-        """Leave the counts of this step for the end."""
+        """Save the counts of this step for the final report."""
         write_json(self.plan.place("reports", type(self).__name__, f"{rank:05d}.json"), report.model_dump(mode="json"))
 
     def drop(self, report: SourceReport, item: Item, reason: str) -> None:
@@ -66,7 +66,7 @@ class Read(DataStep):
     type = "📖 - READER"
 
     def run(self, data: Iterable[Item] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[Item]:
-        """Yield documents with ``language``; ``heldout_only`` where all text of the file is held out; ``held`` if this is."""
+        """Yield documents with ``language``, ``aside`` (all of the file is held out) and ``held`` (this document is)."""
         plan = self.plan
         work = plan.ranks[rank]
         source, cleaning = plan.recipe.sources[work.source], plan.recipe.cleaning
@@ -164,22 +164,22 @@ class Spill(DataStep):
 
 
 def document_of(item: Item) -> Document:
-    """datatrove's document as ours."""
+    """Return datatrove's document as ours."""
     return Document(item.text, item.id, item.metadata["language"], item.metadata["source"])
 
 
 def spill_path(plan: TaskPlan, rank: int) -> Path:
-    """The documents that a rank has laid aside."""
+    """Return the file of the documents that a rank has written for later stages."""
     return plan.place("spool", f"{rank:05d}.jsonl.zst")
 
 
 def held_path(plan: TaskPlan, rank: int) -> Path:
-    """How many they are, and those of them to be held out."""
+    """Return the file with the number of these documents and the list of those to be held out."""
     return plan.place("spool", f"{rank:05d}.json")
 
 
 def read_spill(plan: TaskPlan, rank: int) -> Iterator[Item]:
-    """The documents that a rank has laid aside, in order."""
+    """Yield the documents of a rank's spill file, in order."""
     with spill_path(plan, rank).open("rb") as file:
         for line in split_lines(zstandard.ZstdDecompressor().read_to_iter(file)):
             id, text, metadata = orjson.loads(line)
@@ -187,7 +187,7 @@ def read_spill(plan: TaskPlan, rank: int) -> Iterator[Item]:
 
 
 def fresh_folder(plan: TaskPlan, name: str, rank: int) -> Path:
-    """A folder for what a rank writes, without what a stopped attempt has left there."""
+    """Return an empty folder for what a rank writes, without what an interrupted attempt left there."""
     folder = plan.place(name, rank)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -195,7 +195,7 @@ def fresh_folder(plan: TaskPlan, name: str, rank: int) -> Path:
 
 
 def reports(plan: TaskPlan, source: str) -> SourceReport:
-    """The counts of all steps and ranks of a source."""
+    """Return the counts of all steps and ranks of a source."""
     total = SourceReport(fingerprint=plan.fingerprints[source])
     for step in sorted(plan.place("reports").iterdir()):
         for rank in plan.sources[source]:
@@ -207,6 +207,6 @@ def reports(plan: TaskPlan, source: str) -> SourceReport:
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
-    """A NumPy file, whole or absent."""
+    """Write a NumPy file that is whole or absent."""
     with atomic_file(path) as file:
         np.save(file, array)

@@ -63,7 +63,7 @@ def _is_made(path: Path, info: dict[str, Any]) -> bool:
 
 
 def _jobs(plan: TaskPlan, tokenizer: Tokenizer) -> list[Job]:
-    """All shards to make, the same list in every task."""
+    """Return all shards to make, the same list in every task."""
     jobs: list[Job] = []
     for name, source in Report.load(plan.folder).sources.items():
         info = {"source": name, "tokenizer": tokenizer.fingerprint, "text": source.fingerprint}
@@ -86,7 +86,7 @@ def _jobs(plan: TaskPlan, tokenizer: Tokenizer) -> list[Job]:
 
 
 def _text_jobs(plan: TaskPlan, tokenizer: Tokenizer, info: dict[str, Any]) -> list[Job]:
-    """The shards of one source: parts of a language together, as far as they stay below ``PART`` bytes."""
+    """Return the shards of one source: parts of a language together, up to ``PART`` bytes."""
     found: dict[str, list[list[tuple[int, TextPart]]]] = {}
     for rank, part in parts_of(plan, info["source"]):
         groups = found.setdefault(part.language, [])
@@ -129,7 +129,7 @@ class WriteManifest(DataStep):
     type = "✅ - REPORT"
 
     def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> None:
-        """As ``prepare_data``, which finds its work done."""
+        """Run ``prepare_data``, which finds its work done and writes the manifest."""
         plan = self.plan
         prepare_data(plan.recipe, plan.folder)
         shutil.rmtree(plan.place(), ignore_errors=True)

@@ -52,7 +52,7 @@ def launch(
 
 
 def _write(executor: Any) -> Path:
-    """What ``SlurmPipelineExecutor.launch_job`` writes before it calls sbatch."""
+    """Write what ``SlurmPipelineExecutor.launch_job`` writes before it calls sbatch. Return the launch file."""
     executor.depends = None  # not pickled with all that comes before it
     place = Path(executor.logging_dir.resolve_paths(""))
     place.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def _write(executor: Any) -> Path:
 
 
 def _write_submit(executors: list[Any], logs: Path) -> Path:
-    """A script that submits all launch files, each after the one before."""
+    """Write a script that submits all launch files, each after the one before. Return its path."""
     lines = ["#!/bin/bash", "# Submits every stage; each waits until the one before is complete.", "set -e", "after="]
     for executor in executors:
         script = shlex.quote(executor.logging_dir.resolve_paths("launch_script.slurm"))

@@ -69,25 +69,25 @@ class TaskPlan:
 
     @property
     def partitions(self) -> int:
-        """Parts of the hashes in the search for exact copies."""
+        """Return the number of partitions of the hashes in the search for exact copies."""
         return min(len(self.ranks), _PARTITIONS)
 
     @cached_property
     def sources(self) -> dict[str, list[int]]:
-        """Source in work -> its ranks."""
+        """Return source in work -> its ranks."""
         return {
             name: [number for number, rank in enumerate(self.ranks) if rank.source == name]
             for name in self.fingerprints
         }
 
     def place(self, *parts: str | int) -> Path:
-        """A place for what one stage leaves for the next; numbers are written with five digits."""
+        """Return a path for what one stage leaves for the next; numbers are written with five digits."""
         return self.folder.joinpath(
             "scale", "work", *(part if isinstance(part, str) else f"{part:05d}" for part in parts)
         )
 
     def documents(self, unit: Unit, source_name: str) -> Iterator[Document]:
-        """The documents of a unit."""
+        """Yield the documents of a unit."""
         source = self.recipe.sources[source_name]
         if unit.file is None:
             return self._catalogs[unit.task].documents(lambda size: None)
@@ -95,7 +95,7 @@ class TaskPlan:
 
     @cached_property
     def _catalogs(self) -> dict[str, PrepareTask]:
-        """The tasks of the one source of catalogs, which are loaded once for all of them."""
+        """Return the tasks of the one source of catalogs, which is loaded once for all of them."""
         (name,) = (name for name in self.fingerprints if self.recipe.sources[name].kind == "catalogs")
         work = plan_work(name, self.recipe.sources[name], self.recipe.cleaning, self.folder)
         return {task.name: task for task in work.tasks}
@@ -111,12 +111,12 @@ class TaskPlan:
 
 
 def plan_path(folder: Path) -> Path:
-    """Where the plan of a data folder stands while it is in work."""
+    """Return the path of the plan of a data folder in work."""
     return folder / "scale" / "plan.json"
 
 
 def load_plan(folder: Path) -> TaskPlan:
-    """The plan of a data folder, read once a process. Raises DataError if there is none."""
+    """Return the plan of a data folder, read once in a process. Raises DataError if there is none."""
     path = plan_path(folder)
     if not path.is_file():
         raise DataError(f"no such file: {path}: start the preparation again with `mmbert data scale`")
@@ -131,7 +131,7 @@ def _load(folder: Path, stamp: int) -> TaskPlan:
 
 
 def make_plan(recipe: Recipe, folder: Path, tasks: int) -> TaskPlan:
-    """The plan that was begun, if it is still the right one; else a new one, for which old text is removed.
+    """Return the plan that was begun if it still fits; else make a new one and remove the old text.
 
     Raises as ``prepare_text`` does for a source that is not there.
     """
@@ -161,7 +161,7 @@ def make_plan(recipe: Recipe, folder: Path, tasks: int) -> TaskPlan:
 
 
 def _goes_on(begun: TaskPlan, recipe: Recipe, works: dict[str, tuple[Work, bool]]) -> bool:
-    """Whether a plan that was begun leads to what the recipe asks for now."""
+    """Return whether a plan that was begun leads to what the recipe asks for now."""
     same = (begun.recipe.sources, begun.recipe.cleaning, begun.recipe.vocabulary) == (
         recipe.sources,
         recipe.cleaning,
@@ -174,7 +174,7 @@ def _goes_on(begun: TaskPlan, recipe: Recipe, works: dict[str, tuple[Work, bool]
 
 
 def _divide(works: dict[str, Work], tasks: int) -> Iterator[TaskInputs]:
-    """Units in runs of about the same size; a source has at least one rank."""
+    """Yield units in runs of about the same size. A source has at least one rank."""
     total = sum(task.size for work in works.values() for task in work.tasks) or 1
     for name, work in works.items():
         units = [unit for task in work.tasks for unit in _units(task)]

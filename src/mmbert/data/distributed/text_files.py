@@ -63,7 +63,7 @@ class Write(DataStep):
 
 
 def parts_of(plan: TaskPlan, source: str) -> Iterator[tuple[int, TextPart]]:
-    """(rank, part) of a source, in the order of its documents within each language."""
+    """Yield (rank, part) of a source, in the order of its documents within each language."""
     for rank in plan.sources[source]:
         for values in read_json(plan.place("parts", rank, _FILE)):
             yield rank, TextPart(*values)
@@ -116,7 +116,7 @@ class Finish(DataStep):
 
 
 def _mark_done(plan: TaskPlan, source: str, tasks: list[PrepareTask]) -> None:
-    """The mark of every task: held-out text is counted in the task that brings it, the rest where it is read."""
+    """Mark every task as done. Held-out text is counted in the task that brings it, the rest where it is read."""
     total = reports(plan, source)
     counted = {task.name: SourceReport(fingerprint=total.fingerprint) for task in tasks}
     readers = {file.language: task.name for task in tasks for file in task.inputs if not task.heldout_only}

@@ -41,7 +41,7 @@ class HubFile(NamedTuple):
 
 
 def hub_inputs(source_name: str, source: Source, *, heldout: bool = False) -> list[Input]:
-    """Files of a dataset, at one commit, sorted by language and name. Raises DataError if the hub cannot give them."""
+    """Return the files of a dataset at one commit, sorted by language and name. Raises DataError."""
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
@@ -66,7 +66,7 @@ def open_remote(source: Source, commit: str, path: str) -> BinaryIO:
 
 
 def restore(source: Source, record: dict[str, Any]) -> Input:
-    """An input from its ``record``, on any machine that reaches the same files."""
+    """Return an input from its ``record``, on any machine that reaches the same files."""
     if record["revision"] is None:
         return Input(**record, open=partial(open_local, record["path"]))
     return Input(**record, open=partial(open_remote, source, record["revision"], record["name"]))
@@ -81,7 +81,7 @@ def remote_inputs(
     revision: str | None = None,
     heldout: bool = False,
 ) -> list[Input]:
-    """The files of ``source.configs`` and of one split, out of a listing of a repository."""
+    """Return the files of ``source.configs`` and of one split, out of a listing of a repository."""
     known = {file.path: file for file in files if not is_hidden(file.path)}
     shards = _shards(source, set(known), open_file)
     known = {path: file for path, file in known.items() if path in shards or not path.endswith(mds.SUFFIXES)}
@@ -102,7 +102,7 @@ def remote_inputs(
 
 
 def _shards(source: Source, paths: set[str], open_file: Callable[[str], BinaryIO]) -> dict[str, mds.Entry]:
-    """MDS shards to read, raw ones before their compressed copies -> what their index says."""
+    """Return the MDS shards to read, raw ones before their compressed copies, with their index entries."""
     if not any(path.endswith(mds.SUFFIXES) for path in paths):
         return {}
     indexes = {}
@@ -116,7 +116,7 @@ def _shards(source: Source, paths: set[str], open_file: Callable[[str], BinaryIO
 
 
 def select(paths: list[str], configs: tuple[str, ...], split: str) -> dict[str, list[str]]:
-    """Configuration -> its files of ``split``, sorted; all configurations if none is named.
+    """Return configuration -> its files of ``split``, sorted; all configurations if none is named.
 
     A file inside two of ``configs`` is of the inner one. Raises DataError for a name that is not there, with the
     nearest one.
@@ -141,7 +141,7 @@ def select(paths: list[str], configs: tuple[str, ...], split: str) -> dict[str, 
 
 
 def split_of(path: str) -> str | None:
-    """The split that a file's folders or the beginning of its name tell."""
+    """Return the split that a file's folders or the beginning of its name tell."""
     *folders, file = PurePosixPath(path).parts
     names = [*folders, re.split(r"[-_.]", file)[0]]
     return next((name for name in reversed(names) if name in SPLITS), None)
@@ -157,7 +157,7 @@ def configs_of(path: str) -> list[str]:
 
 
 def _named_languages(source_name: str, source: Source, chosen: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Without any option, the configurations that are named as a language; others are left out, and it is said."""
+    """Return the configurations that are named as a language; the others are left out and logged."""
     kept = {}
     for config, paths in chosen.items():
         try:

@@ -54,12 +54,12 @@ class Input:
     """What its ``index.json`` says of a shard of the form ``mds``."""
 
     def record(self) -> dict[str, Any]:
-        """As JSON, for ``mmbert.data.sources.hub_datasets.restore``."""
+        """Return JSON values for ``mmbert.data.sources.hub_datasets.restore``."""
         return {field: getattr(self, field) for field in self.__dataclass_fields__ if field != "open"}
 
 
 def local_inputs(source_name: str, source: Source, *, heldout: bool = False) -> list[Input]:
-    """Files of ``source.path`` (or ``source.heldout``) on this machine, sorted by language and name.
+    """Return the files of ``source.path`` (or ``source.heldout``) on this machine, sorted by language and name.
 
     Raises DataError if there is none, or if a name gives no language.
     """
@@ -83,7 +83,7 @@ def local_inputs(source_name: str, source: Source, *, heldout: bool = False) -> 
 
 
 def _entries(root: Path, paths: list[Path], *, complete: bool) -> dict[str, mds.Entry]:
-    """Path of a shard to read -> its entry, by the ``index.json`` files beside the shards and above them.
+    """Return the path of each shard to read with its entry in the ``index.json`` files beside and above the shards.
 
     complete  no shard that is listed may be missing
     """
@@ -95,7 +95,7 @@ def _entries(root: Path, paths: list[Path], *, complete: bool) -> dict[str, mds.
 
 
 def input_language(source_name: str, source: Source, name: str, path: str) -> str | None:
-    """The language of a file by the source's options or its name; None where ``language_field`` tells it.
+    """Return the language of a file by the source's options or its name; None if ``language_field`` tells it.
 
     ``fao_Latn.jsonl.gz`` by its name; else by the last folder that names a script, ``data/fao_Latn/train/0.parquet``.
     """
@@ -131,7 +131,7 @@ def named_language(name: str) -> str:
 
 
 def canonical_code(code: str, where: str) -> str:
-    """``languages.normalise`` with the place of a wrong code in the message. Raises DataError."""
+    """Return ``languages.normalise(code)``. Raises DataError with the place of a wrong code."""
     try:
         return _normalise(code)
     except ConfigError as error:
