@@ -1,4 +1,4 @@
-"""NumPy arrays in files that we read again ourselves, with a checksum of each: ``.npz``, whose zip form has one."""
+"""NumPy arrays in ``.npz`` files, whose zip format has a checksum for each array."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which extra of the package brings which distribution, read from the metadata of what is installed."""
+"""Which extra of the package brings which distribution, from the metadata of what is installed."""
 
 from __future__ import annotations
 

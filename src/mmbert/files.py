@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside their place, flushed to disk, then renamed into it."""
+"""Files that are whole or absent: written beside their place, flushed to disk, then renamed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of a model or dataset of the Hugging Face hub: one request, and one line if it fails.
+"""Download files of a model or dataset from the Hugging Face hub with one request and a one-line error.
 
 ``hf_hub_download`` of the hub's library repeats a failed request five times, which without a network takes half a
 minute and prints ten lines. ``snapshot_download`` asks once and then takes what an earlier download left in the cache.
@@ -14,7 +14,7 @@ _NO_NETWORK = r"ConnectError|ConnectionError|NameResolution|Timeout|Network is u
 
 
 class HubFailed(Exception):
-    """The hub did not give a file; the message is the reason."""
+    """The hub did not return a file. The message is the reason."""
 
 
 def hub_folder(name: str, patterns: Sequence[str], *, revision: str | None = None) -> Path:

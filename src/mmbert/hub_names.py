@@ -1,4 +1,4 @@
-"""Names as the hub's model cards have them: codes of languages, uses of models, and models by a link."""
+"""Names that model cards on the hub use: language codes, tasks, and models as links."""
 
 from __future__ import annotations
 

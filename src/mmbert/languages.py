@@ -1,4 +1,4 @@
-"""Codes of languages: one canonical form, their names and scripts.
+"""Language codes: one canonical form, with their names and scripts.
 
 The canonical form is FineWeb2's: ISO 639-3, with the ISO 15924 script where it is known (``fra`` or ``fra_Latn``), and
 ``code`` for program code. :func:`normalise` brings other spellings to it: ``fr``, ``pt-BR``, ``sr@latin``,

@@ -1,4 +1,4 @@
-"""One writer at a time in a folder: a lock that names its holder and ends with its process, however that ends.
+"""Locks for folders with one writer at a time. A lock names its holder and ends with the holder's process.
 
 with lock_folder(Path("runs/nano")):    # raises MMBertError if another process writes there
     ...

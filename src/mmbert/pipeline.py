@@ -1,4 +1,4 @@
-"""A whole recipe, from raw text to an evaluated model. Every stage leaves files and is skipped when they are there.
+"""Run a whole recipe, from raw text to an evaluated model. Finished stages are skipped.
 
 runs/<name>/
   recipe.yaml environment.json                     what is run, and on what
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunResult:
-    """Where a finished run left what it made."""
+    """The files of a finished run."""
 
     folder: Path
     model: Path

@@ -1,4 +1,4 @@
-"""What a recipe takes over from the model that it starts from: shape, tokenizer, longest sequence, rotary angles.
+"""Options that a recipe takes from its start model: shape, tokenizer, context and RoPE bases.
 
 ``start: jhu-clsp/mmBERT-base`` says all of it, so a recipe need not repeat it. :func:`resolve` looks it up in the
 start's ``config.json`` when a run begins (no weights are read); the run's ``recipe.yaml`` holds the resolved recipe.

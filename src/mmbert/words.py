@@ -1,4 +1,4 @@
-"""Words of a text in any script, as far as characters tell them apart.
+"""Split text in any script into words, as far as its characters tell them apart.
 
 A tokenizer of Gemma's kind knows no words: its tokens carry the space before them, and all of a text is its word 0.
 What counts here as a word is a run of letters, marks and digits, with a hyphen, apostrophe or the like inside

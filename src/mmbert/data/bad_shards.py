@@ -1,4 +1,4 @@
-"""Damaged shards that a run goes on without: ``bad_shards.json`` in its folder.
+"""Damaged shards that a run leaves out: ``bad_shards.json`` in the folder of the run.
 
 With ``runtime.on_bad_shard: skip`` a shard that is found damaged, by the look at all of them before the first step
 or later by its reader, is left out from the step on at which it was found: its blocks are empty, and every other draw
@@ -27,7 +27,7 @@ VERSION = 1
 
 
 class LeftOut(BaseModel):
-    """One shard that a run goes on without."""
+    """A shard that a run leaves out."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -51,7 +51,7 @@ class _BadShardList(BaseModel):
 
 
 class BadShards:
-    """The shards that the run in ``folder`` goes on without. Raises DataError if their list is damaged."""
+    """The shards that the run in ``folder`` leaves out. Raises DataError if their list is damaged."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE

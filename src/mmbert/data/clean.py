@@ -1,4 +1,4 @@
-"""Keep a document, or drop it and say why. Reasons are counted per language in ``text/report.json``.
+"""Rules that keep or drop a document. Reasons are counted for each language in ``text/report.json``.
 
 The rules are few and know no language: whatever needs a word list or a model of a language does worst where text is
 rarest. Thresholds are those of ``Cleaning`` in the recipe.

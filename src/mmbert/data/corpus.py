@@ -1,4 +1,4 @@
-"""The shards of a phase's streams, as segments of documents.
+"""The shards of a phase's streams, divided into segments of documents.
 
 A document is cut into segments of at most ``context - 2`` tokens: a training sequence is <bos> segment <eos>. A block
 is the unit of drawing: the segments that begin in one stretch of ``context`` tokens of a shard. Blocks are found from

@@ -1,4 +1,4 @@
-"""Sizes of streams that are known without their data, from published tables: for dry runs and for showing a mixture."""
+"""Sizes of streams from published tables, for dry runs and mixture reports without data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmbert.recipe import Counts, Phase, Source
 
 
 class KnownSizes(NamedTuple):
-    """Sizes as ``mixture`` takes them."""
+    """Sizes in the form that ``mixture`` takes."""
 
     sizes: dict[tuple[str, str], float]
     """(source, language) -> tokens."""

@@ -1,4 +1,4 @@
-"""Exact copies, found by a 128-bit hash of the text with white space folded.
+"""Exact copies, found by a 128-bit hash of the text with white space collapsed.
 
 At 128 bits a billion documents meet by chance with probability 1e-21. A set of hashes costs about 100 bytes of memory a
 document; past some hundred million documents deduplicate before, at size, and turn ``cleaning.deduplicate`` off.

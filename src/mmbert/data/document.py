@@ -1,4 +1,4 @@
-"""One raw text and where it is from."""
+"""A raw text with its id, language and source."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One raw text: a page, a chapter, a run of messages."""
+    """A raw text: a page, a chapter, or several short messages."""
 
     text: str
     id: str

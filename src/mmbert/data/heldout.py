@@ -1,4 +1,4 @@
-"""Held-out text as fixed batches: the same tokens hidden for every model that has the tokenizer.
+"""Held-out text as fixed masked batches: the same masked tokens for every model with the same tokenizer.
 
 Measuring hides every chosen token behind <mask>: in training a tenth of them stays as it is, and a model that may
 read its answer off the page cannot be compared with one that may not (a table of frequencies, say).
@@ -24,7 +24,7 @@ _ENCODED = 64
 
 
 class Encodes(HasVocabulary, Protocol):
-    """What held-out batches ask of a tokenizer."""
+    """The tokenizer methods that held-out batches need."""
 
     def encode_batch(self, texts: list[str]) -> Sequence[NDArray[np.uint32]]: ...
 

@@ -1,4 +1,4 @@
-"""Token ids that others made, the released training data above all, as shards of our own, without tokenising again.
+"""Shards from token ids of other tools, such as the released training data, without tokenising again.
 
 A released sample is ``<bos> ids <eos>`` of a whole document, or of a part of one, which then lacks the ``<eos>``. Ids
 that stand for no text (``<bos> <eos> <pad>``) are taken out, and divide the documents of a sample that holds several.
@@ -32,7 +32,7 @@ _ENOUGH = 16
 
 
 class ShardInputs(NamedTuple):
-    """What becomes one shard: files of one language that follow one another."""
+    """The consecutive files of one language that become one shard."""
 
     language: str
     number: int
@@ -96,7 +96,7 @@ def shard_inputs(inputs: list[Input]) -> list[ShardInputs]:
 
 
 class IdReader:
-    """Documents out of samples, as ids of ``tokenizer``. Raises DataError naming file and sample of what is not its."""
+    """Reads documents as ids of ``tokenizer`` from samples. Raises DataError naming file and sample for foreign ids."""
 
     def __init__(self, source: Source, tokenizer: Tokenizer) -> None:
         self._source = source

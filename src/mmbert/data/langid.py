@@ -1,4 +1,4 @@
-"""Does a document speak the language it claims? A model in fastText's form is asked, such as GlotLID.
+"""Check the claimed language of documents with a fastText model such as GlotLID.
 
 A document is dropped only where the model is sure of another language: what it says with a low probability, and what
 it says of documents in a language it has no label for, does not count. So languages that the model does not know, the
@@ -29,7 +29,7 @@ _CHARACTERS = 2000
 
 
 class LanguageIdentifier:
-    """The model of a recipe. Raises DataError if it cannot be read, MissingExtra without the package."""
+    """The language model of a recipe. Raises DataError if it cannot be read, MissingExtra without fastText."""
 
     def __init__(self, spec: LanguageId) -> None:
         self.spec = spec

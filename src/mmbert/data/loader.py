@@ -1,4 +1,4 @@
-"""Steps made ahead in a thread, so that training does not wait for them.
+"""Prefetch steps in a thread, so that training does not wait for them.
 
 with Loader(Steps(recipe, "pretrain", folder, tokenizer), cursor) as loader:
     for step in loader: ...

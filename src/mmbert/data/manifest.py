@@ -1,4 +1,4 @@
-"""``shards/manifest.json``: what the shards of a folder hold, and which tokenizer made them."""
+"""``shards/manifest.json``: the contents of the shards in a folder, and the tokenizer that made them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which tokens are hidden, and how: masked language modelling by 80/10/10.
+"""Choose and mask tokens: masked language modelling with 80/10/10 corruption.
 
 Every token but <bos> and <eos> is chosen with the same probability. Of the chosen, 80 % become <mask>, 10 % a random
 token and 10 % stay; the model predicts all of them. The choice is drawn from a counter-based generator keyed by the
@@ -25,7 +25,7 @@ _RANGE = 1 << 32
 
 
 class HasVocabulary(Protocol):
-    """What masking asks of a tokenizer."""
+    """The tokenizer attributes that masking needs."""
 
     @property
     def vocab_size(self) -> int: ...
@@ -43,7 +43,7 @@ class HasVocabulary(Protocol):
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The ids that batches are made with."""
+    """The ids from which batches are made."""
 
     size: int
     pad: int

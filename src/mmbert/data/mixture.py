@@ -37,7 +37,7 @@ Sizes = Mapping[tuple[str, str], float]
 
 @dataclass(frozen=True, slots=True)
 class StreamShare:
-    """What a phase draws from one stream."""
+    """The share of one stream in a phase."""
 
     source: str
     language: str
@@ -53,7 +53,7 @@ class StreamShare:
 
 @dataclass(frozen=True)
 class Mixture:
-    """The shares of a phase; they add up to 1. Sorted by source and language."""
+    """The shares of a phase, sorted by source and language. They sum to 1."""
 
     streams: tuple[StreamShare, ...]
     tokens: int

@@ -1,4 +1,4 @@
-"""What each phase will draw from every language, before anything runs: ``mmbert data plan``.
+"""The shares of every language in each phase, computed before training: ``mmbert data plan``.
 
 Sizes come from the manifest of prepared shards, or without them from the counts that the recipe names.
 """
@@ -37,7 +37,7 @@ class PhaseShare:
 
     @property
     def mark(self) -> str:
-        """Return ``max`` if the cap limits the language, ``>5`` for more epochs than in the published runs, or nothing."""
+        """Return ``max`` if the cap limits the language, ``>5`` for more epochs than in the published runs."""
         if self.capped:
             return "max"
         return f">{AIM:g}" if self.epochs is not None and self.epochs > AIM else ""
@@ -45,7 +45,7 @@ class PhaseShare:
 
 @dataclass(frozen=True, slots=True)
 class LanguageRow:
-    """One language over the phases."""
+    """One language in all phases."""
 
     language: str
     name: str

@@ -1,4 +1,4 @@
-"""Filling a step exactly: segments in the order of the plan, into micro-batches of a fixed number of tokens.
+"""Pack segments, in the order of the plan, into micro-batches with an exact number of tokens.
 
 A step has so many bins, one a micro-batch, of the same capacity. Each segment costs its length and 2 (<bos>, <eos>) and
 goes into the bin with the least space that still holds it (best fit). One that fits nowhere is cut: its beginning
@@ -31,7 +31,7 @@ _DRAWN = 1024
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Where a step begins; with the recipe it determines everything that follows. A checkpoint keeps it."""
+    """The position where a step begins. With the recipe it determines all following steps; checkpoints save it."""
 
     draw: int = 0
     """Position in the plan."""
@@ -52,7 +52,7 @@ Bin = list[Segment]
 
 
 class Blocks(Protocol):
-    """What is packed: a Corpus, or anything that gives the segments of a block."""
+    """The source of segments: a Corpus, or anything that returns the segments of a block."""
 
     def segments(self, stream: int, block: int) -> list[Segment]: ...
 
@@ -93,7 +93,7 @@ def _after(segments: list[Segment], skip: int) -> list[Segment]:
 
 
 class _Step:
-    """The bins of a step while they fill."""
+    """The bins of a step while they are filled."""
 
     def __init__(self, bins: int, capacity: int) -> None:
         self.bins: list[Bin] = [[] for _ in range(bins)]

@@ -1,4 +1,4 @@
-"""Keyed shuffles as functions: where the k-th item of a shuffled set of n comes from, without the other n - 1.
+"""Keyed shuffles as functions: compute the k-th item of a shuffled set of n without the other n - 1.
 
 A Feistel network over the smallest power of two that holds n is a bijection for every key; an image outside the set
 is sent through it again until it falls inside ("cycle walking", fewer than two rounds on average), which keeps it a

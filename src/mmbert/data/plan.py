@@ -1,4 +1,4 @@
-"""The whole order of data as a function: position -> (stream, block).
+"""The order of data as a function: position -> (stream, block).
 
 The unit of drawing is a block: the segments of documents that begin in one stretch of ``context`` tokens of a stream.
 
@@ -43,7 +43,7 @@ class Draws(NamedTuple):
 
 
 class Plan:
-    """The order in which a phase draws blocks; a pure function of its arguments.
+    """The order in which a phase draws blocks. A pure function of its arguments.
 
     mixture  the shares, in tokens; a stream whose blocks hold few tokens is drawn more often to reach its share
     blocks   blocks of each stream of the mixture, in its order
@@ -165,7 +165,7 @@ def _floor_sum(n: int, a: int, m: int, b: NDArray[np.int64]) -> NDArray[np.int64
 
 
 class BatchStage(NamedTuple):
-    """A stretch of a phase with a constant batch."""
+    """A part of a phase with a constant batch size."""
 
     batch: int
     """Tokens per step."""

@@ -1,4 +1,4 @@
-"""From raw text to shards, in two stages that can be stopped anywhere and run again.
+"""From raw text to shards, in two stages that can be interrupted anywhere and run again.
 
 (1) ``prepare_text`` reads every source, drops what ``clean`` and ``dedup`` refuse, puts the hold-out aside, and writes
 one file a language (form: ``store``). The work is cut into tasks: runs of languages of some 32 MiB of input, or the
@@ -159,7 +159,7 @@ def chosen(document: Document, source: Source, cleaning: Cleaning) -> bool:
 
 
 class _Preparation:
-    """The text of one source."""
+    """The preparation of the text of one source."""
 
     def __init__(self, name: str, source: Source, cleaning: Cleaning, folder: Path) -> None:
         self.name = name

@@ -1,4 +1,4 @@
-"""The work of preparing a source, cut into tasks, and the fingerprint of everything that their outcome depends on."""
+"""The tasks of preparing a source, and the fingerprint of everything on which their result depends."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _LATER: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class PrepareTask:
-    """A part of a source that is finished as a whole. Tasks of a source share no language, but for held-out text."""
+    """A part of a source that is finished as a whole. Tasks of a source share no language except in held-out text."""
 
     name: str
     documents: Callable[[Advance], Iterator[Document]]
@@ -47,7 +47,7 @@ class PrepareTask:
 
 
 class Work(NamedTuple):
-    """What is to be done for a source."""
+    """The work on one source."""
 
     tasks: list[PrepareTask]
     """In order, held-out text first; none for a source of token ids, which has no text."""

@@ -1,4 +1,4 @@
-"""Blocks of tokens out of a shard while training, all of it checked; what is damaged is named with its place.
+"""Read blocks of tokens from shards during training, check them, and report damage with its place.
 
 The files are read, not mapped: where a mapped file has been cut short, or its disk fails, the first touch ends the
 process without a word. Of the document ends one in 256 is held in memory, and those between are read with the block;
@@ -31,7 +31,7 @@ _OPEN = 512
 
 
 class OpenFiles:
-    """Reads parts of files, and keeps those open that were read last."""
+    """Reads parts of files, and keeps the last used files open."""
 
     def __init__(self) -> None:
         self._open: OrderedDict[str, int] = OrderedDict()
@@ -55,7 +55,7 @@ def _close(files: OrderedDict[str, int]) -> None:
 
 
 class ShardReader:
-    """One shard: where its documents end, and its tokens.
+    """The document ends and tokens of one shard.
 
     expected    what the manifest says of it
     vocab_size  a token beyond it is damage
@@ -132,7 +132,7 @@ class ShardReader:
 
 
 class Block:
-    """Tokens ``begin`` to ``end - 1`` of a shard, read when first asked for; sliced by places in the shard."""
+    """Tokens ``begin`` to ``end - 1`` of a shard, read when first used and sliced by positions in the shard."""
 
     __slots__ = ("_begin", "_end", "_shard", "_tokens")
 

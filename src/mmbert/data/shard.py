@@ -1,4 +1,4 @@
-"""Token ids on disk: flat, with document ends and checksums.
+"""The file format of token ids: a flat array with document ends and checksums.
 
     00003.tokens   uint32, little-endian, documents end to end, without <bos> and <eos>
     00003.index    a line naming form and version, a line of JSON, the document ends as int64, a CRC-32 of every 1,024
@@ -39,7 +39,7 @@ _ALIGN = 64
 
 @dataclass(frozen=True)
 class Index:
-    """What an index says, and where in its file the arrays are."""
+    """The contents of an index file, and the offsets of its arrays."""
 
     path: Path
     info: dict[str, Any]
@@ -51,7 +51,7 @@ class Index:
 
 
 class Shard:
-    """One finished shard, mapped into memory, not read.
+    """A finished shard, memory-mapped.
 
     ``tokens``: (num_tokens,) uint32; ``ends``: (num_documents,) int64, where each document stops; ``info``: the JSON.
     """
@@ -143,7 +143,7 @@ def write_shard(path: Path, documents: Sequence[NDArray[np.uint32]], info: dict[
 
 
 class _ChunkSums:
-    """A CRC-32 of every ``CHUNK`` tokens of what is fed to it."""
+    """The CRC-32 of every ``CHUNK`` tokens."""
 
     def __init__(self) -> None:
         self._sums: list[int] = []
@@ -208,7 +208,7 @@ def _bad_index(index: Path, fault: str, fix: str = FIX) -> BadShard:
 
 
 class ShardWriter:
-    """Append documents; a shard is written whenever the next document would make it longer than ``max_tokens``.
+    """Appends documents, and writes a shard when the next document would exceed ``max_tokens``.
 
     A document is never divided between shards, so one longer than ``max_tokens`` makes a longer shard. The tokens of
     the shard at hand are held in memory. ``first`` lets a stopped stream go on with its next shard.

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class TokenizerInfo(HasVocabulary, Protocol):
-    """What the steps ask of a tokenizer."""
+    """The tokenizer attributes that steps need."""
 
     @property
     def fingerprint(self) -> str: ...
@@ -39,7 +39,7 @@ class TokenizerInfo(HasVocabulary, Protocol):
 
 
 class Place(Protocol):
-    """This process among those that train together; a ``Mesh`` is one."""
+    """The rank of this process among those that train together, such as a ``Mesh``."""
 
     @property
     def rank(self) -> int: ...
@@ -60,7 +60,7 @@ ALONE = Rank()
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimiser step trains on."""
+    """The data of one optimiser step."""
 
     index: int
     """Number of the step within the phase."""
@@ -77,7 +77,7 @@ class Step:
 
 
 class Steps:
-    """The steps of one phase, for one rank.
+    """The steps of one phase on one rank.
 
     folder  the shards' folder, with manifest.json
     place   this process among all; it gets micro-batches rank, rank + world, ... of each step

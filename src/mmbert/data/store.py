@@ -1,4 +1,4 @@
-"""Prepared text on disk: one compressed file of JSON lines a language, and what was kept and dropped.
+"""Prepared text on disk: a compressed JSON lines file for each language, with counts of kept and dropped documents.
 
     text/<source>/<language>.jsonl.zst        {"id", "text"} a line, to train on
     text/<source>/done/<task>.json            a finished part of the work: its counts and the files it wrote
@@ -34,7 +34,7 @@ _BUFFER = 1 << 18
 
 
 class DocumentCounts(BaseModel):
-    """What became of the documents of one language of one source. ``bytes`` are those of UTF-8."""
+    """Counts of the documents of one language in one source. ``bytes`` are UTF-8 bytes."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -56,7 +56,7 @@ class DocumentCounts(BaseModel):
 
 
 class SourceReport(BaseModel):
-    """Counts of one source by language, and the fingerprint of everything they depend on."""
+    """Counts of one source by language, and the fingerprint of everything on which they depend."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -141,7 +141,7 @@ def read_texts(folder: Path, source: str, language: str, *, heldout: bool = Fals
 
 
 class TextWriter:
-    """Files of any number of languages at once; they appear under their names when the writer is closed.
+    """Writes files of any number of languages at once; they get their final names when the writer is closed.
 
     Each file is a row of compressed frames. No file stays open between two of them, so a thousand languages need no
     thousand descriptors, and the bytes depend on nothing but the documents.

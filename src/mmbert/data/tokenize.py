@@ -1,4 +1,4 @@
-"""The second stage of preparing: prepared text -> shards of token ids, stream by stream."""
+"""The second stage of preparation: prepared text to shards of token ids, stream by stream."""
 
 from __future__ import annotations
 

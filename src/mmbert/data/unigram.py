@@ -1,4 +1,4 @@
-"""How often tokens stand in shards, and how often a run will draw each: all there is to say before a word is learnt."""
+"""Token frequencies in shards and in the draws of a run: what is known of tokens before training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which tokens stand in one word, so that they are masked together (whole-word masking, arXiv 1906.08101).
+"""Group tokens into words, so that they are masked together (whole-word masking, arXiv 1906.08101).
 
 Shards hold ids without the text. What can be told of an id is how its own text begins and ends, and two tokens side by
 side are of one word where a letter, mark or digit meets another. In scripts without spaces between words each token is

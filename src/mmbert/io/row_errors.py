@@ -1,4 +1,4 @@
-"""What is wrong with rows: raised at the first, or passed over on request, counted; and values in messages."""
+"""Errors in rows: raised at the first one, or on request skipped and counted. Also formats values for messages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MEND = "mend or remove the line"
 
 
 class RowFaults:
-    """What is wrong with rows: the first is raised, or with ``skip`` they are passed over, counted and reported.
+    """Errors in rows: the first is raised, or with ``skip`` bad rows are skipped, counted and reported.
 
     Of files only rows are passed over: one that is cut short or corrupt is always an error.
     """
@@ -64,7 +64,7 @@ class RowFaults:
 
 
 class LastLine:
-    """Holds a fault until it is known whether lines follow: the last line of a file may have been cut."""
+    """Holds an error until it is known whether more lines follow: the last line of a file may be incomplete."""
 
     def __init__(self, faults: RowFaults) -> None:
         self._faults = faults

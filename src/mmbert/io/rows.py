@@ -1,4 +1,4 @@
-"""Rows of JSON lines, JSON lists, CSV, TSV and Parquet as dicts with their numbers: the one reader of all of them.
+"""The one reader of rows: JSON lines, JSON lists, CSV, TSV and Parquet as dicts with their numbers.
 
     for number, row in read_rows("train.csv.gz", RowFaults("data.train")):
         ...

@@ -1,4 +1,4 @@
-"""The lexical half of hybrid search: BM25 over the model's own subwords, so that no language needs a word segmenter.
+"""BM25 for hybrid search, over the model's own subwords, so that no language needs a word segmenter.
 
 Texts are folded (NFKC, then case) and cut by the model's tokenizer as if they stood behind a space. bm25s weighs the
 passages that are there when it is built; passages that come later are weighed by its formula with the statistics of

@@ -1,4 +1,4 @@
-"""Exact search: all rows in one file, mapped into memory, compared with every query.
+"""Exact search: all vectors in one memory-mapped file, compared with every query.
 
 Rows are float32, float16, or int8: the range of each dimension in 255 equal steps, as in ``mmbert.inference.vectors``.
 Of an int8 row the middle of each step is taken, so that no error is added to the query's side.

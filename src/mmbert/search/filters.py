@@ -1,4 +1,4 @@
-"""Filters on metadata, as a small language, and what they are in SQL.
+"""A small language of filters on metadata, compiled to SQL.
 
     {"lang": "fra_Latn", "year": {">=": 2020, "<": 2024}, "kind": ["news", "blog"], "draft": {"not": True}}
 

@@ -1,4 +1,4 @@
-"""Two rankings of the same passages as one."""
+"""Fuse two rankings of the same passages into one."""
 
 from __future__ import annotations
 

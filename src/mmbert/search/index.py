@@ -1,4 +1,4 @@
-"""A folder of texts that are found by what they mean, in whatever language they are."""
+"""The search index of texts: search by meaning across languages, and by words."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mmbert.search.writing import BATCH_SIZE, Changed
 
 
 class SearchIndex:
-    """A persistent index of texts with ids and metadata, searched by meaning, and by words as well if wanted.
+    """A persistent index of texts with ids and metadata, searched by vectors and optionally by words.
 
     Made by :meth:`create` or :meth:`load`; called with a query. Work that is stopped, in whatever way, leaves the index
     as it was after its last whole batch; the same call goes on from there. Others may search while one writes.

@@ -1,4 +1,4 @@
-"""An index that is open: its manifest, its records, and the store of vectors that they count."""
+"""An open index: its manifest, its records, and its store of vectors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MASKS = 16
 
 
 class IndexHandle:
-    """What readers and writers of a folder share."""
+    """The open files that readers and writers of an index share."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -1,4 +1,4 @@
-"""What an index is (``index.json``): the model behind its vectors, how texts become vectors, the form of its rows."""
+"""``index.json``: the model of an index, how texts become vectors, and the format of the vectors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _HASH = re.compile(r"[0-9a-f]{16}")
 
 @dataclass(frozen=True)
 class IndexManifest:
-    """Written when an index is made, never changed.
+    """The options of an index, written when it is created and never changed.
 
     model            where the model was loaded from; ``model_hash`` of its weights, configs and tokenizer
     similarity       cosine (rows of unit length) or dot

@@ -1,4 +1,4 @@
-"""One record of an index: an id, a text and metadata, checked before anything is computed."""
+"""A record of an index: id, text and metadata, validated before anything is computed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FIELDS = ("id", "text", "metadata")
 
 @dataclass(frozen=True)
 class IndexRecord:
-    """``number`` is where SQLite keeps it; -1 before."""
+    """A validated record. ``number`` is its key in SQLite, -1 if it is not stored yet."""
 
     id: Id
     text: str

@@ -1,4 +1,4 @@
-"""Search among many rows with LanceDB: an approximate index, whose candidates are compared exactly.
+"""Approximate search with LanceDB for many vectors; its candidates are compared exactly.
 
 The table has two columns, ``row`` and ``vector``, in the order of rows, and nothing is ever deleted from it but rows
 behind those that count. Filters and deleted rows reach it as a mask: where few rows are allowed those are fetched and

@@ -1,4 +1,4 @@
-"""From queries to hits: rows by meaning, by words, or both; then their passages."""
+"""From queries to hits: rank rows by vectors, by words, or both, and look up their passages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mmbert.search.vector_store import Found
 
 @dataclass(frozen=True)
 class Hit:
-    """A passage that answers a query: characters ``start`` to ``end`` of the record ``id``, which are ``text``.
+    """A passage found for a query: characters ``start`` to ``end`` of the record ``id``, which are ``text``.
 
     score  by meaning: the cosine (or dot product). hybrid: the sum of reciprocal ranks, or the weighted score
     """
@@ -36,7 +36,7 @@ class Hit:
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """What is asked beside the query, see ``SearchIndex.__call__``."""
+    """The options of a search, see ``SearchIndex.__call__``."""
 
     top_k: int = 10
     where: Mapping[str, Any] | None = None
@@ -58,7 +58,7 @@ class SearchOptions:
 
 @dataclass(frozen=True)
 class Query:
-    """A vector (d,) fp32, and the text where words count."""
+    """A vector (d,) fp32, and the text for hybrid search."""
 
     vector: np.ndarray
     text: str = ""

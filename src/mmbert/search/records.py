@@ -1,4 +1,4 @@
-"""What an index holds beside vectors, in SQLite: documents, their passages, their metadata, and how many rows count.
+"""The SQLite database of an index: documents, passages, metadata, and the number of valid rows.
 
 One transaction of this file is what completes a batch: vectors are on disk before it, and rows that it does
 not count are as if they were never written. SQLite undoes what a killed writer left.
@@ -60,7 +60,7 @@ class IndexState:
 
 @dataclass(frozen=True)
 class StoredPassage:
-    """A row, with its document."""
+    """A passage, with the document that it belongs to."""
 
     number: int
     id: Id
@@ -71,7 +71,7 @@ class StoredPassage:
 
 
 class Records:
-    """The open file. May be used by several threads, one at a time."""
+    """The open database. May be used by several threads, one at a time."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / NAME

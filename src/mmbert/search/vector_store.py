@@ -1,4 +1,4 @@
-"""Rows of vectors on disk behind one small interface: exact on a memory map, or LanceDB where there are many."""
+"""The interface of vector stores: exact search on a memory map, or LanceDB for many rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Found = tuple[np.ndarray, np.ndarray]
 
 
 class VectorStore(Protocol):
-    """Vectors by row number, only ever added to: which rows count is said elsewhere, and given to every search.
+    """Vectors by row number, append-only. The database says which rows count; every search is told.
 
     A writer that is killed may leave rows behind those that count; :meth:`append` writes over them.
     """

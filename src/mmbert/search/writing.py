@@ -1,4 +1,4 @@
-"""Changes of an index, each in batches that are whole or absent.
+"""Changes of an index, in batches that are written completely or not at all.
 
 A batch goes in this order: vectors to disk, behind the rows that count; then one transaction that counts them, with
 their documents. Killed before its end, an index is as it was, and what lies behind the rows is written over.
@@ -38,7 +38,7 @@ Embed = Callable[[list[IndexRecord], list[int]], tuple[list[list[tuple[int, int]
 
 @dataclass(frozen=True)
 class Changed:
-    """What a call did to an index, in records."""
+    """The numbers of records that a call added, updated or left unchanged."""
 
     added: int = 0
     updated: int = 0

@@ -1,4 +1,4 @@
-"""The weighted mean of models: of the last checkpoints of a phase, older ones with fading weight.
+"""The weighted mean of models, such as the last checkpoints of a phase with fading weights.
 
 mmBERT-small is such a mean of the last checkpoints of its Decay-All phase ("exponentially weighted", arXiv 2509.06888).
 """

@@ -1,4 +1,4 @@
-"""The byte-pair encoding inside a ``tokenizer.json``: which tokens another needs, and the same file with fewer or more.
+"""The byte-pair encoding in a ``tokenizer.json``: token dependencies, and the same file with fewer or more tokens.
 
 How it encodes a word: start from characters (those that are no token: their bytes), and while any neighbours form a
 merge of the list, join the earliest listed one, leftmost first. Two facts follow, on which trimming and extending rest:
@@ -29,7 +29,7 @@ Json = dict[str, Any]
 
 
 class Bpe:
-    """The tokens, their ids, and the merges of a ``tokenizer.json``; the rest of the file is carried along unchanged.
+    """The tokens, ids and merges of a ``tokenizer.json``; the rest of the file is kept unchanged.
 
     ``ids`` holds all tokens, ``added`` those that are found in a text before it is cut. Raises TokenizerError if the
     model is no plain BPE.

@@ -1,4 +1,4 @@
-"""What another vocabulary does to texts: how many are cut as before, and how many bytes a token stands for."""
+"""Compare two tokenizers on texts: documents with the same tokens, and bytes per token."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BATCH = 256
 
 @dataclass(frozen=True)
 class Comparison:
-    """The same texts under two tokenizers. Tokens are counted without <bos> and <eos>."""
+    """The same texts with two tokenizers. Tokens are counted without <bos> and <eos>."""
 
     documents: int
     same: int

@@ -1,4 +1,4 @@
-"""Raw checkpoints of the release, as Composer saved them, to Hugging Face folders.
+"""Convert Composer checkpoints of the mmBERT release to Hugging Face folders.
 
 ``mmBERT-checkpoints`` holds ``mmbert-{small,base}/{pretrain,ext,decay}``: Composer's whole training state, in which
 ``state.model`` is the model under FlexBERT's names with ``model.`` before them. The tensors themselves are those of

@@ -1,4 +1,4 @@
-"""More tokens for a language or script that a tokenizer spells in bytes or short tokens.
+"""Add tokens for a language or script that a tokenizer splits into bytes or short tokens.
 
 1. Characters that are spelled in bytes become tokens. (Merges of byte tokens would be obeyed by ``tokenizers``, but its
    byte-fallback decoder knows single bytes only: ``<0xE1><0x8E>`` would be decoded as these twelve characters.)
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ExtendReport:
-    """What was added."""
+    """The new tokens, and the sizes before and after."""
 
     characters: list[str]
     """New tokens that were spelled in bytes."""

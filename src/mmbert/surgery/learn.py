@@ -1,4 +1,4 @@
-"""Learn merges on top of a tokenizer: from words already cut into its tokens, the pairs that save most.
+"""Learn more BPE merges on top of an existing tokenizer, from words split into its tokens.
 
 As in training a BPE, the most frequent pair of neighbours becomes a token, everywhere, and the next is counted anew.
 A pair is refused where its token would have a text that is a token already: that one could then be made in a second
@@ -51,7 +51,7 @@ def learn_merges(
 
 
 class _Pairs:
-    """Neighbours in words, counted, with the words they occur in; follows when a pair is joined."""
+    """Counts of neighbouring tokens in words, with the words in which they occur; updated when a pair is joined."""
 
     def __init__(self, words: Mapping[tuple[str, ...], int]) -> None:
         self._words = [(list(parts), count) for parts, count in sorted(words.items())]

@@ -1,4 +1,4 @@
-"""Merge saved models into one, chunk by chunk: memory does not grow with the model.
+"""Merge saved models chunk by chunk, so that memory does not grow with the model.
 
 Every tensor is read in chunks of ``CHUNK`` entries, from all models at once, and the result is written as it comes.
 TIES with a trim over the whole model reads the files several times, since a chunk can only be trimmed when the

@@ -1,4 +1,4 @@
-"""How much the variants of a merge disagreed, per tensor and in all."""
+"""How much the variants of a merge disagree, for each tensor and in total."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmbert.files import write_json
 
 @dataclass(frozen=True)
 class Disagreement:
-    """Figures over one tensor, or over the whole model. ``d_k``: difference of variant k from the reference."""
+    """Figures of one tensor or the whole model. ``d_k``: difference of variant k from the reference."""
 
     parameters: int
     """Entries counted."""
@@ -31,7 +31,7 @@ class Disagreement:
 
 @dataclass(frozen=True)
 class MergeReport:
-    """What was merged, how, and how much the parts disagreed; plain values only, saved as JSON."""
+    """The inputs of a merge and how much they disagreed, as plain values that are saved as JSON."""
 
     method: str
     reference: str
@@ -52,7 +52,7 @@ class MergeReport:
 
 
 class Tally:
-    """Sums from which a :class:`Disagreement` follows; add chunks as they stream by."""
+    """Sums from which a :class:`Disagreement` is computed; chunks are added one after the other."""
 
     def __init__(self, variants: int) -> None:
         self._parameters = 0

@@ -1,4 +1,4 @@
-"""The exact k-th largest magnitude of numbers that stream by, without keeping them.
+"""The exact k-th largest magnitude of a stream of numbers, without keeping the numbers.
 
 The bits of a non-negative float, read as an integer, order like the float itself. So selection is a search for an
 integer of 31 bits, done in two passes over the same stream:
@@ -25,7 +25,7 @@ _LOW_BINS = 1 << _LOW_BITS
 
 @dataclass(frozen=True)
 class Threshold:
-    """What survives a trim: all above ``magnitude`` and the first ``equal`` entries that have exactly it."""
+    """The entries that survive a trim: all above ``magnitude``, and the first ``equal`` entries equal to it."""
 
     magnitude: float
     equal: int
@@ -76,7 +76,7 @@ class Selection:
 
 
 class Trim:
-    """Zero what is below a threshold in a stream; remembers how many equal entries it has let through."""
+    """Zeroes the entries of a stream below a threshold, and counts the entries equal to it that were kept."""
 
     def __init__(self, threshold: Threshold | None) -> None:
         self._threshold = threshold

@@ -1,4 +1,4 @@
-"""Safetensors files read and written in chunks, so that memory does not grow with the model.
+"""Read and write safetensors files in chunks, so that memory does not grow with the model.
 
 The library maps a whole file into memory and writes only what is in memory as a whole. Here it checks the file
 (header, offsets, length); the bytes are then read and written chunk by chunk with plain file calls.
@@ -32,7 +32,7 @@ _DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One tensor of a file: where it lies and what it is."""
+    """The position, type and shape of one tensor in a file."""
 
     name: str
     dtype: torch.dtype

@@ -1,4 +1,4 @@
-"""Keep only the tokens that some languages need: a smaller model with the same output for their text.
+"""Make a smaller model that keeps only the tokens of some languages, with the same output for their text.
 
 What is kept: the tokens that the given text is cut into, and what is made on the way to them (``bpe.py``); all bytes,
 so that any text can still be written; special, other added and named tokens; white space; ASCII characters. Ids are
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrimReport:
-    """What a trim kept and saved."""
+    """The tokens that a trim kept, and the sizes before and after."""
 
     documents: int
     """Read."""

@@ -1,4 +1,4 @@
-"""A model folder rewritten for another vocabulary: rows of the embedding chosen, reordered, added.
+"""Rewrite a model folder for another vocabulary: rows of the embedding are selected, reordered or added.
 
 The matrices with a row a token are the token embedding and, in a masked language model, the decoder with its bias;
 they are read and written chunk by chunk, so that memory does not grow with the model. All other tensors are copied.
@@ -47,7 +47,7 @@ _HOLDS_BOTH = {"forced_decoder_ids", "sequence_bias"}
 
 @dataclass(frozen=True)
 class Size:
-    """How large a model is."""
+    """The size of a model."""
 
     tokens: int
     """Rows of the token embedding."""
@@ -70,7 +70,7 @@ class Size:
 
 
 class ModelFolder:
-    """A saved model: a plain folder, or one of sentence-transformers with its modules around the encoder."""
+    """A saved model: a plain folder, or a sentence-transformers folder with modules around the encoder."""
 
     def __init__(self, root: Path) -> None:
         """Look into a folder. Raises WeightsError if there is no model."""

@@ -1,4 +1,4 @@
-"""Long texts as tokens without tokenising them at once: their beginning or end alone, or all of them in parts.
+"""Tokenise long texts in bounded parts: only their beginning or end, or all of them part by part.
 
 A text is cut before a space that follows another character: no token of a common vocabulary goes over such a border,
 and what stands on one side does not change the tokens of the other. Where there is no space for long (Chinese, Thai, a

@@ -1,4 +1,4 @@
-r"""Text to tokens and back, by a ``tokenizer.json`` of any make.
+r"""The tokenizer: text to ids and back, for any ``tokenizer.json``.
 
 A tokenizer knows three forms of text:
 

@@ -110,7 +110,7 @@ def sample_by_language(sizes: dict[str, int], temperature: float, budget: int) -
 
 
 class _Sample:
-    """An even part of each language, drawn in one pass over texts of unknown size.
+    """An even sample of each language, drawn in one pass over texts of unknown size.
 
     Slices are kept by a stride per language; when all that is kept exceeds four budgets, languages that hold more
     than twice what they could give so far drop every other slice and double their stride.

@@ -1,4 +1,4 @@
-"""Exact copies among the documents of a source, found by many tasks and with the outcome of the plain loop.
+"""Exact copies in a source, found by many tasks with the same result as the sequential loop.
 
 The loop of ``prepare`` goes through the documents in order and drops what it has seen. Here (1) :class:`Compare` sorts
 the hashes, each task a part of them, and finds the later copies of every text; where a document to be held out is among
@@ -31,7 +31,7 @@ _RANK = 32
 
 
 class Compare(DataStep):
-    """Sorts a part of the hashes of every source; one task a part."""
+    """Sorts one partition of the hashes of every source in each task."""
 
     name = "Exact copies"
     type = "🫂 - DEDUP"
@@ -75,7 +75,7 @@ def compare(
 
 
 class Decide(DataStep):
-    """Says of every document whether it is kept, held out, or dropped and why; one task a source."""
+    """Decides for every document of a source whether it is kept, held out, or dropped for which reason."""
 
     name = "Decide"
     type = "🫂 - DEDUP"
@@ -138,7 +138,7 @@ def decide(
 
 
 class Kept(DataStep):
-    """Reads a rank's documents again, those that are kept; the second time those held out are written on the way."""
+    """Reads the kept documents of a rank again; with ``write`` the held-out ones are written too."""
 
     name = "Kept documents"
     type = "📖 - READER"

@@ -1,4 +1,4 @@
-"""``mmbert data scale``: the data folder of ``mmbert data prepare``, made by many tasks on one machine or a cluster.
+"""``mmbert data scale``: what ``mmbert data prepare`` makes, by many tasks on one machine or a cluster.
 
 The stages run one after the other, on datatrove's executors. Each keeps which of its tasks are complete, so that the
 same command goes on where it was stopped.
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Cluster:
-    """What Slurm and Ray are asked for."""
+    """Resources to request from Slurm and Ray."""
 
     partition: str | None = None
     time: str = "24:00:00"

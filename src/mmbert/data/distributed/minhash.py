@@ -1,4 +1,4 @@
-"""Near-duplicates among the documents of a source: datatrove's four stages of MinHash, source by source.
+"""Near-duplicates in a source, by datatrove's four stages of MinHash.
 
 (1) :class:`Signatures` writes the hashes of every rank's documents, (2) :class:`Buckets` finds pairs that agree in a
 whole band, (3) :class:`Clusters` joins pairs to clusters, (4) :class:`DropNear` keeps one document of each.
@@ -33,7 +33,7 @@ NEAR = "near_duplicate"
 
 
 class _NoWords(WordTokenizer):  # type: ignore[misc]  # datatrove has no types
-    """Stands where datatrove would load the segmenter of a language."""
+    """Replaces the word tokenizer of a language that datatrove would load."""
 
     def word_tokenize(self, text: str) -> list[str]:
         raise NotImplementedError
@@ -42,7 +42,7 @@ class _NoWords(WordTokenizer):  # type: ignore[misc]  # datatrove has no types
 
 
 class _Signature(MinhashDedupSignature):  # type: ignore[misc]
-    """datatrove's first stage with our words, and its arithmetic done faster."""
+    """datatrove's first stage with our words and a faster implementation of its arithmetic."""
 
     def get_shingles(self, text: str) -> NDArray[np.uint64]:
         return shingles(text, self.config.n_grams)
@@ -62,7 +62,7 @@ def config(plan: TaskPlan) -> Any:
 
 
 class _Near(DataStep):
-    """A stage of MinHash, which datatrove's own step does for one source."""
+    """A MinHash stage that runs datatrove's own step on one source."""
 
     type = "🫂 - DEDUP"
 
@@ -78,7 +78,7 @@ class _Near(DataStep):
 
 
 class Signatures(_Near):
-    """Stage 1; one task a rank."""
+    """Stage 1, one task for each rank."""
 
     name = "MinHash 1: signatures"
 
@@ -89,7 +89,7 @@ class Signatures(_Near):
 
 
 class Buckets(_Near):
-    """Stage 2; one task a band of a source."""
+    """Stage 2, one task for each band of a source."""
 
     name = "MinHash 2: buckets"
 
@@ -103,7 +103,7 @@ class Buckets(_Near):
 
 
 class Clusters(_Near):
-    """Stage 3; one task a source."""
+    """Stage 3, one task for each source."""
 
     name = "MinHash 3: clusters"
 
@@ -115,7 +115,7 @@ class Clusters(_Near):
 
 
 class DropNear(_Near):
-    """Stage 4; one task a rank, on the documents of stage 1."""
+    """Stage 4, one task for each rank, on the documents of stage 1."""
 
     name = "MinHash 4: filter"
 
@@ -129,7 +129,7 @@ class DropNear(_Near):
 
 
 class _Counter:
-    """Stands where datatrove would write the documents that it drops."""
+    """Counts dropped documents where datatrove would write them."""
 
     def __init__(self, step: DataStep, report: SourceReport) -> None:
         self._step = step

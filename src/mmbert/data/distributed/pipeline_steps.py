@@ -1,4 +1,4 @@
-"""The first stage, as steps of a datatrove pipeline: read, clean, compare languages, lay aside with hashes.
+"""The first stage as datatrove steps: read, clean, check languages, write spill files with hashes.
 
 Each step counts what it drops by language; the counts of all steps and ranks make ``text/report.json``.
 """
@@ -33,7 +33,7 @@ RECORD = np.dtype([("low", "<u8"), ("high", "<u8"), ("number", "<u4"), ("held", 
 
 
 class DataStep(PipelineStep):  # type: ignore[misc]  # datatrove has no types
-    """A step that knows the plan of the data folder it works in. Pickled with the folder's name alone."""
+    """A step that loads the plan from its data folder. Only the name of the folder is pickled."""
 
     def __init__(self, folder: str) -> None:
         super().__init__()
@@ -60,13 +60,13 @@ class DataStep(PipelineStep):  # type: ignore[misc]  # datatrove has no types
 
 
 class Read(DataStep):
-    """The documents of a rank's files."""
+    """Reads the documents of a rank's files."""
 
     name = "Read"
     type = "📖 - READER"
 
     def run(self, data: Iterable[Item] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[Item]:
-        """Yield documents with ``language``, ``aside`` (all of the file is held out) and ``held`` (this document is)."""
+        """Yield documents with ``language``, ``aside`` (their whole file is held out) and ``held`` (they are)."""
         plan = self.plan
         work = plan.ranks[rank]
         source, cleaning = plan.recipe.sources[work.source], plan.recipe.cleaning
@@ -110,7 +110,7 @@ class Filter(DataStep):
 
 
 class Clean(Filter):
-    """The rules of ``clean.check``."""
+    """Applies the rules of ``clean.check``."""
 
     name = "Clean"
 
@@ -120,7 +120,7 @@ class Clean(Filter):
 
 
 class Agree(Filter):
-    """The claimed language and the one that the recipe's model finds."""
+    """Compares the claimed language with that of the recipe's model."""
 
     name = "Languages agree"
 

@@ -1,4 +1,4 @@
-"""From text to shards by many tasks: a part of the text becomes a shard, whoever makes it.
+"""From text to shards by many tasks: each part of the text becomes one shard, in whichever task.
 
 Text that was prepared before by ``mmbert data prepare`` is tokenised language by language, token ids part by part.
 """
@@ -37,7 +37,7 @@ class Job(NamedTuple):
 
 
 class Tokenise(DataStep):
-    """Makes shards, each task some."""
+    """Makes shards; each task makes some of them."""
 
     name = "Tokenise"
     type = "🔢 - TOKENIZER"
@@ -123,7 +123,7 @@ def _write_shard(path: Path, files: list[Path], tokenizer: Tokenizer, info: dict
 
 
 class WriteManifest(DataStep):
-    """Completes what may be missing, writes the manifest and removes what lay between the stages; one task."""
+    """Completes what is missing, writes the manifest and removes intermediate files; one task."""
 
     name = "Manifest"
     type = "✅ - REPORT"

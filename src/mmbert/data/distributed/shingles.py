@@ -1,4 +1,4 @@
-"""The runs of words by which MinHash compares documents, and their smallest hashes; the same for every language.
+"""Word n-grams (shingles) for MinHash and their minimal hashes, the same for every language.
 
 A word is what stands between white space or punctuation or, in scripts that are written without spaces, a character.
 So no segmenter of any language is needed, and none of datatrove's large extras. Case, accents, points of vowels and

@@ -1,4 +1,4 @@
-"""Slurm: each stage is a job array of datatrove's, which waits for the one before."""
+"""Slurm: each stage is a datatrove job array that waits for the stage before."""
 
 from __future__ import annotations
 

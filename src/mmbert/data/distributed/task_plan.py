@@ -1,4 +1,4 @@
-"""Which task reads which files: the plan of a preparation at size, written before anything runs and kept until its end.
+"""The assignment of files to tasks in a distributed preparation, written before it starts and kept until its end.
 
     scale/plan.json   sources in work, their files, tasks and fingerprints, and the recipe
     scale/logs/       datatrove's: of each stage its logs, its counts and the tasks that are complete
@@ -35,7 +35,7 @@ _PARTITIONS = 64
 
 @dataclass(frozen=True)
 class Unit:
-    """What a rank reads at once: a file, or a part of the installed catalogs."""
+    """A file, or a part of the installed catalogs, that a rank reads as a whole."""
 
     task: str
     """The task of ``mmbert data prepare`` that it belongs to."""
@@ -49,7 +49,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class TaskInputs:
-    """The work of one task: units of one source."""
+    """The units of one source that one task reads."""
 
     source: str
     units: tuple[Unit, ...]

@@ -1,4 +1,4 @@
-"""From the documents that are kept to the text of the data folder, as ``prepare_text`` would have written it."""
+"""Write the kept documents as the text that ``prepare_text`` would have written."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _COPY = 1 << 22
 
 
 class TextPart(NamedTuple):
-    """Some documents of one language that a rank has written."""
+    """Documents of one language that a rank has written to one file."""
 
     language: str
     file: str
@@ -34,7 +34,7 @@ class TextPart(NamedTuple):
 
 
 class Write(DataStep):
-    """Writes what is kept of a rank, in parts."""
+    """Writes the kept documents of a rank, in parts."""
 
     name = "Write text"
     type = "💽 - WRITER"
@@ -70,7 +70,7 @@ def parts_of(plan: TaskPlan, source: str) -> Iterator[tuple[int, TextPart]]:
 
 
 class Collect(DataStep):
-    """Puts the parts of every language end to end, each task some languages."""
+    """Concatenates the parts of every language; each task handles some languages."""
 
     name = "Collect text"
     type = "💽 - WRITER"

@@ -1,4 +1,4 @@
-"""Real text in more than 300 languages on any machine, without a download: translations inside installed packages.
+"""Text in more than 300 languages without a download: translations inside installed packages.
 
     django     messages of a web framework: whole sentences in about 90 languages            (BSD licence)
     babel      Unicode CLDR: names, amounts, dates, lists in about 300 languages             (Unicode licence)

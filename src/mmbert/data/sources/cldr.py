@@ -1,6 +1,7 @@
-"""The Unicode CLDR in Babel: what languages, countries, currencies, units, days ... are called in some 300 languages,
-and short phrases built with each language's own patterns and plural rules: spans of time, amounts, dates, lists.
+"""Texts of the Unicode CLDR in Babel, in some 300 languages.
 
+Names of languages, countries, currencies, units, days and so on, and short phrases built with each language's own
+patterns and plural rules: spans of time, amounts, dates, lists.
 Only what a locale states itself is used, never what it inherits from the root or from English.
 """
 
@@ -27,7 +28,7 @@ def locales() -> list[str]:
 
 
 class Locale:
-    """What one locale says. ``texts(number)`` gives key -> text; the same key means the same in every locale."""
+    """The texts of one locale by key. The same key means the same in every locale."""
 
     def __init__(self, name: str) -> None:
         from babel import Locale as BabelLocale

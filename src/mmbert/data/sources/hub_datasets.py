@@ -1,4 +1,4 @@
-"""Datasets of the Hugging Face hub, streamed file by file with huggingface-hub alone.
+"""Datasets of the Hugging Face hub, streamed file by file with huggingface-hub only.
 
 Without ``configs`` a configuration is the innermost folder (``data/fra_Latn/train/000_00000.parquet`` is of
 ``fra_Latn``) or, for files in no folder, a file's name. ``configs`` may also name a folder further up, with all that is

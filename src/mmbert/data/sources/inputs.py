@@ -1,4 +1,4 @@
-"""The files of a source, in an order that is the same on every machine, and the language each of them is in."""
+"""The files of a source in an order that does not depend on the machine, with the language of each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MosaicML's shards (MDS), the form of the released training data: rows of named columns.
+"""MosaicML's shard format (MDS), that of the released training data: rows of named columns.
 
     index.json              {"version": 2, "shards": [{"format": "mds", "samples", "compression", "zip_data",
                             "raw_data": {"basename", "bytes", "hashes"}, "column_names", "column_encodings", ...}]}
@@ -47,7 +47,7 @@ Entry = dict[str, Any]
 
 
 class MdsColumn(NamedTuple):
-    """A column: its name, the kind of its values, and their bytes; None where each value has its own length."""
+    """A column: its name, its encoding, and the bytes of its values; None for values of varying length."""
 
     name: str
     encoding: str
@@ -151,7 +151,7 @@ def _hasher(algorithm: str) -> Callable[[NDArray[np.uint8]], str] | None:
 
 
 class MdsShard:
-    """The samples of one shard; values are read one at a time, where they are asked for.
+    """The samples of one shard, decoded one at a time.
 
     content  (bytes,) uint8, the raw shard
     entry    what the index says of it
@@ -243,7 +243,7 @@ def decode(encoding: str, value: NDArray[np.uint8]) -> Any:
 
 
 def _array(value: NDArray[np.uint8], dtype: str | None = None, shape: str | None = None) -> NDArray[Any]:
-    """Return an array of ``ndarray``, ``ndarray:uint32`` or ``ndarray:uint32:4,8``: what the name lacks stands in the value."""
+    """Return an array of ``ndarray``, ``ndarray:uint32`` or ``ndarray:uint32:4,8``; the value holds the rest."""
     if dtype is None:
         code, value = int(value[0]), value[1:]
         name = _TYPES[code]

@@ -1,4 +1,4 @@
-"""Raw text of any source as a stream of documents.
+"""The documents of any source as one stream.
 
 ``source_inputs`` lists the files of a source with their languages; ``read_input`` streams the documents of one, through
 the readers of ``mmbert.io``. Whatever is wrong with a file is a DataError that names the file and the line.
