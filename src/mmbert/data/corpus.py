@@ -85,13 +85,14 @@ class Corpus:
         Raises BadShard if the shard is damaged where its documents end; its tokens are read when a segment is sliced.
         """
         first_blocks = self._first_blocks[stream]
-        number = bisect_right(first_blocks, block) - 1
+        number = bisect_right(first_blocks, block) - 1  # the shard that holds the block
         info = self._shards[stream][number]
         if info.file in self._left_out:
             return []
         shard = self._readers.get(info.file)
         if shard is None:
             shard = self._readers[info.file] = ShardReader(self._folder, info, self._files, self._vocab_size)
+        # A segment belongs to the block in which it begins, and may end in the next one: no token is lost or repeated.
         begin = (block - first_blocks[number]) * self._context
         end = min(begin + self._context, info.tokens)
         found = segments_between(shard.ends(begin, end), begin, end, self._context - 2)

@@ -82,7 +82,7 @@ def draw(offsets: NDArray[np.int32], bits: np.random.Philox) -> NDArray[np.uint3
     Needs the lengths of the sequences only: so each rank counts the labels of all others without their text.
     """
     numbers = _uniform(int(offsets[-1]), bits)
-    numbers[offsets[:-1]] = _RANGE - 1
+    numbers[offsets[:-1]] = _RANGE - 1  # threshold() never exceeds this, so <bos> and <eos> are never chosen
     numbers[offsets[1:] - 1] = _RANGE - 1
     return numbers
 
@@ -114,7 +114,7 @@ def mask(
     Raises DataError if a special token stands inside a text.
     """
     numbers = draw(offsets, bits)
-    if words is not None:
+    if words is not None:  # every token of a word takes the number of the first one, and so the same treatment
         numbers = numbers[words.starts(ids)]
     targets = np.flatnonzero(numbers < threshold(rate))
     labels = ids[targets]
@@ -124,6 +124,7 @@ def mask(
     chosen = numbers[targets]
     shown[targets[chosen < threshold(0.8 * rate)]] = vocabulary.mask
     replaced = targets[(chosen >= threshold(0.8 * rate)) & (chosen < threshold(0.9 * rate))]
+    # (number * V) >> 32 maps a 32-bit number to 0 .. V - 1 without the bias and cost of a division.
     which = (_uniform(len(replaced), bits).astype(np.uint64) * np.uint64(len(vocabulary.regular))) >> np.uint64(32)
     shown[replaced] = vocabulary.regular[which.astype(np.int64)]
     return shown, targets, labels
@@ -134,6 +135,7 @@ def hide(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Mask for evaluation: as ``mask``, but every chosen token becomes <mask>, and at least one is chosen."""
     numbers = draw(offsets, bits)
+    # Raise the limit to the lowest number if no number is below it: at least one token is then chosen.
     lowest = int(numbers.min(initial=_RANGE - 1))
     limit = max(threshold(rate), lowest + 1 if lowest < _RANGE - 1 else 0)
     targets = np.flatnonzero(numbers < limit)
@@ -162,5 +164,6 @@ def _check(labels: NDArray[np.int64], vocabulary: Vocabulary) -> None:
 
 def _uniform(count: int, bits: np.random.Philox) -> NDArray[np.uint32]:
     """Return uniform 32-bit numbers (count,)."""
+    # Philox makes 64-bit numbers; as little-endian pairs of 32 bits they are the same on every machine.
     raw = bits.random_raw(-(-count // 2))
     return np.asarray(raw, dtype="<u8").view("<u4")[:count].astype(np.uint32, copy=False)

@@ -96,7 +96,7 @@ def mixture(phase: Phase, sizes: Sizes, *, relative: Collection[str] = ()) -> Mi
 def annealed(sizes: ArrayLike, temperature: float) -> NDArray[np.float64]:
     """Return shares in proportion to size ** temperature (sizes > 0) that sum to 1."""
     logs = np.log(np.asarray(sizes, dtype=np.float64)) * temperature
-    weights = np.exp(logs - logs.max())
+    weights = np.exp(logs - logs.max())  # in logs: sizes of 1e12 to powers of 0.3 and below stay exact
     return np.asarray(weights / weights.sum())
 
 
@@ -111,6 +111,7 @@ def fill(weights: NDArray[np.float64], limits: NDArray[np.float64], total: float
     parts = np.zeros_like(weights)
     free = weights > 0
     while free.any():
+        # Each round holds at least one more part at its limit, so there are at most as many rounds as parts.
         rest = total - parts[~free].sum()
         parts[free] = rest * weights[free] / weights[free].sum()
         over = free & (parts > limits)
@@ -124,6 +125,7 @@ def fill(weights: NDArray[np.float64], limits: NDArray[np.float64], total: float
 def _pool(sizes: Sizes, data: PhaseData, per_token: float) -> tuple[dict[tuple[str, str], float], set[tuple[str, str]]]:
     """Return shares and capped streams when all sources form one pool."""
     totals = _by_language(sizes)
+    # The temperature applies to the total of a language; its sources divide the share by size.
     tokens = np.array(list(totals.values()), dtype=np.float64)
     if tokens.sum() * per_token < 1 - 1e-9:
         raise _too_long("all data", 1 / per_token, tokens.sum())
@@ -174,6 +176,7 @@ def _budgets(
     if limits.sum() < 1 - 1e-9:
         raise _too_long("all data of its sources", 1 / per_token, limits.sum() / per_token)
     budget_tokens = np.array([budgets[source].tokens for source in members], dtype=np.float64)
+    # First the sources by budget, each limited by all its text; then the languages of each source by temperature.
     parts = fill(budget_tokens / budget_tokens.sum(), limits, 1.0)
     shares = dict.fromkeys(sizes, 0.0)
     for (source, streams), part in zip(members.items(), parts.tolist(), strict=True):
@@ -185,7 +188,7 @@ def _budgets(
 
 
 def _is_held(share: float, limit: float) -> bool:
-    return share >= limit * (1 - 1e-9)
+    return share >= limit * (1 - 1e-9)  # fill() sets parts to their limits exactly, up to rounding
 
 
 def _too_long(what: str, allowed: float, tokens: float) -> ConfigError:

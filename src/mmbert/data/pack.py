@@ -62,11 +62,11 @@ def compose(plan: Plan, corpus: Blocks, cursor: Cursor, bins: int, capacity: int
     step = _Step(bins, capacity)
     draw, offset = cursor.draw, cursor.offset
     for draw, segments in _drawn(plan, corpus, cursor):
-        used = offset if draw == cursor.draw else 0
+        used = offset if draw == cursor.draw else 0  # tokens of this draw that are packed, here or in earlier steps
         for segment in segments:
             placed = step.place(segment)
             used += placed
-            if placed < segment.length:
+            if placed < segment.length:  # the step is full: the rest of this segment begins the next one
                 return step.bins, Cursor(draw, used, cursor.step + 1, cursor.tokens + bins * capacity)
     raise AssertionError("a plan has no end")
 
@@ -103,10 +103,11 @@ class _Step:
         """Put a segment into the bins, cut if it must be; returns how many of its tokens fit."""
         tokens, start, end = segment
         while start < end:
-            fit = bisect_left(self._space, (end - start + 2, -1))
+            fit = bisect_left(self._space, (end - start + 2, -1))  # best fit: the fullest bin that can hold all of it
             if fit < len(self._space):
                 length = end - start
             else:
+                # It fits nowhere: fill the emptiest bin, but leave a rest of at least SMALLEST tokens for another one.
                 fit = len(self._space) - 1
                 length = min(self._space[fit][0] - 2, end - start - SMALLEST)
                 if length < SMALLEST:
@@ -124,11 +125,11 @@ def assemble(segments: Bin, bos: int, eos: int) -> tuple[NDArray[np.int64], NDAr
     ids = np.empty(int(offsets[-1]), dtype=np.int64)
     ids[offsets[:-1]] = bos
     ids[offsets[1:] - 1] = eos
-    place = 1
+    place = 1  # behind the first <bos>
     for tokens, start, end in segments:
         stop = place + end - start
         ids[place:stop] = tokens[start:end]
-        place = stop + 2
+        place = stop + 2  # over <eos> and the next <bos>
     return ids, offsets
 
 

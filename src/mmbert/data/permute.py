@@ -52,6 +52,7 @@ def permute(indices: ArrayLike, sizes: ArrayLike, keys: ArrayLike) -> NDArray[np
     key = np.broadcast_to(np.asarray(keys, dtype=np.uint64), values.shape)
     bits = np.maximum(np.frexp((size - np.uint64(1)).astype(np.float64))[1], 2).astype(np.uint64)
     values = _feistel(values, bits, key)
+    # Cycle walking: the network permutes 2 ** bits numbers; images outside the set are sent through it again.
     outside = np.flatnonzero(values >= size)
     while outside.size:
         values[outside] = _feistel(values[outside], bits[outside], key[outside])
@@ -67,6 +68,6 @@ def _feistel(values: NDArray[np.uint64], bits: NDArray[np.uint64], key: NDArray[
     left, right = values >> low, values & right_mask
     for constant in _ROUNDS:
         scrambled = mix((right + constant) ^ key)
-        left, right = right, left ^ (scrambled & left_mask)
+        left, right = right, left ^ (scrambled & left_mask)  # a Feistel round: invertible for any function of right
         left_mask, right_mask = right_mask, left_mask
     return np.asarray((left << low) | right)

@@ -72,6 +72,7 @@ class Plan:
 
     def draw_shares(self) -> NDArray[np.float64]:
         """Return each stream's share of the draws (S,): its share of the tokens over the mean tokens of its blocks."""
+        # share of draws ~ share of tokens / (tokens / blocks): streams of short documents have blocks with few tokens
         shares = np.array([stream.share for stream in self.mixture.streams], dtype=np.float64)
         tokens = [stream.tokens for stream in self.mixture.streams]
         if all(count is not None for count in tokens):
@@ -102,6 +103,7 @@ class Plan:
         windows = np.arange(self._size // self.window, dtype=np.int64) + number * (self._size // self.window)
         places = np.tile(np.arange(self.window, dtype=np.int64), len(windows))
         window = np.repeat(windows, self.window)
+        # The shuffle decides in which order the points of a window are drawn; the bounds decide whose points they are.
         key = child_keys(np.array([self._window_key], dtype=np.uint64), window)
         points = permute(places, self.window, key) * self._spacing + self._phase(window)
         streams = np.searchsorted(self._bounds, points, side="right")
@@ -110,10 +112,11 @@ class Plan:
         ascending = streams[by_stream]
         occurrence = np.empty(self._size, dtype=np.int64)
         occurrence[by_stream] = np.arange(self._size) - np.searchsorted(ascending, ascending, side="left")
+        # Draws before this chunk: the points below a stream's end minus those below its beginning.
         below = np.concatenate([[0], self._points_below(int(windows[0]))])
         occurrence += (below[1:] - below[:-1])[streams]
         sizes = self.blocks_per_stream[streams]
-        epochs, index = np.divmod(occurrence, sizes)
+        epochs, index = np.divmod(occurrence, sizes)  # every epoch visits all blocks of a stream once, reshuffled
         return Draws(streams, permute(index, sizes, child_keys(self._keys[streams], epochs)), epochs)
 
     def _phase(self, windows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -136,7 +139,7 @@ def _bounds(shares: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return cumulative shares on the line (S,); each part is within one point of exact, and their sum is exact."""
     exact = shares * _LINE
     parts = np.floor(exact).astype(np.int64)
-    missing = _LINE - int(parts.sum())
+    missing = _LINE - int(parts.sum())  # points lost by rounding down go to the streams that lost most
     if missing > 0:
         parts[np.argsort(parts - exact, kind="stable")[:missing]] += 1
     elif missing < 0:  # shares that add up to a little more than 1
@@ -156,11 +159,12 @@ def _floor_sum(n: int, a: int, m: int, b: NDArray[np.int64]) -> NDArray[np.int64
     count = np.full(b.shape, n, dtype=np.int64)
     total = np.zeros(b.shape, dtype=np.int64)
     while count.any():
+        # whole multiples of m have a closed form: sum of i is n (n - 1) / 2
         total += count * (count - 1) // 2 * (a // m) + count * (b // m)
         a, b = a % m, b % m
         top = a * count + b
         count, b = top // m, top % m  # where top < m the rest of the sum is empty: count becomes 0
-        a, m = m, a
+        a, m = m, a  # count the same points below the line along the other axis
     return total
 
 
@@ -199,7 +203,7 @@ def batch_stages(phase: Phase) -> list[BatchStage]:
     seen = 0
     while seen < phase.tokens:
         batch = batch_at(phase, seen)
-        end = phase.tokens
+        end = phase.tokens  # of the stage: where the next batch size begins
         if phase.batch_start is not None and batch < phase.batch:
             addition = int(np.gcd(phase.batch_start, phase.batch))
             total = sum(range(phase.batch_start, phase.batch, addition))

@@ -125,6 +125,7 @@ def write_shard(path: Path, documents: Sequence[NDArray[np.uint32]], info: dict[
     ``info`` is kept beside the counts. Documents must not be empty.
     """
     digest, sums = hashlib.sha256(), _ChunkSums()
+    # The tokens are written first and the index last: a shard without an index does not count as finished.
     ends = np.cumsum([len(document) for document in documents], dtype="<i8")
     with atomic_file(path) as file:
         for document in documents:
@@ -135,6 +136,7 @@ def write_shard(path: Path, documents: Sequence[NDArray[np.uint32]], info: dict[
     info = {**info, "tokens": int(ends[-1]), "documents": len(documents), "sha256": digest.hexdigest()}
     head = _MAGIC + f"{VERSION}\n".encode()
     line = json.dumps(info, ensure_ascii=False).encode()
+    # Spaces pad the line so that the ends begin at a multiple of _ALIGN and can be memory-mapped.
     line += b" " * (-(len(head) + len(line) + 1) % _ALIGN) + b"\n"
     body = head + line + ends.tobytes() + sums.tobytes()
     with atomic_file(index_path(path)) as file:
@@ -189,7 +191,7 @@ def read_index(path: Path) -> Index:
             raise ValueError("no checksum")
     except (ValueError, KeyError, TypeError) as error:
         raise _bad_index(index, f"{index} is damaged") from error
-    start = len(head) + len(line)
+    start = len(head) + len(line)  # layout: head, JSON line, ends (8 bytes each), sums (4 bytes each), SHA-256
     end = start + 8 * documents
     sums_at = None if version == "1" else end
     expected = end + (0 if sums_at is None else 4 * -(-tokens // CHUNK)) + 32
@@ -225,6 +227,7 @@ class ShardWriter:
         """Append one document: its ids, and the characters and UTF-8 bytes of its text."""
         if not len(tokens):
             raise ValueError("a document without tokens")
+        # A document is never divided, so a shard may exceed max_tokens only by a single long document.
         if self._documents and self._tokens + len(tokens) > self._max_tokens:
             self._write(last=False)
         self._documents.append(tokens)

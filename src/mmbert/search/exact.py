@@ -61,11 +61,13 @@ class ExactStore:
             ends, sums = self._read_sums(first)
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("wb" if fresh else "r+b") as file:
+                # Rows behind ``first`` were written by a process that was killed before it counted them: drop them.
                 file.truncate(first * self._type.itemsize * self.width)
                 file.seek(0, os.SEEK_END)
                 file.write(rows.data)
                 file.flush()
                 os.fsync(file.fileno())
+            # The sums follow the rows: rows without a sum are not counted yet, and the next append replaces them.
             save_arrays(self._sums, ends=np.append(ends, first + len(rows)), sums=np.append(sums, crc32(rows.data)))
             if fresh:
                 sync_folder(self.path.parent)
@@ -76,6 +78,7 @@ class ExactStore:
             return [(np.zeros(0, np.int64), np.zeros(0, np.float32)) for _ in queries]
         stored: np.ndarray = self._map(rows)
         places: np.ndarray | None = None
+        # With few allowed rows it is cheaper to gather them than to compare all and mask the rest.
         if allowed is not None and allowed.sum() * _FEW <= rows:
             places = np.flatnonzero(allowed)
             stored, allowed = stored[places], None
@@ -142,6 +145,7 @@ class ExactStore:
         shift = np.zeros(len(queries), np.float32)
         if self._type == np.int8:
             start, step = self._steps()
+            # q . (level * step + start) = (q * step) . level + q . start: the rows stay int8
             queries, shift = queries * step, queries @ start
         factors = torch.from_numpy(np.ascontiguousarray(queries.T))
         out = np.empty((len(stored), len(queries)), np.float32)

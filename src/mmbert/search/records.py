@@ -122,7 +122,7 @@ class Records:
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[None]:
         with self._lock, self._errors():
-            outer = self._depth == 0
+            outer = self._depth == 0  # blocks may be nested: only the outermost begins and commits
             if outer:
                 self._db.execute(begin)
             self._depth += 1
@@ -173,7 +173,7 @@ class Records:
     def insert(self, documents: Iterable[tuple[IndexRecord, Sequence[tuple[int, int]]]]) -> None:
         """Insert documents with the spans of their passages; their rows follow those that count."""
         state = self.state()
-        row = state.rows
+        row = state.rows  # the vectors of these passages are on disk already, at these rows
         for document, spans in documents:
             metadata = orjson.dumps(document.metadata).decode()
             values = [document.id, document.text, metadata]
@@ -289,6 +289,7 @@ class Records:
     def renumber(self, rows: np.ndarray) -> None:
         """Renumber row ``rows[i]`` (ascending, all that have a passage) to i, and forget dead rows."""
         query = "SELECT start, end, text FROM passages JOIN documents ON number = document WHERE row = ?"
+        # new <= old and rows ascend: a row is moved only to a number that was freed before, so keys never collide.
         for new, old in enumerate(rows.tolist()):
             if new != old:
                 start, end, text = self._db.execute(query, [old]).fetchone()

@@ -79,6 +79,7 @@ def _write_batch(
     records = handle.records
     with records.reading() as state:
         known = records.known([document.id for document in documents])
+    # Ids may repeat within a batch: a later record is compared with the earlier one, as if they came in two batches.
     wanted: dict[Id, tuple[IndexRecord, int]] = {}
     same = 0
     for place, document in enumerate(documents, first):
@@ -90,6 +91,7 @@ def _write_batch(
         else:
             what = "text" if there.text != document.text else "metadata"
             raise DataError(f"record {place} (id {document.id!r}) exists already with another {what}: use update")
+    # Records with new metadata and the same text keep their vectors.
     described = {name for name, (document, _) in wanted.items() if name in known and known[name].text == document.text}
     fresh = [item for name, item in wanted.items() if name not in described]
     spans: list[list[tuple[int, int]]] = []
@@ -98,7 +100,7 @@ def _write_batch(
         if handle.manifest.output == "int8" and not state.rows:
             save_ranges(handle.folder, vectors)
             handle.forget()
-        handle.store(state).append(vectors, state.rows)
+        handle.store(state).append(vectors, state.rows)  # not counted before the transaction below commits
     gone = {document.id for document, _ in fresh if document.id in known}
     if wanted:
         with records.writing():
@@ -150,6 +152,7 @@ def _rewrite(handle: IndexHandle, name: str) -> int:
     with handle.records.reading() as state:
         rows = handle.records.rows()
     old, new = handle.store(state), handle.new_store(state.generation + 1, name)
+    # The new files are complete before one transaction makes them current; the old ones are removed after it.
     for start in range(0, len(rows), _BLOCK):
         new.append(old.vectors(rows[start : start + _BLOCK]), start)
     new.build_index(len(rows))

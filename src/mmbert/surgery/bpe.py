@@ -60,11 +60,11 @@ class Bpe:
         return cls(read_text(path), str(path))
 
     def path(self, token: str) -> set[str]:
-        """Return the token and all intermediate tokens of its merges; empty for a token that no text is split into."""
+        """Return the token and all intermediate tokens of its merges; the token alone if no merges make it."""
         parts, seen = list(token), {token, *token}
         while len(parts) > 1:
             ranks = [self._rank.get(pair, len(self._rank)) for pair in pairwise(parts)]
-            rank = min(ranks)
+            rank = min(ranks)  # the earliest merge of the list is applied first, as the library does
             if rank == len(self._rank):
                 return {token}
             place = ranks.index(rank)
@@ -80,6 +80,7 @@ class Bpe:
         """
         new = {old: index for index, old in enumerate(ids)}
         tokens = {token: new[index] for token, index in self.ids.items() if index in new}
+        # Removing a merge that a text never applies does not change how the text is split (fact 2 above).
         merges = [pair for pair in self.merges if all(part in tokens for part in (*pair, "".join(pair)))]
         content = self._rebuilt(tokens, merges)
         content["added_tokens"] = [
@@ -95,6 +96,7 @@ class Bpe:
         known = dict(self.ids)
         first = max(known.values()) + 1
         known.update({token: first + number for number, token in enumerate(tokens)})
+        # New merges come last: a text is first split as before, and then its tokens are joined further.
         content = self._rebuilt(known, [*self.merges, *merges])
         return json.dumps(content, ensure_ascii=False) + "\n"
 

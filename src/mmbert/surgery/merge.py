@@ -140,6 +140,7 @@ class _Job:
     def _thresholds(self, group: list[TensorInfo]) -> list[Threshold | None]:
         """Return each variant's trim threshold over the tensors of a group."""
         count = sum(info.numel for info in group if info.dtype.is_floating_point)
+        # Two passes over all entries find the exact k-th largest magnitude without keeping them (select.py).
         keep = entries_kept(count, self._spec.density)
         if keep >= count:
             return [None] * len(self._files)
@@ -158,11 +159,13 @@ class _Job:
         balance = 0
         for _, _, differences in self._differences(group):
             trimmed = torch.stack([trim(row) for trim, row in zip(trims, differences, strict=True)])
+            # even=0.0 leaves undecided parameters out of the count; their sign is what this pass decides.
             balance += int(elect(trimmed, self._weights, even=0.0).sum(dtype=torch.float64))
         return 1.0 if balance > 0 else -1.0  # a tie of ties is negative in the authors' notebook
 
     def _merge_group(self, group: list[TensorInfo], thresholds: list[Threshold | None], even: float) -> None:
         trims = [Trim(threshold) for threshold in thresholds]
+        # A Trim counts the entries equal to its threshold as they pass: chunks come in the order of the first pass.
         for info in group:
             if not info.dtype.is_floating_point:
                 self._copy(info)
@@ -252,6 +255,7 @@ def _layout(models: list[TensorFile], out: Path) -> list[TensorInfo]:
     if out.resolve() in [file.folder.resolve() for file in models]:
         raise ConfigError(f"{out} is one of the models to merge: give another folder for the result")
     infos = [models[0].tensors[name] for name in names[0]]
+    # Wide types first: each tensor then begins at a multiple of its item size, as safetensors readers expect.
     return sorted(infos, key=lambda info: (-info.dtype.itemsize, info.name))
 
 

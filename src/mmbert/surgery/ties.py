@@ -29,12 +29,14 @@ def entries_kept(count: int, density: float) -> int:
 
 def elect(trimmed: Tensor, weights: Tensor, even: float = 1.0) -> Tensor:
     """Return signs (n,), +1 or -1, of (K, n) trimmed differences with weights (K,); ``even`` where the sum is 0."""
+    # sign_p = sign(sum_k w_k d_kp)
     total = (trimmed * weights[:, None]).sum(0)
     return torch.where(total == 0, torch.full_like(total, even), total.sign())
 
 
 def disjoint_mean(trimmed: Tensor, weights: Tensor, signs: Tensor) -> Tensor:
     """Return (n,) the weighted mean of the entries (K, n) that carry the elected sign (n,); 0 where none does."""
+    # m_p = sum_k w_k d_kp / sum_k w_k over the k with sign(d_kp) = sign_p; trimmed entries are 0 and have no sign
     agreeing = (trimmed.sign() == signs).to(trimmed.dtype) * weights[:, None]
     total = agreeing.sum(0)
     return (trimmed * agreeing).sum(0) / torch.where(total == 0, torch.ones_like(total), total)

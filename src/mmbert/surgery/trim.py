@@ -104,9 +104,9 @@ def select(
     names = {index: token for token, index in bpe.ids.items()}
     order = np.lexsort((np.arange(len(counts)), -counts))  # most frequent first, then by id
     for index in order[counts[order] >= max(min_count, 1)].tolist():
-        needed = _needs(bpe, names[index]) - kept
+        needed = _needs(bpe, names[index]) - kept  # a token is useless without the intermediate tokens of its merges
         if max_tokens is not None and len(kept) + len(needed) > max_tokens:
-            break
+            break  # stop here rather than skip: a rarer token must not be kept when a more frequent one is not
         kept |= needed
     return sorted(kept)
 

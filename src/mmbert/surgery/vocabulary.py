@@ -155,6 +155,7 @@ def _write_weights(file: TensorFile, path: Path, rows: Sequence[Row], *, tied: b
         if tied and info.name == TIED:
             continue
         if info.name.endswith(_PER_TOKEN):
+            # Embedding, decoder and its bias must all have one row for each token, or rows would be mixed up.
             if info.shape[0] != old:
                 raise WeightsError(f"{file.folder}: {info.name} has {info.shape[0]} rows, the token embedding {old}")
             info = replace(info, shape=(len(rows), *info.shape[1:]))
@@ -177,12 +178,13 @@ def _gather(file: TensorFile, info: TensorInfo, rows: Sequence[Row]) -> Iterator
     start = 0
     while start < len(rows):
         row = rows[start]
-        if not isinstance(row, int):
+        if not isinstance(row, int):  # a new token begins as the mean of the tokens that it replaces
             parts = torch.stack([file.read(info.name, part * width, (part + 1) * width) for part in row])
             yield parts.float().mean(0).to(info.dtype)
             start += 1
             continue
         stop = start + 1
+        # Rows that follow each other in both vocabularies are one read, at most CHUNK entries long.
         while stop < len(rows) and stop - start < longest and rows[stop] == row + stop - start:
             stop += 1
         yield file.read(info.name, row * width, (row + stop - start) * width)
@@ -229,7 +231,7 @@ def renumbered(value: Any, new_ids: Mapping[int, int]) -> Any:
         return value
     changed = {}
     for key, inner in value.items():
-        if _HOLDS_IDS.search(key):
+        if _HOLDS_IDS.search(key):  # by the name of the key: numbers alone do not tell ids from other settings
             changed[key] = _new_id(inner, new_ids)
         else:
             changed[key] = None if key in _HOLDS_BOTH else renumbered(inner, new_ids)
