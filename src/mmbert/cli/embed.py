@@ -15,39 +15,40 @@ from mmbert.cli.options import Device, Model, Precision, SkipBadRows, Source, Te
 from mmbert.io.row_errors import RowFaults
 
 
+_Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="File to write: .npy, .jsonl or .parquet. Default: JSON lines on stdout."),
+]
+_Prompt = Annotated[
+    str | None, typer.Option(help="query, document, another prompt of the model, or text to put before each text.")
+]
+_Dimensions = Annotated[int | None, typer.Option(help="Keep only the first dimensions (Matryoshka). Default: all.")]
+_Output = Annotated[str, typer.Option(help="Number format: float32, float16, int8, uint8, binary or ubinary.")]
+_Ranges = Annotated[
+    Path | None, typer.Option(help="Value ranges for int8 and uint8 from an earlier run: NAME.ranges.npy.")
+]
+_Pooling = Annotated[str | None, typer.Option(help="mean, first, last, max or weightedmean. Default: the model's.")]
+_MaxTokens = Annotated[int | None, typer.Option(help="Length to which texts are truncated. Default: the model's.")]
+_TextField = Annotated[str | None, typer.Option(help="Field of JSON lines that holds the text. Default: text.")]
+_IdField = Annotated[
+    str, typer.Option(help="Field of JSON lines that holds the id. Lines without it get their line number.")
+]
+
+
 def embed(
     model: Model,
     file: Source = STDIN,
     text: Texts = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="File to write: .npy, .jsonl or .parquet. Default: JSON lines on stdout."),
-    ] = None,
-    prompt: Annotated[
-        str | None, typer.Option(help="query, document, another prompt of the model, or text to put before each text.")
-    ] = None,
-    dimensions: Annotated[
-        int | None, typer.Option(help="Keep only the first dimensions (Matryoshka). Default: all.")
-    ] = None,
+    out: _Out = None,
+    prompt: _Prompt = None,
+    dimensions: _Dimensions = None,
     normalize: Annotated[bool, typer.Option(help="Scale vectors to unit length.")] = True,
-    output: Annotated[
-        str, typer.Option(help="Number format: float32, float16, int8, uint8, binary or ubinary.")
-    ] = "float32",
-    ranges: Annotated[
-        Path | None, typer.Option(help="Value ranges for int8 and uint8 from an earlier run: NAME.ranges.npy.")
-    ] = None,
-    pooling: Annotated[
-        str | None, typer.Option(help="mean, first, last, max or weightedmean. Default: the model's.")
-    ] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(help="Length to which texts are truncated. Default: the model's.")
-    ] = None,
-    text_field: Annotated[
-        str | None, typer.Option(help="Field of JSON lines that holds the text. Default: text.")
-    ] = None,
-    id_field: Annotated[
-        str, typer.Option(help="Field of JSON lines that holds the id. Lines without it get their line number.")
-    ] = "id",
+    output: _Output = "float32",
+    ranges: _Ranges = None,
+    pooling: _Pooling = None,
+    max_tokens: _MaxTokens = None,
+    text_field: _TextField = None,
+    id_field: _IdField = "id",
     skip_bad_rows: SkipBadRows = False,
     device: Device = "auto",
     precision: Precision = "auto",
