@@ -80,7 +80,7 @@ def test_without_a_start_model_and_tokenizer_are_needed(start: Path) -> None:
 
 
 def test_the_model_of_an_unresolved_recipe(start: Path) -> None:
-    with pytest.raises(ConfigError, match=r"the model of r is that of its start: mmbert\.start\.resolve looks it up"):
+    with pytest.raises(ConfigError, match=r"the model of r is that of its start: mmbert\.start_model\.resolve"):
         _ = load(start).shape
 
 
