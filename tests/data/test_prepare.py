@@ -22,14 +22,13 @@ from mmbert.data.prepare import (
     heldout_texts,
     iterate_text,
     prepare_data,
-    prepare_shards,
     prepare_text,
     prepare_tokenizer,
-    text_sizes,
 )
 from mmbert.data.shard import Shard
 from mmbert.data.sources.read import read
-from mmbert.data.store import SUFFIX, Report, TextWriter
+from mmbert.data.store import SUFFIX, Report, TextWriter, text_sizes
+from mmbert.data.tokenize import prepare_shards
 from mmbert.errors import ConfigError, DataError, TokenizerError
 from mmbert.recipe import Recipe
 from mmbert.recipe_text import Source

@@ -14,7 +14,6 @@ from mmbert.cli.input import STDIN, Line, open_lines, text_lines
 from mmbert.cli.options import Device, Model, Precision, SkipBadRows, Source, Texts
 from mmbert.io.row_errors import RowFaults
 
-
 _Out = Annotated[
     Path | None,
     typer.Option("--out", "-o", help="File to write: .npy, .jsonl or .parquet. Default: JSON lines on stdout."),

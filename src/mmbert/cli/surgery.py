@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,7 +71,7 @@ def trim(
     report = trim_model(model, texts(text, "reading text"), out, min_count=min_count, max_tokens=max_tokens)
     before, after = _tokenizers(model, out)
     checked = compare(before, after, texts(check or text, "checking"))
-    record = {"model": model, "languages": _codes(languages), **report.values(), "check": checked.values()}
+    record = {"model": model, "languages": _codes(languages), **asdict(report), "check": asdict(checked)}
     _save(out, "trim.json", record)
     _print_sizes(report.before, report.after)
     _print_comparison("of the text to check" if check else "of the text", checked)
@@ -110,8 +111,8 @@ def extend(
     checks = {"new": compare(before, after, texts(check, "checking", codes) if check else new)}
     if keep:
         checks["kept"] = compare(before, after, texts(keep, "checking", []))
-    record = {"model": model, "languages": codes, **report.values()}
-    _save(out, "extend.json", {**record, "check": {name: found.values() for name, found in checks.items()}})
+    record = {"model": model, "languages": codes, **asdict(report)}
+    _save(out, "extend.json", {**record, "check": {name: asdict(found) for name, found in checks.items()}})
     typer.echo(f"{'new tokens':<24}{len(report.characters)} characters, {len(report.merges)} merges")
     _print_sizes(report.before, report.after)
     _print_comparison("of the new language", checks["new"])

@@ -39,7 +39,6 @@ from mmbert.data.store import (
     read_texts,
     report_path,
     text_folder,
-    text_sizes,
 )
 from mmbert.data.tokenize import check_shards_tokenizer, prepare_shards
 from mmbert.errors import ConfigError, DataError
@@ -51,16 +50,6 @@ from mmbert.tokenizer.tokenizer import Tokenizer
 from mmbert.tokenizer.train import train_tokenizer
 
 logger = logging.getLogger(__name__)
-
-__all__ = [
-    "heldout_texts",
-    "iterate_text",
-    "prepare_data",
-    "prepare_shards",
-    "prepare_text",
-    "prepare_tokenizer",
-    "text_sizes",
-]
 
 COPY = "exact copy"
 COPY_OF_HELDOUT = "copy of held-out text"
@@ -145,12 +134,12 @@ def _check_sources(recipe: Recipe) -> None:
         raise ConfigError("only one source can be of kind catalogs: name all packages in it")
 
 
-def judge(document: Document, cleaning: Cleaning) -> str | None:
+def drop_reason(document: Document, cleaning: Cleaning) -> str | None:
     """Return the reason to drop a document for its own content, or None."""
     return check(document, cleaning) or wrong_language(document, cleaning)
 
 
-def chosen(document: Document, source: Source, cleaning: Cleaning) -> bool:
+def is_held_out(document: Document, source: Source, cleaning: Cleaning) -> bool:
     """Return whether a document is held out, by a hash of its id. Sources with their own held-out text lose none."""
     if source.heldout is not None or source.kind == "catalogs" or cleaning.holdout == 0:
         return False
@@ -267,19 +256,16 @@ class _Preparation:
         text, heldout = TextWriter(self.text), TextWriter(self.heldout)
         for document in task.documents(advance):
             counts = report.language(document.language)
-            if task.heldout_only or chosen(document, self.source, self.cleaning):
+            if task.heldout_only or is_held_out(document, self.source, self.cleaning):
                 reason = self._hold_out(document, counts.heldout_characters, heldout_only=task.heldout_only)
                 if reason is None:
                     heldout.add(document)
-                    counts.heldout_documents += 1
-                    counts.heldout_characters += len(document.text)
+                    counts.hold_out(document.text)
             else:
                 reason = self._keep(document)
                 if reason is None:
                     text.add(document)
-                    counts.documents += 1
-                    counts.characters += len(document.text)
-                    counts.bytes += len(document.text.encode())
+                    counts.keep(document.text)
             if reason is not None and not task.heldout_only:
                 counts.drop(reason)
         written = {"heldout": heldout.close(), "text": text.close()}
@@ -290,7 +276,7 @@ class _Preparation:
 
     def _hold_out(self, document: Document, before: int, *, heldout_only: bool) -> str | None:
         """Return the reason not to keep a document for evaluation, or None."""
-        reason = judge(document, self.cleaning)
+        reason = drop_reason(document, self.cleaning)
         if reason is None and before + len(document.text) > self.cleaning.holdout_characters:
             reason = BEYOND
         if reason is None and not self.seen.add(document.text):
@@ -299,8 +285,7 @@ class _Preparation:
 
     def _keep(self, document: Document) -> str | None:
         """Return the reason not to train on a document, or None."""
-        reason = judge(document, self.cleaning)
-        if reason is not None:
+        if (reason := drop_reason(document, self.cleaning)) is not None:
             return reason
         if self.cleaning.deduplicate:
             return None if self.seen.add(document.text) else COPY

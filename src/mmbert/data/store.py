@@ -46,6 +46,17 @@ class DocumentCounts(BaseModel):
     dropped: dict[str, int] = {}
     """Reason -> documents."""
 
+    def keep(self, text: str) -> None:
+        """Count a document to train on."""
+        self.documents += 1
+        self.characters += len(text)
+        self.bytes += len(text.encode())
+
+    def hold_out(self, text: str) -> None:
+        """Count a held-out document."""
+        self.heldout_documents += 1
+        self.heldout_characters += len(text)
+
     def drop(self, reason: str) -> None:
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import numpy as np
 
@@ -43,10 +42,6 @@ class Comparison:
     def bytes_per_token(self) -> tuple[float, float]:
         """Return the bytes per token before and after."""
         return self.bytes / self.before, self.bytes / self.after
-
-    def values(self) -> dict[str, Any]:
-        """Return the values for a JSON file."""
-        return asdict(self)
 
 
 def compare(before: Tokenizer, after: Tokenizer, texts: Iterable[str]) -> Comparison:

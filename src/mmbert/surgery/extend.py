@@ -15,9 +15,8 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -42,10 +41,6 @@ class ExtendReport:
     """New tokens joined from others, in their order."""
     before: Size
     after: Size
-
-    def values(self) -> dict[str, Any]:
-        """Return the values for a JSON file."""
-        return asdict(self)
 
 
 def extend(

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -41,10 +40,6 @@ class TrimReport:
     """Different tokens in the text."""
     before: Size
     after: Size
-
-    def values(self) -> dict[str, Any]:
-        """Return the values for a JSON file."""
-        return asdict(self)
 
 
 def trim(

@@ -159,9 +159,7 @@ class Kept(DataStep):
                 self.stat_update(StatHints.forwarded)
                 yield item
             elif verdict == HOLD:
-                counts = report.language(item.metadata["language"])
-                counts.heldout_documents += 1
-                counts.heldout_characters += len(item.text)
+                report.language(item.metadata["language"]).hold_out(item.text)
                 if self.write:
                     heldout.write(item.metadata["language"], item.id, item.text)
             else:

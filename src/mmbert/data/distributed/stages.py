@@ -24,8 +24,7 @@ def stages(plan: TaskPlan, tasks: int) -> list[Stage]:
     cleaning = plan.recipe.cleaning
     found: list[Stage] = []
     if sources:
-        agree = [pipeline_steps.Agree(folder)] if cleaning.language_id is not None else []
-        read = [pipeline_steps.Read(folder), pipeline_steps.Clean(folder), *agree, pipeline_steps.Spill(folder)]
+        read = [pipeline_steps.Read(folder), pipeline_steps.Clean(folder), pipeline_steps.Spill(folder)]
         found.append(Stage("1-read", ranks, read))
         found.append(Stage("2-copies", plan.partitions, [copies.Compare(folder)]))
         found.append(Stage("3-decide", sources, [copies.Decide(folder)]))

@@ -46,7 +46,7 @@ class Write(DataStep):
         parts: dict[str, list[TextPart]] = {}
         for item in data:
             language, size = item.metadata["language"], len(item.text.encode())
-            counts, of = report.language(language), parts.setdefault(language, [])
+            of = parts.setdefault(language, [])
             if not of or of[-1].bytes + size > PART:
                 of.append(TextPart(language, f"{language}.{len(of):05d}", 0, 0, 0))
             last = of[-1]
@@ -54,9 +54,7 @@ class Write(DataStep):
             of[-1] = last._replace(
                 documents=last.documents + 1, characters=last.characters + len(item.text), bytes=last.bytes + size
             )
-            counts.documents += 1
-            counts.characters += len(item.text)
-            counts.bytes += size
+            report.language(language).keep(item.text)
         writer.close()
         self.write_report(rank, report)
         write_json(folder / _FILE, [part for language in sorted(parts) for part in parts[language]])
