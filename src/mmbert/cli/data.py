@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mmbert.cli.options import DataFolder, RecipeFile
+from mmbert.cli.options import DataFolder, Overrides, RecipeFile
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -25,9 +25,7 @@ class Executor(StrEnum):
 @app.command()
 def prepare(
     recipe: RecipeFile,
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="Options to change: cleaning.min_characters=32 ...")
-    ] = None,
+    overrides: Overrides = None,
     out: DataFolder = None,
 ) -> None:
     """Read and clean text, train or load the tokenizer, write shards. The same command resumes if interrupted."""
@@ -45,9 +43,7 @@ def prepare(
 @app.command()
 def scale(
     recipe: RecipeFile,
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="Options to change: cleaning.near_duplicates={} ...")
-    ] = None,
+    overrides: Overrides = None,
     out: DataFolder = None,
     executor: Annotated[
         Executor, typer.Option(help="What runs the tasks: this machine, Slurm or Ray.")
@@ -116,9 +112,7 @@ def show(
 @app.command()
 def plan(
     recipe: RecipeFile,
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="Options to change: phases.extend.tokens=3M ...")
-    ] = None,
+    overrides: Overrides = None,
     phase: Annotated[
         list[str] | None, typer.Option(help="Only this phase. May be repeated. Default: all phases.")
     ] = None,

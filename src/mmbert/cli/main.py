@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mmbert.cli.options import RecipeFile, RunFolder
+from mmbert.cli.options import Overrides, RecipeFile, RunFolder
 from mmbert.errors import MissingExtra, MMBertError
 from mmbert.extras import extra_of
 from mmbert.log import setup
@@ -44,9 +44,7 @@ def _options(
 @app.command()
 def run(
     recipe: RecipeFile,
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="Options to change: phases.extend.mask_rate=0.2 ...")
-    ] = None,
+    overrides: Overrides = None,
     out: RunFolder = None,
 ) -> None:
     """Run a whole recipe: data, tokenizer, training phases, merge, evaluation, report.

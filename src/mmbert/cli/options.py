@@ -27,6 +27,10 @@ AsJson = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
 Precision = Annotated[str, typer.Option(help="Precision of the weight matrices: auto, fp32, bf16 or int8.")]
 RecipeFile = Annotated[Path, typer.Argument(help="Recipe file, such as recipes/nano.yaml.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Options to change in the recipe: phases.extend.tokens=3M cleaning.min_characters=32 ..."),
+]
 RunFolder = Annotated[Path | None, typer.Option("--out", help="Folder of the run. Default: runs/NAME.")]
 DataFolder = Annotated[
     Path | None, typer.Option(help="Data folder. Default: the recipe's `shards`, else runs/NAME/data.")

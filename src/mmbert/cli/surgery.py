@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmbert.cli.corpus_texts import chosen_texts
-from mmbert.cli.options import LanguageField, Model, OutFolder, RecipeFile, RunFolder, TextField
+from mmbert.cli.options import LanguageField, Model, OutFolder, Overrides, RecipeFile, RunFolder, TextField
 
 if TYPE_CHECKING:
     from mmbert.surgery.compare_tokenizers import Comparison
@@ -27,7 +27,7 @@ _TEXT = "File, folder or glob of JSONL, text or Parquet, or the folder of a run.
 
 def merge(
     recipe: RecipeFile,
-    overrides: Annotated[list[str] | None, typer.Argument(help="Options to change: merge.density=0.3 ...")] = None,
+    overrides: Overrides = None,
     out: RunFolder = None,
 ) -> None:
     """Merge the last checkpoints of a run's phases as the recipe says, and write the model to RUN/final."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mmbert.cli.options import RecipeFile, RunFolder
+from mmbert.cli.options import Overrides, RecipeFile, RunFolder
 from mmbert.estimate.hardware import DEVICES
 
 PANEL = "With --dry-run (docs/scaling.md)"
@@ -15,9 +15,7 @@ PANEL = "With --dry-run (docs/scaling.md)"
 
 def pretrain(
     recipe: RecipeFile,
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="Options to change: phases.extend.mask_rate=0.2 ...")
-    ] = None,
+    overrides: Overrides = None,
     phase: Annotated[
         list[str] | None, typer.Option(help="Only this phase; the phase before it must be finished. May be repeated.")
     ] = None,

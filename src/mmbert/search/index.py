@@ -82,17 +82,9 @@ class SearchIndex:
             width = whole("dimensions", dimensions, 1, width, "the width of the model's vectors")
         made = IndexManifest(
             **describe_model(embedder, None if isinstance(model, Embedder) else model),
-            dimensions=width,
-            output=output,
-            store=store,
-            kind=kind,
-            query_prompt=embedder.prompt_text(query_prompt),
-            document_prompt=embedder.prompt_text(document_prompt),
-            chunking=chunking,
-            by=by,
-            size=size,
-            overlap=overlap,
-        )
+            dimensions=width, output=output, store=store, kind=kind, query_prompt=embedder.prompt_text(query_prompt),
+            document_prompt=embedder.prompt_text(document_prompt), chunking=chunking, by=by, size=size, overlap=overlap,
+        )  # fmt: skip
         if chunking is not None:
             embedder.passages("a", chunking=chunking, by=by, size=size, overlap=overlap)  # raises for what cannot work
         elif any(option is not None for option in (by, size, overlap)):
@@ -284,14 +276,9 @@ class SearchIndex:
         return self._words
 
     def _write(
-        self,
-        records: Iterable[Any],
-        vectors: np.ndarray | None,
-        batch_size: int,
-        progress: bool | None,
-        *,
-        replacing: bool,
-    ) -> Changed:
+        self, records: Iterable[Any], vectors: np.ndarray | None, batch_size: int, progress: bool | None,
+        *, replacing: bool,
+    ) -> Changed:  # fmt: skip
         if isinstance(records, str | bytes | Mapping) or not isinstance(records, Iterable):
             raise ConfigError(f"records are {type(records).__name__}: expected a list or an iterator of dicts")
         shown = progress if progress is not None else not isinstance(records, Sequence) or len(records) > batch_size

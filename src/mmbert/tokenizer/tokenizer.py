@@ -22,7 +22,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -30,27 +30,16 @@ from tokenizers.processors import TemplateProcessing
 
 from mmbert.cancellation import check_cancelled, count_tokens
 from mmbert.errors import DataError, TokenizerError
-from mmbert.files import write_json, write_text
-from mmbert.hub import HubFailed, hub_file
+from mmbert.files import write_text
 from mmbert.io.stream import read_text
 from mmbert.packed import Packed
+from mmbert.tokenizer.folder import SPECIALS, download, write_side_files
 from mmbert.tokenizer.guard import check_expansion, line, no_panic, unreadable
 from mmbert.tokenizer.long_texts import chunks, encode_all
 from mmbert.tokenizer.spelling import SPACE, spelled_bytes
 
 BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 """How byte fallback writes a byte."""
-
-SPECIALS = {"pad": "<pad>", "eos": "<eos>", "bos": "<bos>", "unk": "<unk>", "mask": "<mask>"}
-"""Role -> content. ``<bos>`` also stands for CLS and ``<eos>`` for SEP."""
-
-
-class _Ids(NamedTuple):
-    pad: int
-    eos: int
-    bos: int
-    unk: int
-    mask: int
 
 
 class Tokenizer:
@@ -72,14 +61,15 @@ class Tokenizer:
         missing = [SPECIALS[role] for role, index in ids.items() if index is None]
         if missing:
             raise TokenizerError(f"{origin} has no {', '.join(missing)}: mmBERT needs {' '.join(SPECIALS.values())}")
-        self._ids = _Ids(**{role: int(index) for role, index in ids.items() if index is not None})
+        self._ids = [int(index) for index in ids.values() if index is not None]
+        self.pad_id, self.eos_id, self.bos_id, self.unk_id, self.mask_id = self._ids
         self._marked.no_truncation()
         self._marked.no_padding()
         self._template = self._marked.post_processor
         self._marked.post_processor = TemplateProcessing(
             single="<bos> $A <eos>",
             pair="<bos> $A <eos> $B <eos>",
-            special_tokens=[("<bos>", self._ids.bos), ("<eos>", self._ids.eos)],
+            special_tokens=[("<bos>", self.bos_id), ("<eos>", self.eos_id)],
         )
 
     @classmethod
@@ -92,40 +82,16 @@ class Tokenizer:
         if path.is_dir():
             path = path / "tokenizer.json"
         if not path.is_file():
-            path = _download(str(name), revision)
+            path = download(str(name), revision)
         try:
             return cls(read_text(path), str(path))
         except DataError as error:
             raise TokenizerError(str(error)) from error
 
-    @property
+    @cached_property
     def vocab_size(self) -> int:
         """Return the number of ids, added tokens included: one more than the largest."""
-        return self._vocab_size
-
-    @cached_property
-    def _vocab_size(self) -> int:
         return max(self._marked.get_vocab(with_added_tokens=True).values()) + 1
-
-    @property
-    def pad_id(self) -> int:
-        return self._ids.pad
-
-    @property
-    def eos_id(self) -> int:
-        return self._ids.eos
-
-    @property
-    def bos_id(self) -> int:
-        return self._ids.bos
-
-    @property
-    def unk_id(self) -> int:
-        return self._ids.unk
-
-    @property
-    def mask_id(self) -> int:
-        return self._ids.mask
 
     @cached_property
     def special_ids(self) -> tuple[int, ...]:
@@ -350,46 +316,7 @@ class Tokenizer:
         folder = Path(folder)
         rust = self.written if as_written else self._marked
         write_text(folder / "tokenizer.json", rust.to_str(pretty=True) + "\n")
-        roles = {f"{role}_token": token for role, token in SPECIALS.items()}
-        roles |= {"cls_token": SPECIALS["bos"], "sep_token": SPECIALS["eos"]}
-        config: dict[str, Any] = {
-            "added_tokens_decoder": {
-                str(index): self._flags(token) for token, index in zip(SPECIALS.values(), self._ids, strict=True)
-            },
-            **roles,
-            "clean_up_tokenization_spaces": False,
-            "model_input_names": ["input_ids", "attention_mask"],
-            "model_max_length": max_tokens,
-            "padding_side": "right",
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "truncation_side": "right",
-        }
-        write_json(folder / "tokenizer_config.json", config)
-        write_json(folder / "special_tokens_map.json", roles)
-
-    def _flags(self, special: str) -> dict[str, Any]:
-        """Return the matching flags of a special token, which transformers takes from the config, not the tokenizer."""
-        known = next((token for token in self._added.values() if token.content == special), None)
-        flags = {flag: bool(getattr(known, flag, False)) for flag in ("lstrip", "normalized", "rstrip", "single_word")}
-        return {"content": special, **flags, "special": True}
-
-
-def _download(name: str, revision: str | None) -> Path:
-    """Return ``tokenizer.json`` of a hub repository. Raises TokenizerError."""
-    here = Path(name)
-    if (
-        not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name)
-        or name.startswith(".")
-        or here.exists()
-        or (here.parent.name and here.parent.is_dir())
-    ):
-        raise TokenizerError(
-            f"no tokenizer at {name}: expected a folder with tokenizer.json, such a file, or a hub name"
-        )
-    try:
-        return hub_file(name, "tokenizer.json", revision=revision)
-    except HubFailed as error:
-        raise TokenizerError(f"no folder {name} here, and the hub did not give its tokenizer: {error}") from error
+        write_side_files(folder, dict(zip(SPECIALS, self._ids, strict=True)), self._added, max_tokens)
 
 
 def _bare(value: Any) -> Any:

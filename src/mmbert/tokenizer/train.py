@@ -23,8 +23,9 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from mmbert.errors import TokenizerError
 from mmbert.recipe import TokenizerTraining
+from mmbert.tokenizer.folder import SPECIALS
 from mmbert.tokenizer.spelling import SPACE
-from mmbert.tokenizer.tokenizer import SPECIALS, Tokenizer
+from mmbert.tokenizer.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 

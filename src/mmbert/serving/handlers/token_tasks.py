@@ -19,7 +19,7 @@ from mmbert.inference.windows import Rows
 from mmbert.packed import Packed
 from mmbert.serving.handlers.texts import characters, check_size
 from mmbert.serving.task import Place, Task
-from mmbert.tokenizer.tokenizer import SPECIALS
+from mmbert.tokenizer.folder import SPECIALS
 
 _TOP = 100
 """Fills and answers at most."""
