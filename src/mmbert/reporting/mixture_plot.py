@@ -26,7 +26,7 @@ _STEPS = [float(f"{digit}e{power}") for power in range(-12, 6) for digit in (1, 
 
 
 def draw_mixture(rows: Sequence[LanguageRow], phases: Sequence[str], path: Path, *, title: str) -> None:
-    """Draw the outlook of ``phases`` into ``path``: .html (in itself, with tooltips), .svg or .png.
+    """Plot the shares of languages in ``phases`` into ``path``: .html (one file, with tooltips), .svg or .png.
 
     Raises ConfigError for another ending, MissingExtra without altair and vl-convert.
     """
