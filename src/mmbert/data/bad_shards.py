@@ -1,10 +1,9 @@
 """Damaged shards that a run leaves out: ``bad_shards.json`` in the folder of the run.
 
-With ``runtime.on_bad_shard: skip`` a shard that is found damaged, by the look at all of them before the first step
-or later by its reader, is left out from the step on at which it was found: its blocks are empty, and every other draw
-stays where it was. So the order of the data is still a function, of the recipe, the cursor and this file: a run that
-is stopped and goes on leaves out the same shards from the same steps on, also if they have been mended since, or if
-``on_bad_shard`` says ``stop`` by then.
+With ``runtime.on_bad_shard: skip`` a damaged shard, found by the check before the first step or later by its reader, is
+left out from the step on at which it was found: its blocks are empty, and every other draw keeps its position. So the
+order of data is still a function, of the recipe, the cursor and this file. A resumed run leaves out the same shards
+from the same steps on, even if they have been repaired since or ``on_bad_shard`` is now ``stop``.
 """
 
 from __future__ import annotations

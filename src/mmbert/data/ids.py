@@ -1,8 +1,8 @@
 """Shards from token ids of other tools, such as the released training data, without tokenising again.
 
 A released sample is ``<bos> ids <eos>`` of a whole document, or of a part of one, which then lacks the ``<eos>``. Ids
-that stand for no text (``<bos> <eos> <pad>``) are taken out, and divide the documents of a sample that holds several.
-The language is that of the source or of the folder: the samples name none. A released set that mixes languages was
+that stand for no text (``<bos> <eos> <pad>``) are removed, and separate the documents of a sample that holds several.
+The language is that of the source or of the folder, since samples name none. A released set that mixes languages was
 sampled by its published shares; with ``language: mul`` it stays one stream, drawn in its own order.
 """
 

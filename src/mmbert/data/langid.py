@@ -1,9 +1,9 @@
 """Check the claimed language of documents with a fastText model such as GlotLID.
 
-A document is dropped only where the model is sure of another language: what it says with a low probability, and what
-it says of documents in a language it has no label for, does not count. So languages that the model does not know, the
-rarest, are not lost. ``fra`` agrees with ``fra_Latn``, a macrolanguage with its languages (``fas``, ``pes_Arab``), but
-two scripts of one language are two languages (``srp_Latn``, ``srp_Cyrl``).
+A document is dropped only if the model is confident of another language. Predictions with a low probability, and
+predictions for documents in a language that the model has no label for, do not count, so that rare languages are not
+lost. ``fra`` agrees with ``fra_Latn``, a macrolanguage with its languages (``fas``, ``pes_Arab``), but two scripts of
+one language are two languages (``srp_Latn``, ``srp_Cyrl``).
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Choose and mask tokens: masked language modelling with 80/10/10 corruption.
 
-Every token but <bos> and <eos> is chosen with the same probability. Of the chosen, 80 % become <mask>, 10 % a random
-token and 10 % stay; the model predicts all of them. The choice is drawn from a counter-based generator keyed by the
-place of the batch in the run, so it depends neither on ranks nor on threads, and the next epoch of a text gets other
-masks. Draws are whole numbers compared with thresholds, the same on every machine and version.
+Every token except <bos> and <eos> is chosen with the same probability. Of the chosen tokens, 80 % become <mask>, 10 % a
+random token, and 10 % stay; the model predicts all of them. The choice is drawn from a counter-based generator whose
+key is the place of the batch in the run. It therefore depends neither on ranks nor on threads, and the next epoch of a
+text gets other masks. Random integers are compared with thresholds, so that all machines and versions agree.
 
-With whole words, all tokens of a word have the number of its first, and so one fate.
+With whole words, all tokens of a word share the random number of its first token.
 """
 
 from __future__ import annotations

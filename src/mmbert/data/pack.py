@@ -1,11 +1,11 @@
 """Pack segments, in the order of the plan, into micro-batches with an exact number of tokens.
 
-A step has so many bins, one a micro-batch, of the same capacity. Each segment costs its length and 2 (<bos>, <eos>) and
-goes into the bin with the least space that still holds it (best fit). One that fits nowhere is cut: its beginning
-fills the emptiest bin, the rest goes on as a segment of its own. When no bin can take another part, the step is
-full, and what is left of the last segment begins the next step. So segments are used up strictly in their order, a
-cursor of two numbers says where a step begins, no token is lost or repeated, and the content of a step depends on
-nothing but the plan and the cursor: rank r of R takes bins r, r + R, ... of the same step.
+A step has one bin for each micro-batch, all of the same capacity. A segment takes its length and 2 (<bos>, <eos>), and
+goes into the fullest bin that can hold it (best fit). A segment that fits nowhere is cut: its beginning fills the
+emptiest bin, and the rest is placed like another segment. When no bin can take another part, the step is full, and the
+rest of the last segment begins the next step. So segments are used strictly in order, two numbers (the cursor) tell
+where a step begins, no token is lost or repeated, and a step depends only on the plan and the cursor: rank r of R takes
+bins r, r + R, ... of the same step.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 """From raw text to shards, in two stages that can be interrupted anywhere and run again.
 
-(1) ``prepare_text`` reads every source, drops what ``clean`` and ``dedup`` refuse, puts the hold-out aside, and writes
-one file a language (form: ``store``). The work is cut into tasks: runs of languages of some 32 MiB of input, or the
-whole source where languages are mixed in its files. A task is finished when its file in ``done/`` is there; what a
-killed one left is written anew. If the options of a source, its files or the cleaning rules have changed, the source
-is prepared again, and it is said. A finished dataset of the hub is not looked up again, and raw text that is gone by
-now is not missed.
+(1) ``prepare_text`` reads every source, drops documents that ``clean`` and ``dedup`` reject, separates held-out text,
+and writes one file for each language (format: ``store``). The work is divided into tasks: consecutive languages with
+about 32 MiB of input, or the whole source if its files mix languages. A task is finished when its file in ``done/``
+exists; what an interrupted task wrote is written again. If the options of a source, its files or the cleaning rules
+have changed, the source is prepared again, with a log line. A finished hub dataset is not looked up again, and its raw
+text need not exist any more.
 (2) ``prepare_shards`` tokenises the text into shards, ``shards/<source>/<language>/00000.tokens``. A finished shard is
-never written again; a stream goes on with its next one.
+never written again; a stream continues with its next shard.
 
-Both give the same bytes however often they were stopped.
+Both stages write the same bytes however often they were interrupted.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Read blocks of tokens from shards during training, check them, and report damage with its place.
 
-The files are read, not mapped: where a mapped file has been cut short, or its disk fails, the first touch ends the
-process without a word. Of the document ends one in 256 is held in memory, and those between are read with the block;
-of the tokens whole chunks are read, and their checksums compared, when a block is first asked for a token. That costs
-a tenth of making a batch, so it is always done.
+Files are read, not memory-mapped: if a mapped file was cut short, or its disk fails, the first access kills the process
+without a message. One in 256 document ends is kept in memory; those between are read with the block. Tokens are read in
+whole chunks, and their checksums are compared when a block is first used. The checks take a tenth of the time of making
+a batch, so they are always on.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """BM25 for hybrid search, over the model's own subwords, so that no language needs a word segmenter.
 
-Texts are folded (NFKC, then case) and cut by the model's tokenizer as if they stood behind a space. bm25s weighs the
-passages that are there when it is built; passages that come later are weighed by its formula with the statistics of
-then, until there are too many of them and all is built again. Nothing happens before the first hybrid query.
+Texts are folded (NFKC, then case) and split by the model's tokenizer as if a space preceded them. bm25s weighs the
+passages that exist when it is built. Passages that are added later are weighed by the same formula with the statistics
+of the build, until there are too many of them and everything is built again. Nothing is built before the first hybrid
+query.
 """
 
 from __future__ import annotations

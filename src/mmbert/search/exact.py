@@ -1,10 +1,10 @@
 """Exact search: all vectors in one memory-mapped file, compared with every query.
 
-Rows are float32, float16, or int8: the range of each dimension in 255 equal steps, as in ``mmbert.inference.vectors``.
-Of an int8 row the middle of each step is taken, so that no error is added to the query's side.
+Vectors are float32, float16, or int8: each dimension's range in 255 equal steps, as in ``mmbert.inference.vectors``.
+An int8 value stands for the middle of its step, so that only the stored side has a quantisation error.
 
-Beside the rows, ``rows.sums.npz`` holds the CRC-32 of each batch that was appended; a process compares them once,
-before its first search.
+``rows.sums.npz`` holds the CRC-32 of each batch that was appended; a process compares them once, before its first
+search.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Approximate search with LanceDB for many vectors; its candidates are compared exactly.
 
-The table has two columns, ``row`` and ``vector``, in the order of rows, and nothing is ever deleted from it but rows
-behind those that count. Filters and deleted rows reach it as a mask: where few rows are allowed those are fetched and
-compared, where many are, more candidates are asked for until enough of them are allowed.
+The table has two columns, ``row`` and ``vector``, in the order of rows. Only rows behind those that count are ever
+deleted. Filters and deleted rows are a mask: if few rows are allowed, they are fetched and compared; if many are, more
+candidates are requested until enough of them are allowed.
 """
 
 from __future__ import annotations

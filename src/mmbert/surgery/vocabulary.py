@@ -1,9 +1,9 @@
 """Rewrite a model folder for another vocabulary: rows of the embedding are selected, reordered or added.
 
-The matrices with a row a token are the token embedding and, in a masked language model, the decoder with its bias;
-they are read and written chunk by chunk, so that memory does not grow with the model. All other tensors are copied.
-Folders of sentence-transformers keep their modules (pooling, dense layers) as they are. What is made from the old
-weights or tells old ids is not copied: ONNX files, a SentencePiece model, other copies of the weights.
+The matrices with one row for each token are the token embedding and, in a masked language model, the decoder with its
+bias. They are read and written in chunks, so that memory does not grow with the model. All other tensors are copied.
+Folders of sentence-transformers keep their modules (pooling, dense layers). Files that are made from the old weights or
+contain old ids are not copied: ONNX files, a SentencePiece model, other copies of the weights.
 """
 
 from __future__ import annotations

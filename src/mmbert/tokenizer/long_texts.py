@@ -1,9 +1,9 @@
 """Tokenise long texts in bounded parts: only their beginning or end, or all of them part by part.
 
-A text is cut before a space that follows another character: no token of a common vocabulary goes over such a border,
-and what stands on one side does not change the tokens of the other. Where there is no space for long (Chinese, Thai, a
-million times one letter), it is cut anywhere and the tokens beside the cut are not used: merges of byte-pair encoding,
-and the paths of a unigram model, hardly reach farther than a few tokens. So ids are those of the whole text.
+A text is cut before a space that follows another character: no token of a common vocabulary crosses such a border, and
+the text on one side does not change the tokens of the other. If there is no space for long (Chinese, Thai, one letter a
+million times), the text is cut anywhere and the tokens next to the cut are discarded: the merges of byte-pair encoding
+and the paths of a unigram model rarely reach farther than a few tokens. So the ids are those of the whole text.
 """
 
 from __future__ import annotations

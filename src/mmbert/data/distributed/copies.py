@@ -1,9 +1,9 @@
 """Exact copies in a source, found by many tasks with the same result as the sequential loop.
 
-The loop of ``prepare`` goes through the documents in order and drops what it has seen. Here (1) :class:`Compare` sorts
-the hashes, each task a part of them, and finds the later copies of every text; where a document to be held out is among
-the copies, it only names them. (2) :class:`Decide` goes through the documents to be held out and these few others in
-order, as the loop does, since what is held out depends on how much is held out of its language already.
+The loop of ``prepare`` reads the documents in order and drops what it has seen. Here (1) :class:`Compare` sorts the
+hashes, one partition in each task, and finds the later copies of every text; texts with a copy that is to be held out
+are only listed. (2) :class:`Decide` processes the documents to be held out and these listed ones in order, as the loop
+does, because what is held out depends on how much of its language is held out already.
 """
 
 from __future__ import annotations

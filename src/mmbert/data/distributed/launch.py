@@ -1,7 +1,7 @@
 """``mmbert data scale``: what ``mmbert data prepare`` makes, by many tasks on one machine or a cluster.
 
-The stages run one after the other, on datatrove's executors. Each keeps which of its tasks are complete, so that the
-same command goes on where it was stopped.
+The stages run one after the other on datatrove's executors. Each records its completed tasks, so that the same command
+resumes if interrupted.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Near-duplicates in a source, by datatrove's four stages of MinHash.
 
 (1) :class:`Signatures` writes the hashes of every rank's documents, (2) :class:`Buckets` finds pairs that agree in a
-whole band, (3) :class:`Clusters` joins pairs to clusters, (4) :class:`DropNear` keeps one document of each.
-What is compared says ``shingles``.
+whole band, (3) :class:`Clusters` joins pairs to clusters, (4) :class:`DropNear` keeps one document of each cluster.
+``shingles`` defines what is compared.
 """
 
 from __future__ import annotations

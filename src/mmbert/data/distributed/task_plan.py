@@ -1,12 +1,11 @@
 """The assignment of files to tasks in a distributed preparation, written before it starts and kept until its end.
 
     scale/plan.json   sources in work, their files, tasks and fingerprints, and the recipe
-    scale/logs/       datatrove's: of each stage its logs, its counts and the tasks that are complete
+    scale/logs/       datatrove's logs, counts and completed tasks of each stage
     scale/work/       what one stage leaves for the next; removed at the end
 
-A *task* is datatrove's unit of work, numbered by its *rank*; here it reads some whole files of one source, one after
-the other, in the order of the source. So the order of documents, and with it all that follows, is the same for any
-number of tasks.
+A *task* is datatrove's unit of work, and its number is the *rank*. Here a task reads whole files of one source, in the
+order of the source. The order of documents, and all that depends on it, is therefore the same for any number of tasks.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@
     babel      Unicode CLDR: names, amounts, dates, lists in about 300 languages             (Unicode licence)
     pycountry  ISO names of countries, languages, currencies, scripts in about 150 languages (LGPL)
 
-Every message has an English source. A message is held out by a hash of its English text, so in all languages together:
-what is left aside is unseen in every language and serves as a parallel test. Messages are put in an order that hashes
-give, one after the other into documents of some 800 to 1200 characters, a message a line.
+Every message has an English source. A message is held out by a hash of its English text, and so in all languages
+together: held-out messages are unseen in every language and serve as a parallel test set. Messages are sorted by hash
+and concatenated into documents of about 800 to 1200 characters, one message on each line.
 """
 
 from __future__ import annotations
