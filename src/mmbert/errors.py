@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, at most 200 characters; the name of its class without one."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 class MMBertError(Exception):
     """Root of the package's errors, which a user can fix."""
 

@@ -10,6 +10,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmbert.errors import first_line
+
 _NO_NETWORK = r"ConnectError|ConnectionError|NameResolution|Timeout|Network is unreachable|check your (Internet )?conn"
 
 
@@ -46,5 +48,4 @@ def reason(error: Exception) -> str:
         return "HF_HUB_OFFLINE is set, and nothing is in the cache"
     if "RepositoryNotFound" in text:
         return "there is no such repository, or it needs a login (hf auth login)"
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    return first_line(error)

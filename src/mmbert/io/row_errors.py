@@ -107,7 +107,3 @@ def shown(value: Any) -> str:
     except (TypeError, ValueError):
         text = f"{type(value).__name__} {value!r}"
     return text if len(text) <= 40 else text[:39] + "…"
-
-
-def reason(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -19,10 +19,10 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from mmbert.errors import DataError, MissingExtra
+from mmbert.errors import DataError, MissingExtra, first_line
 from mmbert.io.delimited import refuse_twice, table_rows
 from mmbert.io.find import bare_name, packed
-from mmbert.io.row_errors import MEND, LastLine, Numbered, Row, RowFaults, reason, shown
+from mmbert.io.row_errors import MEND, LastLine, Numbered, Row, RowFaults, shown
 from mmbert.io.stream import AGAIN, BOM, LONGEST, Advance, decode, join, open_file, split_lines, utf8_chunks
 
 TABLES = (*packed(".jsonl", ".ndjson", ".json", ".csv", ".tsv"), ".parquet")
@@ -100,7 +100,7 @@ def _json_list(data: bytes, path: str, faults: RowFaults) -> Iterator[Numbered]:
         rows = json.loads(text)
     except (ValueError, RecursionError) as error:
         fix = "mend it" if text.rstrip().endswith("]") else f"the list has no end: {AGAIN}"
-        raise DataError(f"{path} is not a JSON list ({reason(error)}): {fix}") from error
+        raise DataError(f"{path} is not a JSON list ({first_line(error)}): {fix}") from error
     for number, row in enumerate(rows, 1):
         if isinstance(row, dict):
             yield number, _exact(row)
@@ -116,7 +116,7 @@ def _parse(line: bytes, path: str, number: int) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}:{number}: not JSON ({reason(error)}): {MEND}") from error
+        raise DataError(f"{path}:{number}: not JSON ({first_line(error)}): {MEND}") from error
 
 
 def _exact(row: Row) -> Row:
@@ -163,7 +163,9 @@ def parquet_rows(
                             yield number, dict(zip(names, values, strict=True))
                 advance(size // file.num_row_groups)
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} is corrupt or no Parquet, after row {number} ({reason(error)}): {AGAIN}") from error
+        raise DataError(
+            f"{path} is corrupt or no Parquet, after row {number} ({first_line(error)}): {AGAIN}"
+        ) from error
 
 
 def _values(column: Any, name: str, path: str, before: int, bad: dict[int, DataError]) -> list[Any]:
@@ -177,6 +179,6 @@ def _values(column: Any, name: str, path: str, before: int, bad: dict[int, DataE
                 values.append(scalar.as_py())
             except (ValueError, OverflowError) as error:
                 values.append(None)
-                what = f"column {name!r} holds a {column.type} that cannot be read ({reason(error)})"
+                what = f"column {name!r} holds a {column.type} that cannot be read ({first_line(error)})"
                 bad.setdefault(number, DataError(f"{path}:{number}: {what}: mend or remove the row"))
     return [None if value != value else value for value in values] if str(column.type) in _FLOATS else values

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mmbert.errors import DataError, MissingExtra
+from mmbert.errors import DataError, MissingExtra, first_line
 from mmbert.files import disk_errors
 from mmbert.search.vector_store import KINDS, Found, check_width, largest
 
@@ -100,8 +100,9 @@ class LanceStore:
             raise self._damaged(error) from error
 
     def _damaged(self, error: BaseException) -> DataError:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        return DataError(f"LanceDB cannot read {self.path} ({reason}): if it is damaged, build the index again")
+        return DataError(
+            f"LanceDB cannot read {self.path} ({first_line(error)}): if it is damaged, build the index again"
+        )
 
     def search(self, queries: np.ndarray, k: int, rows: int, allowed: np.ndarray | None) -> list[Found]:
         if not rows or (allowed is not None and not allowed.any()):

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.serialization import safe_globals
 
-from mmbert.errors import ConfigError, WeightsError
+from mmbert.errors import ConfigError, WeightsError, first_line
 from mmbert.files import atomic_folder, write_json
 from mmbert.model.config import PRESETS, ModelConfig, config_to_hf
 from mmbert.model.heads import MaskedLM
@@ -194,4 +194,4 @@ def _reason(error: Exception) -> str:
     found = re.search(r"GLOBAL ([\w.]+)", str(error))
     if found:
         return f"it holds objects of {found[1]}, and unpickling those could run any code; save state.model alone"
-    return f"{(str(error).strip().splitlines() or [type(error).__name__])[0][:200]}; download it again"
+    return f"{first_line(error)}; download it again"

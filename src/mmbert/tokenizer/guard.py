@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from mmbert.errors import TokenizerError
+from mmbert.errors import TokenizerError, first_line
 
 _MOST = 128
 """By what factor the rules of one file may lengthen a text, all of them together; a factor of real files is 3."""
@@ -25,7 +25,9 @@ def no_panic(origin: str) -> Iterator[None]:
     except BaseException as error:
         if type(error).__name__ != "PanicException":
             raise
-        raise TokenizerError(f"{origin} makes the tokenizers library fail ({line(error)}): do not use it") from error
+        raise TokenizerError(
+            f"{origin} makes the tokenizers library fail ({first_line(error)}): do not use it"
+        ) from error
 
 
 def unreadable(texts: Sequence[Any], start: int, error: Exception) -> TokenizerError:
@@ -39,12 +41,7 @@ def unreadable(texts: Sequence[Any], start: int, error: Exception) -> TokenizerE
             return TokenizerError(
                 f"text {number} holds a lone surrogate at character {fault.start}: decode it as UTF-8 first"
             )
-    return TokenizerError(f"cannot encode: {line(error)}")
-
-
-def line(error: BaseException) -> str:
-    """Return the first line of an error, at most 200 characters."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return TokenizerError(f"cannot encode: {first_line(error)}")
 
 
 def check_expansion(values: Any, origin: str) -> None:

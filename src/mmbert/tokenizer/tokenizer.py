@@ -29,12 +29,12 @@ import tokenizers
 from tokenizers.processors import TemplateProcessing
 
 from mmbert.cancellation import check_cancelled, count_tokens
-from mmbert.errors import DataError, TokenizerError
+from mmbert.errors import DataError, TokenizerError, first_line
 from mmbert.files import write_text
 from mmbert.io.stream import read_text
 from mmbert.packed import Packed
 from mmbert.tokenizer.folder import SPECIALS, download, write_side_files
-from mmbert.tokenizer.guard import check_expansion, line, no_panic, unreadable
+from mmbert.tokenizer.guard import check_expansion, no_panic, unreadable
 from mmbert.tokenizer.long_texts import chunks, encode_all
 from mmbert.tokenizer.spelling import SPACE, spelled_bytes
 
@@ -55,7 +55,7 @@ class Tokenizer:
         except TokenizerError:
             raise
         except Exception as error:  # the Rust library raises bare Exception for whatever it cannot read
-            raise TokenizerError(f"{origin} is not a tokenizer.json: {line(error)}") from error
+            raise TokenizerError(f"{origin} is not a tokenizer.json: {first_line(error)}") from error
         self._added: dict[int, tokenizers.AddedToken] = self._marked.get_added_tokens_decoder()
         ids = {role: self._marked.token_to_id(token) for role, token in SPECIALS.items()}
         missing = [SPECIALS[role] for role, index in ids.items() if index is None]

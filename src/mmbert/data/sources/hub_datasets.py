@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 from mmbert.data.sources import mds
 from mmbert.data.sources.inputs import SUFFIXES, Input, canonical_code, named_language
-from mmbert.errors import ConfigError, DataError
+from mmbert.errors import ConfigError, DataError, first_line
 from mmbert.io.find import is_hidden
 from mmbert.io.stream import open_file as open_local
 from mmbert.recipe import Source
@@ -200,10 +200,8 @@ def hub_errors(source: Source) -> Iterator[None]:
     try:
         yield
     except (OSError, network, errors.HFValidationError) as error:
-        text = str(error).strip().splitlines()
-        reason = text[0] if text else type(error).__name__
         revision = f" at {source.revision}" if source.revision else ""
         raise DataError(
-            f"cannot read the dataset {source.path}{revision} from the hub: {reason} (check the name, the network, and "
-            "`hf auth login` if it is gated)"
+            f"cannot read the dataset {source.path}{revision} from the hub: {first_line(error)} (check the name, the "
+            "network, and `hf auth login` if it is gated)"
         ) from error
