@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from mmbert.data.catalogs import read_catalogs
+from mmbert.data.sources.catalogs import read_catalogs
 from mmbert.model.config import ModelConfig
 from mmbert.model.heads import MaskedLM
 from mmbert.recipe import Recipe, TokenizerTraining

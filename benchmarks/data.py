@@ -30,9 +30,10 @@ import numpy as np
 
 from mmbert.data.manifest import Manifest, ShardInfo, StreamInfo
 from mmbert.data.pack import Cursor
-from mmbert.data.prepare import iterate_text, prepare_shards, prepare_text, prepare_tokenizer
+from mmbert.data.prepare import iterate_text, prepare_text, prepare_tokenizer
 from mmbert.data.shard import ShardWriter, read_index
 from mmbert.data.steps import Rank, Steps
+from mmbert.data.tokenize import prepare_shards
 from mmbert.recipe import Recipe
 
 MASK_RATE = {1024: 0.30, 8192: 0.15}

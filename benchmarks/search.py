@@ -30,15 +30,15 @@ from typing import Any
 
 import numpy as np
 
-from mmbert.cli.records import read_records
+from mmbert.cli.input import read_records
 from mmbert.inference.embedder import Embedder
 from mmbert.log import progress
 from mmbert.search import lance
 from mmbert.search.bm25 import Bm25
 from mmbert.search.index import SearchIndex
 from mmbert.search.index_handle import IndexHandle
-from mmbert.search.ranking import Query, SearchOptions, rank
-from mmbert.search.store import KINDS
+from mmbert.search.query import Query, SearchOptions, rank
+from mmbert.search.vector_store import KINDS
 
 SHORTEST = 40
 WARM_UP = 10
@@ -117,7 +117,7 @@ def build(work: Path, place: str, model: str, options: dict[str, Any]) -> dict[s
     index = SearchIndex.create(work / place, model, **options)
     records = ({"id": n, "text": text, "metadata": {"tenth": n % 10}} for n, text in enumerate(texts))
     before, began = peak(), time.perf_counter()
-    index.add(records, vectors=vectors[: len(texts)], piece=8192, progress=False)
+    index.add(records, vectors=vectors[: len(texts)], batch_size=8192, progress=False)
     return {
         "seconds": time.perf_counter() - began,
         "bytes": index.describe()["bytes"],

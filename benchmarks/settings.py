@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from mmbert import Embedder
-from mmbert.cli.lines import open_lines
+from mmbert.cli.input import open_lines
 from mmbert.inference.vectors import Output
 
 OUTPUTS: tuple[Output, ...] = ("float32", "float16", "int8", "binary")

@@ -63,7 +63,7 @@ def test_what_a_killed_process_left_is_overwritten(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "folder") == ["whole"]
 
 
-@pytest.mark.parametrize(("code", "says"), [(errno.ENOSPC, "make room"), (errno.EROFS, "choose another folder")])
+@pytest.mark.parametrize(("code", "says"), [(errno.ENOSPC, "free some space"), (errno.EROFS, "choose another folder")])
 def test_a_full_or_closed_disk_is_one_line(tmp_path: Path, code: int, says: str) -> None:
     path = tmp_path / "file"
     write_text(path, "old")

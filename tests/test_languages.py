@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from mmbert import languages
-from mmbert.data.read import read
+from mmbert.data.sources.read import read
 from mmbert.errors import ConfigError
 from mmbert.recipe import Source
 
 
 @pytest.mark.parametrize(
-    ("code", "house"),
+    ("code", "canonical"),
     [
         ("fra_Latn", "fra_Latn"), ("fra", "fra"), ("fr", "fra"), ("fre", "fra"), ("Fra-latn", "fra_Latn"),
         ("pt-BR", "por"), ("pt_BR.UTF-8", "por"), ("es_419", "spa"), ("ca@valencia", "cat"), ("be-tarask", "bel"),
@@ -35,9 +35,9 @@ from mmbert.recipe import Source
         ("mo", "ron"), ("als", "als"), ("sr-el", "srp_Latn"), ("sr-ec", "srp_Cyrl"),
     ],
 )  # fmt: skip
-def test_normalise(code: str, house: str) -> None:
-    assert languages.normalise(code) == house
-    assert languages.normalise(house) == house
+def test_normalise(code: str, canonical: str) -> None:
+    assert languages.normalise(code) == canonical
+    assert languages.normalise(canonical) == canonical
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_a_macrolanguage_admits_its_languages() -> None:
     assert languages.matches("quy_Latn", ["que"])
     assert not languages.matches("pes_Arab", ["fas_Cyrl"])
     assert not languages.matches("fas_Arab", ["pes_Arab"])
-    # Codes that the house form makes specific stay so: ``ara`` means Standard Arabic, as in FineWeb2.
+    # Codes that the canonical form makes specific stay so: ``ara`` means Standard Arabic, as in FineWeb2.
     assert languages.matches("arb_Arab", ["ara"])
     assert not languages.matches("arz_Arab", ["ara"])
 

@@ -1,4 +1,4 @@
-"""Reading recipes: strictly, with errors that name place and cure; and writing them."""
+"""Reading recipes: strictly, with errors that name the place and the fix; and writing them."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from mmbert.estimate.dry_run import dry_run
 from mmbert.model.config import ModelConfig, config_to_hf
 from mmbert.recipe import Recipe
 from mmbert.recipe_file import write_recipe
-from mmbert.start import resolve
+from mmbert.start_model import resolve
 
 SHAPE = ModelConfig(
     vocab_size=777, hidden_size=48, intermediate_size=64, num_layers=5, num_heads=4, global_every=2, window=32,
@@ -80,7 +80,7 @@ def test_without_a_start_model_and_tokenizer_are_needed(start: Path) -> None:
 
 
 def test_the_model_of_an_unresolved_recipe(start: Path) -> None:
-    with pytest.raises(ConfigError, match=r"the model of r is that of its start: mmbert\.start\.resolve looks it up"):
+    with pytest.raises(ConfigError, match=r"the model of r is that of its start: mmbert\.start_model\.resolve"):
         _ = load(start).shape
 
 

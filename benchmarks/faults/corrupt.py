@@ -230,9 +230,9 @@ def _runs(work: Work, home: Path) -> Iterator[tuple[Target, Path]]:
 def _begun(work: Work, home: Path) -> Iterator[tuple[Target, Path]]:
     """Work that was killed on the way, and the same command again."""
     embed = work.commands()["embed"]
-    pieces = home / "pieces"
-    _kill_when(embed.arguments(pieces), pieces, "*.pieces.partial/000008.json")
-    yield Target("pieces of embed", _files("*.partial/*"), embed.arguments, embed.result, weight=3), pieces
+    parts = home / "parts"
+    _kill_when(embed.arguments(parts), parts, "*.parts.partial/000008.json")
+    yield Target("parts of embed", _files("*.partial/*"), embed.arguments, embed.result, weight=3), parts
     masks = work.home / "masks.jsonl"
     masks.write_bytes(work.texts.read_bytes().replace(b" the ", b" <mask> ").replace(b'"text": "', b'"text": "<mask> '))
     answers = home / "answers"

@@ -46,12 +46,12 @@ def library(model: Path, home: Path) -> dict[str, Callable[[], object]]:
 
     def embed() -> None:
         (home / "out.npy").unlink(missing_ok=True)
-        embed_to_file(embedder, enumerate(TEXTS), home / "out.npy", piece=50)
+        embed_to_file(embedder, enumerate(TEXTS), home / "out.npy", part_size=50)
 
     def build() -> None:
         shutil.rmtree(home / "index", ignore_errors=True)
         with SearchIndex.create(home / "index", embedder, store="exact") as index:
-            index.add(records, piece=50)
+            index.add(records, batch_size=50)
 
     def handle() -> None:
         for _ in range(TURNS):

@@ -111,11 +111,11 @@ class Work:
 
     def _embed(self, out: Path) -> list[str]:
         out.mkdir(exist_ok=True)
-        options = ["--piece", "50", "--text-field", "text", "--precision", "fp32"]
+        options = ["--part-size", "50", "--text-field", "text", "--precision", "fp32"]
         return ["embed", str(self.model), str(self.texts), "-o", str(out / "vectors.npy"), *options]
 
     def _index(self, store: str) -> Callable[[Path], list[str]]:
-        options = ["--store", store, "--piece", "100", "--precision", "fp32"]
+        options = ["--store", store, "--batch-size", "100", "--precision", "fp32"]
         return lambda out: ["index", "build", str(self.model), str(self.texts), "-o", str(out / "index"), *options]
 
     def _evaluate(self, out: Path) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mmbert.data.catalogs import load_catalogs
+from mmbert.data.sources.catalogs import load_catalogs
 from mmbert.model.config import ModelConfig
 from mmbert.model.encoder import Encoder
 from mmbert.recipe import TokenizerTraining

@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from mmbert.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from mmbert.data.prepare import prepare_data
     from mmbert.errors import MMBertError
@@ -37,8 +39,6 @@ if TYPE_CHECKING:
     from mmbert.tokenizer.tokenizer import Tokenizer
     from mmbert.tokenizer.train import train_tokenizer
     from mmbert.training.pretrain import pretrain
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "Answerer": "mmbert.inference.answerer",

@@ -1,4 +1,4 @@
-"""Long work that can be stopped: who runs it says how it is watched, and its loops report between bounded chunks.
+"""Cancellation of long work: a caller sets a watch, and loops check it between bounded chunks.
 
     with watched(Watch(future.done, most_tokens=100_000)):
         rows = encode(texts)  # calls check_cancelled() between chunks, and count_tokens()
@@ -22,7 +22,7 @@ class Cancelled(MMBertError):
 
 @dataclass
 class Watch:
-    """How some work is watched.
+    """How work is cancelled.
 
     cancelled    whether nobody waits for its result any more
     most_tokens  that it may read; from the first token beyond them it raises TooLong

@@ -1,4 +1,4 @@
-"""Everything the package raises for a user to mend, as one tree.
+"""All errors that the package raises for a user to fix, as one class hierarchy.
 
     MMBertError                 exit code 2 on the command line, one line, no traceback
     ├── ConfigError             a recipe or an option is wrong
@@ -27,8 +27,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, at most 200 characters; the name of its class without one."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 class MMBertError(Exception):
-    """Root of the package's errors: something a user can mend."""
+    """Root of the package's errors, which a user can fix."""
 
 
 class ConfigError(MMBertError):
@@ -50,7 +55,7 @@ class BadShard(DataError):
 
 
 class UndefinedMetric(DataError):
-    """A metric has no value on these examples, whatever the model says of them."""
+    """A metric is undefined for these examples, whatever the model predicts."""
 
 
 class TokenizerError(MMBertError):
@@ -62,7 +67,7 @@ class WeightsError(MMBertError):
 
 
 class NotFiniteOutput(WeightsError):
-    """A model answers a text with NaN or infinite numbers; ``number``: which text of those that were asked."""
+    """A model returned NaN or infinity for a text; ``number`` is the text's number in the request."""
 
     def __init__(self, message: str, number: int = 0) -> None:
         super().__init__(message)
@@ -70,7 +75,7 @@ class NotFiniteOutput(WeightsError):
 
 
 class TrainingError(MMBertError):
-    """A run cannot start, go on or save."""
+    """A run cannot start, continue or save."""
 
 
 class Spike(TrainingError):
@@ -99,7 +104,7 @@ class TooLong(MMBertError):
 
 
 class MissingExtra(MMBertError):
-    """An optional dependency is not installed; ``extra`` is named if it brings the package, else one that does."""
+    """An optional dependency is not installed; ``extra`` is named if it brings the package, else another one."""
 
     def __init__(self, package: str, extra: str) -> None:
         named = extra_of(package, preferred=extra) or extra

@@ -1,4 +1,4 @@
-"""Which extra of the package brings which distribution, read from the metadata of what is installed."""
+"""Which extra of the package brings which distribution, from the metadata of what is installed."""
 
 from __future__ import annotations
 
@@ -73,5 +73,5 @@ def _lack(requirement: Requirement) -> str:
 
 
 def _canonical(name: str) -> str:
-    """As PyPI compares names: ``vl_convert.python`` is vl-convert-python."""
+    """Return a name as PyPI compares them: ``ir_measures`` is ir-measures."""
     return name.lower().replace("_", "-").replace(".", "-")

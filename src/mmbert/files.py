@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside their place, flushed to disk, then renamed into it."""
+"""Files that are whole or absent: written beside their place, flushed to disk, then renamed."""
 
 from __future__ import annotations
 
@@ -140,14 +140,14 @@ def publish_folder(partial: Path, path: Path) -> None:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Say in one line what a full disk or a missing permission means for the user."""
+    """Raise MMBertError, with a fix, for a full disk or a missing permission."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise MMBertError(
                 f"no space left on the disk of {path}: nothing there was changed; "
-                "make room and run the same command again"
+                "free some space and run the same command again"
             ) from error
         if error.errno in (errno.EACCES, errno.EROFS):
             raise MMBertError(f"cannot write {path}: {error.strerror}; choose another folder") from error
@@ -157,7 +157,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def sync_file(path: Path) -> None:
-    """Force a file's content to disk."""
+    """Flush a file's content to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -166,7 +166,7 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Force a folder's entries (renames in it) to disk."""
+    """Flush a folder's entries (renames in it) to disk."""
     sync_file(path)
 
 
@@ -218,7 +218,7 @@ def _json_crc32(values: Mapping[str, Any]) -> int:
 
 
 def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
+    """Return the hexadecimal SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -256,7 +256,7 @@ def damage(folder: Path, needed: Callable[[set[str]], bool] = bool) -> str | Non
 
 
 def file_crc32(path: Path) -> int:
-    """CRC-32 of a file, read in blocks: some 4 GB/s, to notice damage in what we wrote ourselves."""
+    """Return the CRC-32 of a file, read in blocks (some 4 GB/s), to detect damage in our own files."""
     found = 0
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -265,7 +265,7 @@ def file_crc32(path: Path) -> int:
 
 
 def cache_folder() -> Path:
-    """For what can be made again at any time: ``$XDG_CACHE_HOME/mmbert``, or ``~/.cache/mmbert``. It need not exist.
+    """Return the cache folder: ``$XDG_CACHE_HOME/mmbert`` or ``~/.cache/mmbert``. It need not exist.
 
     Raises OSError for a user without a home.
     """

@@ -1,4 +1,4 @@
-"""Files of a model or dataset of the Hugging Face hub: one request, and one line if it fails.
+"""Download files of a model or dataset from the Hugging Face hub with one request and a one-line error.
 
 ``hf_hub_download`` of the hub's library repeats a failed request five times, which without a network takes half a
 minute and prints ten lines. ``snapshot_download`` asks once and then takes what an earlier download left in the cache.
@@ -10,11 +10,13 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmbert.errors import first_line
+
 _NO_NETWORK = r"ConnectError|ConnectionError|NameResolution|Timeout|Network is unreachable|check your (Internet )?conn"
 
 
 class HubFailed(Exception):
-    """The hub did not give a file; the message is the reason, in one line."""
+    """The hub did not return a file. The message is the reason."""
 
 
 def network_error() -> type[Exception]:
@@ -48,7 +50,7 @@ def hub_file(name: str, file: str, *, revision: str | None = None) -> Path:
 
 
 def reason(error: Exception) -> str:
-    """Return what an error of the hub's library says, in one line: no network, no such name, or its own first line."""
+    """Return the reason of a hub library error as one line: no network, no such name, or its own first line."""
     text = f"{type(error).__name__}: {error} {error.__cause__ or ''}"
     if re.search(_NO_NETWORK, text):
         return "it cannot be reached, and nothing is in the cache (check the network, or give a local folder)"
@@ -56,5 +58,4 @@ def reason(error: Exception) -> str:
         return "HF_HUB_OFFLINE is set, and nothing is in the cache"
     if "RepositoryNotFound" in text:
         return "there is no such repository, or it needs a login (hf auth login)"
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    return first_line(error)

@@ -1,4 +1,4 @@
-"""Names as the hub's model cards have them: codes of languages, uses of models, and models by a link."""
+"""Names that model cards on the hub use: language codes, tasks, and models as links."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PIPELINES = {
 
 
 def _is_current(code: str) -> bool:
-    """Two letters that are not retired for two others, as iw was for he."""
+    """Return whether a two-letter code is not retired for another one, as iw was for he."""
     return len(code) == 2 and (langcodes.standardize_tag(code) == code or len(langcodes.standardize_tag(code)) > 2)
 
 
@@ -25,12 +25,12 @@ _TWO_LETTERS = {three: two for two, three in LANGUAGE_ALPHA3.items() if _is_curr
 
 
 def iso_codes(languages: Iterable[str]) -> list[str]:
-    """Codes to look for on the hub, sorted, each once: ``fra_Latn`` -> fr, ``cmn_Hani`` -> zh, ``fao`` -> fo."""
+    """Return the codes to search on the hub, sorted: ``fra_Latn`` -> fr, ``cmn_Hani`` -> zh, ``fao`` -> fo."""
     return sorted({_iso_code(code.partition("_")[0]) for code in languages})
 
 
 def _iso_code(code: str) -> str:
-    """Two letters if the language or its macrolanguage has them, else three."""
+    """Return the two-letter code of the language or its macrolanguage, else its three letters."""
     if code in _TWO_LETTERS:
         return _TWO_LETTERS[code]
     wider = langcodes.Language.get(code, normalize=False).prefer_macrolanguage().language or code
@@ -38,10 +38,10 @@ def _iso_code(code: str) -> str:
 
 
 def called(start: str) -> str:
-    """A start as others may read it: a hub name as a link, of a folder only its name."""
+    """Return a start model for readers: a hub name as a link, a folder by its name."""
     return f"[{start}](https://huggingface.co/{start})" if on_hub(start) else f"`{PurePath(start).name}`"
 
 
 def on_hub(start: str) -> bool:
-    """Whether a model's name is one of the hub, and no folder here."""
+    """Return whether a model's name is a hub name, and no folder here."""
     return len(PurePath(start).parts) == 2 and not start.startswith((".", "/", "~")) and not Path(start).is_dir()

@@ -1,6 +1,6 @@
-"""Codes of languages: one house form, their names and scripts.
+"""Language codes: one canonical form, with their names and scripts.
 
-The house form is FineWeb2's: ISO 639-3, with the ISO 15924 script where it is known (``fra`` or ``fra_Latn``), and
+The canonical form is FineWeb2's: ISO 639-3, with the ISO 15924 script where it is known (``fra`` or ``fra_Latn``), and
 ``code`` for program code. :func:`normalise` brings other spellings to it: ``fr``, ``pt-BR``, ``sr@latin``,
 ``zh_TW`` (-> ``cmn_Hant``), BCP 47's registered tags and extended languages (``zh-min-nan``, ``ar-arz``), and the names
 of Wikipedia's editions (``bat-smg``, ``simple``). Three-letter codes stay as they are, retired ones too, except codes
@@ -31,12 +31,12 @@ _MODIFIERS = {"latin": "Latn", "cyrillic": "Cyrl", "devanagari": "Deva", "arabic
 
 
 def normalise(code: str) -> str:
-    """House form of a code. Raises ConfigError, naming the nearest known one, if language or script is unknown."""
+    """Return the canonical form of a code. Raises ConfigError, with the nearest known code, for an unknown one."""
     return _normalise(code)
 
 
 def name(code: str) -> str:
-    """English name of the language; with the script where it is not the usual one: ``Serbian (Latin)``."""
+    """Return the English name of the language, with the script unless it is the usual one: ``Serbian (Latin)``."""
     code = normalise(code)
     language, _, writing = code.partition("_")
     known = _table().get(language, ("", "", None))[1]
@@ -53,7 +53,7 @@ def name(code: str) -> str:
 
 
 def script(code: str) -> str:
-    """ISO 15924 script of a code: the one it names, else the usual one, which for rare languages is a guess: Latn."""
+    """Return the ISO 15924 script of a code: stated or the usual one, which for rare languages is a guess: Latn."""
     language, _, writing = normalise(code).partition("_")
     if writing:
         return writing
@@ -64,9 +64,10 @@ def script(code: str) -> str:
 
 
 def matches(code: str, wanted: Collection[str]) -> bool:
-    """Whether ``wanted`` admits ``code``: ``fra`` admits every script, ``cmn_Hani`` also ``cmn_Hans``.
+    """Return whether ``wanted`` admits ``code``: ``fra`` admits every script, ``cmn_Hani`` also ``cmn_Hans``.
 
-    A macrolanguage admits its languages: ``fas`` admits ``pes_Arab``. Not so one that the house form makes specific.
+    A macrolanguage admits its languages: ``fas`` admits ``pes_Arab``. Codes that the canonical form makes specific
+    (``ara`` means Standard Arabic) do not.
     """
     language, _, writing = normalise(code).partition("_")
     family = macrolanguage(language)
@@ -81,7 +82,7 @@ def matches(code: str, wanted: Collection[str]) -> bool:
 
 @cache
 def macrolanguage(code: str) -> str | None:
-    """The macrolanguage (ISO 639-3) that a language belongs to: ``pes`` -> ``fas``; None if it is in none."""
+    """Return the macrolanguage (ISO 639-3) of a language: ``pes`` -> ``fas``; None if it is in none."""
     from langcodes.data_dicts import MACROLANGUAGES
 
     language = normalise(code).partition("_")[0]
@@ -122,8 +123,8 @@ def _normalise(code: str) -> str:
     if writing is None and territory is not None:  # a territory may tell the script: zh-TW, pa-PK, sr-ME
         here = _language(f"{language}-{territory}").maximize().script
         writing = here if here != _language(language).maximize().script or language.lower() == "zh" else None
-    house = _table().get(alpha3, ("", "", None))[0] or alpha3
-    return house if writing is None else f"{house}_{writing}"
+    canonical = _table().get(alpha3, ("", "", None))[0] or alpha3
+    return canonical if writing is None else f"{canonical}_{writing}"
 
 
 def expand(code: str) -> str:
@@ -133,8 +134,8 @@ def expand(code: str) -> str:
     parts = code.lower().replace("_", "-").split("-")
     for length in range(len(parts), 0, -1):
         tag = "-".join(parts[:length])
-        house = _table()[tag][0] if tag in _table() and (length > 1 or len(tag) > 3) else None
-        if replaced := house or (LANGUAGE_REPLACEMENTS.get(tag) if length > 1 else None):
+        canonical = _table()[tag][0] if tag in _table() and (length > 1 or len(tag) > 3) else None
+        if replaced := canonical or (LANGUAGE_REPLACEMENTS.get(tag) if length > 1 else None):
             return "-".join([replaced.lower().replace("_", "-"), *parts[length:]])
     if len(parts) > 1 and len(parts[1]) == 3 and parts[1].isalpha():  # an extended language: ar-arz
         family = MACROLANGUAGES.get(parts[1])
@@ -149,7 +150,7 @@ def other_meaning(code: str) -> str | None:
 
 
 def _alpha3(language: str) -> str | None:
-    """ISO 639-3 code of a two- or three-letter one; None if there is no such language."""
+    """Return the ISO 639-3 code of a two- or three-letter code; None if there is no such language."""
     to_alpha3, _, bibliographic = _letters()
     if language in _table() or language in to_alpha3.values():
         return language
@@ -165,7 +166,7 @@ def _alpha3(language: str) -> str | None:
 
 
 def _unknown(code: str) -> ConfigError:
-    """The error for an unknown language, with the nearest code, or the code of a language of that name."""
+    """Return the error for an unknown language, with the nearest code, or the code of a language of that name."""
     import langcodes
     from langcodes.data_dicts import LIKELY_SUBTAGS
 
@@ -193,7 +194,7 @@ def _unknown(code: str) -> ConfigError:
 
 @cache
 def _known() -> tuple[list[str], list[str]]:
-    """Codes to suggest: the languages that also have two letters, then the others that langcodes can place."""
+    """Return codes to suggest: languages with a two-letter code, then the others that langcodes can place."""
     from langcodes.data_dicts import LIKELY_SUBTAGS
 
     common = sorted({_normalise(code) for code in _letters()[1]})
@@ -202,7 +203,7 @@ def _known() -> tuple[list[str], list[str]]:
 
 @cache
 def _letters() -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
-    """Two letters -> three, three -> two, and the librarians' three (``ger``) -> two."""
+    """Return two letters -> three, three -> two, and bibliographic three (``ger``) -> two."""
     from langcodes.data_dicts import LANGUAGE_ALPHA3, LANGUAGE_ALPHA3_BIBLIOGRAPHIC
 
     return (
@@ -213,7 +214,7 @@ def _letters() -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
 
 
 def _language(code: str, *, normalise: bool = False) -> Any:
-    """langcodes' object. Not normalised by default: that would turn Tagalog into Filipino and Dari into Persian."""
+    """Return a langcodes object. Normalising it would turn Tagalog into Filipino and Dari into Persian."""
     import langcodes
 
     return langcodes.Language.get(_letters()[1].get(code, code), normalize=normalise)
@@ -221,10 +222,10 @@ def _language(code: str, *, normalise: bool = False) -> Any:
 
 @cache
 def _table() -> dict[str, tuple[str, str, str | None]]:
-    """Code -> (house form, English name or "", what Wikipedia means, if another language), from ``languages.tsv``."""
+    """Return code -> (canonical form, English name or "", what Wikipedia means by it or None) of ``languages.tsv``."""
     lines = files("mmbert").joinpath("languages.tsv").read_text(encoding="utf-8").splitlines()[1:]
     rows = [line.split("\t") for line in lines if line and not line.startswith("#")]
-    return {code: (house, english, other or None) for code, house, english, other in rows}
+    return {code: (canonical, english, other or None) for code, canonical, english, other in rows}
 
 
 def _same_script(one: str, other: str) -> bool:

@@ -1,11 +1,11 @@
-"""One writer at a time in a folder: a lock that names its holder and ends with its process, however that ends.
+"""Locks for folders with one writer at a time. A lock names its holder and ends with the holder's process.
 
-with lock_folder(Path("runs/nano")):    # raises MMBertError if another process writes there
-    ...
+    with lock_folder(Path("runs/nano")):    # raises MMBertError if another process writes there
+        ...
 
-The operating system holds the lock (``flock`` on the file ``.lock`` in the folder), so that a killed process leaves
-none behind. The file's content says who holds it, for the message of the process that comes second; what a killed
-process left there is found by the next holder, which says so.
+The operating system holds the lock (``flock`` on the file ``.lock`` in the folder), so that a killed process leaves no
+lock behind. The file names the holder, for the error message of a second process. If a killed process left the file,
+the next holder logs it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Talk to the person at the terminal: log lines and progress bars, on stderr only. Data goes to stdout."""
+"""Log lines and progress bars, on stderr only. Data goes to stdout."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class _AboveBars(RichHandler):
-    """Log lines on a terminal, each on a line of its own: a bar is cleared before and drawn again after."""
+    """Log lines on a terminal with progress bars: the bar is cleared before a line and drawn again after it."""
 
     def emit(self, record: logging.LogRecord) -> None:
         with tqdm.external_write_mode(file=sys.stderr):
@@ -48,7 +48,7 @@ EVERY = 15.0
 
 
 class _Lines:
-    """What tqdm's bar does, as lines for a log: none in the first seconds, then one every ``EVERY`` seconds."""
+    """A progress bar as log lines: none in the first seconds, then one every ``EVERY`` seconds."""
 
     def __init__(self, total: float | None, desc: str, initial: float) -> None:
         self._total, self._desc, self._done = total, desc, initial
@@ -82,7 +82,7 @@ class _Lines:
 
 
 class progress(Generic[T]):  # noqa: N801  (reads as the built-in it stands for: ``for x in progress(xs)``)
-    """A bar on a terminal; elsewhere (CI, a file, a notebook's cell) a line every 15 seconds, none for short work.
+    """A progress bar on a terminal; elsewhere (CI, a file, a notebook) a line every 15 seconds.
 
     ``with progress(total=n, desc="...") as bar: bar.update(k); bar.note(loss=2.1)`` or ``for x in progress(xs): ...``.
     """

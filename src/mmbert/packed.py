@@ -1,4 +1,4 @@
-"""The one layout of text inside the model: sequences laid end to end, never padded.
+"""``Packed``, the only batch type: sequences concatenated without padding.
 
 A batch of three sequences of 4, 2 and 3 tokens is one row of 9 ids and the offsets ``[0, 4, 6, 9]``.
 Training, evaluation and serving all speak this type. The arrays are NumPy when a batch is made (making one
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """Sequences end to end.
+    """A batch of concatenated sequences.
 
     ids       (T,)    int64, token ids
     offsets   (S + 1,) int32, where each sequence begins; the last entry is T
@@ -58,22 +58,22 @@ class Packed:
 
     @property
     def tokens(self) -> int:
-        """T."""
+        """Return T, the number of tokens."""
         return int(self.ids.shape[0])
 
     @property
     def sequences(self) -> int:
-        """S."""
+        """Return S, the number of sequences."""
         return int(self.offsets.shape[0]) - 1
 
     @cached_property
     def lengths(self) -> list[int]:
-        """Length of each sequence, as plain numbers (kept on the host: attention plans with them)."""
+        """Return the length of each sequence as plain numbers (kept on the host: attention plans with them)."""
         offsets = self.offsets.tolist()
         return [end - start for start, end in pairwise(offsets)]
 
     def to(self, device: torch.device | str = "cpu") -> Packed:
-        """The same batch as torch tensors on ``device``."""
+        """Return the same batch as torch tensors on ``device``."""
         import torch
 
         def move(array: Any) -> Any:

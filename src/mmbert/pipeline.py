@@ -1,4 +1,4 @@
-"""A whole recipe, from raw text to an evaluated model. Every stage leaves files and is skipped when they are there.
+"""Run a whole recipe, from raw text to an evaluated model. Finished stages are skipped.
 
 runs/<name>/
   recipe.yaml environment.json                     what is run, and on what
@@ -33,7 +33,7 @@ from mmbert.recipe import START, Merge, Recipe
 from mmbert.reporting.card import model_card
 from mmbert.reporting.page import write_report
 from mmbert.reporting.record import read_record
-from mmbert.start import resolve
+from mmbert.start_model import resolve
 from mmbert.surgery.merge import merge
 from mmbert.training.pretrain import FINAL, checkpoints_of, pretrain
 from mmbert.training.run_folder import choose_precision, open_run
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunResult:
-    """Where a finished run left what it made."""
+    """The files of a finished run."""
 
     folder: Path
     model: Path
@@ -94,7 +94,7 @@ def _run(recipe: Recipe, folder: Path) -> RunResult:
 
 
 def write_mixture(recipe: Recipe, manifest: Manifest, path: Path) -> None:
-    """What each phase draws from the shards: phase -> streams with share, tokens and epochs."""
+    """Write what each phase draws from the shards: phase -> streams with share, tokens and epochs."""
     sizes = manifest.sizes()
     drawn = {
         name: [asdict(stream) for stream in mixture(phase, sizes).streams] for name, phase in recipe.phases.items()
@@ -127,7 +127,7 @@ def merge_phases(recipe: Recipe, folder: Path, out: Path) -> None:
 
 
 def _models(spec: Merge, folder: Path, name: str) -> list[Path]:
-    """The last checkpoints of a phase that the merge takes, oldest first; only the end for TIES. The start is one."""
+    """Return the last checkpoints of a phase that the merge takes, oldest first; for TIES only the last one."""
     end = folder / START if name == START else folder / name / FINAL
     if not end.is_dir():
         raise TrainingError(f"{end} is not there, and the merge needs it: run `mmbert pretrain` on the recipe first")
@@ -139,7 +139,7 @@ def _models(spec: Merge, folder: Path, name: str) -> list[Path]:
 def _evaluate(
     recipe: Recipe, name: str, model: Path, heldout: HeldoutSet, folder: Path, *, retrieval: bool = False
 ) -> ModelResult:
-    """The held-out evaluation of one model, on the device and in the precision of its training."""
+    """Evaluate one model on held-out text, on the device and in the precision of its training."""
     device = torch.device("cuda" if recipe.runtime.device != "cpu" and torch.cuda.is_available() else "cpu")
     wanted = recipe.runtime.precision
     precision = choose_precision(device, recipe.shape.hidden_size) if wanted == "auto" else wanted

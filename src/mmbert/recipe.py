@@ -220,9 +220,9 @@ class Recipe(SpecFile):
 
     @property
     def shape(self) -> ModelSpec:
-        """``model``; where that is the start's, ``mmbert.start.resolve`` must have filled it in."""
+        """``model``; where that is the start's, ``mmbert.start_model.resolve`` must have filled it in."""
         if self.model is None:
-            raise ConfigError(f"the model of {self.name} is that of its start: mmbert.start.resolve looks it up")
+            raise ConfigError(f"the model of {self.name} is that of its start: mmbert.start_model.resolve looks it up")
         return self.model
 
     def seed_of(self, phase: str) -> int:

@@ -1,4 +1,4 @@
-"""Words of a text in any script, as far as characters tell them apart.
+"""Split text in any script into words, as far as its characters tell them apart.
 
 A tokenizer of Gemma's kind knows no words: its tokens carry the space before them, and all of a text is its word 0.
 What counts here as a word is a run of letters, marks and digits, with a hyphen, apostrophe or the like inside
@@ -26,7 +26,7 @@ _WORD = re.compile("w[wm]*(?:j[w][wm]*)*|um*|[pjm]+")
 
 
 def number_words(text: str) -> np.ndarray:
-    """The word of each character: (n,) int64, counted from 0; -1 for space."""
+    """Return the word of each character (n,) int64, counted from 0; -1 for space."""
     kinds = text.translate(_KINDS)
     words = np.full(len(text), -1, np.int64)
     for number, match in enumerate(_WORD.finditer(kinds)):
@@ -35,7 +35,7 @@ def number_words(text: str) -> np.ndarray:
 
 
 def _kind(character: str) -> str:
-    """s space, w letter or digit, u letter of a script without spaces, m mark, j joiner, p other sign."""
+    """Return s: space, w: letter or digit, u: letter of an unspaced script, m: mark, j: joiner, p: other sign."""
     category = unicodedata.category(character)
     if character.isspace() or character == "\u200b":
         return "s"
@@ -60,10 +60,10 @@ _KINDS = _Kinds()
 
 
 def is_of_word(character: str) -> bool:
-    """Whether it is a letter, mark or digit of a script that puts spaces between words; False for no character."""
+    """Return whether a character is a letter, mark or digit of a spaced script; False for no character."""
     return character.translate(_KINDS) in ("w", "m")
 
 
 def is_unspaced(character: str) -> bool:
-    """Whether it is a letter of a script that puts no spaces between words."""
+    """Return whether a character is a letter of a script without spaces between words."""
     return character.translate(_KINDS) == "u"

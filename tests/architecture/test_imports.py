@@ -18,10 +18,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = {
     "errors": 0, "cancellation": 0, "extras": 0, "log": 0, "files": 0, "locks": 0, "arrays": 0, "hub": 0, "io": 0,
-    "formatting": 0,
+    "formatting": 0, "version": 0,
     "recipe_file": 1, "recipe_errors": 1, "recipe_phases": 1, "recipe_schema": 1, "recipe_text": 1, "recipe": 1,
     "languages": 1, "hub_names": 1, "packed": 1, "metrics": 1, "words": 1, "cpu": 1,
-    "model": 2, "tokenizer": 2, "data": 2, "start": 2,
+    "model": 2, "tokenizer": 2, "data": 2, "start_model": 2,
     "training": 3, "surgery": 3, "inference": 3, "estimate": 3,
     "finetuning": 4, "serving": 4, "search": 4, "exporting": 4,
     "evaluation": 5, "reporting": 5,
@@ -124,6 +124,33 @@ def test_environment_is_read_in_few_places(path: Path) -> None:
 @pytest.mark.parametrize("path", [p for p in FILES if p.name == "__init__.py" and p.parent != PACKAGE], ids=_name)
 def test_sub_packages_are_empty(path: Path) -> None:
     assert path.read_text() == ""
+
+
+def _graph() -> dict[str, set[str]]:
+    """Return module -> modules of the package that it imports, anywhere: also in functions and for types only."""
+    names = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in FILES}
+    graph: dict[str, set[str]] = {name: set() for name in names}
+    for name, path in names.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                graph[name].update(alias.name for alias in node.names if alias.name in names)
+            elif isinstance(node, ast.ImportFrom):
+                inner = {f"{node.module}.{alias.name}" for alias in node.names}
+                graph[name].update((inner | {node.module or ""}) & set(names))
+    return graph
+
+
+def test_no_import_cycles() -> None:
+    graph = _graph()
+    # Take away modules that import nothing that is left, until none can be taken: what stays imports itself in the end.
+    while free := [name for name, imported in graph.items() if not imported & graph.keys()]:
+        for name in free:
+            del graph[name]
+    # Likewise from the other side: what nothing that is left imports is not on a cycle but leads to one.
+    while free := sorted(graph.keys() - set().union(*graph.values())):
+        for name in free:
+            del graph[name]
+    assert not graph
 
 
 def test_public_names() -> None:

@@ -116,7 +116,7 @@ def test_bad_models_and_options(heads: Path, tmp_path: Path, mmbert: Command, co
         ([heads / folder, source, "--precision", "fp8"], "precision 'fp8'"),
         ([heads / folder, source, "-o", source.with_name("a.txt") / "out.jsonl"], "cannot write"),
         ([heads / folder, source, "-o", tmp_path / ("n" * 300 + ".jsonl")], "cannot write"),
-        ([heads / folder, source, "-o", source.rename(tmp_path / "there.jsonl")], "is there already"),
+        ([heads / folder, source, "-o", source.rename(tmp_path / "there.jsonl")], "exists already"),
     ):
         (tmp_path / "a.txt").write_text(GOOD)
         code, out, errors = mmbert(command, *arguments, *options)

@@ -102,5 +102,5 @@ def test_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_help_states_the_quality() -> None:
     said = CliRunner().invoke(app, ["export", "--help"]).stdout
-    assert "No int8 file is" in said
+    assert "Keep the int8 file" in said
     assert "[default: 0.99]" in said

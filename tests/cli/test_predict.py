@@ -16,7 +16,7 @@ import pyarrow.parquet
 import pytest
 
 from mmbert import Answerer, Classifier, FillMask, Reranker, Tagger
-from mmbert.cli.lines import open_lines
+from mmbert.cli.input import open_lines
 from mmbert.cli.main import main
 from mmbert.errors import DataError
 
@@ -158,7 +158,7 @@ def test_a_stopped_command_goes_on(models: Path, run: Command, fails: Any, tmp_p
         assert json.loads(found)["label"] == json.loads(expected)["label"]
         assert json.loads(found)["score"] == pytest.approx(json.loads(expected)["score"], abs=1e-5)
     assert not list(tmp_path.glob("*partial"))
-    assert "is there already" in fails("classify", models / "classes", source, "-o", out)
+    assert "exists already" in fails("classify", models / "classes", source, "-o", out)
 
 
 def test_answers_that_were_damaged_are_computed_again(models: Path, run: Command, fails: Any, tmp_path: Path) -> None:

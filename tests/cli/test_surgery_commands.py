@@ -60,7 +60,7 @@ def test_trim(folder: Path) -> None:
     new, old = Tokenizer.load(folder / "out"), Tokenizer.load(folder / "model")
     row = next(line.split() for line in said.splitlines() if line.startswith("tokens"))
     assert row[1:] == [str(old.vocab_size), str(new.vocab_size), f"{new.vocab_size / old.vocab_size:.1%}"]
-    assert "6 of 6 documents are cut as before (100.0%)" in said
+    assert "6 of 6 documents have the same tokens as before (100.0%)" in said
     assert new.decode(new.encode("Το γοργόν")) == "Το γοργόν"
     assert len(new.encode("Το γοργόν")) > len(old.encode("Το γοργόν")), "Greek is spelled in bytes now"
     record = json.loads((folder / "out" / "trim.json").read_text())
@@ -86,7 +86,7 @@ def test_trim_by_a_runs_text_and_check_on_other(folder: Path) -> None:
     shutil.rmtree(folder / "text")
     out = ["--out", folder / "out", "--languages", "swh", "--check", folder / "mixed.jsonl"]
     said = mmbert("trim", folder / "model", "--text", folder / "run", *out)
-    assert "of the text to check: 3 of 3 documents are cut as before" in said
+    assert "of the text to check: 3 of 3 documents have the same tokens as before" in said
     assert json.loads((folder / "out" / "trim.json").read_text())["documents"] == 3
 
 
@@ -112,7 +112,7 @@ def test_extend(folder: Path) -> None:
     new, old = Tokenizer.load(folder / "out"), Tokenizer.load(folder / "model")
     assert new.vocab_size == old.vocab_size + 40
     assert "20 characters, 20 merges" in said
-    assert "of the text to keep: 9 of 9 documents are cut as before (100.0%)" in said
+    assert "of the text to keep: 9 of 9 documents have the same tokens as before (100.0%)" in said
     assert len(new.encode(CHEROKEE)) < len(old.encode(CHEROKEE)) / 2
     record = json.loads((folder / "out" / "extend.json").read_text())
     assert len(record["merges"]) == 20

@@ -103,8 +103,8 @@ def test_everything_else_stays_where_it_was(folder: Path, run: Path) -> None:
         number = before._corpus._shards.index(next(s for s in before._corpus._shards if info in s))
         first = 0 if file == BAD else before._corpus._first_blocks[number][1]
         found |= {(number, block) for block in range(first, first + -(-info.tokens // 64))}
-    assert all(without._corpus.pieces(*place) == [] for place in bad[BAD])
-    assert any(without._corpus.pieces(*place) for place in bad["text/fra_Latn/00001.tokens"])
+    assert all(without._corpus.segments(*place) == [] for place in bad[BAD])
+    assert any(without._corpus.segments(*place) for place in bad["text/fra_Latn/00001.tokens"])
     assert len(rest & whole) > 0.6 * len(rest)  # what is not drawn in the place of the missing text
 
 

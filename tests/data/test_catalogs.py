@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mmbert.data.catalogs import (
+from mmbert.data.clean import check
+from mmbert.data.sources.catalogs import (
     ENGLISH,
     Catalogs,
     Message,
@@ -18,8 +19,7 @@ from mmbert.data.catalogs import (
     pairs,
     split,
 )
-from mmbert.data.clean import check
-from mmbert.data.gettext import catalog_files, plain, read_messages
+from mmbert.data.sources.gettext import catalog_files, plain, read_messages
 from mmbert.errors import ConfigError, DataError, MissingExtra
 from mmbert.recipe import Cleaning
 

@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmbert.cli.data import app
-from mmbert.data.distributed import launch, text_files
+from mmbert.data.distributed import launch, stages, text_files
 from mmbert.data.distributed.copies import HOLD, KEEP, VERDICTS, compare, decide
 from mmbert.data.distributed.launch import prepare_at_scale
 from mmbert.data.distributed.shingles import shingles, words
@@ -302,7 +302,7 @@ class TestStopped:
 
     def test_a_changed_recipe_begins_anew(self, raw: Path, tmp_path: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(launch, "stages", lambda plan, tasks: [])  # stopped before the first
+            patch.setattr(stages, "stages", lambda plan, tasks: [])  # stopped before the first
             prepare_at_scale(messy_recipe(raw), tmp_path / "out", tasks=2)
         assert (tmp_path / "out/scale/plan.json").is_file()
         recipe = messy_recipe(raw, min_characters=150)
@@ -360,7 +360,7 @@ class TestClusters:
         ended = subprocess.run(command, capture_output=True, timeout=120, env=environment, cwd=tmp_path)
         assert ended.returncode == 0, ended.stderr.decode()
         assert [path.name for path in (place / "completions").iterdir()] == ["00002"]
-        assert (tmp_path / "out/scale/work/spool/00002.jsonl.zst").is_file()
+        assert (tmp_path / "out/scale/work/spill/00002.jsonl.zst").is_file()
 
     def test_missing_extras_are_named_before_anything_runs(
         self, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -20,11 +20,11 @@ import numpy as np
 import pytest
 
 from little_hub import COMMIT, Hub, little_hub
-from mmbert.data.hub import hub_inputs, open_remote, restore
 from mmbert.data.prepare import prepare_text
-from mmbert.data.read import open_mds, read, read_input
+from mmbert.data.prepare_tasks import plan_work
+from mmbert.data.sources.hub_datasets import hub_inputs, open_remote, restore
+from mmbert.data.sources.read import open_mds, read, read_input
 from mmbert.data.store import Report
-from mmbert.data.tasks import plan_work
 from mmbert.errors import DataError, WeightsError
 from mmbert.model.weights import model_folder
 from mmbert.recipe import Cleaning, Recipe, Source

@@ -224,7 +224,7 @@ def test_shares_are_met_in_tokens(shards: Path) -> None:
     draws = whole.plan.draws(0, int(0.9 * drawn / 64))
     tokens = np.zeros(len(streams))
     for stream, block in zip(draws.streams.tolist(), draws.blocks.tolist(), strict=True):
-        tokens[stream] += sum(piece.length for piece in whole._corpus.pieces(stream, block))
+        tokens[stream] += sum(segment.length for segment in whole._corpus.segments(stream, block))
     assert tokens / tokens.sum() == pytest.approx([stream.share for stream in streams], rel=0.02)
 
 

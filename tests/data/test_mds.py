@@ -11,9 +11,9 @@ import mds_writer
 import numpy as np
 import pytest
 
-from mmbert.data import mds
-from mmbert.data.inputs import local_inputs
-from mmbert.data.read import open_mds, read
+from mmbert.data.sources import mds
+from mmbert.data.sources.inputs import local_inputs
+from mmbert.data.sources.read import open_mds, read
 from mmbert.errors import DataError
 from mmbert.recipe import Source
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmbert.data.corpus import Piece, pieces_between
+from mmbert.data.corpus import Segment, segments_between
 from mmbert.data.mixture import Mixture, StreamShare
 from mmbert.data.pack import SMALLEST, Cursor, assemble, compose
 from mmbert.data.plan import Plan
@@ -37,10 +37,10 @@ class Shelf:
         ]
         return Plan(Mixture(tuple(streams), 1), self.blocks(), seed, "phase", window=128)
 
-    def pieces(self, stream: int, block: int) -> list[Piece]:
+    def segments(self, stream: int, block: int) -> list[Segment]:
         begin = block * self.context
-        found = pieces_between(self.ends[stream], begin, begin + self.context, self.context - 2)
-        return [Piece(self.tokens[stream], start, end) for start, end in found]
+        found = segments_between(self.ends[stream], begin, begin + self.context, self.context - 2)
+        return [Segment(self.tokens[stream], start, end) for start, end in found]
 
 
 documents = st.lists(
@@ -50,19 +50,19 @@ documents = st.lists(
 
 @settings(max_examples=60, deadline=None)
 @given(documents, st.integers(16, 300))
-def test_blocks_partition_every_document_into_pieces(lengths: list[int], context: int) -> None:
+def test_blocks_partition_every_document_into_segments(lengths: list[int], context: int) -> None:
     shelf = Shelf([lengths], context)
-    pieces = [piece for block in range(shelf.blocks()[0]) for piece in shelf.pieces(0, block)]
-    assert [piece.start for piece in pieces] == [0, *(piece.end for piece in pieces[:-1])]
-    assert pieces[-1].end == sum(lengths)
+    segments = [segment for block in range(shelf.blocks()[0]) for segment in shelf.segments(0, block)]
+    assert [segment.start for segment in segments] == [0, *(segment.end for segment in segments[:-1])]
+    assert segments[-1].end == sum(lengths)
     ends = set(shelf.ends[0].tolist())
     begins = {0, *ends}
-    for piece in pieces:
-        assert 1 <= piece.length <= context - 2
-        within = shelf.ends[0].searchsorted(piece.start, side="right")
-        assert piece.end <= shelf.ends[0][within]  # never across documents
-        assert piece.length == context - 2 or piece.end in ends  # only the last piece of a document is short
-        assert piece.start in begins or (piece.start - ([0, *shelf.ends[0]][within])) % (context - 2) == 0
+    for segment in segments:
+        assert 1 <= segment.length <= context - 2
+        within = shelf.ends[0].searchsorted(segment.start, side="right")
+        assert segment.end <= shelf.ends[0][within]  # never across documents
+        assert segment.length == context - 2 or segment.end in ends  # only the last segment of a document is short
+        assert segment.start in begins or (segment.start - ([0, *shelf.ends[0]][within])) % (context - 2) == 0
 
 
 @settings(max_examples=50, deadline=None)
@@ -83,14 +83,14 @@ def test_steps_lose_and_repeat_no_token(
         step, after = compose(plan, shelf, cursor, bins, capacity)
         assert (after.step, after.tokens) == (cursor.step + 1, cursor.tokens + bins * capacity)
         assert len(step) == bins
-        for pieces in step:
-            used = sum(piece.length + 2 for piece in pieces)
+        for segments in step:
+            used = sum(segment.length + 2 for segment in segments)
             assert capacity - 2 * SMALLEST <= used <= capacity
-            assert max(piece.length for piece in pieces) + 2 <= context
-            seen += [tokens[start:end] for tokens, start, end in pieces]
+            assert max(segment.length for segment in segments) + 2 <= context
+            seen += [tokens[start:end] for tokens, start, end in segments]
         cursor = after
     # Exactly what the draws before the cursor, and the used part of its own, contain.
-    drawn = [[t[a:b] for t, a, b in shelf.pieces(*plan.draw(position))] for position in range(cursor.draw + 1)]
+    drawn = [[t[a:b] for t, a, b in shelf.segments(*plan.draw(position))] for position in range(cursor.draw + 1)]
     own = np.concatenate([np.zeros(0, np.uint32), *drawn.pop()])[: cursor.offset]
     expected = np.concatenate([own, *(part for parts in drawn for part in parts)])
     assert np.array_equal(np.bincount(np.concatenate(seen)), np.bincount(expected))
@@ -101,7 +101,7 @@ def test_an_epoch_holds_every_token_once() -> None:
     plan = shelf.plan()
     seen = Counter[int]()
     for position in range(shelf.blocks()[0]):
-        for tokens, start, end in shelf.pieces(*plan.draw(position)):
+        for tokens, start, end in shelf.segments(*plan.draw(position)):
             seen.update(tokens[start:end].tolist())
     assert seen == Counter(range(10, 10 + 1 + 1 + 5000 + 3 + 200 + 64 + 1 + 77 + 1200))
 
@@ -114,7 +114,7 @@ def test_fills_over_99_percent(context: int, micro_batch: int) -> None:
     plan, cursor, used = shelf.plan(), Cursor(), 0
     for _ in range(10):
         step, cursor = compose(plan, shelf, cursor, 4, micro_batch)
-        fills = [sum(piece.length + 2 for piece in pieces) / micro_batch for pieces in step]
+        fills = [sum(segment.length + 2 for segment in segments) / micro_batch for segments in step]
         assert min(fills) > 0.99
         used += sum(fills) / 4
     assert used / 10 > 0.995
@@ -125,7 +125,7 @@ def test_cuts_leave_no_crumbs() -> None:
     cursor, parts = Cursor(), []
     for _ in range(40):
         step, cursor = compose(shelf.plan(), shelf, cursor, 3, 2048)
-        parts += [piece.length for pieces in step for piece in pieces]
+        parts += [segment.length for segments in step for segment in segments]
     assert min(parts) >= SMALLEST
     assert sum(part < 997 for part in parts) < 0.9 * len(parts)
 
@@ -145,20 +145,20 @@ def test_resuming_anywhere_gives_the_same_steps() -> None:
 
 
 def test_empty_blocks_are_passed_over() -> None:
-    shelf = Shelf([[14, 14, 14, 14, 14]], 16)  # 70 tokens are 5 blocks; the last piece begins at 56, in block 3
-    assert shelf.pieces(0, 4) == []
+    shelf = Shelf([[14, 14, 14, 14, 14]], 16)  # 70 tokens are 5 blocks; the last segment begins at 56, in block 3
+    assert shelf.segments(0, 4) == []
     step, after = compose(shelf.plan(), shelf, Cursor(), 4, 32)
-    assert sum(piece.length for pieces in step for piece in pieces) == 4 * 28
-    assert any(shelf.pieces(*shelf.plan().draw(position)) == [] for position in range(after.draw))
+    assert sum(segment.length for segments in step for segment in segments) == 4 * 28
+    assert any(shelf.segments(*shelf.plan().draw(position)) == [] for position in range(after.draw))
 
 
 def test_sequences_are_bos_piece_eos() -> None:
     tokens = np.arange(100, 200, dtype=np.uint32)
-    ids, offsets = assemble([Piece(tokens, 0, 3), Piece(tokens, 50, 51)], bos=2, eos=1)
+    ids, offsets = assemble([Segment(tokens, 0, 3), Segment(tokens, 50, 51)], bos=2, eos=1)
     assert ids.tolist() == [2, 100, 101, 102, 1, 2, 150, 1]
     assert offsets.tolist() == [0, 5, 8]
     assert (ids.dtype, offsets.dtype) == (np.int64, np.int32)
 
 
-def _spans(step: list[list[Piece]]) -> list[list[tuple[int, int]]]:
-    return [[(int(tokens[start]), end - start) for tokens, start, end in pieces] for pieces in step]
+def _spans(step: list[list[Segment]]) -> list[list[tuple[int, int]]]:
+    return [[(int(tokens[start]), end - start) for tokens, start, end in segments] for segments in step]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mmbert.data.mixture import Mixture, StreamShare, mixture
 from mmbert.data.permute import permute
-from mmbert.data.plan import Plan, _floor_sum, batch_at, count_steps, stages
+from mmbert.data.plan import Plan, _floor_sum, batch_at, batch_stages, count_steps
 from mmbert.recipe import Phase
 
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz"
@@ -174,7 +174,7 @@ SMALL = {393_216: 1.52, 786_432: 4.55, 1_179_648: 9.09, 1_572_864: 15.15, 1_966_
 @pytest.mark.parametrize(("warmup", "table", "steps"), [("60B", BASE, 2312), ("100B", SMALL, 3853)])
 def test_batch_warmup_is_the_published_one(warmup: str, table: dict[int, float], steps: int) -> None:
     warming = phase(tokens="2.3T", batch_start=393_216, batch_warmup=warmup)
-    found = stages(warming)
+    found = batch_stages(warming)
     assert [stage.batch for stage in found] == [*table, 4_718_592]
     for stage, end in zip(found, table.values(), strict=False):
         assert abs(stage.steps - steps) <= 1
@@ -195,6 +195,6 @@ def test_stages_are_the_steps_taken_one_by_one() -> None:
         while seen < one.tokens:
             batches.append(batch_at(one, seen))
             seen += batches[-1]
-        assert [stage.batch for stage in stages(one) for _ in range(stage.steps)] == batches
+        assert [stage.batch for stage in batch_stages(one) for _ in range(stage.steps)] == batches
         assert count_steps(one) == len(batches)
         assert all(batch % one.micro_batch == 0 for batch in batches)

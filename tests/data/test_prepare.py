@@ -16,20 +16,19 @@ import pytest
 import typer.testing
 
 from mmbert.cli.data import app
-from mmbert.data import tasks
+from mmbert.data import prepare_tasks as tasks
 from mmbert.data.manifest import Manifest
 from mmbert.data.prepare import (
     heldout_texts,
     iterate_text,
     prepare_data,
-    prepare_shards,
     prepare_text,
     prepare_tokenizer,
-    text_sizes,
 )
-from mmbert.data.read import read
 from mmbert.data.shard import Shard
-from mmbert.data.store import SUFFIX, Report, TextWriter
+from mmbert.data.sources.read import read
+from mmbert.data.store import SUFFIX, Report, TextWriter, text_sizes
+from mmbert.data.tokenize import prepare_shards
 from mmbert.errors import ConfigError, DataError, TokenizerError
 from mmbert.recipe import Recipe
 from mmbert.recipe_text import Source
@@ -224,7 +223,7 @@ class TestAgain:
             "import os, pathlib, signal, sys\n"
             f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
             "import little_corpus\n"
-            "from mmbert.data import prepare, tasks\n"
+            "from mmbert.data import prepare, prepare_tasks as tasks\n"
             "tasks._TASK = 1  # a task for every language\n"
             "left = int(sys.argv[3])\n"
             "replace = pathlib.Path.replace\n"

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from mmbert.data.hub import HubFile, hub_errors, remote_inputs, select, split_of
-from mmbert.data.read import read, read_input
+from mmbert.data.sources.hub_datasets import HubFile, hub_errors, remote_inputs, select, split_of
+from mmbert.data.sources.read import read, read_input
 from mmbert.errors import DataError, MissingExtra
 from mmbert.recipe import Source
 

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmbert.data import reader
-from mmbert.data.corpus import pieces_between
+from mmbert.data.corpus import segments_between
 from mmbert.data.manifest import ShardInfo
-from mmbert.data.reader import Block, Files, ShardReader
+from mmbert.data.reader import Block, OpenFiles, ShardReader
 from mmbert.data.shard import Shard, write_shard
 from mmbert.errors import BadShard
 
@@ -29,7 +29,7 @@ def write(path: Path, lengths: list[int]) -> ShardInfo:
 
 
 def open_reader(folder: Path, info: ShardInfo, vocab_size: int = 2**32) -> ShardReader:
-    return ShardReader(folder, info, Files(), vocab_size)
+    return ShardReader(folder, info, OpenFiles(), vocab_size)
 
 
 @pytest.fixture
@@ -48,9 +48,9 @@ def test_the_same_pieces_as_from_all_ends(
     whole, found = Shard.open(folder / info.file), open_reader(folder, info)
     for begin in range(0, info.tokens, context):
         end = min(begin + context, info.tokens)
-        pieces = pieces_between(found.ends(begin, end), begin, end, context - 2)
-        assert pieces == pieces_between(np.asarray(whole.ends), begin, end, context - 2)
-        for start, stop in pieces:
+        segments = segments_between(found.ends(begin, end), begin, end, context - 2)
+        assert segments == segments_between(np.asarray(whole.ends), begin, end, context - 2)
+        for start, stop in segments:
             assert np.array_equal(found.tokens(start, stop), whole.tokens[start:stop])
 
 
@@ -118,7 +118,7 @@ def test_a_damaged_index_is_refused_at_once(shard: tuple[Path, ShardInfo]) -> No
 def test_few_files_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "_OPEN", 3)
     infos = [write(tmp_path / f"{number:05d}.tokens", [5, 5]) for number in range(6)]
-    before, files = len(os.listdir("/proc/self/fd")), Files()
+    before, files = len(os.listdir("/proc/self/fd")), OpenFiles()
     for _ in range(2):
         for info in infos:
             source = ShardReader(tmp_path, info, files, 2**32)

@@ -1,4 +1,4 @@
-"""Shards give back what was written, and whatever is damaged is named with the cure."""
+"""Shards give back what was written, and whatever is damaged is named with a fix."""
 
 from __future__ import annotations
 

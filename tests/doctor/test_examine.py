@@ -174,7 +174,7 @@ def test_damage_is_named_with_its_fix(copy: Callable[[str], Path], damage: Calla
     result = CliRunner().invoke(app, ["doctor", str(folder), "--device", "cpu"], catch_exceptions=False)
     problems = [line for line in result.stdout.splitlines() if line.startswith("problem: ")]
     assert any(told in line for line in problems), result.stdout
-    assert all(line.count(": ") >= 2 for line in problems), "a problem comes with its cure"
+    assert all(line.count(": ") >= 2 for line in problems), "a problem comes with its fix"
     assert result.exit_code == 1
 
 

@@ -1,4 +1,4 @@
-"""Declarations of tasks and suites: all that ship can be read, and what is wrong is named with its cure."""
+"""Declarations of tasks and suites: all that ship can be read, and what is wrong is named with its fix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Examples of every form are read alike, and what is wrong with them is named with its place and the cure."""
+"""Examples of every form are read alike, and what is wrong with them is named with its place and a fix."""
 
 from __future__ import annotations
 

@@ -187,7 +187,7 @@ BROKEN: dict[str, Callable[[dict[str, Any], Path], Any]] = {
     "answer logits": lambda f, out: f["Answerer"]([GOOD, GOOD], [GOOD, BAD]),
     "rerank": lambda f, out: f["Reranker"](GOOD, [GOOD, BAD]),
     "predict": lambda f, out: f["Reranker"].predict([(GOOD, GOOD), (GOOD, BAD)]),
-    "npy": lambda f, out: embed_to_file(f["Embedder"], [(7, GOOD), (8, BAD)], out / "v.npy", piece=1),
+    "npy": lambda f, out: embed_to_file(f["Embedder"], [(7, GOOD), (8, BAD)], out / "v.npy", part_size=1),
     "jsonl": lambda f, out: embed_to_file(f["Embedder"], [(7, GOOD), (8, BAD)], out / "v.jsonl"),
     "parquet": lambda f, out: embed_to_file(f["Embedder"], [(7, GOOD), (8, BAD)], out / "v.parquet"),
 }

@@ -63,7 +63,7 @@ def test_lines_to_stdout(
     folder: Path, embed: Embedder, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     text = "".join(line + "\n" for line in TEXTS).encode()
-    assert call(monkeypatch, folder, "--prompt", "query", "--dimensions", 8, "--piece", 4, stdin=text) == 0
+    assert call(monkeypatch, folder, "--prompt", "query", "--dimensions", 8, "--part-size", 4, stdin=text) == 0
     rows = [json.loads(line) for line in capfdbinary.readouterr().out.splitlines()]
     assert [row["id"] for row in rows] == list(range(1, len(TEXTS) + 1))
     found = np.array([row["embedding"] for row in rows], np.float32)
@@ -76,7 +76,7 @@ def test_forms(folder: Path, embed: Embedder, tmp_path: Path, form: str, output:
     out = tmp_path / f"vectors.{form}"
     embed.ranges = None
     records = [(f"text {number}" if number % 2 else number, text) for number, text in enumerate(TEXTS)]
-    assert embed_to_file(embed, iter(records), out, output=output, piece=4) == len(TEXTS)
+    assert embed_to_file(embed, iter(records), out, output=output, part_size=4) == len(TEXTS)
     wanted = embed(TEXTS, output=output)
     if form == "npy":
         found = np.load(out)
@@ -115,17 +115,17 @@ def test_killed_and_called_again(folder: Path, lines: Path, tmp_path: Path) -> N
     whole, out = tmp_path / "whole.npy", tmp_path / "stopped.npy"
     start = [sys.executable, "-m", "mmbert"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MMBERT_QUIET": "1"}
-    first = subprocess.Popen([*start, *command(folder, lines, "-o", out, "--piece", 5)], env=environment)
-    pieces = tmp_path / "stopped.npy.pieces.partial"
+    first = subprocess.Popen([*start, *command(folder, lines, "-o", out, "--part-size", 5)], env=environment)
+    parts = tmp_path / "stopped.npy.parts.partial"
     until = time.monotonic() + 120
-    while not (pieces / "000002.json").is_file():
+    while not (parts / "000002.json").is_file():
         assert first.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < until
         time.sleep(0.002)
     first.send_signal(signal.SIGKILL)
     first.wait()
     assert not out.exists()
-    kept = {path.name: path.stat().st_mtime_ns for path in pieces.glob("*.json")}
+    kept = {path.name: path.stat().st_mtime_ns for path in parts.glob("*.json")}
     assert len(kept) < 81
     embedder = Embedder.load(folder, device="cpu", precision="fp32")
     records = list(enumerate(lines.read_text(encoding="utf-8").splitlines(), 1))
@@ -133,11 +133,11 @@ def test_killed_and_called_again(folder: Path, lines: Path, tmp_path: Path) -> N
     with pytest.MonkeyPatch.context() as patch:
         stack = np.stack
         patch.setattr(bulk.np, "stack", lambda rows: made.append(len(rows)) or stack(rows))
-        embed_to_file(embedder, records, out, piece=5)
+        embed_to_file(embedder, records, out, part_size=5)
     assert len(made) == 80 - (len(kept) - 1)  # what was there was not computed again
-    embed_to_file(embedder, records, whole, piece=5)
+    embed_to_file(embedder, records, whole, part_size=5)
     assert out.read_bytes() == whole.read_bytes()
-    assert not pieces.exists()
+    assert not parts.exists()
 
 
 class _StopError(Exception):
@@ -152,31 +152,31 @@ def _stopped(embed: Embedder, out: Path, texts: list[str], after: int, **options
             yield number, text
 
     with pytest.raises(_StopError):
-        embed_to_file(embed, records(), out, piece=3, **options)
+        embed_to_file(embed, records(), out, part_size=3, **options)
 
 
 def test_damaged_pieces_are_computed_again(embed: Embedder, tmp_path: Path) -> None:
     embed.ranges = None
     out, whole, records = tmp_path / "vectors.npy", tmp_path / "whole.npy", list(enumerate(TEXTS))
-    embed_to_file(embed, records, whole, piece=3)
+    embed_to_file(embed, records, whole, part_size=3)
     _stopped(embed, out, TEXTS, 7)
-    pieces = tmp_path / "vectors.npy.pieces.partial"
-    kept = {path.name: path.read_bytes() for path in pieces.iterdir() if path.name[0].isdigit()}
+    parts = tmp_path / "vectors.npy.parts.partial"
+    kept = {path.name: path.read_bytes() for path in parts.iterdir() if path.name[0].isdigit()}
     draw = random.Random(0)
     assert len(kept) == 4
     for _ in range(60):
         name = draw.choice(sorted(kept))
         content = bytearray(kept[name])
         content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
-        pieces.mkdir(exist_ok=True)
+        parts.mkdir(exist_ok=True)
         for each, right in kept.items():
-            (pieces / each).write_bytes(content if each == name else right)
+            (parts / each).write_bytes(content if each == name else right)
         out.unlink(missing_ok=True)
         try:
-            embed_to_file(embed, records, out, piece=3)
+            embed_to_file(embed, records, out, part_size=3)
         except DataError:
             assert name.endswith(".json"), "the stated hash of the texts was hit"
-            shutil.rmtree(pieces)
+            shutil.rmtree(parts)
         else:
             assert out.read_bytes() == whole.read_bytes(), name
 
@@ -187,19 +187,19 @@ def test_another_job_is_not_mixed_in(embed: Embedder, tmp_path: Path) -> None:
     _stopped(embed, out, TEXTS, 7, output="int8")
     records = list(enumerate(TEXTS))
     with pytest.raises(ConfigError, match="begun with dimensions None, now it is 8"):
-        embed_to_file(embed, records, out, piece=3, output="int8", dimensions=8)
-    with pytest.raises(ConfigError, match="begun with piece 3"):
+        embed_to_file(embed, records, out, part_size=3, output="int8", dimensions=8)
+    with pytest.raises(ConfigError, match="begun with part_size 3"):
         embed_to_file(embed, records, out, output="int8")
-    with pytest.raises(DataError, match="texts of piece 1 changed"):
-        embed_to_file(embed, [*records[:3], (3, "other"), *records[4:]], out, piece=3, output="int8")
+    with pytest.raises(DataError, match="texts of part 1 changed"):
+        embed_to_file(embed, [*records[:3], (3, "other"), *records[4:]], out, part_size=3, output="int8")
     ranges = embed.ranges
     embed.ranges = None
-    embed_to_file(embed, records, out, piece=3, output="int8")
+    embed_to_file(embed, records, out, part_size=3, output="int8")
     assert (np.load(tmp_path / "vectors.npy.ranges.npy") == ranges).all()
     given = Embedder(embed.loaded)
     given.ranges = ranges * 2
     _stopped(given, tmp_path / "given.npy", TEXTS, 7, output="int8")
-    embed_to_file(given, records, tmp_path / "given.npy", piece=3, output="int8")
+    embed_to_file(given, records, tmp_path / "given.npy", part_size=3, output="int8")
     assert (np.load(tmp_path / "given.npy") != np.load(out)).any()
 
 
@@ -216,7 +216,7 @@ def test_another_job_is_not_mixed_in(embed: Embedder, tmp_path: Path) -> None:
         (["number.jsonl"], "number.jsonl:1: text is int, not text"),
         (["latin.txt"], "latin.txt:1: not UTF-8 at byte 1"),
         (["surrogate.jsonl"], "surrogate.jsonl:1: text holds a lone surrogate at character 0"),
-        (["-", "-o", "there.npy"], "is there already"),
+        (["-", "-o", "there.npy"], "exists already"),
     ],
 )
 def test_what_is_wrong_is_one_line(

@@ -25,7 +25,7 @@ from mmbert.exporting.export import export
 from mmbert.inference.fill_mask import unknown_ids
 from mmbert.model.encoder import Encoder
 from mmbert.packed import Packed
-from mmbert.surgery.tensors import TensorFile
+from mmbert.surgery.tensor_files import TensorFile
 from mmbert.tokenizer.tokenizer import Tokenizer
 
 State = dict[str, torch.Tensor]

@@ -22,9 +22,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from mmbert.cli.lines import open_lines
-from mmbert.cli.records import read_records
-from mmbert.data.read import read
+from mmbert.cli.input import open_lines, read_records
+from mmbert.data.sources.read import read
 from mmbert.errors import DataError
 from mmbert.finetuning.examples import read_examples
 from mmbert.finetuning.labels import Fields, as_label

@@ -20,7 +20,7 @@ from mmbert.model.config import ModelConfig
 from mmbert.model.encoder import Encoder
 from mmbert.model.heads import MaskedLM
 from mmbert.model.weights import load_state, save_state
-from mmbert.surgery.tensors import TensorFile
+from mmbert.surgery.tensor_files import TensorFile
 
 TINY = ModelConfig(vocab_size=50, hidden_size=16, intermediate_size=24, num_layers=2, num_heads=2)
 

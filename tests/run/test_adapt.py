@@ -21,8 +21,8 @@ from mmbert.pipeline import RunResult, merge_phases
 from mmbert.reporting.adaptation import adaptation_groups
 from mmbert.reporting.record import read_record
 from mmbert.surgery.average import average
-from mmbert.surgery.ties import ties
 from mmbert.training.pretrain import pretrain
+from ties_in_memory import ties
 
 ADAPT = Path(__file__).parents[2] / "recipes" / "adapt.yaml"
 KNOWN = {"deu_Latn": "de", "spa_Latn": "es", "fra_Latn": "fr"}

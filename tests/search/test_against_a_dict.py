@@ -43,14 +43,14 @@ class Machine(RuleBasedStateMachine):
             self.index.close()
             shutil.rmtree(self.place)
 
-    @rule(items=RECORDS, replacing=st.booleans(), piece=st.integers(1, 4))
-    def write(self, items: list[tuple[Any, str, int]], replacing: bool, piece: int) -> None:
+    @rule(items=RECORDS, replacing=st.booleans(), batch_size=st.integers(1, 4))
+    def write(self, items: list[tuple[Any, str, int]], replacing: bool, batch_size: int) -> None:
         given = [{"id": name, "text": text, "metadata": {"n": number}} for name, text, number in items]
         write = self.index.update if replacing else self.index.add
         refused = False
-        for start in range(0, len(items), piece):
+        for start in range(0, len(items), batch_size):
             after = dict(self.model)
-            for name, text, number in items[start : start + piece]:
+            for name, text, number in items[start : start + batch_size]:
                 refused = refused or (not replacing and after.get(name, (text, number)) != (text, number))
                 after[name] = (text, number)
             if refused:
@@ -58,10 +58,10 @@ class Machine(RuleBasedStateMachine):
             self.model = after
         vectors = np.stack([vector(text) for _, text, _ in items])
         if refused:
-            with pytest.raises(DataError, match="is there already"):
-                write(given, vectors=vectors, piece=piece)
+            with pytest.raises(DataError, match="exists already"):
+                write(given, vectors=vectors, batch_size=batch_size)
         else:
-            write(given, vectors=vectors, piece=piece)
+            write(given, vectors=vectors, batch_size=batch_size)
 
     @rule(names=st.lists(NAMES, max_size=4))
     def delete(self, names: list[Any]) -> None:

@@ -13,8 +13,8 @@ from little_models import TEXTS
 from mmbert.inference.embedder import Embedder
 from mmbert.search import bm25 as module
 from mmbert.search.bm25 import Bm25, fold
-from mmbert.search.document import Document
 from mmbert.search.fusion import fuse_ranks, fuse_scores
+from mmbert.search.index_record import IndexRecord
 from mmbert.search.records import Records
 from mmbert.tokenizer.tokenizer import Tokenizer
 
@@ -32,7 +32,7 @@ def records(tmp_path: Path) -> Iterator[Records]:
 
 def add(records: Records, texts: list[str]) -> None:
     with records.writing() as state:
-        documents = [Document(state.rows + place, text) for place, text in enumerate(texts)]
+        documents = [IndexRecord(state.rows + place, text) for place, text in enumerate(texts)]
         records.insert([(document, [(0, len(document.text))]) for document in documents])
 
 

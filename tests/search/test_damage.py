@@ -73,7 +73,7 @@ def test_damage_is_named_or_harmless(embed: Embedder, tmp_path: Path, store: str
 
 def test_a_changed_row_is_named_with_its_place(embed: Embedder, tmp_path: Path) -> None:
     with SearchIndex.create(tmp_path / "index", embed) as index:
-        index.add([{"id": number, "text": text} for number, text in enumerate(TEXTS)], piece=4)
+        index.add([{"id": number, "text": text} for number, text in enumerate(TEXTS)], batch_size=4)
     rows = tmp_path / "index" / "vectors-0000" / "rows.bin"
     content = bytearray(rows.read_bytes())
     content[5 * 16 * 4] ^= 1

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmbert.errors import ConfigError
-from mmbert.search.document import Document
 from mmbert.search.filters import check_filter
+from mmbert.search.index_record import IndexRecord
 from mmbert.search.records import Records
 
 SCALARS = st.one_of(
@@ -78,7 +78,7 @@ def test_filters_mean_what_they_say(place: Path, metadata: list[dict[str, Any]],
     Records.create(place, "exact")
     records = Records(place)
     known = {"x": 0, "y": 0, "z": 0}  # so that every key is there
-    documents = [Document(number, "text", values) for number, values in enumerate([known, *metadata])]
+    documents = [IndexRecord(number, "text", values) for number, values in enumerate([known, *metadata])]
     with records.writing():
         records.insert([(document, [(0, 4)]) for document in documents])
     with records.reading() as state:

@@ -122,7 +122,7 @@ def test_added_again_updated_deleted(embed: Embedder, tmp_path: Path) -> None:
     given = records(lang=LANGUAGES)
     assert index.add(given[:4]) == writing.Changed(added=4)
     assert index.add(iter(given)) == writing.Changed(added=6, same=4)
-    with pytest.raises(DataError, match="is there already with another text: use update"):
+    with pytest.raises(DataError, match="exists already with another text: use update"):
         index.add([given[0], {**given[3], "text": "other"}])
     with pytest.raises(DataError, match="another metadata"):
         index.add([{**given[3], "metadata": {}}])
@@ -163,7 +163,7 @@ def test_ids_are_text_or_numbers(embed: Embedder, tmp_path: Path) -> None:
 def test_outputs(embed: Embedder, tmp_path: Path, output: Any) -> None:
     texts = [f"{text} {number}" for number in range(20) for text in TEXTS]
     index = SearchIndex.create(tmp_path / "index", embed, output=output, dimensions=8)
-    index.add(records(texts), piece=150)
+    index.add(records(texts), batch_size=150)
     whole = embed(texts, prompt="document", dimensions=8)
     wanted = embed("equal rights", prompt="query", dimensions=8) @ whole.T
     hits = index("equal rights", top_k=30)
@@ -212,7 +212,7 @@ def test_many_rows_move_to_lancedb(embed: Embedder, tmp_path: Path, monkeypatch:
     reader = SearchIndex.load(tmp_path / "index", model=embed)
     assert len(reader(rows[:1], top_k=50)[0]) == 30
     index.delete(["r3", "r4"])
-    index.add(given[30:], vectors=rows[30:], piece=8)
+    index.add(given[30:], vectors=rows[30:], batch_size=8)
     assert index.describe()["store"] == "lance"
     assert [place.name for place in (tmp_path / "index").glob("vectors-*")] == ["vectors-0001"]
     for found in (index, reader):  # who has it open notices
@@ -235,7 +235,7 @@ def test_readers_go_on_while_lancedb_is_tidied(
     given = records([f"text {n}" for n in range(700)])
     for count in (100, 400, 500, 600, 700):
         start = len(index)
-        index.add(given[start:count], vectors=rows[start:count], piece=50)
+        index.add(given[start:count], vectors=rows[start:count], batch_size=50)
         for found in (index, reader):
             assert found(rows[count - 1 : count], top_k=1)[0][0].id == f"r{count - 1}"
     files = tmp_path / "index" / "vectors-0000" / "rows.lance"
@@ -249,7 +249,7 @@ def test_given_vectors(embed: Embedder, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"vectors are \(4, 8\): this index takes \(n, 16\)"):
         index.add(records()[:4], vectors=rows[:, :8])
     with pytest.raises(DataError, match="4 vectors for more records"):
-        index.add(records(), vectors=rows, piece=2)
+        index.add(records(), vectors=rows, batch_size=2)
     index.add(records()[:4], vectors=rows)
     assert index(rows[2:3], top_k=1)[0][0].score == pytest.approx(1)
     with pytest.raises(ConfigError, match="needs the text of a query"):
@@ -289,7 +289,7 @@ def test_going_on_needs_the_same_options(embed: Embedder, tmp_path: Path) -> Non
     assert len(SearchIndex.create(tmp_path / "index", embed, document_prompt="Text: ", resume=True)) == len(TEXTS)
     with pytest.raises(ConfigError, match="begun with document_prompt 'Text: ', now it is 'D: '"):
         SearchIndex.create(tmp_path / "index", embed, resume=True)
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="exists already"):
         SearchIndex.create(tmp_path / "index", embed)
 
 

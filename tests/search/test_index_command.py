@@ -55,7 +55,7 @@ def test_from_files_to_hits(place: Path, monkeypatch: pytest.MonkeyPatch, capfd:
     assert call(monkeypatch, *build) == 0
     assert "5 records added: 5 in index" in capfd.readouterr().err
     assert call(monkeypatch, *build) == 0
-    assert "0 records added, 5 there already: 5 in index" in capfd.readouterr().err
+    assert "0 records added, 5 unchanged: 5 in index" in capfd.readouterr().err
     assert call(monkeypatch, "add", "index", "objects.jsonl.gz", "--text-field", "body", "--id-field", "url") == 0
     assert "3 records added: 8 in index" in capfd.readouterr().err
 
@@ -87,7 +87,7 @@ def test_from_files_to_hits(place: Path, monkeypatch: pytest.MonkeyPatch, capfd:
     assert shown["model_hash"] == Embedder.load("model").loaded.model_hash
     (place / "lines.txt").write_text("another text\n", encoding="utf-8")
     assert call(monkeypatch, "add", "index", "lines.txt") == 2
-    assert "'lines.txt:1') is there already with another text" in capfd.readouterr().err
+    assert "'lines.txt:1') exists already with another text" in capfd.readouterr().err
     assert call(monkeypatch, "add", "index", "lines.txt", "--update") == 0
     assert "0 records added, 1 updated: 6 in index" in capfd.readouterr().err
 
@@ -102,7 +102,7 @@ def test_from_files_to_hits(place: Path, monkeypatch: pytest.MonkeyPatch, capfd:
         (["build", "model", "number.jsonl", "--out", "new"], "number.jsonl:1: text is int, not text"),
         (["build", "model", "lines.txt", "--out", "new", "--output", "int4"], "output 'int4'"),
         (["build", "nowhere", "lines.txt", "--out", "new"], "nowhere"),
-        (["build", "model", "lines.txt", "--out", "pages"], "pages is there already"),
+        (["build", "model", "lines.txt", "--out", "pages"], "pages exists already"),
         (["query", "pages", "text"], "no index in pages"),
         (["show", "nowhere"], "no index in nowhere"),
     ],

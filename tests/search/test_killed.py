@@ -36,8 +36,8 @@ def test_killed_while_adding(folder: Path, embed: Embedder, tmp_path: Path, stor
     (tmp_path / "texts.txt").write_text("".join(text + "\n" for text in texts), encoding="utf-8")
     place = tmp_path / "index"
     command = [
-        sys.executable, "-m", "mmbert", "index", "build", str(folder), "texts.txt", "--out", str(place), "--piece", "7",
-        "--store", store, "--device", "cpu", "--precision", "fp32",
+        sys.executable, "-m", "mmbert", "index", "build", str(folder), "texts.txt", "--out", str(place),
+        "--batch-size", "7", "--store", store, "--device", "cpu", "--precision", "fp32",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MMBERT_QUIET": "1"}
     process = subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.DEVNULL)
@@ -52,7 +52,7 @@ def test_killed_while_adding(folder: Path, embed: Embedder, tmp_path: Path, stor
     with SearchIndex.create(place, folder, store=cast(Any, store), resume=True, precision="fp32") as index:
         reached = len(index)
         assert 20 <= reached < len(texts)
-        assert reached % 7 == 0  # whole pieces
+        assert reached % 7 == 0  # whole batches
         hits = index("free and equal", top_k=len(texts))
         assert sorted(int(hit.id.split(":")[1]) for hit in hits) == list(range(1, reached + 1))
         assert index.add(given) == Changed(added=len(texts) - reached, same=reached)

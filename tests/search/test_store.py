@@ -14,12 +14,12 @@ from mmbert.errors import ConfigError, DataError
 from mmbert.search import lance
 from mmbert.search.exact import CALIBRATION, ExactStore, load_ranges, save_ranges
 from mmbert.search.lance import LanceStore
-from mmbert.search.store import Store, largest
+from mmbert.search.vector_store import VectorStore, largest
 
 WIDTH = 16
 
 
-def make(path: Path, name: str, output: str = "float32", kind: str = "ivf_flat") -> Store:
+def make(path: Path, name: str, output: str = "float32", kind: str = "ivf_flat") -> VectorStore:
     if name == "lance":
         return LanceStore(path / "lance", WIDTH, output, kind)
     if output == "int8":

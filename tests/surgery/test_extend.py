@@ -1,4 +1,4 @@
-"""More tokens on top of those there are: old text is cut as before and then joined, rows begin as means of pieces."""
+"""More tokens on top of those there are: old text keeps its tokens, new rows are means of those that they replace."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from mmbert.errors import DataError, TokenizerError
 from mmbert.model.heads import MaskedLM
 from mmbert.surgery.bpe import Bpe
-from mmbert.surgery.compare import compare
-from mmbert.surgery.extend import count_words, extend, neighbours, new_characters, pieces
+from mmbert.surgery.compare_tokenizers import compare
+from mmbert.surgery.extend import count_words, extend, neighbours, new_characters, replaced_tokens
 from mmbert.surgery.learn import learn_merges
 from mmbert.tokenizer.tokenizer import Tokenizer
 
@@ -45,7 +45,7 @@ def test_any_text_is_cut_as_before_and_then_joined(form: str, seed: int) -> None
     made = [*characters, *map("".join, merges)]
     new = Tokenizer(bpe.extended(made, merges), "new")
     assert new.vocab_size == len(bpe.ids) + len(made)
-    parts = pieces(bpe, characters, merges)
+    parts = replaced_tokens(bpe, characters, merges)
     first = bpe.tokenizer.vocab_size
     whole = [*new_text, *keep, *(text(seed + 99 + k, letters="abcdéжщ") for k in range(10)), "日本 42!\n\n"]
     for sentence, old_ids, ids in zip(whole, bpe.tokenizer.encode_batch(whole), new.encode_batch(whole), strict=True):
@@ -93,7 +93,7 @@ def test_words_end_at_spaces_digits_signs_and_added_tokens() -> None:
 
 
 @pytest.mark.parametrize("rows", [None, 400])
-def test_rows_are_means_of_pieces(tmp_path: Path, rows: int | None) -> None:
+def test_rows_are_means_of_replaced_rows(tmp_path: Path, rows: int | None) -> None:
     content = tokenizer_json("metaspace", 1)
     save_model(tmp_path / "old", content, rows=rows)
     report = extend(tmp_path / "old", CHEROKEE, tmp_path / "new", tokens=24)

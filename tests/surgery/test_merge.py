@@ -18,7 +18,7 @@ from mmbert.errors import ConfigError, MMBertError, WeightsError
 from mmbert.recipe import Merge
 from mmbert.surgery import merge as merge_module
 from mmbert.surgery.merge import merge
-from mmbert.surgery.ties import ties
+from ties_in_memory import ties
 
 CONFIG: dict[str, Any] = {
     "architectures": ["ModernBertForMaskedLM"], "model_type": "modernbert", "vocab_size": 64, "hidden_size": 16,
@@ -59,12 +59,12 @@ def spec(of: dict[str, list[Path]], **options: Any) -> Merge:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("piece", [97, 1 << 18])
+@pytest.mark.parametrize("chunk", [97, 1 << 18])
 @pytest.mark.parametrize("trim", ["tensor", "model"])
 def test_ties_equals_the_formula(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, piece: int, trim: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, chunk: int, trim: str
 ) -> None:
-    monkeypatch.setattr(merge_module, "PIECE", piece)
+    monkeypatch.setattr(merge_module, "CHUNK", chunk)
     base, phases = family(tmp_path, dtype)
     weights = {"decay_1": 1.0, "decay_2": 0.5, "decay_3": 2.0}
     merge(spec(phases, phases=weights, trim=trim, density=0.3, scale=0.9), phases, base, tmp_path / "out")

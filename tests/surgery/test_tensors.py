@@ -13,7 +13,7 @@ from torch import Tensor
 from mmbert.errors import WeightsError
 from mmbert.recipe import Merge
 from mmbert.surgery.merge import merge
-from mmbert.surgery.tensors import INDEX, TensorFile
+from mmbert.surgery.tensor_files import INDEX, TensorFile
 
 CONFIG = {
     "architectures": ["ModernBertForMaskedLM"], "model_type": "modernbert", "vocab_size": 8, "hidden_size": 4,

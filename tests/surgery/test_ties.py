@@ -10,7 +10,8 @@ from torch import Tensor
 
 from mmbert.surgery.average import average, fading_weights
 from mmbert.surgery.select import Selection, Trim
-from mmbert.surgery.ties import entries_kept, threshold_of, ties, trim
+from mmbert.surgery.ties import entries_kept
+from ties_in_memory import threshold_of, ties, trim
 
 
 def mergekit_ties(base: Tensor, variants: list[Tensor], weights: list[float], density: float, scale: float) -> Tensor:

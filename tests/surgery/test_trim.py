@@ -20,8 +20,8 @@ from mmbert.errors import ConfigError, DataError, TokenizerError, WeightsError
 from mmbert.model.encoder import Encoder
 from mmbert.model.heads import MaskedLM
 from mmbert.surgery.bpe import Bpe
-from mmbert.surgery.compare import compare
-from mmbert.surgery.tensors import INDEX
+from mmbert.surgery.compare_tokenizers import compare
+from mmbert.surgery.tensor_files import INDEX
 from mmbert.surgery.trim import count_tokens, select, trim
 from mmbert.tokenizer.tokenizer import Tokenizer
 

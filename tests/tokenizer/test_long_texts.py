@@ -1,4 +1,4 @@
-"""Long texts in pieces, and their beginnings and ends: ids of the whole text, with the real tokenizer in both forms."""
+"""Long texts in parts, and their beginnings and ends: ids of the whole text, with the real tokenizer in both forms."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def real(request: pytest.FixtureRequest, real_tokenizers: dict[str, Tokenizer]) 
 
 
 @pytest.fixture
-def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("PIECE", 1500), ("_LONG", 3000), ("_REACH", 200)):
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("PART", 1500), ("_LONG", 3000), ("_REACH", 200)):
         monkeypatch.setattr(long_texts, name, value)
 
 
-@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize("joiner", [" ", ""])
 def test_long_texts_have_the_ids_and_characters_of_the_whole(real: Tokenizer, joiner: str) -> None:
     for seed in range(40):
@@ -49,8 +49,8 @@ def test_long_texts_have_the_ids_and_characters_of_the_whole(real: Tokenizer, jo
         np.testing.assert_array_equal(ids, whole, err_msg=str(seed))
         np.testing.assert_array_equal(spans, characters, err_msg=str(seed))
         for tokens in (50, 300):
-            (begun,) = encode_ends(real, [text], tokens)
-            (ended,) = encode_ends(real, [text], tokens, end=True)
+            (begun,) = encode_ends(real.encode_batch, [text], tokens)
+            (ended,) = encode_ends(real.encode_batch, [text], tokens, end=True)
             np.testing.assert_array_equal(begun[:tokens], whole[:tokens], err_msg=str(seed))
             np.testing.assert_array_equal(ended[-tokens:], whole[-tokens:], err_msg=str(seed))
             assert tokens <= len(begun) < len(whole)
@@ -68,11 +68,11 @@ def test_only_what_matters_of_a_long_text_is_read(real: Tokenizer) -> None:
     try:
         for text in ("a" * 15_000_000, "a b " * 3_000_000):
             read.clear()
-            (row,) = encode_ends(real, [text], 1000)
+            (row,) = encode_ends(real.encode_batch, [text], 1000)
             np.testing.assert_array_equal(row[:1000], encode([text[:60_000]], specials=True)[0][:1000])
             assert sum(read) < 30_000
         read.clear()
-        (row,) = encode_ends(real, [" " * 2_000_000], 8190)  # 31 spaces a token
+        (row,) = encode_ends(real.encode_batch, [" " * 2_000_000], 8190)  # 31 spaces a token
         assert len(row) >= 8190
         assert sum(read) < 500_000
     finally:

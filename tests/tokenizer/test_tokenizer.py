@@ -13,7 +13,8 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from mmbert.doctor.model import _byte_fallback
 from mmbert.errors import TokenizerError
-from mmbert.tokenizer.tokenizer import SPECIALS, Tokenizer
+from mmbert.tokenizer.folder import SPECIALS
+from mmbert.tokenizer.tokenizer import Tokenizer
 
 SP = "\u2581"
 ODD = [SP, " ", "  ", "\n", "\t", "\r\n", "<mask>", "<bos>", "<0x41>", "\u200d", "\u0301", "Ж", "7", "人", "\x00", "🙂"]

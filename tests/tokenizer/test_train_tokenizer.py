@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from mmbert.errors import TokenizerError
 from mmbert.recipe import TokenizerTraining
+from mmbert.tokenizer.folder import SPECIALS
 from mmbert.tokenizer.spelling import SPACE
-from mmbert.tokenizer.tokenizer import SPECIALS, Tokenizer
+from mmbert.tokenizer.tokenizer import Tokenizer
 from mmbert.tokenizer.train import _Sample, sample_by_language, train_tokenizer
 
 sizes_of = st.dictionaries(st.sampled_from([f"l{i}" for i in range(40)]), st.integers(0, 10**9), max_size=40)

@@ -1,4 +1,4 @@
-"""``mmbert checkpoint``: what a training run saved, for others."""
+"""``mmbert checkpoint``: export the model of a training checkpoint."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from mmbert.cli.options import OutFolder
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -17,10 +19,10 @@ def _group() -> None:
 
 @app.command()
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="RUN/PHASE/step-000123.")],
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder: RUN/PHASE/step-000123.")],
+    out: OutFolder,
 ) -> None:
-    """Write the model of a checkpoint in Hugging Face form, with its tokenizer, however many processes saved it."""
+    """Write the model and tokenizer of a checkpoint as a Hugging Face folder."""
     from mmbert.training.export import export
 
     typer.echo(export(checkpoint, out))

@@ -1,4 +1,4 @@
-"""``mmbert data``: prepare text and shards, look at what is there."""
+"""``mmbert data``: prepare text and shards, inspect them, plan the mixture."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from mmbert.cli.options import DataFolder, Overrides, RecipeFile
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -22,13 +24,11 @@ class Executor(StrEnum):
 
 @app.command()
 def prepare(
-    recipe: Annotated[Path, typer.Argument(help="A recipe, such as recipes/nano.yaml.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Changes: cleaning.min_characters=32 ...")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="The data folder. Default: the recipe's `shards`, else runs/NAME/data.")
-    ] = None,
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    out: DataFolder = None,
 ) -> None:
-    """Read and clean text, train or load the tokenizer, write shards. Stopped, it goes on where it was."""
+    """Read and clean text, train or load the tokenizer, write shards. The same command resumes if interrupted."""
     from mmbert.data.prepare import prepare_data
     from mmbert.recipe import Recipe
 
@@ -42,24 +42,28 @@ def prepare(
 
 @app.command()
 def scale(
-    recipe: Annotated[Path, typer.Argument(help="A recipe, such as recipes/nano.yaml.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Changes: cleaning.near_duplicates={} ...")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="The data folder. Default: the recipe's `shards`, else runs/NAME/data.")
-    ] = None,
-    executor: Annotated[Executor, typer.Option(help="Where the tasks run.")] = Executor.local,
-    tasks: Annotated[int, typer.Option(min=1, help="Parts to divide the sources into; whole files.")] = 8,
-    workers: Annotated[int, typer.Option(min=1, help="Tasks at the same time.")] = 1,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Slurm: write and print the launch files only.")] = False,
-    partition: Annotated[str | None, typer.Option(help="Slurm: the partition.")] = None,
-    time: Annotated[str, typer.Option(help="Slurm: the limit of a task.")] = "24:00:00",
-    memory_gb: Annotated[int, typer.Option(min=1, help="Slurm and Ray: memory of a task.")] = 4,
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    out: DataFolder = None,
+    executor: Annotated[
+        Executor, typer.Option(help="What runs the tasks: this machine, Slurm or Ray.")
+    ] = Executor.local,
+    tasks: Annotated[
+        int, typer.Option(min=1, help="Number of tasks that the files of the sources are divided among.")
+    ] = 8,
+    workers: Annotated[int, typer.Option(min=1, help="Number of tasks that run at the same time.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Slurm: only write and print the launch files.")] = False,
+    partition: Annotated[str | None, typer.Option(help="Slurm: partition.")] = None,
+    time: Annotated[str, typer.Option(help="Slurm: time limit of a task.")] = "24:00:00",
+    memory_gb: Annotated[int, typer.Option(min=1, help="Slurm and Ray: memory of a task in GB.")] = 4,
     setup: Annotated[
-        str | None, typer.Option(help="Slurm: a command before each task: 'source .venv/bin/activate'.")
+        str | None, typer.Option(help="Slurm: command to run before each task, such as 'source .venv/bin/activate'.")
     ] = None,
-    sbatch: Annotated[list[str] | None, typer.Option(help="Slurm: further options, as account=mine.")] = None,
+    sbatch: Annotated[
+        list[str] | None, typer.Option(help="Slurm: more sbatch options, such as account=mine. May be repeated.")
+    ] = None,
 ) -> None:
-    """What `prepare` does, by many tasks on datatrove: one machine, Slurm or Ray. Stopped, it goes on where it was."""
+    """Run `prepare` as many datatrove tasks, on one machine, Slurm or Ray. The same command resumes if interrupted."""
     from mmbert.data.distributed.launch import Cluster, prepare_at_scale
     from mmbert.recipe import Recipe
 
@@ -75,15 +79,15 @@ def scale(
         if dry_run:
             typer.echo(file.read_text(encoding="utf-8"))
     if not files:
-        typer.echo(f"prepared   {folder}: `mmbert data show {folder}` tells what is there")
+        typer.echo(f"prepared   {folder}: `mmbert data show {folder}` lists the streams")
 
 
 @app.command()
 def show(
-    folder: Annotated[Path, typer.Argument(help="A data folder, such as runs/nano/data.")],
-    verify: Annotated[bool, typer.Option("--verify", help="Read every shard and compare checksums.")] = False,
+    folder: Annotated[Path, typer.Argument(help="Data folder, such as runs/nano/data.")],
+    verify: Annotated[bool, typer.Option("--verify", help="Read every shard and check its checksum.")] = False,
 ) -> None:
-    """The streams of a folder, largest first: tokens, documents, and what was dropped and why."""
+    """List the streams of a data folder, largest first: tokens, documents, and what was dropped for which reason."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -98,8 +102,8 @@ def show(
         return
     table = Table(box=box.SIMPLE_HEAD)
     for column in columns:
-        words = column in ("source", "language", "name", "dropped")
-        table.add_column(column, justify="left" if words else "right", no_wrap=column != "dropped")
+        is_text = column in ("source", "language", "name", "dropped")
+        table.add_column(column, justify="left" if is_text else "right", no_wrap=column != "dropped")
     for row in rows:
         table.add_row(*row[2])
     console.print(table)
@@ -107,16 +111,19 @@ def show(
 
 @app.command()
 def plan(
-    recipe: Annotated[Path, typer.Argument(help="A recipe, such as recipes/nano.yaml.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Changes: phases.extend.tokens=3M ...")] = None,
-    phase: Annotated[list[str] | None, typer.Option(help="Only this phase; may be given again. Default: all.")] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="The data folder. Default: the recipe's `shards`, else runs/NAME/data.")
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    phase: Annotated[
+        list[str] | None, typer.Option(help="Only this phase. May be repeated. Default: all phases.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Draw the shares too: a file .html, .svg or .png.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
+    data: DataFolder = None,
+    out: Annotated[Path | None, typer.Option(help="Also plot the shares into this file: .html, .svg or .png.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """What each phase draws of every language: share, tokens, epochs. Without shards, from the recipe's counts."""
+    """Print what each phase draws of every language: share, tokens and epochs.
+
+    Without prepared shards the sizes are the recipe's counts.
+    """
     import json
 
     from mmbert.data import mixture_report
@@ -139,7 +146,7 @@ def plan(
 
 
 def _rows(folder: Path, *, verify: bool) -> Iterator[tuple[int | None, int, list[str]]]:
-    """(tokens, characters, cells) of every stream; tokens are None before it is tokenised."""
+    """Yield (tokens, characters, cells) of every stream; tokens are None before it is tokenised."""
     from mmbert import languages
     from mmbert.data.manifest import FILE, Manifest
     from mmbert.data.store import Report, report_path

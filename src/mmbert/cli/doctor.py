@@ -1,4 +1,4 @@
-"""``mmbert doctor``: what this machine has, what a model folder is and who reads it; and the schema of a recipe."""
+"""``mmbert doctor``: check this machine and a model folder, or print the schema of recipes."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 
 def doctor(
-    model: Annotated[str | None, typer.Argument(help="A model folder or hub name to examine.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The same as JSON.")] = False,
-    device: Annotated[str, typer.Option(help="Where MODEL is tried: auto, cpu, cuda or cuda:1.")] = "auto",
+    model: Annotated[str | None, typer.Argument(help="Model folder or hub name to check.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    device: Annotated[str, typer.Option(help="Device for the check of MODEL: auto, cpu, cuda or cuda:1.")] = "auto",
     schema: Annotated[
-        bool, typer.Option("--schema", help="Print the JSON schema of recipes, for editors: doctor --schema > FILE.")
+        bool, typer.Option("--schema", help="Print the JSON schema of recipes for editors: doctor --schema > FILE.")
     ] = False,
 ) -> None:
-    """What this machine would use and why; with MODEL, what the folder is, what is wrong, who reads it. Read-only.
+    """Show what mmbert uses on this machine and why. With MODEL, check the folder and which libraries can load it.
 
-    Exit status: 0 nothing is wrong, 1 problems were found in MODEL (each is printed with its fix), 2 no such model.
+    Changes nothing. Exit status: 0 no problem, 1 problems in MODEL (each is printed with its fix), 2 no such model.
     """
     if schema:
         _print_schema(model)
@@ -61,7 +61,7 @@ def _lines(machine: dict[str, str], examined: Examination | None) -> Iterator[st
     yield ""
     yield from _table(examined.facts)
     yield ""
-    yield from _table({verdict.reader: _said(verdict) for verdict in examined.readers})
+    yield from _table({verdict.reader: _readable(verdict) for verdict in examined.readers})
     yield ""
     yield from (f"problem: {problem}" for problem in examined.problems)
     if not examined.problems:
@@ -73,21 +73,21 @@ def _lines(machine: dict[str, str], examined: Examination | None) -> Iterator[st
 
 def _table(rows: dict[str, Any]) -> Iterator[str]:
     width = max(map(len, rows)) + 2
-    return (f"{name:<{width}}{_words(value)}" for name, value in rows.items())
+    return (f"{name:<{width}}{_text(value)}" for name, value in rows.items())
 
 
-def _words(value: Any) -> str:
-    """A fact as people read it: ``layers 22, width 768``."""
+def _text(value: Any) -> str:
+    """Return a fact as text: ``layers 22, width 768``."""
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_words(inner)}" for key, inner in value.items())
+        return ", ".join(f"{key} {_text(inner)}" for key, inner in value.items())
     if isinstance(value, list):
-        return ", ".join(map(_words, value))
+        return ", ".join(map(_text, value))
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _said(verdict: Verdict) -> str:
+def _readable(verdict: Verdict) -> str:
     return f"{verdict.reads}: {verdict.why}" if verdict.why else verdict.reads
 
 

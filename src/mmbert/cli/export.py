@@ -1,4 +1,4 @@
-"""``mmbert export``: a model for other libraries and runtimes."""
+"""``mmbert export``: write a model for other libraries and runtimes."""
 
 from __future__ import annotations
 
@@ -7,44 +7,51 @@ from typing import Annotated, Any
 
 import typer
 
+from mmbert.cli.options import Model, OutFolder
 from mmbert.io.stream import text_lines
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="A folder of a saved model, or a name of the hub.")],
-    format: Annotated[str, typer.Option(help="sentence-transformers, onnx or huggingface.")],
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    model: Model,
+    format: Annotated[str, typer.Option(help="Format to write: sentence-transformers, onnx or huggingface.")],
+    out: OutFolder,
     output: Annotated[
         str | None,
         typer.Option(
-            help="logits (of the head), hidden (vectors of tokens, the bare encoder) or, of onnx, embedding (pooling "
-            "inside). Default: logits where there is a head."
+            help="Output of the model: logits (of the head), hidden (a vector for each token, encoder only) or, for "
+            "onnx, embedding (with pooling). Default: logits if the model has a head."
         ),
     ] = None,
-    int8: Annotated[bool, typer.Option("--int8", help="Of onnx: also a file with matrices in int8.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="onnx: also write a file with int8 matrices.")] = False,
     quality: Annotated[
         float,
-        typer.Option(min=0, max=1, help="No int8 file is kept below this cosine to fp32 of its worst text; fp32 is."),
+        typer.Option(min=0, max=1, help="Keep the int8 file only if the worst text has at least this cosine to fp32."),
     ] = 0.99,
     pooling: Annotated[
-        list[str] | None, typer.Option(help="mean, first, last, max, weightedmean. Default: the model's, or mean.")
+        list[str] | None,
+        typer.Option(help="mean, first, last, max or weightedmean. May be repeated. Default: the model's, or mean."),
     ] = None,
     normalize: Annotated[
-        bool | None, typer.Option("--normalize/--no-normalize", help="Unit length at the end. Default: as the model.")
+        bool | None,
+        typer.Option("--normalize/--no-normalize", help="Scale vectors to unit length. Default: as the model does."),
     ] = None,
-    prompt: Annotated[list[str] | None, typer.Option(help='NAME=TEXT, such as "query=query: ". Repeatable.')] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help='Prompt NAME=TEXT, such as "query=query: ". May be repeated.')
+    ] = None,
     similarity: Annotated[
-        str | None, typer.Option(help="cosine, dot, euclidean or manhattan. Default: the model's.")
+        str | None, typer.Option(help="Similarity: cosine, dot, euclidean or manhattan. Default: the model's.")
     ] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Longest text. Default: the model's.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Length to which texts are truncated. Default: the model's.")
+    ] = None,
     text: Annotated[
-        Path | None, typer.Option(help="A short file of lines to compare by. Default: sentences in 12 scripts.")
+        Path | None, typer.Option(help="File of text lines for the comparison. Default: sentences in 12 scripts.")
     ] = None,
 ) -> None:
-    """Write a model for sentence-transformers, ONNX runtimes or transformers, read it again and compare.
+    """Write a model for sentence-transformers, ONNX runtimes or transformers, load the result and compare outputs.
 
-    fp32 must agree to 1e-4 of the largest number (or of 1), else nothing is written. An int8 file below --quality is
-    not kept; the fp32 graph beside it is, and the command fails.
+    Nothing is written unless fp32 outputs agree to 1e-4 of the largest number (or of 1). If the int8 file is below
+    --quality, only the fp32 file is kept and the command fails.
     """
     from mmbert.exporting.export import INT8
     from mmbert.exporting.export import export as export_model

@@ -1,4 +1,4 @@
-"""``mmbert finetune``."""
+"""``mmbert finetune``: tune a model on a task."""
 
 from __future__ import annotations
 
@@ -7,24 +7,30 @@ from typing import Annotated
 
 import typer
 
+from mmbert.cli.options import RunFolder
+
 
 def finetune(
-    recipe: Annotated[Path, typer.Argument(help="A recipe, such as recipes/finetune/ner.yaml.")],
+    recipe: Annotated[Path, typer.Argument(help="Recipe file, such as recipes/finetune/ner.yaml.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Changes: model=runs/nano/final data.train.path=train.jsonl ...")
+        list[str] | None,
+        typer.Argument(help="Options to change: model=runs/nano/final data.train.path=train.jsonl ..."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/NAME.")] = None,
+    out: RunFolder = None,
     sweep: Annotated[
-        bool, typer.Option("--sweep", help="Try all values of the recipe's `sweep` and keep the best on dev.")
+        bool,
+        typer.Option(
+            "--sweep", help="Try all values of the recipe's `sweep` and keep the model with the best dev score."
+        ),
     ] = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Check recipe, local data and model, print what would be done, train nothing."),
+        typer.Option("--dry-run", help="Check the recipe, local data and model, and print the plan; train nothing."),
     ] = False,
 ) -> None:
-    """Fine-tune a model on a task and write it to RUN/final. If it is interrupted, the same command resumes it.
+    """Fine-tune a model on a task and write it to RUN/final. The same command resumes if interrupted.
 
-    Several processes: `torchrun --nproc-per-node 8 -m mmbert finetune RECIPE`.
+    With several processes: `torchrun --nproc-per-node 8 -m mmbert finetune RECIPE`.
     """
     from mmbert.finetuning.recipe import FinetuneRecipe
 

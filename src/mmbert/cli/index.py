@@ -1,4 +1,4 @@
-"""``mmbert index``: build an index of texts and search it."""
+"""``mmbert index``: build a search index of texts, change it and search it."""
 
 from __future__ import annotations
 
@@ -12,58 +12,61 @@ from typing import Annotated, Any
 
 import typer
 
-from mmbert.cli.lines import SkipBadRows
-from mmbert.cli.show import AsJson
+from mmbert.cli.options import AsJson, Device, Model, Precision, SkipBadRows, TextField
 
 app = typer.Typer(no_args_is_help=True)
 
-_Index = Annotated[Path, typer.Argument(help="The folder of an index.")]
+_Index = Annotated[Path, typer.Argument(help="Folder of the index.")]
 _Files = Annotated[
     list[str],
-    typer.Argument(help="Lines of text or JSON lines (also .gz, .zst; - is standard input), or folders of .txt."),
+    typer.Argument(
+        help="Files of text lines or JSON lines, may be compressed (.gz, .zst); - for standard input; or folders."
+    ),
 ]
-_Moved = Annotated[str | None, typer.Option(help="The model's folder now, if it is not where it was.")]
-_TextField = Annotated[str, typer.Option(help="The field of JSON lines that holds the text.")]
-_IdField = Annotated[str, typer.Option(help="The field of JSON lines that names a record. Without it: FILE:LINE.")]
-_Piece = Annotated[int, typer.Option(min=1, help="Records computed and saved together.")]
-_Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
-_Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or int8, of the model's matrices.")]
+_ModelFolder = Annotated[str | None, typer.Option(help="Where the model is now, if its folder was moved.")]
+_IdField = Annotated[str, typer.Option(help="Field of JSON lines that holds the id. Lines without it get FILE:LINE.")]
+_BatchSize = Annotated[int, typer.Option(min=1, help="Records that are embedded and saved together.")]
 
 _CONDITION = re.compile(r"([^=<>!]+?)\s*(!=|<=|>=|=|<|>)\s*(.*)", re.DOTALL)
 
 
 @app.command()
 def build(
-    model: Annotated[str, typer.Argument(help="A folder of a saved model, or a name of the hub.")],
+    model: Model,
     files: _Files,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the index.")],
-    output: Annotated[str, typer.Option(help="Numbers of a row: float32, float16 or int8.")] = "float32",
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the new index.")],
+    output: Annotated[str, typer.Option(help="Number format of the vectors: float32, float16 or int8.")] = "float32",
     store: Annotated[
-        str, typer.Option(help="exact, lance, or auto: exact up to 200,000 rows, beyond that LanceDB.")
+        str, typer.Option(help="exact, lance (LanceDB, approximate) or auto: exact up to 200,000 vectors, then lance.")
     ] = "auto",
     kind: Annotated[
-        str, typer.Option(help="LanceDB's index: ivf_hnsw_sq, ivf_pq, ivf_sq, ivf_rq or ivf_flat.")
+        str, typer.Option(help="Type of the LanceDB index: ivf_hnsw_sq, ivf_pq, ivf_sq, ivf_rq or ivf_flat.")
     ] = "ivf_hnsw_sq",
-    dimensions: Annotated[int | None, typer.Option(help="Keep the first so many (Matryoshka).")] = None,
-    query_prompt: Annotated[str, typer.Option(help="A prompt of the model, or text to put before queries.")] = "query",
+    dimensions: Annotated[
+        int | None, typer.Option(help="Keep only the first dimensions (Matryoshka). Default: all.")
+    ] = None,
+    query_prompt: Annotated[
+        str, typer.Option(help="A prompt of the model, or text to put before each query.")
+    ] = "query",
     document_prompt: Annotated[
-        str, typer.Option(help="A prompt of the model, or text to put before texts.")
+        str, typer.Option(help="A prompt of the model, or text to put before each text.")
     ] = "document",
     chunking: Annotated[
-        str | None, typer.Option(help="Divide long texts: windows, or late. Default: a text is one passage.")
+        str | None,
+        typer.Option(help="Split long texts into passages: windows or late. Default: each text is one passage."),
     ] = None,
-    by: Annotated[str | None, typer.Option(help="Passages of late: sentence, paragraph or size.")] = None,
-    size: Annotated[int | None, typer.Option(help="Tokens of a passage.")] = None,
-    overlap: Annotated[int | None, typer.Option(help="Tokens that two windows share.")] = None,
-    text_field: _TextField = "text",
+    by: Annotated[str | None, typer.Option(help="Unit of the passages of late: sentence, paragraph or size.")] = None,
+    size: Annotated[int | None, typer.Option(help="Length of a passage in tokens.")] = None,
+    overlap: Annotated[int | None, typer.Option(help="Tokens shared by two neighbouring windows.")] = None,
+    text_field: TextField = "text",
     id_field: _IdField = "id",
-    piece: _Piece = 1024,
+    batch_size: _BatchSize = 1024,
     skip_bad_rows: SkipBadRows = False,
-    device: _Device = "auto",
-    precision: _Precision = "auto",
+    device: Device = "auto",
+    precision: Precision = "auto",
 ) -> None:
-    """Make an index of texts. Stopped, the same command goes on where it was."""
-    from mmbert.cli.records import read_records
+    """Build an index of texts. The same command resumes if interrupted."""
+    from mmbert.cli.input import read_records
     from mmbert.search.index import SearchIndex
 
     _check_files(files)
@@ -72,60 +75,61 @@ def build(
         "document_prompt": document_prompt, "chunking": chunking, "by": by, "size": size, "overlap": overlap,
     }  # fmt: skip
     with SearchIndex.create(out, model, **options, resume=True, device=device, precision=precision) as index:
-        _say(out, index.add(read_records(files, text_field, id_field, skip_bad_rows), piece=piece), index)
+        _report(out, index.add(read_records(files, text_field, id_field, skip_bad_rows), batch_size=batch_size), index)
 
 
 @app.command()
 def add(
     index: _Index,
     files: _Files,
-    update: Annotated[
-        bool, typer.Option("--update", help="Records that are there with another text give way.")
-    ] = False,
-    model: _Moved = None,
-    text_field: _TextField = "text",
+    update: Annotated[bool, typer.Option("--update", help="Replace records that exist with another text.")] = False,
+    model: _ModelFolder = None,
+    text_field: TextField = "text",
     id_field: _IdField = "id",
-    piece: _Piece = 1024,
+    batch_size: _BatchSize = 1024,
     skip_bad_rows: SkipBadRows = False,
-    device: _Device = "auto",
-    precision: _Precision = "auto",
+    device: Device = "auto",
+    precision: Precision = "auto",
 ) -> None:
-    """Add texts to an index. Stopped, the same command goes on where it was."""
-    from mmbert.cli.records import read_records
+    """Add texts to an index. The same command resumes if interrupted."""
+    from mmbert.cli.input import read_records
     from mmbert.search.index import SearchIndex
 
     _check_files(files)
     with SearchIndex.load(index, model=model, device=device, precision=precision) as found:
         write = found.update if update else found.add
-        _say(index, write(read_records(files, text_field, id_field, skip_bad_rows), piece=piece), found)
+        _report(index, write(read_records(files, text_field, id_field, skip_bad_rows), batch_size=batch_size), found)
 
 
 @app.command()
 def query(
     index: _Index,
-    texts: Annotated[list[str] | None, typer.Argument(help="Queries. Default: lines of standard input.")] = None,
-    top_k: Annotated[int, typer.Option(min=1, help="Hits of a query.")] = 10,
+    texts: Annotated[list[str] | None, typer.Argument(help="Queries. Default: the lines of standard input.")] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Number of hits for each query.")] = 10,
     where: Annotated[
         list[str] | None,
-        typer.Option(help="A condition on metadata: lang=fra_Latn, lang!=x, 'year>=2020'; or a filter in JSON."),
+        typer.Option(
+            help="Condition on metadata, such as lang=fra_Latn, lang!=x or 'year>=2020'; or a filter in JSON."
+        ),
     ] = None,
     hybrid: Annotated[
-        bool, typer.Option("--hybrid", help="By words as well: ranks by meaning and words fused.")
+        bool, typer.Option("--hybrid", help="Also search by words (BM25), and fuse the ranks of both searches.")
     ] = False,
     share: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Hybrid by scores: the share of meaning, 0 to 1.")
+        float | None,
+        typer.Option(min=0, max=1, help="Hybrid search by weighted scores: the weight of the vectors, 0 to 1."),
     ] = None,
-    per_record: Annotated[int, typer.Option(min=1, help="Passages of one record among the hits.")] = 1,
-    model: _Moved = None,
-    device: _Device = "auto",
-    precision: _Precision = "auto",
+    per_record: Annotated[int, typer.Option(min=1, help="Most passages of one record among the hits.")] = 1,
+    model: _ModelFolder = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Search an index: a table of hits, or JSON lines {"query": ..., "hits": [{"id", "score", "text", "metadata"}]}."""
+    """Search an index. Prints a table, or JSON lines {"query": ..., "hits": [{"id", "score", "text", "metadata"}]}."""
     import orjson
 
     from mmbert.cli import show
-    from mmbert.cli.answers import echo_lines
+    from mmbert.cli.output import echo_lines
     from mmbert.search.index import SearchIndex
 
     options: dict[str, Any] = {"top_k": top_k, "per_record": per_record, "hybrid": hybrid if share is None else share}
@@ -142,9 +146,12 @@ def query(
 
 @app.command()
 def delete(
-    index: _Index, ids: Annotated[list[str], typer.Argument(help="Ids of records; - reads them, a line each.")]
+    index: _Index,
+    ids: Annotated[
+        list[str], typer.Argument(help="Ids of records; - reads them from standard input, one on each line.")
+    ],
 ) -> None:
-    """Remove records. One that is not there is passed over."""
+    """Remove records. Ids that do not exist are skipped."""
     from mmbert.search.index import SearchIndex
 
     names = [name for given in ids for name in (_lines() if given == "-" else [given])]
@@ -156,7 +163,7 @@ def delete(
 
 @app.command()
 def show(index: _Index) -> None:
-    """What an index is and holds, as JSON."""
+    """Print the options and counts of an index as JSON."""
     from mmbert.search.index import SearchIndex
 
     with SearchIndex.load(index) as found:
@@ -165,17 +172,17 @@ def show(index: _Index) -> None:
 
 @app.command()
 def compact(index: _Index) -> None:
-    """Give back the space of removed records."""
+    """Free the disk space of removed records."""
     from mmbert.search.index import SearchIndex
 
     with SearchIndex.load(index) as found:
-        sys.stderr.write(f"{found.compact():,} rows of removed records are gone from {index}\n")
+        sys.stderr.write(f"{found.compact():,} rows of removed records were freed in {index}\n")
 
 
 def parse_where(conditions: list[str]) -> dict[str, Any]:
-    """A filter from the command line; conditions on one key must all hold. Raises ConfigError.
+    """Return the filter of ``--where`` options; all conditions must hold. Raises ConfigError.
 
-    A value is true, false, null, a number, or text; text that looks like one of these stands in double quotes.
+    A value is true, false, null, a number, or text; text that looks like one of these needs double quotes.
     """
     from mmbert.errors import ConfigError
 
@@ -221,14 +228,14 @@ def _queries() -> Iterator[str]:
 
 
 def _lines() -> Iterator[str]:
-    from mmbert.cli.lines import STDIN, open_lines
+    from mmbert.cli.input import STDIN, open_lines
 
     for line in open_lines(STDIN):
         yield line.value if isinstance(line.value, str) else str(line.text())
 
 
 def _check_files(files: list[str]) -> None:
-    """Raises DataError before a model is loaded."""
+    """Raise DataError for a missing file, before a model is loaded."""
     from mmbert.errors import DataError
 
     missing = [file for file in files if file != "-" and not Path(file).exists()]
@@ -236,7 +243,7 @@ def _check_files(files: list[str]) -> None:
         raise DataError(f"no such file: {missing[0]}")
 
 
-def _say(place: Path, changed: Any, index: Any) -> None:
+def _report(place: Path, changed: Any, index: Any) -> None:
     updated = f", {changed.updated:,} updated" if changed.updated else ""
-    same = f", {changed.same:,} there already" if changed.same else ""
+    same = f", {changed.same:,} unchanged" if changed.same else ""
     sys.stderr.write(f"{changed.added:,} records added{updated}{same}: {len(index):,} in {place}\n")

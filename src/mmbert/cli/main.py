@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. Heavy imports stand inside the commands, so that ``--help`` is instant."""
+"""The command line. Heavy imports are inside the commands, so that ``--help`` is fast."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import Annotated
 
 import typer
 
-from mmbert import __version__
+from mmbert.cli.options import Overrides, RecipeFile, RunFolder
 from mmbert.errors import MissingExtra, MMBertError
 from mmbert.extras import extra_of
 from mmbert.log import setup
+from mmbert.version import __version__
 
 app = typer.Typer(
     name="mmbert",
-    help="Multilingual encoders by the mmBERT recipe: from raw text to a merged, evaluated model.",
+    help="Train, fine-tune, evaluate, search with and serve multilingual encoders by the mmBERT recipe.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -32,9 +33,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more details on stderr.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     setup(verbose=verbose)
@@ -42,11 +43,14 @@ def _options(
 
 @app.command()
 def run(
-    recipe: Annotated[Path, typer.Argument(help="A recipe, such as recipes/nano.yaml.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Changes: phases.extend.mask_rate=0.2 ...")] = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/NAME.")] = None,
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    out: RunFolder = None,
 ) -> None:
-    """A whole recipe: prepare, tokenizer, phases, merge, evaluation, report. Stopped, it goes on where it was."""
+    """Run a whole recipe: data, tokenizer, training phases, merge, evaluation, report.
+
+    The same command resumes if interrupted.
+    """
     from mmbert.pipeline import run as run_recipe
     from mmbert.recipe import Recipe
 
@@ -62,7 +66,7 @@ def report(
         Path | None, typer.Option(help="Also write tables (Markdown) and plots (SVG) into this folder.")
     ] = None,
 ) -> None:
-    """Write RUN/report.html again from the files of each run."""
+    """Write RUN/report.html from the files of each run."""
     from mmbert.reporting.markdown import write_markdown
     from mmbert.reporting.page import write_report
 
@@ -77,11 +81,11 @@ def _add_commands() -> None:
         checkpoint,
         data,
         doctor,
+        embed,
         evaluate,
         export,
         finetune,
         index,
-        infer,
         predict,
         serve,
         surgery,
@@ -89,8 +93,8 @@ def _add_commands() -> None:
         train,
     )
 
-    app.add_typer(data.app, name="data", help="Prepare text, look at shards, plan the mixture.")
-    app.add_typer(tokenizer.app, name="tokenizer", help="Train a tokenizer, measure one.")
+    app.add_typer(data.app, name="data", help="Prepare text and shards, inspect them, plan the mixture.")
+    app.add_typer(tokenizer.app, name="tokenizer", help="Train a tokenizer or measure one.")
     app.command()(train.pretrain)
     app.command()(finetune.finetune)
     app.command()(evaluate.evaluate)
@@ -99,11 +103,11 @@ def _add_commands() -> None:
     app.command()(surgery.extend)
     app.command()(surgery.convert)
     app.command()(export.export)
-    app.add_typer(checkpoint.app, name="checkpoint", help="Take the model out of a checkpoint.")
-    app.command()(infer.embed)
+    app.add_typer(checkpoint.app, name="checkpoint", help="Export the model of a training checkpoint.")
+    app.command()(embed.embed)
     for command in (predict.fill_mask, predict.classify, predict.tag, predict.answer, predict.rerank):
         app.command()(command)
-    app.add_typer(index.app, name="index", help="Build an index of texts and search it, in any language.")
+    app.add_typer(index.app, name="index", help="Build a search index of texts and search it.")
     app.command()(serve.serve)
     app.command()(doctor.doctor)
 
@@ -112,7 +116,7 @@ _add_commands()
 
 
 def main() -> None:
-    """Entry point. An error of the package prints one line and exits 2; a bug shows its traceback."""
+    """Run the command line. Errors of the package print one line and exit with 2; bugs show their traceback."""
     try:
         app()
     except MMBertError as error:
@@ -124,10 +128,10 @@ def main() -> None:
         sys.stderr.write(f"mmbert: {MissingExtra(error.name, '')}\n")
         sys.exit(2)
     except KeyboardInterrupt:
-        sys.stderr.write("mmbert: interrupted; the same command goes on from the last checkpoint\n")
+        sys.stderr.write("mmbert: interrupted; the same command resumes from the last checkpoint\n")
         sys.exit(130)
     finally:
-        gc.freeze()  # Python's end looks through every object again, which with torch takes a second
+        gc.freeze()  # the interpreter's exit would collect all objects again, which takes a second with torch
 
 
 if __name__ == "__main__":

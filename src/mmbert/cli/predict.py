@@ -1,18 +1,18 @@
-"""``mmbert classify``, ``tag``, ``answer``, ``rerank`` and ``fill-mask``: what a model says of each line."""
+"""``mmbert classify``, ``tag``, ``answer``, ``rerank`` and ``fill-mask``: predictions for each line of input."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from mmbert.cli import show
-from mmbert.cli.answers import check_out, echo_lines, judge_lines, write_lines
-from mmbert.cli.lines import STDIN, Line, SkipBadRows, open_lines, text_given, text_lines
-from mmbert.cli.parquet import PARQUET
-from mmbert.cli.show import AsJson
+from mmbert.cli.input import STDIN, Line, open_lines, text_given, text_lines
+from mmbert.cli.options import AsJson, Device, Model, Precision, SkipBadRows, Source, TextField, Texts
+from mmbert.cli.output import PARQUET, check_out, echo_lines, predict_lines, write_lines
 from mmbert.errors import ConfigError, DataError, TokenizerError
 from mmbert.io.row_errors import RowFaults
 from mmbert.io.stream import read_text
@@ -20,13 +20,58 @@ from mmbert.io.stream import read_text
 if TYPE_CHECKING:
     from mmbert.inference.predictor import Predictor
 
-Model = Annotated[str, typer.Argument(help="A folder or hub name.", show_default=False)]
-Source = Annotated[str, typer.Argument(help="Lines of text, or JSON lines; .gz and .zst too. -: standard input.")]
-Texts = Annotated[list[str] | None, typer.Option("--text", "-t", help="A text, instead of a file. May be repeated.")]
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="A file, .parquet or JSON lines, that is gone on with.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
-Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or int8.")]
-Field = Annotated[str, typer.Option(help="The field of a JSON line that holds the text.")]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="File to write, .parquet or JSON lines. The same command resumes if interrupted."),
+]
+
+
+@dataclass
+class _Command:
+    """One run of a command: its input, where the answers go, and how they are shown."""
+
+    name: str
+    source: str
+    texts: list[str] | None
+    out: Path | None
+    skip_bad_rows: bool
+    as_json: bool
+    text_option: str | None = "--text"
+    """The option that takes a text instead of a file."""
+    faults: RowFaults = field(init=False)
+    lines: Iterator[Line] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Check the output and open the input. Raises before a model is loaded."""
+        self.faults = RowFaults(self.source, self.skip_bad_rows)
+        check_out(self.out)
+        if self.texts:
+            self.lines = text_lines(self.source, self.texts, self.text_option or "")
+        else:
+            self.lines = open_lines(self.source, faults=self.faults, text_option=self.text_option)
+
+    @property
+    def shows_tables(self) -> bool:
+        """Whether answers are formatted for a terminal."""
+        return self.out is None and show.for_people(self.as_json)
+
+    def run(
+        self,
+        predictor: Predictor,
+        item: Callable[[Line], Any],
+        predict: Callable[[Iterator[Any]], Iterator[dict[str, Any]]],
+        shown: Callable[[Any, dict[str, Any]], Iterator[str]],
+        **options: Any,
+    ) -> None:
+        """Predict for each line, see :func:`predict_lines`; ``options`` are what the answers depend on."""
+
+        def stamp() -> dict[str, Any]:
+            loaded = predictor.loaded
+            model = {"model": loaded.model_hash, "precision": loaded.precision}
+            return {"command": self.name, **model, "input": self.source, **options}
+
+        show_answer = shown if self.shows_tables else None
+        predict_lines(self.lines, item, predict, self.out, stamp, self.faults, show_answer)
 
 
 def classify(
@@ -34,41 +79,29 @@ def classify(
     source: Source = STDIN,
     text: Texts = None,
     out: Out = None,
-    text_field: Field = "text",
-    pair_field: Annotated[str | None, typer.Option(help="The field of the second text, for pairs.")] = None,
-    threshold: Annotated[float, typer.Option(help="From which a label holds, where several may.")] = 0.5,
+    text_field: TextField = "text",
+    pair_field: Annotated[str | None, typer.Option(help="Field of the second text, to classify pairs.")] = None,
+    threshold: Annotated[float, typer.Option(help="Multi-label models: least score of a label that applies.")] = 0.5,
     skip_bad_rows: SkipBadRows = False,
     device: Device = "auto",
     precision: Precision = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Classes of texts or pairs: {"label", "score", "scores", "labels"}."""
+    """Classify texts or pairs of texts: {"label", "score", "scores", "labels"}."""
     from mmbert.inference.classifier import Classifier
 
-    faults = RowFaults(source, skip_bad_rows)
-    lines = _lines(source, text, out, faults)
-    facade = Classifier.load(model, device=device, precision=precision)
+    command = _Command("classify", source, text, out, skip_bad_rows, as_json)
+    classifier = Classifier.load(model, device=device, precision=precision)
 
     def item(line: Line) -> Any:
         first = line.text(text_field)
         return first if pair_field is None else (first, line.text(pair_field, "--pair-field"))
 
-    def judge(items: Iterator[Any]) -> Iterator[dict[str, Any]]:
-        return (dict(vars(found)) for found in facade(items, threshold=threshold))
+    def predict(items: Iterator[Any]) -> Iterator[dict[str, Any]]:
+        return (dict(vars(found)) for found in classifier(items, threshold=threshold))
 
-    fields = {"text_field": text_field, "pair_field": pair_field, "threshold": threshold}
-    _run(
-        "classify",
-        facade,
-        source,
-        lines,
-        out,
-        item,
-        judge,
-        faults,
-        fields,
-        show.classes if show.for_people(as_json) else None,
-    )
+    options = {"text_field": text_field, "pair_field": pair_field, "threshold": threshold}
+    command.run(classifier, item, predict, show.classes, **options)
 
 
 def tag(
@@ -76,38 +109,27 @@ def tag(
     source: Source = STDIN,
     text: Texts = None,
     out: Out = None,
-    text_field: Field = "text",
+    text_field: TextField = "text",
     strategy: Annotated[
-        Literal["first", "average", "max", "simple"], typer.Option(help="What a word of several tokens is.")
+        Literal["first", "average", "max", "simple"],
+        typer.Option(help="How the scores of a word's tokens become the word's label."),
     ] = "first",
     skip_bad_rows: SkipBadRows = False,
     device: Device = "auto",
     precision: Precision = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Entities in texts: {"entities": [{"label", "start", "end", "text", "score"}]}, in characters."""
+    """Find entities in texts: {"entities": [{"label", "start", "end", "text", "score"}]}, with character positions."""
     from mmbert.inference.tagger import Tagger
 
-    faults = RowFaults(source, skip_bad_rows)
-    lines = _lines(source, text, out, faults)
-    facade = Tagger.load(model, device=device, precision=precision)
+    command = _Command("tag", source, text, out, skip_bad_rows, as_json)
+    tagger = Tagger.load(model, device=device, precision=precision)
 
-    def judge(items: Iterator[Any]) -> Iterator[dict[str, Any]]:
-        return ({"entities": found} for found in facade(items, strategy=strategy))
+    def predict(items: Iterator[Any]) -> Iterator[dict[str, Any]]:
+        return ({"entities": found} for found in tagger(items, strategy=strategy))
 
-    fields = {"text_field": text_field, "strategy": strategy}
-    _run(
-        "tag",
-        facade,
-        source,
-        lines,
-        out,
-        lambda line: line.text(text_field),
-        judge,
-        faults,
-        fields,
-        show.entities if show.for_people(as_json) else None,
-    )
+    options = {"text_field": text_field, "strategy": strategy}
+    command.run(tagger, lambda line: line.text(text_field), predict, show.entities, **options)
 
 
 def fill_mask(
@@ -115,72 +137,65 @@ def fill_mask(
     source: Source = STDIN,
     text: Texts = None,
     out: Out = None,
-    text_field: Field = "text",
-    top_k: Annotated[int, typer.Option("--top-k", "-k", help="How many fills.")] = 5,
+    text_field: TextField = "text",
+    top_k: Annotated[int, typer.Option("--top-k", "-k", help="Number of candidates for each mask.")] = 5,
     skip_bad_rows: SkipBadRows = False,
     device: Device = "auto",
     precision: Precision = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """What stands behind `<mask>`: {"fills": [{"token", "id", "score", "text"}]}; a list of such lists for several.
+    """Predict the token behind `<mask>`: {"fills": [{"token", "id", "score", "text"}]}.
 
-    In a Parquet file it is always a list of lists.
+    A text with several masks gets a list of such lists; in a Parquet file every text does.
     """
     from mmbert.inference.fill_mask import FillMask
 
     nested = out is not None and out.suffix == PARQUET
-    faults = RowFaults(source, skip_bad_rows)
-    lines = _lines(source, text, out, faults)
-    facade = FillMask.load(model, device=device, precision=precision)
+    command = _Command("fill-mask", source, text, out, skip_bad_rows, as_json)
+    model_of_masks = FillMask.load(model, device=device, precision=precision)
 
-    def judge(items: Iterator[Any]) -> Iterator[dict[str, Any]]:
-        for found in facade(items, top_k=top_k):
+    def predict(items: Iterator[Any]) -> Iterator[dict[str, Any]]:
+        for found in model_of_masks(items, top_k=top_k):
             several = bool(found) and isinstance(found[0], list)
             yield {"fills": [found] if nested and not several else found}
 
-    fields = {"text_field": text_field, "top_k": top_k}
-    _run(
-        "fill-mask",
-        facade,
-        source,
-        lines,
-        out,
-        lambda line: line.text(text_field),
-        judge,
-        faults,
-        fields,
-        show.fills if show.for_people(as_json) else None,
-    )
+    options = {"text_field": text_field, "top_k": top_k}
+    command.run(model_of_masks, lambda line: line.text(text_field), predict, show.fills, **options)
 
 
 def answer(
     model: Model,
     source: Source = STDIN,
-    question: Annotated[str | None, typer.Option("--question", "-q", help="One question: lines are texts.")] = None,
-    context: Annotated[str | None, typer.Option("--context", "-c", help="One text: lines are questions on it.")] = None,
-    context_file: Annotated[Path | None, typer.Option(help="The same, with the text in a file.")] = None,
+    question: Annotated[
+        str | None, typer.Option("--question", "-q", help="One question for all lines, which are contexts.")
+    ] = None,
+    context: Annotated[
+        str | None, typer.Option("--context", "-c", help="One context for all lines, which are questions.")
+    ] = None,
+    context_file: Annotated[Path | None, typer.Option(help="File with the one context.")] = None,
     out: Out = None,
-    question_field: Annotated[str, typer.Option(help="The field of a JSON line with the question.")] = "question",
-    context_field: Annotated[str, typer.Option(help="The field of a JSON line with the text.")] = "context",
-    top_k: Annotated[int, typer.Option("--top-k", "-k", help="How many answers.")] = 1,
-    no_answer: Annotated[bool, typer.Option("--no-answer", help="The text may not hold the answer.")] = False,
+    question_field: Annotated[str, typer.Option(help="Field of JSON lines that holds the question.")] = "question",
+    context_field: Annotated[str, typer.Option(help="Field of JSON lines that holds the context.")] = "context",
+    top_k: Annotated[int, typer.Option("--top-k", "-k", help="Number of answers.")] = 1,
+    no_answer: Annotated[
+        bool, typer.Option("--no-answer", help="Allow that the context does not contain the answer.")
+    ] = False,
     skip_bad_rows: SkipBadRows = False,
     device: Device = "auto",
     precision: Precision = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Answers as pieces of a text: {"answers": [{"text", "start", "end", "score"}]}.
+    """Answer questions with spans of a context: {"answers": [{"text", "start", "end", "score"}]}.
 
-    Lines are JSON objects of a question and a text; with --question they are texts, with --context or --context-file
-    questions, and with both none are read.
+    Each line is a JSON object with a question and a context. With --question each line is a context, with --context or
+    --context-file each line is a question; with both, no lines are read.
     """
     from mmbert.inference.answerer import Answerer
 
     read = _context(context, context_file)
-    both = question is not None and read is not None
-    faults = RowFaults(source, skip_bad_rows)
-    lines = _lines(source, [question or ""] if both else None, out, faults, "--question")
-    facade = Answerer.load(model, device=device, precision=precision)
+    asked = [question] if question is not None and read is not None else None
+    command = _Command("answer", source, asked, out, skip_bad_rows, as_json, text_option="--question")
+    answerer = Answerer.load(model, device=device, precision=precision)
 
     def item(line: Line) -> Any:
         if question is None and read is None:
@@ -188,56 +203,45 @@ def answer(
         asked = line.text(question_field, "--question-field") if question is None else question
         return asked, line.text(context_field, "--context-field") if read is None else read
 
-    def judge(items: Iterator[Any]) -> Iterator[dict[str, Any]]:
-        return ({"answers": found} for found in facade.stream(items, top_k=top_k, no_answer=no_answer))
+    def predict(items: Iterator[Any]) -> Iterator[dict[str, Any]]:
+        return ({"answers": found} for found in answerer.stream(items, top_k=top_k, no_answer=no_answer))
 
-    fields = {
+    options = {
         "question": question, "context": read, "question_field": question_field, "context_field": context_field,
         "top_k": top_k, "no_answer": no_answer,
     }  # fmt: skip
-    _run(
-        "answer",
-        facade,
-        source,
-        lines,
-        out,
-        item,
-        judge,
-        faults,
-        fields,
-        show.answers if show.for_people(as_json) else None,
-    )
+    command.run(answerer, item, predict, show.answers, **options)
 
 
 def rerank(
     model: Model,
     source: Source = STDIN,
-    query: Annotated[str | None, typer.Option("--query", "-q", help="One query: lines are documents.")] = None,
+    query: Annotated[
+        str | None, typer.Option("--query", "-q", help="One query for all lines, which are documents.")
+    ] = None,
     out: Out = None,
-    text_field: Annotated[str, typer.Option(help="With --query: the field of a JSON line with the text.")] = "text",
-    query_field: Annotated[str, typer.Option(help="The field of a JSON line with the query.")] = "query",
-    documents_field: Annotated[str, typer.Option(help="The field with the list of documents.")] = "documents",
-    top_k: Annotated[int | None, typer.Option("--top-k", "-k", help="How many documents. Default: all.")] = None,
+    text_field: Annotated[str, typer.Option(help="With --query: field of JSON lines that holds the text.")] = "text",
+    query_field: Annotated[str, typer.Option(help="Field of JSON lines that holds the query.")] = "query",
+    documents_field: Annotated[str, typer.Option(help="Field that holds the list of documents.")] = "documents",
+    top_k: Annotated[int | None, typer.Option("--top-k", "-k", help="Number of documents. Default: all.")] = None,
     skip_bad_rows: SkipBadRows = False,
     device: Device = "auto",
     precision: Precision = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Documents by how well they answer a query: {"index" (from 0), "score", "text"} a line, best first.
+    """Sort documents by relevance to a query, best first: {"index" (from 0), "score", "text"}.
 
-    Without --query, JSON lines of a query and its documents: {"ranked": [...]} for each.
+    Without --query each line is a JSON object with a query and its documents, and gets {"ranked": [...]}.
     """
     from mmbert.inference.reranker import Reranker
 
-    faults = RowFaults(source, skip_bad_rows)
-    lines = _lines(source, None, out, faults, None)
-    facade = Reranker.load(model, device=device, precision=precision)
-    fields: dict[str, Any] = {"query": query, "top_k": top_k, "query_field": query_field, "text_field": text_field}
+    command = _Command("rerank", source, None, out, skip_bad_rows, as_json, text_option=None)
+    reranker = Reranker.load(model, device=device, precision=precision)
     if query is not None:
-        documents = list(faults.keep(lines, lambda line: line.text(text_field)))
-        faults.report()
-        ranked = [dict(vars(found)) for found in facade(query, documents, top_k=top_k)]
-        if out is None and show.for_people(as_json):
+        documents = list(command.faults.keep(command.lines, lambda line: line.text(text_field)))
+        command.faults.report()
+        ranked = [dict(vars(found)) for found in reranker(query, documents, top_k=top_k)]
+        if command.shows_tables:
             echo_lines(show.ranked(query, ranked))
         else:
             write_lines(ranked, out)
@@ -246,54 +250,27 @@ def rerank(
     def item(line: Line) -> Any:
         return line, line.field(query_field, "--query-field"), line.field(documents_field, "--documents-field")
 
-    def judge(items: Iterator[Any]) -> Iterator[dict[str, Any]]:
+    def predict(items: Iterator[Any]) -> Iterator[dict[str, Any]]:
         for line, asked, documents in items:
             try:
-                yield {"ranked": facade(asked, documents, top_k=top_k)}
+                yield {"ranked": reranker(asked, documents, top_k=top_k)}
             except (DataError, TokenizerError, ConfigError) as error:
                 raise type(error)(f"{line.where}: {error}") from error
 
     def shown(asked: Any, answer: dict[str, Any]) -> Iterator[str]:
         return show.ranked(asked[1], answer["ranked"])
 
-    fields["documents_field"] = documents_field
-    _run("rerank", facade, source, lines, out, item, judge, faults, fields, shown if show.for_people(as_json) else None)
-
-
-def _run(
-    command: str,
-    facade: Predictor,
-    source: str,
-    lines: Iterator[Line],
-    out: Path | None,
-    item: Callable[[Line], Any],
-    judge: Callable[[Iterator[Any]], Iterator[dict[str, Any]]],
-    faults: RowFaults,
-    options: dict[str, Any],
-    shown: Callable[[Any, dict[str, Any]], Iterator[str]] | None = None,
-) -> None:
-    def stamp() -> dict[str, Any]:
-        loaded = facade.loaded
-        what = {"command": command, "model": loaded.model_hash, "precision": loaded.precision, "input": source}
-        return {**what, **options}
-
-    judge_lines(lines, item, judge, out, stamp, faults, shown)
-
-
-def _lines(
-    source: str, texts: list[str] | None, out: Path | None, faults: RowFaults, option: str | None = "--text"
-) -> Iterator[Line]:
-    """Of the texts on the command line, if there are any, else of the source."""
-    check_out(out)
-    if texts:
-        return text_lines(source, texts, option or "")
-    return open_lines(source, faults=faults, text_option=option)
+    options = {
+        "query": query, "top_k": top_k, "query_field": query_field, "text_field": text_field,
+        "documents_field": documents_field,
+    }  # fmt: skip
+    command.run(reranker, item, predict, shown, **options)
 
 
 def _context(text: str | None, file: Path | None) -> str | None:
-    """The text that questions are asked on, given by itself or as a file."""
+    """Return the one context for all questions, given as a text or as a file."""
     if text is not None and file is not None:
-        raise ConfigError("--context and --context-file are two texts: give one of them")
+        raise ConfigError("--context and --context-file are two texts: give only one of them")
     if text is not None:
         return text_given(text, "--context", "--context-file FILE")
     try:

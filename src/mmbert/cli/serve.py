@@ -1,4 +1,4 @@
-"""``mmbert serve``: models over HTTP."""
+"""``mmbert serve``: serve models over HTTP."""
 
 from __future__ import annotations
 
@@ -8,58 +8,64 @@ from typing import Annotated
 
 import typer
 
+from mmbert.cli.options import Device, Precision
+
 
 def serve(
-    models: Annotated[list[str], typer.Argument(help="Folders or hub names.", show_default=False)],
+    models: Annotated[list[str], typer.Argument(help="Model folders or hub names.", show_default=False)],
     host: Annotated[
-        str, typer.Option(help="0.0.0.0: all networks of this machine. Default: this machine only.")
+        str, typer.Option(help="Address to listen on; 0.0.0.0 for all networks. Default: this machine only.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any free port.")] = 8000,
     served_model_name: Annotated[
-        list[str] | None, typer.Option(help="What clients call a model; once for each. Default: a folder's last part.")
+        list[str] | None,
+        typer.Option(help="Name of a model in requests, once for each model. Default: the name of its folder."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or int8, of the models' matrices.")] = "auto",
+    device: Device = "auto",
+    precision: Precision = "auto",
     max_batch_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Tokens of one pass. Default: 2,048 on a CPU, 32,768 on a GPU.")
+        int | None, typer.Option(min=1, help="Most tokens in a batch. Default: 2,048 on a CPU, 32,768 on a GPU.")
     ] = None,
     max_queue_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Tokens that wait for a model before 429. Default: 256 batches.")
+        int | None,
+        typer.Option(min=1, help="Most tokens waiting for a model; beyond that, status 429. Default: 256 batches."),
     ] = None,
-    max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request.")] = 2**24,
+    max_body: Annotated[int, typer.Option(min=1, help="Largest request body in bytes.")] = 2**24,
     max_bodies: Annotated[
-        int | None, typer.Option(min=1, help="Bytes of all requests in flight. Default: 8 times --max-body.")
+        int | None,
+        typer.Option(min=1, help="Largest total of request bodies in memory, in bytes. Default: 8 times --max-body."),
     ] = None,
     max_connections: Annotated[
-        int | None, typer.Option(min=1, help="Open at once. Default: by the limit of open files, 4,096 at most.")
+        int | None,
+        typer.Option(min=1, help="Most open connections. Default: by the limit of open files, at most 4,096."),
     ] = None,
     drain_seconds: Annotated[
-        float, typer.Option(min=0, help="That accepted requests have to be answered after SIGTERM or Ctrl+C.")
+        float, typer.Option(min=0, help="Seconds to finish accepted requests after SIGTERM or Ctrl+C.")
     ] = 30.0,
     auto_truncate: Annotated[
-        bool, typer.Option("--auto-truncate", help="Cut texts that are too long, where a request says nothing.")
+        bool, typer.Option("--auto-truncate", help="Truncate long texts when a request does not set `truncate`.")
     ] = False,
     api_key: Annotated[
         str | None,
-        typer.Option(envvar="MMBERT_API_KEY", help="That requests must carry. Default: none.", show_envvar=True),
+        typer.Option(envvar="MMBERT_API_KEY", help="Key that requests must send. Default: none.", show_envvar=True),
     ] = None,
     cors_allow_origin: Annotated[
-        list[str] | None, typer.Option(help="An origin whose pages may ask; may be repeated. Default: none.")
+        list[str] | None, typer.Option(help="Origin whose web pages may send requests. May be repeated. Default: none.")
     ] = None,
     allowed_host: Annotated[
         list[str] | None,
         typer.Option(
             envvar="MMBERT_ALLOWED_HOSTS",
             show_envvar=True,
-            help="A name under which clients reach the server, beside localhost, addresses and the machine's own; "
-            "may be repeated. *: any.",
+            help="Host name that clients may use, besides localhost, IP addresses and the machine's own name; * for "
+            "any. May be repeated.",
         ),
     ] = None,
     otlp_endpoint: Annotated[
-        str | None, typer.Option(help="Where traces are sent, such as http://localhost:4318. Default: nowhere.")
+        str | None, typer.Option(help="OTLP endpoint for traces, such as http://localhost:4318. Default: no traces.")
     ] = None,
 ) -> None:
-    """Models over HTTP: OpenAI's, text-embeddings-inference's and our own routes, and a page at /."""
+    """Serve models over HTTP, with the routes of OpenAI, text-embeddings-inference and mmbert, and a web page at /."""
     from mmbert.serving.server import Abandoned, Died, say
     from mmbert.serving.server import serve as run
 
@@ -71,7 +77,7 @@ def serve(
             allowed_hosts=allowed_host or (), max_bodies=max_bodies, max_connections=max_connections,
             otlp_endpoint=otlp_endpoint,
         )  # fmt: skip
-    except (Abandoned, Died) as error:  # threads may still run, and the interpreter's end could wait for them, or crash
+    except (Abandoned, Died) as error:  # running threads could block or crash the interpreter's exit
         line = f"mmbert: {error}"
         say(lambda: print(line, file=sys.stderr, flush=True))
         os._exit(1)

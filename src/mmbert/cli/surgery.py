@@ -1,37 +1,36 @@
-"""Models in, models out: ``mmbert merge``, ``trim``, ``extend`` and ``convert``."""
+"""``mmbert merge``, ``trim``, ``extend`` and ``convert``: make a model from other models."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmbert.cli.texts import chosen_texts
+from mmbert.cli.corpus_texts import chosen_texts
+from mmbert.cli.options import LanguageField, Model, OutFolder, Overrides, RecipeFile, RunFolder, TextField
 
 if TYPE_CHECKING:
-    from mmbert.surgery.compare import Comparison
+    from mmbert.surgery.compare_tokenizers import Comparison
     from mmbert.surgery.vocabulary import Size
     from mmbert.tokenizer.tokenizer import Tokenizer
 
-_Model = Annotated[str, typer.Argument(help="A folder of a saved model, or a name of the hub.")]
-_Languages = Annotated[str, typer.Option(help="Codes with commas, eng_Latn,fra_Latn. Default: all in the text.")]
-_Out = Annotated[Path, typer.Option(help="Folder to write.")]
-_LanguageField = Annotated[
-    str | None, typer.Option(help="The field that names each text's language. Default: by the file's name.")
+_Languages = Annotated[
+    str,
+    typer.Option(help="Language codes, separated by commas: eng_Latn,fra_Latn. Default: all languages of the text."),
 ]
-_TextField = Annotated[str, typer.Option(help="The field that holds the text.")]
-_TEXT = "A file, folder or glob of JSONL, text or Parquet, or a run's folder. May be repeated."
+_TEXT = "File, folder or glob of JSONL, text or Parquet, or the folder of a run. May be repeated."
 
 
 def merge(
-    recipe: Annotated[Path, typer.Argument(help="A recipe, such as recipes/nano.yaml.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Changes: merge.density=0.3 ...")] = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/NAME.")] = None,
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    out: RunFolder = None,
 ) -> None:
-    """Merge the ends of a run's phases as the recipe says, into RUN/final."""
+    """Merge the last checkpoints of a run's phases as the recipe says, and write the model to RUN/final."""
     from mmbert.errors import ConfigError
     from mmbert.pipeline import merge_phases
     from mmbert.recipe import Recipe
@@ -39,27 +38,30 @@ def merge(
     wanted = Recipe.load(recipe, overrides or [])
     folder = out or Path("runs") / wanted.name
     if wanted.merge is None:
-        raise ConfigError(f"{recipe} has no merge: say which phases under `merge`")
+        raise ConfigError(f"{recipe} has no merge: name the phases under `merge`")
     merge_phases(wanted, folder, folder / "final")
     typer.echo(folder / "final")
 
 
 def trim(
-    model: _Model,
+    model: Model,
     text: Annotated[list[str], typer.Option(help=f"Text of the languages to keep. {_TEXT}")],
-    out: _Out,
+    out: OutFolder,
     languages: _Languages = "",
-    min_count: Annotated[int, typer.Option(min=1, help="Keep tokens that occur at least so often.")] = 1,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Keep only the most frequent, so many in all.")] = None,
-    check: Annotated[
-        list[str] | None, typer.Option(help=f"Other text, to see what changes for it. Default: the same. {_TEXT}")
+    min_count: Annotated[int, typer.Option(min=1, help="Keep tokens with at least this many occurrences.")] = 1,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Keep at most this many tokens, the most frequent ones.")
     ] = None,
-    language_field: _LanguageField = None,
-    text_field: _TextField = "text",
+    check: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Other text to check the new tokenizer on. Default: the same text. {_TEXT}"),
+    ] = None,
+    language_field: LanguageField = None,
+    text_field: TextField = "text",
 ) -> None:
-    """Keep only the tokens that some languages use: a smaller model, the same output for their text."""
+    """Make a smaller model that keeps only the tokens of some languages, with the same output for their text."""
     from mmbert.log import progress
-    from mmbert.surgery.compare import compare
+    from mmbert.surgery.compare_tokenizers import compare
     from mmbert.surgery.trim import trim as trim_model
 
     def texts(paths: list[str], what: str) -> Iterator[str]:
@@ -69,32 +71,32 @@ def trim(
     report = trim_model(model, texts(text, "reading text"), out, min_count=min_count, max_tokens=max_tokens)
     before, after = _tokenizers(model, out)
     checked = compare(before, after, texts(check or text, "checking"))
-    record = {"model": model, "languages": _codes(languages), **report.values(), "check": checked.values()}
+    record = {"model": model, "languages": _codes(languages), **asdict(report), "check": asdict(checked)}
     _save(out, "trim.json", record)
     _print_sizes(report.before, report.after)
     _print_comparison("of the text to check" if check else "of the text", checked)
 
 
 def extend(
-    model: _Model,
+    model: Model,
     text: Annotated[list[str], typer.Option(help=f"Text of the new language. {_TEXT}")],
-    tokens: Annotated[int, typer.Option(min=1, help="Add at most so many.")],
-    out: _Out,
+    tokens: Annotated[int, typer.Option(min=1, help="Most tokens to add.")],
+    out: OutFolder,
     languages: _Languages = "",
     keep: Annotated[
-        list[str] | None, typer.Option(help=f"Text that must stay cut as it is, in any language. {_TEXT}")
+        list[str] | None, typer.Option(help=f"Text, in any language, whose tokens must not change. {_TEXT}")
     ] = None,
     check: Annotated[
         list[str] | None,
-        typer.Option(help=f"Other text of the new language, to measure on. Default: the same. {_TEXT}"),
+        typer.Option(help=f"Other text of the new language to measure on. Default: the same text. {_TEXT}"),
     ] = None,
-    min_count: Annotated[int, typer.Option(min=1, help="A new token must occur so often.")] = 2,
-    language_field: _LanguageField = None,
-    text_field: _TextField = "text",
+    min_count: Annotated[int, typer.Option(min=1, help="Least number of occurrences of a new token.")] = 2,
+    language_field: LanguageField = None,
+    text_field: TextField = "text",
 ) -> None:
-    """Add tokens for a language or script that is spelled in bytes or small pieces."""
+    """Add tokens for a language or script that the tokenizer splits into bytes or short tokens."""
     from mmbert.log import progress
-    from mmbert.surgery.compare import compare
+    from mmbert.surgery.compare_tokenizers import compare
     from mmbert.surgery.extend import extend as extend_model
 
     def texts(paths: list[str], what: str, codes: list[str]) -> Iterator[str]:
@@ -109,8 +111,8 @@ def extend(
     checks = {"new": compare(before, after, texts(check, "checking", codes) if check else new)}
     if keep:
         checks["kept"] = compare(before, after, texts(keep, "checking", []))
-    record = {"model": model, "languages": codes, **report.values()}
-    _save(out, "extend.json", {**record, "check": {name: found.values() for name, found in checks.items()}})
+    record = {"model": model, "languages": codes, **asdict(report)}
+    _save(out, "extend.json", {**record, "check": {name: asdict(found) for name, found in checks.items()}})
     typer.echo(f"{'new tokens':<24}{len(report.characters)} characters, {len(report.merges)} merges")
     _print_sizes(report.before, report.after)
     _print_comparison("of the new language", checks["new"])
@@ -119,15 +121,18 @@ def extend(
 
 
 def convert(
-    checkpoint: Annotated[Path, typer.Argument(help="A .pt file of mmBERT-checkpoints, as Composer saved it.")],
-    out: _Out,
-    size: Annotated[str | None, typer.Option(help="base or small: refuse another shape.")] = None,
+    checkpoint: Annotated[Path, typer.Argument(help="Composer checkpoint (.pt) of mmBERT-checkpoints.")],
+    out: OutFolder,
+    size: Annotated[str | None, typer.Option(help="base or small: fail if the checkpoint has another shape.")] = None,
     phase: Annotated[
-        str | None, typer.Option(help="pretrain, ext or decay. Default: as the file or its folder says.")
+        str | None,
+        typer.Option(help="pretrain, ext or decay. Default: as stated in the file or the name of its folder."),
     ] = None,
-    tokenizer: Annotated[str | None, typer.Option(help="A folder or hub name, to be written beside it.")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Folder or hub name of a tokenizer to write into the folder.")
+    ] = None,
 ) -> None:
-    """Turn a raw Composer checkpoint of the release into a Hugging Face folder."""
+    """Convert a Composer checkpoint of the mmBERT release into a Hugging Face folder."""
     from mmbert.model.count import parameters
     from mmbert.surgery.convert import convert as convert_checkpoint
 
@@ -145,7 +150,7 @@ def _codes(languages: str) -> list[str]:
 
 
 def _tokenizers(model: str, out: Path) -> tuple[Tokenizer, Tokenizer]:
-    """The tokenizers before and after."""
+    """Return the tokenizers before and after."""
     from mmbert.model.weights import model_folder
     from mmbert.surgery.vocabulary import ModelFolder
     from mmbert.tokenizer.tokenizer import Tokenizer
@@ -177,7 +182,6 @@ def _print_sizes(before: Size, after: Size) -> None:
 def _print_comparison(what: str, found: Comparison) -> None:
     before, after = found.bytes_per_token
     lost = f"; {1 - found.kept_share:.2%} of their tokens are gone" if found.kept < found.before else ""
-    typer.echo(
-        f"{what}: {found.same:,} of {found.documents:,} documents are cut as before ({found.same_share:.1%}){lost}"
-    )
+    same = f"{found.same:,} of {found.documents:,} documents have the same tokens as before ({found.same_share:.1%})"
+    typer.echo(f"{what}: {same}{lost}")
     typer.echo(f"{'bytes per token':<24}{before:>14.3f}{after:>14.3f}{after / before:>8.1%}")

@@ -1,4 +1,4 @@
-"""``mmbert tokenizer``: train a tokenizer, measure one."""
+"""``mmbert tokenizer``: train a tokenizer or measure one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmbert.cli.texts import file_texts
+from mmbert.cli.corpus_texts import file_texts
+from mmbert.cli.options import LanguageField, OutFolder, TextField
 
 if TYPE_CHECKING:
     from mmbert.recipe import TokenizerTraining
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 
-_Language = Annotated[str | None, typer.Option(help="The language of all files. Default: by name, fao_Latn.jsonl.gz.")]
-_LanguageField = Annotated[str | None, typer.Option(help="The field that names each text's language.")]
-_TextField = Annotated[str, typer.Option(help="The field that holds the text.")]
+_Language = Annotated[
+    str | None, typer.Option(help="Language of all files. Default: by the file name, such as fao_Latn.jsonl.gz.")
+]
 
 
 @app.command()
@@ -27,14 +28,21 @@ def train(
     texts: Annotated[
         list[str], typer.Argument(metavar="RECIPE_OR_TEXT...", help="A recipe, or files and folders of text.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
-    vocab_size: Annotated[int | None, typer.Option(min=512, max=262_144, help="Tokens in all.")] = None,
-    temperature: Annotated[float | None, typer.Option(min=0, max=1, help="1: as the text; 0: languages alike.")] = None,
-    sample_characters: Annotated[int | None, typer.Option(min=1, help="Characters to learn from.")] = None,
+    out: OutFolder,
+    vocab_size: Annotated[int | None, typer.Option(min=512, max=262_144, help="Size of the vocabulary.")] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Balance of the sample: 1 keeps the sizes of the languages, 0 takes the same amount of each.",
+        ),
+    ] = None,
+    sample_characters: Annotated[int | None, typer.Option(min=1, help="Size of the sample in characters.")] = None,
     prefix_space: Annotated[bool | None, typer.Option(help="Put a space before every text.")] = None,
     language: _Language = None,
-    language_field: _LanguageField = None,
-    text_field: _TextField = "text",
+    language_field: LanguageField = None,
+    text_field: TextField = "text",
 ) -> None:
     """Train a byte-fallback BPE on JSONL, text or Parquet, or on the cleaned sources of a recipe."""
     from mmbert.errors import ConfigError
@@ -67,15 +75,15 @@ def train(
 
 @app.command()
 def measure(
-    tokenizer: Annotated[str, typer.Argument(help="A folder, a tokenizer.json, or a name of the hub.")],
+    tokenizer: Annotated[str, typer.Argument(help="Tokenizer folder, tokenizer.json or hub name.")],
     files: Annotated[list[str], typer.Argument(help="Files and folders of text.")],
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-    max_characters: Annotated[int, typer.Option(min=1, help="At most so many of each language.")] = 200_000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
+    max_characters: Annotated[int, typer.Option(min=1, help="Most characters of each language to measure.")] = 200_000,
     language: _Language = None,
-    language_field: _LanguageField = None,
-    text_field: _TextField = "text",
+    language_field: LanguageField = None,
+    text_field: TextField = "text",
 ) -> None:
-    """Bytes per token, tokens per word and byte fallback of each language, worst first."""
+    """Measure bytes per token, tokens per word and byte fallback of each language, worst first."""
     from dataclasses import asdict
 
     from mmbert.errors import DataError
@@ -96,7 +104,7 @@ def measure(
 
 
 def _recipe_texts(path: str, default: TokenizerTraining) -> tuple[Iterator[tuple[str, str]], TokenizerTraining]:
-    """The text of a recipe's sources, cleaned and without what is held out, where ``mmbert run`` looks for it too."""
+    """Return the prepared training text of a recipe, in the data folder that ``mmbert run`` uses, and its options."""
     from mmbert.data.prepare import iterate_text, prepare_text
     from mmbert.recipe import Recipe
 
@@ -130,5 +138,5 @@ def _print_table(found: list[Fertility]) -> None:
         )
     console = Console()
     if not console.is_terminal:
-        console.width = 120  # a pipe has no width: do not fold rows at 80
+        console.width = 120  # a pipe has no width, and rich would wrap at 80
     console.print(table)

@@ -1,4 +1,4 @@
-"""``mmbert pretrain``."""
+"""``mmbert pretrain``: train the phases of a recipe, or estimate what that takes."""
 
 from __future__ import annotations
 
@@ -7,52 +7,55 @@ from typing import Annotated
 
 import typer
 
+from mmbert.cli.options import Overrides, RecipeFile, RunFolder
 from mmbert.estimate.hardware import DEVICES
 
 PANEL = "With --dry-run (docs/scaling.md)"
 
 
 def pretrain(
-    recipe: Annotated[Path, typer.Argument(help="A recipe, such as recipes/nano.yaml.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Changes: phases.extend.mask_rate=0.2 ...")] = None,
+    recipe: RecipeFile,
+    overrides: Overrides = None,
     phase: Annotated[
-        list[str] | None, typer.Option(help="Only this phase; what it follows must be finished. May be repeated.")
+        list[str] | None, typer.Option(help="Only this phase; the phase before it must be finished. May be repeated.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/NAME.")] = None,
+    out: RunFolder = None,
     data: Annotated[
-        Path | None, typer.Option(help="The data folder. Default: the recipe's `shards`, else `data` in the run's.")
+        Path | None, typer.Option(help="Data folder. Default: the recipe's `shards`, else `data` in the run's folder.")
     ] = None,
     replay: Annotated[
-        bool, typer.Option("--replay", help="Repeat the step at which a loss or gradient stopped the run.")
+        bool, typer.Option("--replay", help="Repeat the step at which a loss or gradient spike stopped the run.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print size, memory, time and mixture.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print model size, memory, time and mixture; train nothing.")
+    ] = False,
     device: Annotated[str, typer.Option(help=f"One of {', '.join(DEVICES)}.", rich_help_panel=PANEL)] = "h100",
-    devices: Annotated[int, typer.Option(help="Devices in a node.", rich_help_panel=PANEL)] = 8,
-    nodes: Annotated[int, typer.Option(help="Nodes.", rich_help_panel=PANEL)] = 1,
+    devices: Annotated[int, typer.Option(help="Devices per node.", rich_help_panel=PANEL)] = 8,
+    nodes: Annotated[int, typer.Option(help="Number of nodes.", rich_help_panel=PANEL)] = 1,
     utilisation: Annotated[
         list[str] | None,
         typer.Option(
             metavar="PART=NUMBER",
-            help="The part of a published figure, in (0, 1], that is reached: of matrices, attention, memory or links. "
-            "May be repeated. Default: assumptions, which are printed.",
+            help="Fraction of the data sheet's figure that is reached, in (0, 1], for matrices, attention, memory or "
+            "links. May be repeated. Default: assumptions, which are printed.",
             rich_help_panel=PANEL,
         ),
     ] = None,
     network: Annotated[
         float | None,
         typer.Option(
-            help="GB/s, one way, of each device to other nodes. Default: as in the maker's own nodes.",
+            help="Bandwidth of a device to other nodes in GB/s, one way. Default: that of the maker's nodes.",
             rich_help_panel=PANEL,
         ),
     ] = None,
     length: Annotated[
         float | None,
-        typer.Option(help="Tokens of a document. Default: the phase's context, the longest.", rich_help_panel=PANEL),
+        typer.Option(help="Tokens of a document. Default: the context of the phase.", rich_help_panel=PANEL),
     ] = None,
 ) -> None:
-    """Train the phases of a recipe on prepared data. If it is interrupted, the same command resumes it.
+    """Train the phases of a recipe on prepared data. The same command resumes if interrupted.
 
-    Several processes: `torchrun --nproc-per-node 8 -m mmbert pretrain RECIPE`.
+    With several processes: `torchrun --nproc-per-node 8 -m mmbert pretrain RECIPE`.
     """
     from mmbert.recipe import Recipe
 

@@ -1,10 +1,9 @@
-"""Damaged shards that a run goes on without: ``bad_shards.json`` in its folder.
+"""Damaged shards that a run leaves out: ``bad_shards.json`` in the folder of the run.
 
-With ``runtime.on_bad_shard: skip`` a shard that is found damaged, by the look at all of them before the first step
-or later by its reader, is left out from the step on at which it was found: its blocks are empty, and every other draw
-stays where it was. So the order of the data is still a function, of the recipe, the cursor and this file: a run that
-is stopped and goes on leaves out the same shards from the same steps on, also if they have been mended since, or if
-``on_bad_shard`` says ``stop`` by then.
+With ``runtime.on_bad_shard: skip`` a damaged shard, found by the check before the first step or later by its reader, is
+left out from the step on at which it was found: its blocks are empty, and every other draw keeps its position. So the
+order of data is still a function, of the recipe, the cursor and this file. A resumed run leaves out the same shards
+from the same steps on, even if they have been repaired since or ``on_bad_shard`` is now ``stop``.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ VERSION = 1
 
 
 class LeftOut(BaseModel):
-    """One shard that a run goes on without."""
+    """A shard that a run leaves out."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -43,7 +42,7 @@ class LeftOut(BaseModel):
     offset: int = 0
 
 
-class _Record(BaseModel):
+class _BadShardList(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     version: Literal[1] = 1
@@ -51,30 +50,30 @@ class _Record(BaseModel):
 
 
 class BadShards:
-    """The shards that the run in ``folder`` goes on without. Raises DataError if their list is damaged."""
+    """The shards that the run in ``folder`` leaves out. Raises DataError if their list is damaged."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE
-        self._record = _Record()
+        self._record = _BadShardList()
         if self._path.is_file():
             try:
-                self._record = _Record.model_validate(read_json(self._path))
+                self._record = _BadShardList.model_validate(read_json(self._path))
             except ValidationError as error:
                 raise DataError(f"{self._path} is damaged: restore it, or begin the run in another --out") from error
 
     @property
     def shards(self) -> tuple[LeftOut, ...]:
-        """All of them, in the order in which they were found."""
+        """Return all bad shards, in the order in which they were found."""
         return self._record.shards
 
     def at(self, phase: str, draw: int, offset: int) -> frozenset[str]:
-        """The files that the step of a phase that begins here goes without."""
+        """Return the files that the step of a phase which begins here is trained without."""
         here = (draw, offset)
         return frozenset(s.file for s in self.shards if s.phase != phase or (s.draw, s.offset) <= here)
 
     def add(self, found: Sequence[LeftOut]) -> None:
-        """Some more; they are on disk when this returns."""
-        self._record = _Record(shards=(*self.shards, *found))
+        """Add bad shards; they are on disk when this returns."""
+        self._record = _BadShardList(shards=(*self.shards, *found))
         write_json(self._path, self._record.model_dump(mode="json"))
         for shard in found:
             log.warning("left out: %s; %d documents, %d tokens", shard.fault, shard.documents, shard.tokens)
@@ -101,5 +100,5 @@ def record_bad_shards(shards: Path, run: Path, *, verify: bool, skip: bool) -> N
 
 
 def advised(error: BadShard) -> BadShard:
-    """The same error, with the way on without the shard."""
+    """Return the same error with the advice to go on without the shard."""
     return BadShard(error.path, error.fault, f"{error.fix}, or go on without it: runtime.on_bad_shard=skip")

@@ -1,4 +1,4 @@
-"""Keep a document, or drop it and say why. Reasons are counted per language in ``text/report.json``.
+"""Rules that keep or drop a document. Reasons are counted for each language in ``text/report.json``.
 
 The rules are few and know no language: whatever needs a word list or a model of a language does worst where text is
 rarest. Thresholds are those of ``Cleaning`` in the recipe.
@@ -44,7 +44,7 @@ def check(document: Document, cleaning: Cleaning) -> str | None:
 
 
 def repetition(text: str) -> float:
-    """Share of lines, or for one line of words within runs of 64, that are copies of earlier ones."""
+    """Return the share of lines (of one line: of words within runs of 64) that are copies of earlier ones."""
     lines = list(filter(None, map(str.strip, text.split("\n"))))
     if len(lines) > 1:
         return 1 - len(set(lines)) / len(lines) if len(lines) >= _MIN_UNITS else 0.0
@@ -56,7 +56,7 @@ def repetition(text: str) -> float:
 
 
 def _count(encoded: bytes) -> tuple[int, int]:
-    """Visible characters, and how many of them are letters, marks or digits."""
+    """Return the numbers of visible characters and of letters, marks and digits among them."""
     points = np.frombuffer(encoded, dtype="<u4")
     kinds = _KINDS[points]
     if kinds.max() == _UNKNOWN:

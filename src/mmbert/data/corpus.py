@@ -1,8 +1,8 @@
-"""The shards of a phase's streams, as pieces of documents.
+"""The shards of a phase's streams, divided into segments of documents.
 
-A document is cut into pieces of at most ``context - 2`` tokens: a training sequence is <bos> piece <eos>. A block is
-what is drawn at once: the pieces that begin in one stretch of ``context`` tokens of a shard. Blocks are found from
-the document ends alone, by bisection; nothing is indexed beforehand.
+A document is cut into segments of at most ``context - 2`` tokens: a training sequence is <bos> segment <eos>. A block
+is the unit of drawing: the segments that begin in one stretch of ``context`` tokens of a shard. Blocks are found from
+the document ends by bisection; no index is built.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmbert.data.manifest import Manifest, ShardInfo
-from mmbert.data.reader import Block, Files, ShardReader
+from mmbert.data.reader import Block, OpenFiles, ShardReader
 from mmbert.errors import DataError
 
 
@@ -26,7 +26,7 @@ class Tokens(Protocol):
     def __getitem__(self, place: slice, /) -> NDArray[np.uint32]: ...
 
 
-class Piece(NamedTuple):
+class Segment(NamedTuple):
     """A part of one document: ``tokens[start:end]`` of a shard."""
 
     tokens: Tokens
@@ -58,14 +58,14 @@ class Corpus:
         self._vocab_size = vocab_size
         self._shards: list[tuple[ShardInfo, ...]] = [held[stream] for stream in streams]
         self._first_blocks = [_first_blocks(shards, context) for shards in self._shards]
-        self._files = Files()
+        self._files = OpenFiles()
         self._readers: dict[str, ShardReader] = {}
         self._left_out: frozenset[str] = frozenset()
         self.blocks_per_stream = np.array([blocks[-1] for blocks in self._first_blocks], dtype=np.int64)
         """(S,) blocks of each stream."""
 
     def leave_out(self, files: frozenset[str]) -> float:
-        """From now on the blocks of these shards are empty; returns their part of all tokens.
+        """Make the blocks of these shards empty from now on. Return their share of all tokens.
 
         Raises DataError if no other shard is left.
         """
@@ -79,53 +79,54 @@ class Corpus:
         """The shard whose file is ``path``."""
         return next(shard for shards in self._shards for shard in shards if self._folder / shard.file == path)
 
-    def pieces(self, stream: int, block: int) -> list[Piece]:
-        """The pieces that begin in a block, in their order in the shard. May be empty at the end of a shard.
+    def segments(self, stream: int, block: int) -> list[Segment]:
+        """Return the segments that begin in a block, in shard order. May be empty at the end of a shard.
 
-        Raises BadShard if the shard is damaged where its documents end; its tokens are read when a piece is sliced.
+        Raises BadShard if the shard is damaged where its documents end; its tokens are read when a segment is sliced.
         """
         first_blocks = self._first_blocks[stream]
-        number = bisect_right(first_blocks, block) - 1
+        number = bisect_right(first_blocks, block) - 1  # the shard that holds the block
         info = self._shards[stream][number]
         if info.file in self._left_out:
             return []
         shard = self._readers.get(info.file)
         if shard is None:
             shard = self._readers[info.file] = ShardReader(self._folder, info, self._files, self._vocab_size)
+        # A segment belongs to the block in which it begins, and may end in the next one: no token is lost or repeated.
         begin = (block - first_blocks[number]) * self._context
         end = min(begin + self._context, info.tokens)
-        found = pieces_between(shard.ends(begin, end), begin, end, self._context - 2)
+        found = segments_between(shard.ends(begin, end), begin, end, self._context - 2)
         if not found:
             return []
         tokens = Block(shard, found[0][0], found[-1][1])
-        return [Piece(tokens, start, stop) for start, stop in found]
+        return [Segment(tokens, start, stop) for start, stop in found]
 
 
 def _first_blocks(shards: Sequence[ShardInfo], context: int) -> list[int]:
-    """[the number of each shard's first block, ..., all blocks]."""
+    """Return the number of each shard's first block, and last the number of all blocks."""
     first = [0]
     for shard in shards:
         first.append(first[-1] + -(-shard.tokens // context))
     return first
 
 
-def pieces_between(
+def segments_between(
     ends: NDArray[np.int64] | memoryview[int], begin: int, end: int, longest: int
 ) -> list[tuple[int, int]]:
-    """(start, end) of the pieces of at most ``longest`` tokens that begin in tokens ``begin`` to ``end - 1``.
+    """Return (start, end) of the segments of at most ``longest`` tokens that begin in [``begin``, ``end``).
 
     ends  (documents,) where consecutive documents of a shard stop: those that hold these tokens, and the one before
     """
     first = bisect_right(ends, begin)  # the document that holds token ``begin``
     last = bisect_right(ends, end - 1, first)  # the one that holds the last token, or one past all
     start = int(ends[first - 1]) if first else 0
-    # The first document may have begun before the block; its pieces that did belong to an earlier block.
+    # The first document may have begun before the block; its segments that did belong to an earlier block.
     place = start + max(0, -(-(begin - start) // longest)) * longest
-    pieces: list[tuple[int, int]] = []
+    segments: list[tuple[int, int]] = []
     for stop in ends[first : last + 1].tolist():
         bound = min(stop, end)
         while place < bound:
-            pieces.append((place, min(place + longest, stop)))
+            segments.append((place, min(place + longest, stop)))
             place += longest
         place = stop
-    return pieces
+    return segments

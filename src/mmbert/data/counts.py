@@ -1,4 +1,4 @@
-"""Sizes of streams that are known without their data, from published tables: for dry runs and for showing a mixture."""
+"""Sizes of streams from published tables, for dry runs and mixture reports without data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmbert.recipe import Counts, Phase, Source
 
 
 class KnownSizes(NamedTuple):
-    """Sizes as ``mixture`` takes them."""
+    """Sizes in the form that ``mixture`` takes."""
 
     sizes: dict[tuple[str, str], float]
     """(source, language) -> tokens."""
@@ -23,7 +23,7 @@ class KnownSizes(NamedTuple):
 
 
 def counts_sizes(phase: Phase, sources: Mapping[str, Source], folder: Path) -> KnownSizes:
-    """Sizes for the sources of a phase's mixture, from its budgets' ``counts``; a source of one language needs none.
+    """Return sizes for the sources of a mixture, from its budgets' ``counts``; a source of one language needs none.
 
     folder  the recipe's, to which the tables' paths are relative
     Raises ConfigError if a source has neither, or its table cannot be read.
@@ -51,7 +51,7 @@ def counts_sizes(phase: Phase, sources: Mapping[str, Source], folder: Path) -> K
 
 
 def read_counts(folder: Path, counts: Counts) -> dict[str, float]:
-    """Language -> natural size, from a table of tokens drawn at an exponent; languages with 0 are left out."""
+    """Return language -> natural size, from a table of tokens drawn at an exponent. Languages with 0 are left out."""
     path = folder / counts.file
     if not path.is_file():
         raise ConfigError(f"no such table of counts: {path}")

@@ -1,4 +1,4 @@
-"""Exact copies, found by a 128-bit hash of the text with white space folded.
+"""Exact copies, found by a 128-bit hash of the text with white space collapsed.
 
 At 128 bits a billion documents meet by chance with probability 1e-21. A set of hashes costs about 100 bytes of memory a
 document; past some hundred million documents deduplicate before, at size, and turn ``cleaning.deduplicate`` off.
@@ -14,7 +14,7 @@ _WIDE = "\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2
 
 
 def text_hash(text: str) -> bytes:
-    """16 bytes that are equal for texts that differ in white space only."""
+    """Return 16 bytes that are equal for texts that differ only in white space."""
     if not text.isascii():
         for space in _WIDE:
             if space in text:
@@ -38,7 +38,7 @@ class Seen:
         return text_hash(text) in self._hashes
 
     def add(self, text: str) -> bool:
-        """Remember ``text``; False if it was there already."""
+        """Remember ``text``. Return False if it was known."""
         before = len(self._hashes)
         self._hashes.add(text_hash(text))
         return len(self._hashes) > before

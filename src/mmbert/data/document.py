@@ -1,4 +1,4 @@
-"""One raw text and where it is from."""
+"""A raw text with its id, language and source."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One raw text: a page, a chapter, a run of messages."""
+    """A raw text: a page, a chapter, or several short messages."""
 
     text: str
     id: str
     """Names the document inside its source, the same on every machine: the hold-out is chosen by it."""
     language: str
-    """House code, as ``fra_Latn``."""
+    """Canonical code, as ``fra_Latn``."""
     source: str
     """Name of the source in the recipe."""

@@ -1,4 +1,4 @@
-"""Held-out text as fixed batches: the same tokens hidden for every model that has the tokenizer.
+"""Held-out text as fixed masked batches: the same masked tokens for every model with the same tokenizer.
 
 Measuring hides every chosen token behind <mask>: in training a tenth of them stays as it is, and a model that may
 read its answer off the page cannot be compared with one that may not (a table of frequencies, say).
@@ -24,7 +24,7 @@ _ENCODED = 64
 
 
 class Encodes(HasVocabulary, Protocol):
-    """What held-out batches ask of a tokenizer."""
+    """The tokenizer methods that held-out batches need."""
 
     def encode_batch(self, texts: list[str]) -> Sequence[NDArray[np.uint32]]: ...
 
@@ -32,7 +32,7 @@ class Encodes(HasVocabulary, Protocol):
 def heldout_batches(
     tokenizer: Encodes, texts: Mapping[str, Sequence[str]], evaluation: Evaluation, seed: int
 ) -> dict[str, Packed]:
-    """Language -> one masked batch of at most ``tokens_per_language`` tokens, as numpy arrays.
+    """Return one masked batch of at most ``tokens_per_language`` tokens for each language, as NumPy arrays.
 
     Texts come in an order shuffled by (seed, language): first the beginning of each, cut to the context, then the
     second part of each, and so on until the budget is used. Every batch has at least one label. Languages without a
@@ -52,21 +52,21 @@ def heldout_batches(
 
 
 def _sequences(tokenizer: Encodes, texts: Sequence[str], evaluation: Evaluation, key: int) -> list[NDArray[np.int64]]:
-    """<bos> piece <eos>, within the budget of one language."""
+    """Return sequences <bos> segment <eos>, within the token budget of one language."""
     left = evaluation.tokens_per_language
     sequences: list[NDArray[np.int64]] = []
-    for piece in _pieces(tokenizer, texts, evaluation.context - 2, key):
+    for segment in _segments(tokenizer, texts, evaluation.context - 2, key):
         if left < 3:
             break
-        part = piece[: left - 2]
+        part = segment[: left - 2]
         if len(part):
             sequences.append(np.concatenate([[tokenizer.bos_id], part, [tokenizer.eos_id]]).astype(np.int64))
             left -= len(part) + 2
     return sequences
 
 
-def _pieces(tokenizer: Encodes, texts: Sequence[str], longest: int, key: int) -> Iterator[NDArray[np.uint32]]:
-    """The first part of every text, then the second of those that have one, ...; texts are encoded when asked for."""
+def _segments(tokenizer: Encodes, texts: Sequence[str], longest: int, key: int) -> Iterator[NDArray[np.uint32]]:
+    """Yield the first segment of every text, then the second segments, and so on. Texts are encoded lazily."""
     documents: list[NDArray[np.uint32]] = []
     order = permute(np.arange(len(texts)), len(texts), key).tolist()
     for begin in range(0, len(order), _ENCODED):

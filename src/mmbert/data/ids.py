@@ -1,8 +1,8 @@
-"""Token ids that others made, the released training data above all, as shards of our own, without tokenising again.
+"""Shards from token ids of other tools, such as the released training data, without tokenising again.
 
-A released sample is ``<bos> ids <eos>`` of a whole document, or of a piece of one, which then lacks the ``<eos>``. Ids
-that stand for no text (``<bos> <eos> <pad>``) are taken out, and divide the documents of a sample that holds several.
-The language is that of the source or of the folder: the samples name none. A released set that mixes languages was
+A released sample is ``<bos> ids <eos>`` of a whole document, or of a part of one, which then lacks the ``<eos>``. Ids
+that stand for no text (``<bos> <eos> <pad>``) are removed, and separate the documents of a sample that holds several.
+The language is that of the source or of the folder, since samples name none. A released set that mixes languages was
 sampled by its published shares; with ``language: mul`` it stays one stream, drawn in its own order.
 """
 
@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mmbert.data.inputs import Input
-from mmbert.data.mds import MdsShard
-from mmbert.data.read import open_mds
 from mmbert.data.shard import write_shard
+from mmbert.data.sources.inputs import Input
+from mmbert.data.sources.mds import MdsShard
+from mmbert.data.sources.read import open_mds
 from mmbert.errors import ConfigError, DataError
 from mmbert.recipe import Source
 from mmbert.tokenizer.tokenizer import Tokenizer
@@ -31,8 +31,8 @@ _ENOUGH = 16
 """If so many samples or more all begin with one id, it is taken for the <bos> of the tokenizer that made them."""
 
 
-class Part(NamedTuple):
-    """What becomes one shard: files of one language that follow one another."""
+class ShardInputs(NamedTuple):
+    """The consecutive files of one language that become one shard."""
 
     language: str
     number: int
@@ -42,7 +42,7 @@ class Part(NamedTuple):
 
 
 def holds_ids(source_name: str, source: Source, inputs: list[Input]) -> bool:
-    """Whether the files hold token ids and no text. Raises DataError for MDS with neither, ConfigError for options."""
+    """Return whether the files hold token ids. Raises DataError for neither ids nor text, ConfigError for options."""
     kinds = {_kind(source_name, source, file) for file in inputs}
     if kinds != {"ids"}:
         if "ids" in kinds:
@@ -74,8 +74,8 @@ def _kind(source_name: str, source: Source, file: Input) -> str:
     )
 
 
-def parts(inputs: list[Input]) -> list[Part]:
-    """The shards that will be made of files sorted by language and name; always the same."""
+def shard_inputs(inputs: list[Input]) -> list[ShardInputs]:
+    """Group files, sorted by language and name, into those of one shard each. A pure function of its arguments."""
     found = []
     for language, files in groupby(inputs, key=lambda file: file.language or ""):
         groups: list[list[Input]] = [[]]
@@ -89,20 +89,21 @@ def parts(inputs: list[Input]) -> list[Part]:
                 size = 0
         groups = [group for group in groups if group]
         found += [
-            Part(language, number, tuple(group), number == len(groups) - 1) for number, group in enumerate(groups)
+            ShardInputs(language, number, tuple(group), number == len(groups) - 1)
+            for number, group in enumerate(groups)
         ]
     return found
 
 
 class IdReader:
-    """Documents out of samples, as ids of ``tokenizer``. Raises DataError naming file and sample of what is not its."""
+    """Reads documents as ids of ``tokenizer`` from samples. Raises DataError naming file and sample for foreign ids."""
 
     def __init__(self, source: Source, tokenizer: Tokenizer) -> None:
         self._source = source
         self._tokenizer = tokenizer
         self._ends = np.array([tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id], dtype=np.uint32)
 
-    def write(self, part: Part, place: Path, info: dict[str, Any]) -> None:
+    def write(self, part: ShardInputs, place: Path, info: dict[str, Any]) -> None:
         """Write the shard of a part, ``place/00000.tokens`` by its number."""
         documents: list[NDArray[np.uint32]] = []
         size = characters = 0
@@ -117,14 +118,14 @@ class IdReader:
         write_shard(place / f"{part.number:05d}.tokens", documents, info)
 
     def documents(self, shard: MdsShard) -> Iterator[NDArray[np.uint32]]:
-        """The documents of one shard, in order, without <bos> and <eos>."""
+        """Yield the documents of one MDS shard in order, without <bos> and <eos>."""
         first: set[int] = set()
         field = self._source.ids_field
         for number, row in enumerate(shard.rows([field])):
             ids = self._checked(row[field], f"{shard.path}, sample {number}")
             if len(ids):
                 first.add(int(ids[0]))
-            yield from self._pieces(ids)
+            yield from self._documents_of(ids)
         if len(shard) >= _ENOUGH and len(first) == 1 and first.isdisjoint(self._ends.tolist()):
             raise DataError(
                 f"{shard.path}: every sample begins with {(index := first.pop())}, which is no <bos> but "
@@ -143,8 +144,8 @@ class IdReader:
             )
         return ids.astype(np.uint32)
 
-    def _pieces(self, ids: NDArray[np.uint32]) -> Iterator[NDArray[np.uint32]]:
-        """The runs between ids that stand for no text."""
+    def _documents_of(self, ids: NDArray[np.uint32]) -> Iterator[NDArray[np.uint32]]:
+        """Yield the runs between special ids, each of which is (a part of) one document."""
         bounds = np.flatnonzero(np.isin(ids, self._ends))
         start = 0
         for end in (*bounds.tolist(), len(ids)):
@@ -158,7 +159,7 @@ class IdReader:
 
     @cached_property
     def _characters(self) -> NDArray[np.int64]:
-        """(V,) characters that each token begins; one that is spelled in bytes is counted at its first."""
+        """Return the characters that begin in each token (V,). A character in bytes counts at its first byte."""
         counts = self._bytes.copy()
         for index in np.flatnonzero(counts > 1).tolist():
             counts[index] = min(counts[index], len(self._tokenizer.id_to_token(index) or ""))

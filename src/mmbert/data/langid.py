@@ -1,9 +1,9 @@
-"""Does a document speak the language it claims? A model in fastText's form is asked, such as GlotLID.
+"""Check the claimed language of documents with a fastText model such as GlotLID.
 
-A document is dropped only where the model is sure of another language: what it says with a low probability, and what
-it says of documents in a language it has no label for, does not count. So languages that the model does not know, the
-rarest, are not lost. ``fra`` agrees with ``fra_Latn``, a macrolanguage with its languages (``fas``, ``pes_Arab``), but
-two scripts of one language are two languages (``srp_Latn``, ``srp_Cyrl``).
+A document is dropped only if the model is confident of another language. Predictions with a low probability, and
+predictions for documents in a language that the model has no label for, do not count, so that rare languages are not
+lost. ``fra`` agrees with ``fra_Latn``, a macrolanguage with its languages (``fas``, ``pes_Arab``), but two scripts of
+one language are two languages (``srp_Latn``, ``srp_Cyrl``).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _CHARACTERS = 2000
 
 
 class LanguageIdentifier:
-    """The model of a recipe. Raises DataError if it cannot be read, MissingExtra without the package."""
+    """The language model of a recipe. Raises DataError if it cannot be read, MissingExtra without fastText."""
 
     def __init__(self, spec: LanguageId) -> None:
         self.spec = spec
@@ -40,13 +40,8 @@ class LanguageIdentifier:
         self._agree = cache(self._compare)
         self._known = cache(lambda claimed: any(self._agree(claimed, label) for label in self._labels))
 
-    def identify(self, text: str) -> tuple[str | None, float]:
-        """The most probable language, None where the label names none, and its probability."""
-        label, score = self._predict(text)
-        return self._labels.get(label), score
-
     def refuses(self, document: Document) -> bool:
-        """Whether the model is sure that the document is in another language than it claims."""
+        """Return whether the model is confident that the document is not in the language that it claims."""
         if not self._known(document.language):
             return False
         label, score = self._predict(document.text)
@@ -65,19 +60,19 @@ class LanguageIdentifier:
 
 @cache
 def identifier(spec: LanguageId) -> LanguageIdentifier:
-    """The model of a recipe, read once a process."""
+    """Return the model of a recipe, loaded once in a process."""
     return LanguageIdentifier(spec)
 
 
 def wrong_language(document: Document, cleaning: Cleaning) -> str | None:
-    """``LANGUAGE`` if the recipe's model refuses the document, None without a model."""
+    """Return ``LANGUAGE`` if the recipe's model refuses the document, else None."""
     if cleaning.language_id is None:
         return None
     return LANGUAGE if identifier(cleaning.language_id).refuses(document) else None
 
 
 def model_file(name: str) -> Path:
-    """The file of a model, fetched from the hub unless it is here. Raises DataError."""
+    """Return the file of a model, downloaded from the hub unless it is a local file. Raises DataError."""
     path = Path(name)
     if path.is_file():
         return path
@@ -92,7 +87,7 @@ def model_file(name: str) -> Path:
 
 @cache
 def model_hash(name: str) -> str:
-    """SHA-256 of a model's file: text prepared with another one is prepared again. Raises DataError."""
+    """Return the SHA-256 of a model's file: another model means that text is prepared again. Raises DataError."""
     return sha256(model_file(name))
 
 

@@ -1,4 +1,4 @@
-"""Steps made ahead in a thread, so that training does not wait for them.
+"""Prefetch steps in a thread, so that training does not wait for them.
 
 with Loader(Steps(recipe, "pretrain", folder, tokenizer), cursor) as loader:
     for step in loader: ...
@@ -59,7 +59,7 @@ class Loader:
         self.close()
 
     def _work(self) -> None:
-        """The thread: make steps until told to stop; the end or an error is the last item."""
+        """Make steps in the thread until told to stop. The last item is None at the end of the phase, or an error."""
         last: BaseException | None = None
         try:
             for step in self._steps:
@@ -70,7 +70,7 @@ class Loader:
         self._put(last)
 
     def _put(self, item: Step | BaseException | None) -> bool:
-        """Hand an item over; False if nobody wants it any more."""
+        """Put an item into the queue. Return False if the loader was closed."""
         while not self._stop.is_set():
             try:
                 self._queue.put(item, timeout=0.1)

@@ -1,4 +1,4 @@
-"""``shards/manifest.json``: what the shards of a folder hold, and which tokenizer made them."""
+"""``shards/manifest.json``: the contents of the shards in a folder, and the tokenizer that made them."""
 
 from __future__ import annotations
 
@@ -64,11 +64,11 @@ class Manifest(_Record):
 
     @property
     def tokens(self) -> int:
-        """Tokens in all."""
+        """Return the number of all tokens."""
         return sum(stream.tokens for stream in self.streams)
 
     def sizes(self) -> dict[tuple[str, str], int]:
-        """(source, language) -> tokens."""
+        """Return (source, language) -> tokens."""
         return {(stream.source, stream.language): stream.tokens for stream in self.streams}
 
     def save(self, folder: Path) -> None:
@@ -79,7 +79,7 @@ class Manifest(_Record):
     def load(cls, folder: Path, verify: bool = False) -> Self:
         """Read ``folder/manifest.json``; every shard's length is compared, with ``verify`` its contents too.
 
-        Raises DataError naming the file that is missing, cut short, damaged or of another version, and the cure.
+        Raises DataError naming the file that is missing, cut short, damaged or of another version, and a fix.
         """
         manifest = cls.read(folder)
         manifest.check_shards(folder, verify=verify)

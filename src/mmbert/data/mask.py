@@ -1,11 +1,11 @@
-"""Which tokens are hidden, and how: masked language modelling by 80/10/10.
+"""Choose and mask tokens: masked language modelling with 80/10/10 corruption.
 
-Every token but <bos> and <eos> is chosen with the same probability. Of the chosen, 80 % become <mask>, 10 % a random
-token and 10 % stay; the model predicts all of them. The choice is drawn from a counter-based generator keyed by the
-place of the batch in the run, so it depends neither on ranks nor on threads, and the next epoch of a text gets other
-masks. Draws are whole numbers compared with thresholds, the same on every machine and version.
+Every token except <bos> and <eos> is chosen with the same probability. Of the chosen tokens, 80 % become <mask>, 10 % a
+random token, and 10 % stay; the model predicts all of them. The choice is drawn from a counter-based generator whose
+key is the place of the batch in the run. It therefore depends neither on ranks nor on threads, and the next epoch of a
+text gets other masks. Random integers are compared with thresholds, so that all machines and versions agree.
 
-With whole words, all tokens of a word have the number of its first, and so one fate.
+With whole words, all tokens of a word share the random number of its first token.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _RANGE = 1 << 32
 
 
 class HasVocabulary(Protocol):
-    """What masking asks of a tokenizer."""
+    """The tokenizer attributes that masking needs."""
 
     @property
     def vocab_size(self) -> int: ...
@@ -43,7 +43,7 @@ class HasVocabulary(Protocol):
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The ids that batches are made with."""
+    """The ids from which batches are made."""
 
     size: int
     pad: int
@@ -54,46 +54,46 @@ class Vocabulary:
 
     @classmethod
     def of(cls, tokenizer: HasVocabulary) -> Vocabulary:
-        """Of a tokenizer."""
+        """Return the vocabulary of a tokenizer."""
         t = tokenizer
         return cls(t.vocab_size, t.pad_id, t.eos_id, t.bos_id, t.unk_id, t.mask_id)
 
     @cached_property
     def is_special(self) -> NDArray[np.bool_]:
-        """(size,) True for the five ids that stand for no text."""
+        """Return (size,) bool: True for the five ids that stand for no text."""
         table = np.zeros(self.size, dtype=np.bool_)
         table[[self.pad, self.eos, self.bos, self.unk, self.mask]] = True
         return table
 
     @cached_property
     def regular(self) -> NDArray[np.int64]:
-        """The ids that may replace a token."""
+        """Return the ids that may replace a token."""
         return np.flatnonzero(~self.is_special)
 
 
 def generator(*key: str | int) -> np.random.Philox:
-    """The source of random bits that belongs to a key, such as (seed, phase, draw, offset, bin)."""
+    """Return the random generator of a key, such as (seed, phase, draw, offset, bin)."""
     return np.random.Philox(key=int.from_bytes(digest_of("mask", *key), "little"))
 
 
 def draw(offsets: NDArray[np.int32], bits: np.random.Philox) -> NDArray[np.uint32]:
-    """(T,) one uniform 32-bit number a token; the highest for <bos> and <eos>, which no rate below 1 chooses.
+    """Return one uniform 32-bit number for each token (T,); the largest for <bos> and <eos>, which are never chosen.
 
     Needs the lengths of the sequences only: so each rank counts the labels of all others without their text.
     """
     numbers = _uniform(int(offsets[-1]), bits)
-    numbers[offsets[:-1]] = _RANGE - 1
+    numbers[offsets[:-1]] = _RANGE - 1  # threshold() never exceeds this, so <bos> and <eos> are never chosen
     numbers[offsets[1:] - 1] = _RANGE - 1
     return numbers
 
 
 def threshold(rate: float) -> int:
-    """Tokens whose number is below this are chosen."""
+    """Return the number below which a token is chosen."""
     return min(round(rate * _RANGE), _RANGE - 1)
 
 
 def count_labels(offsets: NDArray[np.int32], rate: float, bits: np.random.Philox) -> int:
-    """How many tokens ``mask`` chooses with the same arguments, where it is not by whole words."""
+    """Return how many tokens ``mask`` chooses with the same arguments, without whole words."""
     return int(np.count_nonzero(draw(offsets, bits) < threshold(rate)))
 
 
@@ -114,7 +114,7 @@ def mask(
     Raises DataError if a special token stands inside a text.
     """
     numbers = draw(offsets, bits)
-    if words is not None:
+    if words is not None:  # every token of a word takes the number of the first one, and so the same treatment
         numbers = numbers[words.starts(ids)]
     targets = np.flatnonzero(numbers < threshold(rate))
     labels = ids[targets]
@@ -124,6 +124,7 @@ def mask(
     chosen = numbers[targets]
     shown[targets[chosen < threshold(0.8 * rate)]] = vocabulary.mask
     replaced = targets[(chosen >= threshold(0.8 * rate)) & (chosen < threshold(0.9 * rate))]
+    # (number * V) >> 32 maps a 32-bit number to 0 .. V - 1 without the bias and cost of a division.
     which = (_uniform(len(replaced), bits).astype(np.uint64) * np.uint64(len(vocabulary.regular))) >> np.uint64(32)
     shown[replaced] = vocabulary.regular[which.astype(np.int64)]
     return shown, targets, labels
@@ -132,8 +133,9 @@ def mask(
 def hide(
     ids: NDArray[np.int64], offsets: NDArray[np.int32], rate: float, bits: np.random.Philox, vocabulary: Vocabulary
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """As ``mask``, for measuring: every chosen token becomes <mask>, and at least one is chosen where there is text."""
+    """Mask for evaluation: as ``mask``, but every chosen token becomes <mask>, and at least one is chosen."""
     numbers = draw(offsets, bits)
+    # Raise the limit to the lowest number if no number is below it: at least one token is then chosen.
     lowest = int(numbers.min(initial=_RANGE - 1))
     limit = max(threshold(rate), lowest + 1 if lowest < _RANGE - 1 else 0)
     targets = np.flatnonzero(numbers < limit)
@@ -145,7 +147,7 @@ def hide(
 
 
 def _check(labels: NDArray[np.int64], vocabulary: Vocabulary) -> None:
-    """Text must be free of special ids: ranks count one another's labels from lengths alone."""
+    """Raise DataError for special ids in a text: ranks count each other's labels from lengths alone."""
     if not len(labels):
         return
     if int(labels.max()) >= vocabulary.size:
@@ -161,6 +163,7 @@ def _check(labels: NDArray[np.int64], vocabulary: Vocabulary) -> None:
 
 
 def _uniform(count: int, bits: np.random.Philox) -> NDArray[np.uint32]:
-    """(count,) uniform 32-bit numbers."""
+    """Return uniform 32-bit numbers (count,)."""
+    # Philox makes 64-bit numbers; as little-endian pairs of 32 bits they are the same on every machine.
     raw = bits.random_raw(-(-count // 2))
     return np.asarray(raw, dtype="<u8").view("<u4")[:count].astype(np.uint32, copy=False)

@@ -1,4 +1,4 @@
-"""Keyed shuffles as functions: where the k-th item of a shuffled set of n comes from, without the other n - 1.
+"""Keyed shuffles as functions: compute the k-th item of a shuffled set of n without the other n - 1.
 
 A Feistel network over the smallest power of two that holds n is a bijection for every key; an image outside the set
 is sent through it again until it falls inside ("cycle walking", fewer than two rounds on average), which keeps it a
@@ -18,12 +18,12 @@ _ROUNDS = [np.uint64(turn * _GOLDEN % 2**64) for turn in range(1, 7)]
 
 
 def key_of(*parts: str | int) -> int:
-    """A 64-bit key from names and numbers, such as (seed, phase, source, language)."""
+    """Return a 64-bit key for names and numbers, such as (seed, phase, source, language)."""
     return int.from_bytes(digest_of(*parts)[:8], "little")
 
 
 def digest_of(*parts: str | int) -> bytes:
-    """16 bytes from names and numbers; different lists never share their text."""
+    """Return 16 bytes for names and numbers. Lengths are hashed too, so that different lists never collide by text."""
     text = "".join(f"{len(str(part))}:{part}" for part in parts)
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
@@ -36,12 +36,12 @@ def mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def child_keys(keys: NDArray[np.uint64], numbers: ArrayLike) -> NDArray[np.uint64]:
-    """One key for each (key, number): the key of an epoch from that of its stream."""
+    """Return a key for each (key, number), such as that of an epoch from that of its stream."""
     return mix(keys + (np.atleast_1d(numbers).astype(np.uint64) + np.uint64(1)) * np.uint64(_GOLDEN))
 
 
 def permute(indices: ArrayLike, sizes: ArrayLike, keys: ArrayLike) -> NDArray[np.int64]:
-    """The image of ``indices[i]`` under the shuffle of ``range(sizes[i])`` that belongs to ``keys[i]``.
+    """Return the image of ``indices[i]`` under the shuffle of ``range(sizes[i])`` that belongs to ``keys[i]``.
 
     indices  (n,) integers with 0 <= indices < sizes
     sizes    (n,) or scalar, at most 2 ** 52
@@ -52,6 +52,7 @@ def permute(indices: ArrayLike, sizes: ArrayLike, keys: ArrayLike) -> NDArray[np
     key = np.broadcast_to(np.asarray(keys, dtype=np.uint64), values.shape)
     bits = np.maximum(np.frexp((size - np.uint64(1)).astype(np.float64))[1], 2).astype(np.uint64)
     values = _feistel(values, bits, key)
+    # Cycle walking: the network permutes 2 ** bits numbers; images outside the set are sent through it again.
     outside = np.flatnonzero(values >= size)
     while outside.size:
         values[outside] = _feistel(values[outside], bits[outside], key[outside])
@@ -60,13 +61,13 @@ def permute(indices: ArrayLike, sizes: ArrayLike, keys: ArrayLike) -> NDArray[np
 
 
 def _feistel(values: NDArray[np.uint64], bits: NDArray[np.uint64], key: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """A keyed bijection of ``range(2 ** bits)``."""
+    """Apply a keyed bijection of ``range(2 ** bits)``."""
     one = np.uint64(1)
     low = (bits + one) >> one
     right_mask, left_mask = (one << low) - one, (one << (bits - low)) - one
     left, right = values >> low, values & right_mask
     for constant in _ROUNDS:
         scrambled = mix((right + constant) ^ key)
-        left, right = right, left ^ (scrambled & left_mask)
+        left, right = right, left ^ (scrambled & left_mask)  # a Feistel round: invertible for any function of right
         left_mask, right_mask = right_mask, left_mask
     return np.asarray((left << low) | right)

@@ -1,6 +1,6 @@
-"""The whole order of data as a function: position -> (stream, block).
+"""The order of data as a function: position -> (stream, block).
 
-The unit of drawing is a block: the pieces of documents that begin in one stretch of ``context`` tokens of a stream.
+The unit of drawing is a block: the segments of documents that begin in one stretch of ``context`` tokens of a stream.
 
 Which stream. Shares are laid end to end on a line of 2 ** 40 points. A window of W draws looks at W points, equally
 far apart, that start at a phase; a stream gets as many draws as points fall into its part of the line, so in every
@@ -43,7 +43,7 @@ class Draws(NamedTuple):
 
 
 class Plan:
-    """The order in which a phase draws blocks; a pure function of its arguments.
+    """The order in which a phase draws blocks. A pure function of its arguments.
 
     mixture  the shares, in tokens; a stream whose blocks hold few tokens is drawn more often to reach its share
     blocks   blocks of each stream of the mixture, in its order
@@ -71,7 +71,8 @@ class Plan:
         self._cache: dict[int, Draws] = {}
 
     def draw_shares(self) -> NDArray[np.float64]:
-        """(S,) each stream's share of the draws: its share of the tokens over the mean tokens of its blocks."""
+        """Return each stream's share of the draws (S,): its share of the tokens over the mean tokens of its blocks."""
+        # share of draws ~ share of tokens / (tokens / blocks): streams of short documents have blocks with few tokens
         shares = np.array([stream.share for stream in self.mixture.streams], dtype=np.float64)
         tokens = [stream.tokens for stream in self.mixture.streams]
         if all(count is not None for count in tokens):
@@ -79,7 +80,7 @@ class Plan:
         return np.asarray(shares / shares.sum())
 
     def draw(self, position: int) -> tuple[int, int]:
-        """(stream, block) of one draw."""
+        """Return (stream, block) of one draw."""
         chunk, place = self._chunk(position // self._size), position % self._size
         return int(chunk.streams[place]), int(chunk.blocks[place])
 
@@ -98,10 +99,11 @@ class Plan:
         return self._cache[number]
 
     def _make_chunk(self, number: int) -> Draws:
-        """The draws of several windows at once."""
+        """Return the draws of several windows at once."""
         windows = np.arange(self._size // self.window, dtype=np.int64) + number * (self._size // self.window)
         places = np.tile(np.arange(self.window, dtype=np.int64), len(windows))
         window = np.repeat(windows, self.window)
+        # The shuffle decides in which order the points of a window are drawn; the bounds decide whose points they are.
         key = child_keys(np.array([self._window_key], dtype=np.uint64), window)
         points = permute(places, self.window, key) * self._spacing + self._phase(window)
         streams = np.searchsorted(self._bounds, points, side="right")
@@ -110,18 +112,19 @@ class Plan:
         ascending = streams[by_stream]
         occurrence = np.empty(self._size, dtype=np.int64)
         occurrence[by_stream] = np.arange(self._size) - np.searchsorted(ascending, ascending, side="left")
+        # Draws before this chunk: the points below a stream's end minus those below its beginning.
         below = np.concatenate([[0], self._points_below(int(windows[0]))])
         occurrence += (below[1:] - below[:-1])[streams]
         sizes = self.blocks_per_stream[streams]
-        epochs, index = np.divmod(occurrence, sizes)
+        epochs, index = np.divmod(occurrence, sizes)  # every epoch visits all blocks of a stream once, reshuffled
         return Draws(streams, permute(index, sizes, child_keys(self._keys[streams], epochs)), epochs)
 
     def _phase(self, windows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The first point of each window."""
+        """Return the first point of each window."""
         return (self._start + windows * self._turn) % self._spacing
 
     def _points_below(self, windows: int) -> NDArray[np.int64]:
-        """(S,) how many points of the first ``windows`` windows lie below the end of each stream's part of the line."""
+        """Return how many points of the first ``windows`` windows lie below each stream's bound on the line (S,)."""
         if windows * self._turn >= 1 << 62:  # 2 ** 34 draws in windows of 64: 17 trillion tokens in blocks of 1,024
             raise ValueError(f"a plan with windows of {self.window} draws ends before draw {windows * self.window}")
         whole, rest = np.divmod(self._bounds, self._spacing)
@@ -133,10 +136,10 @@ class Plan:
 
 
 def _bounds(shares: NDArray[np.float64]) -> NDArray[np.int64]:
-    """(S,) cumulative shares on the line; the parts add up to it, each within one point of exact."""
+    """Return cumulative shares on the line (S,); each part is within one point of exact, and their sum is exact."""
     exact = shares * _LINE
     parts = np.floor(exact).astype(np.int64)
-    missing = _LINE - int(parts.sum())
+    missing = _LINE - int(parts.sum())  # points lost by rounding down go to the streams that lost most
     if missing > 0:
         parts[np.argsort(parts - exact, kind="stable")[:missing]] += 1
     elif missing < 0:  # shares that add up to a little more than 1
@@ -147,7 +150,7 @@ def _bounds(shares: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def _odd(value: float) -> int:
-    """An odd number near ``value``: coprime to a power of two, so that its multiples visit every phase."""
+    """Return an odd number near ``value``: coprime to a power of two, so that its multiples visit every phase."""
     return int(value) | 1
 
 
@@ -156,16 +159,17 @@ def _floor_sum(n: int, a: int, m: int, b: NDArray[np.int64]) -> NDArray[np.int64
     count = np.full(b.shape, n, dtype=np.int64)
     total = np.zeros(b.shape, dtype=np.int64)
     while count.any():
+        # whole multiples of m have a closed form: sum of i is n (n - 1) / 2
         total += count * (count - 1) // 2 * (a // m) + count * (b // m)
         a, b = a % m, b % m
         top = a * count + b
         count, b = top // m, top % m  # where top < m the rest of the sum is empty: count becomes 0
-        a, m = m, a
+        a, m = m, a  # count the same points below the line along the other axis
     return total
 
 
-class Stage(NamedTuple):
-    """A stretch of a phase with a constant batch."""
+class BatchStage(NamedTuple):
+    """A part of a phase with a constant batch size."""
 
     batch: int
     """Tokens per step."""
@@ -176,7 +180,7 @@ class Stage(NamedTuple):
 
 
 def batch_at(phase: Phase, tokens_seen: int) -> int:
-    """Tokens of the step that begins when ``tokens_seen`` tokens of the phase have been seen.
+    """Return the tokens of the step that begins when ``tokens_seen`` tokens of the phase have been seen.
 
     From ``batch_start`` the batch grows to ``batch`` in equal additions, an equal number of steps at each size
     (ModernBERT's BatchSizeWarmupScheduler), so that it is full after ``batch_warmup`` tokens. An addition is the
@@ -193,24 +197,24 @@ def batch_at(phase: Phase, tokens_seen: int) -> int:
     return phase.batch
 
 
-def stages(phase: Phase) -> list[Stage]:
-    """The stretches of constant batch that make up a phase, in order."""
-    found: list[Stage] = []
+def batch_stages(phase: Phase) -> list[BatchStage]:
+    """Return the stages of constant batch size that make up a phase, in order."""
+    found: list[BatchStage] = []
     seen = 0
     while seen < phase.tokens:
         batch = batch_at(phase, seen)
-        end = phase.tokens
+        end = phase.tokens  # of the stage: where the next batch size begins
         if phase.batch_start is not None and batch < phase.batch:
             addition = int(np.gcd(phase.batch_start, phase.batch))
             total = sum(range(phase.batch_start, phase.batch, addition))
             below = sum(range(phase.batch_start, batch + 1, addition))
             end = min(end, -(-phase.batch_warmup * below // total))
         steps = -(-(end - seen) // batch)
-        found.append(Stage(batch, seen, steps))
+        found.append(BatchStage(batch, seen, steps))
         seen += steps * batch
     return found
 
 
 def count_steps(phase: Phase) -> int:
-    """Optimiser steps of a phase."""
-    return sum(stage.steps for stage in stages(phase))
+    """Return the number of optimiser steps of a phase."""
+    return sum(stage.steps for stage in batch_stages(phase))

@@ -1,15 +1,15 @@
-"""From raw text to shards, in two stages that can be stopped anywhere and run again.
+"""From raw text to shards, in two stages that can be interrupted anywhere and run again.
 
-(1) ``prepare_text`` reads every source, drops what ``clean`` and ``dedup`` refuse, puts the hold-out aside, and writes
-one file a language (form: ``store``). The work is cut into tasks: runs of languages of some 32 MiB of input, or the
-whole source where languages are mixed in its files. A task is finished when its file in ``done/`` is there; what a
-killed one left is written anew. If the options of a source, its files or the cleaning rules have changed, the source
-is prepared again, and it is said. A finished dataset of the hub is not looked up again, and raw text that is gone by
-now is not missed.
+(1) ``prepare_text`` reads every source, drops documents that ``clean`` and ``dedup`` reject, separates held-out text,
+and writes one file for each language (format: ``store``). The work is divided into tasks: consecutive languages with
+about 32 MiB of input, or the whole source if its files mix languages. A task is finished when its file in ``done/``
+exists; what an interrupted task wrote is written again. If the options of a source, its files or the cleaning rules
+have changed, the source is prepared again, with a log line. A finished hub dataset is not looked up again, and its raw
+text need not exist any more.
 (2) ``prepare_shards`` tokenises the text into shards, ``shards/<source>/<language>/00000.tokens``. A finished shard is
-never written again; a stream goes on with its next one.
+never written again; a stream continues with its next shard.
 
-Both give the same bytes however often they were stopped.
+Both stages write the same bytes however often they were interrupted.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from typing import Any
 from mmbert.data.clean import check
 from mmbert.data.dedup import Seen
 from mmbert.data.document import Document
-from mmbert.data.hub import restore
 from mmbert.data.langid import wrong_language
 from mmbert.data.manifest import Manifest
+from mmbert.data.prepare_tasks import PrepareTask, Work, plan_work, text_options
+from mmbert.data.sources.hub_datasets import restore
 from mmbert.data.store import (
     Report,
     SourceReport,
@@ -38,9 +39,7 @@ from mmbert.data.store import (
     read_texts,
     report_path,
     text_folder,
-    text_sizes,
 )
-from mmbert.data.tasks import Task, Work, plan_work, text_options
 from mmbert.data.tokenize import check_shards_tokenizer, prepare_shards
 from mmbert.errors import ConfigError, DataError
 from mmbert.files import read_json, write_json
@@ -52,23 +51,13 @@ from mmbert.tokenizer.train import train_tokenizer
 
 logger = logging.getLogger(__name__)
 
-__all__ = [
-    "heldout_texts",
-    "iterate_text",
-    "prepare_data",
-    "prepare_shards",
-    "prepare_text",
-    "prepare_tokenizer",
-    "text_sizes",
-]
-
 COPY = "exact copy"
 COPY_OF_HELDOUT = "copy of held-out text"
 BEYOND = "held out beyond the limit"
 
 
 def prepare_data(recipe: Recipe, folder: Path) -> tuple[Manifest, Tokenizer]:
-    """Text, tokenizer and shards, below ``folder``. What is finished is not done again.
+    """Prepare text, tokenizer and shards below ``folder``. Finished parts are kept.
 
     Raises MMBertError if another process is preparing the same folder.
     """
@@ -94,13 +83,13 @@ def prepare_text(recipe: Recipe, folder: Path) -> None:
 
 
 def text_work(recipe: Recipe, folder: Path) -> dict[str, tuple[Work, bool]]:
-    """Source -> the work on its text, and whether all of it is done in ``folder``. Raises as ``prepare_text``."""
+    """Return for each source the work on its text, and whether it is done in ``folder``. Raises as ``prepare_text``."""
     _check_sources(recipe)
     return {name: _Preparation(name, source, recipe.cleaning, folder).work() for name, source in recipe.sources.items()}
 
 
 def prepare_tokenizer(recipe: Recipe, folder: Path) -> Tokenizer:
-    """The recipe's tokenizer in ``folder/tokenizer``: copied there or trained on the prepared text, once."""
+    """Return the recipe's tokenizer, copied to ``folder/tokenizer`` or trained there on the prepared text, once."""
     home, record = folder / "tokenizer", folder / "tokenizer" / "made-from.json"
     wanted: dict[str, Any] = {"tokenizer": recipe.vocabulary}
     if isinstance(recipe.vocabulary, TokenizerTraining):
@@ -122,7 +111,7 @@ def prepare_tokenizer(recipe: Recipe, folder: Path) -> Tokenizer:
 
 
 def iterate_text(folder: Path, *, heldout: bool = False) -> Iterator[tuple[str, str, str]]:
-    """(source, language, text) of everything prepared: sources in the recipe's order, languages sorted."""
+    """Yield (source, language, text) of all prepared text: sources in the recipe's order, languages sorted."""
     for name, source in Report.load(folder).sources.items():
         for language, counts in source.languages.items():
             if counts.heldout_documents if heldout else counts.documents:
@@ -131,7 +120,7 @@ def iterate_text(folder: Path, *, heldout: bool = False) -> Iterator[tuple[str, 
 
 
 def heldout_texts(folder: Path) -> dict[str, list[str]]:
-    """Language -> its held-out texts, of all sources together."""
+    """Return the held-out texts of each language, of all sources together."""
     texts: dict[str, list[str]] = {}
     for _, language, text in iterate_text(folder, heldout=True):
         texts.setdefault(language, []).append(text)
@@ -145,13 +134,13 @@ def _check_sources(recipe: Recipe) -> None:
         raise ConfigError("only one source can be of kind catalogs: name all packages in it")
 
 
-def judge(document: Document, cleaning: Cleaning) -> str | None:
-    """The reason to drop a document for what it is itself, or None."""
+def drop_reason(document: Document, cleaning: Cleaning) -> str | None:
+    """Return the reason to drop a document for its own content, or None."""
     return check(document, cleaning) or wrong_language(document, cleaning)
 
 
-def chosen(document: Document, source: Source, cleaning: Cleaning) -> bool:
-    """Whether a document is held out, by a hash of its id; in a source that brings held-out text none is."""
+def is_held_out(document: Document, source: Source, cleaning: Cleaning) -> bool:
+    """Return whether a document is held out, by a hash of its id. Sources with their own held-out text lose none."""
     if source.heldout is not None or source.kind == "catalogs" or cleaning.holdout == 0:
         return False
     digest = hashlib.blake2b(document.id.encode(), digest_size=8).digest()
@@ -159,7 +148,7 @@ def chosen(document: Document, source: Source, cleaning: Cleaning) -> bool:
 
 
 class _Preparation:
-    """The text of one source."""
+    """The preparation of the text of one source."""
 
     def __init__(self, name: str, source: Source, cleaning: Cleaning, folder: Path) -> None:
         self.name = name
@@ -201,13 +190,13 @@ class _Preparation:
         return report
 
     def work(self) -> tuple[Work, bool]:
-        """The plan, and whether it is done."""
+        """Return the plan, and whether it is done."""
         work = self._plan()
         done = [self._done(task) for task in work.tasks]
         return work, all(path.is_file() and read_json(path)["fingerprint"] == work.fingerprint for path in done)
 
     def _plan(self) -> Work:
-        """The tasks and the fingerprint of everything they depend on."""
+        """Return the tasks and the fingerprint of everything that they depend on."""
         if self.source.kind == "hub" and (complete := self._complete()) is not None:
             return complete
         try:
@@ -231,11 +220,11 @@ class _Preparation:
             write_json(path, values)
 
     def _complete(self) -> Work | None:
-        """The finished plan of a source with these very options, which may be out of reach by now."""
+        """Return the finished plan of a source with these options, or None. The source may be unreachable by now."""
         values = read_complete(self.folder, self.name)
         if values.get("options") != text_options(self.source, self.cleaning):
             return None
-        tasks = [Task(name, lambda advance: iter(()), 0) for name in values["tasks"]]
+        tasks = [PrepareTask(name, lambda advance: iter(()), 0) for name in values["tasks"]]
         ids = tuple(restore(self.source, record) for record in values.get("ids", ()))
         return Work(tasks, values["fingerprint"], ids)
 
@@ -252,7 +241,7 @@ class _Preparation:
         for folder in (self.text / "done", self.text, self.heldout):  # the marks of what is done go first
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _remember(self, finished: Iterable[Task]) -> None:
+    def _remember(self, finished: Iterable[PrepareTask]) -> None:
         """Fill ``seen`` as it was after the finished tasks."""
         for task in finished:
             written = read_json(self._done(task))["written"]
@@ -262,24 +251,21 @@ class _Preparation:
                         for document in read_texts(self.folder, self.name, language, heldout=heldout):
                             self.seen.add(document.text)
 
-    def _do(self, task: Task, advance: Callable[[float], None]) -> None:
+    def _do(self, task: PrepareTask, advance: Callable[[float], None]) -> None:
         report = SourceReport(fingerprint=self.fingerprint)
         text, heldout = TextWriter(self.text), TextWriter(self.heldout)
         for document in task.documents(advance):
             counts = report.language(document.language)
-            if task.heldout_only or chosen(document, self.source, self.cleaning):
+            if task.heldout_only or is_held_out(document, self.source, self.cleaning):
                 reason = self._hold_out(document, counts.heldout_characters, heldout_only=task.heldout_only)
                 if reason is None:
                     heldout.add(document)
-                    counts.heldout_documents += 1
-                    counts.heldout_characters += len(document.text)
+                    counts.hold_out(document.text)
             else:
                 reason = self._keep(document)
                 if reason is None:
                     text.add(document)
-                    counts.documents += 1
-                    counts.characters += len(document.text)
-                    counts.bytes += len(document.text.encode())
+                    counts.keep(document.text)
             if reason is not None and not task.heldout_only:
                 counts.drop(reason)
         written = {"heldout": heldout.close(), "text": text.close()}
@@ -289,8 +275,8 @@ class _Preparation:
         )
 
     def _hold_out(self, document: Document, before: int, *, heldout_only: bool) -> str | None:
-        """The reason not to keep a document for evaluation."""
-        reason = judge(document, self.cleaning)
+        """Return the reason not to keep a document for evaluation, or None."""
+        reason = drop_reason(document, self.cleaning)
         if reason is None and before + len(document.text) > self.cleaning.holdout_characters:
             reason = BEYOND
         if reason is None and not self.seen.add(document.text):
@@ -298,9 +284,8 @@ class _Preparation:
         return reason
 
     def _keep(self, document: Document) -> str | None:
-        """The reason not to train on a document."""
-        reason = judge(document, self.cleaning)
-        if reason is not None:
+        """Return the reason not to train on a document, or None."""
+        if (reason := drop_reason(document, self.cleaning)) is not None:
             return reason
         if self.cleaning.deduplicate:
             return None if self.seen.add(document.text) else COPY
@@ -321,5 +306,5 @@ class _Preparation:
             f"no document of sources.{self.name}{where} is left to train on: {told}; mend the text or loosen `cleaning`"
         )
 
-    def _done(self, task: Task) -> Path:
+    def _done(self, task: PrepareTask) -> Path:
         return done_path(self.folder, self.name, task.name)

@@ -1,9 +1,9 @@
-"""Blocks of tokens out of a shard while training, all of it checked; what is damaged is named with its place.
+"""Read blocks of tokens from shards during training, check them, and report damage with its place.
 
-The files are read, not mapped: where a mapped file has been cut short, or its disk fails, the first touch ends the
-process without a word. Of the document ends one in 256 is held in memory, and those between are read with the block;
-of the tokens whole chunks are read, and their checksums compared, when a block is first asked for a token. That costs
-a tenth of making a batch, so it is always done.
+Files are read, not memory-mapped: if a mapped file was cut short, or its disk fails, the first access kills the process
+without a message. One in 256 document ends is kept in memory; those between are read with the block. Tokens are read in
+whole chunks, and their checksums are compared when a block is first used. The checks take a tenth of the time of making
+a batch, so they are always on.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ _OPEN = 512
 """Files kept open."""
 
 
-class Files:
-    """Reads parts of files, and keeps those open that were read last."""
+class OpenFiles:
+    """Reads parts of files, and keeps the last used files open."""
 
     def __init__(self) -> None:
         self._open: OrderedDict[str, int] = OrderedDict()
         weakref.finalize(self, _close, self._open)
 
     def read(self, path: str, offset: int, size: int) -> bytes:
-        """``size`` bytes from ``offset`` on, fewer at the end of the file. Raises OSError."""
+        """Return ``size`` bytes from ``offset`` on, fewer at the end of the file. Raises OSError."""
         descriptor = self._open.get(path)
         if descriptor is None:
             descriptor = self._open[path] = os.open(path, os.O_RDONLY)
@@ -55,14 +55,14 @@ def _close(files: OrderedDict[str, int]) -> None:
 
 
 class ShardReader:
-    """One shard: where its documents end, and its tokens.
+    """The document ends and tokens of one shard.
 
     expected    what the manifest says of it
     vocab_size  a token beyond it is damage
     Raises BadShard, here and when read: naming the file, the place, and what to do.
     """
 
-    def __init__(self, folder: Path, expected: ShardInfo, files: Files, vocab_size: int) -> None:
+    def __init__(self, folder: Path, expected: ShardInfo, files: OpenFiles, vocab_size: int) -> None:
         self.path = folder / expected.file
         index = read_index(self.path)
         check_identity(expected, index.info, self.path, folder / MANIFEST)
@@ -84,7 +84,7 @@ class ShardReader:
         return self._ends(begin, end)[1]
 
     def _ends(self, begin: int, end: int) -> tuple[int, memoryview[int]]:
-        """The number of the first of these documents, and the ends."""
+        """Return the number of the first of these documents, and the ends."""
         before = bisect_right(self._milestones, begin)
         after = bisect_right(self._milestones, end - 1, before)
         first = max(0, before * _GROUP - 1)
@@ -93,7 +93,7 @@ class ShardReader:
         return first, memoryview(data).cast("q")
 
     def tokens(self, begin: int, end: int) -> NDArray[np.uint32]:
-        """Tokens ``begin`` to ``end - 1``."""
+        """Return tokens ``begin`` to ``end - 1``."""
         first, last = begin // CHUNK, -(-end // CHUNK)
         start, stop = first * CHUNK, min(last * CHUNK, self._tokens)
         data = self._read(0, 4 * start, 4 * (stop - start), (begin, end))
@@ -113,7 +113,7 @@ class ShardReader:
         return tokens
 
     def _read(self, which: int, offset: int, size: int, place: tuple[int, int]) -> bytes:
-        """Bytes of the tokens (0) or of the index (1)."""
+        """Return bytes of the tokens (0) or of the index (1)."""
         path = self._names[which]
         try:
             data = self._files.read(path, offset, size)
@@ -132,7 +132,7 @@ class ShardReader:
 
 
 class Block:
-    """Tokens ``begin`` to ``end - 1`` of a shard, read when first asked for; sliced by places in the shard."""
+    """Tokens ``begin`` to ``end - 1`` of a shard, read when first used and sliced by positions in the shard."""
 
     __slots__ = ("_begin", "_end", "_shard", "_tokens")
 

@@ -1,4 +1,4 @@
-"""Token ids on disk: flat, with document ends and checksums.
+"""The file format of token ids: a flat array with document ends and checksums.
 
     00003.tokens   uint32, little-endian, documents end to end, without <bos> and <eos>
     00003.index    a line naming form and version, a line of JSON, the document ends as int64, a CRC-32 of every 1,024
@@ -39,7 +39,7 @@ _ALIGN = 64
 
 @dataclass(frozen=True)
 class Index:
-    """What an index says, and where in its file the arrays are."""
+    """The contents of an index file, and the offsets of its arrays."""
 
     path: Path
     info: dict[str, Any]
@@ -51,7 +51,7 @@ class Index:
 
 
 class Shard:
-    """One finished shard, mapped into memory, not read.
+    """A finished shard, memory-mapped.
 
     ``tokens``: (num_tokens,) uint32; ``ends``: (num_documents,) int64, where each document stops; ``info``: the JSON.
     """
@@ -79,7 +79,7 @@ class Shard:
             raise BadShard(self.path, f"{self.path} is damaged{self._place()} (its checksum does not match)", FIX)
 
     def _place(self) -> str:
-        """The first damaged chunk, in words."""
+        """Describe the first damaged chunk for messages."""
         if self._index.sums_at is None:
             return ""
         data = self._index.path.read_bytes()[self._index.sums_at : -32]
@@ -92,7 +92,7 @@ class Shard:
 
 
 def place_of(begin: int, end: int, ends: NDArray[np.int64], first: int) -> str:
-    """Tokens ``begin`` to ``end - 1`` in words; ``ends`` are those of documents ``first`` and following."""
+    """Describe tokens ``begin`` to ``end - 1``; ``ends`` are those of documents ``first`` and following."""
     documents = [first + int(ends.searchsorted(token, "right")) for token in (begin, end - 1)]
     return f"{_span('token', begin, end - 1)}, {_span('document', *documents)}"
 
@@ -125,6 +125,7 @@ def write_shard(path: Path, documents: Sequence[NDArray[np.uint32]], info: dict[
     ``info`` is kept beside the counts. Documents must not be empty.
     """
     digest, sums = hashlib.sha256(), _ChunkSums()
+    # The tokens are written first and the index last: a shard without an index does not count as finished.
     ends = np.cumsum([len(document) for document in documents], dtype="<i8")
     with atomic_file(path) as file:
         for document in documents:
@@ -135,6 +136,7 @@ def write_shard(path: Path, documents: Sequence[NDArray[np.uint32]], info: dict[
     info = {**info, "tokens": int(ends[-1]), "documents": len(documents), "sha256": digest.hexdigest()}
     head = _MAGIC + f"{VERSION}\n".encode()
     line = json.dumps(info, ensure_ascii=False).encode()
+    # Spaces pad the line so that the ends begin at a multiple of _ALIGN and can be memory-mapped.
     line += b" " * (-(len(head) + len(line) + 1) % _ALIGN) + b"\n"
     body = head + line + ends.tobytes() + sums.tobytes()
     with atomic_file(index_path(path)) as file:
@@ -143,14 +145,14 @@ def write_shard(path: Path, documents: Sequence[NDArray[np.uint32]], info: dict[
 
 
 class _ChunkSums:
-    """A CRC-32 of every ``CHUNK`` tokens of what is fed to it."""
+    """The CRC-32 of every ``CHUNK`` tokens."""
 
     def __init__(self) -> None:
         self._sums: list[int] = []
         self._crc = self._filled = 0
 
     def update(self, data: bytes) -> None:
-        """Some more bytes."""
+        """Add the next bytes."""
         rest = memoryview(data)
         while rest:
             part = rest[: 4 * CHUNK - self._filled]
@@ -162,12 +164,12 @@ class _ChunkSums:
                 self._crc = self._filled = 0
 
     def tobytes(self) -> bytes:
-        """All of them, the last of a shorter chunk."""
+        """Return all checksums; the last is that of a shorter chunk."""
         return np.array([*self._sums, self._crc] if self._filled else self._sums, dtype="<u4").tobytes()
 
 
 def read_index(path: Path) -> Index:
-    """The index of the shard ``path``. Raises BadShard if it is not whole, DataError if it is of a newer version."""
+    """Return the index of the shard ``path``. Raises BadShard if it is not whole, DataError for a newer version."""
     index = index_path(path)
     try:
         with index.open("rb") as file:
@@ -189,7 +191,7 @@ def read_index(path: Path) -> Index:
             raise ValueError("no checksum")
     except (ValueError, KeyError, TypeError) as error:
         raise _bad_index(index, f"{index} is damaged") from error
-    start = len(head) + len(line)
+    start = len(head) + len(line)  # layout: head, JSON line, ends (8 bytes each), sums (4 bytes each), SHA-256
     end = start + 8 * documents
     sums_at = None if version == "1" else end
     expected = end + (0 if sums_at is None else 4 * -(-tokens // CHUNK)) + 32
@@ -199,7 +201,7 @@ def read_index(path: Path) -> Index:
 
 
 def index_path(path: Path) -> Path:
-    """The index of the shard ``path``."""
+    """Return the index file of the shard ``path``."""
     return path.with_suffix(".index")
 
 
@@ -208,7 +210,7 @@ def _bad_index(index: Path, fault: str, fix: str = FIX) -> BadShard:
 
 
 class ShardWriter:
-    """Append documents; a shard is written whenever the next document would make it longer than ``max_tokens``.
+    """Appends documents, and writes a shard when the next document would exceed ``max_tokens``.
 
     A document is never divided between shards, so one longer than ``max_tokens`` makes a longer shard. The tokens of
     the shard at hand are held in memory. ``first`` lets a stopped stream go on with its next shard.
@@ -225,6 +227,7 @@ class ShardWriter:
         """Append one document: its ids, and the characters and UTF-8 bytes of its text."""
         if not len(tokens):
             raise ValueError("a document without tokens")
+        # A document is never divided, so a shard may exceed max_tokens only by a single long document.
         if self._documents and self._tokens + len(tokens) > self._max_tokens:
             self._write(last=False)
         self._documents.append(tokens)

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class TokenizerInfo(HasVocabulary, Protocol):
-    """What the steps ask of a tokenizer."""
+    """The tokenizer attributes that steps need."""
 
     @property
     def fingerprint(self) -> str: ...
@@ -39,7 +39,7 @@ class TokenizerInfo(HasVocabulary, Protocol):
 
 
 class Place(Protocol):
-    """This process among those that train together; a ``Mesh`` is one."""
+    """The rank of this process among those that train together, such as a ``Mesh``."""
 
     @property
     def rank(self) -> int: ...
@@ -60,7 +60,7 @@ ALONE = Rank()
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimiser step trains on."""
+    """The data of one optimiser step."""
 
     index: int
     """Number of the step within the phase."""
@@ -77,7 +77,7 @@ class Step:
 
 
 class Steps:
-    """The steps of one phase, for one rank.
+    """The steps of one phase on one rank.
 
     folder  the shards' folder, with manifest.json
     place   this process among all; it gets micro-batches rank, rank + world, ... of each step
@@ -112,7 +112,7 @@ class Steps:
         self.plan = Plan(self.mixture, self._corpus.blocks_per_stream.tolist(), self._seed, phase)
 
     def after(self, cursor: Cursor) -> Iterator[Step]:
-        """From a cursor (``cursor_after`` of the last step that was trained on) to the end of the phase."""
+        """Yield the steps from a cursor (``cursor_after`` of the last trained step) to the end of the phase."""
         phase = self._phase
         while cursor.tokens < phase.tokens:
             batch = batch_at(phase, cursor.tokens)
@@ -129,7 +129,7 @@ class Steps:
             cursor = after
 
     def _leave_out_known(self, cursor: Cursor) -> None:
-        """Leave out what the run's list names for a step that begins here."""
+        """Leave out the shards on the run's list for a step that begins here."""
         files = self._bad.at(self.name, cursor.draw, cursor.offset) if self._bad else frozenset()
         if files != self._left_out:
             self._left_out, part = files, self._corpus.leave_out(files)
@@ -157,20 +157,20 @@ class Steps:
             ) from error
 
     def _make_step(self, cursor: Cursor, bins: list[Bin], after: Cursor, batch: int) -> Step:
-        """Assemble and mask this rank's bins; of the others only the labels are counted.
+        """Assemble and mask this rank's bins; for the bins of other ranks only count the labels.
 
         For whole words that takes their text: each rank reads all of the step.
         """
         micro_batches: list[Packed] = []
         labels = 0
         rate = self._phase.mask_rate
-        for number, pieces in enumerate(bins):
+        for number, segments in enumerate(bins):
             bits = generator(self._seed, self.name, cursor.draw, cursor.offset, number)
             mine = number % self._place.world == self._place.rank
             if not mine and self._words is None:
-                labels += count_labels(offsets_of(pieces), rate, bits)
+                labels += count_labels(offsets_of(segments), rate, bits)
                 continue
-            ids, offsets = assemble(pieces, self._vocabulary.bos, self._vocabulary.eos)
+            ids, offsets = assemble(segments, self._vocabulary.bos, self._vocabulary.eos)
             shown, targets, hidden = mask(ids, offsets, rate, bits, self._vocabulary, self._words)
             labels += len(targets)
             if not mine:

@@ -1,4 +1,4 @@
-"""Prepared text on disk: one compressed file of JSON lines a language, and what was kept and dropped.
+"""Prepared text on disk: a compressed JSON lines file for each language, with counts of kept and dropped documents.
 
     text/<source>/<language>.jsonl.zst        {"id", "text"} a line, to train on
     text/<source>/done/<task>.json            a finished part of the work: its counts and the files it wrote
@@ -22,7 +22,7 @@ import zstandard
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mmbert.data.document import Document
-from mmbert.data.read import read
+from mmbert.data.sources.read import read
 from mmbert.errors import DataError
 from mmbert.files import PARTIAL, disk_errors, read_json, sync_file, sync_folder
 from mmbert.recipe import Source
@@ -33,8 +33,8 @@ _BUFFER = 1 << 18
 """Bytes of a language held back before they are compressed and appended: 1,833 languages at once take 500 MB."""
 
 
-class Counts(BaseModel):
-    """What became of the documents of one language of one source. ``bytes`` are those of UTF-8."""
+class DocumentCounts(BaseModel):
+    """Counts of the documents of one language in one source. ``bytes`` are UTF-8 bytes."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -46,26 +46,37 @@ class Counts(BaseModel):
     dropped: dict[str, int] = {}
     """Reason -> documents."""
 
+    def keep(self, text: str) -> None:
+        """Count a document to train on."""
+        self.documents += 1
+        self.characters += len(text)
+        self.bytes += len(text.encode())
+
+    def hold_out(self, text: str) -> None:
+        """Count a held-out document."""
+        self.heldout_documents += 1
+        self.heldout_characters += len(text)
+
     def drop(self, reason: str) -> None:
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
 
-    def merge(self, other: Counts) -> None:
+    def merge(self, other: DocumentCounts) -> None:
         for name in ("documents", "characters", "bytes", "heldout_documents", "heldout_characters"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.dropped = dict(Counter(self.dropped) + Counter(other.dropped))
 
 
 class SourceReport(BaseModel):
-    """Counts of one source by language, and the fingerprint of everything they depend on."""
+    """Counts of one source by language, and the fingerprint of everything on which they depend."""
 
     model_config = ConfigDict(extra="forbid")
 
     fingerprint: str
-    languages: dict[str, Counts] = {}
+    languages: dict[str, DocumentCounts] = {}
 
-    def language(self, code: str) -> Counts:
-        """The counts of a language, made if they are not there."""
-        return self.languages.setdefault(code, Counts())
+    def language(self, code: str) -> DocumentCounts:
+        """Return the counts of a language, created if needed."""
+        return self.languages.setdefault(code, DocumentCounts())
 
     def merge(self, other: SourceReport) -> None:
         for code, counts in other.languages.items():
@@ -87,7 +98,7 @@ class Report(BaseModel):
 
     @classmethod
     def load(cls, folder: Path) -> Report:
-        """Of a data folder. Raises DataError if text was not prepared there."""
+        """Load the report of a data folder. Raises DataError if no text was prepared there."""
         path = report_path(folder)
         if not path.is_file():
             raise DataError(f"no such file: {path}: run `mmbert data prepare` first")
@@ -98,7 +109,7 @@ class Report(BaseModel):
 
 
 def text_sizes(folder: Path) -> dict[tuple[str, str], int]:
-    """(source, language) -> characters to train on."""
+    """Return (source, language) -> characters of training text."""
     return {
         (name, language): counts.characters
         for name, source in Report.load(folder).sources.items()
@@ -108,40 +119,40 @@ def text_sizes(folder: Path) -> dict[tuple[str, str], int]:
 
 
 def report_path(folder: Path) -> Path:
-    """Where the counts of a data folder stand."""
+    """Return the path of the counts of a data folder."""
     return folder / "text" / "report.json"
 
 
 def text_folder(folder: Path, source: str, *, heldout: bool = False) -> Path:
-    """Where the prepared text of a source stands."""
+    """Return the folder of the prepared text of a source."""
     return folder / ("heldout" if heldout else "text") / source
 
 
 def done_path(folder: Path, source: str, task: str) -> Path:
-    """The mark of a finished part of the work on a source."""
+    """Return the path of the mark of a finished task."""
     return text_folder(folder, source) / "done" / f"{task}.json"
 
 
 def complete_path(folder: Path, source: str) -> Path:
-    """The mark of a source that is finished as a whole."""
+    """Return the path of the mark of a finished source."""
     return done_path(folder, source, "complete")
 
 
 def read_complete(folder: Path, source: str) -> dict[str, Any]:
-    """What a finished source was made from; empty if it is not finished."""
+    """Return what a finished source was made from; empty if it is not finished."""
     path = complete_path(folder, source)
     values: dict[str, Any] = read_json(path) if path.is_file() else {}
     return values
 
 
 def read_texts(folder: Path, source: str, language: str, *, heldout: bool = False) -> Iterator[Document]:
-    """The prepared documents of one stream. Raises DataError naming a file that is missing, cut or corrupt."""
+    """Yield the prepared documents of one stream. Raises DataError naming a file that is missing, cut or corrupt."""
     path = text_folder(folder, source, heldout=heldout) / f"{language}{SUFFIX}"
     return read(source, Source(kind="jsonl", path=str(path), language=language))
 
 
 class TextWriter:
-    """Files of any number of languages at once; they appear under their names when the writer is closed.
+    """Writes files of any number of languages at once; they get their final names when the writer is closed.
 
     Each file is a row of compressed frames. No file stays open between two of them, so a thousand languages need no
     thousand descriptors, and the bytes depend on nothing but the documents.
@@ -167,7 +178,7 @@ class TextWriter:
             self._flush(name)
 
     def close(self) -> list[str]:
-        """Bring everything to disk and give the files their names; returns their languages, sorted."""
+        """Flush everything to disk and rename the files to their final names. Return their languages, sorted."""
         if not self._lines:
             return []
         with disk_errors(self.folder):

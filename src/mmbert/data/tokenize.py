@@ -1,4 +1,4 @@
-"""The second stage of preparing: prepared text -> shards of token ids, stream by stream."""
+"""The second stage of preparation: prepared text to shards of token ids, stream by stream."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from mmbert.data import manifest as manifests
 from mmbert.data.document import Document
-from mmbert.data.hub import restore
-from mmbert.data.ids import IdReader, parts
-from mmbert.data.inputs import Input
+from mmbert.data.ids import IdReader, shard_inputs
 from mmbert.data.manifest import Manifest, ShardInfo, StreamInfo
 from mmbert.data.shard import MAX_TOKENS, Shard, ShardWriter
-from mmbert.data.store import Counts, Report, read_complete, read_texts
+from mmbert.data.sources.hub_datasets import restore
+from mmbert.data.sources.inputs import Input
+from mmbert.data.store import DocumentCounts, Report, read_complete, read_texts
 from mmbert.errors import TokenizerError
 from mmbert.log import progress
 from mmbert.recipe import Recipe, Source
@@ -71,13 +71,13 @@ def prepare_shards(recipe: Recipe, folder: Path, tokenizer: Tokenizer, *, max_to
 
 
 def source_ids(source: Source, folder: Path, name: str) -> list[Input]:
-    """The files of a prepared source of token ids; none for one of text."""
+    """Return the files of a prepared source of token ids; none for a source of text."""
     return [restore(source, record) for record in read_complete(folder, name).get("ids", ())]
 
 
 def _id_streams(source: Source, folder: Path, tokenizer: Tokenizer, info: dict[str, Any]) -> Iterator[StreamInfo]:
     """Finish the streams of a source of token ids."""
-    found = parts(source_ids(source, folder, info["source"]))
+    found = shard_inputs(source_ids(source, folder, info["source"]))
     reader = IdReader(source, tokenizer)
     if not found:
         return
@@ -99,7 +99,7 @@ def finish_stream(
     folder: Path,
     tokenizer: Tokenizer,
     info: dict[str, Any],
-    counts: Counts,
+    counts: DocumentCounts,
     max_tokens: int,
     advance: Callable[[float], None],
 ) -> StreamInfo:
@@ -123,7 +123,7 @@ def finish_stream(
 
 
 def _describe(place: Path, info: dict[str, Any], finished: list[dict[str, Any]]) -> StreamInfo:
-    """A stream's entry in the manifest."""
+    """Return a stream's entry in the manifest."""
     return StreamInfo(
         source=info["source"],
         language=info["language"],
@@ -141,13 +141,13 @@ def _describe(place: Path, info: dict[str, Any], finished: list[dict[str, Any]])
 
 
 def encode(documents: Iterable[Document], tokenizer: Tokenizer) -> Iterator[tuple[str, NDArray[np.uint32]]]:
-    """The text and the ids of every document."""
+    """Yield the text and the ids of every document."""
     for batch in _batches(documents):
         yield from zip(batch, tokenizer.encode_batch(batch), strict=True)
 
 
 def _finished(place: Path, info: dict[str, Any]) -> list[dict[str, Any]]:
-    """The indexes of the whole shards of a stream, in order. Those of other text are removed."""
+    """Return the indexes of the whole shards of a stream, in order. Shards of other text are removed."""
     found: list[dict[str, Any]] = []
     while not (found and found[-1]["last"]):
         path = place / f"{len(found):05d}.tokens"
@@ -168,7 +168,7 @@ def _finished(place: Path, info: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[str]]:
-    """Texts to encode at once: enough to keep all threads busy, little enough to hold in memory."""
+    """Yield texts to encode at once: enough to keep all threads busy, few enough to fit in memory."""
     batch: list[str] = []
     characters = 0
     for document in documents:

@@ -1,4 +1,4 @@
-"""How often tokens stand in shards, and how often a run will draw each: all there is to say before a word is learnt."""
+"""Token frequencies in shards and in the draws of a run: what is known of tokens before training."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CHUNK = 2**22
 
 
 def token_shares(recipe: Recipe, folder: Path, vocab_size: int, without: Container[str] = ()) -> NDArray[np.float64]:
-    """(V,) each token's part of the tokens that the phases of ``recipe`` draw; all above 0, adding up to 1.
+    """Return each token's share of the tokens that the phases of ``recipe`` draw (V,): all above 0, with sum 1.
 
     Every stream weighs what all phases together draw from it, so that a language that joins late is in the shares from
     the start.
@@ -48,7 +48,7 @@ def token_shares(recipe: Recipe, folder: Path, vocab_size: int, without: Contain
 
 
 def count(files: Sequence[tuple[Path, int]], size: int, most: int) -> NDArray[np.int64]:
-    """(size,) how often each token stands in the first parts of shards (path, tokens), ``most`` tokens in all."""
+    """Count each token (size,) in the first parts of shards (path, tokens), ``most`` tokens in all."""
     total = sum(tokens for _, tokens in files)
     share = min(1.0, most / max(total, 1))
     counts = np.zeros(size, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Which tokens stand in one word, so that they are masked together (whole-word masking, arXiv 1906.08101).
+"""Group tokens into words, so that they are masked together (whole-word masking, arXiv 1906.08101).
 
 Shards hold ids without the text. What can be told of an id is how its own text begins and ends, and two tokens side by
 side are of one word where a letter, mark or digit meets another. In scripts without spaces between words each token is
@@ -29,7 +29,7 @@ class WholeWords:
         self._closes = np.array([_inside(text[-1:]) for text in texts], dtype=np.bool_)
 
     def starts(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(T,) of each place the place where its word begins; special tokens stand alone."""
+        """Return for each token (T,) the place where its word begins; special tokens are words of their own."""
         places = np.arange(len(ids))
         begins = np.ones(len(ids), dtype=np.bool_)
         begins[1:] = ~(self._closes[ids[:-1]] & self._opens[ids[1:]])
@@ -38,5 +38,5 @@ class WholeWords:
 
 
 def _inside(character: str) -> bool:
-    """Whether a word may go on at this character."""
+    """Return whether a word may go on at this character."""
     return character == "\ufffd" or is_of_word(character)

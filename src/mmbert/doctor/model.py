@@ -18,8 +18,9 @@ from mmbert.inference.predictor import READERS, tuning
 from mmbert.inference.sentence_transformers_folder import Dense
 from mmbert.model.config import ModelConfig, config_from_hf
 from mmbert.model.weights import model_folder
+from mmbert.tokenizer.folder import SPECIALS
 from mmbert.tokenizer.spelling import SPACE
-from mmbert.tokenizer.tokenizer import SPECIALS, Tokenizer
+from mmbert.tokenizer.tokenizer import Tokenizer
 
 _SENTENCE = "All human beings are born free and equal in dignity and rights."
 _FINE = ("rightly", "with an option", "not its kind")

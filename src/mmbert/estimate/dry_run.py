@@ -14,7 +14,7 @@ from pathlib import Path
 from mmbert.data.counts import counts_sizes
 from mmbert.data.manifest import FILE, Manifest
 from mmbert.data.mixture import Mixture, Share, Sizes, mixture
-from mmbert.data.plan import Stage, stages
+from mmbert.data.plan import BatchStage, batch_stages
 from mmbert.data.store import report_path, text_sizes
 from mmbert.errors import ConfigError, DataError
 from mmbert.estimate.hardware import Machine
@@ -24,7 +24,7 @@ from mmbert.files import read_json
 from mmbert.model.config import ModelConfig
 from mmbert.model.count import Parameters, flops_per_token, parameters
 from mmbert.recipe import Phase, Recipe, TokenizerTraining
-from mmbert.start import resolve
+from mmbert.start_model import resolve
 from mmbert.training.schedule import learning_rate
 
 SECONDS_A_DAY = 86_400
@@ -39,7 +39,7 @@ class PhaseEstimate:
 
     name: str
     phase: Phase
-    stages: tuple[Stage, ...]
+    stages: tuple[BatchStage, ...]
     """Stretches of constant batch; their steps add up to the phase's."""
     times: tuple[StepTime, ...]
     """Of a step of each stage."""
@@ -195,7 +195,9 @@ def dry_run(
         rates = learning_rate(phase, phase.warmup), learning_rate(phase, phase.tokens)
         needed = flops.training * phase.tokens
         phases.append(
-            PhaseEstimate(name, phase, tuple(stages(phase)), times, machine, *rates, memory, needed, drawn, texts, note)
+            PhaseEstimate(
+                name, phase, tuple(batch_stages(phase)), times, machine, *rates, memory, needed, drawn, texts, note
+            )
         )
     return DryRun(recipe, config, parameters(config), machine, length, tuple(phases))
 
@@ -204,7 +206,7 @@ def _times(
     recipe: Recipe, phase: Phase, config: ModelConfig, machine: Machine, length: float | None
 ) -> tuple[StepTime, ...]:
     return tuple(
-        step_time(config, phase, recipe.runtime, machine, stage.batch, length=length) for stage in stages(phase)
+        step_time(config, phase, recipe.runtime, machine, stage.batch, length=length) for stage in batch_stages(phase)
     )
 
 

@@ -49,7 +49,7 @@ _WORD = re.compile(r"\w+")
 _ANSWER_WORDS = 6
 """Longest answer of the sliding window, in words."""
 _AROUND = 8
-"""Words on either side of a piece that are compared with the question."""
+"""Words on either side of a span that are compared with the question."""
 
 
 def fit(task: Task, rows: Sequence[Row], seed: int = 0, feature_set: FeatureSet = NGRAMS) -> Predict:
@@ -176,7 +176,7 @@ def _answer(task: Task, rows: Sequence[Row], seed: int, feature_set: FeatureSet)
 
 
 def _slide(question: str, context: str) -> str:
-    """The piece of at most six words, none of them the question's, with most of the question's words around it; rarer
+    """The span of at most six words, none of them the question's, with most of the question's words around it; rarer
     words count more, and near ones."""
     wanted = {word.lower() for word in _WORD.findall(question)}
     words = list(_WORD.finditer(context))

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from mmbert import __version__
 from mmbert.errors import ConfigError, DataError, MMBertError
 from mmbert.exporting import graph
 from mmbert.exporting.compare import TOLERANCE, Agreement, compare, encode, graph_run, model_run
@@ -20,6 +19,7 @@ from mmbert.files import atomic_folder, write_json
 from mmbert.hub_names import PIPELINES
 from mmbert.model.weights import WEIGHTS, model_folder
 from mmbert.tokenizer.tokenizer import Tokenizer
+from mmbert.version import __version__
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ import json
 import textwrap
 from collections.abc import Mapping, Sequence
 
-from mmbert import __version__
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.hub_names import PIPELINES, called, iso_codes, on_hub
+from mmbert.version import __version__
 
 _USES = {
     "classify": (PIPELINES["sequence"], "Classifier", '"A text"'),

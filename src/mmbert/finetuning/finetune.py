@@ -35,12 +35,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from mmbert.errors import ConfigError, MissingExtra, TrainingError
+from mmbert.errors import ConfigError, MissingExtra, TrainingError, first_line
 from mmbert.extras import extra_of
 from mmbert.files import is_main_process, publish_folder, read_json, write_json
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.hub import network_error
-from mmbert.io.row_errors import reason
 from mmbert.locks import lock_folder
 from mmbert.recipe_file import refuse_changes
 
@@ -95,7 +94,7 @@ def finetune(
     out        the run's folder; default: runs/<name>
     sweep      run all combinations of ``recipe.sweep`` and keep the best on dev
     callbacks  ``transformers.TrainerCallback`` objects of your own, of every trial of a sweep
-    Raises ConfigError, DataError, WeightsError or TrainingError in one line; MissingExtra without the extra finetune.
+    Raises ConfigError, DataError, WeightsError or TrainingError; MissingExtra without the extra finetune.
     """
     wanted = recipe if isinstance(recipe, FinetuneRecipe) else FinetuneRecipe.load(recipe)
     folder = Path(out) if out is not None else Path("runs") / wanted.name
@@ -195,7 +194,7 @@ def _push(name: str, folder: Path) -> None:
         api.upload_folder(repo_id=name, folder_path=folder)
     except (OSError, ValueError, network_error()) as error:
         raise TrainingError(
-            f"cannot upload to {name}: {reason(error)}; the model is in {folder}: "
+            f"cannot upload to {name}: {first_line(error)}; the model is in {folder}: "
             "see `hf auth login`, then run this again"
         ) from error
 

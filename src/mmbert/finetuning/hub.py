@@ -11,11 +11,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from mmbert.errors import DataError, MissingExtra
+from mmbert.errors import DataError, MissingExtra, first_line
 from mmbert.finetuning.recipe_data import DataSpec
 from mmbert.finetuning.tables import canonical
 from mmbert.hub import network_error
-from mmbert.io.row_errors import Numbered, reason
+from mmbert.io.row_errors import Numbered
 
 log = logging.getLogger(__name__)
 
@@ -201,7 +201,7 @@ def _reason(error: Exception) -> str:
     """Return the first line of an error, or of its cause where that says more."""
     if type(error).__name__ == "DatasetGenerationError" and isinstance(error.__cause__, Exception):
         error = error.__cause__
-    return reason(error)[:300]
+    return first_line(error)[:300]
 
 
 def _names(feature: Any) -> tuple[str, ...]:

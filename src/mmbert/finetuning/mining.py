@@ -19,13 +19,12 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.util import mine_hard_negatives
 from torch import Tensor
 
-from mmbert.errors import ConfigError, DataError, WeightsError
+from mmbert.errors import ConfigError, DataError, WeightsError, first_line
 from mmbert.files import atomic_file
 from mmbert.finetuning.ranking_examples import Group
 from mmbert.finetuning.recipe_sentence import Mine
 from mmbert.inference.embedder import Embedder
 from mmbert.inference.reranker import Reranker
-from mmbert.io.row_errors import reason
 from mmbert.io.rows import read_rows
 
 log = logging.getLogger(__name__)
@@ -60,7 +59,7 @@ def mine(options: Mine, groups: Sequence[Group], folder: Path, device: str) -> l
             batch_size=options.batch, verbose=False,
         )  # fmt: skip
     except ValueError as error:
-        raise ConfigError(f"mine: {reason(error)}") from error
+        raise ConfigError(f"mine: {first_line(error)}") from error
     rows = [dict(row) for row in found]
     if not rows:
         raise DataError(
@@ -85,7 +84,7 @@ def _load(option: str, name: str, device: str, ours: Callable[..., Any], theirs:
         try:
             return theirs(name, device=device)
         except (OSError, ValueError, RuntimeError) as error:
-            raise WeightsError(f"mine.{option} {name}: {reason(error)} ({first})") from error
+            raise WeightsError(f"mine.{option} {name}: {first_line(error)} ({first})") from error
 
 
 class _Miner:

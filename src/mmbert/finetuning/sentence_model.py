@@ -22,12 +22,11 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Weighted
 from sentence_transformers.sparse_encoder.modules import SpladePooling
 from torch import Tensor, nn
 
-from mmbert.errors import ConfigError, WeightsError
+from mmbert.errors import ConfigError, WeightsError, first_line
 from mmbert.files import read_json
 from mmbert.finetuning.packed_engine import PackedBody, pack_engine
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.inference.load import read_labels
-from mmbert.io.row_errors import reason
 from mmbert.model.folder import LISTING, read_modules
 from mmbert.model.weights import model_folder
 from mmbert.training.distributed import pick_device
@@ -45,7 +44,7 @@ def build_model(recipe: FinetuneRecipe) -> BaseModel:
         with quiet():
             model: BaseModel = build(recipe, folder)
     except (OSError, KeyError, RuntimeError) as error:
-        raise WeightsError(f"{recipe.model} cannot be read by sentence-transformers: {reason(error)}") from error
+        raise WeightsError(f"{recipe.model} cannot be read by sentence-transformers: {first_line(error)}") from error
     return model.to(pick_device(recipe.training.device, "training.device"))
 
 

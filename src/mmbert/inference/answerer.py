@@ -165,7 +165,7 @@ class Answerer(Predictor):
         while chunk := list(islice(stream, _TOKENISED)):
             for at, pair in enumerate(chunk, number):
                 _check(pair, at)
-            asked = encode_ends(tokenizer, [question for question, _ in chunk], window, first=number)
+            asked = encode_ends(tokenizer.encode_batch, [question for question, _ in chunk], window, first=number)
             texts = tokenizer.encode_spans([context for _, context in chunk], specials=True, first=number)
             for (question, context), head, (ids, spans) in zip(chunk, asked, texts, strict=True):
                 room = window - template.size - len(head)

@@ -79,7 +79,9 @@ def text_encoder(
         check_texts(texts, first)
         if prompt:
             texts = [prompt + text for text in texts]
-        rows = encode_ends(tokenizer, texts, longest + 1, first=first, end=end)  # one more tells that a text is cut
+        rows = encode_ends(
+            tokenizer.encode_batch, texts, longest + 1, first=first, end=end
+        )  # one more tells that a text is cut
         if noted is not None:
             for index, row in enumerate(rows):
                 if len(row) > longest or not len(row):

@@ -1,13 +1,13 @@
-"""Embeds many texts into one file; a run that was stopped can be resumed by the same call.
+"""Many texts to one file of vectors, in parts that survive whatever stops the work.
 
-During the work a folder ``NAME.pieces.partial`` is beside the file: ``job.json`` describes the job, and each piece of
-texts has two files, its vectors, and its keys with a hash of its texts, both written atomically. A resumed run checks
-that the texts are the same and computes damaged pieces again. When all pieces are complete they become the file,
-atomically, and the folder is removed. A piece is always embedded by itself, so that the bytes of the file do not depend
-on interruptions.
+While the work goes on, a folder ``NAME.parts.partial`` stands beside the file: ``job.json`` says what is being made,
+and every part of texts gives two files, its vectors and its keys with a hash of its texts, each whole or absent. The
+same call again takes up what is there, after checking that the texts are the same; a part whose files are damaged is
+computed again. When all parts are there they become the file, atomically, and the folder goes. A part is always
+computed alone, so that the file has the same bytes however often the work was stopped.
 
-Forms: ``.npy`` (n, d); ``.jsonl``, a line ``{"id": ..., "embedding": [...]}`` for each text; ``.parquet``, columns id
-and embedding.
+Forms: ``.npy`` (n, d); ``.jsonl``, a line ``{"id": ..., "embedding": [...]}`` a text; ``.parquet``, columns id and
+embedding.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ import numpy as np
 import orjson
 
 from mmbert.arrays import load_arrays, save_arrays
-from mmbert.errors import ConfigError, DataError, MissingExtra, MMBertError
+from mmbert.errors import ConfigError, DataError, MMBertError
 from mmbert.files import PARTIAL, atomic_file, disk_errors, read_json, write_json
 from mmbert.inference.checks import whole
+from mmbert.io.rows import import_pyarrow
 from mmbert.locks import lock_folder
 from mmbert.log import progress as progress_bar
 
@@ -39,8 +40,8 @@ log = logging.getLogger(__name__)
 
 FORMS = (".npy", ".jsonl", ".parquet")
 
-PIECE = 4096
-"""Texts of a piece: the most work that an interruption loses."""
+PART_SIZE = 4096
+"""Texts of a part: what is lost when the work is stopped."""
 
 RANGES = "ranges.npz"
 
@@ -57,26 +58,25 @@ def embed_to_file(
     dimensions: int | None = None,
     normalize: bool = True,
     output: Output = "float32",
-    piece: int = PIECE,
+    part_size: int = PART_SIZE,
 ) -> int:
-    """Write the vectors of ``records``, in their order, to ``out``; return how many.
+    """Write the vectors of ``records``, in their order, to ``out``; returns how many. See above.
 
-    int8 and uint8 use the embedder's ``ranges``, or those of the first piece; they are saved beside the file as
-    ``NAME.ranges.npy``.
-    Raises ConfigError for an unknown form or other options than the run began with, DataError for no text or texts
-    that changed.
+    int8 and uint8 count from the embedder's ``ranges``, or from those of the first part; they are saved beside the
+    file as ``NAME.ranges.npy``.
+    Raises ConfigError for a form that is unknown or a job that differs, DataError for no text or text that changed.
     """
     out = Path(out)
     check_form(out)
-    piece = whole("piece", piece)
-    folder = out.with_name(out.name + ".pieces" + PARTIAL)
+    part_size = whole("part_size", part_size)
+    folder = out.with_name(out.name + ".parts" + PARTIAL)
     options: dict[str, Any] = {"prompt": prompt, "dimensions": dimensions, "normalize": normalize, "output": output}
     with disk_errors(out), lock_folder(folder):
-        _claim(folder, embedder, {**options, "piece": piece})
+        _claim(folder, embedder, {**options, "part_size": part_size})
         total, stream = 0, iter(records)
         with progress_bar[Any](desc="embedding", unit="text") as bar:
             number = 0
-            while chunk := list(islice(stream, piece)):
+            while chunk := list(islice(stream, part_size)):
                 _make(folder, number, total, chunk, embedder, options)
                 total, number = total + len(chunk), number + 1
                 bar.update(len(chunk))
@@ -91,24 +91,24 @@ def embed_to_file(
 
 
 def check_form(out: Path) -> None:
-    """Raise an error for an unknown form, a missing library or an existing file, before anything is computed."""
+    """Raises before anything is computed: for a form that is unknown, not installed, or a file that is there."""
     if out.suffix not in FORMS:
         raise ConfigError(f"{out}: the name must end in {', '.join(FORMS)}")
     if out.suffix == ".parquet":
-        _parquet()
+        import_pyarrow()
     with disk_errors(out):
         if out.exists():
-            raise ConfigError(f"{out} is there already: delete it or choose another name")
+            raise ConfigError(f"{out} exists already: delete it or choose another name")
 
 
 def json_line(key: Any, vector: np.ndarray) -> bytes:
-    """Return ``{"id": ..., "embedding": [...]}`` with the shortest exact decimals."""
+    """``{"id": ..., "embedding": [...]}``, numbers as short as they are exact."""
     row = {"id": key, "embedding": np.ascontiguousarray(vector)}
     return orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
 
 
 def _claim(folder: Path, embedder: Embedder, options: dict[str, Any]) -> None:
-    """Write ``job.json``, or check that it describes this job; take up the ranges that were measured then."""
+    """Say in ``job.json`` what is made here, or check that it is what was begun; take up the ranges measured then."""
     loaded, path, ranges = embedder.loaded, folder / "job.json", folder / RANGES
     begun = read_json(path) if path.is_file() else None
     given = embedder.ranges
@@ -141,7 +141,7 @@ def _claim(folder: Path, embedder: Embedder, options: dict[str, Any]) -> None:
 def _make(
     folder: Path, number: int, first: int, chunk: list[Record], embedder: Embedder, options: dict[str, Any]
 ) -> None:
-    """Write the two files of a piece, unless they exist. ``first``: number of its first text."""
+    """The two files of a part, unless they are there. ``first``: number of its first text."""
     keys, texts = [key for key, _ in chunk], [text for _, text in chunk]
     digest = hashlib.sha256()
     for key, text in chunk:
@@ -155,11 +155,11 @@ def _make(
         save_arrays(folder / RANGES, ranges=cast(np.ndarray, embedder.ranges))
     vectors = np.stack(list(embedder.stream(texts, **options, progress=False, window=len(texts), first=first)))
     save_arrays(_vectors(folder, number), vectors=vectors)
-    write_json(place, {"sha256": digest.hexdigest(), "keys": keys})  # last: it marks the piece as complete
+    write_json(place, {"sha256": digest.hexdigest(), "keys": keys})  # last: it says that the part is done
 
 
 def _is_whole(folder: Path, number: int, digest: str, keys: list[Any]) -> bool:
-    """Return whether the files of a piece are undamaged. Raises DataError if they are of other texts."""
+    """Return whether the files of a part are undamaged; else they are made again. Raises DataError for other texts."""
     try:
         stated = read_json(folder / f"{number:06d}.json")
         load_arrays(_vectors(folder, number), "it is made again")
@@ -169,41 +169,41 @@ def _is_whole(folder: Path, number: int, digest: str, keys: list[Any]) -> bool:
     if not isinstance(stated, dict) or "sha256" not in stated:
         return False
     if stated["sha256"] != digest:
-        raise DataError(f"the texts of piece {number} changed since {folder} was begun: delete that folder")
-    return bool(stated.get("keys") == json.loads(json.dumps(keys)))  # the digest covers them
+        raise DataError(f"the texts of part {number} changed since {folder} was begun: delete that folder")
+    return bool(stated.get("keys") == json.loads(json.dumps(keys)))  # they are in the digest: else they are damaged
 
 
 def _vectors(folder: Path, number: int) -> Path:
     return folder / f"{number:06d}.npz"
 
 
-def _pieces(folder: Path, count: int) -> Iterator[tuple[list[Any], np.ndarray]]:
+def _parts(folder: Path, count: int) -> Iterator[tuple[list[Any], np.ndarray]]:
     for number in range(count):
         keys = read_json(folder / f"{number:06d}.json")["keys"]
         yield keys, load_arrays(_vectors(folder, number), "run the same again, it is made anew")["vectors"]
 
 
 def _assemble(folder: Path, count: int, total: int, out: Path) -> None:
-    """Write all pieces as one file."""
-    pieces = _pieces(folder, count)
+    """All parts as one file."""
+    parts = _parts(folder, count)
     with atomic_file(out) as file:
         if out.suffix == ".npy":
-            for number, (_, vectors) in enumerate(pieces):
+            for number, (_, vectors) in enumerate(parts):
                 if number == 0:
                     header = {"descr": vectors.dtype.str, "fortran_order": False, "shape": (total, vectors.shape[1])}
                     np.lib.format.write_array_header_1_0(file, header)
                 file.write(np.ascontiguousarray(vectors).data)
         elif out.suffix == ".jsonl":
-            for keys, vectors in pieces:
+            for keys, vectors in parts:
                 file.writelines(json_line(key, vector) for key, vector in zip(keys, vectors, strict=True))
         else:
-            _write_parquet(pieces, file)
+            _write_parquet(parts, file)
 
 
-def _write_parquet(pieces: Iterator[tuple[list[Any], np.ndarray]], file: BinaryIO) -> None:
-    arrow, parquet = _parquet()
+def _write_parquet(parts: Iterator[tuple[list[Any], np.ndarray]], file: BinaryIO) -> None:
+    arrow = import_pyarrow()
     writer = None
-    for keys, vectors in pieces:
+    for keys, vectors in parts:
         numbers = arrow.array(np.ascontiguousarray(vectors).reshape(-1))
         table = arrow.table(
             {
@@ -212,16 +212,7 @@ def _write_parquet(pieces: Iterator[tuple[list[Any], np.ndarray]], file: BinaryI
             }
         )
         if writer is None:
-            writer = parquet.ParquetWriter(file, table.schema, write_page_checksum=True)
+            writer = arrow.parquet.ParquetWriter(file, table.schema, write_page_checksum=True)
         writer.write_table(table if table.schema == writer.schema else table.cast(writer.schema))
     if writer is not None:
         writer.close()
-
-
-def _parquet() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtra("pyarrow", "data") from error
-    return pyarrow, pyarrow.parquet

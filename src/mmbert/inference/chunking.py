@@ -67,9 +67,9 @@ def split_text(text: str, by: str) -> list[Span]:
 
 
 def _trimmed(text: str, start: int, end: int) -> Span | None:
-    piece = text[start:end]
-    bare = piece.strip()
-    left = start + len(piece) - len(piece.lstrip())
+    part = text[start:end]
+    bare = part.strip()
+    left = start + len(part) - len(part.lstrip())
     return (left, left + len(bare)) if bare else None
 
 

@@ -18,7 +18,8 @@ from mmbert.inference.predictor import Predictor, respond
 from mmbert.inference.windows import Place, Rows, run_rows, tokenised, windows, with_ends
 from mmbert.model.heads import MaskedLM
 from mmbert.packed import Packed
-from mmbert.tokenizer.tokenizer import BYTE, SPECIALS, Tokenizer
+from mmbert.tokenizer.folder import SPECIALS
+from mmbert.tokenizer.tokenizer import BYTE, Tokenizer
 
 Best = tuple[np.ndarray, np.ndarray]
 """The best tokens for the N masks of a row: probabilities (N, k) fp32 and ids (N, k), most probable first."""

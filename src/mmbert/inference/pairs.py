@@ -109,5 +109,5 @@ def pair_encoder(
 def _encode(loaded: Loaded, texts: list[str], start: int) -> list[np.ndarray]:
     """Return the ids of each text, as many as are read; equal texts, such as a query, are encoded once."""
     if len(texts) > 1 and all(text is texts[0] or text == texts[0] for text in texts):
-        return encode_ends(loaded.tokenizer, texts[:1], loaded.max_tokens, first=start) * len(texts)
-    return encode_ends(loaded.tokenizer, texts, loaded.max_tokens, first=start)
+        return encode_ends(loaded.tokenizer.encode_batch, texts[:1], loaded.max_tokens, first=start) * len(texts)
+    return encode_ends(loaded.tokenizer.encode_batch, texts, loaded.max_tokens, first=start)

@@ -1,4 +1,4 @@
-"""CSV and TSV as rows, without the limits and the guesses of ``csv``."""
+"""CSV and TSV rows, without the limits and guesses of the module ``csv``."""
 
 from __future__ import annotations
 

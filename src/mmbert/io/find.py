@@ -1,4 +1,4 @@
-"""Which files a path, a folder or a glob names: the same for every reader, in the same order on every machine."""
+"""The files that a path, folder or glob names, the same for every reader and in the same order on every machine."""
 
 from __future__ import annotations
 

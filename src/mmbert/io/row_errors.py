@@ -1,4 +1,4 @@
-"""What is wrong with rows: raised at the first, or passed over on request, counted; and values in messages."""
+"""Errors in rows: raised at the first one, or on request skipped and counted. Also formats values for messages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MEND = "mend or remove the line"
 
 
 class RowFaults:
-    """What is wrong with rows: the first is raised, or with ``skip`` they are passed over, counted and reported.
+    """Errors in rows: the first is raised, or with ``skip`` bad rows are skipped, counted and reported.
 
     Of files only rows are passed over: one that is cut short or corrupt is always an error.
     """
@@ -64,20 +64,20 @@ class RowFaults:
 
 
 class LastLine:
-    """Holds a fault until it is known whether lines follow: the last line of a file may have been cut."""
+    """Holds an error until it is known whether more lines follow: the last line of a file may be incomplete."""
 
     def __init__(self, faults: RowFaults) -> None:
         self._faults = faults
         self.held: DataError | None = None
 
     def go_on(self) -> None:
-        """A line follows: report the fault."""
+        """Report the held fault: another line follows."""
         held, self.held = self.held, None
         if held is not None:
             self._faults.add(held)
 
     def end(self) -> None:
-        """No line follows."""
+        """Report the held fault as that of a last line, which may have been cut."""
         if self.held is not None:
             what = str(self.held).rpartition(": ")[0]
             self.held = DataError(f"{what}: if the file was cut here, copy it again; else {MEND}")
@@ -107,7 +107,3 @@ def shown(value: Any) -> str:
     except (TypeError, ValueError):
         text = f"{type(value).__name__} {value!r}"
     return text if len(text) <= 40 else text[:39] + "…"
-
-
-def reason(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""Rows of JSON lines, JSON lists, CSV, TSV and Parquet as dicts with their numbers: the one reader of all of them.
+"""The one reader of rows: JSON lines, JSON lists, CSV, TSV and Parquet as dicts with their numbers.
 
     for number, row in read_rows("train.csv.gz", RowFaults("data.train")):
         ...
@@ -19,10 +19,10 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from mmbert.errors import DataError, MissingExtra
+from mmbert.errors import DataError, MissingExtra, first_line
 from mmbert.io.delimited import refuse_twice, table_rows
 from mmbert.io.find import bare_name, packed
-from mmbert.io.row_errors import MEND, LastLine, Numbered, Row, RowFaults, reason, shown
+from mmbert.io.row_errors import MEND, LastLine, Numbered, Row, RowFaults, shown
 from mmbert.io.stream import AGAIN, BOM, LONGEST, Advance, decode, join, open_file, split_lines, utf8_chunks
 
 TABLES = (*packed(".jsonl", ".ndjson", ".json", ".csv", ".tsv"), ".parquet")
@@ -90,7 +90,7 @@ def json_rows(lines: Iterator[bytes], path: str, faults: RowFaults) -> Iterator[
 
 
 def _list_text(first: bytes, lines: Iterator[bytes], path: str) -> bytes:
-    """A JSON list is parsed as a whole: four times the longest line, else its objects belong into lines."""
+    """Return the text of a JSON list, which is parsed as a whole: at most four times the longest line."""
     return join(chain([first], lines), path, b"\n", 4 * LONGEST)
 
 
@@ -100,7 +100,7 @@ def _json_list(data: bytes, path: str, faults: RowFaults) -> Iterator[Numbered]:
         rows = json.loads(text)
     except (ValueError, RecursionError) as error:
         fix = "mend it" if text.rstrip().endswith("]") else f"the list has no end: {AGAIN}"
-        raise DataError(f"{path} is not a JSON list ({reason(error)}): {fix}") from error
+        raise DataError(f"{path} is not a JSON list ({first_line(error)}): {fix}") from error
     for number, row in enumerate(rows, 1):
         if isinstance(row, dict):
             yield number, _exact(row)
@@ -116,12 +116,22 @@ def _parse(line: bytes, path: str, number: int) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}:{number}: not JSON ({reason(error)}): {MEND}") from error
+        raise DataError(f"{path}:{number}: not JSON ({first_line(error)}): {MEND}") from error
 
 
 def _exact(row: Row) -> Row:
     """Return a row with null for NaN."""
     return {name: None if value != value else value for name, value in row.items()}
+
+
+def import_pyarrow() -> Any:
+    """Return pyarrow with its module ``parquet``. Raises MissingExtra."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingExtra("pyarrow", "data") from error
+    return pyarrow
 
 
 def parquet_rows(
@@ -132,16 +142,12 @@ def parquet_rows(
     advance: Advance = lambda size: None,
 ) -> Iterator[Numbered]:
     """Yield the rows of a Parquet file; of its columns those that ``choose`` takes of their names are read."""
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise MissingExtra("pyarrow", "data") from error
+    pyarrow = import_pyarrow()
     number = 0
     try:
         with open() as raw:
             size = raw.seek(0, 2)
-            file = parquet.ParquetFile(raw, page_checksum_verification=True)  # of files that have checksums
+            file = pyarrow.parquet.ParquetFile(raw, page_checksum_verification=True)  # of files that have checksums
             names = [name for name in file.schema_arrow.names if name and not name.startswith("__index_level_")]
             refuse_twice(names, path)
             names = choose(names)
@@ -157,7 +163,9 @@ def parquet_rows(
                             yield number, dict(zip(names, values, strict=True))
                 advance(size // file.num_row_groups)
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} is corrupt or no Parquet, after row {number} ({reason(error)}): {AGAIN}") from error
+        raise DataError(
+            f"{path} is corrupt or no Parquet, after row {number} ({first_line(error)}): {AGAIN}"
+        ) from error
 
 
 def _values(column: Any, name: str, path: str, before: int, bad: dict[int, DataError]) -> list[Any]:
@@ -171,6 +179,6 @@ def _values(column: Any, name: str, path: str, before: int, bad: dict[int, DataE
                 values.append(scalar.as_py())
             except (ValueError, OverflowError) as error:
                 values.append(None)
-                what = f"column {name!r} holds a {column.type} that cannot be read ({reason(error)})"
+                what = f"column {name!r} holds a {column.type} that cannot be read ({first_line(error)})"
                 bad.setdefault(number, DataError(f"{path}:{number}: {what}: mend or remove the row"))
     return [None if value != value else value for value in values] if str(column.type) in _FLOATS else values

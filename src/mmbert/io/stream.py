@@ -1,4 +1,4 @@
-"""Bytes of a file as lines of text: unpacked by what the file holds, in UTF-8, with whatever is wrong named.
+"""The bytes of a file as lines of UTF-8 text: decompressed by content, with errors that name the place.
 
 Each step is a generator: ``read_chunks`` -> ``decompress`` -> UTF-8 -> ``split_lines``. A file that is cut short is an
 error, never read as far as it goes. UTF-16 and UTF-32 are read where a byte order mark tells them.

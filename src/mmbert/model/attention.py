@@ -104,8 +104,8 @@ def _blocked(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, *, local: boo
     sizes = [group.tokens for group in groups] + ([band.tokens] if band else [])
     # the backward of split is one cat; each slice would allocate a gradient of the whole batch, mostly zeros
     queries, keys, values = (torch.split(x, sizes) for x in (q, k, v))
-    pieces = zip(groups, queries, keys, values, strict=False)
-    outputs = [_attend_group(query, key, value, group) for group, query, key, value in pieces]
+    parts = zip(groups, queries, keys, values, strict=False)
+    outputs = [_attend_group(query, key, value, group) for group, query, key, value in parts]
     if band:
         outputs.append(_attend_band(queries[-1], keys[-1], values[-1], band))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)

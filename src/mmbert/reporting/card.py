@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import textwrap
 
-from mmbert import __version__
 from mmbert.evaluation.tiers import UNSEEN
 from mmbert.formatting import count
 from mmbert.hub_names import called, iso_codes, on_hub
@@ -14,6 +13,7 @@ from mmbert.reporting.adaptation import adaptation_table
 from mmbert.reporting.findings import findings, headline, size_line
 from mmbert.reporting.record import Record
 from mmbert.reporting.tables import phase_table, tier_table
+from mmbert.version import __version__
 
 LICENCE = "apache-2.0"
 

@@ -12,7 +12,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from mmbert import __version__
 from mmbert.evaluation.results import FilledMask, summarise_retrieval
 from mmbert.evaluation.tiers import NEW
 from mmbert.files import write_text
@@ -23,6 +22,7 @@ from mmbert.reporting.adaptation import MOST_LOST, adaptation_groups, adaptation
 from mmbert.reporting.charts import Spec, load_library
 from mmbert.reporting.findings import findings, headline, size_line
 from mmbert.reporting.record import Record, read_record
+from mmbert.version import __version__
 
 _RIGHT_TO_LEFT = frozenset({"Arab", "Hebr", "Syrc", "Thaa", "Nkoo", "Adlm", "Rohg", "Samr", "Mand"})
 

@@ -1,8 +1,9 @@
-"""The lexical half of hybrid search: BM25 over the model's own subwords, so that no language needs a word segmenter.
+"""BM25 for hybrid search, over the model's own subwords, so that no language needs a word segmenter.
 
-Texts are folded (NFKC, then case) and cut by the model's tokenizer as if they stood behind a space. bm25s weighs the
-passages that are there when it is built; passages that come later are weighed by its formula with the statistics of
-then, until there are too many of them and all is built again. Nothing happens before the first hybrid query.
+Texts are folded (NFKC, then case) and split by the model's tokenizer as if a space preceded them. bm25s weighs the
+passages that exist when it is built. Passages that are added later are weighed by the same formula with the statistics
+of the build, until there are too many of them and everything is built again. Nothing is built before the first hybrid
+query.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from mmbert.errors import MissingExtra, MMBertError
 from mmbert.files import atomic_folder, file_crc32, read_json, write_json
 from mmbert.locks import try_lock
 from mmbert.log import progress
-from mmbert.search.records import Records, State
-from mmbert.search.store import Found, largest
+from mmbert.search.records import IndexState, Records
+from mmbert.search.vector_store import Found, largest
 from mmbert.tokenizer.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ class Bm25:
         self._fresh: list[tuple[int, np.ndarray]] = []
         """Passages that came later: row and tokens."""
 
-    def refresh(self, records: Records, state: State) -> None:
+    def refresh(self, records: Records, state: IndexState) -> None:
         """Take up what was added. Called where ``records`` are being read."""
         if self._generation != state.generation:
             self._forget()
@@ -90,7 +91,7 @@ class Bm25:
             self._next = state.rows
 
     def search(self, query: str, k: int, allowed: np.ndarray | None) -> Found:
-        """The ``k`` rows that share most with the query, of those that share something."""
+        """Return the ``k`` best rows for the query, among those that share a token with it."""
         rows, scores = self._scores(query)
         scores[scores <= 0] = -np.inf
         if allowed is not None:
@@ -99,14 +100,14 @@ class Bm25:
         return rows[best], scores[best]
 
     def scores_of(self, query: str, wanted: np.ndarray) -> np.ndarray:
-        """Scores of rows (n,)."""
+        """Return the scores of rows (n,)."""
         rows, scores = self._scores(query)
         places = np.searchsorted(rows, wanted)
         known = np.minimum(places, max(len(rows) - 1, 0))
         return np.where(rows[known] == wanted, scores[known], 0) if len(rows) else np.zeros(len(wanted), np.float32)
 
     def _scores(self, query: str) -> Found:
-        """All known rows, ascending, and their scores."""
+        """Return all known rows, ascending, and their scores."""
         (ids,) = self._cut([query])
         columns = [self._columns[index] for index in ids.tolist() if index in self._columns]
         scores = np.zeros(len(self._rows), np.float32)
@@ -116,7 +117,7 @@ class Bm25:
         return np.concatenate([self._rows, later]), np.concatenate([scores, self._weigh(ids.tolist())])
 
     def _weigh(self, query: list[int]) -> np.ndarray:
-        """Scores of the passages that came later."""
+        """Return the scores of passages that were added after the statistics were built."""
         scores = np.zeros(len(self._fresh), np.float32)
         if not self._fresh:
             return scores
@@ -132,7 +133,7 @@ class Bm25:
         return scores
 
     def _frequency(self, index: int) -> int:
-        """Passages that bm25s knows with this token."""
+        """Return the number of passages known to bm25s that hold this token."""
         column = self._columns.get(index)
         if column is None:
             return 0
@@ -145,8 +146,8 @@ class Bm25:
     def _forget(self) -> None:
         self._model, self._rows, self._columns, self._fresh, self._next = None, np.zeros(0, np.int64), {}, [], 0
 
-    def _build(self, records: Records, state: State) -> None:
-        """Weigh everything that is there; kept on disk if nobody else is writing."""
+    def _build(self, records: Records, state: IndexState) -> None:
+        """Build the statistics of all passages, and save them unless another process is writing."""
         numbers: dict[int, int] = {}
         lists: list[list[int]] = []
         rows: list[int] = []
@@ -174,7 +175,7 @@ class Bm25:
         self._model.index((lists, vocabulary), create_empty_token=False, show_progress=False)
         self._save(state)
 
-    def _save(self, state: State) -> None:
+    def _save(self, state: IndexState) -> None:
         try:
             with try_lock(self._folder / _LOCK) as held:
                 if held:
@@ -187,8 +188,8 @@ class Bm25:
         except OSError as error:
             log.warning("%s is not kept (%s): the next process will weigh all words again", self._place(state), error)
 
-    def _load(self, state: State) -> bool:
-        """What another process built, if it is there, whole, and of this tokenizer."""
+    def _load(self, state: IndexState) -> bool:
+        """Load the statistics that another process saved. Return False unless they are whole and of this tokenizer."""
         place = self._place(state)
         if not place.is_dir():
             return False
@@ -208,22 +209,22 @@ class Bm25:
         self._next, self._mean = values["next"], values["mean"]
         return True
 
-    def _place(self, state: State) -> Path:
+    def _place(self, state: IndexState) -> Path:
         return bm25_path(self._folder, state.generation)
 
 
 def _sums(place: Path) -> dict[str, int]:
-    """CRC-32 of each other file of the folder, by name."""
+    """Return file name -> CRC-32 of each other file of the folder."""
     return {file.name: file_crc32(file) for file in sorted(place.iterdir()) if file.name != _SUMS}
 
 
 def fold(text: str) -> str:
-    """A text without what search should not tell apart: forms of a character, and case."""
+    """Return a text without differences that search ignores: forms of a character, and case."""
     return unicodedata.normalize("NFKC", text).casefold()
 
 
 def bm25_path(folder: Path, generation: int) -> Path:
-    """Where BM25 is kept for the rows of a generation."""
+    """Return the folder of the BM25 statistics of a generation."""
     return folder / f"{_NAME}-{generation:04d}"
 
 

@@ -1,4 +1,4 @@
-"""Filters on metadata, as a small language, and what they are in SQL.
+"""A small language of filters on metadata, compiled to SQL.
 
     {"lang": "fra_Latn", "year": {">=": 2020, "<": 2024}, "kind": ["news", "blog"], "draft": {"not": True}}
 
@@ -29,7 +29,7 @@ Clause = tuple[str, list[Any]]
 
 
 def check_filter(where: Any) -> None:
-    """Raises ConfigError, in one line, for what is no filter."""
+    """Raise ConfigError for what is no filter."""
     if not isinstance(where, Mapping):
         raise ConfigError(f"where is {type(where).__name__}: expected a dict such as {{'lang': 'fra_Latn'}}")
     for key, condition in where.items():
@@ -39,21 +39,21 @@ def check_filter(where: Any) -> None:
 
 
 def compile_filter(where: Mapping[str, Any]) -> Clause:
-    """All conditions of a filter as one clause. Raises ConfigError as :func:`check_filter`."""
+    """Return all conditions of a filter as one SQL clause. Raises ConfigError as :func:`check_filter`."""
     check_filter(where)
     clauses = [_clause(key, condition) for key, condition in where.items()]
     return " AND ".join(sql for sql, _ in clauses) or "1", [value for _, values in clauses for value in values]
 
 
 def unknown_key(key: str, known: list[str]) -> ConfigError:
-    """What to say of a key that no record has."""
+    """Return the error for a key that no record has."""
     near = get_close_matches(key, known, 1)
     there = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known)[:20]) or 'none'}"
     return ConfigError(f"where: no record has metadata {key!r}: {there}")
 
 
 def attribute_values(value: Any) -> list[Any]:
-    """What a value of a record's metadata can be found by; none for null and nested objects."""
+    """Return the values by which a metadata value can be found; none for null and nested objects."""
     if isinstance(value, list):
         return list(dict.fromkeys(item for inner in value if not isinstance(inner, list) for item in _found_by(inner)))
     return _found_by(value)
@@ -66,7 +66,7 @@ def _found_by(value: Any) -> list[Any]:
 
 
 def _stored(value: Any) -> Any:
-    """As SQLite keeps it: whole numbers have 64 bits."""
+    """Return a value as SQLite stores it: its integers have 64 bits."""
     if isinstance(value, bool):
         return int(value)
     return float(value) if isinstance(value, int) and not -_LARGEST <= value < _LARGEST else value

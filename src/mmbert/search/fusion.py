@@ -1,4 +1,4 @@
-"""Two rankings of the same passages as one."""
+"""Fuse two rankings of the same passages into one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _RANK = 60
 
 
 def fuse_ranks(rankings: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Reciprocal rank fusion: the sum of 1 / (60 + rank) over the rankings that hold a row, ranks from 1.
+    """Return rows, best first, and their sums of 1 / (60 + rank) over the rankings that hold a row, ranks from 1.
 
     Scores are not looked at, so nothing needs to be made comparable (Cormack, Clarke and Büttcher, SIGIR 2009,
     doi:10.1145/1571941.1572114). Returns rows, best first, and their sums.

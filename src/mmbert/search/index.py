@@ -1,4 +1,4 @@
-"""A folder of texts that are found by what they mean, in whatever language they are."""
+"""The search index of texts: search by meaning across languages, and by words."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from mmbert.inference.checks import check_texts, many_texts, one_text, whole
 from mmbert.inference.embedder import Embedder
 from mmbert.search import writing
 from mmbert.search.bm25 import Bm25
-from mmbert.search.document import Document, Id, check_id
 from mmbert.search.index_handle import IndexHandle
+from mmbert.search.index_manifest import NAME, IndexManifest, describe_model
+from mmbert.search.index_record import Id, IndexRecord, check_id
 from mmbert.search.lance import libraries
-from mmbert.search.manifest import NAME, Manifest, describe_model
-from mmbert.search.ranking import Query, SearchOptions, rank
+from mmbert.search.query import Query, SearchOptions, rank
 from mmbert.search.records import Records
-from mmbert.search.store import StoreName
-from mmbert.search.writing import PIECE, Changed
+from mmbert.search.vector_store import StoreName
+from mmbert.search.writing import BATCH_SIZE, Changed
 
 
 class SearchIndex:
-    """A persistent index of texts with ids and metadata, searched by meaning, and by words as well if wanted.
+    """A persistent index of texts with ids and metadata, searched by vectors and optionally by words.
 
     Made by :meth:`create` or :meth:`load`; called with a query. Work that is stopped, in whatever way, leaves the index
-    as it was after its last whole piece; the same call goes on from there. Others may search while one writes.
+    as it was after its last whole batch; the same call goes on from there. Others may search while one writes.
     """
 
     def __init__(self, handle: IndexHandle, model: str | Path | Embedder | None, device: str, precision: str) -> None:
@@ -59,10 +59,10 @@ class SearchIndex:
         device: str = "auto",
         precision: str = "auto",
     ) -> SearchIndex:
-        """An empty index in a new folder.
+        """Create an empty index in a new folder.
 
         model         a folder or hub name, or an Embedder
-        output        numbers of a row; int8 counts from the ranges of the first piece that is added, at least 100 rows
+        output        numbers of a row; int8 counts from the ranges of the first batch that is added, at least 100 rows
         store         exact: every row is compared; lance: LanceDB, approximate; auto: exact, and LanceDB from 200,000
                       rows on (not for int8)
         kind          LanceDB's index: ivf_hnsw_sq, ivf_pq, ivf_sq, ivf_rq or ivf_flat
@@ -71,35 +71,27 @@ class SearchIndex:
         chunking ...  how long texts become passages, as in ``Embedder.passages``; default: a text is one passage
         resume        take up the index that is there, if it was made with the same options
         device, precision  of the model, see ``Embedder.load``
-        Raises ConfigError, and what loading a model raises, in one line.
+        Raises ConfigError, and what loading a model raises.
         """
         folder = Path(folder)
         there = (folder / NAME).is_file()
         if folder.exists() and not (there and resume):
-            raise ConfigError(f"{folder} is there already: load it, or choose another name")
+            raise ConfigError(f"{folder} exists already: load it, or choose another name")
         embedder = model if isinstance(model, Embedder) else Embedder.load(model, device=device, precision=precision)
         width = embedder.dimensions
         if dimensions is not None:
             width = whole("dimensions", dimensions, 1, width, "the width of the model's vectors")
-        made = Manifest(
+        made = IndexManifest(
             **describe_model(embedder, None if isinstance(model, Embedder) else model),
-            dimensions=width,
-            output=output,
-            store=store,
-            kind=kind,
-            query_prompt=embedder.prompt_text(query_prompt),
-            document_prompt=embedder.prompt_text(document_prompt),
-            chunking=chunking,
-            by=by,
-            size=size,
-            overlap=overlap,
-        )
+            dimensions=width, output=output, store=store, kind=kind, query_prompt=embedder.prompt_text(query_prompt),
+            document_prompt=embedder.prompt_text(document_prompt), chunking=chunking, by=by, size=size, overlap=overlap,
+        )  # fmt: skip
         if chunking is not None:
             embedder.passages("a", chunking=chunking, by=by, size=size, overlap=overlap)  # raises for what cannot work
         elif any(option is not None for option in (by, size, overlap)):
             raise ConfigError("by, size and overlap are for chunking: choose windows or late")
         if there:
-            found = Manifest.load(folder)
+            found = IndexManifest.load(folder)
             found.check_model(embedder, folder)
             found.check_same(made, folder)
         else:
@@ -119,7 +111,7 @@ class SearchIndex:
         device: str = "auto",
         precision: str = "auto",
     ) -> SearchIndex:
-        """An index that is there. The model is loaded with the first text.
+        """Open an index. The model is loaded when the first text needs it.
 
         model  where its model is now, if that is not where it was
         Raises DataError for a folder that is no index, is damaged, or of another version; ConfigError, then or with the
@@ -139,9 +131,9 @@ class SearchIndex:
         hybrid: bool | float = False,
         per_record: int = 1,
     ) -> Any:
-        """A query -> its hits, best first; a list of queries, or vectors (n, d) of them -> a list of such lists.
+        """Return the hits of a query, best first; for a list of queries, or vectors (n, d), a list of such lists.
 
-        where       a filter on metadata, as ``{"lang": "fra_Latn", "year": {">=": 2020}}``: see ``mmbert.search.filters``
+        where       a filter on metadata, see ``mmbert.search.filters``: ``{"lang": "fra_Latn", "year": {">=": 2020}}``
         hybrid      True: rankings by meaning and by words, fused by reciprocal ranks. A number from 0.0 to 1.0: the
                     share of meaning in a sum of both scores
         per_record  passages of one record among the hits, where texts are divided
@@ -159,29 +151,29 @@ class SearchIndex:
         records: Iterable[Mapping[str, Any]],
         *,
         vectors: np.ndarray | None = None,
-        piece: int = PIECE,
+        batch_size: int = BATCH_SIZE,
         progress: bool | None = None,
     ) -> Changed:
         """Add records, each a dict with ``id`` (text or whole number), ``text``, and perhaps ``metadata`` (a dict).
 
         vectors   of the records in their order, (n, d), made with this model and prompt; default: they are computed
-        piece     records computed and saved together
-        progress  a bar on stderr; default: where there is more than one piece
+        batch_size  records computed and saved together
+        progress  a bar on stderr; default: where there is more than one batch
         Records that are there already, the same, are passed over, so that stopped work goes on with the same call.
         Raises DataError for a record that is there with another text or metadata (see :meth:`update`) or is none.
         """
-        return self._write(records, vectors, piece, progress, replacing=False)
+        return self._write(records, vectors, batch_size, progress, replacing=False)
 
     def update(
         self,
         records: Iterable[Mapping[str, Any]],
         *,
         vectors: np.ndarray | None = None,
-        piece: int = PIECE,
+        batch_size: int = BATCH_SIZE,
         progress: bool | None = None,
     ) -> Changed:
-        """As :meth:`add`, but records that are there with another text or metadata give way."""
-        return self._write(records, vectors, piece, progress, replacing=True)
+        """Add records as :meth:`add` does, but replace records that exist with another text or metadata."""
+        return self._write(records, vectors, batch_size, progress, replacing=True)
 
     def delete(self, ids: Id | Iterable[Id]) -> int:
         """Remove records; returns how many were there. Their space is given back by :meth:`compact`."""
@@ -196,7 +188,7 @@ class SearchIndex:
 
     @property
     def embedder(self) -> Embedder:
-        """The model, loaded when it is needed, and checked."""
+        """Return the model, loaded and checked when it is first needed."""
         if self._embedder is None:
             made, model = self._opened.manifest, self._model
             if not isinstance(model, Embedder):
@@ -206,12 +198,12 @@ class SearchIndex:
         return self._embedder
 
     @property
-    def manifest(self) -> Manifest:
-        """What the index was made with."""
+    def manifest(self) -> IndexManifest:
+        """Return what the index was made with."""
         return self._opened.manifest
 
     def describe(self) -> dict[str, Any]:
-        """What the index is and holds, as JSON may have it."""
+        """Return the options and counts of the index as JSON values."""
         with self._opened.records.reading() as state:
             documents, passages, dead = self._opened.records.counts()
             keys = self._opened.records.keys()
@@ -285,38 +277,39 @@ class SearchIndex:
         return self._words
 
     def _write(
-        self, records: Iterable[Any], vectors: np.ndarray | None, piece: int, progress: bool | None, *, replacing: bool
-    ) -> Changed:
+        self, records: Iterable[Any], vectors: np.ndarray | None, batch_size: int, progress: bool | None,
+        *, replacing: bool,
+    ) -> Changed:  # fmt: skip
         if isinstance(records, str | bytes | Mapping) or not isinstance(records, Iterable):
             raise ConfigError(f"records are {type(records).__name__}: expected a list or an iterator of dicts")
-        shown = progress if progress is not None else not isinstance(records, Sequence) or len(records) > piece
+        shown = progress if progress is not None else not isinstance(records, Sequence) or len(records) > batch_size
         made = self._opened.manifest
         if vectors is None:
             return writing.write_records(
-                self._opened, records, self._embed, replacing=replacing, piece=piece, shown=shown
+                self._opened, records, self._embed, replacing=replacing, batch_size=batch_size, shown=shown
             )  # fmt: skip
         if made.chunking is not None:
             raise ConfigError("vectors are given for texts that are one passage, this index divides them: leave it out")
         given = _checked(vectors, made.dimensions)
 
-        def look_up(documents: list[Document], places: list[int]) -> tuple[list[list[tuple[int, int]]], np.ndarray]:
+        def look_up(documents: list[IndexRecord], places: list[int]) -> tuple[list[list[tuple[int, int]]], np.ndarray]:
             if places[-1] >= len(given):
                 raise DataError(f"{len(given)} vectors for more records: give one for each")
             return [[(0, len(document.text))] for document in documents], _unit(given[places], made)
 
         return writing.write_records(
-            self._opened, records, look_up, replacing=replacing, piece=piece, shown=shown
+            self._opened, records, look_up, replacing=replacing, batch_size=batch_size, shown=shown
         )  # fmt: skip
 
-    def _embed(self, documents: list[Document], places: list[int]) -> tuple[list[list[tuple[int, int]]], np.ndarray]:
+    def _embed(self, documents: list[IndexRecord], places: list[int]) -> tuple[list[list[tuple[int, int]]], np.ndarray]:
         try:
             return self._vectors(documents)
         except NotFiniteOutput as error:
             place, name = places[error.number], documents[error.number].id
             raise NotFiniteOutput(f"record {place} (id {name!r}), {error}", place) from error
 
-    def _vectors(self, documents: list[Document]) -> tuple[list[list[tuple[int, int]]], np.ndarray]:
-        """The passages of each document, and the vectors of all passages."""
+    def _vectors(self, documents: list[IndexRecord]) -> tuple[list[list[tuple[int, int]]], np.ndarray]:
+        """Return the passages of each document, and the vectors of all passages."""
         made, texts = self._opened.manifest, [document.text for document in documents]
         options: dict[str, Any] = {
             "prompt": made.document_prompt, "dimensions": made.dimensions, "normalize": made.similarity == "cosine",
@@ -341,7 +334,7 @@ def _checked(vectors: np.ndarray, width: int) -> np.ndarray:
     return vectors
 
 
-def _unit(vectors: np.ndarray, made: Manifest) -> np.ndarray:
-    """Return fp32 vectors, of unit length where the index compares cosines."""
+def _unit(vectors: np.ndarray, made: IndexManifest) -> np.ndarray:
+    """Return vectors as fp32, scaled to unit length if the index compares cosines."""
     rows = vectors.astype(np.float32)
     return unit(rows) if made.similarity == "cosine" else rows

@@ -1,4 +1,4 @@
-"""An index that is open: its manifest, its records, and the store of vectors that they count."""
+"""An open index: its manifest, its records, and its store of vectors."""
 
 from __future__ import annotations
 
@@ -10,45 +10,48 @@ from typing import Any
 import numpy as np
 
 from mmbert.search.bm25 import drop_bm25
-from mmbert.search.manifest import Manifest
-from mmbert.search.records import Records, State
-from mmbert.search.store import Store, open_store, store_path
+from mmbert.search.exact import ExactStore, load_ranges
+from mmbert.search.index_manifest import IndexManifest
+from mmbert.search.lance import LanceStore
+from mmbert.search.records import IndexState, Records
+from mmbert.search.vector_store import VectorStore, store_path
 
 _MASKS = 16
 """Filters whose rows are remembered: those of a service come again."""
 
 
 class IndexHandle:
-    """What readers and writers of a folder share."""
+    """The open files that readers and writers of an index share."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.manifest = Manifest.load(folder)
+        self.manifest = IndexManifest.load(folder)
         self.records = Records(folder)
-        self._state: State | None = None
-        self._kept: Store | None = None
+        self._state: IndexState | None = None
+        self._kept: VectorStore | None = None
         self._masks: dict[str, np.ndarray | None] = {}
 
     def forget(self) -> None:
         """Open everything again: files changed."""
         self._state, self._kept, self._masks = None, None, {}
 
-    def store(self, state: State) -> Store:
-        """The vectors of a state; opened again when another process changed them."""
+    def store(self, state: IndexState) -> VectorStore:
+        """Return the vectors of a state; opened again when another process changed them."""
         self._turn_to(state)
         if self._kept is None:
             self._kept = self.new_store(state.generation, state.store)
         return self._kept
 
-    def new_store(self, generation: int, name: str) -> Store:
-        """The store of a generation, whether or not it is that of the present state."""
-        made = self.manifest
-        return open_store(
-            self.folder, name, generation, width=made.dimensions, output=made.output, kind=made.kind
-        )  # fmt: skip
+    def new_store(self, generation: int, name: str) -> VectorStore:
+        """Return the store of a generation, current or not; its files need not exist yet. Raises MissingExtra."""
+        path, made = store_path(self.folder, generation), self.manifest
+        if name == "lance":
+            return LanceStore(path, made.dimensions, made.output, made.kind)
+        ranges = load_ranges(self.folder) if made.output == "int8" else None
+        return ExactStore(path / "rows.bin", made.dimensions, made.output, ranges)
 
-    def allowed(self, state: State, where: Mapping[str, Any] | None) -> np.ndarray | None:
-        """(rows,) bool: rows that may be found; None: all. Called where the records are being read."""
+    def allowed(self, state: IndexState, where: Mapping[str, Any] | None) -> np.ndarray | None:
+        """Return (rows,) bool of the rows that may be found, None for all. Called while the records are being read."""
         self._turn_to(state)
         name = repr(where)
         if name not in self._masks:
@@ -59,7 +62,7 @@ class IndexHandle:
             )  # fmt: skip
         return self._masks[name]
 
-    def _turn_to(self, state: State) -> None:
+    def _turn_to(self, state: IndexState) -> None:
         if self._state != state:
             before, kept = self._state, self._kept
             self.forget()
@@ -67,7 +70,7 @@ class IndexHandle:
                 self._kept = kept  # the same file with more rows: what was compared stays compared
             self._state = state
 
-    def sweep(self, state: State) -> None:
+    def sweep(self, state: IndexState) -> None:
         """Remove what belongs to other generations: what a killed writer began, or what was written anew."""
         for place in self.folder.glob("vectors-*"):
             if place != store_path(self.folder, state.generation):

@@ -1,8 +1,8 @@
-"""Search among many rows with LanceDB: an approximate index, whose candidates are compared exactly.
+"""Approximate search with LanceDB for many vectors; its candidates are compared exactly.
 
-The table has three columns, ``row``, ``vector`` and ``crc``, in the order of rows, and nothing is ever deleted from it
-but rows behind those that count. ``crc`` is the checksum of a vector, compared whenever it is read. Filters and deleted rows reach it as a mask: where few rows are allowed those are fetched and
-compared, where many are, more candidates are asked for until enough of them are allowed.
+The table has two columns, ``row`` and ``vector``, in the order of rows. Only rows behind those that count are ever
+deleted. Filters and deleted rows are a mask: if few rows are allowed, they are fetched and compared; if many are, more
+candidates are requested until enough of them are allowed.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from mmbert.errors import DataError, MissingExtra
+from mmbert.errors import DataError, MissingExtra, first_line
 from mmbert.files import disk_errors
-from mmbert.search.store import KINDS, Found, check_width, largest
+from mmbert.search.vector_store import KINDS, Found, check_width, largest
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ _PROBES = 20
 """Parts of the index that are looked into."""
 
 _PARTS = 32
-"""Files of rows, one a piece, above which they are joined and the index takes them up; until then they are compared."""
+"""Files of rows, one for each batch, above which they are joined and indexed; until then they are compared."""
 
 _TABLE = "rows"
 
@@ -51,7 +51,7 @@ _PANICS = ("PanicException", "RustPanic")
 
 
 def libraries() -> tuple[Any, Any]:
-    """LanceDB and Arrow. Raises MissingExtra."""
+    """Return the modules of LanceDB and Arrow. Raises MissingExtra."""
     try:
         import lancedb
         import pyarrow
@@ -61,7 +61,7 @@ def libraries() -> tuple[Any, Any]:
 
 
 class LanceStore:
-    """See :class:`mmbert.search.store.Store`."""
+    """See :class:`mmbert.search.vector_store.VectorStore`."""
 
     def __init__(self, path: Path, width: int, output: str, kind: str) -> None:
         lancedb, pyarrow = libraries()
@@ -89,7 +89,7 @@ class LanceStore:
 
     @contextmanager
     def _damage(self) -> Iterator[None]:
-        """Name what the libraries raise for files they cannot read: errors of their own, or a panic of Rust code."""
+        """Raise DataError for what the libraries raise on unreadable files: their own errors, or a Rust panic."""
         try:
             yield
         except (OSError, RuntimeError, ValueError, self._arrow.ArrowException) as error:
@@ -102,8 +102,9 @@ class LanceStore:
             raise self._damaged(error) from error
 
     def _damaged(self, error: BaseException) -> DataError:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        return DataError(f"LanceDB cannot read {self.path} ({reason}): if it is damaged, build the index again")
+        return DataError(
+            f"LanceDB cannot read {self.path} ({first_line(error)}): if it is damaged, build the index again"
+        )
 
     def search(self, queries: np.ndarray, k: int, rows: int, allowed: np.ndarray | None) -> list[Found]:
         if not rows or (allowed is not None and not allowed.any()):
@@ -121,7 +122,7 @@ class LanceStore:
         return found
 
     def _compare(self, queries: np.ndarray, places: np.ndarray, k: int) -> list[Found]:
-        """The best of ``places``, all of them fetched."""
+        """Fetch all rows of ``places``, and return the best of them."""
         scores = np.empty((len(queries), len(places)), np.float32)
         for start in range(0, len(places), _BLOCK):
             block = self.vectors(places[start : start + _BLOCK])
@@ -176,7 +177,7 @@ class LanceStore:
             self._table(create=True).optimize(cleanup_older_than=timedelta(milliseconds=1))
 
     def _nearest(self, query: np.ndarray, k: int, rows: int, allowed: np.ndarray | None) -> Found | None:
-        """By the index; None if not enough of the candidates, enlarged twice, are allowed."""
+        """Search by the index. Return None if not enough candidates are allowed even after asking for more."""
         table = self._table()
         there = rows if allowed is None else int(allowed.sum())
         wanted = min(k, there)

@@ -1,6 +1,6 @@
-"""What an index holds beside vectors, in SQLite: documents, their passages, their metadata, and how many rows count.
+"""The SQLite database of an index: documents, passages, metadata, and the number of valid rows.
 
-One transaction of this file is what makes a piece of work done: vectors are on disk before it, and rows that it does
+One transaction of this file is what completes a batch: vectors are on disk before it, and rows that it does
 not count are as if they were never written. SQLite undoes what a killed writer left.
 
     documents   number, id (text or whole number), text, metadata (JSON), CRC-32 of these three
@@ -26,8 +26,8 @@ import numpy as np
 import orjson
 
 from mmbert.errors import DataError, MMBertError
-from mmbert.search.document import Document, Id
 from mmbert.search.filters import attribute_values, compile_filter, unknown_key
+from mmbert.search.index_record import Id, IndexRecord
 
 NAME = "records.sqlite"
 
@@ -49,7 +49,7 @@ CREATE TABLE state (generation INTEGER NOT NULL, store TEXT NOT NULL, rows INTEG
 
 
 @dataclass(frozen=True)
-class State:
+class IndexState:
     """Which files hold the vectors, and how many of their rows count."""
 
     generation: int
@@ -59,8 +59,8 @@ class State:
 
 
 @dataclass(frozen=True)
-class Passage:
-    """A row, with its document."""
+class StoredPassage:
+    """A passage, with the document that it belongs to."""
 
     number: int
     id: Id
@@ -71,7 +71,7 @@ class Passage:
 
 
 class Records:
-    """The open file. May be used by several threads, one at a time."""
+    """The open database. May be used by several threads, one at a time."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / NAME
@@ -92,7 +92,7 @@ class Records:
 
     @classmethod
     def create(cls, folder: Path, store: str) -> None:
-        """An empty file."""
+        """Create an empty database."""
         with closing(sqlite3.connect(folder / NAME, isolation_level=None)) as database:
             database.executescript(_TABLES)
             database.execute("INSERT INTO state VALUES (0, ?, 0, 0)", [store])
@@ -102,27 +102,27 @@ class Records:
             self._close()
 
     @contextmanager
-    def reading(self) -> Iterator[State]:
-        """One view of everything, whatever others write meanwhile; they wait for its end."""
+    def reading(self) -> Iterator[IndexState]:
+        """Open a read transaction: one consistent view, whatever others write meanwhile."""
         with self._transaction("BEGIN"):
             yield self.state()
 
     @contextmanager
-    def writing(self) -> Iterator[State]:
-        """All changes of the block together, or none."""
+    def writing(self) -> Iterator[IndexState]:
+        """Open a write transaction: all changes of the block are made, or none."""
         with self._transaction("BEGIN IMMEDIATE"):
             yield self.state()
 
     @contextmanager
-    def alone(self) -> Iterator[State]:
-        """As :meth:`writing`, and nobody reads meanwhile."""
+    def alone(self) -> Iterator[IndexState]:
+        """Open a write transaction as :meth:`writing`, while nobody reads."""
         with self._transaction("BEGIN EXCLUSIVE"):
             yield self.state()
 
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[None]:
         with self._lock, self._errors():
-            outer = self._depth == 0
+            outer = self._depth == 0  # blocks may be nested: only the outermost begins and commits
             if outer:
                 self._db.execute(begin)
             self._depth += 1
@@ -142,38 +142,38 @@ class Records:
         except sqlite3.OperationalError as error:
             if "full" in str(error):
                 raise MMBertError(
-                    f"no space left on the disk of {self.path}: make room and run the same again"
+                    f"no space left on the disk of {self.path}: free some space and run the same again"
                 ) from error
             raise DataError(f"cannot use {self.path}: {error}; is another process at work there?") from error
         except sqlite3.DatabaseError as error:
             raise DataError(f"{self.path} is damaged ({error}): build the index again") from error
 
-    def state(self) -> State:
+    def state(self) -> IndexState:
         found = self._db.execute("SELECT generation, store, rows, changes FROM state").fetchone()
         if not found or list(map(type, found)) != [int, str, int, int] or found[1] not in ("exact", "lance"):
             raise DataError(f"{self.path} is damaged (its state is {found}): build the index again")
-        return State(*found)
+        return IndexState(*found)
 
-    def set_state(self, state: State) -> None:
-        """Also counts the change."""
+    def set_state(self, state: IndexState) -> None:
+        """Save the state and count the change."""
         values = [state.generation, state.store, state.rows]
         self._db.execute("UPDATE state SET generation = ?, store = ?, rows = ?, changes = changes + 1", values)
 
-    def known(self, ids: Sequence[Id]) -> dict[Id, Document]:
-        """Documents by id, of those that are there."""
+    def known(self, ids: Sequence[Id]) -> dict[Id, IndexRecord]:
+        """Return the existing documents with these ids."""
         found = {}
         for chunk in _chunks(ids):
             marks = ", ".join("?" * len(chunk))
             query = f"SELECT number, id, text, metadata, crc FROM documents WHERE id IN ({marks})"
             for number, name, text, metadata, crc in self._db.execute(query, chunk):
                 self._compare(crc, name, text, metadata)
-                found[name] = Document(name, text, orjson.loads(metadata), number)
+                found[name] = IndexRecord(name, text, orjson.loads(metadata), number)
         return found
 
-    def insert(self, documents: Iterable[tuple[Document, Sequence[tuple[int, int]]]]) -> None:
-        """Documents with the spans of their passages; rows follow those that count."""
+    def insert(self, documents: Iterable[tuple[IndexRecord, Sequence[tuple[int, int]]]]) -> None:
+        """Insert documents with the spans of their passages; their rows follow those that count."""
         state = self.state()
-        row = state.rows
+        row = state.rows  # the vectors of these passages are on disk already, at these rows
         for document, spans in documents:
             metadata = orjson.dumps(document.metadata).decode()
             values = [document.id, document.text, metadata]
@@ -190,7 +190,7 @@ class Records:
         self.set_state(replace(state, rows=row))
 
     def remove(self, numbers: Iterable[int]) -> None:
-        """Documents and all that belongs to them; their rows are dead."""
+        """Remove documents and all that belongs to them; their rows become dead."""
         for number in numbers:
             self._db.execute("INSERT INTO dead SELECT row FROM passages WHERE document = ?", [number])
             self._db.execute("DELETE FROM passages WHERE document = ?", [number])
@@ -199,7 +199,7 @@ class Records:
         self.set_state(self.state())
 
     def describe(self, number: int, metadata: Mapping[str, Any]) -> None:
-        """Other metadata for a document."""
+        """Replace the metadata of a document."""
         name, text = self._db.execute("SELECT id, text FROM documents WHERE number = ?", [number]).fetchone()
         values = orjson.dumps(metadata).decode()
         command = "UPDATE documents SET metadata = ?, crc = ? WHERE number = ?"
@@ -217,7 +217,7 @@ class Records:
             raise DataError(f"{self.path} is damaged (a checksum does not match): build the index again")
 
     def alive(self, rows: int) -> np.ndarray | None:
-        """(rows,) bool: which rows have a passage; None: all."""
+        """Return (rows,) bool of the rows that have a passage; None for all."""
         dead = _numbers(self._db.execute("SELECT row FROM dead"))
         if not len(dead):
             return None
@@ -226,7 +226,7 @@ class Records:
         return alive
 
     def matching(self, where: Mapping[str, Any], rows: int) -> np.ndarray:
-        """(rows,) bool: rows whose document fits. Raises ConfigError for a wrong filter or a key that none has."""
+        """Return (rows,) bool of the rows whose document fits. Raises ConfigError for a wrong filter or unknown key."""
         clause, values = compile_filter(where)
         for key in where:
             if not self._db.execute("SELECT 1 FROM attributes WHERE key = ? LIMIT 1", [key]).fetchone():
@@ -236,11 +236,11 @@ class Records:
         return mask
 
     def keys(self) -> list[str]:
-        """Names of metadata that filters can use."""
+        """Return the metadata keys that filters can use."""
         return [key for (key,) in self._db.execute("SELECT DISTINCT key FROM attributes")]
 
-    def passages(self, rows: Sequence[int]) -> dict[int, Passage]:
-        """Passages by row."""
+    def passages(self, rows: Sequence[int]) -> dict[int, StoredPassage]:
+        """Return passages by row."""
         found = {}
         for chunk in _chunks(rows):
             marks = ", ".join("?" * len(chunk))
@@ -253,11 +253,11 @@ class Records:
             ):
                 self._compare(of_document, name, text, metadata)
                 self._compare(of_passage, row, start, end, _cut(text, start, end))
-                found[row] = Passage(number, name, text, orjson.loads(metadata), start, end)
+                found[row] = StoredPassage(number, name, text, orjson.loads(metadata), start, end)
         return found
 
     def documents_of(self, rows: Sequence[int]) -> dict[int, int]:
-        """The number of each row's document."""
+        """Return the number of each row's document."""
         found: dict[int, int] = {}
         for chunk in _chunks(rows):
             marks = ", ".join("?" * len(chunk))
@@ -265,7 +265,7 @@ class Records:
         return found
 
     def texts(self, first: int) -> Iterator[tuple[int, str]]:
-        """(row, text) of every passage from row ``first`` on."""
+        """Yield (row, text) of every passage from row ``first`` on."""
         query = (
             "SELECT row, text, start, end, passages.crc FROM passages JOIN documents ON number = document "
             "WHERE row >= ? ORDER BY row"
@@ -275,7 +275,7 @@ class Records:
             yield row, text[start:end]
 
     def counts(self) -> tuple[int, int, int]:
-        """(documents, passages, dead rows)."""
+        """Return the numbers of documents, passages and dead rows."""
         documents, passages, dead = (
             self._db.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
             for table in ("documents", "passages", "dead")
@@ -283,12 +283,13 @@ class Records:
         return documents, passages, dead
 
     def rows(self) -> np.ndarray:
-        """Rows that have a passage, ascending."""
+        """Return the rows that have a passage, ascending."""
         return _numbers(self._db.execute("SELECT row FROM passages ORDER BY row"))
 
     def renumber(self, rows: np.ndarray) -> None:
-        """Row ``rows[i]`` (ascending, all that have a passage) becomes row i; none is dead any more."""
+        """Renumber row ``rows[i]`` (ascending, all that have a passage) to i, and forget dead rows."""
         query = "SELECT start, end, text FROM passages JOIN documents ON number = document WHERE row = ?"
+        # new <= old and rows ascend: a row is moved only to a number that was freed before, so keys never collide.
         for new, old in enumerate(rows.tolist()):
             if new != old:
                 start, end, text = self._db.execute(query, [old]).fetchone()
@@ -307,7 +308,7 @@ def _crc(*values: Any) -> int:
 
 
 def _cut(text: Any, start: Any, end: Any) -> str:
-    """The passage; "" where damage made the columns' values of other types, which then miss their checksum."""
+    """Return the passage, or "" if damage changed the types of the columns; the checksum then differs."""
     fits = isinstance(text, str) and isinstance(start, int) and isinstance(end, int)
     return text[start:end] if fits else ""
 

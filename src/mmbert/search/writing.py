@@ -1,6 +1,6 @@
-"""Changes of an index, each in pieces that are whole or absent.
+"""Changes of an index, in batches that are written completely or not at all.
 
-A piece goes in this order: vectors to disk, behind the rows that count; then one transaction that counts them, with
+A batch goes in this order: vectors to disk, behind the rows that count; then one transaction that counts them, with
 their documents. Killed before its end, an index is as it was, and what lies behind the rows is written over.
 """
 
@@ -19,26 +19,26 @@ from mmbert.errors import DataError, MissingExtra
 from mmbert.inference.checks import whole
 from mmbert.locks import lock_folder
 from mmbert.log import progress as progress_bar
-from mmbert.search.document import Document, Id, read_record
 from mmbert.search.exact import save_ranges
 from mmbert.search.index_handle import IndexHandle
-from mmbert.search.store import LARGEST_EXACT
+from mmbert.search.index_record import Id, IndexRecord, read_record
+from mmbert.search.vector_store import LARGEST_EXACT
 
 log = logging.getLogger(__name__)
 
-PIECE = 1024
-"""Records of a piece: what is lost when the work is stopped."""
+BATCH_SIZE = 1024
+"""Records of a batch: what is lost when the work is stopped."""
 
 _BLOCK = 8192
 """Rows written anew at a time."""
 
-Embed = Callable[[list[Document], list[int]], tuple[list[list[tuple[int, int]]], np.ndarray]]
+Embed = Callable[[list[IndexRecord], list[int]], tuple[list[list[tuple[int, int]]], np.ndarray]]
 """Documents, and their numbers in the stream -> the passages of each, and the vectors of all passages (n, d) fp32."""
 
 
 @dataclass(frozen=True)
 class Changed:
-    """What a call did to an index, in records."""
+    """The numbers of records that a call added, updated or left unchanged."""
 
     added: int = 0
     updated: int = 0
@@ -50,22 +50,22 @@ class Changed:
 
 
 def write_records(
-    handle: IndexHandle, records: Iterable[Any], embed: Embed, *, replacing: bool, piece: int, shown: bool
+    handle: IndexHandle, records: Iterable[Any], embed: Embed, *, replacing: bool, batch_size: int, shown: bool
 ) -> Changed:
-    """Add records, piece by piece; with ``replacing`` those that are there give way to what differs.
+    """Add records, batch by batch; with ``replacing`` those that are there give way to what differs.
 
-    Raises DataError for a wrong record, or one that is there with another text, after the pieces before it.
+    Raises DataError for a wrong record, or one that is there with another text, after the batches before it.
     """
-    piece = whole("piece", piece)
+    batch_size = whole("batch_size", batch_size)
     done, place, stream = Changed(), 0, iter(records)
     total = len(records) if isinstance(records, Sized) else None
     with lock_folder(handle.folder), ExitStack() as stack:
         with handle.records.reading() as state:
             handle.sweep(state)
         bar = stack.enter_context(progress_bar[Any](desc="indexing", unit="record", total=total)) if shown else None
-        while chunk := list(islice(stream, piece)):
+        while chunk := list(islice(stream, batch_size)):
             documents = [read_record(record, number) for number, record in enumerate(chunk, place)]
-            done += _write_piece(handle, documents, place, embed, replacing)
+            done += _write_batch(handle, documents, place, embed, replacing)
             place += len(chunk)
             if bar is not None:
                 bar.update(len(chunk))
@@ -73,11 +73,14 @@ def write_records(
     return done
 
 
-def _write_piece(handle: IndexHandle, documents: list[Document], first: int, embed: Embed, replacing: bool) -> Changed:
+def _write_batch(
+    handle: IndexHandle, documents: list[IndexRecord], first: int, embed: Embed, replacing: bool
+) -> Changed:
     records = handle.records
     with records.reading() as state:
         known = records.known([document.id for document in documents])
-    wanted: dict[Id, tuple[Document, int]] = {}
+    # Ids may repeat within a batch: a later record is compared with the earlier one, as if they came in two batches.
+    wanted: dict[Id, tuple[IndexRecord, int]] = {}
     same = 0
     for place, document in enumerate(documents, first):
         there = wanted[document.id][0] if document.id in wanted else known.get(document.id)
@@ -87,7 +90,8 @@ def _write_piece(handle: IndexHandle, documents: list[Document], first: int, emb
             wanted[document.id] = (document, place)
         else:
             what = "text" if there.text != document.text else "metadata"
-            raise DataError(f"record {place} (id {document.id!r}) is there already with another {what}: use update")
+            raise DataError(f"record {place} (id {document.id!r}) exists already with another {what}: use update")
+    # Records with new metadata and the same text keep their vectors.
     described = {name for name, (document, _) in wanted.items() if name in known and known[name].text == document.text}
     fresh = [item for name, item in wanted.items() if name not in described]
     spans: list[list[tuple[int, int]]] = []
@@ -96,7 +100,7 @@ def _write_piece(handle: IndexHandle, documents: list[Document], first: int, emb
         if handle.manifest.output == "int8" and not state.rows:
             save_ranges(handle.folder, vectors)
             handle.forget()
-        handle.store(state).append(vectors, state.rows)
+        handle.store(state).append(vectors, state.rows)  # not counted before the transaction below commits
     gone = {document.id for document, _ in fresh if document.id in known}
     if wanted:
         with records.writing():
@@ -127,7 +131,7 @@ def compact(handle: IndexHandle) -> int:
 
 
 def _build_index(handle: IndexHandle) -> None:
-    """After pieces were added: choose the store by their number, and let it do what makes searches fast."""
+    """Choose the store by the number of rows after batches were added, and let it build its index."""
     with handle.records.reading() as state:
         made = handle.manifest
     if state.store == "lance":
@@ -144,10 +148,11 @@ def _build_index(handle: IndexHandle) -> None:
 
 
 def _rewrite(handle: IndexHandle, name: str) -> int:
-    """All rows that count, as the next generation, in the store ``name``; how many they are."""
+    """Write all rows that count as the next generation, in the store ``name``. Return how many they are."""
     with handle.records.reading() as state:
         rows = handle.records.rows()
     old, new = handle.store(state), handle.new_store(state.generation + 1, name)
+    # The new files are complete before one transaction makes them current; the old ones are removed after it.
     for start in range(0, len(rows), _BLOCK):
         new.append(old.vectors(rows[start : start + _BLOCK]), start)
     new.build_index(len(rows))

@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from mmbert import __version__
 from mmbert.serving.routes.route import Route
+from mmbert.version import __version__
 
 _REFERENCE = "#/components/schemas/{model}"
 

@@ -8,8 +8,8 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from mmbert import __version__
 from mmbert.errors import MissingExtra
+from mmbert.version import __version__
 
 
 class Tracer:

@@ -1,4 +1,4 @@
-"""The weighted mean of models: of the last checkpoints of a phase, older ones with fading weight.
+"""The weighted mean of models, such as the last checkpoints of a phase with fading weights.
 
 mmBERT-small is such a mean of the last checkpoints of its Decay-All phase ("exponentially weighted", arXiv 2509.06888).
 """
@@ -12,13 +12,13 @@ from torch import Tensor
 
 
 def fading_weights(count: int, fading: float) -> list[float]:
-    """Weights of ``count`` checkpoints, oldest first, newest heaviest; each is ``fading`` times the next; sum 1."""
+    """Return weights of ``count`` checkpoints, oldest first: each is ``fading`` times the next, and their sum is 1."""
     raw = [fading**age for age in range(count - 1, -1, -1)]
     return [weight / sum(raw) for weight in raw]
 
 
 def average(variants: Sequence[Tensor], weights: Sequence[float] | None = None) -> Tensor:
-    """Weighted mean of tensors of one shape, in the type of the first.
+    """Return the weighted mean of tensors of one shape, in the type of the first.
 
     Summed in float64, so that the mean of equal tensors is that tensor, bit for bit.
     """

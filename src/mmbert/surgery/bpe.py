@@ -1,4 +1,4 @@
-"""The byte-pair encoding inside a ``tokenizer.json``: which tokens another needs, and the same file with fewer or more.
+"""The byte-pair encoding in a ``tokenizer.json``: token dependencies, and the same file with fewer or more tokens.
 
 How it encodes a word: start from characters (those that are no token: their bytes), and while any neighbours form a
 merge of the list, join the earliest listed one, leftmost first. Two facts follow, on which trimming and extending rest:
@@ -29,7 +29,7 @@ Json = dict[str, Any]
 
 
 class Bpe:
-    """The tokens, their ids, and the merges of a ``tokenizer.json``; the rest of the file is carried along unchanged.
+    """The tokens, ids and merges of a ``tokenizer.json``; the rest of the file is kept unchanged.
 
     ``ids`` holds all tokens, ``added`` those that are found in a text before it is cut. Raises TokenizerError if the
     model is no plain BPE.
@@ -53,18 +53,18 @@ class Bpe:
 
     @classmethod
     def load(cls, folder: Path) -> Bpe:
-        """From ``folder/tokenizer.json``. Raises TokenizerError if there is none."""
+        """Load ``folder/tokenizer.json``. Raises TokenizerError if there is none."""
         path = folder / "tokenizer.json"
         if not path.is_file():
             raise TokenizerError(f"no tokenizer.json in {folder}: put the model's tokenizer beside its weights")
         return cls(read_text(path), str(path))
 
     def path(self, token: str) -> set[str]:
-        """The token and every token that is made on the way to it. A token that no text is cut into has no path."""
+        """Return the token and all intermediate tokens of its merges; the token alone if no merges make it."""
         parts, seen = list(token), {token, *token}
         while len(parts) > 1:
             ranks = [self._rank.get(pair, len(self._rank)) for pair in pairwise(parts)]
-            rank = min(ranks)
+            rank = min(ranks)  # the earliest merge of the list is applied first, as the library does
             if rank == len(self._rank):
                 return {token}
             place = ranks.index(rank)
@@ -73,13 +73,14 @@ class Bpe:
         return seen
 
     def restricted(self, ids: Sequence[int]) -> str:
-        """The ``tokenizer.json`` with the tokens of these ids only; they become 0, 1, 2, ... in this order.
+        """Return the ``tokenizer.json`` with the tokens of these ids only, which become 0, 1, 2, ... in this order.
 
         Every merge stays whose parts and product stay. Ids elsewhere in the file (added tokens, template, padding)
         follow.
         """
         new = {old: index for index, old in enumerate(ids)}
         tokens = {token: new[index] for token, index in self.ids.items() if index in new}
+        # Removing a merge that a text never applies does not change how the text is split (fact 2 above).
         merges = [pair for pair in self.merges if all(part in tokens for part in (*pair, "".join(pair)))]
         content = self._rebuilt(tokens, merges)
         content["added_tokens"] = [
@@ -91,15 +92,16 @@ class Bpe:
         return json.dumps(content, ensure_ascii=False) + "\n"
 
     def extended(self, tokens: Sequence[str], merges: Iterable[tuple[str, str]]) -> str:
-        """The ``tokenizer.json`` with more tokens, under the ids that follow, and more merges, after the others."""
+        """Return the ``tokenizer.json`` with more tokens, under the next ids, and more merges, after the others."""
         known = dict(self.ids)
         first = max(known.values()) + 1
         known.update({token: first + number for number, token in enumerate(tokens)})
+        # New merges come last: a text is first split as before, and then its tokens are joined further.
         content = self._rebuilt(known, [*self.merges, *merges])
         return json.dumps(content, ensure_ascii=False) + "\n"
 
     def _rebuilt(self, tokens: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> Json:
-        """The file with another vocabulary. Added tokens stand in it too: outside they would be numbered anew."""
+        """Return the file with another vocabulary, added tokens included: the library would renumber them otherwise."""
         content = copy.deepcopy({key: value for key, value in self._content.items() if key != "model"})
         model = {key: value for key, value in self._content["model"].items() if key not in ("vocab", "merges")}
         model["vocab"] = dict(sorted(tokens.items(), key=lambda item: item[1]))
@@ -109,12 +111,12 @@ class Bpe:
 
 
 def is_space(token: str) -> bool:
-    """Whether a token is nothing but white space, as characters or as SentencePiece writes it."""
+    """Return whether a token is only white space, as characters or as SentencePiece writes it."""
     return bool(token) and all(character == SPACE or character.isspace() for character in token)
 
 
 def is_wordlike(token: str) -> bool:
-    """Whether a token is letters, marks and joiners, with at most one space before them (or that space alone)."""
+    """Return whether a token is letters, marks and joiners after at most one space (or that space alone)."""
     body = token[1:] if token[:1] in (SPACE, " ") else token
     if BYTE.fullmatch(token) or not token:
         return False
@@ -122,13 +124,13 @@ def is_wordlike(token: str) -> bool:
 
 
 def _pair(merge: str | Sequence[str]) -> tuple[str, str]:
-    """A merge, in the old form (``"a b"``) or the new one (``["a", "b"]``)."""
+    """Return a merge in either of its JSON forms: ``"a b"`` (old) or ``["a", "b"]`` (new)."""
     left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
     return left, right
 
 
 def _with_ids(value: Any, new: Mapping[int, int]) -> Any:
-    """A post-processor, of any of the library's kinds, with the ids of its special tokens replaced."""
+    """Return a post-processor of any kind with the ids of its special tokens replaced."""
     if isinstance(value, list):
         return [_with_ids(item, new) for item in value]
     if not isinstance(value, dict):

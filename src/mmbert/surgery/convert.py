@@ -1,4 +1,4 @@
-"""Raw checkpoints of the release, as Composer saved them, to Hugging Face folders.
+"""Convert Composer checkpoints of the mmBERT release to Hugging Face folders.
 
 ``mmBERT-checkpoints`` holds ``mmbert-{small,base}/{pretrain,ext,decay}``: Composer's whole training state, in which
 ``state.model`` is the model under FlexBERT's names with ``model.`` before them. The tensors themselves are those of
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.serialization import safe_globals
 
-from mmbert.errors import ConfigError, WeightsError
+from mmbert.errors import ConfigError, WeightsError, first_line
 from mmbert.files import atomic_folder, write_json
 from mmbert.model.config import PRESETS, ModelConfig, config_to_hf
 from mmbert.model.heads import MaskedLM
@@ -78,7 +78,7 @@ def convert(
 
 
 def read_composer(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The model's tensors, mapped from the file, and the configuration stored beside them (empty without one).
+    """Return the model's tensors, mapped from the file, and the configuration stored beside them (empty without one).
 
     Only tensors and plain values are unpickled. Composer's state also holds durations and NumPy's arrays (clock and
     random generators), which are plain values too; any other class is refused. Raises WeightsError.
@@ -101,7 +101,7 @@ def read_composer(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def renamed(state: dict[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Composer's names -> Hugging Face's, without the tied copy. Raises WeightsError for a name of another form."""
+    """Return the tensors under Hugging Face's names, without the tied copy. Raises WeightsError for an unknown name."""
     weights = {}
     for name, value in state.items():
         for theirs, ours in _PREFIXES:
@@ -117,7 +117,7 @@ def renamed(state: dict[str, Tensor], where: str) -> dict[str, Tensor]:
 
 
 def _config(weights: dict[str, Tensor], stored: dict[str, Any], path: Path, phase: str | None) -> ModelConfig:
-    """The shape, read off the tensors, with what the phase fixed."""
+    """Return the configuration: the shape of the tensors, and what the phase determines."""
     first = "model.layers.0.mlp.Wi.weight"
     for needed in (EMBEDDING, first):
         if needed not in weights:
@@ -140,7 +140,7 @@ def _config(weights: dict[str, Tensor], stored: dict[str, Any], path: Path, phas
 
 
 def _of_phase(stored: dict[str, Any], path: Path, phase: str | None) -> dict[str, Any]:
-    """RoPE bases and longest text, from the option, the stored configuration or the folder's name, in this order."""
+    """Return RoPE bases and context, from the option, the stored configuration or the folder's name, in this order."""
     if phase is not None and phase not in PHASES:
         raise ConfigError(f"no phase {phase}: choose one of {', '.join(PHASES)}")
     if "rotary_emb_base" not in stored:
@@ -165,7 +165,7 @@ def _check_size(config: ModelConfig, size: str, path: Path) -> None:
 
 
 def _check(weights: dict[str, Tensor], config: ModelConfig, where: str) -> None:
-    """Names, shapes and finite values."""
+    """Raise WeightsError for wrong names or shapes, or values that are not finite."""
     with torch.device("meta"):
         wanted = {name: value.shape for name, value in MaskedLM(config).state_dict().items() if name != TIED}
     for label, names in (("missing", wanted.keys() - weights.keys()), ("unknown", weights.keys() - wanted.keys())):
@@ -181,7 +181,7 @@ def _check(weights: dict[str, Tensor], config: ModelConfig, where: str) -> None:
 
 @contextmanager
 def _plain_values() -> Iterator[None]:
-    """Let durations and arrays be unpickled besides tensors; NumPy 1 and 2 name the maker of arrays differently."""
+    """Allow durations and arrays to be unpickled besides tensors; NumPy 1 and 2 use different names."""
     make: Any = np.empty(0).__reduce__()[0]
     kinds = {type(np.dtype(kind)) for kind in ("u1", "i4", "u4", "i8", "u8", "f4", "f8")}
     names = [(make, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
@@ -190,8 +190,8 @@ def _plain_values() -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """What torch says in pages, in one line."""
+    """Return the reason in torch's multi-line error as one line."""
     found = re.search(r"GLOBAL ([\w.]+)", str(error))
     if found:
         return f"it holds objects of {found[1]}, and unpickling those could run any code; save state.model alone"
-    return f"{(str(error).strip().splitlines() or [type(error).__name__])[0][:200]}; download it again"
+    return f"{first_line(error)}; download it again"

@@ -1,4 +1,4 @@
-"""More tokens for a language or script that a tokenizer spells in bytes or small pieces.
+"""Add tokens for a language or script that a tokenizer splits into bytes or short tokens.
 
 1. Characters that are spelled in bytes become tokens. (Merges of byte tokens would be obeyed by ``tokenizers``, but its
    byte-fallback decoder knows single bytes only: ``<0xE1><0x8E>`` would be decoded as these twelve characters.)
@@ -15,16 +15,15 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mmbert.errors import DataError, TokenizerError, WeightsError
 from mmbert.model.weights import model_folder
 from mmbert.surgery.bpe import Bpe, is_space, is_wordlike
-from mmbert.surgery.compare import batches
+from mmbert.surgery.compare_tokenizers import batches
 from mmbert.surgery.learn import Pair, learn_merges
 from mmbert.surgery.vocabulary import ModelFolder, Row, Size, rewrite
 from mmbert.tokenizer.spelling import SPACE
@@ -34,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ExtendReport:
-    """What was added."""
+    """The new tokens, and the sizes before and after."""
 
     characters: list[str]
     """New tokens that were spelled in bytes."""
@@ -42,10 +41,6 @@ class ExtendReport:
     """New tokens joined from others, in their order."""
     before: Size
     after: Size
-
-    def values(self) -> dict[str, Any]:
-        """For a JSON file."""
-        return asdict(self)
 
 
 def extend(
@@ -82,7 +77,7 @@ def extend(
     if not characters and not merges:
         raise DataError(f"the text gives no new token that occurs {min_count} times: give more text")
     made = ["".join(pair) for pair in merges]
-    replaced = pieces(bpe, characters, merges)
+    replaced = replaced_tokens(bpe, characters, merges)
     first = bpe.tokenizer.vocab_size
     new_rows: list[Row] = [*range(first), *(replaced[token] for token in (*characters, *made))]
     new_rows += range(len(new_rows), rows)  # rows that no token had, beyond those now given
@@ -92,7 +87,7 @@ def extend(
 
 
 def new_characters(bpe: Bpe, texts: Iterable[str], *, limit: int, min_count: int = 2) -> list[str]:
-    """The characters of the text that are spelled in bytes, those first that save most tokens."""
+    """Return the characters of the text that are spelled in bytes, those first that save most tokens."""
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(text)
@@ -126,7 +121,7 @@ def count_words(bpe: Bpe, texts: Iterable[str]) -> Counter[tuple[str, ...]]:
 
 
 def neighbours(bpe: Bpe, texts: Iterable[str]) -> set[Pair]:
-    """All pairs that stand side by side in such runs."""
+    """Return all pairs of neighbouring tokens in such runs."""
     names = {index: token for token, index in bpe.ids.items()}
     found: set[int] = set()
     for ids, inside, opens in _marked(bpe, texts):
@@ -136,7 +131,7 @@ def neighbours(bpe: Bpe, texts: Iterable[str]) -> set[Pair]:
 
 
 def _marked(bpe: Bpe, texts: Iterable[str]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Ids of many texts end to end (int64), which of them merges may join, and which begin with a space.
+    """Yield ids of many texts end to end (int64), which of them merges may join, and which begin with a space.
 
     Behind each text stands an id that is no token and joins nothing.
     """
@@ -153,8 +148,8 @@ def _marked(bpe: Bpe, texts: Iterable[str]) -> Iterator[tuple[np.ndarray, np.nda
         yield ids, inside[ids], opens[ids]
 
 
-def pieces(bpe: Bpe, characters: Iterable[str], merges: Iterable[Pair]) -> dict[str, tuple[int, ...]]:
-    """New token -> ids of the old tokens that it replaces, in their order: a character's are its bytes."""
+def replaced_tokens(bpe: Bpe, characters: Iterable[str], merges: Iterable[Pair]) -> dict[str, tuple[int, ...]]:
+    """Return new token -> ids of the old tokens that it replaces, in order; for a character these are its bytes."""
     found: dict[str, tuple[int, ...]] = {}
     for character in characters:
         spelled = tuple(bpe.tokenizer.byte_ids[byte] for byte in character.encode())

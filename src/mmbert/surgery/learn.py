@@ -1,4 +1,4 @@
-"""Learn merges on top of a tokenizer: from words already cut into its tokens, the pairs that save most.
+"""Learn more BPE merges on top of an existing tokenizer, from words split into its tokens.
 
 As in training a BPE, the most frequent pair of neighbours becomes a token, everywhere, and the next is counted anew.
 A pair is refused where its token would have a text that is a token already: that one could then be made in a second
@@ -24,7 +24,7 @@ def learn_merges(
     min_count: int = 2,
     max_length: int = 24,
 ) -> list[Pair]:
-    """At most ``limit`` merges, in the order they are to be applied.
+    """Return at most ``limit`` merges, in the order in which they are applied.
 
     words       words cut into tokens -> how often they occur
     known       tokens there are; no merge makes one of them
@@ -51,7 +51,7 @@ def learn_merges(
 
 
 class _Pairs:
-    """Neighbours in words, counted, with the words they occur in; follows when a pair is joined."""
+    """Counts of neighbouring tokens in words, with the words in which they occur; updated when a pair is joined."""
 
     def __init__(self, words: Mapping[tuple[str, ...], int]) -> None:
         self._words = [(list(parts), count) for parts, count in sorted(words.items())]
@@ -65,7 +65,7 @@ class _Pairs:
         heapq.heapify(self._heap)
 
     def pop(self, least: int) -> Pair | None:
-        """The most frequent pair, which is not offered again; None if none occurs ``least`` times."""
+        """Return the most frequent pair, once; None if none occurs ``least`` times."""
         while self._heap:
             count, pair = heapq.heappop(self._heap)
             if -count != self._counts[pair]:

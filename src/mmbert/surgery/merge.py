@@ -1,7 +1,7 @@
-"""Merge saved models into one, piece by piece: memory does not grow with the model.
+"""Merge saved models chunk by chunk, so that memory does not grow with the model.
 
-Every tensor is read in pieces of ``PIECE`` entries, from all models at once, and the result is written as it comes.
-TIES with a trim over the whole model reads the files several times, since a piece can only be trimmed when the
+Every tensor is read in chunks of ``CHUNK`` entries, from all models at once, and the result is written as it comes.
+TIES with a trim over the whole model reads the files several times, since a chunk can only be trimmed when the
 threshold of the whole model is known:
 
 1. and 2.  the exact threshold of each variant, by counting the bits of magnitudes (``select.py``);
@@ -33,10 +33,10 @@ from mmbert.recipe import START, Merge
 from mmbert.surgery.average import average, fading_weights
 from mmbert.surgery.report import MergeReport, Tally
 from mmbert.surgery.select import Selection, Threshold, Trim
-from mmbert.surgery.tensors import TensorFile, TensorInfo, tensor_writer
+from mmbert.surgery.tensor_files import TensorFile, TensorInfo, tensor_writer
 from mmbert.surgery.ties import disjoint_mean, elect, entries_kept
 
-PIECE = 1 << 18
+CHUNK = 1 << 18
 """Entries of a tensor in memory at once, per model (1 MiB in float32)."""
 
 _TOKENIZER_FILES = (
@@ -108,7 +108,7 @@ class _Job:
         self._bar: progress[None] = progress(total=floating * passes, desc=f"merge ({spec.method})", unit="w")
 
     def ties(self) -> MergeReport:
-        """TIES: see the module's plan."""
+        """Merge by TIES, in the passes that the module's docstring lists."""
         whole = self._spec.trim == "model"
         thresholds: list[Threshold | None] = []
         with self._bar:
@@ -120,26 +120,27 @@ class _Job:
         return self._report(magnitudes if whole else None)
 
     def average(self) -> MergeReport:
-        """The weighted mean."""
+        """Merge by the weighted mean."""
         weights = [variant.weight for variant in self._variants]
         with self._bar:
             for info in self._tensors:
                 if not info.dtype.is_floating_point:
                     self._copy(info)
                     continue
-                for start, stop in _pieces(info):
-                    pieces = [_finite(file, info.name, start, stop) for file in self._files]
-                    merged = average(pieces, weights)
+                for start, stop in _chunks(info):
+                    chunks = [_finite(file, info.name, start, stop) for file in self._files]
+                    merged = average(chunks, weights)
                     self._write(merged)
                     reference = merged if self._reference is None else self._reference.read(info.name, start, stop)
-                    differences = torch.stack([piece.float() for piece in pieces]) - reference.float()
+                    differences = torch.stack([chunk.float() for chunk in chunks]) - reference.float()
                     self._tallies[info.name].add(reference, differences, differences)
                     self._bar.update(stop - start)
         return self._report(None)
 
     def _thresholds(self, group: list[TensorInfo]) -> list[Threshold | None]:
-        """Each variant's trim threshold over the tensors of a group."""
+        """Return each variant's trim threshold over the tensors of a group."""
         count = sum(info.numel for info in group if info.dtype.is_floating_point)
+        # Two passes over all entries find the exact k-th largest magnitude without keeping them (select.py).
         keep = entries_kept(count, self._spec.density)
         if keep >= count:
             return [None] * len(self._files)
@@ -153,16 +154,18 @@ class _Job:
         return [selection.threshold for selection in selections]
 
     def _majority(self, group: list[TensorInfo], thresholds: list[Threshold | None]) -> float:
-        """The sign that wins most parameters."""
+        """Return the sign that wins most parameters."""
         trims = [Trim(threshold) for threshold in thresholds]
         balance = 0
         for _, _, differences in self._differences(group):
             trimmed = torch.stack([trim(row) for trim, row in zip(trims, differences, strict=True)])
+            # even=0.0 leaves undecided parameters out of the count; their sign is what this pass decides.
             balance += int(elect(trimmed, self._weights, even=0.0).sum(dtype=torch.float64))
         return 1.0 if balance > 0 else -1.0  # a tie of ties is negative in the authors' notebook
 
     def _merge_group(self, group: list[TensorInfo], thresholds: list[Threshold | None], even: float) -> None:
         trims = [Trim(threshold) for threshold in thresholds]
+        # A Trim counts the entries equal to its threshold as they pass: chunks come in the order of the first pass.
         for info in group:
             if not info.dtype.is_floating_point:
                 self._copy(info)
@@ -175,12 +178,12 @@ class _Job:
                 self._tallies[info.name].add(base, differences, trimmed)
 
     def _differences(self, group: list[TensorInfo]) -> Iterator[tuple[TensorInfo, Tensor, Tensor]]:
-        """Pieces of a group's floating tensors: (n,) base and (K, n) differences from it, float32."""
+        """Yield chunks of a group's floating tensors: (n,) base and (K, n) differences from it, float32."""
         assert self._reference is not None
         for info in group:
             if not info.dtype.is_floating_point:
                 continue
-            for start, stop in _pieces(info):
+            for start, stop in _chunks(info):
                 base = _finite(self._reference, info.name, start, stop).float()
                 variants = torch.stack([_finite(file, info.name, start, stop).float() for file in self._files])
                 yield info, base, variants.sub_(base)
@@ -188,12 +191,12 @@ class _Job:
 
     def _copy(self, info: TensorInfo) -> None:
         """Write a tensor of whole numbers, which must be the same in every model."""
-        for start, stop in _pieces(info):
-            pieces = [file.read(info.name, start, stop) for file in self._files]
-            for file, piece in zip(self._files, pieces, strict=True):
-                if not torch.equal(piece, pieces[0]):
+        for start, stop in _chunks(info):
+            chunks = [file.read(info.name, start, stop) for file in self._files]
+            for file, chunk in zip(self._files, chunks, strict=True):
+                if not torch.equal(chunk, chunks[0]):
                     raise WeightsError(f"cannot merge: whole numbers of {info.name} differ in {file.folder}")
-            self._write(pieces[0])
+            self._write(chunks[0])
 
     def _report(self, thresholds: list[float] | None) -> MergeReport:
         spec, is_ties = self._spec, self._spec.method == "ties"
@@ -217,7 +220,7 @@ class _Job:
 
 
 def _variants(spec: Merge, phases: dict[str, list[Path]]) -> list[_Variant]:
-    """The models to merge with their weights; checkpoints of one phase share its weight."""
+    """Return the models to merge with their weights; checkpoints of one phase share its weight."""
     variants = []
     for name, weight in spec.phases.items():
         if weight <= 0:
@@ -236,7 +239,7 @@ def _variants(spec: Merge, phases: dict[str, list[Path]]) -> list[_Variant]:
 
 
 def _layout(models: list[TensorFile], out: Path) -> list[TensorInfo]:
-    """The tensors to write, in order: wide types first, then by name. The models must agree on names and shapes."""
+    """Return the tensors to write: wide types first, then by name. Raises WeightsError if the models differ in them."""
     names = [_names(file) for file in models]
     for file, own in zip(models[1:], names[1:], strict=True):
         for name in sorted(names[0] ^ own):
@@ -252,18 +255,19 @@ def _layout(models: list[TensorFile], out: Path) -> list[TensorInfo]:
     if out.resolve() in [file.folder.resolve() for file in models]:
         raise ConfigError(f"{out} is one of the models to merge: give another folder for the result")
     infos = [models[0].tensors[name] for name in names[0]]
+    # Wide types first: each tensor then begins at a multiple of its item size, as safetensors readers expect.
     return sorted(infos, key=lambda info: (-info.dtype.itemsize, info.name))
 
 
 def _names(file: TensorFile) -> set[str]:
-    """Names of a model's tensors, without the output matrix where it is the embedding once more."""
+    """Return the names of a model's tensors, without a tied decoder."""
     config = read_json(file.folder / "config.json")
     tied = config.get("tie_word_embeddings", True) and EMBEDDING in file.tensors
     return set(file.tensors) - ({TIED} if tied else set())
 
 
 def _same_configs(folders: list[Path]) -> None:
-    """Refuse models that would compute different things from the same weights, or read text differently."""
+    """Raise WeightsError for models that compute different things from the same weights or tokenize differently."""
     first, *rest = folders
     expected = load_config(first).model_dump(exclude=_FREE_FIELDS)
     words = _tokenizer(first)
@@ -278,7 +282,7 @@ def _same_configs(folders: list[Path]) -> None:
 
 
 def _tokenizer(folder: Path) -> str | None:
-    """What fixes a folder's tokenizer, as text; how batches are cut and padded is left out."""
+    """Return the parts of a folder's tokenizer that determine ids, as text; truncation and padding are left out."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         return None
@@ -292,13 +296,13 @@ def _copy_side_files(source: Path, target: Path) -> None:
             shutil.copyfile(source / name, target / name)
 
 
-def _pieces(info: TensorInfo) -> Iterator[tuple[int, int]]:
-    for start in range(0, info.numel, PIECE):
-        yield start, min(start + PIECE, info.numel)
+def _chunks(info: TensorInfo) -> Iterator[tuple[int, int]]:
+    for start in range(0, info.numel, CHUNK):
+        yield start, min(start + CHUNK, info.numel)
 
 
 def _finite(file: TensorFile, name: str, start: int, stop: int) -> Tensor:
-    piece = file.read(name, start, stop)
-    if not piece.isfinite().all():
+    chunk = file.read(name, start, stop)
+    if not chunk.isfinite().all():
         raise WeightsError(f"cannot merge: {name} in {file.folder} holds NaN or infinity")
-    return piece
+    return chunk

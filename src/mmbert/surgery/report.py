@@ -1,4 +1,4 @@
-"""How much the variants of a merge disagreed, per tensor and in all."""
+"""How much the variants of a merge disagree, for each tensor and in total."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmbert.files import write_json
 
 @dataclass(frozen=True)
 class Disagreement:
-    """Figures over one tensor, or over the whole model. ``d_k``: difference of variant k from the reference."""
+    """Figures of one tensor or the whole model. ``d_k``: difference of variant k from the reference."""
 
     parameters: int
     """Entries counted."""
@@ -31,7 +31,7 @@ class Disagreement:
 
 @dataclass(frozen=True)
 class MergeReport:
-    """What was merged, how, and how much the parts disagreed; plain values only, saved as JSON."""
+    """The inputs of a merge and how much they disagreed, as plain values that are saved as JSON."""
 
     method: str
     reference: str
@@ -52,7 +52,7 @@ class MergeReport:
 
 
 class Tally:
-    """Sums from which a :class:`Disagreement` follows; add pieces as they stream by."""
+    """Sums from which a :class:`Disagreement` is computed; chunks are added one after the other."""
 
     def __init__(self, variants: int) -> None:
         self._parameters = 0
@@ -64,7 +64,7 @@ class Tally:
         self._products = torch.zeros(variants, variants, dtype=torch.float64)
 
     def add(self, reference: Tensor, differences: Tensor, trimmed: Tensor) -> None:
-        """(n,) reference, (K, n) differences before and after the trim."""
+        """Add (n,) reference and (K, n) differences before and after the trim."""
         signs = trimmed.sign().to(torch.int8)
         changes = signs.abs().sum(0)
         shared = changes >= 2
@@ -88,7 +88,7 @@ class Tally:
         self._products += other._products
 
     def result(self) -> Disagreement:
-        """The figures so far."""
+        """Return the figures of all that was added."""
         count = max(self._parameters, 1)
         norms = self._products.diagonal().clamp(min=0).sqrt().tolist()
         rows = zip(self._products.tolist(), norms, strict=True)

@@ -1,4 +1,4 @@
-"""The exact k-th largest magnitude of numbers that stream by, without keeping them.
+"""The exact k-th largest magnitude of a stream of numbers, without keeping the numbers.
 
 The bits of a non-negative float, read as an integer, order like the float itself. So selection is a search for an
 integer of 31 bits, done in two passes over the same stream:
@@ -25,14 +25,14 @@ _LOW_BINS = 1 << _LOW_BITS
 
 @dataclass(frozen=True)
 class Threshold:
-    """What survives a trim: all above ``magnitude`` and the first ``equal`` entries that have exactly it."""
+    """The entries that survive a trim: all above ``magnitude``, and the first ``equal`` entries equal to it."""
 
     magnitude: float
     equal: int
 
 
 def magnitude_bits(values: Tensor) -> Tensor:
-    """(n,) float32 -> (n,) int32 that order as \\|values\\|."""
+    """Return (n,) int32 that are ordered as \\|values\\| of (n,) float32."""
     return values.abs().view(torch.int32)
 
 
@@ -76,14 +76,14 @@ class Selection:
 
 
 class Trim:
-    """Zero what is below a threshold in a stream; remembers how many equal entries it has let through."""
+    """Zeroes the entries of a stream below a threshold, and counts the entries equal to it that were kept."""
 
     def __init__(self, threshold: Threshold | None) -> None:
         self._threshold = threshold
         self._equal_left = 0 if threshold is None else threshold.equal
 
     def __call__(self, values: Tensor) -> Tensor:
-        """The next part of the stream, (n,) float32, with the small entries set to zero; no threshold keeps all."""
+        """Trim the next part of the stream, (n,) float32: small entries become zero. No threshold keeps all."""
         if self._threshold is None:
             return values
         magnitudes = values.abs()

@@ -18,66 +18,25 @@ K variants, n entries.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from mmbert.surgery.select import Selection, Threshold, Trim
-
 
 def entries_kept(count: int, density: float) -> int:
-    """How many of ``count`` entries a trim keeps."""
+    """Return how many of ``count`` entries a trim keeps."""
     return max(1, int(density * count))
 
 
-def threshold_of(difference: Tensor, density: float) -> Threshold | None:
-    """The trim threshold of one task vector of any shape; None if all is kept."""
-    keep = entries_kept(difference.numel(), density)
-    if keep >= difference.numel():
-        return None
-    selection = Selection(keep)
-    flat = difference.reshape(-1).float()
-    for _ in range(2):
-        selection.count(flat)
-        selection.next_pass()
-    return selection.threshold
-
-
-def trim(difference: Tensor, density: float) -> Tensor:
-    """Zero all but the ``density`` largest entries by magnitude; of equal ones the first stay."""
-    return Trim(threshold_of(difference, density))(difference.reshape(-1).float()).reshape(difference.shape)
-
-
 def elect(trimmed: Tensor, weights: Tensor, even: float = 1.0) -> Tensor:
-    """(K, n) trimmed differences, (K,) weights -> (n,) signs, +1 or -1; ``even`` where the weighted sum is 0."""
+    """Return signs (n,), +1 or -1, of (K, n) trimmed differences with weights (K,); ``even`` where the sum is 0."""
+    # sign_p = sign(sum_k w_k d_kp)
     total = (trimmed * weights[:, None]).sum(0)
     return torch.where(total == 0, torch.full_like(total, even), total.sign())
 
 
 def disjoint_mean(trimmed: Tensor, weights: Tensor, signs: Tensor) -> Tensor:
-    """(K, n), (K,), (n,) -> (n,): the weighted mean over the entries that carry the elected sign; 0 where none does."""
+    """Return (n,) the weighted mean of the entries (K, n) that carry the elected sign (n,); 0 where none does."""
+    # m_p = sum_k w_k d_kp / sum_k w_k over the k with sign(d_kp) = sign_p; trimmed entries are 0 and have no sign
     agreeing = (trimmed.sign() == signs).to(trimmed.dtype) * weights[:, None]
     total = agreeing.sum(0)
     return (trimmed * agreeing).sum(0) / torch.where(total == 0, torch.ones_like(total), total)
-
-
-def ties(
-    base: Tensor,
-    variants: Sequence[Tensor],
-    *,
-    weights: Sequence[float] | None = None,
-    density: float = 0.2,
-    scale: float = 1.0,
-    even: float = 1.0,
-) -> Tensor:
-    """Merge one tensor, trimmed by itself; computed in float32, returned in the type of ``base``.
-
-    To trim over a whole model, concatenate its flattened tensors; :func:`mmbert.surgery.merge.merge` does the same
-    from disk, one piece at a time.
-    """
-    shape, flat = base.shape, base.reshape(-1).float()
-    factors = torch.tensor(weights if weights is not None else [1.0] * len(variants))
-    trimmed = torch.stack([trim(variant.reshape(-1).float() - flat, density) for variant in variants])
-    merged = disjoint_mean(trimmed, factors, elect(trimmed, factors, even))
-    return (flat + scale * merged).reshape(shape).to(base.dtype)

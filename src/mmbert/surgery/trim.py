@@ -1,4 +1,4 @@
-"""Keep only the tokens that some languages need: a smaller model with the same output for their text.
+"""Make a smaller model that keeps only the tokens of some languages, with the same output for their text.
 
 What is kept: the tokens that the given text is cut into, and what is made on the way to them (``bpe.py``); all bytes,
 so that any text can still be written; special, other added and named tokens; white space; ASCII characters. Ids are
@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mmbert.errors import ConfigError, DataError, WeightsError
 from mmbert.model.weights import model_folder
 from mmbert.surgery.bpe import Bpe, is_space
-from mmbert.surgery.compare import batches
+from mmbert.surgery.compare_tokenizers import batches
 from mmbert.surgery.vocabulary import ModelFolder, Size, rewrite
 from mmbert.tokenizer.tokenizer import Tokenizer
 
@@ -29,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrimReport:
-    """What a trim kept and saved."""
+    """The tokens that a trim kept, and the sizes before and after."""
 
     documents: int
     """Read."""
@@ -41,10 +40,6 @@ class TrimReport:
     """Different tokens in the text."""
     before: Size
     after: Size
-
-    def values(self) -> dict[str, Any]:
-        """For a JSON file."""
-        return asdict(self)
 
 
 def trim(
@@ -78,7 +73,7 @@ def trim(
 
 
 def count_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[int, np.ndarray]:
-    """Number of documents, and how often each token occurs in them (V,). Raises DataError if there is no text."""
+    """Return the number of documents, and how often each token occurs (V,). Raises DataError if there is no text."""
     counts = np.zeros(tokenizer.vocab_size, dtype=np.int64)
     documents = 0
     for batch in batches(texts):
@@ -92,10 +87,10 @@ def count_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[int, np.nd
 def select(
     bpe: Bpe, counts: np.ndarray, *, min_count: int = 1, max_tokens: int | None = None, named: Iterable[str] = ()
 ) -> list[int]:
-    """Ids to keep, ascending: those always needed, the frequent ones, and what is made on the way to each.
+    """Return the ids to keep, ascending: required ones, frequent ones, and all intermediate tokens of their merges.
 
     ``counts`` (V,) says how often each token occurs. ``named`` tokens are kept too, if the tokenizer has them. Raises
-    ConfigError if ``max_tokens`` leaves no room.
+    ConfigError if ``max_tokens`` is too small for what must be kept.
     """
     always = [*_always(bpe), *(token for token in named if token in bpe.ids)]
     kept = {index for token in always for index in _needs(bpe, token)}
@@ -104,15 +99,15 @@ def select(
     names = {index: token for token, index in bpe.ids.items()}
     order = np.lexsort((np.arange(len(counts)), -counts))  # most frequent first, then by id
     for index in order[counts[order] >= max(min_count, 1)].tolist():
-        needed = _needs(bpe, names[index]) - kept
+        needed = _needs(bpe, names[index]) - kept  # a token is useless without the intermediate tokens of its merges
         if max_tokens is not None and len(kept) + len(needed) > max_tokens:
-            break
+            break  # stop here rather than skip: a rarer token must not be kept when a more frequent one is not
         kept |= needed
     return sorted(kept)
 
 
 def _always(bpe: Bpe) -> list[str]:
-    """Tokens that are kept whatever the text."""
+    """Return the tokens that are kept whatever the text."""
     bytes_, kept = set(bpe.tokenizer.byte_ids), list(bpe.added)
     for token, index in bpe.ids.items():
         # without byte fallback single characters stand for bytes
@@ -122,5 +117,5 @@ def _always(bpe: Bpe) -> list[str]:
 
 
 def _needs(bpe: Bpe, token: str) -> set[int]:
-    """Ids of a token and of what is made on the way to it. Added tokens are found in the text as they are."""
+    """Return the ids of a token and of the tokens on its path. Added tokens are found in the text as they are."""
     return {bpe.ids[part] for part in ({token} if token in bpe.added else bpe.path(token))}

@@ -1,9 +1,9 @@
-"""A model folder rewritten for another vocabulary: rows of the embedding chosen, reordered, added.
+"""Rewrite a model folder for another vocabulary: rows of the embedding are selected, reordered or added.
 
-The matrices with a row a token are the token embedding and, in a masked language model, the decoder with its bias;
-they are read and written piece by piece, so that memory does not grow with the model. All other tensors are copied.
-Folders of sentence-transformers keep their modules (pooling, dense layers) as they are. What is made from the old
-weights or tells old ids is not copied: ONNX files, a SentencePiece model, other copies of the weights.
+The matrices with one row for each token are the token embedding and, in a masked language model, the decoder with its
+bias. They are read and written in chunks, so that memory does not grow with the model. All other tensors are copied.
+Folders of sentence-transformers keep their modules (pooling, dense layers). Files that are made from the old weights or
+contain old ids are not copied: ONNX files, a SentencePiece model, other copies of the weights.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from mmbert.errors import WeightsError
 from mmbert.files import atomic_folder, read_json, write_json, write_text
 from mmbert.model.folder import read_modules
 from mmbert.model.weights import TIED, WEIGHTS
-from mmbert.surgery.tensors import TensorFile, TensorInfo, tensor_writer
+from mmbert.surgery.tensor_files import TensorFile, TensorInfo, tensor_writer
 
 Row = int | tuple[int, ...]
 """A new row: an old one, or the mean of several."""
 
-PIECE = 1 << 18
+CHUNK = 1 << 18
 """Entries of a tensor in memory at once."""
 
 _EMBEDDING = "embeddings.tok_embeddings.weight"
@@ -48,7 +48,7 @@ _HOLDS_BOTH = {"forced_decoder_ids", "sequence_bias"}
 
 @dataclass(frozen=True)
 class Size:
-    """How large a model is."""
+    """The size of a model."""
 
     tokens: int
     """Rows of the token embedding."""
@@ -61,17 +61,17 @@ class Size:
 
     @property
     def memory_bytes(self) -> int:
-        """Of the weights in float32."""
+        """Return the size of the weights in float32."""
         return 4 * self.parameters
 
     @property
     def logits_bytes(self) -> int:
-        """Of one token's scores over the vocabulary in float32."""
+        """Return the size of one token's logits in float32."""
         return 4 * self.tokens
 
 
 class ModelFolder:
-    """A saved model: a plain folder, or one of sentence-transformers with its modules around the encoder."""
+    """A saved model: a plain folder, or a sentence-transformers folder with modules around the encoder."""
 
     def __init__(self, root: Path) -> None:
         """Look into a folder. Raises WeightsError if there is no model."""
@@ -90,7 +90,7 @@ class ModelFolder:
             raise WeightsError(f"no config.json in {self.encoder}: give the folder of a saved model")
 
     def config(self) -> dict[str, Any]:
-        """The encoder's ``config.json``."""
+        """Return the encoder's ``config.json``."""
         values: dict[str, Any] = read_json(self.encoder / "config.json")
         return values
 
@@ -112,7 +112,7 @@ class ModelFolder:
         return found
 
     def rows(self) -> int:
-        """Rows of the token embedding; may be more than there are tokens."""
+        """Return the rows of the token embedding; there may be more rows than tokens."""
         with TensorFile(self.encoder) as file:
             return _embedding(file).shape[0]
 
@@ -152,6 +152,7 @@ def _write_weights(file: TensorFile, path: Path, rows: Sequence[Row], *, tied: b
         if tied and info.name == TIED:
             continue
         if info.name.endswith(_PER_TOKEN):
+            # Embedding, decoder and its bias must all have one row for each token, or rows would be mixed up.
             if info.shape[0] != old:
                 raise WeightsError(f"{file.folder}: {info.name} has {info.shape[0]} rows, the token embedding {old}")
             info = replace(info, shape=(len(rows), *info.shape[1:]))
@@ -160,26 +161,27 @@ def _write_weights(file: TensorFile, path: Path, rows: Sequence[Row], *, tied: b
     with tensor_writer(path, tensors) as write:
         for info in tensors:
             if info.name.endswith(_PER_TOKEN):
-                for piece in _gather(file, info, rows):
-                    write(piece)
+                for chunk in _gather(file, info, rows):
+                    write(chunk)
             else:
-                for start in range(0, info.numel, PIECE):
-                    write(file.read(info.name, start, min(start + PIECE, info.numel)))
+                for start in range(0, info.numel, CHUNK):
+                    write(file.read(info.name, start, min(start + CHUNK, info.numel)))
 
 
 def _gather(file: TensorFile, info: TensorInfo, rows: Sequence[Row]) -> Iterator[Tensor]:
-    """The new rows of a tensor, flattened; neighbours are read at once."""
+    """Yield the new rows of a tensor, flattened; neighbouring rows are read at once."""
     width = info.numel // info.shape[0]
-    longest = max(1, PIECE // width)
+    longest = max(1, CHUNK // width)
     start = 0
     while start < len(rows):
         row = rows[start]
-        if not isinstance(row, int):
+        if not isinstance(row, int):  # a new token begins as the mean of the tokens that it replaces
             parts = torch.stack([file.read(info.name, part * width, (part + 1) * width) for part in row])
             yield parts.float().mean(0).to(info.dtype)
             start += 1
             continue
         stop = start + 1
+        # Rows that follow each other in both vocabularies are one read, at most CHUNK entries long.
         while stop < len(rows) and stop - start < longest and rows[stop] == row + stop - start:
             stop += 1
         yield file.read(info.name, row * width, (row + stop - start) * width)
@@ -187,7 +189,7 @@ def _gather(file: TensorFile, info: TensorInfo, rows: Sequence[Row]) -> Iterator
 
 
 def _copy_side_files(source: Path, target: Path, new_ids: dict[int, int], tokens: int) -> None:
-    """The small files of a folder, with the ids in them renumbered."""
+    """Copy the small files of a folder, with the token ids in them renumbered."""
     edits: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
         "config.json": lambda values: {**values, "vocab_size": tokens} if "vocab_size" in values else values,
         "added_tokens.json": lambda values: {key: new_ids[i] for key, i in values.items() if i in new_ids},
@@ -226,7 +228,7 @@ def renumbered(value: Any, new_ids: Mapping[int, int]) -> Any:
         return value
     changed = {}
     for key, inner in value.items():
-        if _HOLDS_IDS.search(key):
+        if _HOLDS_IDS.search(key):  # by the name of the key: numbers alone do not tell ids from other settings
             changed[key] = _new_id(inner, new_ids)
         else:
             changed[key] = None if key in _HOLDS_BOTH else renumbered(inner, new_ids)
@@ -234,7 +236,7 @@ def renumbered(value: Any, new_ids: Mapping[int, int]) -> Any:
 
 
 def _new_id(value: Any, new_ids: Mapping[int, int]) -> Any:
-    """The new ids for one, for a list of them, or for a list of sequences; None where nothing is left."""
+    """Return the new ids for one id, a list of ids, or a list of sequences; None if nothing is left."""
     if isinstance(value, list):
         sequences = [item for item in value if not isinstance(item, list) or all(i in new_ids for i in item)]
         return [new for item in sequences if (new := _new_id(item, new_ids)) is not None] or None
@@ -252,7 +254,7 @@ def _tokenizer_config(values: dict[str, Any], new_ids: dict[int, int]) -> dict[s
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """All strings in a value, at any depth."""
+    """Yield all strings in a value, at any depth."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, list | dict):
@@ -268,7 +270,7 @@ def _embedding(file: TensorFile) -> TensorInfo:
 
 
 def _is_tied(file: TensorFile, config: dict[str, Any]) -> bool:
-    """Whether a stored decoder is the token embedding once more, and need not be."""
+    """Return whether a stored decoder is a copy of the token embedding, which need not be stored."""
     return bool(config.get("tie_word_embeddings", True)) and TIED in file.tensors
 
 

@@ -1,4 +1,4 @@
-"""Guards against a ``tokenizer.json``: errors and panics of the Rust library in one line, and rules that blow up."""
+"""Guards against bad ``tokenizer.json`` files: Rust errors and panics, and rules that make texts explode in length."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from mmbert.errors import TokenizerError
+from mmbert.errors import TokenizerError, first_line
 
 _MOST = 128
 """By what factor the rules of one file may lengthen a text, all of them together; a factor of real files is 3."""
@@ -25,7 +25,9 @@ def no_panic(origin: str) -> Iterator[None]:
     except BaseException as error:
         if type(error).__name__ != "PanicException":
             raise
-        raise TokenizerError(f"{origin} makes the tokenizers library fail ({line(error)}): do not use it") from error
+        raise TokenizerError(
+            f"{origin} makes the tokenizers library fail ({first_line(error)}): do not use it"
+        ) from error
 
 
 def unreadable(texts: Sequence[Any], start: int, error: Exception) -> TokenizerError:
@@ -39,12 +41,7 @@ def unreadable(texts: Sequence[Any], start: int, error: Exception) -> TokenizerE
             return TokenizerError(
                 f"text {number} holds a lone surrogate at character {fault.start}: decode it as UTF-8 first"
             )
-    return TokenizerError(f"cannot encode: {line(error)}")
-
-
-def line(error: BaseException) -> str:
-    """Return an error in one line, without advice that spans more."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return TokenizerError(f"cannot encode: {first_line(error)}")
 
 
 def check_expansion(values: Any, origin: str) -> None:
@@ -66,7 +63,7 @@ def check_expansion(values: Any, origin: str) -> None:
 
 
 def _factor(part: Any) -> float:
-    """By what factor a rule, or a sequence of rules, lengthens a text at most; Unicode's own forms count as 1."""
+    """Return the largest factor by which a rule, or a sequence, lengthens a text. Unicode's own forms count as 1."""
     if not isinstance(part, dict):
         return 1.0
     kind = part.get("type")
@@ -88,7 +85,7 @@ def _factor(part: Any) -> float:
 
 
 def _longest_entry(table: Any) -> float:
-    """Bytes of the longest text in a SentencePiece table: the size of a trie, the trie, and texts that end in zeros."""
+    """Return the bytes of the longest text in a SentencePiece table (trie size, trie, zero-terminated texts)."""
     try:
         raw = base64.b64decode(table or "")
         (trie,) = struct.unpack_from("<I", raw)

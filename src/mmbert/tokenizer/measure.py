@@ -1,4 +1,4 @@
-"""How many tokens a tokenizer spends on each language."""
+"""Measure how many tokens a tokenizer needs in each language."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BATCH = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Fertility:
-    """What a tokenizer makes of the text of one language. ``<bos>`` and ``<eos>`` are not counted."""
+    """The token statistics of one language. ``<bos>`` and ``<eos>`` are not counted."""
 
     language: str
     bytes_per_token: float

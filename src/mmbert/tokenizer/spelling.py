@@ -1,4 +1,4 @@
-"""The bytes of text that each token of a vocabulary stands for."""
+"""The bytes of text behind each token of a vocabulary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""Text to tokens and back, by a ``tokenizer.json`` of any make.
+r"""The tokenizer: text to ids and back, for any ``tokenizer.json``.
 
 A tokenizer knows three forms of text:
 
@@ -22,35 +22,24 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tokenizers
 from tokenizers.processors import TemplateProcessing
 
 from mmbert.cancellation import check_cancelled, count_tokens
-from mmbert.errors import DataError, TokenizerError
-from mmbert.files import write_json, write_text
-from mmbert.hub import HubFailed, hub_file
+from mmbert.errors import DataError, TokenizerError, first_line
+from mmbert.files import write_text
 from mmbert.io.stream import read_text
 from mmbert.packed import Packed
-from mmbert.tokenizer.guard import check_expansion, line, no_panic, unreadable
+from mmbert.tokenizer.folder import SPECIALS, download, write_side_files
+from mmbert.tokenizer.guard import check_expansion, no_panic, unreadable
 from mmbert.tokenizer.long_texts import chunks, encode_all
 from mmbert.tokenizer.spelling import SPACE, spelled_bytes
 
 BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 """How byte fallback writes a byte."""
-
-SPECIALS = {"pad": "<pad>", "eos": "<eos>", "bos": "<bos>", "unk": "<unk>", "mask": "<mask>"}
-"""Role -> content. ``<bos>`` also stands for CLS and ``<eos>`` for SEP."""
-
-
-class _Ids(NamedTuple):
-    pad: int
-    eos: int
-    bos: int
-    unk: int
-    mask: int
 
 
 class Tokenizer:
@@ -66,25 +55,26 @@ class Tokenizer:
         except TokenizerError:
             raise
         except Exception as error:  # the Rust library raises bare Exception for whatever it cannot read
-            raise TokenizerError(f"{origin} is not a tokenizer.json: {line(error)}") from error
+            raise TokenizerError(f"{origin} is not a tokenizer.json: {first_line(error)}") from error
         self._added: dict[int, tokenizers.AddedToken] = self._marked.get_added_tokens_decoder()
         ids = {role: self._marked.token_to_id(token) for role, token in SPECIALS.items()}
         missing = [SPECIALS[role] for role, index in ids.items() if index is None]
         if missing:
             raise TokenizerError(f"{origin} has no {', '.join(missing)}: mmBERT needs {' '.join(SPECIALS.values())}")
-        self._ids = _Ids(**{role: int(index) for role, index in ids.items() if index is not None})
+        self._ids = [int(index) for index in ids.values() if index is not None]
+        self.pad_id, self.eos_id, self.bos_id, self.unk_id, self.mask_id = self._ids
         self._marked.no_truncation()
         self._marked.no_padding()
         self._template = self._marked.post_processor
         self._marked.post_processor = TemplateProcessing(
             single="<bos> $A <eos>",
             pair="<bos> $A <eos> $B <eos>",
-            special_tokens=[("<bos>", self._ids.bos), ("<eos>", self._ids.eos)],
+            special_tokens=[("<bos>", self.bos_id), ("<eos>", self.eos_id)],
         )
 
     @classmethod
     def load(cls, name: str | Path, revision: str | None = None) -> Tokenizer:
-        """A folder with a ``tokenizer.json``, such a file, or a repository of the hub at ``revision``.
+        """Load a folder with a ``tokenizer.json``, such a file, or a repository of the hub at ``revision``.
 
         Raises TokenizerError if there is none, it cannot be read, or it lacks a special token.
         """
@@ -92,49 +82,25 @@ class Tokenizer:
         if path.is_dir():
             path = path / "tokenizer.json"
         if not path.is_file():
-            path = _download(str(name), revision)
+            path = download(str(name), revision)
         try:
             return cls(read_text(path), str(path))
         except DataError as error:
             raise TokenizerError(str(error)) from error
 
-    @property
-    def vocab_size(self) -> int:
-        """Number of ids, added tokens included: one more than the largest."""
-        return self._vocab_size
-
     @cached_property
-    def _vocab_size(self) -> int:
+    def vocab_size(self) -> int:
+        """Return the number of ids, added tokens included: one more than the largest."""
         return max(self._marked.get_vocab(with_added_tokens=True).values()) + 1
-
-    @property
-    def pad_id(self) -> int:
-        return self._ids.pad
-
-    @property
-    def eos_id(self) -> int:
-        return self._ids.eos
-
-    @property
-    def bos_id(self) -> int:
-        return self._ids.bos
-
-    @property
-    def unk_id(self) -> int:
-        return self._ids.unk
-
-    @property
-    def mask_id(self) -> int:
-        return self._ids.mask
 
     @cached_property
     def special_ids(self) -> tuple[int, ...]:
-        """Ids that stand for no text: the five, and what else the file marks as special. Ascending."""
+        """Return the ids that stand for no text, ascending: the five, and all others that the file marks as special."""
         return tuple(sorted({*self._ids, *(index for index, token in self._added.items() if token.special)}))
 
     @cached_property
     def byte_tokens(self) -> dict[int, int]:
-        """Id -> byte, of the tokens <0x00> .. <0xFF> that there are; empty without byte fallback."""
+        """Return id -> byte of the existing tokens <0x00> .. <0xFF>; empty without byte fallback."""
         if getattr(self._marked.model, "byte_fallback", True) is False:  # a Unigram model does not say
             return {}
         ids = {self._marked.token_to_id(f"<0x{byte:02X}>"): byte for byte in range(256)}
@@ -142,7 +108,7 @@ class Tokenizer:
 
     @cached_property
     def byte_ids(self) -> tuple[int, ...]:
-        """Ids of the tokens that spell the bytes 0x00 .. 0xFF, in this order; empty without byte fallback.
+        """Return the ids of the tokens for the bytes 0x00 .. 0xFF, in this order; empty without byte fallback.
 
         A byte without a <0xNN> has the token of its character, as the tab of Gemma 2, or else <unk>.
         """
@@ -156,13 +122,13 @@ class Tokenizer:
 
     @cached_property
     def puts_space(self) -> bool:
-        """Whether a space is put before a text that begins with a letter."""
+        """Return whether the tokenizer puts a space before a text that begins with a letter."""
         (ids,) = self.encode_batch(["a"])
         return len(ids) > 0 and (self.id_to_token(ids[0]) or "").startswith((SPACE, " ", "\u0120"))
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that change with anything that changes ids: model, normaliser, splitting, added tokens.
+        """Return 16 hexadecimal digits of all that affects ids: model, normaliser, splitting, added tokens.
 
         False and null count as absent, so that the same tokenizer written by a newer library keeps its fingerprint.
         """
@@ -175,7 +141,7 @@ class Tokenizer:
 
     @cached_property
     def written(self) -> Any:
-        """The ``tokenizers.Tokenizer`` of the file, with the special tokens that the file puts around texts."""
+        """Return the ``tokenizers.Tokenizer`` of the file, with the special tokens that the file puts around texts."""
         written = self._sharing(self._added)
         if self._template is not None:
             written.post_processor = self._template
@@ -188,13 +154,13 @@ class Tokenizer:
 
     @cached_property
     def _plain(self) -> Any:
-        """The same tokenizer, blind to special strings in text (Gemma's file does not mark <mask> as special)."""
+        """Return the tokenizer that ignores special strings in text (Gemma's file does not mark <mask> as special)."""
         plain = self._sharing({index: self._special(token) for index, token in self._added.items()})
         plain.encode_special_tokens = True
         return plain
 
     def _sharing(self, added: Mapping[int, tokenizers.AddedToken]) -> Any:
-        """Another tokenizer over the same model, which is neither read again nor held twice."""
+        """Return another tokenizer that shares the same model in memory."""
         other = tokenizers.Tokenizer(self._marked.model)
         for part in ("normalizer", "pre_tokenizer", "decoder"):
             if (value := getattr(self._marked, part)) is not None:
@@ -203,14 +169,14 @@ class Tokenizer:
         return other
 
     def _special(self, token: tokenizers.AddedToken) -> tokenizers.AddedToken:
-        """An added token, special if it is one of the five."""
+        """Return an added token, made special if it is one of the five."""
         if token.content in SPECIALS.values():
             token = copy.copy(token)
             token.special = True
         return token
 
     def encode_batch(self, texts: Sequence[str], *, specials: bool = False, first: int = 0) -> list[np.ndarray]:
-        """Ids of each text, uint32, without <bos> and <eos>. All cores work; Python's lock is free meanwhile.
+        """Encode texts: the ids of each, uint32, without <bos> and <eos>. Uses all cores and releases the GIL.
 
         specials  read special strings in the text as special tokens
         first     number of the first text, for messages
@@ -224,7 +190,7 @@ class Tokenizer:
     def encode_spans(
         self, texts: Sequence[str], *, specials: bool = False, first: int = 0
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """As :meth:`encode_batch`, and with each text's ids the characters they stand for: (n, 2) int64, [start, end).
+        """Encode texts as :meth:`encode_batch`, and return with the ids their characters: (n, 2) int64, [start, end).
 
         A space before a word is part of its token. The tokens of a character that is spelled in bytes all have that
         character; a token that is only the space which the tokenizer puts before a text has none: start == end.
@@ -246,7 +212,7 @@ class Tokenizer:
 
     @cached_property
     def _space_put(self) -> int:
-        """Id of the token that is a space alone, where the tokenizer puts spaces before texts; else -1."""
+        """Return the id of the token that is a lone space if the tokenizer puts spaces before texts; else -1."""
         index = self._marked.token_to_id(SPACE if SPACE in self._spacing else " ")
         return -1 if index is None or not self.puts_space else int(index)
 
@@ -265,11 +231,11 @@ class Tokenizer:
             yield from found
 
     def encode(self, text: str, *, specials: bool = False) -> list[int]:
-        """``<bos> text <eos>``. Raises TokenizerError as :meth:`encode_batch` does."""
+        """Return the ids of ``<bos> text <eos>``. Raises TokenizerError as :meth:`encode_batch` does."""
         return [self.bos_id, *self.encode_batch([text], specials=specials)[0].tolist(), self.eos_id]
 
     def pack(self, texts: Sequence[str], max_tokens: int | None = None, *, specials: bool = False) -> Packed:
-        """The texts as one batch, each ``<bos> text <eos>``.
+        """Encode texts into one batch, each as ``<bos> text <eos>``.
 
         max_tokens  longest sequence, ends included; longer texts are cut
         Raises TokenizerError for no texts, or as :meth:`encode_batch` does.
@@ -284,7 +250,7 @@ class Tokenizer:
         return Packed.from_lists([np.concatenate([bos, row[:longest], eos]) for row in rows])
 
     def decode(self, ids: Iterable[int], *, specials: bool = False) -> str:
-        """Text of ids; ``specials`` keeps special tokens in it. Broken characters become U+FFFD.
+        """Return the text of ids; ``specials`` keeps special tokens in it. Broken characters become U+FFFD.
 
         Raises TokenizerError for an id that is not in the vocabulary.
         """
@@ -301,20 +267,20 @@ class Tokenizer:
 
     @cached_property
     def _leaves_space(self) -> bool:
-        """Whether the file's decoder leaves the space that was put before a text."""
+        """Return whether the file's decoder leaves the space that was put before a text."""
         return self.puts_space and bool(self._marked.decode(self.encode_batch(["a"])[0].tolist()).startswith(" "))
 
     def id_to_token(self, index: int) -> str | None:
-        """The token as the file writes it (``▁Paris``, ``<0xE2>``); None for an id without one."""
+        """Return the token as the file writes it (``▁Paris``, ``<0xE2>``); None for an id without one."""
         token: str | None = self._marked.id_to_token(int(index))
         return token
 
     def token_texts(self) -> list[str]:
-        """(V,) the text that each token stands for: empty for a special token, U+FFFD for a part of a character."""
+        """Return the text of each token (V,): empty for a special token, U+FFFD for a part of a character."""
         return [spelled.decode(errors="replace") for spelled in self._spelled()]
 
     def token_bytes(self) -> np.ndarray:
-        """(V,) int64: UTF-8 bytes of the text each token stands for: a byte token 1, a special token 0.
+        """Return the UTF-8 bytes of each token's text (V,) int64: 1 for a byte token, 0 for a special token.
 
         Summed over a text's tokens this is the text's length in bytes; one more where the file puts a space before it.
         """
@@ -328,7 +294,7 @@ class Tokenizer:
 
     @cached_property
     def _spacing(self) -> str:
-        """What the file does before its model, as JSON."""
+        """Return the file's normalizer and pre-tokenizer as JSON."""
         parts = (self._marked.normalizer, self._marked.pre_tokenizer)
         return "".join(part.__getstate__().decode() for part in parts if part is not None)
 
@@ -350,50 +316,11 @@ class Tokenizer:
         folder = Path(folder)
         rust = self.written if as_written else self._marked
         write_text(folder / "tokenizer.json", rust.to_str(pretty=True) + "\n")
-        roles = {f"{role}_token": token for role, token in SPECIALS.items()}
-        roles |= {"cls_token": SPECIALS["bos"], "sep_token": SPECIALS["eos"]}
-        config: dict[str, Any] = {
-            "added_tokens_decoder": {
-                str(index): self._flags(token) for token, index in zip(SPECIALS.values(), self._ids, strict=True)
-            },
-            **roles,
-            "clean_up_tokenization_spaces": False,
-            "model_input_names": ["input_ids", "attention_mask"],
-            "model_max_length": max_tokens,
-            "padding_side": "right",
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "truncation_side": "right",
-        }
-        write_json(folder / "tokenizer_config.json", config)
-        write_json(folder / "special_tokens_map.json", roles)
-
-    def _flags(self, special: str) -> dict[str, Any]:
-        """How a special token is found in text: transformers takes this from the config, not from the tokenizer."""
-        known = next((token for token in self._added.values() if token.content == special), None)
-        flags = {flag: bool(getattr(known, flag, False)) for flag in ("lstrip", "normalized", "rstrip", "single_word")}
-        return {"content": special, **flags, "special": True}
-
-
-def _download(name: str, revision: str | None) -> Path:
-    """``tokenizer.json`` of a hub repository. Raises TokenizerError."""
-    here = Path(name)
-    if (
-        not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name)
-        or name.startswith(".")
-        or here.exists()
-        or (here.parent.name and here.parent.is_dir())
-    ):
-        raise TokenizerError(
-            f"no tokenizer at {name}: expected a folder with tokenizer.json, such a file, or a hub name"
-        )
-    try:
-        return hub_file(name, "tokenizer.json", revision=revision)
-    except HubFailed as error:
-        raise TokenizerError(f"no folder {name} here, and the hub did not give its tokenizer: {error}") from error
+        write_side_files(folder, dict(zip(SPECIALS, self._ids, strict=True)), self._added, max_tokens)
 
 
 def _bare(value: Any) -> Any:
-    """A value without what is false or null, at any depth."""
+    """Return a value without what is false or null, at any depth."""
     if isinstance(value, dict):
         return {key: _bare(inner) for key, inner in value.items() if inner is not None and inner is not False}
     if isinstance(value, list):

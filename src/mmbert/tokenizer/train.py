@@ -23,8 +23,9 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from mmbert.errors import TokenizerError
 from mmbert.recipe import TokenizerTraining
+from mmbert.tokenizer.folder import SPECIALS
 from mmbert.tokenizer.spelling import SPACE
-from mmbert.tokenizer.tokenizer import SPECIALS, Tokenizer
+from mmbert.tokenizer.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -49,14 +50,14 @@ def train_tokenizer(texts: Iterable[tuple[str, str]], spec: TokenizerTraining) -
     if not sample.sizes:
         raise TokenizerError("no text to train a tokenizer on: are the sources empty, or was everything dropped?")
     drawn = list(sample.draw())
-    room = spec.vocab_size - len(SPECIALS) - len(_BYTES)
-    alphabet = _alphabet(drawn, room)
+    budget = spec.vocab_size - len(SPECIALS) - len(_BYTES)
+    alphabet = _alphabet(drawn, budget)
     trained = tokenizers.Tokenizer(models.BPE())
     trained.pre_tokenizer = _pre_tokenizer()
     if spec.prefix_space:
         trained.normalizer = normalizers.Prepend(" ")
     trainer = trainers.BpeTrainer(
-        vocab_size=room + len(SPECIALS),  # a special string that was learned as a word is dropped again
+        vocab_size=budget + len(SPECIALS),  # a special string that was learned as a word is dropped again
         min_frequency=2,
         special_tokens=[],
         initial_alphabet=sorted(alphabet),
@@ -83,7 +84,7 @@ def train_tokenizer(texts: Iterable[tuple[str, str]], spec: TokenizerTraining) -
 
 
 def sample_by_language(sizes: dict[str, int], temperature: float, budget: int) -> dict[str, int]:
-    """Characters to take of each language: in proportion to size ** temperature, never more than there are.
+    """Return the characters to take of each language: in proportion to size ** temperature, at most those there are.
 
     What a small language cannot give goes to the others, in the same proportion. The sum is ``budget``, or all.
     """
@@ -110,7 +111,7 @@ def sample_by_language(sizes: dict[str, int], temperature: float, budget: int) -
 
 
 class _Sample:
-    """An even part of each language, drawn in one pass over texts of unknown size.
+    """An even sample of each language, drawn in one pass over texts of unknown size.
 
     Slices are kept by a stride per language; when all that is kept exceeds four budgets, languages that hold more
     than twice what they could give so far drop every other slice and double their stride.
@@ -150,7 +151,7 @@ class _Sample:
         self._kept = sum(len(part) for slices in self._slices.values() for part in slices)
 
     def draw(self) -> Iterator[str]:
-        """The sample, language by language, each spread evenly over what was kept of it."""
+        """Yield the sample, language by language, each spread evenly over what was kept of it."""
         wanted = sample_by_language(dict(self.sizes), self._temperature, self._budget)
         for language, slices in sorted(self._slices.items()):
             kept = sum(map(len, slices))
@@ -159,13 +160,13 @@ class _Sample:
             for part in slices:
                 due += len(part) * share
                 if due >= 1.0:
-                    piece = part[: int(due)]
-                    due -= len(piece)
-                    yield piece
+                    drawn = part[: int(due)]
+                    due -= len(drawn)
+                    yield drawn
 
 
-def _alphabet(texts: list[str], room: int) -> set[str]:
-    """The characters that become tokens: at most a third of the room, those that save most over their bytes.
+def _alphabet(texts: list[str], budget: int) -> set[str]:
+    """Return the characters that become tokens: at most a third of the vocabulary, those that save the most bytes.
 
     Without a limit the characters of hundreds of languages would leave a vocabulary of 4,000 no merges at all.
     U+2581 is never one: other software would show it as a space.
@@ -179,7 +180,7 @@ def _alphabet(texts: list[str], room: int) -> set[str]:
         return max(len(character.encode()) - 1, 1) * counts[character]
 
     kept = [character for character in counts if counts[character] > 1 and not 0xD800 <= ord(character) < 0xE000]
-    return set(sorted(kept, key=lambda c: (-saving(c), c))[: room // 3])
+    return set(sorted(kept, key=lambda c: (-saving(c), c))[: budget // 3])
 
 
 def _pre_tokenizer() -> Any:
@@ -187,7 +188,7 @@ def _pre_tokenizer() -> Any:
 
 
 def _assemble(model: dict[str, Any], spec: TokenizerTraining) -> Tokenizer:
-    """Specials, bytes, characters, merges, in this order, as a complete ``tokenizer.json``."""
+    """Return the tokenizer of specials, bytes, characters and merges, in this order of ids."""
     reserved = {*SPECIALS.values(), *_BYTES}
     learned = [token for token, _ in sorted(model["vocab"].items(), key=lambda item: item[1]) if token not in reserved]
     tokens = [*SPECIALS.values(), *_BYTES, *learned][: spec.vocab_size]

@@ -22,7 +22,7 @@ from mmbert.files import damage
 from mmbert.locks import lock_folder
 from mmbert.model.encoder import compile_model
 from mmbert.recipe import Recipe, TokenizerTraining
-from mmbert.start import resolve
+from mmbert.start_model import resolve
 from mmbert.tokenizer.tokenizer import Tokenizer
 from mmbert.training import checkpoint
 from mmbert.training.build import begin, check, phase_config, resume

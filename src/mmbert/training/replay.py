@@ -21,7 +21,7 @@ from mmbert.errors import ConfigError, TrainingError
 from mmbert.model.heads import MaskedLM
 from mmbert.packed import Packed
 from mmbert.recipe import Recipe
-from mmbert.start import resolve
+from mmbert.start_model import resolve
 from mmbert.tokenizer.tokenizer import Tokenizer
 from mmbert.training import build, checkpoint
 from mmbert.training.distributed import connect

@@ -19,12 +19,12 @@ from typing import Any
 
 import torch
 
-import mmbert
 from mmbert import cpu
 from mmbert.files import read_json, write_json
 from mmbert.recipe import Precision, Recipe, Runtime
 from mmbert.recipe_file import refuse_changes
 from mmbert.training.distributed import Mesh
+from mmbert.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def recipe_hash(recipe: Recipe) -> str:
 
 def versions(libraries: Sequence[str] = _LIBRARIES) -> dict[str, str]:
     """Return the versions of mmbert, Python and libraries; ``none`` for one that is not installed."""
-    found = {"mmbert": mmbert.__version__, "python": platform.python_version()}
+    found = {"mmbert": __version__, "python": platform.python_version()}
     for name in libraries:
         try:
             found[name] = importlib.metadata.version(name)

@@ -123,9 +123,9 @@ def test_tokens_and_their_bytes(page: Any) -> None:
     assert found.locator(".cut").nth(0).get_attribute("dir") == "ltr"
     assert found.locator(".cut").nth(1).get_attribute("dir") == "rtl"
     assert "bytes a token" in found.inner_text()
-    assert "28 bytes · 15 characters" in found.locator(".pieces").nth(1).inner_text()
-    pieces = found.locator(".cut").nth(0).locator(".piece:not(.special) bdi").all_inner_texts()
-    assert "".join(pieces).replace("·", " ").strip() == "All human beings"
+    assert "28 bytes · 15 characters" in found.locator(".token-rows").nth(1).inner_text()
+    tokens = found.locator(".cut").nth(0).locator(".chip:not(.special) bdi").all_inner_texts()
+    assert "".join(tokens).replace("·", " ").strip() == "All human beings"
 
 
 def test_classes_and_entities(page: Any) -> None:

@@ -1,9 +1,9 @@
-"""Exact copies among the documents of a source, found by many tasks and with the outcome of the plain loop.
+"""Exact copies in a source, found by many tasks with the same result as the sequential loop.
 
-The loop of ``prepare`` goes through the documents in order and drops what it has seen. Here (1) :class:`Compare` sorts
-the hashes, each task a part of them, and finds the later copies of every text; where a document to be held out is among
-the copies, it only names them. (2) :class:`Decide` goes through the documents to be held out and these few others in
-order, as the loop does, since what is held out depends on how much is held out of its language already.
+The loop of ``prepare`` reads the documents in order and drops what it has seen. Here (1) :class:`Compare` sorts the
+hashes, one partition in each task, and finds the later copies of every text; texts with a copy that is to be held out
+are only listed. (2) :class:`Decide` processes the documents to be held out and these listed ones in order, as the loop
+does, because what is held out depends on how much of its language is held out already.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from datatrove.data import Document as Item
 from datatrove.utils.typeshelper import StatHints
 from numpy.typing import NDArray
 
-from mmbert.data.distributed.steps import Step, fresh_folder, held_path, read_spill, save_array
+from mmbert.data.distributed.pipeline_steps import DataStep, fresh_folder, held_path, read_spill, save_array
 from mmbert.data.prepare import BEYOND, COPY, COPY_OF_HELDOUT
 from mmbert.data.store import TextWriter
 from mmbert.files import atomic_file, read_json
@@ -30,8 +30,8 @@ _RANK = 32
 """Bits of a document's number within its rank; above them stands the number of the rank within its source."""
 
 
-class Compare(Step):
-    """Sorts a part of the hashes of every source; one task a part."""
+class Compare(DataStep):
+    """Sorts one partition of the hashes of every source in each task."""
 
     name = "Exact copies"
     type = "🫂 - DEDUP"
@@ -54,7 +54,7 @@ class Compare(Step):
 def compare(
     high: NDArray[np.uint64], low: NDArray[np.uint64], held: NDArray[np.bool_], place: NDArray[np.uint64]
 ) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """(copies, contested) among documents, given their hashes in two halves.
+    """Return (copies, contested) of documents, given their hashes in two halves.
 
     copies     (C,) places of all but the first document of a text, where none of them is to be held out
     contested  (D, 3) number of the text, place, and 1 if to be held out, of all documents of the other texts that occur
@@ -74,8 +74,8 @@ def compare(
     return place[~special & ~first], contested
 
 
-class Decide(Step):
-    """Says of every document whether it is kept, held out, or dropped and why; one task a source."""
+class Decide(DataStep):
+    """Decides for every document of a source whether it is kept, held out, or dropped for which reason."""
 
     name = "Decide"
     type = "🫂 - DEDUP"
@@ -108,7 +108,7 @@ class Decide(Step):
 def decide(
     groups: dict[int, tuple[int, int]], held: dict[int, tuple[str, int]], limit: int, *, deduplicate: bool
 ) -> Iterator[tuple[int, int]]:
-    """(place, verdict) of the documents to be held out and their copies, in order.
+    """Yield (place, verdict) of the documents to be held out and their copies, in order.
 
     groups       place -> the text, of documents whose text occurs several times
     held         place -> (language, characters) of the documents to be held out
@@ -137,8 +137,8 @@ def decide(
             seen.add(text)
 
 
-class Kept(Step):
-    """Reads a rank's documents again, those that are kept; the second time those held out are written on the way."""
+class Kept(DataStep):
+    """Reads the kept documents of a rank again; with ``write`` the held-out ones are written too."""
 
     name = "Kept documents"
     type = "📖 - READER"
@@ -159,9 +159,7 @@ class Kept(Step):
                 self.stat_update(StatHints.forwarded)
                 yield item
             elif verdict == HOLD:
-                counts = report.language(item.metadata["language"])
-                counts.heldout_documents += 1
-                counts.heldout_characters += len(item.text)
+                report.language(item.metadata["language"]).hold_out(item.text)
                 if self.write:
                     heldout.write(item.metadata["language"], item.id, item.text)
             else:

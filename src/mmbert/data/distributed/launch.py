@@ -1,7 +1,7 @@
-"""``mmbert data scale``: the data folder of ``mmbert data prepare``, made by many tasks on one machine or a cluster.
+"""``mmbert data scale``: what ``mmbert data prepare`` makes, by many tasks on one machine or a cluster.
 
-The stages run one after the other, on datatrove's executors. Each keeps which of its tasks are complete, so that the
-same command goes on where it was stopped.
+The stages run one after the other on datatrove's executors. Each records its completed tasks, so that the same command
+resumes if interrupted.
 """
 
 from __future__ import annotations
@@ -10,31 +10,21 @@ import logging
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mmbert.errors import ConfigError, MissingExtra, MMBertError
 from mmbert.locks import lock_folder
 from mmbert.recipe import Recipe
 
 if TYPE_CHECKING:
-    from datatrove.pipeline.base import PipelineStep
-
-    from mmbert.data.distributed.plan import Plan
+    from mmbert.data.distributed.stages import Stage
 
 logger = logging.getLogger(__name__)
 
 
-class Stage(NamedTuple):
-    """Tasks that need nothing of one another."""
-
-    name: str
-    tasks: int
-    steps: list[PipelineStep]
-
-
 @dataclass(frozen=True)
 class Cluster:
-    """What Slurm and Ray are asked for."""
+    """Resources to request from Slurm and Ray."""
 
     partition: str | None = None
     time: str = "24:00:00"
@@ -44,6 +34,13 @@ class Cluster:
     """A command that makes ``mmbert`` available, as ``source .venv/bin/activate``."""
     options: dict[str, str] = field(default_factory=dict)
     """Further ``#SBATCH`` lines: ``account`` -> ``mine``."""
+
+    def slurm_options(self) -> dict[str, Any]:
+        """Return the options of datatrove's Slurm executor."""
+        return {
+            "partition": self.partition, "time": self.time, "mem_per_cpu_gb": self.memory_gb,
+            "env_command": self.setup, "sbatch_args": dict(self.options),
+        }  # fmt: skip
 
 
 def prepare_at_scale(
@@ -70,7 +67,8 @@ def prepare_at_scale(
         raise ConfigError("a Slurm cluster needs --partition: see `sinfo -s`")
     if dry_run and executor != "slurm":
         raise ConfigError("--dry-run writes the launch files of --executor slurm; the others have none")
-    from mmbert.data.distributed.plan import make_plan
+    from mmbert.data.distributed.stages import stages
+    from mmbert.data.distributed.task_plan import make_plan
 
     folder = folder.absolute()
     with lock_folder(folder):
@@ -80,7 +78,7 @@ def prepare_at_scale(
         if executor == "slurm":
             from mmbert.data.distributed import slurm
 
-            return slurm.launch(found, logs, workers, cluster, recipe.name, dry_run=dry_run)
+            return slurm.launch(found, logs, workers, cluster.slurm_options(), recipe.name, dry_run=dry_run)
         for stage in found:
             logger.info("%s: %d tasks", stage.name, stage.tasks)
             _run(stage, logs / stage.name, workers, executor, cluster)
@@ -97,35 +95,6 @@ def _require(recipe: Recipe, executor: str) -> None:
     ):
         if find_spec(package) is None:
             raise MissingExtra(package, extra)
-
-
-def stages(plan: Plan, tasks: int) -> list[Stage]:
-    """What is to be done, in order; a source that is prepared already is only tokenised."""
-    from mmbert.data.distributed import copies, minhash, shards, steps, text_files
-
-    folder, ranks, sources = str(plan.folder), len(plan.ranks), len(plan.fingerprints)
-    cleaning = plan.recipe.cleaning
-    found: list[Stage] = []
-    if sources:
-        agree = [steps.Agree(folder)] if cleaning.language_id is not None else []
-        read = [steps.Read(folder), steps.Clean(folder), *agree, steps.Spill(folder)]
-        found.append(Stage("1-read", ranks, read))
-        found.append(Stage("2-copies", plan.partitions, [copies.Compare(folder)]))
-        found.append(Stage("3-decide", sources, [copies.Decide(folder)]))
-        drop = []
-        if (near_duplicates := cleaning.near_duplicates) is not None:
-            kept = [copies.Kept(folder, write=False), minhash.Signatures(folder)]
-            found.append(Stage("4-signatures", ranks, kept))
-            found.append(Stage("5-buckets", sources * near_duplicates.buckets, [minhash.Buckets(folder)]))
-            found.append(Stage("6-clusters", sources, [minhash.Clusters(folder)]))
-            drop = [minhash.DropNear(folder)]
-        write = [copies.Kept(folder, write=True), *drop, text_files.Write(folder)]
-        found.append(Stage("7-write", ranks, write))
-        found.append(Stage("8-collect", ranks, [text_files.Collect(folder)]))
-    found.append(Stage("9-text", 1, [text_files.Finish(folder)]))
-    found.append(Stage("10-tokenise", max(tasks, 1), [shards.Tokenise(folder)]))
-    found.append(Stage("11-manifest", 1, [shards.Manifest(folder)]))
-    return found
 
 
 def _run(stage: Stage, logs: Path, workers: int, executor: str, cluster: Cluster) -> None:

@@ -1,4 +1,4 @@
-"""datatrove's executor on one machine, with the house's manners: little talk, and errors in one line."""
+"""datatrove's executor on one machine, with short logs and one-line errors as everywhere in the package."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmbert.errors import MMBertError
 
 
 class LocalExecutor(LocalPipelineExecutor):  # type: ignore[misc]  # datatrove has no types
-    """What the tasks say goes to their logs; only errors are shown."""
+    """Writes the output of tasks to their logs and shows only errors."""
 
     def run(self) -> Any:
         """Run the tasks that are not complete. Raises MMBertError with the message of the first that fails."""
@@ -24,7 +24,7 @@ class LocalExecutor(LocalPipelineExecutor):  # type: ignore[misc]  # datatrove h
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
         logger.enable("datatrove")
         try:
-            return super()._run_for_rank(rank, local_rank=1, node_rank=node_rank)  # rank 0 alone talks
+            return super()._run_for_rank(rank, local_rank=1, node_rank=node_rank)  # only rank 0 logs
         except MMBertError as error:
             # Some errors of the package take other arguments than their message, and would not come through a pipe.
             raise MMBertError(str(error)) from error

@@ -1,8 +1,8 @@
-"""Near-duplicates among the documents of a source: datatrove's four stages of MinHash, source by source.
+"""Near-duplicates in a source, by datatrove's four stages of MinHash.
 
 (1) :class:`Signatures` writes the hashes of every rank's documents, (2) :class:`Buckets` finds pairs that agree in a
-whole band, (3) :class:`Clusters` joins pairs to clusters, (4) :class:`DropNear` keeps one document of each.
-What is compared says ``shingles``.
+whole band, (3) :class:`Clusters` joins pairs to clusters, (4) :class:`DropNear` keeps one document of each cluster.
+``shingles`` defines what is compared.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from datatrove.utils.hashing import HashConfig
 from datatrove.utils.word_tokenizers import WordTokenizer
 from numpy.typing import NDArray
 
-from mmbert.data.distributed.plan import Plan
+from mmbert.data.distributed.pipeline_steps import DataStep
 from mmbert.data.distributed.shingles import shingles, smallest
-from mmbert.data.distributed.steps import Step
+from mmbert.data.distributed.task_plan import TaskPlan
 from mmbert.data.store import SourceReport
 
 NEAR = "near_duplicate"
@@ -33,7 +33,7 @@ NEAR = "near_duplicate"
 
 
 class _NoWords(WordTokenizer):  # type: ignore[misc]  # datatrove has no types
-    """Stands where datatrove would load the segmenter of a language."""
+    """Replaces the word tokenizer of a language that datatrove would load."""
 
     def word_tokenize(self, text: str) -> list[str]:
         raise NotImplementedError
@@ -42,7 +42,7 @@ class _NoWords(WordTokenizer):  # type: ignore[misc]  # datatrove has no types
 
 
 class _Signature(MinhashDedupSignature):  # type: ignore[misc]
-    """datatrove's first stage with our words, and its arithmetic done faster."""
+    """datatrove's first stage with our words and a faster implementation of its arithmetic."""
 
     def get_shingles(self, text: str) -> NDArray[np.uint64]:
         return shingles(text, self.config.n_grams)
@@ -51,8 +51,8 @@ class _Signature(MinhashDedupSignature):  # type: ignore[misc]
         return [band.tolist() for band in np.split(smallest(found, *self.parameters), self.config.num_buckets)]
 
 
-def config(plan: Plan) -> Any:
-    """datatrove's options, by those of the recipe."""
+def config(plan: TaskPlan) -> Any:
+    """Return datatrove's options for those of the recipe."""
     spec = plan.recipe.cleaning.near_duplicates
     assert spec is not None, "these stages run if the recipe asks for them"
     hashing = HashConfig(precision=64, hash_fc="sha1")  # only its width counts here; the other one needs xxhash
@@ -61,24 +61,24 @@ def config(plan: Plan) -> Any:
     )
 
 
-class _Near(Step):
-    """A stage of MinHash, which datatrove's own step does for one source."""
+class _Near(DataStep):
+    """A MinHash stage that runs datatrove's own step on one source."""
 
     type = "🫂 - DEDUP"
 
     def folder_of(self, what: str, source: str) -> str:
-        """Where a stage leaves what it finds in a source."""
+        """Return the folder for what a stage finds in a source."""
         return str(self.plan.place("minhash", what, source))
 
     def local(self, rank: int) -> tuple[str, int, int]:
-        """(source, number of the rank within it, its ranks)."""
+        """Return (source, number of the rank within it, its ranks)."""
         source = self.plan.ranks[rank].source
         ranks = self.plan.sources[source]
         return source, ranks.index(rank), len(ranks)
 
 
 class Signatures(_Near):
-    """Stage 1; one task a rank."""
+    """Stage 1, one task for each rank."""
 
     name = "MinHash 1: signatures"
 
@@ -89,7 +89,7 @@ class Signatures(_Near):
 
 
 class Buckets(_Near):
-    """Stage 2; one task a band of a source."""
+    """Stage 2, one task for each band of a source."""
 
     name = "MinHash 2: buckets"
 
@@ -103,7 +103,7 @@ class Buckets(_Near):
 
 
 class Clusters(_Near):
-    """Stage 3; one task a source."""
+    """Stage 3, one task for each source."""
 
     name = "MinHash 3: clusters"
 
@@ -115,12 +115,12 @@ class Clusters(_Near):
 
 
 class DropNear(_Near):
-    """Stage 4; one task a rank, on the documents of stage 1."""
+    """Stage 4, one task for each rank, on the documents of stage 1."""
 
     name = "MinHash 4: filter"
 
     def run(self, data: Iterable[Item], rank: int = 0, world_size: int = 1) -> Iterator[Item]:
-        """Pass on one document of every cluster, and count the others."""
+        """Yield one document of every cluster, and count the others."""
         source, *place = self.local(rank)
         report = self.report(rank)
         counter = _Counter(self, report)
@@ -129,9 +129,9 @@ class DropNear(_Near):
 
 
 class _Counter:
-    """Stands where datatrove would write the documents that it drops."""
+    """Counts dropped documents where datatrove would write them."""
 
-    def __init__(self, step: Step, report: SourceReport) -> None:
+    def __init__(self, step: DataStep, report: SourceReport) -> None:
         self._step = step
         self._report = report
 

@@ -1,4 +1,4 @@
-"""From text to shards by many tasks: a part of the text becomes a shard, whoever makes it.
+"""From text to shards by many tasks: each part of the text becomes one shard, in whichever task.
 
 Text that was prepared before by ``mmbert data prepare`` is tokenised language by language, token ids part by part.
 """
@@ -11,13 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmbert.data.distributed.plan import Plan, plan_path
-from mmbert.data.distributed.steps import Step
-from mmbert.data.distributed.text_files import PART, Part, parts_of
-from mmbert.data.ids import IdReader, parts
+from mmbert.data.distributed.pipeline_steps import DataStep
+from mmbert.data.distributed.task_plan import TaskPlan, plan_path
+from mmbert.data.distributed.text_files import PART, TextPart, parts_of
+from mmbert.data.ids import IdReader, shard_inputs
 from mmbert.data.prepare import prepare_data
-from mmbert.data.read import read
 from mmbert.data.shard import MAX_TOKENS, Shard, write_shard
+from mmbert.data.sources.read import read
 from mmbert.data.store import SUFFIX, Report
 from mmbert.data.tokenize import encode, finish_stream, source_ids
 from mmbert.errors import DataError
@@ -36,8 +36,8 @@ class Job(NamedTuple):
     make: Callable[[], object]
 
 
-class Tokenise(Step):
-    """Makes shards, each task some."""
+class Tokenise(DataStep):
+    """Makes shards; each task makes some of them."""
 
     name = "Tokenise"
     type = "🔢 - TOKENIZER"
@@ -62,8 +62,8 @@ def _is_made(path: Path, info: dict[str, Any]) -> bool:
     return all(there.get(key) == value for key, value in info.items())
 
 
-def _jobs(plan: Plan, tokenizer: Tokenizer) -> list[Job]:
-    """All shards to make, the same list in every task."""
+def _jobs(plan: TaskPlan, tokenizer: Tokenizer) -> list[Job]:
+    """Return all shards to make, the same list in every task."""
     jobs: list[Job] = []
     for name, source in Report.load(plan.folder).sources.items():
         info = {"source": name, "tokenizer": tokenizer.fingerprint, "text": source.fingerprint}
@@ -77,7 +77,7 @@ def _jobs(plan: Plan, tokenizer: Tokenizer) -> list[Job]:
                 make = partial(finish_stream, plan.folder, tokenizer, stream, counts, MAX_TOKENS, lambda size: None)
                 jobs.append(Job(counts.bytes, None, stream, make))
         reader = IdReader(plan.recipe.sources[name], tokenizer)
-        for part in parts(source_ids(plan.recipe.sources[name], plan.folder, name)):
+        for part in shard_inputs(source_ids(plan.recipe.sources[name], plan.folder, name)):
             stream = {**info, "language": part.language}
             size = sum(file.size for file in part.inputs)
             path = place / part.language / f"{part.number:05d}.tokens"
@@ -85,9 +85,9 @@ def _jobs(plan: Plan, tokenizer: Tokenizer) -> list[Job]:
     return jobs
 
 
-def _text_jobs(plan: Plan, tokenizer: Tokenizer, info: dict[str, Any]) -> list[Job]:
-    """The shards of one source: parts of a language together, as far as they stay below ``PART`` bytes."""
-    found: dict[str, list[list[tuple[int, Part]]]] = {}
+def _text_jobs(plan: TaskPlan, tokenizer: Tokenizer, info: dict[str, Any]) -> list[Job]:
+    """Return the shards of one source: parts of a language together, up to ``PART`` bytes."""
+    found: dict[str, list[list[tuple[int, TextPart]]]] = {}
     for rank, part in parts_of(plan, info["source"]):
         groups = found.setdefault(part.language, [])
         if not groups or sum(other.bytes for _, other in groups[-1]) + part.bytes > PART:
@@ -122,14 +122,14 @@ def _write_shard(path: Path, files: list[Path], tokenizer: Tokenizer, info: dict
     write_shard(path, rows, {**bare, "characters": characters, "bytes": size, "last": last})
 
 
-class Manifest(Step):
-    """Completes what may be missing, writes the manifest and removes what lay between the stages; one task."""
+class WriteManifest(DataStep):
+    """Completes what is missing, writes the manifest and removes intermediate files; one task."""
 
     name = "Manifest"
     type = "✅ - REPORT"
 
     def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> None:
-        """As ``prepare_data``, which finds its work done."""
+        """Run ``prepare_data``, which finds its work done and writes the manifest."""
         plan = self.plan
         prepare_data(plan.recipe, plan.folder)
         shutil.rmtree(plan.place(), ignore_errors=True)

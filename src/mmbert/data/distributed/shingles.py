@@ -1,4 +1,4 @@
-"""The runs of words by which MinHash compares documents, and their smallest hashes; the same for every language.
+"""Word n-grams (shingles) for MinHash and their minimal hashes, the same for every language.
 
 A word is what stands between white space or punctuation or, in scripts that are written without spaces, a character.
 So no segmenter of any language is needed, and none of datatrove's large extras. Case, accents, points of vowels and
@@ -38,13 +38,13 @@ _hashes: dict[str, int] = {}
 
 
 def words(text: str) -> list[str]:
-    """The words of a text."""
+    """Return the words of a text."""
     bare = _MARKS.sub("", unicodedata.normalize("NFD", text.lower()))
     return _WORD.findall(_NUMBER.sub("0", bare))
 
 
 def shingles(text: str, length: int) -> NDArray[np.uint64]:
-    """(N, 1) a hash of every run of ``length`` words; none for a text of fewer words."""
+    """Return a hash of every run of ``length`` words (N, 1); none for a text of fewer words."""
     found = words(text)
     count = len(found) - length + 1
     if count < 1:
@@ -66,7 +66,7 @@ def _hash(word: str) -> int:
 
 
 def smallest(found: NDArray[np.uint64], factors: NDArray[np.uint64], terms: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """(H,) the smallest of ``(shingle * factor + term) mod 2**64 mod (2**61 - 1)`` over (N, 1) shingles."""
+    """Return (H,) the minimum of ``(shingle * factor + term) mod 2**64 mod (2**61 - 1)`` over (N, 1) shingles."""
     best = np.full(factors.shape[1], PRIME, np.uint64)
     for start in range(0, len(found), _ROWS):
         rows = found[start : start + _ROWS] * factors

@@ -1,4 +1,4 @@
-"""Slurm: each stage is a job array of datatrove's, which waits for the one before."""
+"""Slurm: each stage is a datatrove job array that waits for the stage before."""
 
 from __future__ import annotations
 
@@ -6,40 +6,40 @@ import json
 import math
 import shlex
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dill
 from datatrove.executor.slurm import SlurmPipelineExecutor
 
+from mmbert.data.distributed.stages import Stage
 from mmbert.errors import ConfigError
 from mmbert.files import write_text
-
-if TYPE_CHECKING:
-    from mmbert.data.distributed.launch import Cluster, Stage
 
 SUBMIT = "submit.sh"
 
 
-def launch(stages: list[Stage], logs: Path, workers: int, cluster: Cluster, name: str, *, dry_run: bool) -> list[Path]:
-    """Submit all stages, or with ``dry_run`` write what would be submitted; returns the launch files."""
+def launch(
+    stages: list[Stage], logs: Path, workers: int, options: Mapping[str, Any], name: str, *, dry_run: bool
+) -> list[Path]:
+    """Submit all stages, or with ``dry_run`` only write what would be submitted. Return the launch files.
+
+    options  keyword arguments of ``SlurmPipelineExecutor``: partition, time, memory
+    """
     executors: list[Any] = []
     for stage in stages:
         executors.append(
             SlurmPipelineExecutor(
                 stage.steps,
                 tasks=stage.tasks,
-                time=cluster.time,
-                partition=cluster.partition,
-                mem_per_cpu_gb=cluster.memory_gb,
                 workers=min(workers, stage.tasks),
                 job_name=f"{name}-{stage.name}",
                 qos=None,
-                env_command=cluster.setup,
-                sbatch_args=dict(cluster.options),
                 logging_dir=str(logs / stage.name),
                 slurm_logs_folder=str(logs / stage.name / "slurm"),
                 depends=executors[-1] if executors else None,
+                **options,
             )
         )
     if dry_run:
@@ -52,7 +52,7 @@ def launch(stages: list[Stage], logs: Path, workers: int, cluster: Cluster, name
 
 
 def _write(executor: Any) -> Path:
-    """What ``SlurmPipelineExecutor.launch_job`` writes before it calls sbatch."""
+    """Write what ``SlurmPipelineExecutor.launch_job`` writes before it calls sbatch. Return the launch file."""
     executor.depends = None  # not pickled with all that comes before it
     place = Path(executor.logging_dir.resolve_paths(""))
     place.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def _write(executor: Any) -> Path:
 
 
 def _write_submit(executors: list[Any], logs: Path) -> Path:
-    """A script that submits all launch files, each after the one before."""
+    """Write a script that submits all launch files, each after the one before. Return its path."""
     lines = ["#!/bin/bash", "# Submits every stage; each waits until the one before is complete.", "set -e", "after="]
     for executor in executors:
         script = shlex.quote(executor.logging_dir.resolve_paths("launch_script.slurm"))

@@ -1,4 +1,4 @@
-"""From the documents that are kept to the text of the data folder, as ``prepare_text`` would have written it."""
+"""Write the kept documents as the text that ``prepare_text`` would have written."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from datatrove.data import Document as Item
 
-from mmbert.data.distributed.plan import Plan
-from mmbert.data.distributed.steps import Step, fresh_folder, reports
+from mmbert.data.distributed.pipeline_steps import DataStep, fresh_folder, reports
+from mmbert.data.distributed.task_plan import TaskPlan
 from mmbert.data.prepare import prepare_text, prepare_tokenizer, text_work
+from mmbert.data.prepare_tasks import PrepareTask
 from mmbert.data.store import SUFFIX, SourceReport, TextWriter, done_path, text_folder
-from mmbert.data.tasks import Task
 from mmbert.errors import DataError
 from mmbert.files import atomic_file, read_json, write_json
 
@@ -23,8 +23,8 @@ _FILE = "parts.json"
 _COPY = 1 << 22
 
 
-class Part(NamedTuple):
-    """Some documents of one language that a rank has written."""
+class TextPart(NamedTuple):
+    """Documents of one language that a rank has written to one file."""
 
     language: str
     file: str
@@ -33,8 +33,8 @@ class Part(NamedTuple):
     bytes: int
 
 
-class Write(Step):
-    """Writes what is kept of a rank, in parts."""
+class Write(DataStep):
+    """Writes the kept documents of a rank, in parts."""
 
     name = "Write text"
     type = "💽 - WRITER"
@@ -43,34 +43,32 @@ class Write(Step):
         """Write files of each language, and last the list of them."""
         folder = fresh_folder(self.plan, "parts", rank)
         writer, report = TextWriter(folder), self.report(rank)
-        parts: dict[str, list[Part]] = {}
+        parts: dict[str, list[TextPart]] = {}
         for item in data:
             language, size = item.metadata["language"], len(item.text.encode())
-            counts, of = report.language(language), parts.setdefault(language, [])
+            of = parts.setdefault(language, [])
             if not of or of[-1].bytes + size > PART:
-                of.append(Part(language, f"{language}.{len(of):05d}", 0, 0, 0))
+                of.append(TextPart(language, f"{language}.{len(of):05d}", 0, 0, 0))
             last = of[-1]
             writer.write(last.file, item.id, item.text)
             of[-1] = last._replace(
                 documents=last.documents + 1, characters=last.characters + len(item.text), bytes=last.bytes + size
             )
-            counts.documents += 1
-            counts.characters += len(item.text)
-            counts.bytes += size
+            report.language(language).keep(item.text)
         writer.close()
         self.write_report(rank, report)
         write_json(folder / _FILE, [part for language in sorted(parts) for part in parts[language]])
 
 
-def parts_of(plan: Plan, source: str) -> Iterator[tuple[int, Part]]:
-    """(rank, part) of a source, in the order of its documents within each language."""
+def parts_of(plan: TaskPlan, source: str) -> Iterator[tuple[int, TextPart]]:
+    """Yield (rank, part) of a source, in the order of its documents within each language."""
     for rank in plan.sources[source]:
         for values in read_json(plan.place("parts", rank, _FILE)):
-            yield rank, Part(*values)
+            yield rank, TextPart(*values)
 
 
-class Collect(Step):
-    """Puts the parts of every language end to end, each task some languages."""
+class Collect(DataStep):
+    """Concatenates the parts of every language; each task handles some languages."""
 
     name = "Collect text"
     type = "💽 - WRITER"
@@ -96,7 +94,7 @@ class Collect(Step):
                             shutil.copyfileobj(file, out, _COPY)
 
 
-class Finish(Step):
+class Finish(DataStep):
     """Marks the text as prepared and makes the tokenizer; one task."""
 
     name = "Finish text"
@@ -115,8 +113,8 @@ class Finish(Step):
         prepare_tokenizer(plan.recipe, plan.folder)
 
 
-def _mark_done(plan: Plan, source: str, tasks: list[Task]) -> None:
-    """The mark of every task: held-out text is counted in the task that brings it, the rest where it is read."""
+def _mark_done(plan: TaskPlan, source: str, tasks: list[PrepareTask]) -> None:
+    """Mark every task as done. Held-out text is counted in the task that brings it, the rest where it is read."""
     total = reports(plan, source)
     counted = {task.name: SourceReport(fingerprint=total.fingerprint) for task in tasks}
     readers = {file.language: task.name for task in tasks for file in task.inputs if not task.heldout_only}

@@ -2,7 +2,7 @@
  * the sum of values in one pass. Numbers come, go and are multiplied in bf16; sums, angles and the softmax are fp32.
  *
  * qkv (T, 3, H, D) holds queries and keys that are not turned yet, RoPE's two halves side by side (0, D/2, 1, ...).
- * The work is cut into pieces: up to some hundred queries of one document and one head. A piece packs the keys and
+ * The work is cut into units: up to some hundred queries of one document and one head. A unit packs the keys and
  * values it sees, then takes its queries ROWS at a time against CHUNK keys at a time:
  *
  *   score    ROWS x 64 products in 24 registers; two dimensions of one key share a lane, as vdpbf16ps adds them
@@ -20,14 +20,14 @@ static const float HIDDEN = -1e30f; /* finite: a chunk in which a query sees not
 typedef struct {
     int64_t begin, end;   /* queries */
     int64_t first, last;  /* keys that any of them sees: [first, last) */
-} Piece;
+} Unit;
 
 typedef struct {
     const uint16_t *qkv;     /* (T, 3, H, D) bf16 */
     uint16_t *out;           /* (T, H, D) bf16 */
     const float *cos, *sin;  /* (T, D / 2) */
-    const Piece *pieces;     /* (count,) */
-    char *scratch;           /* (threads, room) bytes, aligned to 64: keys and values of a piece */
+    const Unit *units;     /* (count,) */
+    char *scratch;           /* (threads, room) bytes, aligned to 64: keys and values of a unit */
     int64_t room, count, heads, threads;
     int64_t half;            /* of the window: i sees j iff |i - j| <= half */
 } Batch;
@@ -74,9 +74,9 @@ INLINE void transpose(__m512i rows[LANES]) {
     }
 }
 
-/* Keys and values of a piece and head, zeros up to a multiple of 16:
+/* Keys and values of a unit and head, zeros up to a multiple of 16:
  * keys (n / 16, D / 2, 16 keys, 2 dimensions), values (n / 2, D, 2 keys). */
-INLINE void pack(const Batch *b, const Piece *p, int64_t h, __m512i *keys, __m512i *values, int D) {
+INLINE void pack(const Batch *b, const Unit *p, int64_t h, __m512i *keys, __m512i *values, int D) {
     const __m512i zero = _mm512_setzero_si512();
     for (int64_t at = p->first; at < p->last; at += LANES) {
         EACH(g, D / 32) {
@@ -160,8 +160,8 @@ INLINE void weigh(const uint16_t *weights, const __m512i *values, __m512 out[ROW
     EACH(r, ROWS) EACH(g, D / LANES) out[r][g] = sum[r][g];
 }
 
-/* Queries q, q + 1, ... of a piece and head: reads its packed keys and values, writes their rows of ``out``. */
-INLINE void tile(const Batch *b, const Piece *p, int64_t h, int64_t q, const __m512i *keys, const __m512i *values,
+/* Queries q, q + 1, ... of a unit and head: reads its packed keys and values, writes their rows of ``out``. */
+INLINE void tile(const Batch *b, const Unit *p, int64_t h, int64_t q, const __m512i *keys, const __m512i *values,
                  int D) {
     _Alignas(64) int32_t query[ROWS * 32];
     _Alignas(64) float scores[ROWS * CHUNK];
@@ -176,7 +176,7 @@ INLINE void tile(const Batch *b, const Piece *p, int64_t h, int64_t q, const __m
         EACH(g, D / LANES) out[r][g] = _mm512_setzero_ps();
         sum[r] = _mm512_setzero_ps(), largest[r] = HIDDEN;
     }
-    /* what these queries see, counted from the first key of the piece, from a whole group of 16 on */
+    /* what these queries see, counted from the first key of the unit, from a whole group of 16 on */
     int64_t from = q - b->half > p->first ? (q - b->half - p->first) / LANES * LANES : 0;
     const int64_t to = (q + ROWS + b->half < p->last ? q + ROWS + b->half : p->last) - p->first;
     for (; from < to; from += CHUNK) {
@@ -198,20 +198,20 @@ INLINE void tile(const Batch *b, const Piece *p, int64_t h, int64_t q, const __m
         }
 }
 
-INLINE void work(const Batch *b, const Piece *p, int64_t h, __m512i *scratch, int D) {
+INLINE void work(const Batch *b, const Unit *p, int64_t h, __m512i *scratch, int D) {
     __m512i *keys = scratch, *values = keys + (p->last - p->first + LANES - 1) / LANES * (D / 2);
     pack(b, p, h, keys, values, D);
     for (int64_t q = p->begin; q < p->end; q += ROWS) tile(b, p, h, q, keys, values, D);
 }
 
-static void work_32(const Batch *b, const Piece *p, int64_t h, __m512i *scratch) { work(b, p, h, scratch, 32); }
-static void work_64(const Batch *b, const Piece *p, int64_t h, __m512i *scratch) { work(b, p, h, scratch, 64); }
+static void work_32(const Batch *b, const Unit *p, int64_t h, __m512i *scratch) { work(b, p, h, scratch, 32); }
+static void work_64(const Batch *b, const Unit *p, int64_t h, __m512i *scratch) { work(b, p, h, scratch, 64); }
 
 /* ``head_dim`` is 32 or 64. */
 void attend(const Batch *b, int head_dim) {
 #pragma omp parallel for schedule(dynamic) num_threads((int)b->threads)
     for (int64_t i = b->count * b->heads - 1; i >= 0; i--) { /* long documents are last, and begun first */
         __m512i *scratch = (__m512i *)(b->scratch + omp_get_thread_num() * b->room);
-        (head_dim == 32 ? work_32 : work_64)(b, b->pieces + i / b->heads, i % b->heads, scratch);
+        (head_dim == 32 ? work_32 : work_64)(b, b->units + i / b->heads, i % b->heads, scratch);
     }
 }

@@ -46,7 +46,7 @@ class _Batch(ctypes.Structure):
     """``Batch`` of attention.c."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("qkv", "out", "cos", "sin", "pieces", "scratch")),
+        *((name, ctypes.c_void_p) for name in ("qkv", "out", "cos", "sin", "units", "scratch")),
         *((name, ctypes.c_int64) for name in ("room", "count", "heads", "threads", "half")),
     )
 
@@ -92,31 +92,31 @@ def attend(qkv: Tensor, cos_sin: Angles, plan: AttentionPlan, *, local: bool) ->
 
 def _call(library: ctypes.CDLL, qkv: Tensor, cos_sin: Angles, groups: tuple[Group, ...], *, half: int) -> Tensor:
     assert qkv.dtype == torch.bfloat16
-    pieces, widest = _pieces(groups, half)
+    units, widest = _units(groups, half)
     tokens, _, heads, head_dim = qkv.shape
     threads = torch.get_num_threads()
     room = -(-widest // _LANES) * _LANES * head_dim * 2 * qkv.itemsize  # keys and values
     scratch = qkv.new_empty(threads * room, dtype=torch.uint8)  # torch aligns to 64 bytes
     out = qkv.new_empty(tokens, heads, head_dim)
     cos, sin = (part.contiguous() for part in cos_sin)
-    pointers = (tensor.data_ptr() for tensor in (qkv, out, cos, sin, pieces, scratch))
-    library.attend(ctypes.byref(_Batch(*pointers, room, len(pieces), heads, threads, half)), head_dim)
+    pointers = (tensor.data_ptr() for tensor in (qkv, out, cos, sin, units, scratch))
+    library.attend(ctypes.byref(_Batch(*pointers, room, len(units), heads, threads, half)), head_dim)
     return out
 
 
 @lru_cache(maxsize=4)
-def _pieces(groups: tuple[Group, ...], half: int) -> tuple[Tensor, int]:
+def _units(groups: tuple[Group, ...], half: int) -> tuple[Tensor, int]:
     """Return (N, 4) borders of the queries of each work item and of the keys they see, and the most keys of one."""
-    pieces, start = [], 0
+    units, start = [], 0
     for group in groups:
         for _ in range(group.documents):
             end = start + group.length
             for begin in range(start, end, QUERIES):
                 stop = min(begin + QUERIES, end)
                 # a query sees half a window on either side, and nothing beyond its own document
-                pieces.append((begin, stop, max(begin - half, start), min(stop + half, end)))
+                units.append((begin, stop, max(begin - half, start), min(stop + half, end)))
             start = end
-    return torch.tensor(pieces, device="cpu"), max(last - first for _, _, first, last in pieces)
+    return torch.tensor(units, device="cpu"), max(last - first for _, _, first, last in units)
 
 
 def _switched_on() -> bool:

@@ -15,7 +15,7 @@ from mmbert.inference.tagger import Tagger
 from mmbert.inference.windows import Rows
 from mmbert.serving.handlers.texts import characters, check_size
 from mmbert.serving.task import Task
-from mmbert.tokenizer.tokenizer import SPECIALS
+from mmbert.tokenizer.folder import SPECIALS
 
 R = TypeVar("R")
 

@@ -28,7 +28,7 @@ from mmbert.serving.schemas import (
     SimilarityParameters,
     TokenClassify,
 )
-from mmbert.tokenizer.tokenizer import SPECIALS
+from mmbert.tokenizer.folder import SPECIALS
 
 M = TypeVar("M", bound=BaseModel)
 

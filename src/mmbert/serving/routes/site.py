@@ -11,7 +11,6 @@ from starlette.routing import BaseRoute, Mount
 from starlette.routing import Route as StarletteRoute
 from starlette.staticfiles import StaticFiles
 
-from mmbert import __version__
 from mmbert.serving.endpoint import check_ready, json_response
 from mmbert.serving.handlers.classification import ClassificationHandler, RerankHandler
 from mmbert.serving.handlers.embedding import EmbeddingHandler
@@ -19,6 +18,7 @@ from mmbert.serving.handlers.token_tasks import TaggingHandler
 from mmbert.serving.metrics import CONTENT_TYPE
 from mmbert.serving.models import Served
 from mmbert.serving.service import Service
+from mmbert.version import __version__
 
 WEB = Path(__file__).parents[1] / "web"
 """The web page: ``index.html`` and the files under ``/web/`` that it loads."""

@@ -98,20 +98,20 @@ export function fills(text, guesses, place, count) {
 }
 
 /** Tokens as chips in the direction of their text. A byte that is no character alone shows as a hexadecimal number. */
-export function pieces(texts, found) {
+export function tokenRows(texts, found) {
   const counts = found.map((tokens) => tokens.filter((token) => !token.special).length);
   const rates = texts.map((text, place) => bytes(text) / (counts[place] || 1));
   const top = Math.max(...rates);
   const said = (text, place) => make("p", { className: "said" }, make("span", {}, make("strong", {}, fixed(rates[place])), " bytes a token"),
     make("span", {}, [counted(counts[place], "token"), counted(bytes(text), "byte"), counted([...text].length, "character")].join(" · ")));
-  return texts.map((text, place) => make("div", { className: "pieces" }, said(text, place), meter(rates[place] / top),
+  return texts.map((text, place) => make("div", { className: "token-rows" }, said(text, place), meter(rates[place] / top),
     make("div", { className: "cut", dir: directionOf(text) }, found[place].map(chip))));
 }
 
 function chip({ id, text, token, special, bytes: size }) {
   const byte = /^<0x([0-9A-F]{2})>$/.exec(token)?.[1];
   const shown = special ? token : byte ?? text;
-  return make("span", { className: `piece ${special ? "special" : byte ? "byte" : ""}`, title: `token ${id}, ${counted(size, "byte")}` },
+  return make("span", { className: `chip ${special ? "special" : byte ? "byte" : ""}`, title: `token ${id}, ${counted(size, "byte")}` },
     make("bdi", {}, shown.replace(/ /g, "·").replace(/\n/g, "↵")), make("small", {}, `${id}`));
 }
 

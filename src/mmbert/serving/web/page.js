@@ -1,6 +1,6 @@
 // The playground: forms in, requests to the server, answers as elements.
 
-import { all, counted, dot, fills, find, heatMap, hits, judged, make, number, pieces, story } from "./drawing.js";
+import { all, counted, dot, fills, find, heatMap, hits, judged, make, number, story, tokenRows } from "./drawing.js";
 import { ask, embed, hasKey, post, Problem, setKey, TITLES } from "./server.js";
 
 const MOST_COMPARED = 40;
@@ -45,7 +45,7 @@ const RUNS = {
   async tokens(task) {
     const texts = some(task.lines, "Write some text first.").slice(0, MOST_CUT);
     const found = await post("tokenize", { inputs: texts, add_special_tokens: true }, task);
-    return [counted(texts.length, "text"), ...pieces(texts, found)];
+    return [counted(texts.length, "text"), ...tokenRows(texts, found)];
   },
 
   async classify(task) {

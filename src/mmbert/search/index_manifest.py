@@ -1,4 +1,4 @@
-"""What an index is (``index.json``): the model behind its vectors, how texts become vectors, the form of its rows."""
+"""``index.json``: the model of an index, how texts become vectors, and the format of the vectors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from mmbert.errors import ConfigError, DataError
 from mmbert.files import read_checked_json, write_checked_json
 from mmbert.inference.embedder import Embedder
-from mmbert.search.store import KINDS, StoreName
+from mmbert.search.vector_store import KINDS, StoreName
 
 VERSION = 3
 """2: rows, documents and passages carry checksums."""
@@ -26,8 +26,8 @@ _HASH = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
-class Manifest:
-    """Written when an index is made, never changed.
+class IndexManifest:
+    """The options of an index, written when it is created and never changed.
 
     model            where the model was loaded from; ``model_hash`` of its weights, configs and tokenizer
     similarity       cosine (rows of unit length) or dot
@@ -68,7 +68,7 @@ class Manifest:
             raise ConfigError(f"{self.model} compares by {self.similarity}: an index compares by cosine or dot")
 
     @classmethod
-    def load(cls, folder: Path) -> Manifest:
+    def load(cls, folder: Path) -> IndexManifest:
         """Raises DataError for a folder that is no index, or one of another version of this package."""
         path = folder / NAME
         if not path.is_file():
@@ -99,7 +99,7 @@ class Manifest:
         if (layers is None) != (self.layers is None) or not np.allclose(layers or [], self.layers or []):
             raise ConfigError(f"{folder} was made with layers {self.layers}, now it is {layers}")
 
-    def check_same(self, other: Manifest, folder: Path) -> None:
+    def check_same(self, other: IndexManifest, folder: Path) -> None:
         """Raises ConfigError if work begun as ``self`` would go on as ``other``."""
         for name, value in asdict(self).items():
             if name != "model" and value != getattr(other, name):
@@ -110,7 +110,7 @@ class Manifest:
 
 
 def describe_model(embedder: Embedder, name: str | Path | None) -> dict[str, Any]:
-    """The fields of a manifest that say which model it is."""
+    """Return the fields of a manifest that identify the model."""
     loaded = embedder.loaded
     given = loaded.folder if name is None or Path(name).exists() else None
     return {

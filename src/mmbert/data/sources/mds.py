@@ -1,4 +1,4 @@
-"""MosaicML's shards (MDS), the form of the released training data: rows of named columns.
+"""MosaicML's shard format (MDS), that of the released training data: rows of named columns.
 
     index.json              {"version": 2, "shards": [{"format": "mds", "samples", "compression", "zip_data",
                             "raw_data": {"basename", "bytes", "hashes"}, "column_names", "column_encodings", ...}]}
@@ -46,8 +46,8 @@ Entry = dict[str, Any]
 """One shard, as ``index.json`` describes it."""
 
 
-class Column(NamedTuple):
-    """A column: its name, the kind of its values, and their bytes; None where each value has its own length."""
+class MdsColumn(NamedTuple):
+    """A column: its name, its encoding, and the bytes of its values; None for values of varying length."""
 
     name: str
     encoding: str
@@ -55,7 +55,7 @@ class Column(NamedTuple):
 
 
 def listed(indexes: Mapping[str, Any]) -> dict[tuple[str, str], Entry]:
-    """(path of the raw shard, path of the compressed one or the same) -> its entry, out of a dataset's indexes.
+    """Return (raw path, compressed path or the same) -> entry of every shard in the indexes of a dataset.
 
     indexes  path of an ``index.json`` -> its JSON; one may list the shards of folders below, whose indexes say the same
     Raises DataError for one that is damaged, of another version, or of a dataset that cannot be read.
@@ -86,10 +86,10 @@ def _check_entry(entry: Entry, path: str) -> None:
             raise ValueError(f"{key} is {value}")
 
 
-def columns(entry: Mapping[str, Any], where: str) -> list[Column]:
-    """The columns of a shard. Raises DataError for one that would have to be unpickled."""
+def columns(entry: Mapping[str, Any], where: str) -> list[MdsColumn]:
+    """Return the columns of a shard. Raises DataError for one that would have to be unpickled."""
     parts = (entry["column_names"], entry["column_encodings"], entry["column_sizes"])
-    found = [Column(*column) for column in zip(*parts, strict=True)]
+    found = [MdsColumn(*column) for column in zip(*parts, strict=True)]
     for column in found:
         if column.encoding == "pkl":
             raise DataError(
@@ -100,7 +100,7 @@ def columns(entry: Mapping[str, Any], where: str) -> list[Column]:
 
 
 def choose(paths: Iterable[str], known: Mapping[tuple[str, str], Entry]) -> dict[str, Entry]:
-    """The shards to read among the files of a dataset, raw ones before their compressed copies; sorted.
+    """Return the shards to read among the files of a dataset, sorted; raw ones are preferred to compressed copies.
 
     Raises DataError for a shard that an index lists and that is not there, and for one in no index.
     """
@@ -117,7 +117,7 @@ def choose(paths: Iterable[str], known: Mapping[tuple[str, str], Entry]) -> dict
 
 
 def unpack(data: bytes | NDArray[np.uint8], entry: Entry, path: str) -> NDArray[np.uint8]:
-    """(bytes,) uint8, the raw shard out of a file's content, compared with the index. Raises DataError naming it."""
+    """Return the raw shard out of a file's content, (bytes,) uint8, checked against the index. Raises DataError."""
     content = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else np.asarray(data)
     if path.endswith(".mds"):
         return _checked(content, entry["raw_data"], path)
@@ -137,7 +137,7 @@ def _checked(content: NDArray[np.uint8], data: Mapping[str, Any], path: str) -> 
 
 @cache
 def _hasher(algorithm: str) -> Callable[[NDArray[np.uint8]], str] | None:
-    """Bytes -> hexadecimal digest; None for an algorithm that is not installed here."""
+    """Return a function bytes -> hexadecimal digest; None for an algorithm that is not installed."""
     if algorithm in hashlib.algorithms_available:
         return lambda content: hashlib.new(algorithm, content.tobytes()).hexdigest()
     try:
@@ -151,7 +151,7 @@ def _hasher(algorithm: str) -> Callable[[NDArray[np.uint8]], str] | None:
 
 
 class MdsShard:
-    """The samples of one shard; values are read one at a time, where they are asked for.
+    """The samples of one shard, decoded one at a time.
 
     content  (bytes,) uint8, the raw shard
     entry    what the index says of it
@@ -186,7 +186,7 @@ class MdsShard:
         return len(self._offsets) - 1
 
     def rows(self, wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """The ``wanted`` columns of every sample; names that are no column are left out. Raises DataError."""
+        """Yield the ``wanted`` columns of every sample; names that are no column are left out. Raises DataError."""
         chosen = [column for column in self.columns if column.name in wanted]
         for index in range(len(self)):
             places = self._places(index)
@@ -196,7 +196,7 @@ class MdsShard:
             }
 
     def _places(self, index: int) -> dict[str, tuple[int, int]]:
-        """Column -> (start, end) of its value."""
+        """Return column -> (start, end) of its value."""
         start, end = int(self._offsets[index]), int(self._offsets[index + 1])
         variable = sum(column.size is None for column in self.columns)
         place = start + 4 * variable
@@ -212,7 +212,7 @@ class MdsShard:
             raise self._damaged(index)
         return places
 
-    def _decode(self, column: Column, value: NDArray[np.uint8], index: int) -> Any:
+    def _decode(self, column: MdsColumn, value: NDArray[np.uint8], index: int) -> Any:
         try:
             return decode(column.encoding, value)
         except NotImplementedError as error:
@@ -225,7 +225,7 @@ class MdsShard:
 
 
 def decode(encoding: str, value: NDArray[np.uint8]) -> Any:
-    """A value from its bytes: text, JSON, a number, an array. Raises NotImplementedError for a kind not read here."""
+    """Return a value from its bytes: text, JSON, a number, an array. Raises NotImplementedError for other kinds."""
     kind, *details = encoding.split(":")
     if kind == "str":
         return value.tobytes().decode()
@@ -243,7 +243,7 @@ def decode(encoding: str, value: NDArray[np.uint8]) -> Any:
 
 
 def _array(value: NDArray[np.uint8], dtype: str | None = None, shape: str | None = None) -> NDArray[Any]:
-    """``ndarray``, ``ndarray:uint32`` or ``ndarray:uint32:4,8``: what is not in the name stands before the values."""
+    """Return an array of ``ndarray``, ``ndarray:uint32`` or ``ndarray:uint32:4,8``; the value holds the rest."""
     if dtype is None:
         code, value = int(value[0]), value[1:]
         name = _TYPES[code]

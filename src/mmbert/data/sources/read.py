@@ -1,4 +1,4 @@
-"""Raw text of any source as a stream of documents.
+"""The documents of any source as one stream.
 
 ``source_inputs`` lists the files of a source with their languages; ``read_input`` streams the documents of one, through
 the readers of ``mmbert.io``. Whatever is wrong with a file is a DataError that names the file and the line.
@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mmbert.data.catalogs import read_catalogs
 from mmbert.data.document import Document
-from mmbert.data.hub import hub_errors, hub_inputs
-from mmbert.data.inputs import Input, house_code, local_inputs
-from mmbert.data.mds import MdsShard, unpack
+from mmbert.data.sources.catalogs import read_catalogs
+from mmbert.data.sources.hub_datasets import hub_errors, hub_inputs
+from mmbert.data.sources.inputs import Input, canonical_code, local_inputs
+from mmbert.data.sources.mds import MdsShard, unpack
 from mmbert.errors import DataError
 from mmbert.io.row_errors import Numbered, Row, RowFaults, as_name, no_text
 from mmbert.io.rows import json_rows, parquet_rows
@@ -29,7 +29,7 @@ _BLANK = frozenset((*range(0x21), 0xC2, 0xE1, 0xE2, 0xE3, 0xEF))
 
 
 def read(source_name: str, source: Source, *, heldout: bool = False) -> Iterator[Document]:
-    """All documents of a source, or of its ``heldout`` text. Raises DataError naming file and line of what is wrong."""
+    """Yield all documents of a source, or of its ``heldout`` text. Raises DataError with file and line."""
     if source.kind == "catalogs":
         yield from read_catalogs(source_name, source.packages)
         return
@@ -37,7 +37,7 @@ def read(source_name: str, source: Source, *, heldout: bool = False) -> Iterator
 
 
 def source_inputs(source_name: str, source: Source, *, heldout: bool = False) -> list[Input]:
-    """The files of a source (none for ``catalogs``), sorted by language and name."""
+    """Return the files of a source (none for ``catalogs``), sorted by language and name."""
     if source.kind == "catalogs":
         return []
     return (hub_inputs if source.kind == "hub" else local_inputs)(source_name, source, heldout=heldout)
@@ -60,7 +60,7 @@ def read_input(
     advance: Advance = lambda size: None,
     faults: RowFaults | None = None,
 ) -> Iterator[Document]:
-    """The documents of one file. Bad rows are told to ``faults``; without it they are reported at the file's end."""
+    """Yield the documents of one file. Bad rows go to ``faults``, or without it are reported at the end of the file."""
     if faults is None:
         yield from read_inputs(source_name, source, [input], advance)
         return
@@ -75,7 +75,7 @@ def read_input(
 
 def _rows(source: Source, input: Input, advance: Advance, faults: RowFaults) -> Iterator[Numbered]:
     def choose(names: list[str]) -> list[str]:
-        """Of columns; all of them where there is no text, since the message about the first row names them."""
+        """Return the columns to read; without a text column all, since the message about the first row lists them."""
         wanted = (source.text_field, source.id_field, source.language_field)
         return [name for name in names if name in wanted] if source.text_field in names else names
 
@@ -116,7 +116,7 @@ def _language(source_name: str, source: Source, where: str, row: Row) -> str:
             f"{where}: no language in field {source.language_field!r}, there are {', '.join(map(repr, row))}: "
             f"set sources.{source_name}.language_field"
         )
-    return house_code(code, f"{where}, field {source.language_field!r}")
+    return canonical_code(code, f"{where}, field {source.language_field!r}")
 
 
 def _paragraphs(source_name: str, input: Input, advance: Advance) -> Iterator[tuple[int, list[bytes]]]:
@@ -141,7 +141,7 @@ def _paragraphs(source_name: str, input: Input, advance: Advance) -> Iterator[tu
 
 
 def _paragraph(source_name: str, input: Input, numbered: tuple[int, list[bytes]]) -> Document:
-    """A document between blank lines, named by its first line's number."""
+    """Return a document of the lines between blank lines, with the number of its first line as id."""
     number, lines = numbered
     text = decode(b"\n".join(lines), input.path, number)
     if "\r" in text or BOM in text:
@@ -150,7 +150,7 @@ def _paragraph(source_name: str, input: Input, numbered: tuple[int, list[bytes]]
 
 
 def open_mds(input: Input) -> MdsShard:
-    """A shard of the form ``mds``: mapped into memory if it lies here uncompressed, else read into it."""
+    """Return an MDS shard: memory-mapped if it is a local uncompressed file, else read into memory."""
     assert input.shard is not None, "an input of this form has an entry in its index"
     if input.revision is None and input.path.endswith(".mds") and input.size:
         return MdsShard(

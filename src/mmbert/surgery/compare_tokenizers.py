@@ -1,11 +1,10 @@
-"""What another vocabulary does to texts: how many are cut as before, and how many bytes a token stands for."""
+"""Compare two tokenizers on texts: documents with the same tokens, and bytes per token."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import numpy as np
 
@@ -18,7 +17,7 @@ _BATCH = 256
 
 @dataclass(frozen=True)
 class Comparison:
-    """The same texts under two tokenizers. Tokens are counted without <bos> and <eos>."""
+    """The same texts with two tokenizers. Tokens are counted without <bos> and <eos>."""
 
     documents: int
     same: int
@@ -41,12 +40,8 @@ class Comparison:
 
     @property
     def bytes_per_token(self) -> tuple[float, float]:
-        """Before and after."""
+        """Return the bytes per token before and after."""
         return self.bytes / self.before, self.bytes / self.after
-
-    def values(self) -> dict[str, Any]:
-        """For a JSON file."""
-        return asdict(self)
 
 
 def compare(before: Tokenizer, after: Tokenizer, texts: Iterable[str]) -> Comparison:
@@ -69,7 +64,7 @@ def compare(before: Tokenizer, after: Tokenizer, texts: Iterable[str]) -> Compar
 
 
 def batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Texts in lists that the tokenizer encodes at once, empty ones left out."""
+    """Yield lists of texts to encode at once, without empty texts."""
     rest = (text for text in texts if text)
     while batch := list(islice(rest, _BATCH)):
         yield batch

@@ -1,4 +1,4 @@
-"""One record of an index: an id, a text and metadata, checked before anything is computed."""
+"""A record of an index: id, text and metadata, validated before anything is computed."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ _FIELDS = ("id", "text", "metadata")
 
 
 @dataclass(frozen=True)
-class Document:
-    """``number`` is where SQLite keeps it; -1 before."""
+class IndexRecord:
+    """A validated record. ``number`` is its key in SQLite, -1 if it is not stored yet."""
 
     id: Id
     text: str
     metadata: dict[str, Any] = field(default_factory=dict)
     number: int = -1
 
-    def same_content(self, other: Document) -> bool:
-        """The same text and metadata."""
+    def same_content(self, other: IndexRecord) -> bool:
+        """Return whether text and metadata are the same."""
         return self.text == other.text and self.metadata == other.metadata
 
 
-def read_record(record: Any, place: int) -> Document:
-    """A mapping with ``id``, ``text`` and perhaps ``metadata``; ``place`` is its number in the stream, for messages.
+def read_record(record: Any, place: int) -> IndexRecord:
+    """Return a mapping with ``id``, ``text`` and perhaps ``metadata`` as a record; ``place``: its number for messages.
 
-    Raises DataError, in one line.
+    Raises DataError.
     """
     if not isinstance(record, Mapping):
         raise DataError(f"record {place} is {type(record).__name__}: expected a dict with id, text and metadata")
@@ -50,7 +50,7 @@ def read_record(record: Any, place: int) -> Document:
     if not text.strip():
         raise DataError(f"{where} has no text: leave it out")
     _check_unicode(text, where)
-    return Document(name, text, _metadata({} if metadata is None else metadata, where))
+    return IndexRecord(name, text, _metadata({} if metadata is None else metadata, where))
 
 
 def check_id(name: Any, where: str) -> None:
@@ -71,7 +71,7 @@ def _check_unicode(text: str, where: str) -> None:
 
 
 def _metadata(metadata: Any, where: str) -> dict[str, Any]:
-    """As JSON gives it back. Raises DataError for what JSON cannot hold."""
+    """Return metadata as JSON gives it back. Raises DataError for what JSON cannot hold."""
     if not isinstance(metadata, dict):
         raise DataError(f"{where}: its metadata is {type(metadata).__name__}, not a dict")
     try:

@@ -1,4 +1,4 @@
-"""The files of a source, in an order that is the same on every machine, and the language each of them is in."""
+"""The files of a source in an order that does not depend on the machine, with the language of each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from mmbert import languages
-from mmbert.data import mds
+from mmbert.data.sources import mds
 from mmbert.errors import ConfigError, DataError
 from mmbert.files import read_json
 from mmbert.io.find import find_files, packed
@@ -42,7 +42,7 @@ class Input:
     form: str
     """A key of ``SUFFIXES``."""
     language: str | None
-    """House code; None where each document names its own."""
+    """Canonical code; None where each document names its own."""
     size: int
     """In bytes."""
     stamp: str
@@ -54,12 +54,12 @@ class Input:
     """What its ``index.json`` says of a shard of the form ``mds``."""
 
     def record(self) -> dict[str, Any]:
-        """As JSON, for ``mmbert.data.hub.restore``."""
+        """Return JSON values for ``mmbert.data.sources.hub_datasets.restore``."""
         return {field: getattr(self, field) for field in self.__dataclass_fields__ if field != "open"}
 
 
 def local_inputs(source_name: str, source: Source, *, heldout: bool = False) -> list[Input]:
-    """Files of ``source.path`` (or ``source.heldout``) on this machine, sorted by language and name.
+    """Return the files of ``source.path`` (or ``source.heldout``) on this machine, sorted by language and name.
 
     Raises DataError if there is none, or if a name gives no language.
     """
@@ -83,7 +83,7 @@ def local_inputs(source_name: str, source: Source, *, heldout: bool = False) -> 
 
 
 def _entries(root: Path, paths: list[Path], *, complete: bool) -> dict[str, mds.Entry]:
-    """Path of a shard to read -> its entry, by the ``index.json`` files beside the shards and above them.
+    """Return the path of each shard to read with its entry in the ``index.json`` files beside and above the shards.
 
     complete  no shard that is listed may be missing
     """
@@ -95,12 +95,12 @@ def _entries(root: Path, paths: list[Path], *, complete: bool) -> dict[str, mds.
 
 
 def input_language(source_name: str, source: Source, name: str, path: str) -> str | None:
-    """The language of a file by the source's options or its name; None where ``language_field`` tells it.
+    """Return the language of a file by the source's options or its name; None if ``language_field`` tells it.
 
     ``fao_Latn.jsonl.gz`` by its name; else by the last folder that names a script, ``data/fao_Latn/train/0.parquet``.
     """
     if source.language is not None:
-        return house_code(source.language, f"sources.{source_name}.language")
+        return canonical_code(source.language, f"sources.{source_name}.language")
     if source.language_field is not None:
         return None
     *folders, file = PurePosixPath(name).parts
@@ -123,15 +123,15 @@ def input_language(source_name: str, source: Source, name: str, path: str) -> st
 
 
 def named_language(name: str) -> str:
-    """House code of a file or folder that is named as a language. Raises ConfigError; also for ``fra_Latn_removed``."""
+    """Return the canonical code that a file or folder name is. Raises ConfigError, also for ``fra_Latn_removed``."""
     language = _normalise(name)
     if not _NAME.fullmatch(languages.expand(name) if "-" in name or "_" in name else name):
         raise ConfigError(f"{name!r} says more than a language, its script and its country")
     return language
 
 
-def house_code(code: str, where: str) -> str:
-    """``languages.normalise`` with the place of a wrong code in the message. Raises DataError."""
+def canonical_code(code: str, where: str) -> str:
+    """Return ``languages.normalise(code)``. Raises DataError with the place of a wrong code."""
     try:
         return _normalise(code)
     except ConfigError as error:
@@ -140,10 +140,10 @@ def house_code(code: str, where: str) -> str:
 
 @cache
 def _normalise(code: str) -> str:
-    house = languages.normalise(code)
+    canonical = languages.normalise(code)
     if (other := languages.other_meaning(code)) is not None:
-        meant, also = languages.name(house), languages.name(other)
+        meant, also = languages.name(canonical), languages.name(other)
         log.warning(
             "%s is read as %s (ISO 639-3); for Wikipedia's %s, which is %s, write %s", code, meant, code, also, other
         )
-    return house
+    return canonical

@@ -23,7 +23,7 @@ _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 
 
 def catalog_files(folder: Path) -> list[tuple[str, str, Path]]:
-    """(locale, name, file) of every catalog under ``folder``, sorted.
+    """Return (locale, name, file) of every catalog under ``folder``, sorted.
 
     The name says where the messages are from: ``contrib/admin`` for Django, ``iso3166-1`` for pycountry.
     """
@@ -37,7 +37,7 @@ def catalog_files(folder: Path) -> list[tuple[str, str, Path]]:
 
 
 def read_messages(path: Path) -> Iterator[tuple[str, str]]:
-    """(English, translation) of a catalog as plain text on one line each; plural messages give their last form.
+    """Yield (English, translation) of a catalog as plain text on one line; plural messages give their last form.
 
     Values to be filled in become an ellipsis, markup is removed. Raises DataError if the file is not a catalog.
     """
@@ -52,12 +52,12 @@ def read_messages(path: Path) -> Iterator[tuple[str, str]]:
 
 @lru_cache(maxsize=20_000)
 def _cached(message: str) -> str:
-    """The same sources come again in every language."""
+    """Return ``plain(message)``, cached: every language has the same sources."""
     return plain(message)
 
 
 def plain(message: str) -> str:
-    """A message as a reader sees it."""
+    """Return a message as a reader sees it."""
     text = message
     if "<" in text or "&" in text:
         text = html.unescape(_TAG.sub("", text))

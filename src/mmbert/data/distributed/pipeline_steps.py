@@ -1,4 +1,4 @@
-"""The first stage, as steps of a datatrove pipeline: read, clean, compare languages, lay aside with hashes.
+"""The first stage as datatrove steps: read, clean, check languages, write spill files with hashes.
 
 Each step counts what it drops by language; the counts of all steps and ranks make ``text/report.json``.
 """
@@ -17,90 +17,83 @@ from datatrove.data import Document as Item
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.typeshelper import StatHints
 
-from mmbert.data.clean import check
 from mmbert.data.dedup import text_hash
-from mmbert.data.distributed.plan import Plan, load_plan
+from mmbert.data.distributed.task_plan import TaskPlan, load_plan
 from mmbert.data.document import Document
-from mmbert.data.langid import wrong_language
-from mmbert.data.prepare import chosen
+from mmbert.data.prepare import drop_reason, is_held_out
 from mmbert.data.store import SourceReport
 from mmbert.files import atomic_file, read_json, write_json
 from mmbert.io.stream import split_lines
-from mmbert.recipe import Cleaning
 
 RECORD = np.dtype([("low", "<u8"), ("high", "<u8"), ("number", "<u4"), ("held", "?")])
 """A document as the search for copies sees it: its hash, its number in the rank, whether it is to be held out."""
 
 
-class Step(PipelineStep):  # type: ignore[misc]  # datatrove has no types
-    """A step that knows the plan of the data folder it works in. Pickled with the folder's name alone."""
+class DataStep(PipelineStep):  # type: ignore[misc]  # datatrove has no types
+    """A step that loads the plan from its data folder. Only the name of the folder is pickled."""
 
     def __init__(self, folder: str) -> None:
         super().__init__()
         self.folder = folder
 
     @property
-    def plan(self) -> Plan:
-        """The plan, as it stands in the folder."""
+    def plan(self) -> TaskPlan:
+        """Return the plan in the data folder."""
         return load_plan(Path(self.folder))
 
     def report(self, rank: int) -> SourceReport:
-        """Empty counts for a rank."""
+        """Return empty counts for a rank."""
         return SourceReport(fingerprint=self.plan.fingerprints[self.plan.ranks[rank].source])
 
     def write_report(self, rank: int, report: SourceReport) -> None:
-        """Leave the counts of this step for the end."""
+        """Save the counts of this step for the final report."""
         write_json(self.plan.place("reports", type(self).__name__, f"{rank:05d}.json"), report.model_dump(mode="json"))
 
     def drop(self, report: SourceReport, item: Item, reason: str) -> None:
-        """Count a document that is dropped; of text that is brought to be held out none is counted, as on a laptop."""
+        """Count a dropped document, but not in files that are held out as a whole, as ``prepare`` does."""
         self.stat_update(StatHints.dropped, f"dropped_{reason}")
-        if not item.metadata["aside"]:
+        if not item.metadata["heldout_only"]:
             report.language(item.metadata["language"]).drop(reason)
 
 
-class Read(Step):
-    """The documents of a rank's files."""
+class Read(DataStep):
+    """Reads the documents of a rank's files."""
 
     name = "Read"
     type = "📖 - READER"
 
     def run(self, data: Iterable[Item] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[Item]:
-        """Yield documents with ``language``; ``heldout_only`` where all text of the file is held out; ``held`` if this is."""
+        """Yield documents with ``language``, ``heldout_only`` (their file is) and ``held`` (they are)."""
         plan = self.plan
         work = plan.ranks[rank]
         source, cleaning = plan.recipe.sources[work.source], plan.recipe.cleaning
         for unit in work.units:
             for document in plan.documents(unit, work.source):
                 self.stat_update(StatHints.total)
-                held = unit.heldout_only or chosen(document, source, cleaning)
+                held = unit.heldout_only or is_held_out(document, source, cleaning)
                 metadata = {
-                    "language": document.language,
-                    "aside": unit.heldout_only,
-                    "held": held,
+                    "language": document.language, "heldout_only": unit.heldout_only, "held": held,
                     "source": work.source,
-                }
+                }  # fmt: skip
                 yield Item(document.text, document.id, metadata=metadata)
 
 
-class Filter(Step):
-    """Drops documents, each for a reason."""
+class Clean(DataStep):
+    """Drops documents for the reasons of ``prepare.drop_reason``."""
 
+    name = "Clean"
     type = "🔻 - FILTER"
 
-    def reason(self, document: Document, cleaning: Cleaning) -> str | None:
-        """Why a document is dropped; None to keep it."""
-        raise NotImplementedError
-
     def run(self, data: Iterable[Item], rank: int = 0, world_size: int = 1) -> Iterator[Item]:
-        """Pass on what is kept, count the rest."""
+        """Yield the documents that are kept, and count the others."""
         cleaning = self.plan.recipe.cleaning
         report = self.report(rank)
         for item in data:
             self.stat_update(StatHints.total)
             report.language(item.metadata["language"])
             with self.track_time():
-                reason = self.reason(document_of(item), cleaning)
+                document = Document(item.text, item.id, item.metadata["language"], item.metadata["source"])
+                reason = drop_reason(document, cleaning)
             if reason is None:
                 self.stat_update(StatHints.forwarded)
                 yield item
@@ -109,34 +102,14 @@ class Filter(Step):
         self.write_report(rank, report)
 
 
-class Clean(Filter):
-    """The rules of ``clean.check``."""
-
-    name = "Clean"
-
-    def reason(self, document: Document, cleaning: Cleaning) -> str | None:
-        """One of the reasons of ``clean``."""
-        return check(document, cleaning)
-
-
-class Agree(Filter):
-    """The claimed language and the one that the recipe's model finds."""
-
-    name = "Languages agree"
-
-    def reason(self, document: Document, cleaning: Cleaning) -> str | None:
-        """``language`` or None."""
-        return wrong_language(document, cleaning)
-
-
-class Spill(Step):
+class Spill(DataStep):
     """Writes a rank's documents, and their hashes for the search of exact copies."""
 
-    name = "Lay aside"
+    name = "Spill"
     type = "💽 - WRITER"
 
     def run(self, data: Iterable[Item], rank: int = 0, world_size: int = 1) -> None:
-        """Write ``spool``, ``hashes`` and ``held`` of this rank."""
+        """Write ``spill``, ``hashes`` and ``held`` of this rank."""
         plan = self.plan
         hashes = bytearray()
         held: list[list[Any]] = []
@@ -150,7 +123,7 @@ class Spill(Step):
                     hashes += text_hash(item.text)
                     flags.append(item.metadata["held"])
                     if item.metadata["held"]:
-                        held.append([number, item.metadata["language"], len(item.text), item.metadata["aside"]])
+                        held.append([number, item.metadata["language"], len(item.text), item.metadata["heldout_only"]])
         records = np.empty(len(flags), dtype=RECORD)
         words = np.frombuffer(bytes(hashes), dtype="<u8").reshape(-1, 2)
         records["low"], records["high"] = words[:, 0], words[:, 1]
@@ -163,39 +136,34 @@ class Spill(Step):
         write_json(held_path(plan, rank), {"documents": len(flags), "held": held})
 
 
-def document_of(item: Item) -> Document:
-    """datatrove's document as ours."""
-    return Document(item.text, item.id, item.metadata["language"], item.metadata["source"])
+def spill_path(plan: TaskPlan, rank: int) -> Path:
+    """Return the file of the documents that a rank has written for later stages."""
+    return plan.place("spill", f"{rank:05d}.jsonl.zst")
 
 
-def spill_path(plan: Plan, rank: int) -> Path:
-    """The documents that a rank has laid aside."""
-    return plan.place("spool", f"{rank:05d}.jsonl.zst")
+def held_path(plan: TaskPlan, rank: int) -> Path:
+    """Return the file with the number of these documents and the list of those to be held out."""
+    return plan.place("spill", f"{rank:05d}.json")
 
 
-def held_path(plan: Plan, rank: int) -> Path:
-    """How many they are, and those of them to be held out."""
-    return plan.place("spool", f"{rank:05d}.json")
-
-
-def read_spill(plan: Plan, rank: int) -> Iterator[Item]:
-    """The documents that a rank has laid aside, in order."""
+def read_spill(plan: TaskPlan, rank: int) -> Iterator[Item]:
+    """Yield the documents of a rank's spill file, in order."""
     with spill_path(plan, rank).open("rb") as file:
         for line in split_lines(zstandard.ZstdDecompressor().read_to_iter(file)):
             id, text, metadata = orjson.loads(line)
             yield Item(text, id, metadata=metadata)
 
 
-def fresh_folder(plan: Plan, name: str, rank: int) -> Path:
-    """A folder for what a rank writes, without what a stopped attempt has left there."""
+def fresh_folder(plan: TaskPlan, name: str, rank: int) -> Path:
+    """Return an empty folder for what a rank writes, without what an interrupted attempt left there."""
     folder = plan.place(name, rank)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
 
 
-def reports(plan: Plan, source: str) -> SourceReport:
-    """The counts of all steps and ranks of a source."""
+def reports(plan: TaskPlan, source: str) -> SourceReport:
+    """Return the counts of all steps and ranks of a source."""
     total = SourceReport(fingerprint=plan.fingerprints[source])
     for step in sorted(plan.place("reports").iterdir()):
         for rank in plan.sources[source]:
@@ -207,6 +175,6 @@ def reports(plan: Plan, source: str) -> SourceReport:
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
-    """A NumPy file, whole or absent."""
+    """Write a NumPy file that is whole or absent."""
     with atomic_file(path) as file:
         np.save(file, array)

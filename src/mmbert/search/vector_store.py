@@ -1,4 +1,4 @@
-"""Rows of vectors on disk behind one small interface: exact on a memory map, or LanceDB where there are many."""
+"""The interface of vector stores: exact search on a memory map, or LanceDB for many rows."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Found = tuple[np.ndarray, np.ndarray]
 """Rows (k,) int64, best first, and their scores (k,) fp32; fewer where there are fewer."""
 
 
-class Store(Protocol):
-    """Vectors by row number, only ever added to: which rows count is said elsewhere, and given to every search.
+class VectorStore(Protocol):
+    """Vectors by row number, append-only. The database says which rows count; every search is told.
 
     A writer that is killed may leave rows behind those that count; :meth:`append` writes over them.
     """
@@ -31,40 +31,28 @@ class Store(Protocol):
         """Put fp32 vectors (n, d) at rows ``first`` and following, and flush them to disk."""
 
     def search(self, queries: np.ndarray, k: int, rows: int, allowed: np.ndarray | None) -> list[Found]:
-        """For each query (q, d), the ``k`` rows of the first ``rows`` with the largest dot product.
+        """Return, for each query (q, d), the ``k`` rows of the first ``rows`` with the largest dot product.
 
         allowed  (rows,) bool: those that may be found; None: all
         """
 
     def vectors(self, rows: np.ndarray) -> np.ndarray:
-        """Vectors (n, d) fp32 of rows (n,), ascending."""
+        """Return the vectors (n, d) fp32 of rows (n,), ascending."""
 
     def build_index(self, rows: int) -> bool:
-        """After rows were added: whatever makes searches faster, while others read. Says whether there was any."""
+        """Build or extend the index after rows were added, while others read. Return whether there was any work."""
 
     def cleanup(self) -> None:
         """Remove files that nothing needs; nobody reads meanwhile."""
 
 
-def open_store(folder: Path, name: str, generation: int, *, width: int, output: str, kind: str) -> Store:
-    """The store of an index; its files need not be there yet. Raises MissingExtra."""
-    path = store_path(folder, generation)
-    if name == "lance":
-        from mmbert.search.lance import LanceStore
-
-        return LanceStore(path, width, output, kind)
-    from mmbert.search.exact import ExactStore, load_ranges
-
-    return ExactStore(path / "rows.bin", width, output, load_ranges(folder) if output == "int8" else None)
-
-
 def store_path(folder: Path, generation: int) -> Path:
-    """The folder of a store's files. Each rewriting of the rows has one of its own."""
+    """Return the folder of a store's files. Each rewriting of the rows has a folder of its own."""
     return folder / f"vectors-{generation:04d}"
 
 
 def largest(scores: np.ndarray, k: int) -> np.ndarray:
-    """Places of the ``k`` largest finite scores of (n,), best first; the earlier one of equals."""
+    """Return the places of the ``k`` largest finite scores of (n,), best first; the earlier one of equals."""
     k = min(k, len(scores))
     if not k:
         return np.zeros(0, np.int64)

@@ -1,4 +1,4 @@
-"""From queries to hits: rows by meaning, by words, or both; then their passages."""
+"""From queries to hits: rank rows by vectors, by words, or both, and look up their passages."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import numpy as np
 from mmbert.errors import ConfigError
 from mmbert.inference.checks import whole
 from mmbert.search.bm25 import Bm25
-from mmbert.search.document import Id
 from mmbert.search.filters import check_filter
 from mmbert.search.fusion import DEPTH, fuse_ranks, fuse_scores
 from mmbert.search.index_handle import IndexHandle
-from mmbert.search.records import State
-from mmbert.search.store import Found
+from mmbert.search.index_record import Id
+from mmbert.search.records import IndexState
+from mmbert.search.vector_store import Found
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A passage that answers a query: characters ``start`` to ``end`` of the record ``id``, which are ``text``.
+    """A passage found for a query: characters ``start`` to ``end`` of the record ``id``, which are ``text``.
 
     score  by meaning: the cosine (or dot product). hybrid: the sum of reciprocal ranks, or the weighted score
     """
@@ -36,7 +36,7 @@ class Hit:
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """What is asked beside the query, see ``SearchIndex.__call__``."""
+    """The options of a search, see ``SearchIndex.__call__``."""
 
     top_k: int = 10
     where: Mapping[str, Any] | None = None
@@ -58,14 +58,14 @@ class SearchOptions:
 
 @dataclass(frozen=True)
 class Query:
-    """A vector (d,) fp32, and the text where words count."""
+    """A vector (d,) fp32, and the text for hybrid search."""
 
     vector: np.ndarray
     text: str = ""
 
 
 def rank(handle: IndexHandle, queries: Sequence[Query], options: SearchOptions, words: Bm25 | None) -> list[list[Hit]]:
-    """The best hits of each query, best first. ``words`` are needed for hybrid search."""
+    """Return the best hits of each query, best first. ``words`` is needed for hybrid search."""
     with handle.records.reading() as state:
         if words is not None and state.rows:
             words.refresh(handle.records, state)
@@ -82,9 +82,9 @@ _NONE: Found = (np.zeros(0, np.int64), np.zeros(0, np.float32))
 
 
 def _rank_rows(
-    handle: IndexHandle, state: State, queries: Sequence[Query], options: SearchOptions, words: Bm25 | None
+    handle: IndexHandle, state: IndexState, queries: Sequence[Query], options: SearchOptions, words: Bm25 | None
 ) -> list[Found]:
-    """Rows and scores, no record more often than is wished."""
+    """Return rows and scores, with at most ``per_record`` passages of a record."""
     single = handle.manifest.chunking is None
     depth = options.top_k if single else 4 * options.top_k * options.per_record
     found: list[Found] = [_NONE] * len(queries)
@@ -103,7 +103,7 @@ def _rank_rows(
 
 
 def _first_of_each(handle: IndexHandle, rows: np.ndarray, most: int) -> np.ndarray:
-    """Places of rows, without those of a record that stood there ``most`` times before."""
+    """Return the places of rows, without those of a record that came ``most`` times before."""
     documents = handle.records.documents_of(rows.tolist())
     seen: dict[int, int] = {}
     kept = []
@@ -115,7 +115,12 @@ def _first_of_each(handle: IndexHandle, rows: np.ndarray, most: int) -> np.ndarr
 
 
 def _candidates(
-    handle: IndexHandle, state: State, queries: Sequence[Query], options: SearchOptions, words: Bm25 | None, depth: int
+    handle: IndexHandle,
+    state: IndexState,
+    queries: Sequence[Query],
+    options: SearchOptions,
+    words: Bm25 | None,
+    depth: int,
 ) -> list[Found]:
     store, allowed = handle.store(state), handle.allowed(state, options.where)
     vectors = np.stack([query.vector for query in queries])

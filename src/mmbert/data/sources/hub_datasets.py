@@ -1,4 +1,4 @@
-"""Datasets of the Hugging Face hub, streamed file by file with huggingface-hub alone.
+"""Datasets of the Hugging Face hub, streamed file by file with huggingface-hub only.
 
 Without ``configs`` a configuration is the innermost folder (``data/fra_Latn/train/000_00000.parquet`` is of
 ``fra_Latn``) or, for files in no folder, a file's name. ``configs`` may also name a folder further up, with all that is
@@ -19,9 +19,9 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, NamedTuple, cast
 
-from mmbert.data import mds
-from mmbert.data.inputs import SUFFIXES, Input, house_code, named_language
-from mmbert.errors import ConfigError, DataError
+from mmbert.data.sources import mds
+from mmbert.data.sources.inputs import SUFFIXES, Input, canonical_code, named_language
+from mmbert.errors import ConfigError, DataError, first_line
 from mmbert.hub import network_error
 from mmbert.io.find import is_hidden
 from mmbert.io.stream import open_file as open_local
@@ -42,7 +42,7 @@ class HubFile(NamedTuple):
 
 
 def hub_inputs(source_name: str, source: Source, *, heldout: bool = False) -> list[Input]:
-    """Files of a dataset, at one commit, sorted by language and name. Raises DataError if the hub cannot give them."""
+    """Return the files of a dataset at one commit, sorted by language and name. Raises DataError."""
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
@@ -67,7 +67,7 @@ def open_remote(source: Source, commit: str, path: str) -> BinaryIO:
 
 
 def restore(source: Source, record: dict[str, Any]) -> Input:
-    """An input from its ``record``, on any machine that reaches the same files."""
+    """Return an input from its ``record``, on any machine that reaches the same files."""
     if record["revision"] is None:
         return Input(**record, open=partial(open_local, record["path"]))
     return Input(**record, open=partial(open_remote, source, record["revision"], record["name"]))
@@ -82,7 +82,7 @@ def remote_inputs(
     revision: str | None = None,
     heldout: bool = False,
 ) -> list[Input]:
-    """The files of ``source.configs`` and of one split, out of a listing of a repository."""
+    """Return the files of ``source.configs`` and of one split, out of a listing of a repository."""
     known = {file.path: file for file in files if not is_hidden(file.path)}
     shards = _shards(source, set(known), open_file)
     known = {path: file for path, file in known.items() if path in shards or not path.endswith(mds.SUFFIXES)}
@@ -103,7 +103,7 @@ def remote_inputs(
 
 
 def _shards(source: Source, paths: set[str], open_file: Callable[[str], BinaryIO]) -> dict[str, mds.Entry]:
-    """MDS shards to read, raw ones before their compressed copies -> what their index says."""
+    """Return the MDS shards to read, raw ones before their compressed copies, with their index entries."""
     if not any(path.endswith(mds.SUFFIXES) for path in paths):
         return {}
     indexes = {}
@@ -117,7 +117,7 @@ def _shards(source: Source, paths: set[str], open_file: Callable[[str], BinaryIO
 
 
 def select(paths: list[str], configs: tuple[str, ...], split: str) -> dict[str, list[str]]:
-    """Configuration -> its files of ``split``, sorted; all configurations if none is named.
+    """Return configuration -> its files of ``split``, sorted; all configurations if none is named.
 
     A file inside two of ``configs`` is of the inner one. Raises DataError for a name that is not there, with the
     nearest one.
@@ -142,7 +142,7 @@ def select(paths: list[str], configs: tuple[str, ...], split: str) -> dict[str, 
 
 
 def split_of(path: str) -> str | None:
-    """The split that a file's folders or the beginning of its name tell."""
+    """Return the split that a file's folders or the beginning of its name tell."""
     *folders, file = PurePosixPath(path).parts
     names = [*folders, re.split(r"[-_.]", file)[0]]
     return next((name for name in reversed(names) if name in SPLITS), None)
@@ -158,7 +158,7 @@ def configs_of(path: str) -> list[str]:
 
 
 def _named_languages(source_name: str, source: Source, chosen: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Without any option, the configurations that are named as a language; others are left out, and it is said."""
+    """Return the configurations that are named as a language; the others are left out and logged."""
     kept = {}
     for config, paths in chosen.items():
         try:
@@ -180,11 +180,11 @@ def _named_languages(source_name: str, source: Source, chosen: dict[str, list[st
 
 def _language(source_name: str, source: Source, config: str) -> str | None:
     if source.language is not None:
-        return house_code(source.language, f"sources.{source_name}.language")
+        return canonical_code(source.language, f"sources.{source_name}.language")
     if source.language_field is not None:
         return None
     config = config.partition("-tokenized")[0]  # of the released shards: fao_Latn-tokenized-chunked-8192
-    return house_code(config, f"configuration {config} of {source.path} (set sources.{source_name}.language)")
+    return canonical_code(config, f"configuration {config} of {source.path} (set sources.{source_name}.language)")
 
 
 def _form(path: str) -> str:
@@ -193,16 +193,14 @@ def _form(path: str) -> str:
 
 @contextmanager
 def hub_errors(source: Source) -> Iterator[None]:
-    """Say in one line why the hub gives nothing."""
+    """Raise DataError, with a fix, for what the hub library raises."""
     from huggingface_hub import errors
 
     try:
         yield
     except (OSError, network_error(), errors.HFValidationError) as error:
-        text = str(error).strip().splitlines()
-        reason = text[0] if text else type(error).__name__
         revision = f" at {source.revision}" if source.revision else ""
         raise DataError(
-            f"cannot read the dataset {source.path}{revision} from the hub: {reason} (check the name, the network, and "
-            "`hf auth login` if it is gated)"
+            f"cannot read the dataset {source.path}{revision} from the hub: {first_line(error)} (check the name, the "
+            "network, and `hf auth login` if it is gated)"
         ) from error

@@ -1,12 +1,11 @@
-"""Which task reads which files: the plan of a preparation at size, written before anything runs and kept until its end.
+"""The assignment of files to tasks in a distributed preparation, written before it starts and kept until its end.
 
     scale/plan.json   sources in work, their files, tasks and fingerprints, and the recipe
-    scale/logs/       datatrove's: of each stage its logs, its counts and the tasks that are complete
+    scale/logs/       datatrove's logs, counts and completed tasks of each stage
     scale/work/       what one stage leaves for the next; removed at the end
 
-A *task* is datatrove's unit of work, numbered by its *rank*; here it reads some whole files of one source, one after
-the other, in the order of the source. So the order of documents, and with it all that follows, is the same for any
-number of tasks.
+A *task* is datatrove's unit of work, and its number is the *rank*. Here a task reads whole files of one source, in the
+order of the source. The order of documents, and all that depends on it, is therefore the same for any number of tasks.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from mmbert.data.document import Document
-from mmbert.data.hub import restore
 from mmbert.data.manifest import FILE
 from mmbert.data.prepare import text_work
-from mmbert.data.read import read_input
+from mmbert.data.prepare_tasks import PrepareTask, Work, plan_work
+from mmbert.data.sources.hub_datasets import restore
+from mmbert.data.sources.read import read_input
 from mmbert.data.store import report_path, text_folder
-from mmbert.data.tasks import Task, Work, plan_work
 from mmbert.errors import DataError
 from mmbert.files import read_json, write_json
 from mmbert.recipe import Recipe
@@ -35,7 +34,7 @@ _PARTITIONS = 64
 
 @dataclass(frozen=True)
 class Unit:
-    """What a rank reads at once: a file, or a part of the installed catalogs."""
+    """A file, or a part of the installed catalogs, that a rank reads as a whole."""
 
     task: str
     """The task of ``mmbert data prepare`` that it belongs to."""
@@ -48,15 +47,15 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Rank:
-    """The work of one task: units of one source."""
+class TaskInputs:
+    """The units of one source that one task reads."""
 
     source: str
     units: tuple[Unit, ...]
 
 
 @dataclass(frozen=True)
-class Plan:
+class TaskPlan:
     """All tasks of the stages that read sources."""
 
     folder: Path
@@ -64,38 +63,38 @@ class Plan:
     recipe: Recipe
     fingerprints: dict[str, str]
     """Of each source in work, in the recipe's order."""
-    ranks: tuple[Rank, ...]
+    ranks: tuple[TaskInputs, ...]
     """Ranks of one source follow one another, in the order of its files."""
 
     @property
     def partitions(self) -> int:
-        """Parts of the hashes in the search for exact copies."""
+        """Return the number of partitions of the hashes in the search for exact copies."""
         return min(len(self.ranks), _PARTITIONS)
 
     @cached_property
     def sources(self) -> dict[str, list[int]]:
-        """Source in work -> its ranks."""
+        """Return source in work -> its ranks."""
         return {
             name: [number for number, rank in enumerate(self.ranks) if rank.source == name]
             for name in self.fingerprints
         }
 
     def place(self, *parts: str | int) -> Path:
-        """A place for what one stage leaves for the next; numbers are written with five digits."""
+        """Return a path for what one stage leaves for the next; numbers are written with five digits."""
         return self.folder.joinpath(
             "scale", "work", *(part if isinstance(part, str) else f"{part:05d}" for part in parts)
         )
 
     def documents(self, unit: Unit, source_name: str) -> Iterator[Document]:
-        """The documents of a unit."""
+        """Yield the documents of a unit."""
         source = self.recipe.sources[source_name]
         if unit.file is None:
             return self._catalogs[unit.task].documents(lambda size: None)
         return read_input(source_name, source, restore(source, unit.file))
 
     @cached_property
-    def _catalogs(self) -> dict[str, Task]:
-        """The tasks of the one source of catalogs, which are loaded once for all of them."""
+    def _catalogs(self) -> dict[str, PrepareTask]:
+        """Return the tasks of the one source of catalogs, which is loaded once for all of them."""
         (name,) = (name for name in self.fingerprints if self.recipe.sources[name].kind == "catalogs")
         work = plan_work(name, self.recipe.sources[name], self.recipe.cleaning, self.folder)
         return {task.name: task for task in work.tasks}
@@ -111,12 +110,12 @@ class Plan:
 
 
 def plan_path(folder: Path) -> Path:
-    """Where the plan of a data folder stands while it is in work."""
+    """Return the path of the plan of a data folder in work."""
     return folder / "scale" / "plan.json"
 
 
-def load_plan(folder: Path) -> Plan:
-    """The plan of a data folder, read once a process. Raises DataError if there is none."""
+def load_plan(folder: Path) -> TaskPlan:
+    """Return the plan of a data folder, read once in a process. Raises DataError if there is none."""
     path = plan_path(folder)
     if not path.is_file():
         raise DataError(f"no such file: {path}: start the preparation again with `mmbert data scale`")
@@ -124,14 +123,14 @@ def load_plan(folder: Path) -> Plan:
 
 
 @lru_cache(maxsize=4)
-def _load(folder: Path, stamp: int) -> Plan:
+def _load(folder: Path, stamp: int) -> TaskPlan:
     values = read_json(plan_path(folder))
-    ranks = tuple(Rank(rank["source"], tuple(Unit(**unit) for unit in rank["units"])) for rank in values["ranks"])
-    return Plan(folder, Recipe.model_validate(values["recipe"]), values["fingerprints"], ranks)
+    ranks = tuple(TaskInputs(rank["source"], tuple(Unit(**unit) for unit in rank["units"])) for rank in values["ranks"])
+    return TaskPlan(folder, Recipe.model_validate(values["recipe"]), values["fingerprints"], ranks)
 
 
-def make_plan(recipe: Recipe, folder: Path, tasks: int) -> Plan:
-    """The plan that was begun, if it is still the right one; else a new one, for which old text is removed.
+def make_plan(recipe: Recipe, folder: Path, tasks: int) -> TaskPlan:
+    """Return the plan that was begun if it still fits; else make a new one and remove the old text.
 
     Raises as ``prepare_text`` does for a source that is not there.
     """
@@ -141,7 +140,7 @@ def make_plan(recipe: Recipe, folder: Path, tasks: int) -> Plan:
         if _goes_on(begun, recipe, works):
             return begun
     waiting = {name: work for name, (work, done) in works.items() if not done and not work.ids}
-    plan = Plan(
+    plan = TaskPlan(
         folder,
         recipe,
         {name: work.fingerprint for name, work in waiting.items()},
@@ -160,8 +159,8 @@ def make_plan(recipe: Recipe, folder: Path, tasks: int) -> Plan:
     return plan
 
 
-def _goes_on(begun: Plan, recipe: Recipe, works: dict[str, tuple[Work, bool]]) -> bool:
-    """Whether a plan that was begun leads to what the recipe asks for now."""
+def _goes_on(begun: TaskPlan, recipe: Recipe, works: dict[str, tuple[Work, bool]]) -> bool:
+    """Return whether a plan that was begun leads to what the recipe asks for now."""
     same = (begun.recipe.sources, begun.recipe.cleaning, begun.recipe.vocabulary) == (
         recipe.sources,
         recipe.cleaning,
@@ -173,8 +172,8 @@ def _goes_on(begun: Plan, recipe: Recipe, works: dict[str, tuple[Work, bool]]) -
     )
 
 
-def _divide(works: dict[str, Work], tasks: int) -> Iterator[Rank]:
-    """Units in runs of about the same size; a source has at least one rank."""
+def _divide(works: dict[str, Work], tasks: int) -> Iterator[TaskInputs]:
+    """Yield units in runs of about the same size. A source has at least one rank."""
     total = sum(task.size for work in works.values() for task in work.tasks) or 1
     for name, work in works.items():
         units = [unit for task in work.tasks for unit in _units(task)]
@@ -187,16 +186,16 @@ def _divide(works: dict[str, Work], tasks: int) -> Iterator[Rank]:
         for left, unit in zip(range(len(units), 0, -1), units, strict=True):
             # A new rank begins where its share of the bytes does, and where each rank left needs a unit.
             if run and begun < count and (passed >= begun * size / count or left <= count - begun):
-                yield Rank(name, tuple(run))
+                yield TaskInputs(name, tuple(run))
                 run = []
             if not run:
                 begun += 1
             run.append(unit)
             passed += unit.size
-        yield Rank(name, tuple(run))
+        yield TaskInputs(name, tuple(run))
 
 
-def _units(task: Task) -> Iterator[Unit]:
+def _units(task: PrepareTask) -> Iterator[Unit]:
     if not task.inputs:
         yield Unit(task.name, task.heldout_only, task.size, None)
     for file in task.inputs:

@@ -1,12 +1,12 @@
-"""Real text in more than 300 languages on any machine, without a download: translations inside installed packages.
+"""Text in more than 300 languages without a download: translations inside installed packages.
 
     django     messages of a web framework: whole sentences in about 90 languages            (BSD licence)
     babel      Unicode CLDR: names, amounts, dates, lists in about 300 languages             (Unicode licence)
     pycountry  ISO names of countries, languages, currencies, scripts in about 150 languages (LGPL)
 
-Every message has an English source. A message is held out by a hash of its English text, so in all languages together:
-what is left aside is unseen in every language and serves as a parallel test. Messages are put in an order that hashes
-give, one after the other into documents of some 800 to 1200 characters, a message a line.
+Every message has an English source. A message is held out by a hash of its English text, and so in all languages
+together: held-out messages are unseen in every language and serve as a parallel test set. Messages are sorted by hash
+and concatenated into documents of about 800 to 1200 characters, one message on each line.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from typing import NamedTuple
 import langcodes
 
 from mmbert import languages
-from mmbert.data.cldr import Locale, locales
 from mmbert.data.document import Document
-from mmbert.data.gettext import catalog_files, read_messages
+from mmbert.data.sources.cldr import Locale, locales
+from mmbert.data.sources.gettext import catalog_files, read_messages
 from mmbert.errors import ConfigError, MissingExtra
 from mmbert.log import progress
 
@@ -51,7 +51,7 @@ class Message(NamedTuple):
     text: str
 
 
-class Pair(NamedTuple):
+class MessagePair(NamedTuple):
     """A held-out message and its English source."""
 
     id: str
@@ -64,13 +64,13 @@ Catalogs = dict[str, list[Message]]
 
 
 def read_catalogs(source_name: str, packages: Iterable[str] = PACKAGES) -> Iterator[Document]:
-    """All documents, nothing held out. Raises MissingExtra if a package is not installed."""
+    """Yield all documents, with nothing held out. Raises MissingExtra if a package is not installed."""
     for language, messages in load_catalogs(packages).items():
         yield from documents(source_name, language, messages)
 
 
 def package_versions(packages: Iterable[str]) -> dict[str, str]:
-    """Installed version of each. Raises ConfigError for an unknown name, MissingExtra if one is not installed."""
+    """Return the installed version of each package. Raises ConfigError for an unknown name, MissingExtra."""
     for package in packages:
         if package not in PACKAGES:
             raise ConfigError(f"no catalogs are known in the package {package}: choose from {', '.join(PACKAGES)}")
@@ -80,7 +80,7 @@ def package_versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def load_catalogs(packages: Iterable[str] = PACKAGES) -> Catalogs:
-    """Messages of every language, sorted by language; takes about ten seconds and 300 MB."""
+    """Return the messages of every language, sorted by language. Takes about ten seconds and 300 MB."""
     names = tuple(packages)
     package_versions(names)
     found: dict[str, dict[str, str]] = {}
@@ -95,7 +95,7 @@ def load_catalogs(packages: Iterable[str] = PACKAGES) -> Catalogs:
 
 
 def split(catalogs: Catalogs, holdout: float) -> tuple[Catalogs, Catalogs]:
-    """(kept, held out) by a hash of the English text; what is held out occurs in no kept message of the language."""
+    """Return (kept, held out) by a hash of the English text. No held-out text occurs in the kept ones of a language."""
     kept: Catalogs = {}
     heldout: Catalogs = {}
     sources = {message.english or message.key for messages in catalogs.values() for message in messages}
@@ -110,7 +110,7 @@ def split(catalogs: Catalogs, holdout: float) -> tuple[Catalogs, Catalogs]:
 
 
 def documents(source_name: str, language: str, messages: list[Message]) -> Iterator[Document]:
-    """Messages of one package after another, joined by newlines; named by package and number."""
+    """Yield documents of messages joined by newlines, package by package, with package and number as id."""
     for package in PACKAGES:
         parts: list[str] = []
         gathered: list[str] = []
@@ -130,8 +130,8 @@ def documents(source_name: str, language: str, messages: list[Message]) -> Itera
             yield Document(part, f"{package}/{language}/{number:05d}", language, source_name)
 
 
-def pairs(messages: list[Message]) -> list[Pair]:
-    """Messages with their English sources; none where both are alike or shorter than 3 characters, none twice."""
+def pairs(messages: list[Message]) -> list[MessagePair]:
+    """Return messages with their English sources: no equal sides, none shorter than 3 characters, none twice."""
     found = []
     texts: set[str] = set()
     sources: set[str] = set()
@@ -140,14 +140,14 @@ def pairs(messages: list[Message]) -> list[Pair]:
         if min(len(text), len(english)) < 3 or text.casefold() == english.casefold():
             continue
         if text.casefold() not in texts and english.casefold() not in sources:
-            found.append(Pair(_identity(message.key), text, english))
+            found.append(MessagePair(_identity(message.key), text, english))
             texts.add(text.casefold())
             sources.add(english.casefold())
     return found
 
 
 def _arrange(language: str, found: dict[str, str], english: dict[str, str], order: dict[str, int]) -> list[Message]:
-    """By ``order``, without what is no text, what was left in English, and second copies."""
+    """Return messages sorted by ``order``, without untranslated ones, second copies and those that are no text."""
     texts: set[str] = set()
     kept = []
     for key in sorted(found, key=order.__getitem__):
@@ -161,7 +161,7 @@ def _arrange(language: str, found: dict[str, str], english: dict[str, str], orde
 
 
 def _gettext(package: str, english: dict[str, str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """(language, key -> text) of every catalog of Django or pycountry; the English ones are the sources of all.
+    """Yield (language, key -> text) of every catalog of Django or pycountry; English catalogs are the sources of all.
 
     Notes the sources in ``english``.
     """
@@ -192,7 +192,7 @@ def _gettext(package: str, english: dict[str, str]) -> Iterator[tuple[str, dict[
 
 
 def _babel(english: dict[str, str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """(language, key -> text) of every locale of CLDR; notes the English texts in ``english``."""
+    """Yield (language, key -> text) of every CLDR locale, and add the English texts to ``english``."""
     sources = Locale("en").texts()
     for name in progress(sorted(locales(), key=lambda name: (len(name), name)), desc="reading babel", unit="locale"):
         language = _language(name)
@@ -206,7 +206,7 @@ def _babel(english: dict[str, str]) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def _english(key: str, sources: dict[str, str]) -> str:
-    """What CLDR's English says by itself, or by a rule; empty if nothing."""
+    """Return the English text of CLDR, stated or by a rule; empty if there is none."""
     if key not in sources and key.startswith("cities/"):  # named by their time zone: America/New_York
         return key.rpartition("/")[2].replace("_", " ")
     return sources.get(key) or sources.get(key.replace("/stand-alone/", "/format/"), "")
@@ -214,7 +214,7 @@ def _english(key: str, sources: dict[str, str]) -> str:
 
 @cache
 def _language(locale: str) -> str | None:
-    """House code of a locale with its script, ``cmn_Hant`` for ``zh_TW``; None if it names no single language."""
+    """Return the canonical code of a locale with its script, ``cmn_Hant`` for ``zh_TW``; None for a group."""
     base, _, modifier = locale.partition("@")
     tag = langcodes.Language.get(base.replace("_", "-"), normalize=False)
     if tag.language in _GROUPS or (modifier and modifier not in _SCRIPTS):
@@ -233,6 +233,6 @@ def _hash(text: str) -> int:
 
 
 def _identity(key: str) -> str:
-    """Package, catalog and 12 hexadecimal digits."""
+    """Return package, catalog and 12 hexadecimal digits as an id."""
     *place, _ = key.split("/", 2)
     return "/".join((*place, blake2b(key.encode(), digest_size=6).hexdigest()))

@@ -1,7 +1,7 @@
-"""Safetensors files read and written in pieces, so that memory does not grow with the model.
+"""Read and write safetensors files in chunks, so that memory does not grow with the model.
 
 The library maps a whole file into memory and writes only what is in memory as a whole. Here it checks the file
-(header, offsets, length); the bytes are then read and written piece by piece with plain file calls.
+(header, offsets, length); the bytes are then read and written chunk by chunk with plain file calls.
 A model in several files (``model.safetensors.index.json``) reads as one; what is written is one file.
 Layout: 8 bytes little-endian length of the header, the header (JSON), then the tensors without gaps.
 """
@@ -32,7 +32,7 @@ _DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One tensor of a file: where it lies and what it is."""
+    """The position, type and shape of one tensor in a file."""
 
     name: str
     dtype: torch.dtype
@@ -48,7 +48,7 @@ class TensorInfo:
 
 
 class TensorFile:
-    """The weights of a folder, in one safetensors file or several, open for reading in pieces.
+    """The weights of a folder, in one safetensors file or several, open for reading in chunks.
 
     Raises WeightsError if a file is missing or damaged.
     """
@@ -89,17 +89,17 @@ class TensorFile:
         }
 
     def read(self, name: str, start: int, stop: int) -> Tensor:
-        """Entries ``start`` to ``stop`` of the flattened tensor, a copy of its own, in the file's type."""
+        """Return entries ``start`` to ``stop`` of the flattened tensor, a copy in the file's type."""
         info = self.tensors[name]
         size = info.dtype.itemsize
         if stop <= start:
             return torch.empty(0, dtype=info.dtype)
         file = self._files[info.file]
         file.seek(info.offset + start * size)
-        piece = bytearray((stop - start) * size)
-        if file.readinto(piece) != len(piece):
+        chunk = bytearray((stop - start) * size)
+        if file.readinto(chunk) != len(chunk):
             raise WeightsError(f"{self.folder / info.file} ends inside {name}: it was changed while being read")
-        return torch.frombuffer(piece, dtype=info.dtype)
+        return torch.frombuffer(chunk, dtype=info.dtype)
 
     def close(self) -> None:
         for file in self._files.values():
@@ -113,7 +113,7 @@ class TensorFile:
 
 
 def _weight_files(folder: Path) -> dict[str, set[str]]:
-    """The files of a folder's weights, with the tensors that each must hold."""
+    """Return the weight files of a folder, with the tensors that each must hold."""
     if (folder / WEIGHTS).is_file():
         return {WEIGHTS: set()}
     if not (folder / INDEX).is_file():
@@ -126,7 +126,7 @@ def _weight_files(folder: Path) -> dict[str, set[str]]:
 
 @contextmanager
 def tensor_writer(path: Path, tensors: Sequence[TensorInfo]) -> Iterator[Callable[[Tensor], None]]:
-    """Write a safetensors file whose ``tensors`` come in this order, flattened, in pieces of any size; atomic.
+    """Write a safetensors file whose ``tensors`` come in this order, flattened, in chunks of any size; atomic.
 
     Wider types must come before narrower ones, so that every tensor is aligned. The file gets the mode of any new
     file (the library's own writer gives 0600, which no other user could read).
@@ -140,10 +140,10 @@ def tensor_writer(path: Path, tensors: Sequence[TensorInfo]) -> Iterator[Callabl
     text += b" " * (-len(text) % 8)
     written = 0
 
-    def write(piece: Tensor) -> None:
+    def write(chunk: Tensor) -> None:
         nonlocal written
-        if piece.numel():
-            written += file.write(piece.contiguous().view(torch.uint8).numpy().data)
+        if chunk.numel():
+            written += file.write(chunk.contiguous().view(torch.uint8).numpy().data)
 
     with atomic_file(path) as file:
         file.write(len(text).to_bytes(8, "little") + text)

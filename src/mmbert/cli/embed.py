@@ -1,4 +1,4 @@
-"""Text in, answers out: ``mmbert embed``."""
+"""``mmbert embed``: vectors of texts."""
 
 from __future__ import annotations
 
@@ -10,46 +10,50 @@ from typing import Annotated, Any
 
 import typer
 
-from mmbert.cli.lines import Line, SkipBadRows, open_lines, text_lines
+from mmbert.cli.input import STDIN, Line, open_lines, text_lines
+from mmbert.cli.options import Device, Model, Precision, SkipBadRows, Source, Texts
 from mmbert.io.row_errors import RowFaults
 
-_Model = Annotated[str, typer.Argument(help="A folder of a saved model, or a name of the hub.")]
-_File = Annotated[str, typer.Argument(help="Lines of text, or JSON lines; .gz and .zst too. -: standard input.")]
-_Texts = Annotated[list[str] | None, typer.Option("--text", "-t", help="A text, instead of a file. May be repeated.")]
+_Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="File to write: .npy, .jsonl or .parquet. Default: JSON lines on stdout."),
+]
+_Prompt = Annotated[
+    str | None, typer.Option(help="query, document, another prompt of the model, or text to put before each text.")
+]
+_Dimensions = Annotated[int | None, typer.Option(help="Keep only the first dimensions (Matryoshka). Default: all.")]
+_Output = Annotated[str, typer.Option(help="Number format: float32, float16, int8, uint8, binary or ubinary.")]
+_Ranges = Annotated[
+    Path | None, typer.Option(help="Value ranges for int8 and uint8 from an earlier run: NAME.ranges.npy.")
+]
 _Pooling = Annotated[str | None, typer.Option(help="mean, first, last, max or weightedmean. Default: the model's.")]
-_TextField = Annotated[str | None, typer.Option(help="The field of JSON lines that holds the text. Default: text.")]
-_Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
-_Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or int8, of the model's matrices.")]
+_MaxTokens = Annotated[int | None, typer.Option(help="Length to which texts are truncated. Default: the model's.")]
+_TextField = Annotated[str | None, typer.Option(help="Field of JSON lines that holds the text. Default: text.")]
+_IdField = Annotated[
+    str, typer.Option(help="Field of JSON lines that holds the id. Lines without it get their line number.")
+]
 
 
 def embed(
-    model: _Model,
-    file: _File = "-",
-    text: _Texts = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="A file in .npy, .jsonl or .parquet. Default: lines on stdout.")
-    ] = None,
-    prompt: Annotated[
-        str | None, typer.Option(help="query, document, another prompt of the model, or text to put before each.")
-    ] = None,
-    dimensions: Annotated[int | None, typer.Option(help="Keep the first so many (Matryoshka).")] = None,
-    normalize: Annotated[bool, typer.Option(help="Unit length.")] = True,
-    output: Annotated[str, typer.Option(help="float32, float16, int8, uint8, binary or ubinary.")] = "float32",
-    ranges: Annotated[Path | None, typer.Option(help="Ranges for int8 of an earlier run, NAME.ranges.npy.")] = None,
+    model: Model,
+    file: Source = STDIN,
+    text: Texts = None,
+    out: _Out = None,
+    prompt: _Prompt = None,
+    dimensions: _Dimensions = None,
+    normalize: Annotated[bool, typer.Option(help="Scale vectors to unit length.")] = True,
+    output: _Output = "float32",
+    ranges: _Ranges = None,
     pooling: _Pooling = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(help="Longest text; longer ones are cut. Default: the model's.")
-    ] = None,
+    max_tokens: _MaxTokens = None,
     text_field: _TextField = None,
-    id_field: Annotated[
-        str, typer.Option(help="The field of JSON lines that names a text. Without it: the number of the line.")
-    ] = "id",
+    id_field: _IdField = "id",
     skip_bad_rows: SkipBadRows = False,
-    device: _Device = "auto",
-    precision: _Precision = "auto",
-    piece: Annotated[int, typer.Option(min=1, help="Texts computed and saved together.")] = 4096,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    part_size: Annotated[int, typer.Option(min=1, help="Texts that are embedded and saved together.")] = 4096,
 ) -> None:
-    """Vectors of texts. Stopped, the same command with --out goes on where it was."""
+    """Embed texts. The same command with --out resumes if interrupted."""
     from mmbert.errors import ConfigError
     from mmbert.inference.bulk import check_form, embed_to_file, json_line
     from mmbert.inference.embedder import Embedder
@@ -71,7 +75,7 @@ def embed(
         "prompt": prompt, "dimensions": dimensions, "normalize": normalize, "output": output
     }  # fmt: skip
     if out is not None:
-        count = embed_to_file(embedder, records, out, **options, piece=piece)
+        count = embed_to_file(embedder, records, out, **options, part_size=part_size)
         sys.stderr.write(f"{count:,} vectors in {out}\n")
         return
     keys: deque[Any] = deque()
@@ -81,7 +85,7 @@ def embed(
             keys.append(key)
             yield text
 
-    for vector in embedder.stream(texts(), **options, window=piece):
+    for vector in embedder.stream(texts(), **options, window=part_size):
         sys.stdout.buffer.write(json_line(keys.popleft(), vector))
     sys.stdout.buffer.flush()
 
@@ -98,7 +102,7 @@ def _load_ranges(path: Path) -> Any:
 
 
 def _records(lines: Iterator[Line], text_field: str, id_field: str, faults: RowFaults) -> Iterator[tuple[Any, str]]:
-    """(key, text) of each line; a line without a key is named by its number, counted from 1."""
+    """Yield (id, text) of each line; a line without an id gets its number, counted from 1."""
 
     def record(line: Line) -> tuple[Any, str]:
         named = isinstance(line.value, dict) and id_field in line.value

@@ -1,6 +1,7 @@
-"""The Unicode CLDR in Babel: what languages, countries, currencies, units, days ... are called in some 300 languages,
-and short phrases built with each language's own patterns and plural rules: spans of time, amounts, dates, lists.
+"""Texts of the Unicode CLDR in Babel, in some 300 languages.
 
+Names of languages, countries, currencies, units, days and so on, and short phrases built with each language's own
+patterns and plural rules: spans of time, amounts, dates, lists.
 Only what a locale states itself is used, never what it inherits from the root or from English.
 """
 
@@ -19,7 +20,7 @@ _LISTED = ("territories", "languages")
 
 
 def locales() -> list[str]:
-    """Babel's locales of a language, or of one in one script (``sr_Latn``); those of a country repeat them."""
+    """Return Babel's locales of a language, or of one script (``sr_Latn``). Locales of countries only repeat them."""
     from babel import localedata
 
     names = [name for name in localedata.locale_identifiers() if name != "root"]
@@ -27,7 +28,7 @@ def locales() -> list[str]:
 
 
 class Locale:
-    """What one locale says. ``texts(number)`` gives key -> text; the same key means the same in every locale."""
+    """The texts of one locale by key. The same key means the same in every locale."""
 
     def __init__(self, name: str) -> None:
         from babel import Locale as BabelLocale
@@ -38,7 +39,7 @@ class Locale:
         self._locale = BabelLocale.parse(name)
 
     def texts(self) -> dict[str, str]:
-        """Key -> text, in a fixed order."""
+        """Return key -> text, in a fixed order."""
         texts: dict[str, str] = {}
         for key, value in (*self._names(), *self._amounts(), *self._dates(), *self._lists()):
             if isinstance(value, str):  # not an alias to another locale or width
@@ -64,7 +65,7 @@ class Locale:
             yield f"cities/{zone}", _map(names).get("city")
 
     def _amounts(self) -> Iterator[tuple[str, Any]]:
-        """``3 kilometers``, ``in 3 years``, ``3 US dollars``: one with a singular and one with a plural."""
+        """Yield ``3 kilometers``, ``in 3 years``, ``3 US dollars``: one singular and one plural each."""
         for unit, widths in self._section("unit_patterns").items():
             yield from self._counted(f"amounts/{unit}", _map(_map(widths).get("long")))
         for field, tenses in self._section("date_fields").items():
@@ -83,7 +84,7 @@ class Locale:
                 yield f"{key}/{number}", pattern.replace("{0}", str(number))
 
     def _dates(self) -> Iterator[tuple[str, str]]:
-        """``Friday, January 1, 2027``, where the locale has its own names of months and days."""
+        """Yield ``Friday, January 1, 2027`` if the locale has its own names of months and days."""
         from babel.dates import format_date
 
         names = (_map(_map(self._section(part).get("format")).get("wide")) for part in ("months", "days"))
@@ -98,7 +99,7 @@ class Locale:
             yield f"dates/{date.isoformat()}", text
 
     def _lists(self) -> Iterator[tuple[str, str]]:
-        """``Chad, Mali and Peru``: names at fixed distances in English's list, where the locale has all three."""
+        """Yield ``Chad, Mali and Peru``: names at fixed distances in the English list, if the locale has all three."""
         patterns = _map(self._section("list_patterns").get("standard"))
         if not isinstance(patterns.get("end"), str):
             return
@@ -118,7 +119,7 @@ class Locale:
 
 
 def _english_codes(section: str) -> list[str]:
-    """Codes in English's list that most locales name: two letters, so neither continents nor dialects."""
+    """Return codes in the English list that most locales name: two letters, so neither continents nor dialects."""
     from babel import localedata
 
     names = localedata.load("en", merge_inherited=False)[section]
@@ -126,5 +127,5 @@ def _english_codes(section: str) -> list[str]:
 
 
 def _map(value: Any) -> Mapping[Any, Any]:
-    """``value`` if it is a map; an alias or nothing counts as empty."""
+    """Return ``value`` if it is a map; an alias or nothing counts as empty."""
     return value if isinstance(value, Mapping) else {}

@@ -1,4 +1,4 @@
-"""Text for a command: files, folders, globs, or a run whose text is prepared."""
+"""Texts with their languages for commands: from files, folders, globs, or a run with prepared text."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 UNKNOWN = "und"
-"""The code of a language that nothing names, where none is asked for."""
+"""Code of a language that nothing names, where the language does not matter."""
 
 
 def file_texts(
     paths: list[str], language: str | None, language_field: str | None, text_field: str
 ) -> Iterator[tuple[str, str]]:
-    """(language, text) of files and folders; the form is told by the name."""
+    """Yield (language, text) of files and folders; the file name tells the format."""
     for path in paths:
         yield from _read(path, None, language, language_field, text_field)
 
@@ -20,10 +20,10 @@ def file_texts(
 def chosen_texts(
     paths: list[str], languages: Collection[str], *, language_field: str | None = None, text_field: str = "text"
 ) -> Iterator[tuple[str, str]]:
-    """(language, text) in ``languages``, or all without any, of files, folders, globs and folders of runs.
+    """Yield (language, text) of files, folders, globs and run folders, in ``languages`` (empty: all).
 
-    A file whose name is no language must say it in ``language_field`` (default ``language``) of each document.
-    Files in other languages are not opened. Raises DataError, also if a language has no text.
+    If the name of a file is no language code, ``language_field`` (default ``language``) of each document names it.
+    Files in other languages are not opened. Raises DataError, also for a language without text.
     """
     from mmbert.errors import DataError
     from mmbert.languages import matches
@@ -48,7 +48,7 @@ def _is_prepared(folder: Path) -> bool:
 
 
 def _prepared(folder: Path, languages: Collection[str]) -> Iterator[tuple[str, str]]:
-    """What `mmbert data prepare` kept, as `iterate_text` gives it, but for languages that are not asked for."""
+    """Yield the training text that `mmbert data prepare` wrote, in these languages."""
     from mmbert.data.store import Report, read_texts
     from mmbert.languages import matches
 
@@ -62,9 +62,9 @@ def _prepared(folder: Path, languages: Collection[str]) -> Iterator[tuple[str, s
 def _read(
     path: str, languages: Collection[str] | None, language: str | None, language_field: str | None, text_field: str
 ) -> Iterator[tuple[str, str]]:
-    """(language, text) of one path. With ``languages`` (may be empty: all) names that are no language are allowed."""
-    from mmbert.data.inputs import input_language
-    from mmbert.data.read import read_input, source_inputs
+    """Yield (language, text) of one path. With ``languages`` (may be empty: all) file names may be no language code."""
+    from mmbert.data.sources.inputs import input_language
+    from mmbert.data.sources.read import read_input, source_inputs
     from mmbert.errors import DataError
     from mmbert.io.find import bare_name
     from mmbert.languages import matches
@@ -76,7 +76,7 @@ def _read(
     if languages is not None and language_field is None and Path(path).is_file():
         try:
             input_language(path, source, Path(path).name, path)
-        except DataError:  # named for something else: each document tells its language, or nobody asks
+        except DataError:  # the file name is no language: each document names its own, or it does not matter
             told = {"language_field": "language"} if languages else {"language": UNKNOWN}
             source = source.model_copy(update=told)
     try:
@@ -86,7 +86,7 @@ def _read(
             for document in read_input(path, source, input):
                 if not languages or matches(document.language, languages):
                     yield document.language, document.text
-    except DataError as error:  # these options are a recipe's elsewhere
+    except DataError as error:  # the message names options of a recipe: name those of the command instead
         message = str(error).replace(f"sources.{path}.language or .language_field", "--language-field")
         message = message.replace(f"sources.{path}.language_field", "--language-field")
         message = message.replace(f"sources.{path}.text_field", "--text-field").partition(", or .skip_bad_rows")[0]

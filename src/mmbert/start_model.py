@@ -1,4 +1,4 @@
-"""What a recipe takes over from the model that it starts from: shape, tokenizer, longest sequence, rotary angles.
+"""Options that a recipe takes from its start model: shape, tokenizer, context and RoPE bases.
 
 ``start: jhu-clsp/mmBERT-base`` says all of it, so a recipe need not repeat it. :func:`resolve` looks it up in the
 start's ``config.json`` when a run begins (no weights are read); the run's ``recipe.yaml`` holds the resolved recipe.
@@ -21,7 +21,7 @@ _MUST_AGREE = (
 
 
 def resolve(recipe: Recipe) -> Recipe:
-    """The recipe with everything said that it leaves to its start; without a start, or resolved before, the same.
+    """Return the recipe with all that it leaves to its start model filled in.
 
     Raises WeightsError if the start is not to be found, is no mmBERT, or has another shape than the recipe's model.
     """
@@ -34,7 +34,7 @@ def resolve(recipe: Recipe) -> Recipe:
 
 
 def start_config(start: str) -> ModelConfig:
-    """The configuration of the model in a folder or on the hub, of which only ``config.json`` is fetched."""
+    """Return the configuration of a model in a folder or on the hub; only ``config.json`` is fetched."""
     folder = Path(start)
     if folder.is_dir():
         path = folder / "config.json"
@@ -61,7 +61,7 @@ def _fetch_config(name: str) -> Path:
 
 
 def _shape(recipe: Recipe, config: ModelConfig) -> ModelSpec:
-    """The start's shape, or the recipe's own if it agrees."""
+    """Return the shape of the start model, or the recipe's own if it agrees."""
     theirs = {field: getattr(config, field) for field in ModelSpec.model_fields if field in ModelConfig.model_fields}
     if recipe.model is None:
         return ModelSpec(**theirs)
@@ -77,7 +77,7 @@ def _shape(recipe: Recipe, config: ModelConfig) -> ModelSpec:
 
 
 def _with_angles(phase: Phase, config: ModelConfig) -> Phase:
-    """The phase with the start's rotary angles, unless it says its own."""
+    """Return the phase with the RoPE bases of the start model, unless it sets its own."""
     if "rope_theta" in phase.model_fields_set:
         return phase
     local = phase.local_rope_theta or config.local_rope_theta

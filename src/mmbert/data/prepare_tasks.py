@@ -1,4 +1,4 @@
-"""The work of preparing a source, cut into tasks, and the fingerprint of everything that their outcome depends on."""
+"""The tasks of preparing a source, and the fingerprint of everything on which their result depends."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmbert.data import catalogs
 from mmbert.data.document import Document
 from mmbert.data.ids import holds_ids
-from mmbert.data.inputs import Input
 from mmbert.data.langid import model_hash
-from mmbert.data.read import read_inputs, source_inputs
+from mmbert.data.sources import catalogs
+from mmbert.data.sources.inputs import Input
+from mmbert.data.sources.read import read_inputs, source_inputs
 from mmbert.files import write_text
 from mmbert.io.stream import Advance
 from mmbert.recipe import Cleaning, Source
@@ -33,8 +33,8 @@ _LATER: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Task:
-    """A part of a source that is finished as a whole. Tasks of a source share no language, but for held-out text."""
+class PrepareTask:
+    """A part of a source that is finished as a whole. Tasks of a source share no language except in held-out text."""
 
     name: str
     documents: Callable[[Advance], Iterator[Document]]
@@ -47,9 +47,9 @@ class Task:
 
 
 class Work(NamedTuple):
-    """What is to be done for a source."""
+    """The work on one source."""
 
-    tasks: list[Task]
+    tasks: list[PrepareTask]
     """In order, held-out text first; none for a source of token ids, which has no text."""
     fingerprint: str
     ids: tuple[Input, ...] = ()
@@ -57,7 +57,7 @@ class Work(NamedTuple):
 
 
 def plan_work(name: str, source: Source, cleaning: Cleaning, folder: Path) -> Work:
-    """The work for one source. Raises DataError if its files are not there or cannot be told apart."""
+    """Plan the work on one source. Raises DataError if its files are missing or their languages unknown."""
     wanted = text_options(source, cleaning)
     # A source or a model may move, and a recipe be told so: what counts are the files found.
     wanted["source"] = {key: value for key, value in wanted["source"].items() if key not in ("path", "heldout")}
@@ -80,7 +80,7 @@ def plan_work(name: str, source: Source, cleaning: Cleaning, folder: Path) -> Wo
 
 
 def text_options(source: Source, cleaning: Cleaning) -> dict[str, Any]:
-    """What the text depends on, beside the files."""
+    """Return the options on which the prepared text depends, besides the files."""
     options: dict[str, Any] = {"form": _FORM}
     for key, spec in (("source", source), ("cleaning", cleaning)):
         later = _LATER[key]
@@ -89,16 +89,18 @@ def text_options(source: Source, cleaning: Cleaning) -> dict[str, Any]:
     return options
 
 
-def input_task(name: str, source_name: str, source: Source, inputs: list[Input], *, heldout_only: bool = False) -> Task:
-    """The task of reading some files."""
+def input_task(
+    name: str, source_name: str, source: Source, inputs: list[Input], *, heldout_only: bool = False
+) -> PrepareTask:
+    """Return the task of reading some files."""
 
     def documents(advance: Advance) -> Iterator[Document]:
         return read_inputs(source_name, source, inputs, advance)
 
-    return Task(name, documents, sum(file.size for file in inputs), heldout_only, tuple(inputs))
+    return PrepareTask(name, documents, sum(file.size for file in inputs), heldout_only, tuple(inputs))
 
 
-def _catalog_tasks(name: str, source: Source, cleaning: Cleaning, folder: Path) -> list[Task]:
+def _catalog_tasks(name: str, source: Source, cleaning: Cleaning, folder: Path) -> list[PrepareTask]:
     parts: list[tuple[catalogs.Catalogs, catalogs.Catalogs]] = []
 
     def split() -> tuple[catalogs.Catalogs, catalogs.Catalogs]:
@@ -117,7 +119,7 @@ def _catalog_tasks(name: str, source: Source, cleaning: Cleaning, folder: Path) 
             yield from catalogs.documents(name, language, messages)
         advance(1)
 
-    return [Task("heldout", heldout, 1, heldout_only=True), Task("00000", kept, 1)]
+    return [PrepareTask("heldout", heldout, 1, heldout_only=True), PrepareTask("00000", kept, 1)]
 
 
 def _write_pairs(folder: Path, messages: catalogs.Catalogs) -> None:
@@ -129,7 +131,7 @@ def _write_pairs(folder: Path, messages: catalogs.Catalogs) -> None:
 
 
 def _runs(inputs: list[Input]) -> Iterator[list[Input]]:
-    """Whole languages together, until they have ``_TASK`` bytes. Files that mix languages all belong together."""
+    """Group whole languages until they have ``_TASK`` bytes. Files that mix languages stay together."""
     run: list[Input] = []
     for _, files in groupby(inputs, key=lambda file: file.language):
         run += files

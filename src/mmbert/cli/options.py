@@ -1,0 +1,38 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[str, typer.Argument(help="Model folder or hub name.", show_default=False)]
+Source = Annotated[
+    str, typer.Argument(help="File of text lines or JSON lines, may be compressed (.gz, .zst); - for standard input.")
+]
+Texts = Annotated[
+    list[str] | None, typer.Option("--text", "-t", help="Text to use instead of a file. May be repeated.")
+]
+TextField = Annotated[str, typer.Option(help="Field of JSON lines that holds the text.")]
+LanguageField = Annotated[
+    str | None, typer.Option(help="Field that names the language of each text. Default: the file name tells it.")
+]
+SkipBadRows = Annotated[
+    bool, typer.Option("--skip-bad-rows", help="Skip and count rows that cannot be read. Default: stop at the first.")
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print JSON lines on a terminal too. Pipes and files always get JSON lines.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
+Precision = Annotated[str, typer.Option(help="Precision of the weight matrices: auto, fp32, bf16 or int8.")]
+RecipeFile = Annotated[Path, typer.Argument(help="Recipe file, such as recipes/nano.yaml.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Options to change in the recipe: phases.extend.tokens=3M cleaning.min_characters=32 ..."),
+]
+RunFolder = Annotated[Path | None, typer.Option("--out", help="Folder of the run. Default: runs/NAME.")]
+DataFolder = Annotated[
+    Path | None, typer.Option(help="Data folder. Default: the recipe's `shards`, else runs/NAME/data.")
+]
+OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write.")]
