@@ -218,7 +218,7 @@ def test_damaged_and_missing_inputs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="different tokenizers"):
         merge(spec(phases), phases, base, tmp_path / "out")
     (tmp_path / "v2" / "config.json").unlink()
-    with pytest.raises(MMBertError, match=r"no such file: .*v2/config\.json"):
+    with pytest.raises(MMBertError, match=r"no config\.json in .*v2"):
         merge(spec(phases), phases, base, tmp_path / "out")
 
 
