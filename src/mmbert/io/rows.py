@@ -23,7 +23,7 @@ from mmbert.errors import DataError, MissingExtra, first_line
 from mmbert.io.delimited import refuse_twice, table_rows
 from mmbert.io.find import bare_name, packed
 from mmbert.io.row_errors import MEND, LastLine, Numbered, Row, RowFaults, shown
-from mmbert.io.stream import AGAIN, BOM, LONGEST, Advance, decode, join, open_file, split_lines, utf8_chunks
+from mmbert.io.stream import AGAIN, BOM, LONGEST, Advance, decode, join, open_file, read_lines
 
 TABLES = (*packed(".jsonl", ".ndjson", ".json", ".csv", ".tsv"), ".parquet")
 """Endings of what ``read_rows`` reads."""
@@ -50,10 +50,10 @@ def read_rows(
     opened = partial(open_file, path)
     if name.endswith(".parquet"):
         return parquet_rows(opened, str(path), faults, choose)
-    chunks = utf8_chunks(opened, str(path))
+    lines = read_lines(opened, str(path))
     if name.endswith((".csv", ".tsv")):
-        return table_rows(split_lines(chunks, str(path)), str(path), faults, "\t" if name.endswith(".tsv") else ",")
-    return json_rows(split_lines(chunks, str(path)), str(path), faults)
+        return table_rows(lines, str(path), faults, "\t" if name.endswith(".tsv") else ",")
+    return json_rows(lines, str(path), faults)
 
 
 def json_rows(lines: Iterator[bytes], path: str, faults: RowFaults) -> Iterator[Numbered]:
