@@ -43,7 +43,7 @@ class Examination:
 
     @property
     def portable(self) -> str | None:
-        """The format of ``mmbert export`` that mends what other readers stumble over; None where that is not it."""
+        """The format of ``mmbert export`` that fixes what other readers stumble over; None where that is not it."""
         if self.readers[-1].reads != "rightly" or all(verdict.reads in _FINE for verdict in self.readers):
             return None
         return "sentence-transformers" if str(self.facts["kind"]).startswith("sentence") else "huggingface"

@@ -14,7 +14,7 @@ from mmbert.io.stream import begins_with_mark, read_text
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong, and what mends it."""
+    """Something wrong, and what fixes it."""
 
     what: str
     fix: str

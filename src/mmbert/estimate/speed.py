@@ -83,7 +83,7 @@ class StepTime:
 
     @property
     def bottleneck(self) -> str:
-        """What to mend first: what the device waits for, else the largest part of what it does."""
+        """What to fix first: what the device waits for, else the largest part of what it does."""
         waits = {"launches": self.launches, "loader": self.loader, "exchange": self.exchange}
         slowest = max(waits, key=waits.__getitem__)
         return slowest if waits[slowest] > self.device else max(self.parts, key=self.parts.__getitem__)

@@ -21,7 +21,7 @@ from mmbert.errors import DataError, WeightsError
 from mmbert.evaluation.heldout_loss import autocast
 from mmbert.evaluation.results import LanguageRetrieval
 from mmbert.io.find import bare_name, packed, walk
-from mmbert.io.row_errors import MEND, no_text
+from mmbert.io.row_errors import FIX_LINE, no_text
 from mmbert.io.rows import read_rows
 from mmbert.log import progress
 from mmbert.model.heads import MaskedLM
@@ -215,7 +215,7 @@ def _read(path: Path) -> Iterator[Pair]:
     for number, row in read_rows(path):
         for name in ("text", "english"):
             if not isinstance(row.get(name), str):
-                raise no_text(row, name, f"{path}:{number}", MEND)
+                raise no_text(row, name, f"{path}:{number}", FIX_LINE)
         yield Pair(row["text"], row["english"])
 
 

@@ -161,7 +161,7 @@ def _number(row: Row) -> float:
     try:
         return float(row["label"])
     except (TypeError, ValueError) as error:
-        raise DataError(f"{row['place']}: label {row['label']!r} is no number: mend or remove the row") from error
+        raise DataError(f"{row['place']}: label {row['label']!r} is no number: fix or remove the row") from error
 
 
 _METRICS: dict[str, Callable[[Task, str, Sequence[Any], Sequence[Row]], Metrics]] = {
