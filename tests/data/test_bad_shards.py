@@ -126,7 +126,7 @@ def test_found_while_training(folder: Path, run: Path) -> None:
     assert 0 < at < len(found) - 2, "the test needs steps before and after"
     assert contents(found[: at + 1]) == contents(whole[: at + 1])
     assert contents(found[at + 1 :]) != contents(whole[at + 1 : len(found)])
-    damage(folder, place=4 * 1500)  # mended: it stays out all the same
+    damage(folder, place=4 * 1500)  # repaired: it stays out all the same
     for cursor, since in ((Cursor(), 0), (found[at - 1].cursor_after, at), (found[at + 1].cursor_after, at + 2)):
         assert contents(list(steps(folder, run).after(cursor))) == contents(found[since:])
     two = [list(steps(folder, run, place=Rank(rank, 2)).after(Cursor())) for rank in range(2)]

@@ -156,7 +156,7 @@ class TestFaults:
         recipe = corpus_recipe(tmp_path / "raw")
         assert fault(recipe, tmp_path / "out") == f"sources.udhr ({tmp_path}/raw) holds no document"
         little_corpus.write_jsonl(path, [{"text": "short"}, {"text": "tiny"}, {"text": "?" * 30}])
-        told = "is left to train on: 2 too short, 1 mostly symbols; mend the text or loosen `cleaning`"
+        told = "is left to train on: 2 too short, 1 mostly symbols; fix the text or loosen `cleaning`"
         assert fault(recipe, tmp_path / "out").endswith(told)
         assert fault(recipe, tmp_path / "out").endswith(told)
 

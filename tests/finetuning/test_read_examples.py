@@ -330,7 +330,7 @@ def without(rows: list[dict[str, Any]], number: int, name: str) -> list[dict[str
 BAD = {
     "missing column": ("classify", without(classes(), 3, "label"), r":3: no column for 'label'.*columns.label=COLUMN"),
     "unknown label": ("classify", with_row(classes(), 5, label="fine"), r":5: label 'fine' is none of .*fy.labels"),
-    "empty text": ("classify", with_row(classes(), 2, text=" "), r":2: column 'text' is empty .*: mend or remove"),
+    "empty text": ("classify", with_row(classes(), 2, text=" "), r":2: column 'text' is empty .*: fix or remove"),
     "no text": ("classify", with_row(classes(), 2, text=7), r":2: text is int, not text"),
     "empty split": ("classify", [], r" holds no example"),
     "not a number": ("regression", with_row(classes(), 1, label="much"), r":1: label 'much' is not a number"),

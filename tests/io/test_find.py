@@ -72,7 +72,7 @@ def test_links(tmp_path: Path) -> None:
     (tmp_path / "data/up").symlink_to(tmp_path / "data")  # a circle
     assert names(tmp_path / "data", tmp_path) == ["data/a.jsonl", "data/b.jsonl", "data/linked/one.jsonl"]
     (tmp_path / "data/c.jsonl").symlink_to(tmp_path / "gone.jsonl")
-    with pytest.raises(DataError, match=r"c\.jsonl is a link to .*gone\.jsonl, which is not there: mend or remove"):
+    with pytest.raises(DataError, match=r"c\.jsonl is a link to .*gone\.jsonl, which is not there: fix or remove"):
         walk(tmp_path / "data", (".jsonl",))
 
 

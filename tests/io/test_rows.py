@@ -155,10 +155,10 @@ def test_cells(tmp_path: Path) -> None:
 JSON = '{"text": "a"}\n'
 BAD_ROWS = {
     "more cells": ("a.csv", "text,label\na,b\nc,d,e\nf,g\n", "a.csv:3: more values than the 2 columns"),
-    "fewer cells": ("a.tsv", "text\tlabel\na\tb\nc\nf\tg\n", r"a.tsv:3: fewer values than the 2 columns .*: mend or"),
+    "fewer cells": ("a.tsv", "text\tlabel\na\tb\nc\nf\tg\n", r"a.tsv:3: fewer values than the 2 columns .*: fix or"),
     "stray mark": ("a.csv", 'text,label\na,b\n"c"d,e\nf,g\n', r"a.csv:3: \"d,e\" follows a closing quotation mark"),
     "not UTF-8": ("a.csv", b'text,label\na,b\n"c\n\xe9",e\nf,g\n', "a.csv:4: not UTF-8 at byte 1 of the line"),
-    "not JSON": ("a.jsonl", JSON + "{\n" + JSON, r"a.jsonl:2: not JSON .*: mend or remove the line"),
+    "not JSON": ("a.jsonl", JSON + "{\n" + JSON, r"a.jsonl:2: not JSON .*: fix or remove the line"),
     "JSON at the end": ("a.jsonl", JSON * 2 + '{"te', r"a.jsonl:3: not JSON .*: if the file was cut here, copy it"),
     "no object": ("a.jsonl", JSON + "[1]\n" + JSON, r"a.jsonl:2: \[1\] is not a JSON object"),
     "not UTF-8 in JSON": ("a.jsonl", JSON.encode() * 2 + b'{"text": "\xff"}\n', "a.jsonl:3: not UTF-8 at byte 11"),
@@ -181,7 +181,7 @@ def test_bad_rows_stop_or_are_counted(tmp_path: Path, case: str, caplog: pytest.
 
 BAD_FILES = {
     "cut list": ("a.json", '[{"text": "a"}, {"te', r"a.json is not a JSON list .*the list has no end: copy"),
-    "list": ("a.json", '[{"text": "a"} {}]', r"a.json is not a JSON list .*: mend it"),
+    "list": ("a.json", '[{"text": "a"} {}]', r"a.json is not a JSON list .*: fix it"),
     "open mark": ("a.csv", 'text,label\n"a,b\nc,d\n', "a.csv:2: a quotation mark is opened here and never closed"),
     "two columns": ("a.csv", "text,text\na,b\n", "a.csv has two columns 'text': rename or remove one"),
     "carriage returns": ("a.csv", "text,label\ra,b\rc,d", r"a.csv:1: its lines end in \\r alone"),

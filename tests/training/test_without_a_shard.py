@@ -48,7 +48,7 @@ def test_the_run_goes_on_without_it(trained: Trained, data: Path, tmp_path: Path
     (left,) = BadShards(whole).shards
     assert (left.file, left.phase) == (SHARD.removeprefix("shards/"), None if verify == "true" else "first")
     pretrain(recipe(trained, *skip), parts, data, phases=["first"])
-    shutil.copy(trained.data / SHARD, data / SHARD)  # mended meanwhile, and the option put back: the list holds
+    shutil.copy(trained.data / SHARD, data / SHARD)  # repaired meanwhile, and the option put back: the list holds
     pretrain(recipe(trained), parts, data)
     assert BadShards(parts).shards == BadShards(whole).shards
     mine, theirs = (load_state(folder / "second" / "final") for folder in (parts, whole))

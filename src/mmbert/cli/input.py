@@ -20,7 +20,7 @@ from mmbert.errors import ConfigError, DataError
 from mmbert.io.find import bare_name, packed, walk
 from mmbert.io.row_errors import RowFaults
 from mmbert.io.rows import json_rows, read_rows
-from mmbert.io.stream import BOM, decode, open_file, read_text, split_lines, utf8_chunks
+from mmbert.io.stream import BOM, decode, open_file, read_lines, read_text
 
 STDIN = "-"
 
@@ -112,7 +112,7 @@ def _lines(path: str, objects: bool, faults: RowFaults) -> Iterator[Line]:
     if suffix in (".csv", ".tsv", ".json", ".parquet"):
         rows = read_rows(path, faults)
     else:
-        lines = split_lines(utf8_chunks(partial(_open, path), name), name)
+        lines = read_lines(partial(_open, path), name)
         begin: list[bytes] = []  # up to the first line that is not blank: it decides whether lines are text or JSON
         if not objects and suffix not in (".jsonl", ".ndjson"):
             begin = list(_until_text(lines))

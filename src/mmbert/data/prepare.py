@@ -303,7 +303,7 @@ class _Preparation:
         if not told:
             raise DataError(f"sources.{self.name}{where} holds no document")
         raise DataError(
-            f"no document of sources.{self.name}{where} is left to train on: {told}; mend the text or loosen `cleaning`"
+            f"no document of sources.{self.name}{where} is left to train on: {told}; fix the text or loosen `cleaning`"
         )
 
     def _done(self, task: PrepareTask) -> Path:

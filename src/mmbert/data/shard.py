@@ -104,7 +104,7 @@ def _span(name: str, first: int, last: int) -> str:
 def check_length(path: Path, index: Index) -> None:
     """Raises BadShard unless the file of tokens ``path`` has the length that its index says."""
     try:
-        size = path.stat().st_size
+        size = path.stat().st_size  # a cut file is found without reading it; changed bytes only by the checksums
     except FileNotFoundError as error:
         raise BadShard(path, f"no such file: {path}", "run `mmbert data prepare` again") from error
     if size != 4 * index.info["tokens"]:
@@ -193,7 +193,7 @@ def read_index(path: Path) -> Index:
         raise _bad_index(index, f"{index} is damaged") from error
     start = len(head) + len(line)  # layout: head, JSON line, ends (8 bytes each), sums (4 bytes each), SHA-256
     end = start + 8 * documents
-    sums_at = None if version == "1" else end
+    sums_at = None if version == "1" else end  # without sums, readers notice only ids beyond the vocabulary
     expected = end + (0 if sums_at is None else 4 * -(-tokens // CHUNK)) + 32
     if size != expected:
         raise _bad_index(index, f"{index} has {size} bytes instead of {expected}")
@@ -244,7 +244,7 @@ class ShardWriter:
             raise ValueError("a stream without documents")
         info = {**self._info, "characters": self._characters, "bytes": self._bytes, "last": last}
         write_shard(self.folder / f"{self._number:05d}.tokens", self._documents, info)
-        self._number += 1
+        self._number += 1  # a stopped stream goes on with the first number that has no index
         self._clear()
 
     def _clear(self) -> None:

@@ -25,7 +25,7 @@ from mmbert.inference.load import Loaded
 from mmbert.inference.pooling import pool
 from mmbert.io.find import bare_name, walk
 from mmbert.io.find import packed as spellings
-from mmbert.io.row_errors import MEND, no_text
+from mmbert.io.row_errors import FIX_LINE, no_text
 from mmbert.io.rows import read_rows
 from mmbert.metrics.bitext import accuracy_both_ways
 from mmbert.packed import Packed
@@ -150,7 +150,7 @@ def _read(path: Path) -> Iterator[Pair]:
     for number, row in read_rows(path):
         for name in ("text", "english"):
             if not isinstance(row.get(name), str):
-                raise no_text(row, name, f"{path}:{number}", MEND)
+                raise no_text(row, name, f"{path}:{number}", FIX_LINE)
         yield Pair(row["text"], row["english"])
 
 

@@ -146,7 +146,7 @@ def _row(raw: dict[str, Any], place: str, language: str | None, spec: DataSpec, 
             what = f"column {name!r} is empty" if found else f"no column for {name!r}"
             raise DataError(
                 f"{place}: {what} (there are: {', '.join(map(str, raw))}): "
-                + ("mend or remove the row" if found else f"say which it is: data.{role}.columns.{name}=COLUMN")
+                + ("fix or remove the row" if found else f"say which it is: data.{role}.columns.{name}=COLUMN")
             )
     return row
 
@@ -207,7 +207,7 @@ def want_text(row: Row, name: str) -> str:
     value = row[name]
     if not isinstance(value, str) or not value.strip():
         said = "is empty" if isinstance(value, str) else f"is {type(value).__name__}, not text"
-        raise DataError(f"{row['place']}: {name} {said}: mend or remove the row")
+        raise DataError(f"{row['place']}: {name} {said}: fix or remove the row")
     return value
 
 
@@ -231,7 +231,7 @@ def read_answers(row: Row) -> list[tuple[str, Any]]:
         if starts == [None]:
             starts = [None] * len(texts)
         if texts == [None] or len(texts) != len(starts):
-            raise DataError(f"{row['place']}: answers needs lists text and answer_start of one length: mend the row")
+            raise DataError(f"{row['place']}: answers needs lists text and answer_start of one length: fix the row")
         pairs = list(zip(texts, starts, strict=True))
     elif isinstance(value, list):
         maps = [each if isinstance(each, dict) else {"text": each} for each in value]
@@ -240,7 +240,7 @@ def read_answers(row: Row) -> list[tuple[str, Any]]:
         raise DataError(f"{row['place']}: answers is {type(value).__name__}: expected text and answer_start, as SQuAD")
     for text, _ in pairs:
         if not isinstance(text, str):
-            raise DataError(f"{row['place']}: an answer is {type(text).__name__}, not text: mend the row")
+            raise DataError(f"{row['place']}: an answer is {type(text).__name__}, not text: fix the row")
     return pairs
 
 

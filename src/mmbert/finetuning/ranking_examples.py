@@ -210,8 +210,8 @@ def _listed(row: Row, field: str) -> list[Any]:
         try:
             value = ast.literal_eval(value)  # ms-marco-en-bge writes lists as text
         except (ValueError, SyntaxError) as error:
-            raise DataError(f"{row['place']}: {field} begins as a list and is none: mend the row") from error
+            raise DataError(f"{row['place']}: {field} begins as a list and is none: fix the row") from error
     found = list(value) if isinstance(value, list | tuple) else [value]
     if not found:
-        raise DataError(f"{row['place']}: {field} is an empty list: mend or remove the row")
+        raise DataError(f"{row['place']}: {field} is an empty list: fix or remove the row")
     return found

@@ -187,7 +187,7 @@ def labels_of(row: Row, own: Classify) -> list[str]:
             raise DataError(f"{row['place']}: label is a {type(value).__name__}: set classify.problem=multi_label")
         return [as_label(value)]
     if not isinstance(value, list):
-        raise DataError(f"{row['place']}: label is {type(value).__name__}, not a list of labels: mend the row")
+        raise DataError(f"{row['place']}: label is {type(value).__name__}, not a list of labels: fix the row")
     return [as_label(each) for each in value]
 
 
@@ -234,21 +234,21 @@ def _words_of(row: Row) -> tuple[str | None, list[str], list[str]]:
     """Return the raw text, if there is one, the words and the tags."""
     text = row.get("text")
     if text is not None and not isinstance(text, str):
-        raise DataError(f"{row['place']}: text is {type(text).__name__}, not text: mend or remove the row")
+        raise DataError(f"{row['place']}: text is {type(text).__name__}, not text: fix or remove the row")
     for name in ("tokens", "tags"):
         if not isinstance(row[name], list) or not row[name]:
             said = "is empty" if row[name] == [] else f"is {type(row[name]).__name__}, not a list"
-            raise DataError(f"{row['place']}: {name} {said}: mend or remove the row")
+            raise DataError(f"{row['place']}: {name} {said}: fix or remove the row")
     words, tags = row["tokens"], ["" if tag is None else as_label(tag) for tag in row["tags"]]
     if len(words) != len(tags):
         raise DataError(f"{row['place']}: {len(words)} tokens and {len(tags)} tags: give each token one")
     if not all(tag.strip() for tag in tags):
         raise DataError(
-            f"{row['place']}: tag {[tag.strip() for tag in tags].index('')} is empty: mend or remove the row"
+            f"{row['place']}: tag {[tag.strip() for tag in tags].index('')} is empty: fix or remove the row"
         )
     for number, word in enumerate(words):
         if not isinstance(word, str) or not word:
-            raise DataError(f"{row['place']}: token {number} is {word!r}: mend or remove the row")
+            raise DataError(f"{row['place']}: token {number} is {word!r}: fix or remove the row")
     return text, words, tags
 
 
@@ -265,7 +265,7 @@ def question_of(row: Row, own: AnswerOptions, _: Examples | None = None) -> Ques
             hint = f"it stands at {elsewhere}" if elsewhere >= 0 else "the context has it nowhere"
             raise DataError(
                 f"{row['place']}: answer {number} {text[:40]!r} is not at answer_start {start} of the context "
-                f"(there: {there[:40]!r}; {hint}): mend the row, counting characters from 0"
+                f"(there: {there[:40]!r}; {hint}): fix the row, counting characters from 0"
             )
     return Question(question, context, answers, row)
 
@@ -274,16 +274,16 @@ def _start(row: Row, start: Any) -> int:
     try:
         return int(as_label(start))
     except ValueError as error:
-        raise DataError(f"{row['place']}: answer_start is {start!r}, not a number: mend the row") from error
+        raise DataError(f"{row['place']}: answer_start is {start!r}, not a number: fix the row") from error
 
 
 def choices_of(row: Row) -> list[str]:
     choices = row["choices"]
     if not isinstance(choices, list) or len(choices) < 2:
-        raise DataError(f"{row['place']}: choices is not a list of at least two texts: mend or remove the row")
+        raise DataError(f"{row['place']}: choices is not a list of at least two texts: fix or remove the row")
     for number, choice in enumerate(choices):
         if not isinstance(choice, str) or not choice.strip():
-            raise DataError(f"{row['place']}: choice {number} is {choice!r}: mend or remove the row")
+            raise DataError(f"{row['place']}: choice {number} is {choice!r}: fix or remove the row")
     return choices
 
 
@@ -297,6 +297,6 @@ def right_choice(row: Row, choices: int, first: int, names: tuple[str, ...]) -> 
     if not 0 <= number < choices:
         raise DataError(
             f"{row['place']}: label {row['label']!r} names none of {choices} choices numbered from {first}: "
-            "mend the row, or set choose.first_label"
+            "fix the row, or set choose.first_label"
         )
     return number

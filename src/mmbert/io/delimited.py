@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mmbert.errors import DataError
-from mmbert.io.row_errors import MEND, LastLine, Numbered, RowFaults, shown
+from mmbert.io.row_errors import FIX_LINE, LastLine, Numbered, RowFaults, shown
 from mmbert.io.stream import AGAIN, LONGEST, decode, text_lines, too_long
 
 
@@ -40,7 +40,7 @@ def table_rows(lines: Iterable[bytes], path: str, faults: RowFaults, separator: 
         elif any(cells[len(names) :]) or any(names[len(cells) :]):
             more = "more" if len(cells) > len(names) else "fewer"
             columns = f"{more} values than the {len(names)} columns of its first line"
-            last.held = DataError(f"{path}:{number}: {columns} (separator {separator!r}): {MEND}")
+            last.held = DataError(f"{path}:{number}: {columns} (separator {separator!r}): {FIX_LINE}")
         elif cells == names and len(names) > 1:
             again = "the names of the columns again, as where files were put together"
             last.held = DataError(f"{path}:{number}: {again}: remove the line")
@@ -104,7 +104,7 @@ def _split_commas(
                 break
             if line[place] != ",":
                 what = f"{shown(line[place : place + 20])} follows a closing quotation mark"
-                faults.append(DataError(f"{path}:{number}: {what}: write a mark inside a cell twice, or {MEND}"))
+                faults.append(DataError(f"{path}:{number}: {what}: write a mark inside a cell twice, or {FIX_LINE}"))
                 break
             place += 1
         yield number, cells

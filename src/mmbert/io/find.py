@@ -41,7 +41,7 @@ def walk(folder: Path, suffixes: tuple[str, ...] = ("",), *, deep: bool = True) 
     found = [path for path in _walk(folder, (), deep) if path.name.lower().endswith(suffixes)]
     for path in found:
         if not path.exists():
-            raise DataError(f"{path} is a link to {os.readlink(path)}, which is not there: mend or remove the link")
+            raise DataError(f"{path} is a link to {os.readlink(path)}, which is not there: fix or remove the link")
     return sorted((path for path in found if path.is_file()), key=lambda path: path.relative_to(folder).as_posix())
 
 

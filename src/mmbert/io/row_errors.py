@@ -16,7 +16,7 @@ Row = dict[str, Any]
 Numbered = tuple[int, Row]
 Made = TypeVar("Made")
 
-MEND = "mend or remove the line"
+FIX_LINE = "fix or remove the line"
 
 
 class RowFaults:
@@ -80,7 +80,7 @@ class LastLine:
         """Report the held fault as that of a last line, which may have been cut."""
         if self.held is not None:
             what = str(self.held).rpartition(": ")[0]
-            self.held = DataError(f"{what}: if the file was cut here, copy it again; else {MEND}")
+            self.held = DataError(f"{what}: if the file was cut here, copy it again; else {FIX_LINE}")
             self.go_on()
 
 

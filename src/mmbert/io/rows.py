@@ -22,8 +22,8 @@ import orjson
 from mmbert.errors import DataError, MissingExtra, first_line
 from mmbert.io.delimited import refuse_twice, table_rows
 from mmbert.io.find import bare_name, packed
-from mmbert.io.row_errors import MEND, LastLine, Numbered, Row, RowFaults, shown
-from mmbert.io.stream import AGAIN, BOM, LONGEST, Advance, decode, join, open_file, split_lines, utf8_chunks
+from mmbert.io.row_errors import FIX_LINE, LastLine, Numbered, Row, RowFaults, shown
+from mmbert.io.stream import AGAIN, BOM, LONGEST, Advance, decode, join, open_file, read_lines
 
 TABLES = (*packed(".jsonl", ".ndjson", ".json", ".csv", ".tsv"), ".parquet")
 """Endings of what ``read_rows`` reads."""
@@ -50,10 +50,10 @@ def read_rows(
     opened = partial(open_file, path)
     if name.endswith(".parquet"):
         return parquet_rows(opened, str(path), faults, choose)
-    chunks = utf8_chunks(opened, str(path))
+    lines = read_lines(opened, str(path))
     if name.endswith((".csv", ".tsv")):
-        return table_rows(split_lines(chunks, str(path)), str(path), faults, "\t" if name.endswith(".tsv") else ",")
-    return json_rows(split_lines(chunks, str(path)), str(path), faults)
+        return table_rows(lines, str(path), faults, "\t" if name.endswith(".tsv") else ",")
+    return json_rows(lines, str(path), faults)
 
 
 def json_rows(lines: Iterator[bytes], path: str, faults: RowFaults) -> Iterator[Numbered]:
@@ -78,7 +78,7 @@ def json_rows(lines: Iterator[bytes], path: str, faults: RowFaults) -> Iterator[
             if not begun and isinstance(row, list):
                 yield from _json_list(_list_text(line, lines, path), path, faults)
                 return
-            last.held = DataError(f"{path}:{number}: {shown(row)} is not a JSON object with named fields: {MEND}")
+            last.held = DataError(f"{path}:{number}: {shown(row)} is not a JSON object with named fields: {FIX_LINE}")
             continue
         begun = True
         for value in row.values():
@@ -99,13 +99,13 @@ def _json_list(data: bytes, path: str, faults: RowFaults) -> Iterator[Numbered]:
     try:
         rows = json.loads(text)
     except (ValueError, RecursionError) as error:
-        fix = "mend it" if text.rstrip().endswith("]") else f"the list has no end: {AGAIN}"
+        fix = "fix it" if text.rstrip().endswith("]") else f"the list has no end: {AGAIN}"
         raise DataError(f"{path} is not a JSON list ({first_line(error)}): {fix}") from error
     for number, row in enumerate(rows, 1):
         if isinstance(row, dict):
             yield number, _exact(row)
         else:
-            faults.add(DataError(f"{path}:{number}: {shown(row)} is not a JSON object with named fields: {MEND}"))
+            faults.add(DataError(f"{path}:{number}: {shown(row)} is not a JSON object with named fields: {FIX_LINE}"))
 
 
 def _parse(line: bytes, path: str, number: int) -> Any:
@@ -116,7 +116,7 @@ def _parse(line: bytes, path: str, number: int) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}:{number}: not JSON ({first_line(error)}): {MEND}") from error
+        raise DataError(f"{path}:{number}: not JSON ({first_line(error)}): {FIX_LINE}") from error
 
 
 def _exact(row: Row) -> Row:
@@ -180,5 +180,5 @@ def _values(column: Any, name: str, path: str, before: int, bad: dict[int, DataE
             except (ValueError, OverflowError) as error:
                 values.append(None)
                 what = f"column {name!r} holds a {column.type} that cannot be read ({first_line(error)})"
-                bad.setdefault(number, DataError(f"{path}:{number}: {what}: mend or remove the row"))
+                bad.setdefault(number, DataError(f"{path}:{number}: {what}: fix or remove the row"))
     return [None if value != value else value for value in values] if str(column.type) in _FLOATS else values

@@ -225,6 +225,11 @@ def split_lines(chunks: Iterable[bytes], path: str = "the text") -> Iterator[byt
         yield last
 
 
+def read_lines(open: Open, path: str, advance: Advance = lambda size: None) -> Iterator[bytes]:
+    """Yield the lines of a file as :func:`split_lines` does, decompressed and in UTF-8. Raises DataError."""
+    return split_lines(utf8_chunks(open, path, advance), path)
+
+
 def too_long(where: str, what: str) -> DataError:
     """Return the error for more text at once than LONGEST bytes."""
     return DataError(
@@ -262,7 +267,7 @@ def decode(data: bytes, path: str, number: int = 1) -> str:
 
 def text_lines(path: str | Path) -> Iterator[str]:
     """Yield the lines of a file, without their ends (``\\n`` or ``\\r\\n``)."""
-    for number, line in enumerate(split_lines(utf8_chunks(partial(open_file, path), str(path)), str(path)), 1):
+    for number, line in enumerate(read_lines(partial(open_file, path), str(path)), 1):
         yield decode(line, str(path), number).removesuffix("\r")
 
 

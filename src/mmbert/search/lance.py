@@ -83,6 +83,7 @@ class LanceStore:
         }
         with disk_errors(self.path), self._damage():
             table = self._table(create=True)
+            # Rows behind ``first`` are those of a writer that was killed before it counted them.
             if table.count_rows() > first:
                 table.delete(f"row >= {first}")
             table.add(arrow.table(columns))
@@ -127,7 +128,7 @@ class LanceStore:
         for start in range(0, len(places), _BLOCK):
             block = self.vectors(places[start : start + _BLOCK])
             scores[:, start : start + _BLOCK] = queries.astype(np.float32, copy=False) @ block.T
-        best = [largest(row, k) for row in scores]
+        best = [largest(row, k) for row in scores]  # the same order of equals as in the exact store
         return [(places[chosen], row[chosen]) for chosen, row in zip(best, scores, strict=True)]
 
     def vectors(self, rows: np.ndarray) -> np.ndarray:
@@ -135,7 +136,8 @@ class LanceStore:
         for start in range(0, len(rows), _BLOCK):
             wanted = rows[start : start + _BLOCK]
             with self._damage():
-                table = self._table().take_offsets(wanted.tolist()).select(["row", "vector", "crc"]).to_arrow()
+                table = self._table().take_offsets(wanted.tolist()).select(["row", "vector"]).to_arrow()
+                # take_offsets counts rows as they lie in the table: a lost file would shift all rows behind it.
                 if not np.array_equal(table["row"].to_numpy(), wanted):
                     raise DataError(f"{self.path} lacks rows of the index: it is damaged, build the index again")
                 found[start : start + len(wanted)] = self._checked(table)

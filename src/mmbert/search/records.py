@@ -162,7 +162,7 @@ class Records:
     def known(self, ids: Sequence[Id]) -> dict[Id, IndexRecord]:
         """Return the existing documents with these ids."""
         found = {}
-        for chunk in _chunks(ids):
+        for chunk in _chunks(ids):  # SQLite limits the number of parameters of a statement
             marks = ", ".join("?" * len(chunk))
             query = f"SELECT number, id, text, metadata, crc FROM documents WHERE id IN ({marks})"
             for number, name, text, metadata, crc in self._db.execute(query, chunk):
@@ -192,6 +192,7 @@ class Records:
     def remove(self, numbers: Iterable[int]) -> None:
         """Remove documents and all that belongs to them; their rows become dead."""
         for number in numbers:
+            # The vectors stay in the append-only file until compact(); searches leave out dead rows.
             self._db.execute("INSERT INTO dead SELECT row FROM passages WHERE document = ?", [number])
             self._db.execute("DELETE FROM passages WHERE document = ?", [number])
             self._db.execute("DELETE FROM attributes WHERE document = ?", [number])
@@ -227,7 +228,7 @@ class Records:
 
     def matching(self, where: Mapping[str, Any], rows: int) -> np.ndarray:
         """Return (rows,) bool of the rows whose document fits. Raises ConfigError for a wrong filter or unknown key."""
-        clause, values = compile_filter(where)
+        clause, values = compile_filter(where)  # values are parameters of the statement, never part of its text
         for key in where:
             if not self._db.execute("SELECT 1 FROM attributes WHERE key = ? LIMIT 1", [key]).fetchone():
                 raise unknown_key(key, self.keys())
@@ -251,6 +252,7 @@ class Records:
             for row, number, name, text, metadata, start, end, of_document, of_passage in self._db.execute(
                 query, chunk
             ):
+                # Both checksums: damage may change the text, or the span that cuts the passage out of it.
                 self._compare(of_document, name, text, metadata)
                 self._compare(of_passage, row, start, end, _cut(text, start, end))
                 found[row] = StoredPassage(number, name, text, orjson.loads(metadata), start, end)
@@ -295,7 +297,7 @@ class Records:
                 start, end, text = self._db.execute(query, [old]).fetchone()
                 crc = _crc(new, start, end, text[start:end])
                 self._db.execute("UPDATE passages SET row = ?, crc = ? WHERE row = ?", [new, crc, old])
-        self._db.execute("DELETE FROM dead")
+        self._db.execute("DELETE FROM dead")  # their vectors are not in the rewritten files
 
     def vacuum(self) -> None:
         """Give the space of what was removed back to the disk."""

@@ -65,6 +65,7 @@ def extend(
         )
     if not bpe.tokenizer.byte_ids:
         raise TokenizerError(f"{source.encoder}: the tokenizer has no byte fallback: there is nothing it cannot write")
+    # Characters first: merges are learned on text in which these characters are tokens already.
     characters = new_characters(bpe, texts, limit=tokens // 2, min_count=min_count)
     spelled = Bpe(bpe.extended(characters, []), "the tokenizer with new characters") if characters else bpe
     merges = learn_merges(
@@ -80,6 +81,7 @@ def extend(
     replaced = replaced_tokens(bpe, characters, merges)
     first = bpe.tokenizer.vocab_size
     new_rows: list[Row] = [*range(first), *(replaced[token] for token in (*characters, *made))]
+    # The embedding may have more rows than tokens (padding to a multiple): the surplus keeps its old rows.
     new_rows += range(len(new_rows), rows)  # rows that no token had, beyond those now given
     before, after = rewrite(source, out, bpe.extended([*characters, *made], merges), new_rows)
     logger.info("added %d characters and %d merges in %s", len(characters), len(merges), out)
@@ -109,6 +111,7 @@ def count_words(bpe: Bpe, texts: Iterable[str]) -> Counter[tuple[str, ...]]:
     names = {index: token for token, index in bpe.ids.items()}
     found: Counter[bytes] = Counter()
     for ids, inside, opens in _marked(bpe, texts):
+        # A run begins at a mergeable token that opens a word or follows one that is not mergeable.
         begins = inside & (opens | ~np.append(False, inside[:-1]))
         breaks = np.flatnonzero(begins | ~inside)
         starts = np.flatnonzero(begins)

@@ -42,6 +42,7 @@ def learn_merges(
         if best is None:
             break
         product = "".join(best)
+        # A second way to make an existing token would change how old text is split.
         if best in refused or product in tokens or len(product) > max_length:
             continue
         tokens.add(product)
@@ -86,7 +87,7 @@ class _Pairs:
                 self._counts[new] += count
                 self._places[new].add(number)
                 changed.add(new)
-        del self._counts[pair]
+        del self._counts[pair]  # its old heap entries no longer match a count and are skipped by pop()
         for other in changed - {pair}:
             heapq.heappush(self._heap, (-self._counts[other], other))
 

@@ -104,6 +104,7 @@ class _Job:
         self._weights = torch.tensor([variant.weight for variant in variants], dtype=torch.float32)
         self._tallies = {info.name: Tally(len(variants)) for info in tensors}
         floating = sum(info.numel for info in tensors if info.dtype.is_floating_point)
+        # TIES: two passes for the thresholds if entries are trimmed, one for the majority sign, one to merge and write.
         passes = 1 if spec.method == "average" else 1 + 2 * (spec.density < 1) + (spec.trim == "model")
         self._bar: progress[None] = progress(total=floating * passes, desc=f"merge ({spec.method})", unit="w")
 
@@ -173,6 +174,7 @@ class _Job:
             dtype = self._files[0].tensors[info.name].dtype
             for _, base, differences in self._differences([info]):
                 trimmed = torch.stack([trim(row) for trim, row in zip(trims, differences, strict=True)])
+                # merged = the mean of the task vectors that carry the elected sign; result = base + scale * merged
                 merged = disjoint_mean(trimmed, self._weights, elect(trimmed, self._weights, even))
                 self._write((base + self._spec.scale * merged).to(dtype))
                 self._tallies[info.name].add(base, differences, trimmed)
@@ -233,6 +235,7 @@ def _variants(spec: Merge, phases: dict[str, list[Path]]) -> list[_Variant]:
             raise ConfigError(
                 f"merge.checkpoints is {wanted} but phase {name} has {len(folders)}: lower it, or save more often"
             )
+        # Checkpoints of one phase divide the weight of the phase: their fading weights sum to 1.
         fading = fading_weights(wanted, spec.fading)
         variants += [_Variant(folder, weight * part) for folder, part in zip(folders[-wanted:], fading, strict=True)]
     return variants
@@ -263,7 +266,7 @@ def _names(file: TensorFile) -> set[str]:
     """Return the names of a model's tensors, without a tied decoder."""
     config = read_json(file.folder / "config.json")
     tied = config.get("tie_word_embeddings", True) and EMBEDDING in file.tensors
-    return set(file.tensors) - ({TIED} if tied else set())
+    return set(file.tensors) - ({TIED} if tied else set())  # some writers store the tied decoder, others do not
 
 
 def _same_configs(folders: list[Path]) -> None:

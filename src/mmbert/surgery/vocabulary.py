@@ -126,6 +126,7 @@ def rewrite(source: ModelFolder, out: Path, tokenizer: str, rows: Sequence[Row])
     """
     if out.resolve() == source.root.resolve():
         raise WeightsError(f"{out} is the model itself: give another folder for the result")
+    # Only old tokens have an old id; new ones (tuples of rows) are not mentioned in any JSON file.
     new_ids = {row: index for index, row in enumerate(rows) if isinstance(row, int)}
     with atomic_folder(out) as folder, TensorFile(source.encoder) as file:
         for module in source.modules:
@@ -135,7 +136,7 @@ def rewrite(source: ModelFolder, out: Path, tokenizer: str, rows: Sequence[Row])
         (folder / source.inner).mkdir(parents=True, exist_ok=True)
         if (source.root / "modules.json").is_file():
             shutil.copyfile(source.root / "modules.json", folder / "modules.json")
-        for part in {"", source.inner}:
+        for part in {"", source.inner}:  # a set: in a plain folder both are the root
             _copy_side_files(source.root / part, folder / part, new_ids, len(rows))
         tied = _is_tied(file, source.config())
         _write_weights(file, folder / source.inner / WEIGHTS, rows, tied=tied)

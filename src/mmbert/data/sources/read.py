@@ -21,7 +21,7 @@ from mmbert.data.sources.mds import MdsShard, unpack
 from mmbert.errors import DataError
 from mmbert.io.row_errors import Numbered, Row, RowFaults, as_name, no_text
 from mmbert.io.rows import json_rows, parquet_rows
-from mmbert.io.stream import BOM, LONGEST, Advance, decode, split_lines, too_long, utf8_chunks
+from mmbert.io.stream import BOM, LONGEST, Advance, decode, read_lines, too_long
 from mmbert.recipe import Source
 
 _BLANK = frozenset((*range(0x21), 0xC2, 0xE1, 0xE2, 0xE3, 0xEF))
@@ -80,7 +80,7 @@ def _rows(source: Source, input: Input, advance: Advance, faults: RowFaults) -> 
         return [name for name in names if name in wanted] if source.text_field in names else names
 
     if input.form == "jsonl":
-        return json_rows(split_lines(utf8_chunks(input.open, input.path, advance), input.path), input.path, faults)
+        return json_rows(read_lines(input.open, input.path, advance), input.path, faults)
     if input.form == "parquet":
         return parquet_rows(input.open, input.path, faults, choose, advance)
     shard = open_mds(input)
@@ -127,7 +127,7 @@ def _paragraphs(source_name: str, input: Input, advance: Advance) -> Iterator[tu
         )
     gathered: list[bytes] = []
     start = size = 0
-    for number, line in enumerate(split_lines(utf8_chunks(input.open, input.path, advance), input.path), 1):
+    for number, line in enumerate(read_lines(input.open, input.path, advance), 1):
         if (line and line[0] not in _BLANK) or line.decode(errors="replace").lstrip(BOM).strip():
             start = start if gathered else number
             gathered.append(line)
