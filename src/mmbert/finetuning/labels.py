@@ -74,7 +74,7 @@ def number_in(row: Row, name: str, value: Any) -> float:
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
-        raise DataError(f"{row['place']}: {name} {value!r} is not a number: mend or remove the row")
+        raise DataError(f"{row['place']}: {name} {value!r} is not a number: fix or remove the row")
     return number
 
 
@@ -97,7 +97,7 @@ def label_number(numbers: dict[str, int], row: Row, name: str, value: Any, optio
     if label not in numbers:
         known = ", ".join(list(numbers)[:20])
         raise DataError(
-            f"{row['place']}: {name} {label!r} is none of the labels {known}: mend the row, or list it in {option}"
+            f"{row['place']}: {name} {label!r} is none of the labels {known}: fix the row, or list it in {option}"
         )
     return numbers[label]
 
@@ -147,7 +147,7 @@ def gold_labels(row: Row, name: str) -> list[str]:
     value = row.get(name)
     values = value if isinstance(value, list) else [] if value is None else [value]
     if any(each is None or each != each or not str(each).strip() for each in values):  # NaN is no other number's equal
-        raise DataError(f"{row['place']}: {name} is empty: mend or remove the row")
+        raise DataError(f"{row['place']}: {name} is empty: fix or remove the row")
     labels = [as_label(each) for each in values]
     return [NO_LABEL if _NO_LABEL.fullmatch(label) else label for label in labels]
 

@@ -136,7 +136,7 @@ class LanceStore:
         for start in range(0, len(rows), _BLOCK):
             wanted = rows[start : start + _BLOCK]
             with self._damage():
-                table = self._table().take_offsets(wanted.tolist()).select(["row", "vector"]).to_arrow()
+                table = self._table().take_offsets(wanted.tolist()).select(["row", "vector", "crc"]).to_arrow()
                 # take_offsets counts rows as they lie in the table: a lost file would shift all rows behind it.
                 if not np.array_equal(table["row"].to_numpy(), wanted):
                     raise DataError(f"{self.path} lacks rows of the index: it is damaged, build the index again")
