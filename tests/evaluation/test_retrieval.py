@@ -132,7 +132,7 @@ def test_embedding_is_the_mean_of_the_hidden_states(
 def test_a_vector_that_is_not_finite_names_its_text(model: MaskedLM, tokenizer: Tokenizer, loaded: Load) -> None:
     with torch.no_grad():
         model.model.embeddings.tok_embeddings.weight[tokenizer.encode("zebra")[1]] = torch.tensor([3e38, -3e38] * 16)
-    with pytest.raises(NotFiniteOutput, match=r"^text 1 \('zebra'\): the model's answer holds NaN"):
+    with pytest.raises(NotFiniteOutput, match=r"^text 1 \('zebra'\): the model's result holds NaN"):
         embed(loaded(model), ["good", "zebra"], batch=64, context=64, precision="fp32")
 
 

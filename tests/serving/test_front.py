@@ -279,7 +279,10 @@ def test_a_bad_chunk_after_the_answer(server: Server) -> None:
     """A refusal is out before the body has come; what follows is no HTTP."""
     with socket.create_connection((server.host, server.port), timeout=10) as made:
         made.sendall(HEAD.replace(b"/embed", b"/nowhere") + b"Transfer-Encoding: chunked\r\n\r\n")
-        assert made.recv(4096).startswith(b"HTTP/1.1 404")
+        answer = made.recv(4096)
+        while not answer.endswith(b"}"):  # head and body may come by themselves
+            answer += made.recv(4096)
+        assert answer.startswith(b"HTTP/1.1 404")
         made.sendall(b"zz\r\n\r\n")
         with contextlib.suppress(ConnectionError):
             assert made.recv(4096) == b""
