@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 
 from trial import cpu_seconds
@@ -46,12 +47,12 @@ def library(model: Path, home: Path) -> dict[str, Callable[[], object]]:
 
     def embed() -> None:
         (home / "out.npy").unlink(missing_ok=True)
-        embed_to_file(embedder, enumerate(TEXTS), home / "out.npy", part_size=50)
+        embed_to_file(embedder, enumerate(TEXTS), home / "out.npy", **_fifty(embed_to_file))
 
     def build() -> None:
         shutil.rmtree(home / "index", ignore_errors=True)
         with SearchIndex.create(home / "index", embedder, store="exact") as index:
-            index.add(records, batch_size=50)
+            index.add(records, **_fifty(index.add))
 
     def handle() -> None:
         for _ in range(TURNS):
@@ -72,6 +73,11 @@ def library(model: Path, home: Path) -> dict[str, Callable[[], object]]:
     }  # fmt: skip
 
 
+def _fifty(function: Callable[..., object]) -> dict[str, int]:
+    """Return the option for 50 texts at once, which older trees call ``piece``."""
+    return {next(name for name in ("part_size", "batch_size", "piece") if name in signature(function).parameters): 50}
+
+
 def _checkpoints(folder: Path, home: Path) -> dict[str, Callable[[], object]]:
     import mmbert
     from mmbert.model.config import ModelConfig
@@ -82,8 +88,12 @@ def _checkpoints(folder: Path, home: Path) -> dict[str, Callable[[], object]]:
     from mmbert.training.checkpoint import State
     from mmbert.training.distributed import Mesh
     from mmbert.training.optim import StableAdamW, parameter_groups
-    from mmbert.training.phase_context import PhaseContext
     from mmbert.training.saver import Saver
+
+    try:
+        from mmbert.training.phase_context import PhaseContext
+    except ModuleNotFoundError:  # an older tree
+        from mmbert.training.job import Job as PhaseContext  # type: ignore[import-not-found, no-redef, unused-ignore]
 
     model = MaskedLM(ModelConfig.preset("nano", vocab_size=32_768))
     optimizer = StableAdamW(parameter_groups(model, 0.1), lr=1e-4)
