@@ -2,9 +2,9 @@
 
     python benchmarks/faults/attacks.py [--model runs/nano/final] [--json FILE] [--before FILE]
 
-Takes 20 minutes on two cores that also do other work. Prints the table of docs/faults.md, with ``--before`` beside the figures
-of an earlier run's ``--json``, and below it each try that did not end as it must; ends with 1 if there is one. The
-parts by themselves, with options: ``http_attacks.py``, ``corrupt.py``, ``races.py``.
+Takes 20 minutes on two cores that also do other work. Prints the table of docs/faults.md, with ``--before`` beside the
+figures of an earlier run's ``--json``, and below it each try that did not end as it must; ends with 1 if there is one.
+The parts by themselves, with options: ``http_attacks.py``, ``corrupt.py``, ``races.py``.
 """
 
 from __future__ import annotations
