@@ -30,7 +30,7 @@ def save_arrays(path: Path, **arrays: np.ndarray) -> None:
 def load_arrays(path: Path, fix: str) -> dict[str, np.ndarray]:
     """Return the arrays of a file by name.
 
-    cure  what to do if it is damaged, for the message
+    fix  what to do if it is damaged, for the message
     Raises DataError if it is absent, cut or damaged.
     """
     try:
