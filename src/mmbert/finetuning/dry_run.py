@@ -161,7 +161,9 @@ def _steps(recipe: FinetuneRecipe, examples: int | None, *, judged: bool) -> str
     said = f"{least}{total:,} ({epochs} of {least}{epoch:,}, batches of {own.batch})"
     said += f", {round(total * own.warmup):,} of them warm-up to {own.learning_rate:g}"
     every = max(1, round(own.eval_every * epoch))
-    return said + (f", evaluated every {every:,} by {own.metric or 'the default metric'}" if judged else ", without dev")
+    return said + (
+        f", evaluated every {every:,} by {own.metric or 'the default metric'}" if judged else ", without dev"
+    )
 
 
 def show(lines: Sequence[tuple[str, str]]) -> str:
