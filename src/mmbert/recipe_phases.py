@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from mmbert.recipe_file import Spec, Tokens
 from mmbert.recipe_text import Share
+from mmbert.rope_scaling import RopeScaling
 
 
 class Counts(Spec):
@@ -85,6 +86,12 @@ class Phase(Spec):
     for local layers."""
     local_rope_theta: float | None = Field(None, gt=0)
     """Base of the rotary angles of local layers; null: rope_theta, as in mmBERT."""
+    rope: RopeScaling | None = None
+    """Scaling of the rotary angles of global layers to a longer context, such as {type: yarn, factor: 4, original:
+    8192}. If it is left out and there is a ``start``: that of the start."""
+    local_rope: RopeScaling | None = None
+    """Scaling of the rotary angles of local layers. They see ``window`` tokens whatever the context, so they need
+    none; transformers 4 reads a scaling only if both kinds of layers have the same."""
     mask_rate: Annotated[float, Field(gt=0.0, lt=1.0)]
     """Fraction of the tokens to predict (80 % <mask>, 10 % a random token, 10 % unchanged)."""
     whole_words: bool = False
@@ -122,6 +129,14 @@ class Phase(Spec):
         if self.warmup + self.decay_tokens > self.tokens:
             raise ValueError(f"warmup and decay are longer than the phase ({self.tokens} tokens): shorten them")
         return self
+
+    @property
+    def rotary(self) -> dict[str, Any]:
+        """Return the fields of ModelConfig that say how this phase's layers rotate queries and keys."""
+        return {
+            "rope_theta": self.rope_theta, "local_rope_theta": self.local_rope_theta or self.rope_theta,
+            "rope_scaling": self.rope, "local_rope_scaling": self.local_rope,
+        }  # fmt: skip
 
     @property
     def decay_tokens(self) -> int:

@@ -7,6 +7,7 @@ start's ``config.json`` when a run begins (no weights are read); the run's ``rec
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from mmbert.errors import MMBertError, WeightsError
 from mmbert.files import read_json
@@ -77,8 +78,11 @@ def _shape(recipe: Recipe, config: ModelConfig) -> ModelSpec:
 
 
 def _with_angles(phase: Phase, config: ModelConfig) -> Phase:
-    """Return the phase with the RoPE bases of the start model, unless it sets its own."""
-    if "rope_theta" in phase.model_fields_set:
-        return phase
-    local = phase.local_rope_theta or config.local_rope_theta
-    return phase.model_copy(update={"rope_theta": config.rope_theta, "local_rope_theta": local})
+    """Return the phase with RoPE's bases and scalings of the start model, unless it sets its own."""
+    theirs: dict[str, Any] = {}
+    if "rope_theta" not in phase.model_fields_set:
+        local = phase.local_rope_theta or config.local_rope_theta
+        theirs |= {"rope_theta": config.rope_theta, "local_rope_theta": local}
+    if not {"rope", "local_rope"} & phase.model_fields_set:
+        theirs |= {"rope": config.rope_scaling, "local_rope": config.local_rope_scaling}
+    return phase.model_copy(update=theirs)

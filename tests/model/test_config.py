@@ -9,6 +9,7 @@ import pytest
 
 from mmbert.errors import WeightsError
 from mmbert.model.config import ModelConfig, config_from_hf, config_to_hf
+from mmbert.model.rope_parameters import LAYER_TYPES
 
 RELEASED = json.loads("""
 {"_name_or_path":"mmBERT-base","architectures":["ModernBertForMaskedLM"],"attention_bias":false,
@@ -109,26 +110,80 @@ def test_a_config_without_its_shape_is_refused() -> None:
         ModelConfig.preset("giant")
 
 
-LINEAR = {"rope_theta": 160_000.0, "factor": 4.0}
-KINDS = ("full_attention", "sliding_attention")
+SCALED = {"rope_theta": 160_000.0, "factor": 4.0}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048}
 
 
 @pytest.mark.parametrize("key", ["type", "rope_type"])
-@pytest.mark.parametrize("scaling", ["linear", "dynamic", "yarn", "llama3", "longrope", "proportional"])
-def test_scaled_angles_are_refused_wherever_they_are_written(key: str, scaling: str) -> None:
-    rope = {key: scaling, **LINEAR}
+@pytest.mark.parametrize("scaling", ["longrope", "proportional", "axial"])
+def test_unknown_scalings_are_refused_wherever_they_are_written(key: str, scaling: str) -> None:
+    rope = {key: scaling, **SCALED}
     for change in (
         {"rope_scaling": rope},
         {"rope_parameters": rope},
         {"rope_parameters": {"full_attention": rope}},
         {"rope_parameters": {"sliding_attention": {**rope, "rope_theta": 10_000.0}}},
-        {"rope_parameters": {kind: {"rope_type": "default"} for kind in KINDS}, "rope_scaling": rope},
+        {"rope_parameters": {kind: {"rope_type": "default"} for kind in LAYER_TYPES}, "rope_scaling": rope},
         {"rope_scaling": {"full_attention": rope}},
-        {"rope_parameters": {"full_attention": {"rope_type": "default", **rope}}},
-        {"rope_scaling": {key: scaling}},
     ):
         with pytest.raises(WeightsError, match=f"some/config.json: rope_.*scaled RoPE .*{scaling}"):
             config_from_hf({**RELEASED, **change}, "some/config.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"rope_parameters": {**SCALED, **YARN}}, "does not read this scaled RoPE here: write it for each kind"),
+        ({"rope_scaling": {"full_attention": YARN}}, "does not read this scaled RoPE here: write rope_scaling for all"),
+        ({"rope_parameters": {"full_attention": {"type": "yarn", **YARN, "rope_type": "default"}}}, "not supported"),
+        ({"rope_parameters": {"full_attention": SCALED}}, "without a rope_type of linear, dynamic, yarn, llama3"),
+        ({"rope_scaling": {"rope_type": "yarn", "original_max_position_embeddings": 9}}, "factor: Field required"),
+        ({"rope_scaling": {**YARN, "factor": 0.5}}, "factor: Input should be greater than or equal to 1"),
+        ({"rope_scaling": {**YARN, "truncate": False}}, "truncate: transformers 4 and 5 read it differently"),
+        ({"rope_scaling": {**YARN, "long_factor": [1.0]}}, "unknown keys: long_factor"),
+        ({"rope_scaling": {**YARN, "partial_rotary_factor": 0.5}}, "not supported"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "llama3 needs low_freq_factor"),
+        (
+            {"rope_scaling": YARN, "rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 4.0}}},
+            "scale RoPE differently: leave one of them out",
+        ),
+    ],
+)
+def test_a_scaling_that_readers_take_differently_is_refused(change: dict[str, Any], named: str) -> None:
+    with pytest.raises(WeightsError, match=named) as error:
+        config_from_hf({**RELEASED, **change}, "some/config.json")
+    assert "\n" not in str(error.value)
+
+
+SCALINGS: dict[str, dict[str, Any]] = {
+    "linear": {"rope_type": "linear", "factor": 4.0},
+    "dynamic": {"rope_type": "dynamic", "factor": 4.0},
+    "yarn": YARN,
+    "yarn, old": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048, "finetuned": True},
+    "yarn, ratio": {"rope_type": "yarn", "factor": None, "original_max_position_embeddings": 2048},
+    "yarn, all": {**YARN, "attention_factor": 1.2, "beta_fast": 16.0, "beta_slow": 2.0},
+    "llama3": {
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 2048,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCALINGS)
+def test_scalings_are_read_in_both_forms_and_written_for_both_versions(name: str) -> None:
+    rope = SCALINGS[name]
+    both = config_from_hf({**RELEASED, "rope_scaling": rope})
+    assert both.rope_scaling == both.local_rope_scaling
+    assert both.rope_scaling is not None
+    assert both.longest_text == (4 * 8192 if name == "dynamic" else 8192)
+    newer = {kind: {**rope, "rope_theta": 160_000.0} for kind in LAYER_TYPES}
+    assert config_from_hf({**RELEASED, "rope_parameters": newer}) == both
+    one = config_from_hf({**RELEASED, "rope_parameters": {"full_attention": rope}})
+    assert (one.rope_scaling, one.local_rope_scaling) == (both.rope_scaling, None)
+    for config in (both, one):
+        written = config_to_hf(config)
+        assert config_from_hf(written) == config
+        assert ("rope_scaling" in written) == (config is both)
 
 
 @pytest.mark.parametrize(
@@ -143,8 +198,8 @@ def test_a_factor_of_one_changes_nothing(rope: dict[str, Any]) -> None:
         {"rope_scaling": {**rope, "rope_theta": plain.rope_theta}},
     ):
         assert config_from_hf({**RELEASED, **change}) == plain
-    with pytest.raises(WeightsError, match="scaled RoPE"):
-        config_from_hf({**RELEASED, "rope_scaling": {"type": "yarn", "factor": 1.0, "attention_factor": 1.2}})
+    warmer = config_from_hf({**RELEASED, "rope_scaling": {"type": "yarn", "factor": 1.0, "attention_factor": 1.2}})
+    assert warmer.rope_scaling is not None  # the scores change, at every length
 
 
 def test_one_base_for_all_layers_must_be_that_of_each() -> None:

@@ -17,6 +17,7 @@ from mmbert.model.config import ModelConfig, config_to_hf
 from mmbert.model.encoder import Encoder
 from mmbert.model.heads import MaskedLM
 from mmbert.packed import Packed
+from mmbert.rope_scaling import RopeScaling
 
 transformers = pytest.importorskip("transformers")
 
@@ -47,10 +48,7 @@ def theirs(model: MaskedLM) -> torch.nn.Module:
     with torch.device("meta"):
         reference = transformers.ModernBertForMaskedLM(config)
     reference = reference.to_empty(device="cpu")
-    for kind, theta in (("full", model.config.rope_theta), ("sliding", model.config.local_rope_theta)):
-        width = model.config.head_dim  # buffers that are in no state dict
-        frequencies = 1.0 / (theta ** (torch.arange(0, width, 2).float() / width))
-        reference.model.rotary_emb.get_buffer(f"{kind}_attention_inv_freq").copy_(frequencies)
+    reference.model.rotary_emb = type(reference.model.rotary_emb)(config)  # its buffers are in no state dict
     reference.load_state_dict(model.state_dict(), strict=True)
     reference.tie_weights()
     return reference.eval()
@@ -73,6 +71,30 @@ def worst_difference(model: MaskedLM, reference: torch.nn.Module, lengths: list[
 def test_logits_at_the_published_shapes(preset: str) -> None:
     model = ours(preset)
     assert worst_difference(model, theirs(model), LENGTHS) < 1e-4
+
+
+SCALINGS: dict[str, dict[str, object]] = {
+    "linear": {"factor": 4.0},
+    "dynamic": {"factor": 4.0, "original": 100},
+    "yarn": {"factor": 4.0, "original": 25},
+    "yarn, attention factor": {"factor": 4.0, "original": 25, "attention_factor": 1.5, "beta_fast": 8.0},
+    "yarn, mscale": {"factor": 4.0, "original": 25, "mscale": 1.4, "mscale_all_dim": 0.7},
+    "llama3": {"factor": 4.0, "original": 25, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+}
+
+
+@pytest.mark.parametrize("layers", ["all", "global", "local"])
+@pytest.mark.parametrize("name", SCALINGS)
+def test_logits_with_scaled_rope_below_and_above_the_original_length(name: str, layers: str) -> None:
+    scaling = RopeScaling(**{"original": 100, **SCALINGS[name], "type": name.partition(",")[0]})
+    fields = {"global": "rope_scaling", "local": "local_rope_scaling"}
+    chosen = [field for kind, field in fields.items() if layers in (kind, "all")]
+    model = ours("nano", max_context=100, window=40, **dict.fromkeys(chosen, scaling))
+    lengths = [10, 25, 26, 64, 100]
+    lengths += [150, 390] if scaling.rope_type == "dynamic" else []
+    assert worst_difference(model, theirs(model), lengths) < 1e-4
+    plain = ours("nano", max_context=100, window=40)
+    assert worst_difference(plain, theirs(model), lengths) > 1e-2  # the comparison means something
 
 
 @pytest.mark.parametrize(("preset", "lengths"), [("nano", LENGTHS[:8]), ("small", [65, 1, 130, 200])])

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mmbert.doctor.model_folder import Folder
+from mmbert.errors import WeightsError
+from mmbert.model.config import config_from_hf
+from mmbert.model.rope_parameters import LAYER_TYPES
 from mmbert.model.weights import WEIGHTS
 
 Reads = Literal["rightly", "with an option", "wrongly", "not", "not its kind"]
@@ -43,12 +46,6 @@ class Verdict:
     def why(self) -> str:
         return "; ".join(fault.why for fault in self.faults if fault.reads == self.reads)
 
-
-THETAS = {
-    "full_attention": ("global_rope_theta", 160_000.0),
-    "sliding_attention": ("local_rope_theta", 10_000.0),
-}
-"""Kind of layer -> its older key, and what transformers 4 and 5 both take where nothing is written."""
 
 _PLAIN = ("PreTrainedTokenizerFast", "TokenizersBackend", None)
 """Classes of tokenizers that take ``tokenizer.json`` as it is."""
@@ -101,7 +98,7 @@ def stated_thetas(config: dict[str, Any]) -> dict[str, float | None]:
     """Return RoPE bases as written, the newer form first; None where neither is."""
     newer = config.get("rope_parameters")
     found: dict[str, float | None] = {}
-    for kind, (older, _) in THETAS.items():
+    for kind, (older, _) in LAYER_TYPES.items():
         entry = newer.get(kind) if isinstance(newer, dict) else None
         value = entry.get("rope_theta") if isinstance(entry, dict) else None
         stated = config.get(older) if value is None else value
@@ -112,7 +109,7 @@ def stated_thetas(config: dict[str, Any]) -> dict[str, float | None]:
 def _older_keys(folder: Folder) -> Iterator[Fault]:
     """What readers of the older form take where only the newer one is written, and it is something else."""
     config = folder.config
-    for kind, (older, default) in THETAS.items():
+    for kind, (older, default) in LAYER_TYPES.items():
         meant = stated_thetas(config)[kind]
         if meant is not None and config.get(older, default) != meant:
             taken = f"{config[older]} of {older}" if older in config else f"{default:g}, for {older} is not written"
@@ -127,13 +124,44 @@ def _older_keys(folder: Folder) -> Iterator[Fault]:
             yield Fault("wrongly", why, 'write "global_attn_every_n_layers"')
 
 
+def _scaled_rope(folder: Folder) -> dict[str, dict[str, Any]]:
+    """Return the scaled tables by kind of layer, as this package reads them."""
+    try:
+        config = config_from_hf(folder.config)
+    except WeightsError:
+        return {}  # told as a problem of the folder
+    scaled = {kind: config.rope(local=kind == "sliding_attention").scaling for kind in LAYER_TYPES}
+    return {kind: scaling.to_hf() for kind, scaling in scaled.items() if scaling}
+
+
+def _base_only(folder: Folder) -> Iterator[Fault]:
+    """Readers that take RoPE's base and pass over its scaling."""
+    if _scaled_rope(folder):
+        why = "takes RoPE's base and ignores its scaling, so vectors differ at every length"
+        yield Fault("wrongly", why, "serve it with mmbert serve or with transformers")
+
+
+def _one_scaling(folder: Folder) -> Iterator[Fault]:
+    """transformers 4 has one scaling, ``rope_scaling``, for all layers, and none with its flash attention."""
+    scaled = _scaled_rope(folder)
+    if not scaled:
+        return
+    if len(scaled) < len(LAYER_TYPES) or len({str(table) for table in scaled.values()}) > 1:
+        yield Fault("wrongly", "has one scaling of RoPE for all layers; here the two kinds differ", "use version 5")
+    elif not folder.config.get("rope_scaling"):
+        yield Fault("wrongly", "reads a scaled RoPE from rope_scaling only", "write it there as well")
+    else:
+        why = "flash_attention_2 of version 4 ignores the scaling of RoPE"
+        yield Fault("with an option", why, 'load it with attn_implementation="sdpa"')
+
+
 def _absent(config: dict[str, Any], keys: Iterable[str]) -> Iterator[Fault]:
     """Keys that ``config.json`` lacks, and what to write there, with values where other keys tell them."""
     absent = [key for key in keys if config.get(key) is None]
     if not absent:
         return
     thetas = stated_thetas(config)
-    known: dict[str, Any] = {older: thetas[kind] or default for kind, (older, default) in THETAS.items()}
+    known: dict[str, Any] = {older: thetas[kind] or default for kind, (older, default) in LAYER_TYPES.items()}
     known["layer_norm_eps"] = config.get("norm_eps", 1e-5)
     types = config.get("layer_types")
     if isinstance(types, list) and types.count("full_attention") > 1:
@@ -149,6 +177,7 @@ def _transformers_4(folder: Folder, kind: str) -> Iterator[Fault]:
         yield Fault("not", why, 'write "PreTrainedTokenizerFast"')
     yield from _transformers_5(folder, kind)
     yield from _older_keys(folder)
+    yield from _one_scaling(folder)
 
 
 def _transformers_5(folder: Folder, kind: str) -> Iterator[Fault]:
@@ -209,6 +238,7 @@ def _tei(folder: Folder, kind: str) -> Iterator[Fault]:
         longest = config.get("max_position_embeddings", 8192)
         yield Fault("not", "sentence_bert_config.json has no max_seq_length", f'write "max_seq_length": {longest}')
     yield from _older_keys(folder)
+    yield from _base_only(folder)
     yield from _tei_classes(config) if kind == "sequence" else _tei_pooling(folder)
 
 
@@ -240,6 +270,7 @@ def _vllm(folder: Folder, kind: str) -> Iterator[Fault]:
     yield from _absent(folder.config, _VLLM_CONFIG)
     yield from _private(folder)
     yield from _older_keys(folder)
+    yield from _base_only(folder)
     for name, values in _poolings(folder):
         if not any(key.startswith("pooling_mode_") and value for key, value in values.items()):
             why = f"{name} has no pooling_mode_*: versions before September 2026 take the first token"

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from mmbert.doctor.compatibility import THETAS, Fault, Verdict, check_readers, stated_thetas
+from mmbert.doctor.compatibility import Fault, Verdict, check_readers, stated_thetas
 from mmbert.doctor.model_folder import Folder, read_folder
 from mmbert.doctor.tensors import Problem, misfits
 from mmbert.errors import MMBertError, WeightsError
@@ -17,6 +17,7 @@ from mmbert.inference.precision import choose
 from mmbert.inference.predictor import READERS, tuning
 from mmbert.inference.sentence_transformers_folder import Dense
 from mmbert.model.config import ModelConfig, config_from_hf
+from mmbert.model.rope_parameters import LAYER_TYPES
 from mmbert.model.weights import model_folder
 from mmbert.tokenizer.folder import SPECIALS
 from mmbert.tokenizer.spelling import SPACE
@@ -106,8 +107,12 @@ def _look_at_weights(folder: Folder, kind: str, found: Examination) -> None:
 def _shape(folder: Folder, config: ModelConfig) -> dict[str, Any]:
     written = stated_thetas(folder.config)
     thetas = {"global": config.rope_theta, "local": config.local_rope_theta}
-    unsaid = [name for name, kind in zip(thetas, THETAS, strict=True) if written[kind] is None]
+    unsaid = [name for name, kind in zip(thetas, LAYER_TYPES, strict=True) if written[kind] is None]
     angles: dict[str, Any] = {name: f"{theta:,.0f}" for name, theta in thetas.items()}
+    scalings = {"global": config.rope_scaling, "local": config.local_rope_scaling}
+    for name, scaling in scalings.items():
+        if scaling:
+            angles[f"{name} scaling"] = f"{scaling.rope_type}, factor {scaling.factor:g}"
     if unsaid:
         angles["not written"] = f"{' and '.join(unsaid)} (this is the default of every reader)"
     return {

@@ -174,9 +174,8 @@ def dry_run(
     recipe = resolve(recipe)
     shape = recipe.shape.model_dump(include=set(ModelConfig.model_fields), exclude_none=True)
     last = recipe.phases[recipe.order()[-1]]
-    angles = {"rope_theta": last.rope_theta, "local_rope_theta": last.local_rope_theta or last.rope_theta}
     context = max(phase.context for phase in recipe.phases.values())
-    config = ModelConfig(**{**shape, **angles, "vocab_size": _vocab_size(recipe), "max_context": context})
+    config = ModelConfig(**{**shape, **last.rotary, "vocab_size": _vocab_size(recipe), "max_context": context})
     phases = []
     for name in recipe.order():
         phase, runtime = recipe.phases[name], recipe.runtime

@@ -19,7 +19,7 @@ from mmbert.errors import ConfigError
 from mmbert.inference.pooling import Pooling
 from mmbert.model.encoder import Encoder
 from mmbert.model.layers import Layer
-from mmbert.model.rope import frequencies
+from mmbert.model.rope import attention_factor, frequencies
 
 _HIDDEN = torch.finfo(torch.float32).min
 """Added to a hidden score. It is finite, so that a padded token that sees nothing gives no NaN."""
@@ -40,9 +40,12 @@ class PaddedEncoder(nn.Module):
         super().__init__()
         self.encoder, self.mix = encoder, mix
         config = encoder.config
-        for name, theta in (("frequencies", config.rope_theta), ("local_frequencies", config.local_rope_theta)):
+        for name, rope in (("frequencies", config.rope(local=False)), ("local_frequencies", config.rope(local=True))):
             # stored in the file instead of computed by a runtime: the error of its power would grow with the position
-            self.register_buffer(name, frequencies(config.head_dim, theta), persistent=False)
+            if rope.scaling and rope.scaling.rope_type == "dynamic":
+                raise ConfigError("RoPE's dynamic scaling has other angles for every length: a graph cannot hold them")
+            self.register_buffer(name, frequencies(config.head_dim, *rope), persistent=False)
+        self.scales = tuple(attention_factor(config.rope(local=local).scaling) for local in (False, True))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(B, L) int64 each -> (B, L, h) fp32."""
@@ -50,7 +53,8 @@ class PaddedEncoder(nn.Module):
         seen = attention_mask.to(torch.bool)[:, None, None, :]
         near = (places[:, None] - places[None, :]).abs() <= encoder.config.window // 2
         whole, local = _bias(seen), _bias(seen & near)
-        cos_sin = _cos_sin(places, self.frequencies), _cos_sin(places, self.local_frequencies)
+        rates = (self.frequencies, self.local_frequencies)
+        cos_sin = [_cos_sin(places, rate, scale) for rate, scale in zip(rates, self.scales, strict=True)]
         x: Tensor = encoder.embeddings.norm(F.embedding(input_ids, encoder.embeddings.tok_embeddings.weight))
         mixed = None
         for index, layer in enumerate(encoder.layers):
@@ -132,10 +136,10 @@ def _bias(seen: Tensor) -> Tensor:
     return torch.where(seen, 0.0, _HIDDEN)
 
 
-def _cos_sin(places: Tensor, rates: Tensor) -> CosSin:
-    """Return cosine and sine (L, D / 2), fp32."""
+def _cos_sin(places: Tensor, rates: Tensor, scale: float) -> CosSin:
+    """Return cosine and sine (L, D / 2), fp32, times YaRN's ``scale``."""
     angles = places.to(torch.float32)[:, None] * rates
-    return angles.cos(), angles.sin()
+    return (angles.cos(), angles.sin()) if scale == 1 else (angles.cos() * scale, angles.sin() * scale)
 
 
 def _attend(layer: Layer, x: Tensor, bias: Tensor, cos_sin: CosSin) -> Tensor:

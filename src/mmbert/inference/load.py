@@ -283,14 +283,14 @@ def _max_tokens(config: ModelConfig, options: FolderOptions) -> int:
     """Return the limit as sentence-transformers: its own file's, else the smaller of tokenizer's and model's."""
     if options.max_tokens is not None:
         return options.max_tokens
-    stated = _tokenizer_config(options.place).get("model_max_length", config.max_context)
+    stated = _tokenizer_config(options.place).get("model_max_length", config.longest_text)
     if not isinstance(stated, int | float):
-        return config.max_context
+        return config.longest_text
     if not stated >= 3:
         raise TokenizerError(
             f"{options.place / 'tokenizer_config.json'}: model_max_length is {stated}: <bos>, a token, <eos>"
         )
-    return int(min(stated, config.max_context))
+    return int(min(stated, config.longest_text))
 
 
 def _activation(values: Mapping[str, Any], options: FolderOptions) -> str | None:

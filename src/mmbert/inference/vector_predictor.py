@@ -59,7 +59,7 @@ class VectorPredictor(Predictor):
 
     @max_seq_length.setter
     def max_seq_length(self, value: int) -> None:
-        most = max(self.loaded.config.max_context, self.loaded.max_tokens)
+        most = max(self.loaded.config.longest_text, self.loaded.max_tokens)
         self._max_tokens = whole("max_tokens", value, 3, most, "<bos> and <eos> included")
 
     def stream(

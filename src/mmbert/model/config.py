@@ -7,6 +7,8 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from mmbert.errors import WeightsError
+from mmbert.model.rope_parameters import LAYER_TYPES, Rope, read_rope, write_rope
+from mmbert.rope_scaling import RopeScaling
 
 _MOST = {"num_layers": 1024}
 """Each layer is an object before any weights are read."""
@@ -32,6 +34,8 @@ class ModelConfig(BaseModel):
     window: int = 128
     rope_theta: float = 10_000.0
     local_rope_theta: float = 10_000.0
+    rope_scaling: RopeScaling | None = None
+    local_rope_scaling: RopeScaling | None = None
     max_context: int = 8192
     norm_eps: float = 1e-5
     embed_dropout: float = 0.0
@@ -61,6 +65,10 @@ class ModelConfig(BaseModel):
             )
         if self.window < 2 or self.global_every < 1:
             raise ValueError("window must be at least 2 and global_every at least 1")
+        for scaling in (self.rope_scaling, self.local_rope_scaling):
+            dynamic = scaling is not None and scaling.rope_type == "dynamic"
+            if dynamic and scaling.original_max_position_embeddings != self.max_context:
+                raise ValueError(f"a dynamic RoPE begins at max_context, here {self.max_context}: say it as original")
         if self.pad_id >= self.vocab_size:
             raise ValueError(f"pad_id {self.pad_id} is outside a vocabulary of {self.vocab_size}")
         return self
@@ -68,6 +76,18 @@ class ModelConfig(BaseModel):
     @property
     def head_dim(self) -> int:
         return self.hidden_size // self.num_heads
+
+    @property
+    def longest_text(self) -> int:
+        """Return the most tokens of a text: ``max_context``, times the factor of a dynamic scaling."""
+        dynamic = [s.factor for s in (self.rope_scaling, self.local_rope_scaling) if s and s.rope_type == "dynamic"]
+        return int(self.max_context * max(dynamic, default=1.0))
+
+    def rope(self, *, local: bool) -> Rope:
+        """Return base and scaling of the angles of local or global layers."""
+        if local:
+            return Rope(self.local_rope_theta, self.local_rope_scaling)
+        return Rope(self.rope_theta, self.rope_scaling)
 
     def is_global(self, layer: int) -> bool:
         """Return whether a layer attends to its whole document: layers 0, 3, 6, ..."""
@@ -140,79 +160,19 @@ def config_from_hf(values: dict[str, Any], where: str = "config.json") -> ModelC
     for key, derived in stated:  # transformers 5 writes neither, but obeys them
         if values.get(key) not in (None, derived):
             raise WeightsError(f"{where}: {key} is {values[key]!r}, the other keys make it {derived}: not supported")
-    thetas = _thetas(values, where)
+    ropes = read_rope(values, values.get("max_position_embeddings", 8192), where)
+    whole, local = (ropes[kind] for kind in LAYER_TYPES)
     try:
         # ids may be null; all other keys are passed on, so that pydantic names what is wrong with them
         known = {key: value for key, value in values.items() if key not in IDS or isinstance(value, int)}
         fields = {ours: known[key] for key, ours in _OURS.items() if key in known}
         return ModelConfig(
-            **fields, global_every=_global_every(values, where), rope_theta=thetas[0], local_rope_theta=thetas[1]
-        )
+            **fields, global_every=_global_every(values, where), rope_theta=whole.theta, rope_scaling=whole.scaling,
+            local_rope_theta=local.theta, local_rope_scaling=local.scaling,
+        )  # fmt: skip
     except ValidationError as error:
         first = error.errors()[0]
         raise WeightsError(f"{where}: {'.'.join(map(str, first['loc'])) or 'config'}: {first['msg']}") from error
-
-
-_KINDS = (("full_attention", "global_rope_theta", 160_000.0), ("sliding_attention", "local_rope_theta", 10_000.0))
-"""Kinds of layers, the older key of each one's RoPE base, and the default of the base."""
-
-_NONE_AT_ONE = {"linear", "dynamic", "yarn", "llama3"}
-"""Scalings of RoPE that do not change the angles at factor 1, up to the longest text."""
-
-
-def _thetas(values: dict[str, Any], where: str) -> tuple[float, float]:
-    """Return the RoPE bases of global and local layers; the new form takes precedence, as in transformers 5.
-
-    Tables for all layers (``rope_scaling`` of transformers 4, or ``rope_parameters`` without kinds) are read by some
-    versions and ignored by others, so they may only repeat the other keys.
-    """
-    parameters, flat = _rope_tables(values, where)
-    found = []
-    for kind, old, default in _KINDS:
-        theta = parameters.get(kind, {}).get("rope_theta", values.get(old, default))
-        if isinstance(theta, bool) or not isinstance(theta, int | float) or not theta > 0:
-            raise WeightsError(f"{where}: {old} is {theta!r}, not a number above 0")
-        for name, table in flat.items():
-            if table.get("rope_theta", theta) != theta:
-                raise WeightsError(
-                    f"{where}: {name} says rope_theta {table['rope_theta']} for all layers, {old} is {theta:g}: write "
-                    f"the base of each kind of layer into rope_parameters"
-                )
-        found.append(float(theta))
-    return found[0], found[1]
-
-
-def _rope_tables(values: dict[str, Any], where: str) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-    """Return RoPE's tables by kind of layer, and by name those for all layers. Raises WeightsError for scaled RoPE."""
-    kinds = [kind for kind, _, _ in _KINDS]
-    parameters: dict[str, dict[str, Any]] = {}
-    flat: dict[str, dict[str, Any]] = {}
-    for name in ("rope_parameters", "rope_scaling"):
-        table = values.get(name) or {}
-        if not isinstance(table, dict) or not all(isinstance(table.get(kind) or {}, dict) for kind in kinds):
-            raise WeightsError(f"{where}: {name} is not a table of kinds of layers")
-        inner = {kind: table[kind] for kind in kinds if table.get(kind)}
-        outer = {key: value for key, value in table.items() if key not in kinds}
-        for rope in (outer, *inner.values()):
-            _refuse_scaled(rope, f"{where}: {name}")
-        if outer:
-            flat[name] = outer
-        if name == "rope_parameters":
-            parameters = inner
-        else:
-            flat |= {f"{name}.{kind}": rope for kind, rope in inner.items()}
-    return parameters, flat
-
-
-def _refuse_scaled(rope: dict[str, Any], where: str) -> None:
-    """Raise WeightsError for angles that are not theta^(-2j / D); transformers 4 writes ``type`` for ``rope_type``."""
-    types = {str(rope[key]) for key in ("rope_type", "type") if rope.get(key) is not None}
-    scaled = types - {"default"}
-    factors = [rope.get(key) for key in ("factor", "attention_factor", "mscale", "partial_rotary_factor")]
-    moved = any(factor not in (None, 1) for factor in factors) or (bool(scaled) and factors[0] is None)
-    if scaled - _NONE_AT_ONE or (moved and types != {"default"}):
-        told = ", ".join(f"{key} {rope[key]}" for key in ("rope_type", "type", "factor") if key in rope)
-        raise WeightsError(f"{where}: scaled RoPE ({told or rope}) is not supported: vectors would differ")
 
 
 def _global_every(values: dict[str, Any], where: str) -> int:
@@ -247,17 +207,15 @@ def config_to_hf(
     and without it they fail, or silently take 10,000 for the theta of local layers.
     ``cls_token_id`` is <bos>, the first token of a sequence (the released file says <eos>; nothing reads it).
     """
-    rope = {"full_attention": config.rope_theta, "sliding_attention": config.local_rope_theta}
     values = {
         **FIXED,
         **{key: getattr(config, ours) for key, ours in _OURS.items()},
         "attention_dropout": 0.0, "classifier_dropout": 0.0, "classifier_pooling": "mean",
         "cls_token_id": config.bos_id, "sep_token_id": config.eos_id, "deterministic_flash_attn": False,
         "dtype": dtype, "torch_dtype": dtype, "gradient_checkpointing": False, "layer_norm_eps": config.norm_eps,
-        "global_attn_every_n_layers": config.global_every, "global_rope_theta": config.rope_theta,
-        "local_rope_theta": config.local_rope_theta, "position_embedding_type": "sans_pos",
+        "global_attn_every_n_layers": config.global_every, "position_embedding_type": "sans_pos",
         "layer_types": _layer_types(config.num_layers, config.global_every),
-        "rope_parameters": {kind: {"rope_type": "default", "rope_theta": theta} for kind, theta in rope.items()},
+        **write_rope({kind: config.rope(local=kind == "sliding_attention") for kind in LAYER_TYPES}),
         "repad_logits_with_grad": False, "sparse_pred_ignore_index": -100, "sparse_prediction": False,
     }  # fmt: skip
     return {"architectures": [architecture], **dict(sorted(values.items()))}

@@ -14,7 +14,8 @@ from mmbert.model.attention import AttentionPlan, plan_attention
 from mmbert.model.config import ModelConfig
 from mmbert.model.init import init_weights, materialise
 from mmbert.model.layers import Embeddings, Layer, PredictionHead, layer_norm
-from mmbert.model.rope import angles
+from mmbert.model.rope import Angles, angles
+from mmbert.model.rope_parameters import Rope
 from mmbert.model.weights import (
     check_size,
     cut_padding,
@@ -84,22 +85,30 @@ class Encoder(nn.Module):
         """
         config, packed = self.config, packed.tensors(self.embeddings.tok_embeddings.weight.device)
         plan = plan_attention(packed, config.window, self.compute_dtype(packed))
-        cos_sin = {
-            theta: angles(plan.positions, config.head_dim, theta, config.num_heads)
-            for theta in {config.rope_theta, config.local_rope_theta}
-        }
+        cos_sin = self._angles(packed, plan)
         x = self.embeddings(packed.ids if plan.order is None else packed.ids.index_select(0, plan.order))
         mixed = None
         for index, layer in enumerate(self.layers):
             if mix is not None:
                 mixed = _add(mixed, x, mix[index])
-            rotary = cos_sin[config.local_rope_theta if layer.local else config.rope_theta]
+            rotary = cos_sin[config.rope(local=layer.local)]
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(layer, x, plan, rotary, use_reentrant=False)
             else:
                 x = layer(x, plan, rotary)
         x = self.final_norm(x)
         return (x if mix is None else _add(mixed, x, mix[-1])), plan
+
+    def _angles(self, packed: Packed, plan: AttentionPlan) -> dict[Rope, Angles]:
+        """Return the rotary angles of all positions, once for each kind of RoPE that the layers have."""
+        config, lengths = self.config, None
+        if config.longest_text > config.max_context:  # a dynamic scaling: each document has frequencies of its own
+            lengths = torch.tensor(packed.lengths).repeat_interleave(torch.tensor(packed.lengths))
+            lengths = lengths if plan.order is None else lengths.index_select(0, plan.order.cpu())
+        return {
+            rope: angles(plan.positions, config.head_dim, rope.theta, config.num_heads, rope.scaling, lengths)
+            for rope in {config.rope(local=local) for local in (False, True)}
+        }
 
     def compute_dtype(self, packed: Packed) -> torch.dtype:
         """Return the type of linear layers' results: autocast's, ``linear_dtype`` if set, or the weights'."""

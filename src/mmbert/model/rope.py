@@ -9,6 +9,7 @@ Shapes: ``T`` tokens, ``H`` heads, ``D`` head dimension.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from mmbert.rope_scaling import RopeScaling
 
 
 @dataclass(frozen=True)
@@ -42,15 +45,83 @@ class Angles:
         return cos.repeat(1, self.heads, 1), sin.repeat(1, self.heads, 1)
 
 
-def angles(positions: Tensor, head_dim: int, theta: float, heads: int = 1) -> Angles:
-    """Return cosines and sines for ``positions`` (T,). ``heads``: of the queries and keys that they will rotate."""
-    turns = positions.to(torch.float32)[:, None] * frequencies(head_dim, theta).to(positions.device)
-    return Angles(turns.cos()[:, None, :], turns.sin()[:, None, :], heads)
+def angles(
+    positions: Tensor,
+    head_dim: int,
+    theta: float,
+    heads: int = 1,
+    scaling: RopeScaling | None = None,
+    lengths: Tensor | None = None,
+) -> Angles:
+    """Return cosines and sines for ``positions`` (T,). ``heads``: of the queries and keys that they will rotate.
+
+    lengths  (T,) tokens of the document that each position belongs to, for a dynamic scaling
+    """
+    turns = positions.to(torch.float32)[:, None] * frequencies(head_dim, theta, scaling, lengths).to(positions.device)
+    scale = attention_factor(scaling)  # of queries and keys, so attention scores take its square
+    return Angles(turns.cos()[:, None, :] * scale, turns.sin()[:, None, :] * scale, heads)
 
 
-def frequencies(head_dim: int, theta: float) -> Tensor:
-    """Return (D / 2,) fp32: frequency j is theta^(-2j / D). Computed on the host, so equal on every device."""
-    return 1.0 / (theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu") / head_dim))
+def frequencies(
+    head_dim: int, theta: float, scaling: RopeScaling | None = None, lengths: Tensor | None = None
+) -> Tensor:
+    """Return (D / 2,) fp32: frequency j is theta^(-2j / D). Computed on the host, so equal on every device.
+
+    A dynamic scaling with ``lengths`` (T,) has frequencies of its own for every document: (T, D / 2).
+    """
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu") / head_dim
+    plain: Tensor = 1.0 / (theta**exponents)
+    if scaling is None:
+        return plain
+    factor, original = scaling.factor, scaling.original_max_position_embeddings
+    match scaling.rope_type:
+        case "linear":
+            return plain / factor
+        case "dynamic" if lengths is None:
+            return plain
+        case "dynamic":
+            longest = lengths.cpu().clamp(min=original).to(torch.float64)[:, None]
+            growth = (factor * longest / original - (factor - 1)) ** (head_dim / (head_dim - 2))
+            return (1.0 / (theta * growth) ** exponents.to(torch.float64)).to(torch.float32)
+        case "yarn":
+            divided = _yarn_ramp(head_dim, theta, scaling)
+            return plain / factor * divided + plain * (1 - divided)
+        case "llama3":
+            low, high = scaling.low_freq_factor, scaling.high_freq_factor
+            assert low is not None
+            assert high is not None
+            turns = original * plain / (2 * math.pi)  # of this frequency within the original length
+            kept = ((turns - low) / (high - low)).clamp(0, 1)
+            return (1 - kept) * plain / factor + kept * plain
+
+
+def _yarn_ramp(head_dim: int, theta: float, scaling: RopeScaling) -> Tensor:
+    """Return (D / 2,) between 0, where a frequency stays, and 1, where it is divided (2309.00071, section 3.2)."""
+
+    def place(turns: float) -> float:
+        """Return the index, not whole, of the frequency that makes so many turns within the original length."""
+        wavelength = scaling.original_max_position_embeddings / turns
+        return head_dim * math.log(wavelength / (2 * math.pi)) / (2 * math.log(theta))
+
+    first = max(math.floor(place(scaling.beta_fast)), 0)
+    last = min(math.ceil(place(scaling.beta_slow)), head_dim - 1)
+    width = last - first or 0.001  # as transformers: no division by 0
+    return ((torch.arange(head_dim // 2, dtype=torch.float32) - first) / width).clamp(0, 1)
+
+
+def attention_factor(scaling: RopeScaling | None) -> float:
+    """Return what cosines and sines are multiplied by: above 1 for YaRN (2309.00071, section 3.4), else 1."""
+    if scaling is None or scaling.rope_type != "yarn":
+        return 1.0
+    if scaling.attention_factor is not None:
+        return scaling.attention_factor
+
+    def temperature(scale: float) -> float:
+        return 0.1 * scale * math.log(scaling.factor) + 1.0
+
+    if scaling.mscale and scaling.mscale_all_dim:
+        return temperature(scaling.mscale) / temperature(scaling.mscale_all_dim)
+    return temperature(1.0)
 
 
 def rotate(qkv: Tensor, cos_sin: Angles, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:

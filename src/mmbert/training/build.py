@@ -38,9 +38,8 @@ def phase_config(recipe: Recipe, phase: str, tokenizer: Tokenizer) -> ModelConfi
         )
     now = recipe.phases[phase]
     ids = {f"{role}_id": getattr(tokenizer, f"{role}_id") for role in ("pad", "eos", "bos", "unk", "mask")}
-    angles = {"rope_theta": now.rope_theta, "local_rope_theta": now.local_rope_theta or now.rope_theta}
     longest = max(now.context, recipe.shape.max_context or 0)
-    return ModelConfig(**{**known, **ids, **angles, "vocab_size": vocab_size, "max_context": longest})
+    return ModelConfig(**{**known, **ids, **now.rotary, "vocab_size": vocab_size, "max_context": longest})
 
 
 def begin(ctx: PhaseContext, config: ModelConfig) -> tuple[MaskedLM, StableAdamW, State]:
