@@ -13,11 +13,14 @@ from mmbert.estimate.dry_run import dry_run
 from mmbert.model.config import ModelConfig, config_to_hf
 from mmbert.recipe import Recipe
 from mmbert.recipe_file import write_recipe
+from mmbert.rope_scaling import RopeScaling
 from mmbert.start_model import resolve
 
+YARN = RopeScaling(rope_type="yarn", factor=4, original_max_position_embeddings=128)
 SHAPE = ModelConfig(
     vocab_size=777, hidden_size=48, intermediate_size=64, num_layers=5, num_heads=4, global_every=2, window=32,
-    rope_theta=160_000.0, local_rope_theta=10_000.0, max_context=512, norm_eps=1e-6, attention_out_dropout=0.1,
+    rope_theta=160_000.0, local_rope_theta=10_000.0, max_context=512, rope_scaling=YARN,
+    norm_eps=1e-6, attention_out_dropout=0.1,
 )  # fmt: skip
 PHASE = "tokens: 1M, context: 64, mask_rate: 0.3, batch: 4096, micro_batch: 2048, peak_lr: 1e-3"
 
@@ -44,6 +47,7 @@ def test_shape_tokenizer_and_angles_are_the_starts(start: Path) -> None:
     assert (shape["max_context"], shape["attention_out_dropout"]) == (512, 0.1)
     assert recipe.tokenizer == recipe.vocabulary == str(start)
     assert (recipe.phases["teach"].rope_theta, recipe.phases["teach"].local_rope_theta) == (160_000, 10_000)
+    assert (recipe.phases["teach"].rope, recipe.phases["teach"].local_rope) == (SHAPE.rope_scaling, None)
     assert recipe.phases["teach"].context == 64
 
 
@@ -59,6 +63,9 @@ def test_what_a_recipe_says_itself_counts(start: Path) -> None:
     assert (phase.rope_theta, phase.local_rope_theta) == (40_000, None)
     phase = resolve(load(start, "phases.teach.local_rope_theta=5_000")).phases["teach"]
     assert (phase.rope_theta, phase.local_rope_theta) == (160_000, 5_000)
+    assert resolve(load(start, "phases.teach.rope=null")).phases["teach"].rope is None
+    phase = resolve(load(start, "phases.teach.local_rope={type: linear, factor: 2, original: 512}")).phases["teach"]
+    assert phase.rope is None, "a phase with a scaling of its own takes none from the start"
     fields = ["hidden_size", "num_heads", "intermediate_size", "num_layers", "global_every", "window", "norm_eps"]
     own = ", ".join(f"{field}: {getattr(SHAPE, field)}" for field in fields)
     recipe = resolve(load(start, f"model={{{own}, mlp_dropout: 0.3}}", "tokenizer=elsewhere"))

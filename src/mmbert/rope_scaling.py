@@ -9,6 +9,17 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 RopeType = Literal["linear", "dynamic", "yarn", "llama3"]
 
 
+_SHORT = {"type": "rope_type", "original": "original_max_position_embeddings"}
+"""Names that are taken as well: ``type`` is what transformers 4 writes, and recipes may say both."""
+
+
+def _short_names_too(schema: dict[str, Any]) -> None:
+    """Allow the short names in the schema by which editors check recipes."""
+    for short, long in _SHORT.items():
+        schema["properties"][short] = schema["properties"][long]
+        schema["required"].remove(long)
+
+
 class RopeScaling(BaseModel):
     """A scaling of RoPE's angles, with the keys and defaults of transformers.
 
@@ -24,7 +35,7 @@ class RopeScaling(BaseModel):
     low_freq_factor, high_freq_factor  of llama3: the same borders, as original length per wavelength
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, json_schema_extra=_short_names_too)
 
     rope_type: RopeType
     factor: float = Field(ge=1)
@@ -40,9 +51,7 @@ class RopeScaling(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _short_names(cls, values: Any) -> Any:
-        """Take ``type`` (transformers 4, recipes) and ``original`` (recipes) for the longer names."""
-        short = {"type": "rope_type", "original": "original_max_position_embeddings"}
-        return {short.get(key, key): value for key, value in values.items()} if isinstance(values, dict) else values
+        return {_SHORT.get(key, key): value for key, value in values.items()} if isinstance(values, dict) else values
 
     @model_validator(mode="after")
     def _own_keys(self) -> Self:

@@ -14,6 +14,8 @@ from mmbert.errors import ConfigError
 from mmbert.estimate.dry_run import DryRun, dry_run
 from mmbert.estimate.hardware import Machine
 from mmbert.estimate.speed import better_micro_batch
+from mmbert.files import write_json
+from mmbert.model.config import ModelConfig, config_to_hf
 from mmbert.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
@@ -91,6 +93,20 @@ def test_the_page_has_the_figures_of_512(name: str) -> None:
             f"{each.days:.2f}", *(f"{1000 * t:.0f}" for t in (step.device, step.launches, step.loader)),
         ]  # fmt: skip
     assert page[f"{short}, all phases"][3] == f"{made.days:.2f}"
+
+
+def test_the_recipe_for_32k_continues_a_released_shape(tmp_path: Path) -> None:
+    config = ModelConfig.preset("base")
+    write_json(tmp_path / "config.json", config_to_hf(config))
+    text = [f"sources.{name}.path={tmp_path}" for name in ("long", "short")]
+    recipe = Recipe.load(RECIPES / "extend-32k.yaml", [f"start={tmp_path}", *text])
+    (each,) = dry_run(recipe, folder=RECIPES).phases
+    yarn = each.phase.rotary["rope_scaling"]
+    assert (yarn.rope_type, yarn.factor * yarn.original_max_position_embeddings) == ("yarn", each.phase.context)
+    assert each.phase.rope_theta == config.rope_theta
+    assert each.memory.total < 75 * 2**30, "fits an H100"
+    shorter = Recipe.load(RECIPES / "extend-32k.yaml", [f"start={tmp_path}", *text, "phases.extend.context=8192"])
+    assert each.tokens_per_second < 0.75 * dry_run(shorter, folder=RECIPES).phases[0].tokens_per_second
 
 
 def test_sizes_of_prepared_data_are_read(tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ phases:
     data: {{temperature: 0.3, max_epochs: null}}
     context: 128
     rope_theta: 40_000
+    rope: {{type: yarn, factor: 2, original: 64}}
     mask_rate: 0.15
     batch: 1024
     micro_batch: 512

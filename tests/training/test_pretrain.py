@@ -22,6 +22,7 @@ from mmbert.files import read_json, write_json
 from mmbert.model.heads import MaskedLM
 from mmbert.model.weights import load_state
 from mmbert.recipe import Recipe
+from mmbert.rope_scaling import RopeScaling
 from mmbert.tokenizer.tokenizer import Tokenizer
 from mmbert.training import checkpoint
 from mmbert.training.cooccurrence_init import token_vectors
@@ -92,6 +93,8 @@ def test_each_phase_has_its_own_angles_and_context(trained: Trained) -> None:
     first, second = (MaskedLM.load(trained.folder / name / "final").config for name in ("first", "second"))
     assert (first.rope_theta, first.local_rope_theta, first.max_context) == (10_000, 10_000, 64)
     assert (second.rope_theta, second.local_rope_theta, second.max_context) == (40_000, 40_000, 128)
+    yarn = RopeScaling(rope_type="yarn", factor=2, original_max_position_embeddings=64)
+    assert (first.rope_scaling, second.rope_scaling, second.local_rope_scaling) == (None, yarn, None)
     assert Tokenizer.load(trained.folder / "second" / "final").vocab_size == second.vocab_size
 
 

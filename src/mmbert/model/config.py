@@ -66,8 +66,11 @@ class ModelConfig(BaseModel):
         if self.window < 2 or self.global_every < 1:
             raise ValueError("window must be at least 2 and global_every at least 1")
         for scaling in (self.rope_scaling, self.local_rope_scaling):
-            dynamic = scaling is not None and scaling.rope_type == "dynamic"
-            if dynamic and scaling.original_max_position_embeddings != self.max_context:
+            if (
+                scaling
+                and scaling.rope_type == "dynamic"
+                and scaling.original_max_position_embeddings != self.max_context
+            ):
                 raise ValueError(f"a dynamic RoPE begins at max_context, here {self.max_context}: say it as original")
         if self.pad_id >= self.vocab_size:
             raise ValueError(f"pad_id {self.pad_id} is outside a vocabulary of {self.vocab_size}")

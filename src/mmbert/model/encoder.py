@@ -91,7 +91,7 @@ class Encoder(nn.Module):
         for index, layer in enumerate(self.layers):
             if mix is not None:
                 mixed = _add(mixed, x, mix[index])
-            rotary = cos_sin[config.rope(local=layer.local)]
+            rotary = cos_sin[config.rope(local=bool(layer.local))]
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(layer, x, plan, rotary, use_reentrant=False)
             else:

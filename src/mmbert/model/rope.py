@@ -77,9 +77,9 @@ def frequencies(
     match scaling.rope_type:
         case "linear":
             return plain / factor
-        case "dynamic" if lengths is None:
-            return plain
         case "dynamic":
+            if lengths is None:
+                return plain
             longest = lengths.cpu().clamp(min=original).to(torch.float64)[:, None]
             growth = (factor * longest / original - (factor - 1)) ** (head_dim / (head_dim - 2))
             return (1.0 / (theta * growth) ** exponents.to(torch.float64)).to(torch.float32)
