@@ -1,0 +1,186 @@
+"""LoRA adapters as peft writes them: read from a folder, and added to the weights of their base.
+
+An adapter is ``adapter_config.json`` beside ``adapter_model.safetensors``: for some matrices W two narrow ones, so that
+the tuned matrix is W + s B A (Hu et al. 2106.09685), s = alpha / r, or alpha / sqrt(r) for rsLoRA (2312.03732). DoRA
+(2402.09353) then scales each row to a stored length. Whatever else the file holds, such as a new classifier
+(``modules_to_save``), replaces the base's tensor. What this package does not compute is refused by name.
+
+Shapes: W (m, n), A (r, n), B (m, r).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mmbert.errors import WeightsError
+from mmbert.model.folder import read_object
+
+CONFIG, FILE = "adapter_config.json", "adapter_model.safetensors"
+
+CLASSES = {
+    "SEQ_CLS": "ModernBertForSequenceClassification",
+    "TOKEN_CLS": "ModernBertForTokenClassification",
+    "QUESTION_ANS": "ModernBertForQuestionAnswering",
+    "FEATURE_EXTRACTION": "ModernBertModel",
+}
+"""peft's ``task_type`` and the class of transformers that the adapter was trained in."""
+
+_REFUSED = (
+    "fan_in_fan_out", "layer_replication", "use_qalora", "alora_invocation_tokens", "target_parameters",
+    "trainable_token_indices", "megatron_config", "arrow_config", "use_bdlora", "lora_bias",
+)  # fmt: skip
+"""Options of peft that change what is computed, and are not known here."""
+
+_PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal")
+"""Values of ``init_lora_weights`` that leave the base's weights as they are."""
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """The change of one matrix. ``magnitude`` (m,): the lengths of the tuned rows, for DoRA."""
+
+    down: Tensor
+    up: Tensor
+    scale: float
+    magnitude: Tensor | None = None
+
+    def merged(self, weight: Tensor) -> Tensor:
+        """Return the tuned matrix (m, n) of a base's, fp32."""
+        tuned = weight.float() + self.scale * (self.up.float() @ self.down.float())
+        if self.magnitude is None:
+            return tuned
+        return tuned * (self.magnitude.float() / tuned.norm(dim=1))[:, None]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter's tensors by the names that its base has for them, without the prefix ``model.`` of the encoder.
+
+    base          name or folder of the base, None if the adapter does not say
+    architecture  class of transformers that base and adapter make together; None: the base's own
+    low_rank      by name of the matrix, such as ``layers.0.attn.Wqkv``
+    replaced      whole tensors, such as ``classifier.weight``
+    """
+
+    folder: Path
+    base: str | None
+    architecture: str | None
+    low_rank: Mapping[str, LowRank]
+    replaced: Mapping[str, Tensor]
+
+    def merge(self, state: dict[str, Tensor]) -> None:
+        """Add the adapter to the tensors of its base, in place. Raises WeightsError if they do not fit."""
+        prefixed = {name.removeprefix("model."): name for name in state}
+        for matrix, change in self.low_rank.items():
+            name = prefixed.get(f"{matrix}.weight")
+            if name is None:
+                raise WeightsError(f"{self.folder} changes {matrix}, which its base does not have: is it {self.base}?")
+            wanted = (change.up.shape[0], change.down.shape[1])
+            if state[name].shape != wanted:
+                raise WeightsError(
+                    f"{self.folder} changes {matrix} of shape {wanted}, the base's is {tuple(state[name].shape)}: "
+                    f"it was made for {self.base}"
+                )
+            state[name] = change.merged(state[name])
+        for bare, value in self.replaced.items():
+            state[prefixed.get(bare, bare)] = value
+
+    @property
+    def labels(self) -> int | None:
+        """Return the number of classes of the adapter's own classifier, None without one."""
+        classifier = self.replaced.get("classifier.weight")
+        return None if classifier is None else int(classifier.shape[0])
+
+
+def is_adapter(folder: Path) -> bool:
+    """Return whether a folder holds an adapter and no model of its own."""
+    return (folder / CONFIG).is_file() and not any(folder.glob("model*.safetensors"))
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """Return the adapter of a folder. Raises WeightsError for what is missing, damaged or not supported."""
+    where = folder / CONFIG
+    config = read_object(where)
+    _check(config, where)
+    if not (folder / FILE).is_file():
+        other = f": convert its {'.bin' if (folder / 'adapter_model.bin').is_file() else 'file'} to safetensors"
+        raise WeightsError(f"no {FILE} in {folder}{other}")
+    try:
+        stored = load_file(folder / FILE)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{folder / FILE} cannot be read ({error}): copy or download it again") from error
+    halves: dict[str, dict[str, Tensor]] = {}
+    replaced = {}
+    for name, value in stored.items():
+        bare = name.removeprefix("base_model.model.").removeprefix("model.")
+        matrix, is_low_rank, part = bare.partition(".lora_")
+        if is_low_rank:
+            halves.setdefault(matrix, {})[part.split(".")[0]] = value
+        else:
+            replaced[bare.replace(".modules_to_save.default", "")] = value
+    low_rank = {matrix: _low_rank(matrix, parts, config, folder) for matrix, parts in halves.items()}
+    if not low_rank and not replaced:
+        raise WeightsError(f"{folder / FILE} holds no tensors")
+    task = config.get("task_type")
+    return Adapter(folder, config.get("base_model_name_or_path") or None, CLASSES.get(str(task)), low_rank, replaced)
+
+
+def _check(config: Mapping[str, Any], where: Path) -> None:
+    """Raise WeightsError for an adapter that would be computed otherwise than peft does."""
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise WeightsError(f"{where}: peft_type is {kind!r}, only LORA (with rsLoRA and DoRA) is supported")
+    base = config.get("base_model_name_or_path")
+    if not isinstance(base, str | None):
+        raise WeightsError(f"{where}: base_model_name_or_path is {base!r}: write the name of the model it belongs to")
+    task = config.get("task_type")
+    if task is not None and task not in CLASSES:
+        raise WeightsError(f"{where}: task_type {task!r} is not supported: it is none of {', '.join(CLASSES)}")
+    refused = [key for key in _REFUSED if config.get(key)]
+    if config.get("init_lora_weights", True) not in _PLAIN_INITS:
+        refused.append("init_lora_weights")  # PiSSA, OLoRA, CorDA, LoftQ: they change the base's weights as well
+    if refused:
+        told = ", ".join(f"{key} {config[key]}" for key in refused)
+        raise WeightsError(f"{where}: {told}: not supported, merge the adapter with peft (merge_and_unload) first")
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if type(rank) is not int or rank < 1 or isinstance(alpha, bool) or not isinstance(alpha, int | float):
+        raise WeightsError(f"{where}: r is {rank!r} and lora_alpha {alpha!r}: expected a whole number and a number")
+
+
+def _low_rank(matrix: str, parts: Mapping[str, Tensor], config: Mapping[str, Any], folder: Path) -> LowRank:
+    """Return the change of a matrix from its stored halves."""
+    unknown = sorted(set(parts) - {"A", "B", "magnitude_vector"})
+    if unknown or "A" not in parts or "B" not in parts:
+        what = f"lora_{unknown[0]}" if unknown else "one half of a pair lora_A and lora_B"
+        raise WeightsError(f"{folder / FILE}: {matrix} has {what}: not supported")
+    down, up = parts["A"], parts["B"]
+    rank = down.shape[0]
+    if down.ndim != 2 or up.ndim != 2 or up.shape[1] != rank:
+        raise WeightsError(f"{folder / FILE}: {matrix}: lora_A {tuple(down.shape)} and lora_B {tuple(up.shape)}")
+    if not all(bool(part.isfinite().all()) for part in parts.values()):
+        raise WeightsError(f"{folder / FILE}: {matrix} holds NaN or infinite values: take an earlier checkpoint")
+    alpha = _alpha(config, matrix, folder)
+    scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    magnitude = parts.get("magnitude_vector")
+    if bool(config.get("use_dora")) != (magnitude is not None):
+        raise WeightsError(f"{folder}: use_dora is {config.get('use_dora')}, {FILE} says otherwise for {matrix}")
+    return LowRank(down, up, scale, magnitude)
+
+
+def _alpha(config: Mapping[str, Any], matrix: str, folder: Path) -> float:
+    """Return lora_alpha of a matrix: that of the first pattern that its name ends in, as peft matches them."""
+    for pattern, value in (config.get("alpha_pattern") or {}).items():
+        if not re.fullmatch(r"[\w.^$\\|]+", pattern):  # without repetition, no pattern takes long to match
+            raise WeightsError(f"{folder / CONFIG}: alpha_pattern {pattern!r} is more than names and |: not supported")
+        if re.match(rf"(.*\.)?({pattern})$", f"model.{matrix}"):
+            return float(value)
+    return float(config["lora_alpha"])
