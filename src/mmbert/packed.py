@@ -30,6 +30,7 @@ class Packed:
     longest   length of the longest sequence
     targets   (N,)    int64, indices into ``ids`` of the tokens that carry a label, ascending; None without labels
     labels    (N,)    int64, the ids to predict there
+    adapters  (S,)    int64 on the host, the number of each sequence's adapter, -1 for none; None: the model has none
     """
 
     ids: Any
@@ -37,6 +38,7 @@ class Packed:
     longest: int
     targets: Any = None
     labels: Any = None
+    adapters: Any = None
 
     @classmethod
     def from_lists(cls, sequences: Sequence[Sequence[int] | np.ndarray]) -> Packed:
@@ -82,13 +84,28 @@ class Packed:
             tensor = torch.from_numpy(array) if isinstance(array, np.ndarray) else array
             return tensor.to(device, non_blocking=True)
 
-        moved = Packed(move(self.ids), move(self.offsets), self.longest, move(self.targets), move(self.labels))
+        ids, offsets, targets, labels = map(move, (self.ids, self.offsets, self.targets, self.labels))
+        moved = Packed(ids, offsets, self.longest, targets, labels, self.adapters)
         moved.__dict__["lengths"] = self.lengths  # already on the host: do not fetch them back from a device
         return moved
 
     def tensors(self, device: torch.device | str) -> Packed:
         """Return the batch itself where it holds torch tensors, else the same on ``device``."""
         return self.to(device) if isinstance(self.ids, np.ndarray) else self
+
+    def part(self, sequences: Sequence[int]) -> tuple[Packed, torch.Tensor]:
+        """Return a batch of some of its sequences, and where their tokens stand in this one, (N,) int64.
+
+        Only of torch tensors; targets and labels are left out.
+        """
+        import torch
+
+        offsets = self.offsets.tolist()
+        places = torch.cat([torch.arange(offsets[number], offsets[number + 1]) for number in sequences])
+        lengths = [self.lengths[number] for number in sequences]
+        bounds = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+        places, bounds = places.to(self.ids.device), bounds.to(self.ids.device)
+        return Packed(self.ids[places], bounds, max(lengths)), places
 
     def unpack(self, rows: Any) -> list[Any]:
         """Cut per-token rows (T, ...) back into one array per sequence."""

@@ -103,7 +103,7 @@ def test_what_is_not_understood_is_refused_by_name(changes: dict[str, Any], name
 def test_a_damaged_file_or_a_wrong_base_is_named(tmp_path: Path) -> None:
     _, base = tuned(tmp_path, VARIANTS["router"])
     small = {key: value[:8] for key, value in base.items()}
-    with pytest.raises(WeightsError, match="it was made for \\S+base"):
+    with pytest.raises(WeightsError, match=r"it was made for \S+base"):
         read_adapter(tmp_path).merge(small)
     with pytest.raises(WeightsError, match=r"changes layers\.\d\.\S+, which its base does not have"):
         read_adapter(tmp_path).merge({})

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from mmbert.errors import ConfigError, DataError, TooLong
 from mmbert.inference.checks import check_texts, kind_of, many_texts, one_text, whole
@@ -152,9 +153,9 @@ class Answerer(Predictor):
         (found,) = run_rows(self.loaded, [row], self.logits_of)
         return np.asarray(found.results[0])
 
-    def logits_of(self, packed: Packed, places: Sequence[Place] = ()) -> list[np.ndarray]:
+    def logits_of(self, packed: Packed, places: Sequence[Place] = (), states: Tensor | None = None) -> list[np.ndarray]:
         """Return (tokens, 2) fp32 for each row of a batch on the model's device, on the host."""
-        return packed.unpack(self._model(packed).float().cpu().numpy())
+        return packed.unpack(self._model(packed, states).float().cpu().numpy())
 
     def rows(
         self, pairs: Iterable[tuple[str, str]], window: int, overlap: int | None, longest: int

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from mmbert.inference.batching import Batch, run
 from mmbert.inference.load import Loaded
@@ -48,6 +49,6 @@ class SequencePredictor(Predictor):
 
         return run(self.loaded, items, logits, encode=self._encoders[text], progress=progress, what=what)
 
-    def logits_of(self, packed: Packed, places: Sequence[Place] = ()) -> list[np.ndarray]:
+    def logits_of(self, packed: Packed, places: Sequence[Place] = (), states: Tensor | None = None) -> list[np.ndarray]:
         """Return (labels,) fp32 for each text or pair of a batch on the model's device, on the host."""
-        return list(self._model(packed).float().cpu().numpy())
+        return list(self._model(packed, states).float().cpu().numpy())

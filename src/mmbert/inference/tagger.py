@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from mmbert.inference.classifier import apply
 from mmbert.inference.entities import Entity, Scheme, Strategy, check_strategy, read_entities, trim_spans
@@ -98,9 +99,9 @@ class Tagger(Predictor):
             taken = [slice(window.first - window.start + 1, window.last - window.start + 1) for window in places]
             yield Rows(rows, TokenMetadata(text, ids, spans, taken), number=number, text=text)
 
-    def logits_of(self, packed: Packed, places: Sequence[Place] = ()) -> list[np.ndarray]:
+    def logits_of(self, packed: Packed, places: Sequence[Place] = (), states: Tensor | None = None) -> list[np.ndarray]:
         """Return (tokens, labels) fp32 for each row of a batch on the model's device, on the host."""
-        return packed.unpack(self._model(packed).float().cpu().numpy())
+        return packed.unpack(self._model(packed, states).float().cpu().numpy())
 
     def entities(self, found: Rows[TokenMetadata], strategy: Strategy = "first") -> list[Entity]:
         """Return the entities of a text whose rows have their logits."""

@@ -53,12 +53,25 @@ class LowRank:
     scale: float
     magnitude: Tensor | None = None
 
+    def tuned(self, weight: Tensor) -> Tensor:
+        """Return W + s B A of a base's matrix W (m, n), fp32."""
+        return weight.float() + self.scale * (self.up.float() @ self.down.float())
+
     def merged(self, weight: Tensor) -> Tensor:
-        """Return the tuned matrix (m, n) of a base's, fp32."""
-        tuned = weight.float() + self.scale * (self.up.float() @ self.down.float())
+        """Return the tuned matrix (m, n) of a base's, fp32, with DoRA's lengths of its rows."""
+        tuned = self.tuned(weight)
         if self.magnitude is None:
             return tuned
         return tuned * (self.magnitude.float() / tuned.norm(dim=1))[:, None]
+
+    def check(self, weight: Tensor, matrix: str, adapter: Adapter) -> None:
+        """Raise WeightsError unless the change fits the base's matrix."""
+        wanted = (self.up.shape[0], self.down.shape[1])
+        if weight.shape != wanted:
+            raise WeightsError(
+                f"{adapter.folder} changes {matrix} of shape {wanted}, the base's is {tuple(weight.shape)}: "
+                f"it was made for {adapter.base}"
+            )
 
 
 @dataclass(frozen=True)
@@ -84,12 +97,7 @@ class Adapter:
             name = prefixed.get(f"{matrix}.weight")
             if name is None:
                 raise WeightsError(f"{self.folder} changes {matrix}, which its base does not have: is it {self.base}?")
-            wanted = (change.up.shape[0], change.down.shape[1])
-            if state[name].shape != wanted:
-                raise WeightsError(
-                    f"{self.folder} changes {matrix} of shape {wanted}, the base's is {tuple(state[name].shape)}: "
-                    f"it was made for {self.base}"
-                )
+            change.check(state[name], matrix, self)
             state[name] = change.merged(state[name])
         for bare, value in self.replaced.items():
             state[prefixed.get(bare, bare)] = value

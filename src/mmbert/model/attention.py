@@ -68,6 +68,7 @@ class AttentionPlan:
     offsets    (S + 1,) int32, borders of documents for the CUDA kernel; None elsewhere, where there are
     whole      the groups of a global layer, and
     short      the groups of a local layer, with its ``band`` behind them
+    adapters   the number of each adapter of the batch, and the tokens (N,), in the plan's order, that it changes
     """
 
     order: Tensor | None
@@ -80,6 +81,7 @@ class AttentionPlan:
     whole: tuple[Group, ...] = ()
     short: tuple[Group, ...] = ()
     band: Band | None = None
+    adapters: tuple[tuple[int, Tensor], ...] = ()
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, *, local: bool) -> Tensor:
@@ -162,7 +164,8 @@ def plan_attention(packed: Packed, window: int, dtype: torch.dtype) -> Attention
     if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16):
         positions = _positions(lengths).to(device, non_blocking=True)
         offsets = packed.offsets.to(torch.int32)
-        return AttentionPlan(None, None, positions, dtype, half, packed.longest, offsets)
+        adapters = _adapters(packed, None)
+        return AttentionPlan(None, None, positions, dtype, half, packed.longest, offsets, adapters=adapters)
     order, inverse = _by_length(packed, lengths)
     like = torch.empty(0, dtype=torch.float32 if device.type == "cpu" else dtype, device=device)
     lengths = sorted(lengths)
@@ -178,6 +181,7 @@ def plan_attention(packed: Packed, window: int, dtype: torch.dtype) -> Attention
         whole=tuple(Group(len(list(equal)), length, None) for length, equal in groupby(lengths)),
         short=tuple(Group(len(list(equal)), length, _window(length, half, like)) for length, equal in groupby(short)),
         band=_band(long, half, like) if long else None,
+        adapters=_adapters(packed, order),
     )
 
 
@@ -186,6 +190,16 @@ def _positions(lengths: Sequence[int]) -> Tensor:
     counts = torch.tensor(lengths)
     starts = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
     return torch.arange(int(counts.sum())) - starts
+
+
+def _adapters(packed: Packed, order: Tensor | None) -> tuple[tuple[int, Tensor], ...]:
+    """Return the tokens of each adapter in the plan's order, see AttentionPlan."""
+    if packed.adapters is None:
+        return ()
+    of_token = torch.as_tensor(packed.adapters).repeat_interleave(torch.tensor(packed.lengths))
+    of_token = of_token if order is None else of_token[order.cpu()]
+    numbers = [number for number in of_token.unique().tolist() if number >= 0]
+    return tuple((number, (of_token == number).nonzero()[:, 0].to(packed.ids.device)) for number in numbers)
 
 
 def _by_length(packed: Packed, lengths: Sequence[int]) -> tuple[Tensor, Tensor] | tuple[None, None]:

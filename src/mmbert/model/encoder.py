@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ class Encoder(nn.Module):
         self.config = config
         self.gradient_checkpointing = False
         self.linear_dtype: torch.dtype | None = None  # of the results of linear layers, if they were replaced
+        self.adapter: int | None = None  # of texts whose batch does not say, if the layers have adapters
         with torch.device("meta"):
             self.embeddings = Embeddings(config)
             self.layers = nn.ModuleList(Layer(config, index) for index in range(config.num_layers))
@@ -84,6 +86,8 @@ class Encoder(nn.Module):
              more memory. A tensor of weights gets a gradient
         """
         config, packed = self.config, packed.tensors(self.embeddings.tok_embeddings.weight.device)
+        if self.adapter is not None and packed.adapters is None:
+            packed = replace(packed, adapters=[self.adapter] * packed.sequences)
         plan = plan_attention(packed, config.window, self.compute_dtype(packed))
         cos_sin = self._angles(packed, plan)
         x = self.embeddings(packed.ids if plan.order is None else packed.ids.index_select(0, plan.order))

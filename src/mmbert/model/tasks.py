@@ -74,9 +74,12 @@ class TaskModel(nn.Module):
         """Return the model of a loaded encoder and head."""
         return cls(encoder, head.classifier.out_features, pooling=pooling if cls.pools else None, head=head)
 
-    def forward(self, packed: Packed) -> Tensor:
-        """Return the logits of a batch: (S, labels), or (T, labels) without pooling."""
-        x = self.model(packed)
+    def forward(self, packed: Packed, states: Tensor | None = None) -> Tensor:
+        """Return the logits of a batch: (S, labels), or (T, labels) without pooling.
+
+        states  (T, h) of the encoder, if they were computed elsewhere
+        """
+        x = self.model(packed) if states is None else states
         x = self.head(pool_texts(x, packed, self.pooling) if self.pooling else x)
         out: Tensor = self.classifier(F.dropout(x, self.dropout, self.training) if self.dropout else x)
         return out

@@ -25,7 +25,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -34,6 +34,7 @@ import torch
 from mmbert.cancellation import Watch, check_cancelled, too_many_tokens, watched
 from mmbert.errors import MMBertError, Overloaded
 from mmbert.inference.batching import token_budget
+from mmbert.model.encoder import Encoder
 from mmbert.serving.metrics import EngineMetrics
 from mmbert.serving.queue import QueuedTask, RequestQueue, Taken, size
 from mmbert.serving.task import Answer, Task
@@ -94,8 +95,15 @@ class Engine:
     """Runs tasks on one model. ``pool``: tokenising threads; pool and worker are shared with other engines."""
 
     def __init__(
-        self, worker: Worker, pool: Threads, device: torch.device, limits: Limits, metrics: EngineMetrics | None = None
+        self,
+        worker: Worker,
+        pool: Threads,
+        device: torch.device,
+        limits: Limits,
+        metrics: EngineMetrics | None = None,
+        encoder: Encoder | None = None,
     ) -> None:
+        """``encoder``: of a model with adapters, see :class:`mmbert.serving.worker.ModelQueue`."""
         self.limits = limits
         self._worker, self._pool, self._metrics = worker, pool, metrics
         self._queue = RequestQueue(limits.batch_tokens)
@@ -105,7 +113,7 @@ class Engine:
         # the lock of the worker guards _queue, _tokens and _jobs, and the counts of each job
         self._rate = 0.0
         """Tokens per second while batches run, a moving average."""
-        worker.add(ModelQueue(self._queue, device, self._deliver, self._fail, self._noted, self.abandon))
+        worker.add(ModelQueue(self._queue, device, encoder, self._deliver, self._fail, self._noted, self.abandon))
 
     @property
     def outstanding(self) -> int:
@@ -260,6 +268,24 @@ class Engine:
             _refuse(job, Failed(f"the answer could not be made: {_line(error)}"))
         else:
             _settle(job, lambda: job.future.set_result(Answer(value, job.timing)))
+
+
+class AdapterEngine:
+    """The engine of one adapter: that of its base, which it shares with the other adapters."""
+
+    def __init__(self, engine: Engine, adapter: int) -> None:
+        self._engine, self._adapter = engine, adapter
+        self.limits = engine.limits
+        self.close, self.abandon = engine.close, engine.abandon
+
+    @property
+    def outstanding(self) -> int:
+        """Number of unanswered requests to all adapters; those of a server are counted at the first one."""
+        return self._engine.outstanding if self._adapter == 0 else 0
+
+    def submit(self, task: Task[R]) -> Future[Answer[R]]:
+        """Return the future of the answer, as :meth:`Engine.submit`."""
+        return self._engine.submit(replace(task, adapter=self._adapter))
 
 
 def _refuse(job: QueuedTask, error: Exception) -> None:

@@ -78,7 +78,7 @@ class RequestQueue:
         others: list[QueuedTask] = []  # jobs with another ``compute`` than the first: they keep their places
         while self._jobs:
             job = self._jobs.popleft()
-            if chosen and job.task.compute != chosen[0][0].task.compute:
+            if chosen and not _share(job.task, chosen[0][0].task):
                 others.append(job)
                 continue
             while job.waiting and (not chosen or tokens + size(job.waiting[0]) <= self.budget):
@@ -96,6 +96,13 @@ class RequestQueue:
         self._jobs.extendleft(reversed(others))
         self.tokens -= tokens
         return chosen
+
+
+def _share(task: Task[Any], other: Task[Any]) -> bool:
+    """Return whether rows of two tasks may stand in one batch."""
+    if task.adapter is not None and other.adapter is not None:
+        return True  # the encoder computes all adapters together, then each row by its own ``compute``
+    return task.compute == other.compute
 
 
 def size(place: Place) -> int:

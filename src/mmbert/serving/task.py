@@ -21,6 +21,7 @@ class Task(Generic[R]):
     compute     called in the computing thread; tasks with equal ``compute`` share batches
     finish      called in a tokenising thread once every row has a result, all of finite numbers
     longest     tokens of an item that are read at most, the rest is cut or refused; None: everything is read
+    adapter     number of the adapter that reads it, if the model has adapters; all of them share batches
     """
 
     items: Sequence[Any]
@@ -29,6 +30,7 @@ class Task(Generic[R]):
     compute: Compute
     finish: Callable[[list[Rows[Any]]], R]
     longest: int | None = None
+    adapter: int | None = None
 
     @property
     def likely(self) -> int:

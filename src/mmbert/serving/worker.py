@@ -16,10 +16,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
+from mmbert.model.encoder import Encoder
 from mmbert.packed import Packed
 from mmbert.serving.queue import QueuedTask, RequestQueue, Taken
 
@@ -30,6 +32,7 @@ log = logging.getLogger(__name__)
 class ModelQueue:
     """The queue of a model, its device, and the functions that the worker calls.
 
+    encoder  of a model with adapters, whose batches mix them; else None
     deliver  with the rows of a batch, their results, and when it began and ended
     fail     with the rows of one job and the error
     noted    with rows and tokens of a batch that is about to run
@@ -38,6 +41,7 @@ class ModelQueue:
 
     queue: RequestQueue
     device: torch.device
+    encoder: Encoder | None
     deliver: Callable[[list[Taken], list[object], float, float], None]
     fail: Callable[[list[Taken], Exception], None]
     noted: Callable[[int, int], None]
@@ -213,9 +217,27 @@ def _pack(rows: list[Taken]) -> Packed:
 
 
 def _results(model: ModelQueue, rows: list[Taken], packed: Packed) -> list[object]:
-    compute = rows[0][0].task.compute
+    packed = packed.to(model.device)
     with torch.inference_mode():
-        results = list(compute(packed.to(model.device), [place for _, place in rows]))
+        if model.encoder is not None:
+            results = _mixed(model.encoder, rows, packed)
+        else:
+            results = list(rows[0][0].task.compute(packed, [place for _, place in rows]))
     if len(results) != len(rows):
         raise ValueError(f"{len(results)} results for {len(rows)} rows")
+    return results
+
+
+def _mixed(encoder: Encoder, rows: list[Taken], packed: Packed) -> list[object]:
+    """Return the results of rows of several adapters: one pass of the encoder, then the heads of each."""
+    states = encoder(replace(packed, adapters=[job.task.adapter for job, _ in rows]))
+    groups: dict[Any, list[int]] = {}  # rows of each head; handlers are as many as heads
+    for number, (job, _) in enumerate(rows):
+        groups.setdefault(job.task.compute, []).append(number)
+    results: list[object] = [None] * len(rows)
+    for compute, numbers in groups.items():
+        part, places = packed.part(numbers)
+        found = compute(part, [rows[number][1] for number in numbers], states=states[places])
+        for number, result in zip(numbers, found, strict=True):
+            results[number] = result
     return results

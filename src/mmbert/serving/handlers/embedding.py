@@ -148,10 +148,10 @@ class EmbeddingHandler:
         """Return a task that runs all of the model's code."""
         return self.embed(texts, cut="beginning")
 
-    def compute(self, packed: Packed, places: Sequence[Place]) -> list[Any]:
-        """Return for each row of a batch what its metadata asks for."""
+    def compute(self, packed: Packed, places: Sequence[Place], states: torch.Tensor | None = None) -> list[Any]:
+        """Return for each row of a batch what its metadata asks for. ``states``: of the encoder, computed elsewhere."""
         embedder = self.embedder
-        states = embedder.states(packed)
+        states = embedder.states(packed) if states is None else states
         skips = [text.metadata.skip if isinstance(text.metadata, _Pooled) else None for text, _ in places]
         found: list[Any] = [None] * len(places)
         if any(skip is not None for skip in skips):  # pooled together, the vectors of other rows are not used
