@@ -31,6 +31,10 @@ MATRICES = ("attn.Wqkv", "attn.Wo", "mlp.Wi", "mlp.Wo")
 class Change(nn.Module):
     """What an adapter does to the product of one matrix, for its tokens."""
 
+    down: Tensor
+    up: Tensor
+    scales: Tensor | None
+
     def __init__(self, change: LowRank, weight: Tensor, dtype: torch.dtype, head_dim: int | None) -> None:
         """``head_dim``: the rows are in the order of :func:`mmbert.inference.onednn_layers.paired`."""
         super().__init__()
@@ -59,12 +63,12 @@ class AdaptedLayer(OneDnnLayer):
     def __init__(self, layer: Layer, dtype: torch.dtype, changes: Sequence[dict[str, LowRank]]) -> None:
         """``changes``: of each adapter, the low-rank changes of this layer by name of the matrix."""
         super().__init__(layer, dtype)
-        weights = {name: layer.get_submodule(name).weight for name in MATRICES}
+        weights = {name: weight_of(layer, name) for name in MATRICES}
         self.changes = nn.ModuleDict()
         for number, own in enumerate(changes):
             for name, change in own.items():
                 head_dim = self.head_dim if name == "attn.Wqkv" else None
-                self.changes[_key(number, name)] = Change(change, weights[name].detach(), dtype, head_dim)
+                self.changes[_key(number, name)] = Change(change, weights[name], dtype, head_dim)
 
     def forward(self, x: Tensor, plan: AttentionPlan, cos_sin: Angles) -> Tensor:
         """(T, h) -> (T, h), fp32."""
@@ -75,7 +79,8 @@ class AdaptedLayer(OneDnnLayer):
         self._change("attn.Wqkv", product, normed, plan)
         qkv = product.view(x.shape[0], 3, -1, self.head_dim)
         rotate_pairs(qkv, cos_sin)
-        attended = attend(*qkv.unbind(1), plan, local=self.local).flatten(1)
+        q, k, v = qkv.unbind(1)
+        attended = attend(q, k, v, plan, local=self.local).flatten(1)
         product = self.out(attended).float()
         self._change("attn.Wo", product, attended, plan)
         x = x + product
@@ -85,9 +90,9 @@ class AdaptedLayer(OneDnnLayer):
         self._change("mlp.Wi", product, normed, plan)
         activated, gate = product.chunk(2, dim=1)
         inner = F.gelu(activated) * gate
-        product = self.narrow(inner).float()
-        self._change("mlp.Wo", product, inner, plan)
-        return x + product
+        last: Tensor = self.narrow(inner).float()
+        self._change("mlp.Wo", last, inner, plan)
+        return x + last
 
     def _change(self, name: str, product: Tensor, x: Tensor, plan: AttentionPlan) -> None:
         for number, rows in plan.adapters:
@@ -96,6 +101,11 @@ class AdaptedLayer(OneDnnLayer):
                 change = self.changes[key]
                 assert isinstance(change, Change)
                 change.add(product, x, rows)
+
+
+def weight_of(layer: Layer, name: str) -> Tensor:
+    """Return the weights (m, n) of a matrix of ``MATRICES``."""
+    return layer.get_parameter(f"{name}.weight").detach()
 
 
 def _key(number: int, name: str) -> str:
@@ -117,7 +127,7 @@ def adapt(encoder: Encoder, adapters: Sequence[Adapter], dtype: torch.dtype) -> 
         ]
         for adapter, changes in zip(adapters, own, strict=True):
             for name, change in changes.items():
-                change.check(layer.get_submodule(name).weight, f"layers.{index}.{name}", adapter)
+                change.check(weight_of(layer, name), f"layers.{index}.{name}", adapter)
         encoder.layers[index] = AdaptedLayer(layer, dtype, own)
 
 

@@ -55,7 +55,8 @@ class LowRank:
 
     def tuned(self, weight: Tensor) -> Tensor:
         """Return W + s B A of a base's matrix W (m, n), fp32."""
-        return weight.float() + self.scale * (self.up.float() @ self.down.float())
+        tuned: Tensor = weight.float() + self.scale * (self.up.float() @ self.down.float())
+        return tuned
 
     def merged(self, weight: Tensor) -> Tensor:
         """Return the tuned matrix (m, n) of a base's, fp32, with DoRA's lengths of its rows."""

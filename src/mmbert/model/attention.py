@@ -198,7 +198,7 @@ def _adapters(packed: Packed, order: Tensor | None) -> tuple[tuple[int, Tensor],
         return ()
     of_token = torch.as_tensor(packed.adapters).repeat_interleave(torch.tensor(packed.lengths))
     of_token = of_token if order is None else of_token[order.cpu()]
-    numbers = [number for number in of_token.unique().tolist() if number >= 0]
+    numbers = sorted(set(map(int, packed.adapters)) - {-1})
     return tuple((number, (of_token == number).nonzero()[:, 0].to(packed.ids.device)) for number in numbers)
 
 
