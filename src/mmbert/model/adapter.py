@@ -55,15 +55,15 @@ class LowRank:
 
     def tuned(self, weight: Tensor) -> Tensor:
         """Return W + s B A of a base's matrix W (m, n), fp32."""
-        tuned: Tensor = weight.float() + self.scale * (self.up.float() @ self.down.float())
-        return tuned
+        return weight.float() + self.scale * (self.up.float() @ self.down.float())
 
     def merged(self, weight: Tensor) -> Tensor:
         """Return the tuned matrix (m, n) of a base's, fp32, with DoRA's lengths of its rows."""
         tuned = self.tuned(weight)
         if self.magnitude is None:
             return tuned
-        return tuned * (self.magnitude.float() / tuned.norm(dim=1))[:, None]
+        scaled: Tensor = tuned * (self.magnitude.float() / tuned.norm(dim=1))[:, None]
+        return scaled
 
     def check(self, weight: Tensor, matrix: str, adapter: Adapter) -> None:
         """Raise WeightsError unless the change fits the base's matrix."""
