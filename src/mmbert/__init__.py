@@ -5,6 +5,7 @@ The names below are the public interface; each is imported on first use, so ``im
 
 from __future__ import annotations
 
+import gc
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -106,7 +107,13 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'mmbert' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
+    collecting = gc.isenabled()
+    gc.disable()  # torch makes a million objects that all stay: looking for garbage among them takes a tenth of a load
+    try:
+        value = getattr(import_module(_HOMES[name]), name)
+    finally:
+        if collecting:
+            gc.enable()
     globals()[name] = value
     return value
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from mmbert.errors import MMBertError
+from mmbert.errors import MMBertError, WeightsError
 from mmbert.model.config import ModelConfig
 from mmbert.model.encoder import Encoder
 from mmbert.model.layers import PredictionHead
+from mmbert.model.mapped import DTYPE_NAMES, finite, read_header
 from mmbert.model.tasks import TaskHead
 from mmbert.model.weights import TIED, WEIGHTS, bare_name, fitted, read_index
 
@@ -83,21 +83,19 @@ def read_tensors(folder: Path) -> Tensors:
     for file in found.files:
         try:
             _read_file(file, found)
-        except (OSError, SafetensorError) as error:
+        except WeightsError as error:
             size = f"{file.stat().st_size:,} bytes" if file.is_file() else "missing"
-            what = f"{file} is cut short, damaged or no safetensors file ({size}; {error})"
+            what = f"{file} is cut short, damaged or no safetensors file ({size}; {error.__cause__ or error})"
             found.faults.append(Problem(what, "copy or download it again"))
     return found
 
 
 def _read_file(path: Path, found: Tensors) -> None:
-    with safe_open(path, framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118  (not a dict)
-            bare, head = bare_name(name), file.get_slice(name)
-            found.shapes[bare], found.dtypes[bare] = tuple(head.get_shape()), head.get_dtype()
-            value = file.get_tensor(name)  # one tensor in memory at a time
-            if value.is_floating_point() and value.numel() and not torch.stack(value.aminmax()).isfinite().all():
-                found.nan.append(name)
+    for name, info in read_header(path).items():
+        bare = bare_name(name)
+        found.shapes[bare], found.dtypes[bare] = info.shape, DTYPE_NAMES[info.dtype]
+        if not finite(info):
+            found.nan.append(name)
 
 
 def misfits(tensors: Tensors, config: ModelConfig, kind: str, labels: int) -> Iterator[Problem]:

@@ -127,7 +127,7 @@ def load(name: str | Path, *, revision: str | None = None, device: str = "auto",
     config = config_from_hf(values, str(place / "config.json"))
     tokenizer = _tokenizer(place, config)
     labels = _labels(values, kind, place)
-    encoder, head = _build(place, config, kind, len(labels or ()))
+    encoder, head = _build(place, config, kind, len(labels or ()), mapped=precision != "plain")
     used = apply_precision(encoder, where, precision)
     stated = vars(options) | {
         "after": tuple(module.to(where).eval().requires_grad_(False) for module in options.after),
@@ -228,29 +228,20 @@ def _one_of(values: Mapping[str, Any], key: str, known: tuple[str, ...], place: 
     return value if value in known else None
 
 
-def _build(place: Path, config: ModelConfig, kind: Kind, labels: int) -> tuple[Encoder, nn.Module | None]:
-    """Return encoder and head with their weights, fp32, on the CPU."""
+def _build(
+    place: Path, config: ModelConfig, kind: Kind, labels: int, *, mapped: bool
+) -> tuple[Encoder, nn.Module | None]:
+    """Return encoder and head with their weights, fp32, on the CPU. ``mapped``: weights stay in the file's map."""
+    state = load_state(place, check=True)
     if kind == "masked_lm":
-        model = MaskedLM.load(place)
-        _finite(model, place)
+        model = MaskedLM.from_state(config, state, str(place), mapped=mapped)
         return model.model.eval().requires_grad_(False), model
-    state = load_state(place)
-    encoder, head = Encoder.from_state(config, state, str(place)), None
-    _finite(encoder, place)
+    encoder, head = Encoder.from_state(config, state, str(place), mapped=mapped), None
     if kind not in ("encoder", "sentence"):
         with torch.device("meta"):
             head = TaskHead(config, labels)
         fill(head, state, str(place))
-        _finite(head, place)
     return encoder.eval().requires_grad_(False), head
-
-
-def _finite(module: nn.Module, place: Path) -> None:
-    """Raise WeightsError for NaN and infinite weights, which would make all results NaN."""
-    for name, value in module.named_parameters():
-        low, high = value.detach().aminmax()
-        if not bool(torch.isfinite(low) & torch.isfinite(high)):
-            raise WeightsError(f"{place}: {name} holds NaN or infinite values: take an earlier checkpoint")
 
 
 def _tokenizer(place: Path, config: ModelConfig) -> Tokenizer:

@@ -26,6 +26,7 @@ from mmbert.errors import ConfigError
 from mmbert.inference.int8 import Int8Layer, compiles
 from mmbert.inference.native import layer as native
 from mmbert.inference.onednn_layers import OneDnnLayer
+from mmbert.memory import give_back
 from mmbert.model.encoder import Encoder
 from mmbert.model.layers import Layer
 
@@ -73,8 +74,9 @@ def apply_precision(encoder: Encoder, device: torch.device, precision: str) -> s
     encoder.to(device)
     if used == "int8" and device.type != "cpu":
         raise ConfigError(f"int8 is for CPUs: take bf16 on {device}")
-    layers = [layer for layer in encoder.layers if isinstance(layer, Layer)]
-    if used in ("bf16", "int8") and device.type == "cpu" and all(map(native.ready, layers)):
+    # no list of the layers: it would keep the weights of each until the last one is packed
+    fits = all(native.ready(layer) for layer in encoder.layers if isinstance(layer, Layer))
+    if used in ("bf16", "int8") and device.type == "cpu" and fits:
         _replace(encoder, lambda layer: native.NativeLayer(layer, int8=used == "int8"))
     elif used == "int8":
         compiled = compiles()
@@ -100,3 +102,6 @@ def _replace(encoder: Encoder, make: Callable[[Layer], nn.Module]) -> None:
     for index, layer in enumerate(encoder.layers):
         assert isinstance(layer, Layer)
         encoder.layers[index] = make(layer)
+        if index % 4 == 3:
+            give_back()  # temporary matrices of all sizes leave holes, which would add up to 100 MB
+    give_back()

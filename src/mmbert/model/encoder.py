@@ -56,9 +56,10 @@ class Encoder(nn.Module):
         return cls.from_state(load_config(folder), load_state(folder), str(folder))
 
     @classmethod
-    def from_state(cls, config: ModelConfig, state: dict[str, Tensor], where: str) -> Encoder:
+    def from_state(cls, config: ModelConfig, state: dict[str, Tensor], where: str, *, mapped: bool = False) -> Encoder:
         """Return the encoder of the tensors in ``state``, and take them out; those of a head stay.
 
+        mapped  see :func:`mmbert.model.weights.fill`: for inference, which never writes to weights
         Raises WeightsError, which names ``where``, if they do not fit the config.
         """
         own = take_encoder(state)
@@ -66,7 +67,7 @@ class Encoder(nn.Module):
         cut_padding(own, config.vocab_size)
         with torch.device("meta"):
             model = cls(config)
-        fill(model, own, where)
+        fill(model, own, where, mapped=mapped)
         return model
 
     def save(self, folder: str | Path) -> None:
@@ -121,7 +122,7 @@ class Encoder(nn.Module):
             return torch.get_autocast_dtype(device)
         if self.linear_dtype is not None:
             return self.linear_dtype
-        return self.embeddings.tok_embeddings.weight.dtype
+        return self.final_norm.weight.dtype  # not the embedding's, which may be stored in 16 bits
 
 
 def _add(mixed: Tensor | None, x: Tensor, weight: float | Tensor) -> Tensor:

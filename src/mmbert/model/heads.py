@@ -54,18 +54,22 @@ class MaskedLM(nn.Module):
     def load(cls, name: str | Path, *, revision: str | None = None) -> MaskedLM:
         """Load a model from a folder or the hub, fp32, on the CPU. Raises WeightsError."""
         folder = model_folder(name, revision=revision)
-        config, state = load_config(folder), load_state(folder)
+        return cls.from_state(load_config(folder), load_state(folder), str(folder))
+
+    @classmethod
+    def from_state(cls, config: ModelConfig, state: dict[str, Tensor], where: str, *, mapped: bool = False) -> MaskedLM:
+        """Return the model of the tensors in ``state``; options and errors as of ``Encoder.from_state``."""
         if not any(key.startswith(("head.", "decoder.")) for key in state):
-            raise WeightsError(f"{folder} holds an encoder without a language-model head: use Encoder.load")
+            raise WeightsError(f"{where} holds an encoder without a language-model head: use Encoder.load")
         state |= {f"model.{name}": value for name, value in take_encoder(state).items()}
-        check_size(config, state, str(folder))
+        check_size(config, state, where)
         cut_padding(state, config.vocab_size)
         stored = state.pop(TIED, None)
         if stored is not None and not torch.equal(stored, state.setdefault(EMBEDDING, stored)):
-            raise WeightsError(f"{folder}: {TIED} differs from the token embedding; untied decoders are not supported")
+            raise WeightsError(f"{where}: {TIED} differs from the token embedding; untied decoders are not supported")
         with torch.device("meta"):
             model = cls(config)
-        fill(model, state, str(folder), tied=TIED)
+        fill(model, state, where, tied=TIED, mapped=mapped)
         model.tie()
         return model
 

@@ -47,7 +47,8 @@ class Embeddings(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """(T,) -> (T, h)."""
-        x: Tensor = self.norm(self.tok_embeddings(ids))
+        rows = self.tok_embeddings(ids)
+        x: Tensor = self.norm(rows.to(self.norm.weight.dtype))  # a table in a file's map may have 16 bits
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
 

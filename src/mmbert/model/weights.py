@@ -12,12 +12,12 @@ from __future__ import annotations
 import json
 import logging
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from mmbert.errors import WeightsError
@@ -28,6 +28,7 @@ from mmbert.model.config import config_from_hf as config_from_hf
 from mmbert.model.config import config_to_hf as config_to_hf
 from mmbert.model.count import parameters
 from mmbert.model.folder import read_config
+from mmbert.model.mapped import DTYPE_NAMES, finite, is_finite, map_tensor, read_header
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +44,9 @@ _PADDED = 1024
 _SMALL = 2**24
 """Number of weights that a config may always describe, whatever is stored: 64 MiB."""
 
-_BY_TOKEN = ("tok_embeddings.weight", "decoder.weight", "decoder.bias")
+_TABLE = "tok_embeddings.weight"
+_BY_TOKEN = (_TABLE, "decoder.weight", "decoder.bias")
 """Ends of the names of tensors with a row for each token."""
-
-DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64",
-               torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
-               torch.bool: "BOOL"}  # fmt: skip
 
 
 def model_folder(name: str | Path, *, revision: str | None = None) -> Path:
@@ -78,13 +76,15 @@ def load_config(folder: str | Path) -> ModelConfig:
     return config_from_hf(values, str(path))
 
 
-def load_state(folder: str | Path) -> dict[str, Tensor]:
-    """Return all tensors of a folder as stored, by their names without ``WRAPPERS``.
+def load_state(folder: str | Path, *, check: bool = False) -> dict[str, Tensor]:
+    """Return all tensors of a folder as stored, by their names without ``WRAPPERS``; those of safetensors are mapped.
 
+    check  read all weights once, and refuse NaN and infinite values, which would make all results NaN
     Raises WeightsError if a file is missing, truncated or corrupt.
     """
     folder = Path(folder)
-    for name, read in ((WEIGHTS, _read_safetensors), ("pytorch_model.bin", _read_bin)):
+    readers = (WEIGHTS, partial(_read_safetensors, check=check)), ("pytorch_model.bin", partial(_read_bin, check=check))
+    for name, read in readers:
         index = folder / f"{name}.index.json"
         if (folder / name).is_file():
             return _unwrapped(read(folder / name), folder / name)
@@ -180,15 +180,13 @@ def fitted(name: str, shape: tuple[int, ...], vocab_size: int) -> tuple[int, ...
     return (vocab_size, *shape[1:]) if padded else shape
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path} cannot be read ({error}): copy or download it again") from error
+def _read_safetensors(path: Path, *, check: bool) -> dict[str, Tensor]:
+    found = read_header(path)
+    _refuse_not_finite(path, (name for name, info in found.items() if check and not finite(info)))
+    return {name: map_tensor(info) for name, info in found.items()}
 
 
-def _read_bin(path: Path) -> dict[str, Tensor]:
+def _read_bin(path: Path, *, check: bool) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling can raise anything
@@ -196,14 +194,26 @@ def _read_bin(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path} cannot be read as plain tensors ({reason}): convert it to safetensors") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path} does not hold a table of tensors")
+    _refuse_not_finite(path, (name for name, value in state.items() if check and not is_finite(value)))
     return state
 
 
-def fill(model: nn.Module, state: dict[str, Tensor], where: str, *, tied: str | None = None) -> None:
+def _refuse_not_finite(path: Path, names: Iterator[str]) -> None:
+    for name in names:
+        raise WeightsError(f"{path}: {bare_name(name)} holds NaN or infinite values: take an earlier checkpoint")
+
+
+def fill(
+    model: nn.Module, state: dict[str, Tensor], where: str, *, tied: str | None = None, mapped: bool = False
+) -> None:
     """Give a model on the meta device its weights, as fp32 copies. Names and shapes must match exactly.
 
-    Empties ``state`` on the way, so that memory never holds the model twice. ``tied`` names a tensor that shares
-    another one's memory and is left to the caller. Raises WeightsError naming missing, unexpected and misshapen ones.
+    Empties ``state`` on the way, so that memory never holds the model twice.
+
+    tied    names a tensor that shares another one's memory and is left to the caller
+    mapped  for inference: fp32 weights stay in the map of their file. So does the token embedding in 16 bits, whose
+            rows become fp32 when they are gathered, unless it is ``tied`` to a decoder, which multiplies by all of it
+    Raises WeightsError naming missing, unexpected and misshapen ones.
     """
     wanted = {name: value.shape for name, value in model.state_dict().items() if name != tied}
     problems = []
@@ -220,8 +230,10 @@ def fill(model: nn.Module, state: dict[str, Tensor], where: str, *, tied: str | 
         raise WeightsError(f"weights of {where} do not fit its config.json: {'; '.join(problems[:5])}")
     for name in wanted:
         module_name, _, leaf = name.rpartition(".")
-        copy = state.pop(name).to(torch.float32, copy=True)  # a copy: the file may be a memory map
-        setattr(model.get_submodule(module_name), leaf, nn.Parameter(copy))
+        value = state.pop(name)
+        if not (mapped and tied is None and name.endswith(_TABLE) and value.dtype in (torch.bfloat16, torch.float16)):
+            value = value.to(torch.float32, copy=not mapped)  # a copy: training writes to it, and the file is mapped
+        setattr(model.get_submodule(module_name), leaf, nn.Parameter(value))
 
 
 def save_model(

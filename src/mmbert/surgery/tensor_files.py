@@ -11,40 +11,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from io import BufferedReader
-from math import prod
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mmbert.errors import WeightsError
 from mmbert.files import atomic_file
-from mmbert.model.weights import DTYPE_NAMES, WEIGHTS, bare_name, read_index
+from mmbert.model.mapped import DTYPE_NAMES, TensorInfo, read_header
+from mmbert.model.weights import WEIGHTS, bare_name, read_index
 
 INDEX = f"{WEIGHTS}.index.json"
 """Names the file of each tensor, for models in several files."""
-
-_DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """The position, type and shape of one tensor in a file."""
-
-    name: str
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    offset: int
-    """First byte, from the beginning of the file."""
-    file: str = WEIGHTS
-    """The file of the model that holds it."""
-
-    @property
-    def numel(self) -> int:
-        return prod(self.shape)
 
 
 class TensorFile:
@@ -69,24 +49,9 @@ class TensorFile:
             raise
 
     def _open(self, name: str) -> dict[str, TensorInfo]:
-        path = self.folder / name
-        try:
-            with safe_open(path, framework="pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise WeightsError(f"{path} is not a whole safetensors file ({error}): save the model again") from error
-        file = self._files[name] = path.open("rb")
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        unknown = [f"{name} ({entry['dtype']})" for name, entry in header.items() if entry["dtype"] not in _DTYPES]
-        if unknown:
-            raise WeightsError(f"{path}: tensors of this type are not supported: {unknown[0]}")
-        found = {bare_name(tensor): entry for tensor, entry in header.items()}
-        return {
-            tensor: TensorInfo(tensor, _DTYPES[e["dtype"]], tuple(e["shape"]), 8 + length + e["data_offsets"][0], name)
-            for tensor, e in found.items()
-        }
+        found = read_header(self.folder / name)
+        self._files[name] = (self.folder / name).open("rb")
+        return {bare_name(tensor): replace(info, name=bare_name(tensor)) for tensor, info in found.items()}
 
     def read(self, name: str, start: int, stop: int) -> Tensor:
         """Return entries ``start`` to ``stop`` of the flattened tensor, a copy in the file's type."""
@@ -94,11 +59,11 @@ class TensorFile:
         size = info.dtype.itemsize
         if stop <= start:
             return torch.empty(0, dtype=info.dtype)
-        file = self._files[info.file]
+        file = self._files[info.path.name]
         file.seek(info.offset + start * size)
         chunk = bytearray((stop - start) * size)
         if file.readinto(chunk) != len(chunk):
-            raise WeightsError(f"{self.folder / info.file} ends inside {name}: it was changed while being read")
+            raise WeightsError(f"{info.path} ends inside {name}: it was changed while being read")
         return torch.frombuffer(chunk, dtype=info.dtype)
 
     def close(self) -> None:

@@ -282,5 +282,7 @@ def _size(file: TensorFile, *, tied: bool) -> Size:
         tokens=embedding.shape[0],
         parameters=sum(info.numel for info in counted),
         embedding=embedding.numel,
-        file_bytes=sum((file.folder / name).stat().st_size for name in {info.file for info in file.tensors.values()}),
+        file_bytes=sum(
+            (file.folder / name).stat().st_size for name in {info.path.name for info in file.tensors.values()}
+        ),
     )

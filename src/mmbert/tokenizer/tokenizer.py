@@ -35,6 +35,7 @@ from mmbert.io.stream import read_text
 from mmbert.packed import Packed
 from mmbert.tokenizer.folder import SPECIALS, download, write_side_files
 from mmbert.tokenizer.guard import check_expansion, no_panic, unreadable
+from mmbert.tokenizer.load_bpe import load_bpe
 from mmbert.tokenizer.long_texts import chunks, encode_all
 from mmbert.tokenizer.spelling import SPACE, spelled_bytes
 
@@ -45,17 +46,13 @@ BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 class Tokenizer:
     """A tokenizer with ``<pad> <eos> <bos> <unk> <mask>``. Made by :meth:`load` or ``train_tokenizer``."""
 
-    def __init__(self, content: str, origin: str) -> None:
-        """Read the text of a ``tokenizer.json``. ``origin`` names it in errors. Raises TokenizerError."""
+    def __init__(self, content: str | tokenizers.Tokenizer, origin: str) -> None:
+        """Read the text of a ``tokenizer.json``, or take what it holds. ``origin`` names it in errors.
+
+        Raises TokenizerError.
+        """
         self.origin = origin
-        try:
-            check_expansion(json.loads(content), origin)
-            with no_panic(origin):
-                self._marked = tokenizers.Tokenizer.from_str(content)
-        except TokenizerError:
-            raise
-        except Exception as error:  # the Rust library raises bare Exception for whatever it cannot read
-            raise TokenizerError(f"{origin} is not a tokenizer.json: {first_line(error)}") from error
+        self._marked = _read(content, origin) if isinstance(content, str) else content
         self._added: dict[int, tokenizers.AddedToken] = self._marked.get_added_tokens_decoder()
         ids = {role: self._marked.token_to_id(token) for role, token in SPECIALS.items()}
         missing = [SPECIALS[role] for role, index in ids.items() if index is None]
@@ -84,13 +81,18 @@ class Tokenizer:
         if not path.is_file():
             path = download(str(name), revision)
         try:
-            return cls(read_text(path), str(path))
+            return cls(load_bpe(path, str(path)) or read_text(path), str(path))
         except DataError as error:
             raise TokenizerError(str(error)) from error
 
     @cached_property
     def vocab_size(self) -> int:
         """Return the number of ids, added tokens included: one more than the largest."""
+        model, added = self._marked.model, max(self._added) + 1
+        size = self._marked.get_vocab_size(with_added_tokens=False)
+        # as many tokens as ids from 0 on: then no id is larger, and a table of all tokens need not be made
+        if None not in map(model.id_to_token, range(size)):
+            return max(size, added)
         return max(self._marked.get_vocab(with_added_tokens=True).values()) + 1
 
     @cached_property
@@ -317,6 +319,17 @@ class Tokenizer:
         rust = self.written if as_written else self._marked
         write_text(folder / "tokenizer.json", rust.to_str(pretty=True) + "\n")
         write_side_files(folder, dict(zip(SPECIALS, self._ids, strict=True)), self._added, max_tokens)
+
+
+def _read(content: str, origin: str) -> tokenizers.Tokenizer:
+    try:
+        check_expansion(json.loads(content), origin)
+        with no_panic(origin):
+            return tokenizers.Tokenizer.from_str(content)
+    except TokenizerError:
+        raise
+    except Exception as error:  # the Rust library raises bare Exception for whatever it cannot read
+        raise TokenizerError(f"{origin} is not a tokenizer.json: {first_line(error)}") from error
 
 
 def _bare(value: Any) -> Any:
