@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from mmbert.cli.options import Device, Precision
+from mmbert.errors import ConfigError
 
 
 def serve(
@@ -20,6 +22,14 @@ def serve(
     served_model_name: Annotated[
         list[str] | None,
         typer.Option(help="Name of a model in requests, once for each model. Default: the name of its folder."),
+    ] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FOLDER",
+            help="LoRA adapter of the model, and its name in requests. May be repeated: all adapters share the model's "
+            "weights and its batches.",
+        ),
     ] = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -71,7 +81,8 @@ def serve(
 
     try:
         run(
-            models, names=served_model_name or (), host=host, port=port, device=device, precision=precision,
+            models, names=served_model_name or (), adapters=_adapters(adapter or ()), host=host,
+            port=port, device=device, precision=precision,
             max_batch_tokens=max_batch_tokens, max_queue_tokens=max_queue_tokens, max_body=max_body,
             drain_seconds=drain_seconds, auto_truncate=auto_truncate, api_key=api_key, cors=cors_allow_origin or (),
             allowed_hosts=allowed_host or (), max_bodies=max_bodies, max_connections=max_connections,
@@ -81,3 +92,14 @@ def serve(
         line = f"mmbert: {error}"
         say(lambda: print(line, file=sys.stderr, flush=True))
         os._exit(1)
+
+
+def _adapters(given: Sequence[str]) -> dict[str, str]:
+    """Return folders by name. Raises ConfigError for something else than NAME=FOLDER, or a name that comes twice."""
+    found: dict[str, str] = {}
+    for each in given:
+        name, equals, folder = each.partition("=")
+        if not (name and equals and folder) or name in found:
+            raise ConfigError(f"--adapter {each}: expected NAME=FOLDER, each name once")
+        found[name] = folder
+    return found

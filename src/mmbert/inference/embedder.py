@@ -32,20 +32,25 @@ class Embedder(SentenceTransformersApi):
         revision: str | None = None,
         device: str = "auto",
         precision: str = "auto",
+        base: str | Path | None = None,
+        num_layers: int | None = None,
         pooling: str | Sequence[str] | None = None,
         layers: Sequence[float] | None = None,
         max_tokens: int | None = None,
     ) -> Self:
-        """Load a folder or hub name of sentence-transformers, transformers or this package.
+        """Load a folder or hub name of sentence-transformers, transformers, peft (an adapter) or this package.
 
         device      auto, cpu, cuda, cuda:1
         precision   auto, fp32, bf16 or int8: of the model's matrices
+        base        of an adapter: folder or hub name of its base. Default: what the adapter says
+        num_layers  read and compute only the first layers, then the final norm (2D Matryoshka). Default: all
         pooling     mean, first, last, max, weightedmean; several are concatenated. Default: the folder's, or mean
         layers      weights of a sum of layers: of the embeddings, each layer and the last, or of the last few
         max_tokens  longest text, <bos> and <eos> included. Default: the folder's
         Raises WeightsError, TokenizerError or ConfigError.
         """
-        loaded = load(name, revision=revision, device=device, precision=precision)
+        options: dict[str, Any] = {"device": device, "precision": precision, "base": base, "num_layers": num_layers}
+        loaded = load(name, revision=revision, **options)
         return cls(loaded, pooling=pooling, layers=layers, max_tokens=max_tokens)
 
     @overload

@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mmbert.errors import ConfigError, TokenizerError, WeightsError
+from mmbert.inference.checks import whole
 from mmbert.inference.precision import apply_precision
 from mmbert.inference.sentence_transformers_folder import FolderOptions, read_options
+from mmbert.model.adapter import Adapter, is_adapter, read_adapter
 from mmbert.model.config import ModelConfig, config_from_hf
 from mmbert.model.encoder import Encoder
 from mmbert.model.folder import read_config, read_object
 from mmbert.model.heads import MaskedLM
 from mmbert.model.tasks import TaskHead
-from mmbert.model.weights import fill, load_state, model_folder
+from mmbert.model.weights import drop_layers, fill, load_state, model_folder
 from mmbert.tokenizer.tokenizer import Tokenizer
 
 Kind = Literal["encoder", "masked_lm", "sequence", "tokens", "span", "choice", "sentence"]
@@ -38,6 +40,8 @@ KINDS: dict[str, Kind] = {
     "ModernBertForMultipleChoice": "choice",
 }
 """transformers' classes; ``sentence`` is an encoder with a Pooling module around it."""
+
+Options = TypeVar("Options", bound=FolderOptions)
 
 PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
 """What ``problem_type`` may be."""
@@ -111,44 +115,103 @@ def hash_folder(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def load(name: str | Path, *, revision: str | None = None, device: str = "auto", precision: str = "auto") -> Loaded:
-    """Load a folder or hub name.
+def load(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    base: str | Path | None = None,
+    num_layers: int | None = None,
+) -> Loaded:
+    """Load a folder or hub name: a model, or an adapter of peft, which is merged into its base.
 
-    device     auto (CUDA where there is one), cpu, cuda, cuda:1, ...
-    precision  auto, fp32, bf16 or int8, see :func:`mmbert.inference.precision.apply_precision`
+    device      auto (CUDA where there is one), cpu, cuda, cuda:1, ...
+    precision   auto, fp32, bf16 or int8, see :func:`mmbert.inference.precision.apply_precision`
+    base        of an adapter: folder or hub name of its base. Default: what the adapter says
+    num_layers  read and compute only the first layers, and then the final norm (2D Matryoshka, 2402.14776)
     Raises WeightsError, TokenizerError or ConfigError.
     """
     folder = model_folder(name, revision=revision)
     where = pick_device(device)
-    options = read_options(folder)
-    place = options.place
-    values = read_config(place)
+    adapter = read_adapter(folder) if is_adapter(folder) else None
+    if base is not None and adapter is None:
+        raise ConfigError(f"{folder} is no adapter: base is the model that an adapter belongs to")
+    options = read_options(folder if adapter is None else adapter.base_folder(base))
+    place, values = options.place, read_config(options.place)
+    if adapter is not None:
+        options, values = adapted(adapter, options), adapter.config(values)
     kind = _kind(values, options)
-    config = config_from_hf(values, str(place / "config.json"))
+    config = _shorter(config_from_hf(values, str(place / "config.json")), num_layers)
     tokenizer = _tokenizer(place, config)
-    labels = _labels(values, kind, place)
-    encoder, head = _build(place, config, kind, len(labels or ()), mapped=precision != "plain")
+    state = load_state(place, check=True)
+    if adapter is not None:
+        adapter.merge(state)
+    drop_layers(state, config.num_layers)
+    encoder, masked_lm = _build(place, config, kind, state, mapped=precision != "plain")
     used = apply_precision(encoder, where, precision)
     stated = vars(options) | {
         "after": tuple(module.to(where).eval().requires_grad_(False) for module in options.after),
         "activation": _activation(values, options),
         "max_tokens": _max_tokens(config, options),
     }
-    return Loaded(
+    loaded = Loaded(
         **stated,
         folder=folder,
         config=config,
         encoder=encoder,
         tokenizer=tokenizer,
-        head=head if head is None else head.to(where).eval().requires_grad_(False),
+        head=None if masked_lm is None else masked_lm.to(where),
         kind=kind,
         device=where,
         precision=used,
+        labels=None,
+        classifier_pooling="cls",
+        problem_type=None,
+        values=values,
+    )
+    return loaded if kind in _HEADLESS else with_head(loaded, values, state)
+
+
+def with_head(loaded: Loaded, values: dict[str, Any], state: dict[str, Tensor]) -> Loaded:
+    """Return the model with the head that a ``config.json`` describes, made from the tensors that are left in state.
+
+    An encoder (or a model of sentence-transformers) has none and comes back with its kind. Raises WeightsError.
+    """
+    place = loaded.place
+    kind = _kind(values, loaded)
+    if kind in _HEADLESS:
+        return replace(loaded, kind=kind, values=values, head=None)
+    labels = _labels(values, kind, place)
+    with torch.device("meta"):
+        head = TaskHead(loaded.config, len(labels or ()))
+    fill(head, state, str(place))
+    return replace(
+        loaded,
+        kind=kind,
+        head=head.to(loaded.device).eval().requires_grad_(False),
         labels=labels,
         classifier_pooling=_one_of(values, "classifier_pooling", ("cls", "mean"), place, kind) or "cls",
         problem_type=_one_of(values, "problem_type", PROBLEMS, place, kind),
         values=values,
     )
+
+
+_HEADLESS: tuple[Kind, ...] = ("encoder", "sentence", "masked_lm")
+"""Kinds without a TaskHead."""
+
+
+def adapted(adapter: Adapter, options: Options) -> Options:
+    """Return the options of an adapter's base without its pooling, if the adapter has a head that takes its place."""
+    return replace(options, pooling=None, after=()) if adapter.has_head else options
+
+
+def _shorter(config: ModelConfig, num_layers: int | None) -> ModelConfig:
+    """Return the shape with the first layers only."""
+    if num_layers is None:
+        return config
+    whole("num_layers", num_layers, 1, config.num_layers, "the layers of the model")
+    return config.model_copy(update={"num_layers": num_layers})
 
 
 def pick_device(name: str) -> torch.device:
@@ -229,19 +292,17 @@ def _one_of(values: Mapping[str, Any], key: str, known: tuple[str, ...], place: 
 
 
 def _build(
-    place: Path, config: ModelConfig, kind: Kind, labels: int, *, mapped: bool
-) -> tuple[Encoder, nn.Module | None]:
-    """Return encoder and head with their weights, fp32, on the CPU. ``mapped``: weights stay in the file's map."""
-    state = load_state(place, check=True)
-    if kind == "masked_lm":
-        model = MaskedLM.from_state(config, state, str(place), mapped=mapped)
-        return model.model.eval().requires_grad_(False), model
-    encoder, head = Encoder.from_state(config, state, str(place), mapped=mapped), None
-    if kind not in ("encoder", "sentence"):
-        with torch.device("meta"):
-            head = TaskHead(config, labels)
-        fill(head, state, str(place))
-    return encoder.eval().requires_grad_(False), head
+    place: Path, config: ModelConfig, kind: Kind, state: dict[str, Tensor], *, mapped: bool
+) -> tuple[Encoder, MaskedLM | None]:
+    """Return the encoder, and the whole model of a ``masked_lm``, fp32, on the CPU; other heads stay in ``state``.
+
+    mapped  weights stay in the map of their file
+    """
+    if kind != "masked_lm":
+        encoder = Encoder.from_state(config, state, str(place), mapped=mapped)
+        return encoder.eval().requires_grad_(False), None
+    model = MaskedLM.from_state(config, state, str(place), mapped=mapped).eval().requires_grad_(False)
+    return model.model, model
 
 
 def _tokenizer(place: Path, config: ModelConfig) -> Tokenizer:

@@ -57,16 +57,26 @@ class Predictor:
 
     @classmethod
     def load(
-        cls, name: str | Path, *, revision: str | None = None, device: str = "auto", precision: str = "auto"
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        base: str | Path | None = None,
+        num_layers: int | None = None,
     ) -> Self:
-        """Load a folder or hub name of transformers, sentence-transformers or this package.
+        """Load a folder or hub name of transformers, sentence-transformers, peft (an adapter) or this package.
 
-        device     auto, cpu, cuda, cuda:1
-        precision  auto, fp32, bf16 or int8: of the encoder's matrices
+        device      auto, cpu, cuda, cuda:1
+        precision   auto, fp32, bf16 or int8: of the encoder's matrices
+        base        of an adapter: folder or hub name of its base. Default: what the adapter says
+        num_layers  read and compute only the first layers, then the final norm (2D Matryoshka). Default: all
         Raises WeightsError (which names the right predictor, if the folder has another head), TokenizerError or
         ConfigError.
         """
-        return cls(load(name, revision=revision, device=device, precision=precision))
+        options: dict[str, Any] = {"device": device, "precision": precision, "base": base, "num_layers": num_layers}
+        return cls(load(name, revision=revision, **options))
 
     def warn_once(self, key: str, message: str) -> None:
         """Log a warning the first time that it comes with this key."""

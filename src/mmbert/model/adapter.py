@@ -23,6 +23,7 @@ from torch import Tensor
 
 from mmbert.errors import WeightsError
 from mmbert.model.folder import read_object
+from mmbert.model.weights import model_folder
 
 CONFIG, FILE = "adapter_config.json", "adapter_model.safetensors"
 
@@ -102,6 +103,43 @@ class Adapter:
             state[name] = change.merged(state[name])
         for bare, value in self.replaced.items():
             state[prefixed.get(bare, bare)] = value
+        for name in [name for name in state if self.has_head and name.startswith("decoder.")]:
+            del state[name]  # the base's masked-language-model head, but for head.dense and head.norm, which stay
+
+    @property
+    def has_head(self) -> bool:
+        """Return whether base and adapter together have the head of a task."""
+        return self.architecture not in (None, "ModernBertModel")
+
+    def base_folder(self, given: str | Path | None = None) -> Path:
+        """Return the folder of the base: ``given``, a folder or hub name, else the one that the adapter names."""
+        name = given or self.base
+        if name is None:
+            raise WeightsError(f"{self.folder} is an adapter and does not say of which model: give its base")
+        try:
+            folder = model_folder(name)
+        except WeightsError as error:
+            raise WeightsError(
+                f"base of the adapter {self.folder}: {error} (give base if it lies elsewhere)"
+            ) from error
+        if is_adapter(folder):
+            raise WeightsError(f"{folder}, the base of the adapter {self.folder}, is an adapter itself: merge it first")
+        return folder
+
+    def config(self, base: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the ``config.json`` of base and adapter together.
+
+        What the adapter's own file says of classes counts; without it they are as many as its classifier has.
+        """
+        own = read_object(self.folder / "config.json")
+        keys = ("id2label", "label2id", "problem_type", "classifier_pooling")
+        kept: dict[str, Any] = {key: own[key] for key in keys if key in own}
+        together: dict[str, Any] = {**base, **kept}
+        if self.architecture is not None:
+            together["architectures"] = [self.architecture]
+        if self.labels is not None and len(together.get("id2label") or ()) != self.labels:
+            together.update(num_labels=self.labels, id2label=None, label2id=None)
+        return together
 
     @property
     def labels(self) -> int | None:
@@ -118,6 +156,8 @@ def is_adapter(folder: Path) -> bool:
 def read_adapter(folder: Path) -> Adapter:
     """Return the adapter of a folder. Raises WeightsError for what is missing, damaged or not supported."""
     where = folder / CONFIG
+    if not where.is_file():
+        raise WeightsError(f"no {CONFIG} in {folder}: not an adapter of peft")
     config = read_object(where)
     _check(config, where)
     if not (folder / FILE).is_file():

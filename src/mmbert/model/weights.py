@@ -150,6 +150,14 @@ def take_encoder(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix("model."): state.pop(name) for name in sorted(own)}
 
 
+def drop_layers(state: dict[str, Tensor], num_layers: int) -> None:
+    """Take the tensors of all layers after the first ``num_layers`` out of ``state``."""
+    for name in list(state):
+        part = name.removeprefix("model.").split(".")
+        if part[0] == "layers" and part[1].isdecimal() and int(part[1]) >= num_layers:
+            del state[name]
+
+
 def cut_padding(state: dict[str, Tensor], vocab_size: int) -> None:
     """Cut off rows that pad a vocabulary to a multiple of 8, in place; ``vocab_size``: of the config.
 

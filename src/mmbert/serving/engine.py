@@ -270,8 +270,12 @@ class Engine:
             _settle(job, lambda: job.future.set_result(Answer(value, job.timing)))
 
 
+NO_ADAPTER = -1
+"""The number of the base itself among its adapters."""
+
+
 class AdapterEngine:
-    """The engine of one adapter: that of its base, which it shares with the other adapters."""
+    """The engine of one adapter, or of the base itself: they all share one engine."""
 
     def __init__(self, engine: Engine, adapter: int) -> None:
         self._engine, self._adapter = engine, adapter
@@ -280,7 +284,7 @@ class AdapterEngine:
 
     @property
     def outstanding(self) -> int:
-        """Number of unanswered requests to all adapters; those of a server are counted at the first one."""
+        """Number of unanswered requests to all adapters, told by the first one, so that a server counts them once."""
         return self._engine.outstanding if self._adapter == 0 else 0
 
     def submit(self, task: Task[R]) -> Future[Answer[R]]:

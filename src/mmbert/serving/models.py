@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,9 +13,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from mmbert.errors import ConfigError, MMBertError, WeightsError
+from mmbert.inference.adapters import load_adapters
 from mmbert.inference.embedder import Embedder
-from mmbert.inference.load import Kind, Loaded
-from mmbert.serving.engine import Engine, Limits, NotFiniteAnswer
+from mmbert.inference.load import Kind, Loaded, load
+from mmbert.model.encoder import Encoder
+from mmbert.serving.engine import NO_ADAPTER, AdapterEngine, Engine, Limits, NotFiniteAnswer
 from mmbert.serving.handlers.classification import classification_handler
 from mmbert.serving.handlers.embedding import EmbeddingHandler
 from mmbert.serving.handlers.token_tasks import AnswerHandler, FillMaskHandler, TaggingHandler
@@ -42,7 +44,7 @@ class Served:
 
     name: str
     loaded: Loaded
-    engine: Engine
+    engine: Engine | AdapterEngine
     handlers: tuple[Any, ...]
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -82,14 +84,51 @@ _HANDLERS: dict[Kind, tuple[Callable[[Loaded], Any], ...]] = {
 }
 
 
-def open_model(
-    name: str, loaded: Loaded, worker: Worker, pool: Threads, limits: Limits, metrics: ServerMetrics
-) -> Served:
-    """Return a loaded model on an engine of its own. Raises WeightsError for a kind that has no route."""
+@dataclass(frozen=True)
+class Shared:
+    """What all models of a server share. ``budgets``: tokens of a batch and of a queue, None for the defaults."""
+
+    worker: Worker
+    pool: Threads
+    budgets: tuple[int | None, int | None]
+    metrics: ServerMetrics
+
+    def engine(self, name: str, loaded: Loaded, encoder: Encoder | None = None) -> Engine:
+        """Return a new engine for a model; ``encoder`` as of :class:`Engine`."""
+        limits = Limits.fit(loaded.device, *self.budgets)
+        return Engine(self.worker, self.pool, loaded.device, limits, self.metrics.engine(name), encoder)
+
+
+def load_served(
+    name: str,
+    model: str | Path,
+    adapters: Mapping[str, str | Path],
+    shared: Shared,
+    device: str = "auto",
+    precision: str = "auto",
+) -> Iterator[Served]:
+    """Load a model and yield it on an engine of its own; with ``adapters`` yield those, then their base.
+
+    Adapters and base share one engine, which computes their texts together. A base with a masked-language-model head
+    alone is left out: its adapters are what it is for. Raises WeightsError for a kind that has no route, and the errors
+    of loading.
+    """
+    if not adapters:
+        loaded = load(model, device=device, precision=precision)
+        yield Served(name, loaded, shared.engine(name, loaded), _handlers(loaded))
+        return
+    loaded, own = load_adapters(model, adapters, device=device, precision=precision)
+    engine = shared.engine(name, loaded, loaded.encoder)
+    for number, (own_name, adapted) in enumerate(own.items()):
+        yield Served(own_name, adapted, AdapterEngine(engine, number), _handlers(adapted))
+    if loaded.kind not in ("masked_lm", "choice"):
+        yield Served(name, loaded, AdapterEngine(engine, NO_ADAPTER), _handlers(loaded))
+
+
+def _handlers(loaded: Loaded) -> tuple[Any, ...]:
     if loaded.kind not in _HANDLERS:
         raise WeightsError(f"{loaded.folder} is a multiple-choice model, which has no route: use mmbert.MultipleChoice")
-    handlers = tuple(make(loaded) for make in _HANDLERS[loaded.kind])
-    return Served(name, loaded, Engine(worker, pool, loaded.device, limits, metrics.engine(name)), handlers)
+    return tuple(make(loaded) for make in _HANDLERS[loaded.kind])
 
 
 def warm_up(served: Served) -> None:

@@ -14,7 +14,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -28,12 +28,10 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtra(str(error.name), "serve") from error
 
-from mmbert.inference.load import load
 from mmbert.serving.app import make_app
-from mmbert.serving.engine import Limits
 from mmbert.serving.http import Bounds, make_http, most_connections
 from mmbert.serving.lines import Lines, log_through
-from mmbert.serving.models import open_model, served_names, warm_up
+from mmbert.serving.models import Shared, load_served, served_names, warm_up
 from mmbert.serving.service import Options, Service
 from mmbert.serving.threads import Threads
 from mmbert.serving.tracing import Tracer
@@ -68,6 +66,7 @@ class Server:
         models: Sequence[str | Path],
         *,
         names: Sequence[str] = (),
+        adapters: Mapping[str, str | Path] | None = None,
         host: str = "127.0.0.1",
         port: int = 8000,
         device: str = "auto",
@@ -84,6 +83,9 @@ class Server:
         for name, value in (("max_batch_tokens", batch_tokens), ("max_queue_tokens", queue_tokens)):
             if value is not None and value < 1:
                 raise ConfigError(f"{name} is {value}: it must be at least 1")
+        if adapters and len(models) != 1:
+            raise ConfigError(f"{len(models)} models and adapters: give the one model that the adapters belong to")
+        self._adapters = dict(adapters or {})
         self.service = Service(options or Options(), workers=_processors())
         self._models = list(zip(served_names(models, names), models, strict=True))
         self._device, self._precision = device, precision
@@ -120,11 +122,10 @@ class Server:
     def load(self) -> None:
         """Load all models, warm them up, and become ready. Raises the errors of loading a model."""
         for name, model in self._models:
-            loaded = load(model, device=self._device, precision=self._precision)
-            limits = Limits.fit(loaded.device, *self._budgets)
-            served = open_model(name, loaded, self._worker, self._pool, limits, self.service.metrics)
-            warm_up(served)
-            self.service.models.add(served)
+            shared = Shared(self._worker, self._pool, self._budgets, self.service.metrics)
+            for served in load_served(name, model, self._adapters, shared, self._device, self._precision):
+                warm_up(served)
+                self.service.models.add(served)
         self.service.state = "ready"
 
     def _run_http(self) -> None:
@@ -182,6 +183,7 @@ def serve(
     models: str | Path | Sequence[str | Path],
     *,
     names: Sequence[str] = (),
+    adapters: Mapping[str, str | Path] | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
     device: str = "auto",
@@ -202,6 +204,8 @@ def serve(
 
     models            folders or hub names
     names             what clients call them; default: hub names as they are, the last part of folders
+    adapters          folders or hub names of adapters of the one model, by what clients call them; they share its
+                      weights and its batches
     host              127.0.0.1: this machine only
     port              0: any that is free
     device            auto, cpu, cuda, cuda:1
@@ -228,7 +232,8 @@ def serve(
     )  # fmt: skip
     given = [models] if isinstance(models, str | Path) else list(models)
     server = Server(
-        given, names=names, host=host, port=port, device=device, precision=precision, batch_tokens=max_batch_tokens,
+        given, names=names, adapters=adapters, host=host,
+        port=port, device=device, precision=precision, batch_tokens=max_batch_tokens,
         queue_tokens=max_queue_tokens, options=options, otlp_endpoint=otlp_endpoint,
     )  # fmt: skip
     if host not in ("127.0.0.1", "::1", "localhost") and api_key is None:

@@ -28,12 +28,13 @@ from torch import Tensor
 from mmbert.errors import ConfigError, WeightsError
 from mmbert.files import atomic_folder, read_json
 from mmbert.log import progress
+from mmbert.model.mapped import TensorInfo
 from mmbert.model.weights import EMBEDDING, TIED, WEIGHTS, load_config
 from mmbert.recipe import START, Merge
 from mmbert.surgery.average import average, fading_weights
 from mmbert.surgery.report import MergeReport, Tally
 from mmbert.surgery.select import Selection, Threshold, Trim
-from mmbert.surgery.tensor_files import TensorFile, TensorInfo, tensor_writer
+from mmbert.surgery.tensor_files import TensorFile, tensor_writer
 from mmbert.surgery.ties import disjoint_mean, elect, entries_kept
 
 CHUNK = 1 << 18

@@ -21,8 +21,9 @@ from torch import Tensor
 from mmbert.errors import WeightsError
 from mmbert.files import atomic_folder, read_json, write_json, write_text
 from mmbert.model.folder import read_modules
+from mmbert.model.mapped import TensorInfo
 from mmbert.model.weights import TIED, WEIGHTS
-from mmbert.surgery.tensor_files import TensorFile, TensorInfo, tensor_writer
+from mmbert.surgery.tensor_files import TensorFile, tensor_writer
 
 Row = int | tuple[int, ...]
 """A new row: an old one, or the mean of several."""
