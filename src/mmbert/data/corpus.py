@@ -73,6 +73,8 @@ class Corpus:
         if files.issuperset(drawn):
             raise DataError(f"every shard of this phase in {self._folder} is damaged: prepare them again")
         self._left_out = files
+        # Blocks of a bad shard are empty instead of gone: the numbers of all other blocks, and so the plan, stay the
+        # same.
         return sum(drawn.get(file, 0) for file in files) / sum(drawn.values())
 
     def info(self, path: Path) -> ShardInfo:

@@ -65,6 +65,7 @@ def make_features(questions: list[Question], own: AnswerOptions, start: Start) -
         raise ConfigError(f"training.max_tokens {start.max_tokens} has no room for a question and its text: raise it")
     for each, head, (ids, spans) in zip(questions, asked, texts, strict=True):
         kept = head[:most]
+        # Windows are planned by the same function as in Answerer.rows, here with the recipe's stride as their overlap.
         room = start.max_tokens - template.size - len(kept)
         shared = min(own.doc_stride, room // 2) if len(ids) > room else 0
         spans = trim_spans(each.context, spans)
@@ -73,7 +74,9 @@ def make_features(questions: list[Question], own: AnswerOptions, start: Start) -
         passages.append(passage)
         answer = answer_tokens(spans, each.answers[0]) if each.answers else None
         for window in passage.windows:
+            # Row 0 is <bos>: SQuAD 2.0's way to say "no answer in this window".
             place = [0, 0]
+            # An answer that a window cuts is no answer in it: half a span would be taught as a whole one.
             if answer is not None and window.start <= answer[0] and answer[1] < window.end:
                 place = [first + token - window.start for token in answer]
             features.append({"ids": template.join(kept, ids[window.start : window.end]), "labels": place})
@@ -107,10 +110,12 @@ class Scores:
             own = rows[next_row : next_row + len(passage.windows)]
             next_row += len(passage.windows)
             logits = [
+                # The trainer pads rows to the longest one; only a row's own tokens, up to its last <eos>, are read.
                 row[: passage.first + window.end - window.start + 1]
                 for row, window in zip(own, passage.windows, strict=True)
             ]
             said.append(best_answers(passage, logits, self._decoding)[0].text)
+        # "" stands for no answer on both sides, so exact match needs no case of its own.
         gold = [[text for text, _ in each.answers] or [""] for each in self._questions[role]]
         found = score_answers(said, gold)
         none = [answer == "" for answer, wanted in zip(said, gold, strict=True) if wanted == [""]]

@@ -194,6 +194,9 @@ def best_answers(metadata: Passage, rows: list[np.ndarray], options: Decoding) -
     found: dict[tuple[int, int], float] = {}
     total = -np.inf
     for window, logits in zip(metadata.windows, rows, strict=True):
+        # Only the context's rows: tokens of the question are no answer. In fp64, so that the sum over all spans of a
+        # long
+        # text loses no digits.
         inner = logits[metadata.first : metadata.first + window.end - window.start].astype(np.float64)
         sums = _span_logits(inner, metadata.spans[window.start : window.end], options.longest)
         sums = sums[window.first - window.start : window.last - window.start]  # each start counts in one window only
@@ -203,6 +206,7 @@ def best_answers(metadata: Passage, rows: list[np.ndarray], options: Decoding) -
             # tokens of one character have the same characters: the best of them stands for the text
             found[span] = max(found.get(span, -np.inf), float(sums[first, extra]))
     ranked = list(found.items())
+    # A text without a token that may start an answer has no answer, whatever the options say.
     if options.no_answer or not ranked:
         # the text has no answer if no window has one, so the smallest logit counts
         none = min(float(logits[0].sum()) for logits in rows) - options.threshold
@@ -224,6 +228,7 @@ def _span_logits(logits: np.ndarray, spans: np.ndarray, longest: int) -> np.ndar
     count = len(logits)
     if not count:
         return np.zeros((0, 0))
+    # A view of ``longest`` columns needs at least as many tokens.
     wide = min(longest, count)
     solid = spans[:, 0] < spans[:, 1]  # a token of white space alone neither starts nor ends an answer
     # sums[i, d] = start[i] + end[i + d]: a sliding view of the padded end logits, so n x longest instead of n x n

@@ -58,6 +58,7 @@ def read_rows(
 
 def json_rows(lines: Iterator[bytes], path: str, faults: RowFaults) -> Iterator[Numbered]:
     """Yield the objects in lines: one a line, blank lines passed over, or those of one list, by how the text begins."""
+    # begun: a list can only start the text; behind an object a line with "[" is an error of its own.
     begun, last = False, LastLine(faults)
     for number, line in enumerate(lines, 1):
         if last.held is not None:
@@ -97,6 +98,7 @@ def _list_text(first: bytes, lines: Iterator[bytes], path: str) -> bytes:
 def _json_list(data: bytes, path: str, faults: RowFaults) -> Iterator[Numbered]:
     text = decode(data, path)
     try:
+        # json, not orjson: its whole numbers have any number of digits.
         rows = json.loads(text)
     except (ValueError, RecursionError) as error:
         fix = "fix it" if text.rstrip().endswith("]") else f"the list has no end: {AGAIN}"
@@ -151,6 +153,7 @@ def parquet_rows(
             names = [name for name in file.schema_arrow.names if name and not name.startswith("__index_level_")]
             refuse_twice(names, path)
             names = choose(names)
+            # By group, so that progress can be told after each: compressed pages tell no place in the file.
             for group in range(file.num_row_groups):
                 for batch in file.iter_batches(_ROWS, row_groups=[group], columns=names):
                     bad: dict[int, DataError] = {}

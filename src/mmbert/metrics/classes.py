@@ -23,6 +23,7 @@ def defined(metrics: Mapping[str, Callable[[], float]]) -> dict[str, float]:
         try:
             found[name] = compute()
         except UndefinedMetric as error:
+            # A metric without a value must not hide the others: Matthews is undefined on one class, accuracy is not.
             undefined = undefined or error
     if undefined is not None and not found:
         raise undefined
@@ -72,10 +73,12 @@ def multilabel_f1(predicted: Sequence[Sequence[Any]], gold: Sequence[Sequence[An
     Raises UndefinedMetric if no text has a gold label.
     """
     check_lengths(predicted, gold)
+    # Labels that occur on either side: a label that is only predicted counts as an error, in the macro mean too.
     names = sorted({label for labels in (*predicted, *gold) for label in labels}, key=str)
     if not any(len(labels) for labels in gold):
         raise UndefinedMetric(f"F1 has no value: none of the {len(gold)} examples has a label")
     sides = [[[label in labels for label in names] for labels in side] for side in (gold, predicted)]
+    # F1 = 2 right / (given + wanted), summed over all labels (micro) or for each label (macro).
     wanted, given = (np.asarray(side, bool) for side in sides)
     axis = None if average == "micro" else 0  # scikit-learn reads a single column as two classes
     right, marked = (wanted & given).sum(axis=axis), wanted.sum(axis=axis) + given.sum(axis=axis)
@@ -118,6 +121,7 @@ def _correlation(name: str, predicted: Sequence[float], gold: Sequence[float]) -
             wrong = int(np.flatnonzero(~np.isfinite(values))[0])
             raise DataError(f"{side} {wrong} is {values[wrong]}: a correlation needs finite numbers")
     _varied(gold, "a correlation", "value")
+    # scipy warns and gives NaN; a model that always says the same has found no order, which is 0.
     if np.ptp(given) == 0:
         return 0.0
     return float(getattr(_library("scipy.stats"), name)(given, wanted).statistic)

@@ -60,6 +60,7 @@ def model_folder(name: str | Path, *, revision: str | None = None) -> Path:
     if folder.exists() or len(folder.parts) != 2 or str(name).startswith((".", "/", "~")):
         raise WeightsError(f"no such model folder: {name} (a hub name looks like jhu-clsp/mmBERT-base)")
     try:
+        # Never ``.bin`` beside safetensors: the same weights once more, in a format that can run code.
         found = hub_folder(str(name), ["*.json", "*.safetensors"], revision=revision)
         if not any(found.glob("*.safetensors")):
             found = hub_folder(str(name), ["*.json", "pytorch_model*.bin"], revision=revision)
@@ -107,6 +108,7 @@ def read_index(index: Path) -> dict[str, str]:
     except (KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{index}: no weight_map in it: download the model again") from error
     for file in sorted(set(places.values())):
+        # A path in the index could name any file of the machine.
         if Path(file).name != file:
             raise WeightsError(f"{index} names {file}, which is no file of its folder: do not use this model")
         if not (index.parent / file).is_file():
@@ -144,6 +146,7 @@ def bare_name(name: str) -> str:
 
 def take_encoder(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Take the encoder's tensors out of ``state``, and return them by their names in the encoder."""
+    # A masked language model's names carry the prefix, a bare ModernBertModel's do not.
     own = {name for name in state if name.startswith("model.")}
     if not own:  # saved without the prefix, by itself or beside a head
         own = {name for name in state if not name.startswith(("head.", "classifier.", "decoder."))}
@@ -166,6 +169,7 @@ def check_size(config: ModelConfig, state: Mapping[str, Tensor], where: str) -> 
 
     :func:`fill` names smaller differences tensor by tensor.
     """
+    # A config of a few bytes may claim a terabyte; the factor leaves room for heads and padding.
     wanted, held = parameters(config).encoder, sum(value.numel() for value in state.values())
     if wanted > 4 * held + _SMALL:
         raise WeightsError(
@@ -221,6 +225,7 @@ def fill(
         if names:
             listed = sorted(names)
             problems.append(f"{len(listed)} {label}: {', '.join(listed[:3])}{', ...' if len(listed) > 3 else ''}")
+    # All problems at once, not the first: they show at a glance what kind of model it is.
     problems += [
         f"{name} is {tuple(state[name].shape)}, config.json says {tuple(wanted[name])}"
         for name in sorted(wanted.keys() & state.keys())
@@ -244,6 +249,7 @@ def save_model(
     ``architecture``: Hugging Face's name of the class; ``more``: keys of the config beside the encoder's.
     The config comes last: a folder that has one is complete.
     """
+    # The tied matrix once: readers tie it again, and a second copy would be 786 MB of mmBERT-base.
     state = {name: value for name, value in model.state_dict().items() if name != TIED}
     dtype = str(next(iter(state.values())).dtype).removeprefix("torch.")
     folder.mkdir(parents=True, exist_ok=True)

@@ -94,6 +94,7 @@ def weight(answer: Any) -> int:
         return len(answer)
     if isinstance(answer, dict) or is_dataclass(answer):
         return 16 + sum(map(weight, (answer if isinstance(answer, dict) else vars(answer)).values()))
+    # An estimate: it only decides whether a thread is worth its cost.
     if isinstance(answer, list) and answer:
         if isinstance(answer[0], np.ndarray):
             return sum(map(weight, answer))
@@ -134,6 +135,7 @@ class _Gone(Exception):
 
 async def while_there(request: Request, work: Awaitable[Any]) -> Any:
     """Return the result of ``work``, which is cancelled when the client leaves."""
+    # Both run as tasks, so that the first of them to end can cancel the other.
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_until_gone(request))
     try:
@@ -143,6 +145,7 @@ async def while_there(request: Request, work: Awaitable[Any]) -> Any:
             return task.result()
         raise _Gone
     finally:
+        # Cancelling the work cancels its future, and with it the rows in the queue (Engine.submit).
         for pending in (task, gone):
             pending.cancel()
 

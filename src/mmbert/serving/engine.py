@@ -128,6 +128,7 @@ class Engine:
         """Accept no more requests and refuse the unanswered ones. Return how many those were."""
         self.close(reason)
         with self._worker.lock:
+            # A copy: refusing a job calls _release, which takes this lock and changes the set.
             jobs = list(self._jobs)
         for job in jobs:
             _refuse(job, Closed(reason))
@@ -143,6 +144,7 @@ class Engine:
         reason = self._closed or self._worker.dead
         if reason is not None:
             raise Closed(reason)
+        # ``least`` follows from the characters alone, so an absurd request is refused before it costs a thread.
         if task.least > self.limits.largest:
             raise too_many_tokens(task.least, self.limits.largest, "or more")
         job = QueuedTask(task)
@@ -150,6 +152,7 @@ class Engine:
             self._reserve(job, min(task.likely, self.limits.largest))  # an estimate, corrected in _enter
             self._jobs.add(job)
             self._note_queue()
+        # Also called when the client cancels: whichever way a future ends, its tokens leave the counts exactly once.
         job.future.add_done_callback(lambda future: self._release(job))
         if self._worker.dead is not None:  # it died after the check above, and may not have seen this job
             _refuse(job, Closed(self._worker.dead))
@@ -164,6 +167,7 @@ class Engine:
         room = self.limits.room(tokens)
         if others + tokens > room:
             raise Overloaded(f"{others:,} tokens wait of at most {room:,}: try again later", self._wait())
+        # Nothing was changed before this line, so a job that is refused leaves the counts as they were.
         self._tokens, job.reserved = others + tokens, tokens
 
     def _wait(self) -> int:
@@ -216,6 +220,7 @@ class Engine:
             if places:
                 self._queue.add(job)
                 self._worker.lock.notify_all()
+        # Requests without rows (all inputs empty) need no batch.
         if not places:
             self._finish(job)
 
@@ -239,6 +244,7 @@ class Engine:
                     done.append(job)
             computed = sum(size(place) for _, place in rows)
             rate = computed / max(ended - begun, 1e-6)
+            # Tokens per second of computing alone: pauses without requests would make Retry-After too long.
             self._rate += 0.1 * (rate - self._rate) if self._rate else rate
             self._note_queue()
         for job in done:  # outside the lock: the pool has one of its own
@@ -299,6 +305,7 @@ def _settle(job: QueuedTask, settle: Callable[[], None]) -> None:
     """Set a future once: threads may race, with a result, the end of a drain and the death of the worker."""
     with _settling:
         first, job.settled = not job.settled, True
+    # False if the client cancelled at this moment; setting a result then would raise InvalidStateError.
     if first and job.future.set_running_or_notify_cancel():
         settle()
 

@@ -86,6 +86,7 @@ def open_model(
     name: str, loaded: Loaded, worker: Worker, pool: Threads, limits: Limits, metrics: ServerMetrics
 ) -> Served:
     """Return a loaded model on an engine of its own. Raises WeightsError for a kind that has no route."""
+    # Refused when the server starts, not at the first request.
     if loaded.kind not in _HANDLERS:
         raise WeightsError(f"{loaded.folder} is a multiple-choice model, which has no route: use mmbert.MultipleChoice")
     handlers = tuple(make(loaded) for make in _HANDLERS[loaded.kind])
@@ -95,6 +96,7 @@ def open_model(
 def warm_up(served: Served) -> None:
     """Compute a short and a full batch for each handler, so that no client waits for kernels to be prepared."""
     limits = served.engine.limits
+    # A full batch too: kernels are chosen and scratch memory is allocated by shape.
     full = "to be or not to be " * (min(served.max_tokens, limits.batch_tokens, limits.largest) // 16)
     texts = ["warm", full]
     for handler in served.handlers:
@@ -111,6 +113,7 @@ def served_names(models: Sequence[str | Path], names: Sequence[str] = ()) -> lis
     """
     if names and len(names) != len(models):
         raise ConfigError(f"{len(names)} served names for {len(models)} models: give --served-model-name for each")
+    # resolve(): "." and "runs/final/" have no last part of their own.
     found = list(names) or [Path(model).resolve().name if Path(model).is_dir() else str(model) for model in models]
     double = next((name for name in found if found.count(name) > 1), None)
     if double is not None:
@@ -143,6 +146,7 @@ class Models:
 
     def handler_for(self, handler: type[A], name: str | None) -> tuple[Served, A]:
         """Return the model of this name, or the first with such a handler. Raises UnknownModel or WrongModel."""
+        # Clients of other servers name no model, or any: without a name the head decides.
         candidates = [self.find(name)] if name is not None else list(self)
         found = [(served, own) for served in candidates if (own := served.handler_for(handler)) is not None]
         if found:  # prefer a classifier to a reranker, which can classify too

@@ -96,9 +96,11 @@ def new_characters(bpe: Bpe, texts: Iterable[str], *, limit: int, min_count: int
     spelled: Counter[str] = Counter()
     for character, count in counts.items():
         for part in bpe.tokenizer.normalise(character):
+            # The normaliser may split a character (NFD); what becomes a token is what the model is given.
             if part not in bpe.ids and not is_space(part):
                 spelled[part] += count
     found = [character for character, count in spelled.items() if count >= min_count]
+    # A character of n bytes took n tokens and now takes one: n - 1 saved each time it occurs.
     saving = {character: (len(character.encode()) - 1) * spelled[character] for character in found}
     return sorted(found, key=lambda character: (-saving[character], character))[:limit]
 
@@ -129,6 +131,7 @@ def neighbours(bpe: Bpe, texts: Iterable[str]) -> set[Pair]:
     found: set[int] = set()
     for ids, inside, opens in _marked(bpe, texts):
         together = inside[:-1] & inside[1:] & ~opens[1:]
+        # A pair of ids as one integer of 64 bits, so that NumPy finds the distinct ones.
         found.update(np.unique((ids[:-1] << 32 | ids[1:])[together]).tolist())
     return {(names[pair >> 32], names[pair & 0xFFFF_FFFF]) for pair in found}
 

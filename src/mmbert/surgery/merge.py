@@ -115,6 +115,7 @@ class _Job:
         with self._bar:
             for group in [self._tensors] if whole else [[info] for info in self._tensors]:
                 thresholds = self._thresholds(group)
+                # mergekit's form (trim per tensor) has no majority: its even votes are positive, see ties.py.
                 even = self._majority(group, thresholds) if whole else 1.0
                 self._merge_group(group, thresholds, even)
         magnitudes = [0.0 if threshold is None else threshold.magnitude for threshold in thresholds]
@@ -133,6 +134,7 @@ class _Job:
                     merged = average(chunks, weights)
                     self._write(merged)
                     reference = merged if self._reference is None else self._reference.read(info.name, start, stop)
+                    # Without a base the report measures each model's distance from the mean.
                     differences = torch.stack([chunk.float() for chunk in chunks]) - reference.float()
                     self._tallies[info.name].add(reference, differences, differences)
                     self._bar.update(stop - start)
@@ -187,6 +189,8 @@ class _Job:
                 continue
             for start, stop in _chunks(info):
                 base = _finite(self._reference, info.name, start, stop).float()
+                # Differences are formed in fp32: in bf16 a small update of a large weight would be rounded away before
+                # the trim.
                 variants = torch.stack([_finite(file, info.name, start, stop).float() for file in self._files])
                 yield info, base, variants.sub_(base)
                 self._bar.update(stop - start)
@@ -196,6 +200,7 @@ class _Job:
         for start, stop in _chunks(info):
             chunks = [file.read(info.name, start, stop) for file in self._files]
             for file, chunk in zip(self._files, chunks, strict=True):
+                # A mean of whole numbers would be a third value that no model was trained with.
                 if not torch.equal(chunk, chunks[0]):
                     raise WeightsError(f"cannot merge: whole numbers of {info.name} differ in {file.folder}")
             self._write(chunks[0])
@@ -203,6 +208,7 @@ class _Job:
     def _report(self, thresholds: list[float] | None) -> MergeReport:
         spec, is_ties = self._spec, self._spec.method == "ties"
 
+        # Sums, not means of ratios: a tensor counts in the total by its number of entries.
         def absorb(total: Tally, tally: Tally) -> Tally:
             total.absorb(tally)
             return total

@@ -61,6 +61,7 @@ class TensorFile:
             return torch.empty(0, dtype=info.dtype)
         file = self._files[info.path.name]
         file.seek(info.offset + start * size)
+        # torch.frombuffer wants memory that may be written, so no bytes object.
         chunk = bytearray((stop - start) * size)
         if file.readinto(chunk) != len(chunk):
             raise WeightsError(f"{info.path} ends inside {name}: it was changed while being read")
@@ -102,15 +103,18 @@ def tensor_writer(path: Path, tensors: Sequence[TensorInfo]) -> Iterator[Callabl
         start, end = end, end + info.numel * info.dtype.itemsize
         header[info.name] = {"dtype": DTYPE_NAMES[info.dtype], "shape": list(info.shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
+    # Tensors begin on a multiple of 8, whatever the header's length.
     text += b" " * (-len(text) % 8)
     written = 0
 
     def write(chunk: Tensor) -> None:
         nonlocal written
         if chunk.numel():
+            # Through uint8, as NumPy has no bf16.
             written += file.write(chunk.contiguous().view(torch.uint8).numpy().data)
 
     with atomic_file(path) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         yield write
+        # Raised inside atomic_file: a file whose header promises more than it holds never gets its name.
         assert written == end, f"{written} bytes written of {end}"

@@ -65,6 +65,7 @@ def trim(
     documents, counts = count_tokens(tokenizer, texts)
     kept = select(bpe, counts, min_count=min_count, max_tokens=max_tokens, named=source.token_names())
     content = bpe.restricted(kept)
+    # Row i of the new embedding is the token with id i, so a gap would shift all rows behind it.
     assert Tokenizer(content, "the trimmed tokenizer").vocab_size == len(kept), "ids must be without gaps"
     before, after = rewrite(source, out, content, kept)
     covered = int(counts[kept].sum())
@@ -78,6 +79,7 @@ def count_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[int, np.nd
     documents = 0
     for batch in batches(texts):
         documents += len(batch)
+        # Encoded without <bos> and <eos>: added tokens are kept anyway, whatever their count.
         counts += np.bincount(np.concatenate(tokenizer.encode_batch(batch)), minlength=len(counts))
     if not documents:
         raise DataError("no text to trim by: is the file empty, or of other languages?")

@@ -79,6 +79,7 @@ class ModelFolder:
         self.modules: list[str] = []
         inner = ""
         for name, place in read_modules(root):
+            # sentence-transformers names modules by class: only this one has token ids, all others work on vectors.
             if name.endswith(".Transformer"):
                 inner = place
             elif place and (root / place).is_dir():  # modules without settings have no folder
@@ -131,11 +132,13 @@ def rewrite(source: ModelFolder, out: Path, tokenizer: str, rows: Sequence[Row])
     with atomic_folder(out) as folder, TensorFile(source.encoder) as file:
         for module in source.modules:
             shutil.copytree(source.root / module, folder / module)
+            # Ids in a module's settings follow too; a file that holds none stays as it is, byte by byte.
             for path in (folder / module).rglob("*.json"):
                 _copy_json(path, path, new_ids)
         (folder / source.inner).mkdir(parents=True, exist_ok=True)
         if (source.root / "modules.json").is_file():
             shutil.copyfile(source.root / "modules.json", folder / "modules.json")
+        # Settings of sentence-transformers stand at the root, those of the encoder in its own folder.
         for part in {"", source.inner}:  # a set: in a plain folder both are the root
             _copy_side_files(source.root / part, folder / part, new_ids, len(rows))
         tied = _is_tied(file, source.config())
@@ -178,6 +181,7 @@ def _gather(file: TensorFile, info: TensorInfo, rows: Sequence[Row]) -> Iterator
         row = rows[start]
         if not isinstance(row, int):  # a new token begins as the mean of the tokens that it replaces
             parts = torch.stack([file.read(info.name, part * width, (part + 1) * width) for part in row])
+            # In fp32: a mean in bf16 would lose bits with every part.
             yield parts.float().mean(0).to(info.dtype)
             start += 1
             continue
@@ -241,8 +245,10 @@ def _new_id(value: Any, new_ids: Mapping[int, int]) -> Any:
     if isinstance(value, list):
         sequences = [item for item in value if not isinstance(item, list) or all(i in new_ids for i in item)]
         return [new for item in sequences if (new := _new_id(item, new_ids)) is not None] or None
+    # bool is an int in Python: true must not be read as token 1.
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
+    # Some writers store ids as 3.0; 3.5 is no id at all.
     return new_ids.get(int(value)) if value == int(value) else None
 
 
@@ -277,6 +283,7 @@ def _is_tied(file: TensorFile, config: dict[str, Any]) -> bool:
 
 def _size(file: TensorFile, *, tied: bool) -> Size:
     embedding = _embedding(file)
+    # A stored copy of a tied matrix is one matrix for the model, but two on disk.
     counted = [info for info in file.tensors.values() if not (tied and info.name == TIED)]
     return Size(
         tokens=embedding.shape[0],
