@@ -201,7 +201,7 @@ def _reason(error: Exception) -> str:
     """Return the first line of an error, or of its cause where that says more."""
     if type(error).__name__ == "DatasetGenerationError" and isinstance(error.__cause__, Exception):
         error = error.__cause__
-    return first_line(error)[:300]
+    return first_line(error)
 
 
 def _names(feature: Any) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmbert.errors import WeightsError
+from mmbert.errors import WeightsError, first_line
 from mmbert.files import atomic_file, read_json, write_json
 from mmbert.hub import HubFailed, hub_folder
 from mmbert.model.config import ModelConfig
@@ -194,8 +194,9 @@ def _read_bin(path: Path, *, check: bool) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling can raise anything
-        reason = str(error).strip().splitlines()[0]
-        raise WeightsError(f"{path} cannot be read as plain tensors ({reason}): convert it to safetensors") from error
+        raise WeightsError(
+            f"{path} cannot be read as plain tensors ({first_line(error)}): convert it to safetensors"
+        ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path} does not hold a table of tensors")
     _refuse_not_finite(path, (name for name, value in state.items() if check and not is_finite(value)))

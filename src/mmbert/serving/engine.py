@@ -39,7 +39,7 @@ from mmbert.serving.metrics import EngineMetrics
 from mmbert.serving.queue import QueuedTask, RequestQueue, Taken, size
 from mmbert.serving.task import Answer, Task
 from mmbert.serving.threads import Threads
-from mmbert.serving.worker import ModelQueue, Worker
+from mmbert.serving.worker import ModelQueue, Worker, one_line
 
 log = logging.getLogger(__name__)
 
@@ -199,7 +199,7 @@ class Engine:
             _refuse(job, error)
         except BaseException as error:  # a bug, or a panic in Rust, must reach the client that waits
             log.exception("a request could not be read")
-            _refuse(job, Failed(f"the request could not be read: {_line(error)}"))
+            _refuse(job, Failed(f"the request could not be read: {one_line(error)}"))
 
     def _enter(self, job: QueuedTask, rows: list[Any], begun: float) -> None:
         """Put a tokenised job into the queue. Raises TooLong or Overloaded for its exact tokens."""
@@ -252,8 +252,8 @@ class Engine:
 
     def _fail(self, rows: list[Taken], error: Exception) -> None:
         job = rows[0][0]
-        log.error("a request of %s texts failed: %s", job.task.texts, _line(error))
-        _refuse(job, Failed(f"the model failed: {_line(error)}"))
+        log.error("a request of %s texts failed: %s", job.task.texts, one_line(error))
+        _refuse(job, Failed(f"the model failed: {one_line(error)}"))
 
     def _finish(self, job: QueuedTask) -> None:
         if job.future.done():
@@ -271,7 +271,7 @@ class Engine:
             _refuse(job, error)
         except BaseException as error:  # as in _tokenise
             log.exception("an answer could not be made")
-            _refuse(job, Failed(f"the answer could not be made: {_line(error)}"))
+            _refuse(job, Failed(f"the answer could not be made: {one_line(error)}"))
         else:
             _settle(job, lambda: job.future.set_result(Answer(value, job.timing)))
 
@@ -324,7 +324,3 @@ def _named(job: QueuedTask, number: int) -> str:
         return "the document"
     text = items[number] if isinstance(items[number], str) else " / ".join(items[number])
     return f"input {number} ({text[:40]!r}{' ...' if len(text) > 40 else ''})"
-
-
-def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -97,7 +97,7 @@ class Worker:
             target()
         except BaseException as error:  # SystemExit and Rust panics too: nobody else would notice
             log.exception("the worker died")
-            reason = f"the worker died: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            reason = f"the worker died: {one_line(error)}"
             with self.lock:
                 self.dead = self.dead or reason
                 self._stopping = self._prepared_all = True
@@ -202,6 +202,11 @@ class Worker:
         except Exception as error:  # none of them may wait for ever
             for own in _by_job(rows):
                 model.fail(own, error)
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's class and message in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _by_job(rows: list[Taken]) -> list[list[Taken]]:

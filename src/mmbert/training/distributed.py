@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mmbert.errors import ConfigError, MMBertError, TrainingError
+from mmbert.errors import ConfigError, MMBertError, TrainingError, first_line
 from mmbert.files import environment, world_size
 
 T = TypeVar("T")
@@ -184,7 +184,7 @@ def connect(device: str, parallel: Parallel = "ddp", timeout: float = 600.0) -> 
             dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
         host_group = dist.new_group(backend="gloo", timeout=PATIENCE) if world > 1 else None
     except (RuntimeError, ValueError) as error:
-        raise TrainingError(f"cannot join {world} processes: {_first_line(error)}; start them with torchrun") from error
+        raise TrainingError(f"cannot join {world} processes: {_reason(error)}; start them with torchrun") from error
     try:
         yield Mesh(rank, world, here, parallel, host_group)
     except RuntimeError as error:
@@ -206,7 +206,7 @@ def is_lost(error: BaseException) -> bool:
 def lost(rank: int, world: int, error: BaseException) -> TrainingError:
     """Return such an error in one line."""
     return TrainingError(
-        f"process {rank} lost another of the {world}: it died or hangs ({_first_line(error)}); that process's "
+        f"process {rank} lost another of the {world}: it died or hangs ({_reason(error)}); that process's "
         "log says why; the same command resumes from the last checkpoint"
     )
 
@@ -215,10 +215,9 @@ _SIGNS = ("gloo", "Connection closed by peer", "Connection reset by peer", "Brok
 """In messages of errors that are plain RuntimeErrors."""
 
 
-def _first_line(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     """Return the first line of a message, without torch's source location at its beginning."""
-    lines = re.sub(r"^\[[^]]*\] *", "", str(error).strip()).splitlines()
-    return lines[0] if lines else type(error).__name__
+    return re.sub(r"^\[[^]]*\] *", "", first_line(error))
 
 
 def _sum_not_mean(module: Any) -> None:
