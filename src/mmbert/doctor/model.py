@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from mmbert.doctor.compatibility import Fault, Verdict, check_readers, stated_thetas
-from mmbert.doctor.model_folder import Folder, read_folder
-from mmbert.doctor.tensors import Problem, misfits
+from mmbert.doctor.model_folder import Folder, Problem, check_shapes, read_folder
 from mmbert.errors import MMBertError, WeightsError
 from mmbert.inference.load import KINDS, Loaded, load, read_labels
 from mmbert.inference.pooling import Pooling
@@ -61,9 +60,10 @@ def examine(name: str, *, device: str = "auto") -> Examination:
     found.facts |= {"folder": str(path), "class": folder.architecture, "kind": f"{kind}: {reader}"}
     _look_at_weights(folder, kind, found)
     _look_at_tokenizer(folder, found)
-    loaded = _try(name, device, found)
+    error = _try(name, device, found)
+    ours = Verdict("mmbert", "not", (Fault("not", str(error)),)) if error else Verdict("mmbert", "rightly")
     # last: problems of our own loader come before those of others
-    found.readers = [*check_readers(folder, kind), _ours(loaded)]
+    found.readers = [*check_readers(folder, kind), ours]
     found.problems += _others(found.readers[:-1])
     return found
 
@@ -99,7 +99,7 @@ def _look_at_weights(folder: Folder, kind: str, found: Examination) -> None:
         found.facts |= _shape(folder, config)
         if tensors.shapes and not tensors.faults and kind in READERS:
             labels = 1 if kind == "choice" else len(read_labels(folder.config, where))
-            found.problems += misfits(tensors, config, kind, labels)
+            found.problems += check_shapes(tensors, config, kind, labels)
     except MMBertError as error:
         found.problems.append(Problem.of(error))
 
@@ -162,8 +162,8 @@ def _byte_fallback(tokenizer: Tokenizer) -> bool | str:
     return f"none for {' '.join(needed)}" if needed else bool(tokenizer.byte_ids)
 
 
-def _try(name: str, device: str, found: Examination) -> Loaded | MMBertError:
-    """Load the folder as the predictors do, and run a sentence through it."""
+def _try(name: str, device: str, found: Examination) -> MMBertError | None:
+    """Load the folder as the predictors do, and run a sentence through it. Return the error if that fails."""
     try:
         loaded = load(name, device=device)
         packed = loaded.tokenizer.pack([_SENTENCE]).to(loaded.device)
@@ -176,7 +176,7 @@ def _try(name: str, device: str, found: Examination) -> Loaded | MMBertError:
     if not bool(torch.isfinite(states).all()):
         found.problems.append(Problem("a plain sentence comes out as NaN", "try precision fp32, or another checkpoint"))
     found.facts |= _use(loaded)
-    return loaded
+    return None
 
 
 def _use(loaded: Loaded) -> dict[str, Any]:
@@ -204,12 +204,5 @@ def _use(loaded: Loaded) -> dict[str, Any]:
 
 
 def _module(module: torch.nn.Module) -> str:
-    if isinstance(module, Dense):
-        return f"Dense {module.linear.in_features} to {module.linear.out_features}"
-    return type(module).__name__
-
-
-def _ours(loaded: Loaded | MMBertError) -> Verdict:
-    if isinstance(loaded, MMBertError):
-        return Verdict("mmbert", "not", (Fault("not", str(loaded)),))
-    return Verdict("mmbert", "rightly")
+    sizes = f" {module.linear.in_features} to {module.linear.out_features}" if isinstance(module, Dense) else ""
+    return type(module).__name__ + sizes

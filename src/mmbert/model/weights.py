@@ -203,6 +203,17 @@ def _read_bin(path: Path, *, check: bool) -> dict[str, Tensor]:
     return state
 
 
+def misfits(wanted: Mapping[str, tuple[int, ...]], stored: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
+    """Yield how stored tensors (name -> shape) differ from those that a config describes: names first, then shapes."""
+    for label, names in (("missing", wanted.keys() - stored.keys()), ("unexpected", stored.keys() - wanted.keys())):
+        if names:
+            listed = sorted(names)
+            yield f"{len(listed)} {label}: {', '.join(listed[:3])}{', ...' if len(listed) > 3 else ''}"
+    for name in sorted(wanted.keys() & stored.keys()):
+        if stored[name] != wanted[name]:
+            yield f"{name} is {list(stored[name])}, config.json says {list(wanted[name])}"
+
+
 def _refuse_not_finite(path: Path, names: Iterator[str]) -> None:
     for name in names:
         raise WeightsError(f"{path}: {bare_name(name)} holds NaN or infinite values: take an earlier checkpoint")
@@ -220,18 +231,9 @@ def fill(
             rows become fp32 when they are gathered, unless it is ``tied`` to a decoder, which multiplies by all of it
     Raises WeightsError naming missing, unexpected and misshapen ones.
     """
-    wanted = {name: value.shape for name, value in model.state_dict().items() if name != tied}
-    problems = []
-    for label, names in (("missing", wanted.keys() - state.keys()), ("unexpected", state.keys() - wanted.keys())):
-        if names:
-            listed = sorted(names)
-            problems.append(f"{len(listed)} {label}: {', '.join(listed[:3])}{', ...' if len(listed) > 3 else ''}")
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items() if name != tied}
     # All problems at once, not the first: they show at a glance what kind of model it is.
-    problems += [
-        f"{name} is {tuple(state[name].shape)}, config.json says {tuple(wanted[name])}"
-        for name in sorted(wanted.keys() & state.keys())
-        if state[name].shape != wanted[name]
-    ]
+    problems = list(misfits(wanted, {name: tuple(value.shape) for name, value in state.items()}))
     if problems:
         raise WeightsError(f"weights of {where} do not fit its config.json: {'; '.join(problems[:5])}")
     for name in wanted:

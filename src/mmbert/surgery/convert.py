@@ -26,7 +26,7 @@ from mmbert.errors import ConfigError, WeightsError, first_line
 from mmbert.files import atomic_folder, write_json
 from mmbert.model.config import PRESETS, ModelConfig, config_to_hf
 from mmbert.model.heads import MaskedLM
-from mmbert.model.weights import EMBEDDING, TIED, WEIGHTS, save_state
+from mmbert.model.weights import EMBEDDING, TIED, WEIGHTS, misfits, save_state
 from mmbert.tokenizer.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -173,14 +173,10 @@ def _check(weights: dict[str, Tensor], config: ModelConfig, where: str) -> None:
     """Raise WeightsError for wrong names or shapes, or values that are not finite."""
     with torch.device("meta"):
         # On the meta device a model has shapes but takes no memory.
-        wanted = {name: value.shape for name, value in MaskedLM(config).state_dict().items() if name != TIED}
-    for label, names in (("missing", wanted.keys() - weights.keys()), ("unknown", weights.keys() - wanted.keys())):
-        if names:
-            listed = ", ".join(sorted(names)[:3])
-            raise WeightsError(f"{where}: {len(names)} {label} tensors: {listed}{', ...' if len(names) > 3 else ''}")
-    for name, shape in wanted.items():
-        if weights[name].shape != shape:
-            raise WeightsError(f"{where}: {name} is {tuple(weights[name].shape)}, expected {tuple(shape)}")
+        wanted = {name: tuple(value.shape) for name, value in MaskedLM(config).state_dict().items() if name != TIED}
+    for fault in misfits(wanted, {name: tuple(value.shape) for name, value in weights.items()}):
+        raise WeightsError(f"{where}: {fault}")
+    for name in wanted:
         # Reads every mapped page once, before anything is written.
         if not weights[name].isfinite().all():
             raise WeightsError(f"{where}: {name} holds NaN or infinity: training had failed before it was saved")
