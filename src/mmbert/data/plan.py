@@ -66,7 +66,8 @@ class Plan:
         self._window_key = key_of(seed, phase, "windows")
         self._spacing = _LINE // window
         self._start = key_of(seed, phase, "start") % self._spacing
-        self._turn = _odd(self._spacing * 0.6180339887498949)
+        # Odd, so coprime to a power of two: its multiples visit every phase.
+        self._turn = int(self._spacing * 0.6180339887498949) | 1
         self._bounds = _bounds(self.draw_shares())
         self._cache: dict[int, Draws] = {}
 
@@ -147,11 +148,6 @@ def _bounds(shares: NDArray[np.float64]) -> NDArray[np.int64]:
     bounds = np.cumsum(parts)
     bounds[-1] = _LINE
     return bounds
-
-
-def _odd(value: float) -> int:
-    """Return an odd number near ``value``: coprime to a power of two, so that its multiples visit every phase."""
-    return int(value) | 1
 
 
 def _floor_sum(n: int, a: int, m: int, b: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from mmbert.errors import DataError, MissingExtra, first_line
+from mmbert.errors import DataError, first_line, import_extra
 from mmbert.io.delimited import refuse_twice, table_rows
 from mmbert.io.find import bare_name, packed
 from mmbert.io.row_errors import FIX_LINE, LastLine, Numbered, Row, RowFaults, shown
@@ -128,12 +128,8 @@ def _exact(row: Row) -> Row:
 
 def import_pyarrow() -> Any:
     """Return pyarrow with its module ``parquet``. Raises MissingExtra."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtra("pyarrow", "data") from error
-    return pyarrow
+    import_extra("pyarrow.parquet", "data")
+    return import_extra("pyarrow", "data")
 
 
 def parquet_rows(

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mmbert.errors import DataError, MissingExtra, UndefinedMetric
+from mmbert.errors import DataError, UndefinedMetric, import_extra
 
 
 def defined(metrics: Mapping[str, Callable[[], float]]) -> dict[str, float]:
@@ -124,15 +124,9 @@ def _correlation(name: str, predicted: Sequence[float], gold: Sequence[float]) -
     # scipy warns and gives NaN; a model that always says the same has found no order, which is 0.
     if np.ptp(given) == 0:
         return 0.0
-    return float(getattr(_library("scipy.stats"), name)(given, wanted).statistic)
+    import_extra("sklearn", "evaluate")  # which brings scipy
+    return float(getattr(import_module("scipy.stats"), name)(given, wanted).statistic)
 
 
 def _metrics() -> Any:
-    return _library("sklearn.metrics")
-
-
-def _library(name: str) -> Any:
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise MissingExtra("scikit-learn", "evaluate") from error  # which brings scipy
+    return import_extra("sklearn.metrics", "evaluate")

@@ -12,7 +12,8 @@ from __future__ import annotations
 import json
 import logging
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from mmbert.model.config import config_from_hf as config_from_hf
 from mmbert.model.config import config_to_hf as config_to_hf
 from mmbert.model.count import parameters
 from mmbert.model.folder import read_config
-from mmbert.model.mapped import DTYPE_NAMES, finite, is_finite, map_tensor, read_header
+from mmbert.model.mapped import DTYPE_NAMES, TensorInfo, finite, is_finite, map_tensor, read_header
 
 log = logging.getLogger(__name__)
 
@@ -211,7 +212,7 @@ def misfits(wanted: Mapping[str, tuple[int, ...]], stored: Mapping[str, tuple[in
             yield f"{len(listed)} {label}: {', '.join(listed[:3])}{', ...' if len(listed) > 3 else ''}"
     for name in sorted(wanted.keys() & stored.keys()):
         if stored[name] != wanted[name]:
-            yield f"{name} is {list(stored[name])}, config.json says {list(wanted[name])}"
+            yield f"{name} is {stored[name]}, the config says {wanted[name]}"
 
 
 def _refuse_not_finite(path: Path, names: Iterator[str]) -> None:
@@ -260,22 +261,35 @@ def save_model(
     write_json(folder / "config.json", {**config_to_hf(config, architecture, dtype), **(more or {})})
 
 
-def save_state(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors as one safetensors file, atomically, one tensor in memory at a time.
+@contextmanager
+def tensor_writer(
+    path: Path, tensors: Sequence[TensorInfo], metadata: Mapping[str, str] | None = None
+) -> Iterator[Callable[[Tensor], object]]:
+    """Write a safetensors file whose ``tensors`` come in this order, flattened, in chunks of any size; atomic.
 
-    ``metadata`` goes into the header of the file. The library's own writer is not used: it leaves the file unreadable
-    for other users (mode 0600) and cannot write into an open file.
+    Wider types must come before narrower ones, so that every tensor is aligned. ``metadata`` goes into the header. The
+    library's own writer is not used: it leaves the file unreadable for other users (mode 0600), and takes only tensors
+    that are in memory as a whole.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     end = 0
-    for name in sorted(state):
-        tensor = state[name]
-        start, end = end, end + tensor.numel() * tensor.element_size()
-        header[name] = {"dtype": DTYPE_NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    for info in tensors:
+        start, end = end, end + info.numel * info.dtype.itemsize
+        header[info.name] = {"dtype": DTYPE_NAMES[info.dtype], "shape": list(info.shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # tensors begin on a multiple of 8, as readers that map the file expect
     with atomic_file(path) as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        for name in sorted(state):
-            flat = state[name].detach().cpu().contiguous().reshape(-1)
-            file.write(flat.view(torch.uint8).numpy().data)
+        # Through uint8, as NumPy has no bf16.
+        yield lambda chunk: chunk.numel() and file.write(chunk.contiguous().view(torch.uint8).numpy().data)
+        # Raised inside atomic_file: a file whose header promises more than it holds never gets its name.
+        assert file.tell() == 8 + len(text) + end, f"{file.tell()} bytes written of {8 + len(text) + end}"
+
+
+def save_state(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors as one safetensors file, sorted by name, atomically; one tensor at a time leaves its device."""
+    names = sorted(state)
+    infos = [TensorInfo(name, state[name].dtype, tuple(state[name].shape), 0, path) for name in names]
+    with tensor_writer(path, infos, metadata) as write:
+        for name in names:
+            write(state[name].detach().cpu().reshape(-1))

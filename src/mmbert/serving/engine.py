@@ -100,7 +100,7 @@ class Engine:
         pool: Threads,
         device: torch.device,
         limits: Limits,
-        metrics: EngineMetrics | None = None,
+        metrics: EngineMetrics,
         encoder: Encoder | None = None,
     ) -> None:
         """``encoder``: of a model with adapters, see :class:`mmbert.serving.worker.ModelQueue`."""
@@ -113,7 +113,7 @@ class Engine:
         # the lock of the worker guards _queue, _tokens and _jobs, and the counts of each job
         self._rate = 0.0
         """Tokens per second while batches run, a moving average."""
-        worker.add(ModelQueue(self._queue, device, encoder, self._deliver, self._fail, self._noted, self.abandon))
+        worker.add(ModelQueue(self._queue, device, encoder, self._deliver, self._fail, metrics.batch, self.abandon))
 
     @property
     def outstanding(self) -> int:
@@ -151,7 +151,7 @@ class Engine:
         with self._worker.lock:
             self._reserve(job, min(task.likely, self.limits.largest))  # an estimate, corrected in _enter
             self._jobs.add(job)
-            self._note_queue()
+            self._metrics.queue(len(self._jobs), self._tokens)
         # Also called when the client cancels: whichever way a future ends, its tokens leave the counts exactly once.
         job.future.add_done_callback(lambda future: self._release(job))
         if self._worker.dead is not None:  # it died after the check above, and may not have seen this job
@@ -181,10 +181,6 @@ class Engine:
             self._tokens -= job.reserved
             job.reserved = 0
             self._jobs.discard(job)
-            self._note_queue()
-
-    def _note_queue(self) -> None:
-        if self._metrics is not None:
             self._metrics.queue(len(self._jobs), self._tokens)
 
     def _tokenise(self, job: QueuedTask) -> None:
@@ -216,17 +212,13 @@ class Engine:
                 return
             self._reserve(job, tokens)  # may raise: the estimate was lower, and others came meanwhile
             job.waiting.extend(places)
-            self._note_queue()
+            self._metrics.queue(len(self._jobs), self._tokens)
             if places:
                 self._queue.add(job)
                 self._worker.lock.notify_all()
         # Requests without rows (all inputs empty) need no batch.
         if not places:
             self._finish(job)
-
-    def _noted(self, rows: int, tokens: int) -> None:
-        if self._metrics is not None:
-            self._metrics.batch(rows, tokens)
 
     def _deliver(self, rows: list[Taken], results: list[object], begun: float, ended: float) -> None:
         done = []
@@ -246,7 +238,7 @@ class Engine:
             rate = computed / max(ended - begun, 1e-6)
             # Tokens per second of computing alone: pauses without requests would make Retry-After too long.
             self._rate += 0.1 * (rate - self._rate) if self._rate else rate
-            self._note_queue()
+            self._metrics.queue(len(self._jobs), self._tokens)
         for job in done:  # outside the lock: the pool has one of its own
             self._pool.submit(self._finish, job, large=job.timing.tokens >= LARGE // 4)
 

@@ -20,12 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mmbert.errors import DataError, TokenizerError, WeightsError
-from mmbert.model.weights import model_folder
+from mmbert.errors import DataError, TokenizerError
 from mmbert.surgery.bpe import Bpe, is_space, is_wordlike
 from mmbert.surgery.compare_tokenizers import batches
 from mmbert.surgery.learn import Pair, learn_merges
-from mmbert.surgery.vocabulary import ModelFolder, Row, Size, rewrite
+from mmbert.surgery.vocabulary import Row, Size, open_vocabulary, rewrite
 from mmbert.tokenizer.spelling import SPACE
 
 logger = logging.getLogger(__name__)
@@ -56,13 +55,7 @@ def extend(
     At most half of the new tokens are characters. Old ids do not change. Raises DataError for no text or where it
     gives no new token, TokenizerError and WeightsError for a model that cannot be extended.
     """
-    source = ModelFolder(model_folder(model))
-    bpe = Bpe.load(source.encoder)
-    rows = source.rows()
-    if bpe.tokenizer.vocab_size > rows:
-        raise WeightsError(
-            f"{source.encoder}: the tokenizer has {bpe.tokenizer.vocab_size} tokens, the embedding {rows} rows"
-        )
+    source, bpe = open_vocabulary(model)
     if not bpe.tokenizer.byte_ids:
         raise TokenizerError(f"{source.encoder}: the tokenizer has no byte fallback: there is nothing it cannot write")
     # Characters first: merges are learned on text in which these characters are tokens already.
@@ -82,7 +75,7 @@ def extend(
     first = bpe.tokenizer.vocab_size
     new_rows: list[Row] = [*range(first), *(replaced[token] for token in (*characters, *made))]
     # The embedding may have more rows than tokens (padding to a multiple): the surplus keeps its old rows.
-    new_rows += range(len(new_rows), rows)  # rows that no token had, beyond those now given
+    new_rows += range(len(new_rows), source.rows())  # rows that no token had, beyond those now given
     before, after = rewrite(source, out, bpe.extended([*characters, *made], merges), new_rows)
     logger.info("added %d characters and %d merges in %s", len(characters), len(merges), out)
     return ExtendReport(characters, merges, before, after)

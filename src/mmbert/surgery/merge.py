@@ -18,7 +18,6 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 
@@ -28,12 +27,13 @@ from torch import Tensor
 from mmbert.errors import ConfigError, WeightsError
 from mmbert.files import atomic_folder, read_json
 from mmbert.log import progress
-from mmbert.model.weights import EMBEDDING, TIED, WEIGHTS, load_config
+from mmbert.model.mapped import TensorInfo
+from mmbert.model.weights import EMBEDDING, TIED, WEIGHTS, load_config, tensor_writer
 from mmbert.recipe import START, Merge
 from mmbert.surgery.average import average, fading_weights
 from mmbert.surgery.report import MergeReport, Tally
 from mmbert.surgery.select import Selection, Threshold, Trim
-from mmbert.surgery.tensor_files import TensorFile, TensorInfo, tensor_writer
+from mmbert.surgery.tensor_files import TensorFile
 from mmbert.surgery.ties import disjoint_mean, elect, entries_kept
 
 CHUNK = 1 << 18
@@ -50,10 +50,8 @@ _FREE_FIELDS = {
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class _Variant:
-    folder: Path
-    weight: float
+_Variant = tuple[Path, float]
+"""Folder and weight of a model."""
 
 
 def merge(spec: Merge, phases: dict[str, list[Path]], base: Path | None, out: Path) -> MergeReport:
@@ -70,7 +68,7 @@ def merge(spec: Merge, phases: dict[str, list[Path]], base: Path | None, out: Pa
     if spec.method == "ties" and base is None:
         raise ConfigError("ties needs the folder of the base model: the phase that the merged ones follow")
     with ExitStack() as stack:
-        files = [stack.enter_context(TensorFile(variant.folder)) for variant in variants]
+        files = [stack.enter_context(TensorFile(folder)) for folder, _ in variants]
         reference = None if base is None else stack.enter_context(TensorFile(base))
         models = files if reference is None else [*files, reference]
         _same_configs([file.folder for file in models])
@@ -78,7 +76,7 @@ def merge(spec: Merge, phases: dict[str, list[Path]], base: Path | None, out: Pa
         with atomic_folder(out) as folder, tensor_writer(folder / WEIGHTS, tensors) as write:
             job = _Job(spec, variants, files, reference, tensors, write)
             report = job.ties() if spec.method == "ties" else job.average()
-            _copy_side_files(variants[0].folder, folder)
+            _copy_side_files(files[0].folder, folder)
     logger.info("merged %d models by %s into %s", len(variants), spec.method, out)
     return report
 
@@ -93,7 +91,7 @@ class _Job:
         files: list[TensorFile],
         reference: TensorFile | None,
         tensors: list[TensorInfo],
-        write: Callable[[Tensor], None],
+        write: Callable[[Tensor], object],
     ) -> None:
         self._spec = spec
         self._variants = variants
@@ -101,7 +99,7 @@ class _Job:
         self._reference = reference
         self._tensors = tensors
         self._write = write
-        self._weights = torch.tensor([variant.weight for variant in variants], dtype=torch.float32)
+        self._weights = torch.tensor([weight for _, weight in variants], dtype=torch.float32)
         self._tallies = {info.name: Tally(len(variants)) for info in tensors}
         floating = sum(info.numel for info in tensors if info.dtype.is_floating_point)
         # TIES: two passes for the thresholds if entries are trimmed, one for the majority sign, one to merge and write.
@@ -123,7 +121,7 @@ class _Job:
 
     def average(self) -> MergeReport:
         """Merge by the weighted mean."""
-        weights = [variant.weight for variant in self._variants]
+        weights = [weight for _, weight in self._variants]
         with self._bar:
             for info in self._tensors:
                 if not info.dtype.is_floating_point:
@@ -216,8 +214,8 @@ class _Job:
         return MergeReport(
             method=spec.method,
             reference="mean" if self._reference is None else str(self._reference.folder),
-            variants=[str(variant.folder) for variant in self._variants],
-            weights=[variant.weight for variant in self._variants],
+            variants=[str(folder) for folder, _ in self._variants],
+            weights=[weight for _, weight in self._variants],
             trim=spec.trim if is_ties else None,
             density=spec.density if is_ties else None,
             scale=spec.scale if is_ties else None,
@@ -243,7 +241,7 @@ def _variants(spec: Merge, phases: dict[str, list[Path]]) -> list[_Variant]:
             )
         # Checkpoints of one phase divide the weight of the phase: their fading weights sum to 1.
         fading = fading_weights(wanted, spec.fading)
-        variants += [_Variant(folder, weight * part) for folder, part in zip(folders[-wanted:], fading, strict=True)]
+        variants += [(folder, weight * part) for folder, part in zip(folders[-wanted:], fading, strict=True)]
     return variants
 
 

@@ -31,11 +31,6 @@ class Threshold:
     equal: int
 
 
-def magnitude_bits(values: Tensor) -> Tensor:
-    """Return (n,) int32 that are ordered as \\|values\\| of (n,) float32."""
-    return values.abs().view(torch.int32)
-
-
 class Selection:
     """Two passes of :meth:`count` over the same numbers, each ended by :meth:`next_pass`, give :attr:`threshold`."""
 
@@ -50,7 +45,7 @@ class Selection:
 
     def count(self, values: Tensor) -> None:
         """Take a part of the stream, (n,) float32, finite."""
-        bits = magnitude_bits(values)
+        bits = values.abs().view(torch.int32)  # ordered as the magnitudes are
         # 31 bits, as the sign is gone: 16 for the bin, 15 within it.
         high = bits >> _LOW_BITS
         if self._high is None:

@@ -21,8 +21,10 @@ from torch import Tensor
 from mmbert.errors import WeightsError
 from mmbert.files import atomic_folder, read_json, write_json, write_text
 from mmbert.model.folder import read_modules
-from mmbert.model.weights import TIED, WEIGHTS
-from mmbert.surgery.tensor_files import TensorFile, TensorInfo, tensor_writer
+from mmbert.model.mapped import TensorInfo
+from mmbert.model.weights import TIED, WEIGHTS, model_folder, tensor_writer
+from mmbert.surgery.bpe import Bpe
+from mmbert.surgery.tensor_files import TensorFile
 
 Row = int | tuple[int, ...]
 """A new row: an old one, or the mean of several."""
@@ -118,6 +120,19 @@ class ModelFolder:
             return _embedding(file).shape[0]
 
 
+def open_vocabulary(model: str | Path) -> tuple[ModelFolder, Bpe]:
+    """Return the folder of a model (or hub name) and its tokenizer.
+
+    Raises WeightsError and TokenizerError for one whose vocabulary cannot be changed.
+    """
+    source = ModelFolder(model_folder(model))
+    bpe = Bpe.load(source.encoder)
+    tokens, rows = bpe.tokenizer.vocab_size, source.rows()
+    if tokens > rows:
+        raise WeightsError(f"{source.encoder}: the tokenizer has {tokens} tokens, the embedding {rows} rows")
+    return source, bpe
+
+
 def rewrite(source: ModelFolder, out: Path, tokenizer: str, rows: Sequence[Row]) -> tuple[Size, Size]:
     """Write ``source`` to the folder ``out`` with this ``tokenizer.json`` and one row for each of ``rows``.
 
@@ -141,7 +156,8 @@ def rewrite(source: ModelFolder, out: Path, tokenizer: str, rows: Sequence[Row])
         # Settings of sentence-transformers stand at the root, those of the encoder in its own folder.
         for part in {"", source.inner}:  # a set: in a plain folder both are the root
             _copy_side_files(source.root / part, folder / part, new_ids, len(rows))
-        tied = _is_tied(file, source.config())
+        # A stored decoder that is a copy of the token embedding need not be stored.
+        tied = bool(source.config().get("tie_word_embeddings", True)) and TIED in file.tensors
         _write_weights(file, folder / source.inner / WEIGHTS, rows, tied=tied)
         write_text(folder / source.inner / "tokenizer.json", tokenizer)
         before = _size(file, tied=tied)
@@ -274,11 +290,6 @@ def _embedding(file: TensorFile) -> TensorInfo:
         if name.endswith(_EMBEDDING):
             return info
     raise WeightsError(f"no {_EMBEDDING} in the weights of {file.folder}: this is no ModernBERT")
-
-
-def _is_tied(file: TensorFile, config: dict[str, Any]) -> bool:
-    """Return whether a stored decoder is a copy of the token embedding, which need not be stored."""
-    return bool(config.get("tie_word_embeddings", True)) and TIED in file.tensors
 
 
 def _size(file: TensorFile, *, tied: bool) -> Size:

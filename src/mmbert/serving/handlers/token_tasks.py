@@ -38,7 +38,10 @@ class TaggingHandler:
         """Return the task for the entities of each text. ``limit``: size of the answer, see :func:`check_size`."""
 
         def finish(found: list[Rows[Any]]) -> list[list[Entity]]:
-            return _each(found, lambda text: self._tagger.entities(text, strategy), limit, _entity_characters)
+            def entities(text: Rows[Any]) -> list[Entity]:
+                return self._tagger.entities(text, strategy)
+
+            return _each(found, entities, limit, lambda entity: len(entity.text) + len(entity.label))
 
         tagger = self._tagger
         return Task(texts, characters(texts), lambda: list(tagger.rows(texts)), tagger.logits_of, finish)
@@ -132,10 +135,6 @@ def _each(
         text += sum(map(size, made[-1]))
         check_size(numbers, text, limit)
     return made
-
-
-def _entity_characters(entity: Entity) -> int:
-    return len(entity.text) + len(entity.label)
 
 
 def check_top(top_k: int, known: int = _TOP) -> None:
