@@ -238,8 +238,8 @@ SUMS = "SHA256SUMS"
 def write_sums(folder: Path, known: Mapping[str, str] | None = None) -> None:
     """Write the SHA-256 of each file in a folder; ``known`` are those that need no reading."""
     names = sorted(file.name for file in folder.iterdir() if file.is_file() and file.name != SUMS)
-    found = {name: (known or {}).get(name) or sha256(folder / name) for name in names}
-    write_text(folder / SUMS, "".join(f"{digest}  {name}\n" for name, digest in found.items()))
+    digests = {name: (known or {}).get(name) or sha256(folder / name) for name in names}
+    write_text(folder / SUMS, "".join(f"{digest}  {name}\n" for name, digest in digests.items()))
 
 
 def damage(folder: Path, needed: Callable[[set[str]], bool] = bool) -> str | None:
@@ -266,11 +266,11 @@ def damage(folder: Path, needed: Callable[[set[str]], bool] = bool) -> str | Non
 
 def file_crc32(path: Path) -> int:
     """Return the CRC-32 of a file, read in blocks (some 4 GB/s), to detect damage in our own files."""
-    found = 0
+    crc = 0
     with path.open("rb") as file:
         while block := file.read(1 << 20):
-            found = crc32(block, found)
-    return found
+            crc = crc32(block, crc)
+    return crc
 
 
 def cache_folder() -> Path:

@@ -135,7 +135,7 @@ def _who(record: dict[str, Any]) -> str:
 def _read(path: Path) -> dict[str, Any]:
     """Return what stands in a lock, {} if that is nothing or not ours."""
     try:
-        found = json.loads(path.read_bytes())
+        record = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return record if isinstance(record, dict) else {}

@@ -138,9 +138,9 @@ def suggest(root: type[BaseModel], place: Place, inner: Any = None) -> str:
         return f"did you mean {here[0]}?"
     for each in [name, *(str(key) for key in list(inner)[:1])] if isinstance(inner, dict) else [name]:
         for ours in [*_meant(each), each]:
-            found = [option for option in options if ours in (option[-1], ".".join(option))]
-            if found:
-                best = min(found, key=lambda option: (option[0] not in _BLOCKS, len(option)))
+            elsewhere = [option for option in options if ours in (option[-1], ".".join(option))]
+            if elsewhere:
+                best = min(elsewhere, key=lambda option: (option[0] not in _BLOCKS, len(option)))
                 return f"did you mean {'.'.join(best)}?"
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"

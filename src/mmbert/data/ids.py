@@ -77,7 +77,7 @@ def _kind(source_name: str, source: Source, file: Input) -> str:
 
 def shard_inputs(inputs: list[Input]) -> list[ShardInputs]:
     """Group files, sorted by language and name, into those of one shard each. A pure function of its arguments."""
-    found = []
+    grouped = []
     for language, files in groupby(inputs, key=lambda file: file.language or ""):
         groups: list[list[Input]] = [[]]
         size = 0
@@ -90,11 +90,11 @@ def shard_inputs(inputs: list[Input]) -> list[ShardInputs]:
                 groups.append([])
                 size = 0
         groups = [group for group in groups if group]
-        found += [
+        grouped += [
             ShardInputs(language, number, tuple(group), number == len(groups) - 1)
             for number, group in enumerate(groups)
         ]
-    return found
+    return grouped
 
 
 class IdReader:

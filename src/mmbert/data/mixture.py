@@ -85,15 +85,15 @@ class Mixture:
         groups: dict[str, list[StreamShare]] = defaultdict(list)
         for stream in self.streams:
             groups[getattr(stream, key)].append(stream)
-        found = []
+        shares = []
         for name, streams in groups.items():
             share = sum(stream.share for stream in streams)
             known = [s.tokens if sizes is None else sizes.get((s.source, s.language)) for s in streams]
             tokens = None if None in known else sum(size or 0 for size in known)
             epochs = share * self.tokens / tokens if tokens else None
             held = any(stream.capped for stream in streams)
-            found.append(Share(name, share, share * self.tokens, tokens, epochs, held))
-        return sorted(found, key=lambda each: (-each.share, each.name))
+            shares.append(Share(name, share, share * self.tokens, tokens, epochs, held))
+        return sorted(shares, key=lambda each: (-each.share, each.name))
 
 
 def mixture(phase: Phase, sizes: Sizes, *, relative: Collection[str] = ()) -> Mixture:
@@ -267,15 +267,15 @@ def choose_languages(wanted: str | int | Sequence[str], totals: Mapping[str, flo
     for code in [wanted] if isinstance(wanted, str) else wanted:
         normal = languages.normalise(code)
         codes[normal.partition("_")[0]].append(normal)
-    chosen, found = set(), set()
+    chosen, matched = set(), set()
     for have in totals:
         language = languages.normalise(have).partition("_")[0]
         group = [*codes.get(language, []), *codes.get(languages.macrolanguage(language) or "", [])]
         admitting = [code for code in group if languages.matches(have, [code])]
-        found.update(admitting)
+        matched.update(admitting)
         if admitting:
             chosen.add(have)
-    missing = [code for group in codes.values() for code in group if code not in found]
+    missing = [code for group in codes.values() for code in group if code not in matched]
     if missing:
         some = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
         log.warning("%d of the phase's languages have no text: %s", len(missing), some)

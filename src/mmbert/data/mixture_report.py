@@ -49,7 +49,7 @@ def mixtures(recipe: Recipe, folder: Path, shards: Path, phases: Sequence[str] =
     if (shards / FILE).is_file():
         sizes = Manifest.load(shards).sizes()
         return {name: mixture(recipe.phases[name], sizes) for name in wanted}
-    found: dict[str, Mixture] = {}
+    drawn: dict[str, Mixture] = {}
     for name in wanted:
         if recipe.phases[name].data.mixture is None:
             raise ConfigError(
@@ -57,8 +57,8 @@ def mixtures(recipe: Recipe, folder: Path, shards: Path, phases: Sequence[str] =
                 "run `mmbert data prepare` first"
             )
         known = counts_sizes(recipe.phases[name], recipe.sources, folder)
-        found[name] = mixture(recipe.phases[name], known.sizes, relative=known.relative)
-    return found
+        drawn[name] = mixture(recipe.phases[name], known.sizes, relative=known.relative)
+    return drawn
 
 
 def language_rows(drawn: Mapping[str, Mixture]) -> list[LanguageRow]:

@@ -195,7 +195,7 @@ def batch_at(phase: Phase, tokens_seen: int) -> int:
 
 def batch_stages(phase: Phase) -> list[BatchStage]:
     """Return the stages of constant batch size that make up a phase, in order."""
-    found: list[BatchStage] = []
+    stages: list[BatchStage] = []
     seen = 0
     while seen < phase.tokens:
         batch = batch_at(phase, seen)
@@ -206,9 +206,9 @@ def batch_stages(phase: Phase) -> list[BatchStage]:
             below = sum(range(phase.batch_start, batch + 1, addition))
             end = min(end, -(-phase.batch_warmup * below // total))
         steps = -(-(end - seen) // batch)
-        found.append(BatchStage(batch, seen, steps))
+        stages.append(BatchStage(batch, seen, steps))
         seen += steps * batch
-    return found
+    return stages
 
 
 def count_steps(phase: Phase) -> int:

@@ -148,11 +148,11 @@ class Steps:
         if not self._skip:
             raise advised(error) from error
         shard = self._corpus.info(error.path)
-        found = LeftOut(
+        left_out = LeftOut(
             file=shard.file, documents=shard.documents, tokens=shard.tokens, fault=error.fault,
             phase=self.name, draw=cursor.draw, offset=cursor.offset,
         )  # fmt: skip
-        self._bad.add([found])
+        self._bad.add([left_out])
         # The list is on disk before the error is raised, so the restarted run finds it on all ranks.
         if self._place.world > 1:
             raise BadShard(

@@ -73,36 +73,36 @@ class Tensors:
 
 def read_tensors(folder: Path) -> Tensors:
     """Read ``model.safetensors``, a sharded index, or (without shapes) ``pytorch_model.bin``; damage becomes faults."""
-    found = Tensors()
+    tensors = Tensors()
     index = folder / f"{WEIGHTS}.index.json"
     if (folder / WEIGHTS).is_file():
-        found.files = [folder / WEIGHTS]
+        tensors.files = [folder / WEIGHTS]
     elif index.is_file():
         try:
-            found.files = [folder / name for name in sorted(set(read_index(index).values()))]
+            tensors.files = [folder / name for name in sorted(set(read_index(index).values()))]
         except MMBertError as error:
-            found.faults.append(Problem.of(error))
+            tensors.faults.append(Problem.of(error))
     elif (folder / "pytorch_model.bin").is_file():
-        found.files = [folder / "pytorch_model.bin"]
-        return found
+        tensors.files = [folder / "pytorch_model.bin"]
+        return tensors
     else:
-        found.faults.append(Problem(f"no {WEIGHTS} in {folder}", "not a model folder, or its download is incomplete"))
-    for file in found.files:
+        tensors.faults.append(Problem(f"no {WEIGHTS} in {folder}", "not a model folder, or its download is incomplete"))
+    for file in tensors.files:
         try:
-            _read_file(file, found)
+            _read_file(file, tensors)
         except WeightsError as error:
             size = f"{file.stat().st_size:,} bytes" if file.is_file() else "missing"
             what = f"{file} is cut short, damaged or no safetensors file ({size}; {error.__cause__ or error})"
-            found.faults.append(Problem(what, "copy or download it again"))
-    return found
+            tensors.faults.append(Problem(what, "copy or download it again"))
+    return tensors
 
 
-def _read_file(path: Path, found: Tensors) -> None:
+def _read_file(path: Path, tensors: Tensors) -> None:
     for name, info in read_header(path).items():
         bare = bare_name(name)
-        found.shapes[bare], found.dtypes[bare] = info.shape, DTYPE_NAMES[info.dtype]
+        tensors.shapes[bare], tensors.dtypes[bare] = info.shape, DTYPE_NAMES[info.dtype]
         if not finite(info):
-            found.nan.append(name)
+            tensors.nan.append(name)
 
 
 def check_shapes(tensors: Tensors, config: ModelConfig, kind: str, labels: int) -> Iterator[Problem]:

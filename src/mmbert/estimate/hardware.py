@@ -131,8 +131,8 @@ class Machine:
         """Return devices by name, with changes of their utilisation. Raises ConfigError for an unknown name."""
         if device not in DEVICES:
             raise ConfigError(f"--device: no device {device}: choose one of {', '.join(DEVICES)}")
-        found = DEVICES[device]
-        return cls(found, devices, nodes, found.utilisation.changed(utilisation), network)
+        hardware = DEVICES[device]
+        return cls(hardware, devices, nodes, hardware.utilisation.changed(utilisation), network)
 
     @property
     def world(self) -> int:

@@ -56,14 +56,14 @@ def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any] = ()) -
 def make_features(questions: list[Question], own: AnswerOptions, start: Start) -> tuple[list[Feature], list[Passage]]:
     """Return a feature for each window, in order, and for each question its passage, which knows its windows."""
     tokenizer, template = start.tokenizer, pair_template(start.tokenizer)
-    asked = tokenizer.encode_batch([each.question for each in questions], specials=True)
+    heads = tokenizer.encode_batch([each.question for each in questions], specials=True)
     texts = tokenizer.encode_spans([each.context for each in questions], specials=True)
     features: list[Feature] = []
     passages: list[Passage] = []
     most = start.max_tokens - template.size - LEAST_ROOM
     if most < 1:
         raise ConfigError(f"training.max_tokens {start.max_tokens} has no room for a question and its text: raise it")
-    for each, head, (ids, spans) in zip(questions, asked, texts, strict=True):
+    for each, head, (ids, spans) in zip(questions, heads, texts, strict=True):
         kept = head[:most]
         # Windows are planned by the same function as in Answerer.rows, here with the recipe's stride as their overlap.
         room = start.max_tokens - template.size - len(kept)
@@ -117,7 +117,7 @@ class Scores:
             said.append(best_answers(passage, logits, self._decoding)[0].text)
         # "" stands for no answer on both sides, so exact match needs no case of its own.
         gold = [[text for text, _ in each.answers] or [""] for each in self._questions[role]]
-        found = score_answers(said, gold)
+        scores = score_answers(said, gold)
         none = [answer == "" for answer, wanted in zip(said, gold, strict=True) if wanted == [""]]
         count = len(gold)  # SQuAD 2.0: where there is none, saying so is an F1 of 1, for which no words are shared
-        return {"f1": found.f1 + sum(none) / count, "exact": found.exact}
+        return {"f1": scores.f1 + sum(none) / count, "exact": scores.exact}

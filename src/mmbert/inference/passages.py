@@ -186,9 +186,9 @@ class Reader:
         rows = zip(packed.unpack(states), places, strict=True)
         return [sum_parts(own, text.metadata.parts[index]) for own, (text, index) in rows]
 
-    def pooled(self, found: Rows[PassageMetadata]) -> torch.Tensor:
+    def pooled(self, text: Rows[PassageMetadata]) -> torch.Tensor:
         """Return (passages, h) of a text whose rows were computed, on the model's device, for ``finish``."""
-        vectors = _means(found) if self.late else np.concatenate(found.results)
+        vectors = _means(text) if self.late else np.concatenate(text.results)
         return torch.from_numpy(vectors).to(self.embedder.loaded.device)
 
 
@@ -287,11 +287,11 @@ def sum_parts(rows: torch.Tensor, parts: Parts) -> np.ndarray:
     return torch.segment_reduce(picked, "sum", lengths=torch.from_numpy(lengths).to(rows.device)).cpu().numpy()
 
 
-def _means(found: Rows[PassageMetadata]) -> np.ndarray:
+def _means(text: Rows[PassageMetadata]) -> np.ndarray:
     """Return (passages, h) fp32 means, from the sums of all windows."""
-    passages, width = len(found.metadata.cut.runs), found.results[0].shape[1]
+    passages, width = len(text.metadata.cut.runs), text.results[0].shape[1]
     total, rows = np.zeros((passages, width), np.float32), np.zeros((passages, 1), np.float32)
-    for parts, sums in zip(found.metadata.parts, found.results, strict=True):
+    for parts, sums in zip(text.metadata.parts, text.results, strict=True):
         # Fancy indexing with += would lose repeated indices; there are none.
         total[parts[:, 0]] += sums  # a passage is in a window once
         rows[parts[:, 0], 0] += parts[:, 2] - parts[:, 1]

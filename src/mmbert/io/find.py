@@ -38,13 +38,13 @@ def walk(folder: Path, suffixes: tuple[str, ...] = ("",), *, deep: bool = True) 
 
     Hidden ones are left out, links are followed. Raises DataError for a link to nothing.
     """
-    found = [path for path in _walk(folder, (), deep) if path.name.lower().endswith(suffixes)]
-    for path in found:
+    paths = [path for path in _walk(folder, (), deep) if path.name.lower().endswith(suffixes)]
+    for path in paths:
         if not path.exists():
             raise DataError(f"{path} is a link to {os.readlink(path)}, which is not there: fix or remove the link")
     # As text: pathlib compares part by part and by the rules of the system, and the order of data must not depend on
     # it.
-    return sorted((path for path in found if path.is_file()), key=lambda path: path.relative_to(folder).as_posix())
+    return sorted((path for path in paths if path.is_file()), key=lambda path: path.relative_to(folder).as_posix())
 
 
 def _walk(folder: Path, above: tuple[str, ...], deep: bool) -> Iterator[Path]:
@@ -96,5 +96,5 @@ def find_files(place: str, suffixes: tuple[str, ...], option: str) -> tuple[Path
 
 def _matches(root: Path, pattern: str) -> list[Path]:
     """Return the files that match below ``root``; hidden ones only where the pattern names them."""
-    found = sorted(glob.glob(pattern, root_dir=root, recursive=True))
-    return [root / name for name in found if (root / name).is_file() and (is_hidden(pattern) or not is_hidden(name))]
+    names = sorted(glob.glob(pattern, root_dir=root, recursive=True))
+    return [root / name for name in names if (root / name).is_file() and (is_hidden(pattern) or not is_hidden(name))]

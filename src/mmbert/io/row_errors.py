@@ -47,12 +47,12 @@ class RowFaults:
     def _keep(self, rows: Iterable[Made], make: Callable[[Made], Any]) -> Iterator[Any]:
         for row in rows:
             try:
-                made = make(row)
+                value = make(row)
             except DataError as error:
                 self.add(error)
                 continue
             self.good += 1
-            yield made
+            yield value
 
     def report(self) -> None:
         """Log how many rows were passed over. Raises the first fault where no row was good: the cause is another."""

@@ -139,12 +139,12 @@ def _unpack(member: Any, data: bytes, advance: Advance) -> Generator[bytes, None
         part = data[place : place + _PART]
         place += len(part)
         while True:
-            found = member.decompress(part, _OUTPUT) if limited else member.decompress(part)
-            for at in range(0, len(found), _OUTPUT):
-                yield found[at : at + _OUTPUT]
+            output = member.decompress(part, _OUTPUT) if limited else member.decompress(part)
+            for at in range(0, len(output), _OUTPUT):
+                yield output[at : at + _OUTPUT]
             # zlib hands back the input that its limit left; lzma and bz2 keep theirs, and are asked again with none.
             part = getattr(member, "unconsumed_tail", b"")
-            if member.eof or not limited or (not part and len(found) < _OUTPUT):
+            if member.eof or not limited or (not part and len(output) < _OUTPUT):
                 break
         advance(_PART if place < len(data) else len(data) % _PART or _PART)
         if place >= len(data):

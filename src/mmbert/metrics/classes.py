@@ -17,17 +17,17 @@ from mmbert.errors import DataError, UndefinedMetric, import_extra
 
 def defined(metrics: Mapping[str, Callable[[], float]]) -> dict[str, float]:
     """Return the values of the metrics that have one on these examples. Raises UndefinedMetric if none has."""
-    found: dict[str, float] = {}
+    values: dict[str, float] = {}
     undefined = None
     for name, compute in metrics.items():
         try:
-            found[name] = compute()
+            values[name] = compute()
         except UndefinedMetric as error:
             # A metric without a value must not hide the others: Matthews is undefined on one class, accuracy is not.
             undefined = undefined or error
-    if undefined is not None and not found:
+    if undefined is not None and not values:
         raise undefined
-    return found
+    return values
 
 
 def accuracy(predicted: Sequence[Any], gold: Sequence[Any]) -> float:

@@ -40,11 +40,11 @@ def read_modules(folder: Path) -> list[tuple[str, str]]:
     if not listing.is_file():
         return []
     try:
-        found = [(str(module["type"]), str(module["path"])) for module in read_json(listing)]
+        modules = [(str(module["type"]), str(module["path"])) for module in read_json(listing)]
     except (TypeError, KeyError) as error:
         raise WeightsError(f"{listing}: not a list of modules with type and path") from error
-    for name, place in found:
+    for name, place in modules:
         # The paths come from a stranger's file: "../.." must not make this package read or copy what is elsewhere.
         if not (folder / place).resolve().is_relative_to(folder.resolve()):
             raise WeightsError(f"{listing}: path of {name} leads out of the folder")
-    return found
+    return modules

@@ -62,12 +62,12 @@ def model_folder(name: str | Path, *, revision: str | None = None) -> Path:
         raise WeightsError(f"no such model folder: {name} (a hub name looks like jhu-clsp/mmBERT-base)")
     try:
         # Never ``.bin`` beside safetensors: the same weights once more, in a format that can run code.
-        found = hub_folder(str(name), ["*.json", "*.safetensors"], revision=revision)
-        if not any(found.glob("*.safetensors")):
-            found = hub_folder(str(name), ["*.json", "pytorch_model*.bin"], revision=revision)
+        fetched = hub_folder(str(name), ["*.json", "*.safetensors"], revision=revision)
+        if not any(fetched.glob("*.safetensors")):
+            fetched = hub_folder(str(name), ["*.json", "pytorch_model*.bin"], revision=revision)
     except HubFailed as error:
         raise WeightsError(f"no folder {name} here, and the hub did not give it: {error}") from error
-    return found
+    return fetched
 
 
 def load_config(folder: str | Path) -> ModelConfig:
@@ -131,13 +131,13 @@ def _read_parts(index: Path, read: Callable[[Path], dict[str, Tensor]]) -> dict[
 
 def _unwrapped(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Return the tensors by their names without ``WRAPPERS``."""
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for name, value in state.items():
         bare = bare_name(name)
-        if bare in found:
+        if bare in tensors:
             raise WeightsError(f"{path} holds {bare} twice, once as {name}: it mixes several models")
-        found[bare] = value
-    return found
+        tensors[bare] = value
+    return tensors
 
 
 def bare_name(name: str) -> str:

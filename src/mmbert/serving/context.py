@@ -35,9 +35,9 @@ class RequestContext:
 
     def handler_for(self, handler: type[A], name: str | None) -> tuple[Served, A]:
         """Return the model that answers, and its handler. Raises UnknownModel or WrongModel."""
-        served, found = self.service.models.handler_for(handler, name)
+        served, own = self.service.models.handler_for(handler, name)
         self.model, self.device = served.name, served.loaded.device.type
-        return served, found
+        return served, own
 
     @property
     def max_numbers(self) -> int:

@@ -58,8 +58,8 @@ def endpoint(route: Route, service: Service) -> Callable[[Request], Awaitable[Re
 async def respond_to(request: Request, route: Route, context: RequestContext, begun: float) -> Response:
     """Return the answer of a route. Large bodies are parsed and written outside the event loop."""
     body = await read_body(request, context)
-    asked = await context.offload(len(body), lambda: parse(route.schema, body, context.service.options))
-    answer = await while_there(request, route.handle(asked, context))
+    checked = await context.offload(len(body), lambda: parse(route.schema, body, context.service.options))
+    answer = await while_there(request, route.handle(checked, context))
     written = await context.offload(weight(answer), lambda: to_json(answer))
     headers = _headers(context, begun)
     if len(written) <= LARGE:  # small answers do not count as in flight
@@ -116,9 +116,9 @@ def json_response(answer: Any, status: int = 200, headers: dict[str, str] | None
 
 def refuse(request: Request, error: MMBertError) -> tuple[Response, str]:
     """Return the response to an error, and its kind."""
-    found = failure(error)
-    request.state.error = found.kind if found.status in (404, 422) else found.message  # the others quote it
-    return json_response(found.body(request.url.path), found.status, found.headers), found.kind
+    response = failure(error)
+    request.state.error = response.kind if response.status in (404, 422) else response.message  # the others quote it
+    return json_response(response.body(request.url.path), response.status, response.headers), response.kind
 
 
 def check_ready(service: Service) -> None:

@@ -187,12 +187,12 @@ class Protocol(H11Protocol):
 
     def _refuse(self, error: Refused) -> None:
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):  # else the answer has been sent
-            found = failure(error)
-            body = orjson.dumps(found.body(""))
+            response = failure(error)
+            body = orjson.dumps(response.body(""))
             head = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"}
             lines = [
                 f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}",
-                *(f"{k}: {v}" for k, v in (head | found.headers).items()),
+                *(f"{k}: {v}" for k, v in (head | response.headers).items()),
             ]
             self.transport.write("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
             self.conn.send_failed()

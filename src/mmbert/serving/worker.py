@@ -204,10 +204,10 @@ def one_line(error: BaseException) -> str:
 
 def _by_job(rows: list[Taken]) -> list[list[Taken]]:
     """Return the rows of each job, in order."""
-    found: dict[QueuedTask, list[Taken]] = {}
+    rows_of: dict[QueuedTask, list[Taken]] = {}
     for row in rows:
-        found.setdefault(row[0], []).append(row)
-    return list(found.values())
+        rows_of.setdefault(row[0], []).append(row)
+    return list(rows_of.values())
 
 
 def _pack(rows: list[Taken]) -> Packed:

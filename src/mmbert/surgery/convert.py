@@ -125,7 +125,7 @@ def _config(weights: dict[str, Tensor], stored: dict[str, Any], path: Path, phas
             raise WeightsError(f"{path}: missing {needed}: this is no mmBERT")
     rows, hidden = weights[EMBEDDING].shape
     # From the names, not from the stored configuration: only they are certain to describe these tensors.
-    layers = {int(found[1]) for name in weights if (found := re.match(r"model\.layers\.(\d+)\.", name))}
+    layers = {int(match[1]) for name in weights if (match := re.match(r"model\.layers\.(\d+)\.", name))}
     values: dict[str, Any] = {
         "vocab_size": rows,
         "hidden_size": hidden,
@@ -153,12 +153,12 @@ def _of_phase(stored: dict[str, Any], path: Path, phase: str | None) -> dict[str
             raise ConfigError(f"nothing tells the phase of {path}, which fixes RoPE: add --phase {'|'.join(PHASES)}")
         return PHASES[named]
     theta, local = float(stored["rotary_emb_base"]), float(stored.get("local_attn_rotary_emb_base", -1))
-    found = {"rope_theta": theta, "local_rope_theta": theta if local == -1 else local}  # -1: as the global layers
-    if phase is not None and any(PHASES[phase][key] != value for key, value in found.items()):
+    bases = {"rope_theta": theta, "local_rope_theta": theta if local == -1 else local}  # -1: as the global layers
+    if phase is not None and any(PHASES[phase][key] != value for key, value in bases.items()):
         raise ConfigError(f"{path} was trained with RoPE base {theta:g}, not as {phase}: leave --phase away")
     # ext and decay share base and context, so either name gives the same configuration.
     long = phase or ("pretrain" if theta == PHASES["pretrain"]["rope_theta"] else "ext")
-    return {"max_context": PHASES[long]["max_context"], **found}
+    return {"max_context": PHASES[long]["max_context"], **bases}
 
 
 def _check_size(config: ModelConfig, size: str, path: Path) -> None:
@@ -194,7 +194,7 @@ def _plain_values() -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     """Return the reason in torch's multi-line error as one line."""
-    found = re.search(r"GLOBAL ([\w.]+)", str(error))
-    if found:
-        return f"it holds objects of {found[1]}, and unpickling those could run any code; save state.model alone"
+    match = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if match:
+        return f"it holds objects of {match[1]}, and unpickling those could run any code; save state.model alone"
     return f"{first_line(error)}; download it again"

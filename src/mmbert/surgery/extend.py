@@ -70,13 +70,13 @@ def extend(
     )
     if not characters and not merges:
         raise DataError(f"the text gives no new token that occurs {min_count} times: give more text")
-    made = ["".join(pair) for pair in merges]
+    joined = ["".join(pair) for pair in merges]
     replaced = replaced_tokens(bpe, characters, merges)
     first = bpe.tokenizer.vocab_size
-    new_rows: list[Row] = [*range(first), *(replaced[token] for token in (*characters, *made))]
+    new_rows: list[Row] = [*range(first), *(replaced[token] for token in (*characters, *joined))]
     # The embedding may have more rows than tokens (padding to a multiple): the surplus keeps its old rows.
     new_rows += range(len(new_rows), source.rows())  # rows that no token had, beyond those now given
-    before, after = rewrite(source, out, bpe.extended([*characters, *made], merges), new_rows)
+    before, after = rewrite(source, out, bpe.extended([*characters, *joined], merges), new_rows)
     logger.info("added %d characters and %d merges in %s", len(characters), len(merges), out)
     return ExtendReport(characters, merges, before, after)
 
@@ -92,10 +92,10 @@ def new_characters(bpe: Bpe, texts: Iterable[str], *, limit: int, min_count: int
             # The normaliser may split a character (NFD); what becomes a token is what the model is given.
             if part not in bpe.ids and not is_space(part):
                 spelled[part] += count
-    found = [character for character, count in spelled.items() if count >= min_count]
+    frequent = [character for character, count in spelled.items() if count >= min_count]
     # A character of n bytes took n tokens and now takes one: n - 1 saved each time it occurs.
-    saving = {character: (len(character.encode()) - 1) * spelled[character] for character in found}
-    return sorted(found, key=lambda character: (-saving[character], character))[:limit]
+    saving = {character: (len(character.encode()) - 1) * spelled[character] for character in frequent}
+    return sorted(frequent, key=lambda character: (-saving[character], character))[:limit]
 
 
 def count_words(bpe: Bpe, texts: Iterable[str]) -> Counter[tuple[str, ...]]:
@@ -104,7 +104,7 @@ def count_words(bpe: Bpe, texts: Iterable[str]) -> Counter[tuple[str, ...]]:
     A run ends where a token begins with a space, and at digits, signs, bytes and added tokens.
     """
     names = {index: token for token, index in bpe.ids.items()}
-    found: Counter[bytes] = Counter()
+    runs: Counter[bytes] = Counter()
     for ids, inside, opens in _marked(bpe, texts):
         # A run begins at a mergeable token that opens a word or follows one that is not mergeable.
         begins = inside & (opens | ~np.append(False, inside[:-1]))
@@ -112,21 +112,21 @@ def count_words(bpe: Bpe, texts: Iterable[str]) -> Counter[tuple[str, ...]]:
         starts = np.flatnonzero(begins)
         stops = breaks[np.searchsorted(breaks, starts, side="right")]
         content, size = ids.tobytes(), ids.itemsize
-        found.update(
+        runs.update(
             content[start * size : stop * size] for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)
         )
-    return Counter({tuple(names[i] for i in np.frombuffer(run, np.int64).tolist()): n for run, n in found.items()})
+    return Counter({tuple(names[i] for i in np.frombuffer(run, np.int64).tolist()): n for run, n in runs.items()})
 
 
 def neighbours(bpe: Bpe, texts: Iterable[str]) -> set[Pair]:
     """Return all pairs of neighbouring tokens in such runs."""
     names = {index: token for token, index in bpe.ids.items()}
-    found: set[int] = set()
+    pairs: set[int] = set()
     for ids, inside, opens in _marked(bpe, texts):
         together = inside[:-1] & inside[1:] & ~opens[1:]
         # A pair of ids as one integer of 64 bits, so that NumPy finds the distinct ones.
-        found.update(np.unique((ids[:-1] << 32 | ids[1:])[together]).tolist())
-    return {(names[pair >> 32], names[pair & 0xFFFF_FFFF]) for pair in found}
+        pairs.update(np.unique((ids[:-1] << 32 | ids[1:])[together]).tolist())
+    return {(names[pair >> 32], names[pair & 0xFFFF_FFFF]) for pair in pairs}
 
 
 def _marked(bpe: Bpe, texts: Iterable[str]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -149,12 +149,12 @@ def _marked(bpe: Bpe, texts: Iterable[str]) -> Iterator[tuple[np.ndarray, np.nda
 
 def replaced_tokens(bpe: Bpe, characters: Iterable[str], merges: Iterable[Pair]) -> dict[str, tuple[int, ...]]:
     """Return new token -> ids of the old tokens that it replaces, in order; for a character these are its bytes."""
-    found: dict[str, tuple[int, ...]] = {}
+    old_ids: dict[str, tuple[int, ...]] = {}
     for character in characters:
         spelled = tuple(bpe.tokenizer.byte_ids[byte] for byte in character.encode())
         unk = bpe.tokenizer.unk_id
-        found[character] = (unk,) if unk in spelled else spelled  # without a token for a byte, there is one for all
+        old_ids[character] = (unk,) if unk in spelled else spelled  # without a token for a byte, there is one for all
     for left, right in merges:
-        parts = [found[part] if part in found else (bpe.ids[part],) for part in (left, right)]
-        found[left + right] = parts[0] + parts[1]
-    return found
+        parts = [old_ids[part] if part in old_ids else (bpe.ids[part],) for part in (left, right)]
+        old_ids[left + right] = parts[0] + parts[1]
+    return old_ids

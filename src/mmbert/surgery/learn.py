@@ -35,9 +35,9 @@ def learn_merges(
     Ties go to the pair that is first in the alphabet, so that the same words give the same merges in any order.
     """
     table = _Pairs(words)
-    made: list[Pair] = []
+    merges: list[Pair] = []
     tokens = set(known)
-    while len(made) < limit:
+    while len(merges) < limit:
         best = table.pop(min_count)
         if best is None:
             break
@@ -46,9 +46,9 @@ def learn_merges(
         if best in refused or product in tokens or len(product) > max_length:
             continue
         tokens.add(product)
-        made.append(best)
+        merges.append(best)
         table.join(best)
-    return made
+    return merges
 
 
 class _Pairs:

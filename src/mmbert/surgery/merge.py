@@ -279,10 +279,10 @@ def _same_configs(folders: list[Path]) -> None:
     expected = load_config(first).model_dump(exclude=_FREE_FIELDS)
     words = _tokenizer(first)
     for folder in rest:
-        found = load_config(folder).model_dump(exclude=_FREE_FIELDS)
+        other_config = load_config(folder).model_dump(exclude=_FREE_FIELDS)
         for field, value in expected.items():
-            if found[field] != value:
-                raise WeightsError(f"cannot merge: {field} is {value} in {first} but {found[field]} in {folder}")
+            if other_config[field] != value:
+                raise WeightsError(f"cannot merge: {field} is {value} in {first} but {other_config[field]} in {folder}")
         other = _tokenizer(folder)
         if words is not None and other is not None and words != other:
             raise WeightsError(f"cannot merge: {first} and {folder} have different tokenizers")

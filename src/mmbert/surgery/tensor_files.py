@@ -34,19 +34,19 @@ class TensorFile:
         self._files: dict[str, BufferedReader] = {}
         try:
             for name, expected in _weight_files(folder).items():
-                found = self._open(name)
-                missing = expected - found.keys()
+                tensors = self._open(name)
+                missing = expected - tensors.keys()
                 if missing:
                     raise WeightsError(f"{folder / name} has no {min(missing)}, which {INDEX} says: download it again")
-                self.tensors.update(found)
+                self.tensors.update(tensors)
         except BaseException:
             self.close()
             raise
 
     def _open(self, name: str) -> dict[str, TensorInfo]:
-        found = read_header(self.folder / name)
+        entries = read_header(self.folder / name)
         self._files[name] = (self.folder / name).open("rb")
-        return {bare_name(tensor): replace(info, name=bare_name(tensor)) for tensor, info in found.items()}
+        return {bare_name(tensor): replace(info, name=bare_name(tensor)) for tensor, info in entries.items()}
 
     def read(self, name: str, start: int, stop: int) -> Tensor:
         """Return entries ``start`` to ``stop`` of the flattened tensor, a copy in the file's type."""

@@ -102,17 +102,17 @@ class ModelFolder:
 
         A reader adds one that ``tokenizer.json`` lacks, with an id for which the embedding has no row.
         """
-        found: set[str] = set()
+        names: set[str] = set()
         for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
             path = self.encoder / name
             values = read_json(path) if path.is_file() else {}
             if name == "added_tokens.json":
-                found.update(values)
+                names.update(values)
                 continue
             for key, value in values.items():
                 if key.endswith("_token") or key in ("additional_special_tokens", "extra_special_tokens"):
-                    found.update(_strings(value))
-        return found
+                    names.update(_strings(value))
+        return names
 
     def rows(self) -> int:
         """Return the rows of the token embedding; there may be more rows than tokens."""

@@ -112,8 +112,8 @@ def path_of(folder: Path, state: State) -> Path:
 
 def checkpoints(folder: Path) -> list[Path]:
     """Return all checkpoints of a phase, oldest first, unchecked."""
-    found = [path for path in folder.glob("step-*") if path.is_dir() and path.name.removeprefix("step-").isdigit()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    folders = [path for path in folder.glob("step-*") if path.is_dir() and path.name.removeprefix("step-").isdigit()]
+    return sorted(folders, key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def latest(folder: Path) -> Path | None:
@@ -144,13 +144,13 @@ def prune(folder: Path, keep: int) -> None:
     A checkpoint that was not due is deleted as soon as there is a newer one: what remains does not depend on when a run
     was stopped, and neither does an average over checkpoints.
     """
-    found = checkpoints(folder)
-    due = [path for path in found if _is_due(path)]
+    folders = checkpoints(folder)
+    due = [path for path in folders if _is_due(path)]
     # The newest always stays, also one that was not due: it is what the run resumes from.
-    kept = {*due[-keep:], *found[-1:]}
+    kept = {*due[-keep:], *folders[-1:]}
     for path in folder.glob(f"step-*{PARTIAL}"):
         shutil.rmtree(path, ignore_errors=True)
-    for path in found:
+    for path in folders:
         if path not in kept:
             going = path.with_name(path.name + PARTIAL)
             path.rename(going)  # so that an interrupted deletion leaves no incomplete checkpoint

@@ -22,14 +22,14 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 @contextmanager
 def sigterm() -> Iterator[threading.Event]:
     """Yield an event that SIGTERM sets instead of ending the process; outside the main thread nothing changes."""
-    asked = threading.Event()
+    stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield stop
         return
     # The handler only sets a flag: the loop stops between two micro-batches, where all ranks can stop together.
-    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
     try:
-        yield asked
+        yield stop
     finally:
         signal.signal(signal.SIGTERM, before)
 

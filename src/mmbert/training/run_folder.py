@@ -62,13 +62,13 @@ def recipe_hash(recipe: Recipe) -> str:
 def versions(libraries: Sequence[str] = _LIBRARIES) -> dict[str, str]:
     """Return the versions of mmbert, Python and libraries; ``none`` for one that is not installed."""
     # From the packages' metadata: importing a library only to ask for its version would take seconds.
-    found = {"mmbert": __version__, "python": platform.python_version()}
+    installed = {"mmbert": __version__, "python": platform.python_version()}
     for name in libraries:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "none"
-    return {**found, "torch": torch.__version__}  # with the build, such as 2.13.0+cu130, which some metadata lack
+            installed[name] = "none"
+    return {**installed, "torch": torch.__version__}  # with the build, such as 2.13.0+cu130, which some metadata lack
 
 
 def describe(device: torch.device, libraries: Sequence[str] = _LIBRARIES) -> dict[str, Any]:
