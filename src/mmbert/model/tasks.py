@@ -81,6 +81,7 @@ class TaskModel(nn.Module):
         states  (T, h) of the encoder, if they were computed elsewhere
         """
         x = self.model(packed) if states is None else states
+        # Pooled before the head, as in transformers: the head is not linear, so the order matters.
         x = self.head(pool_texts(x, packed, self.pooling) if self.pooling else x)
         out: Tensor = self.classifier(F.dropout(x, self.dropout, self.training) if self.dropout else x)
         return out

@@ -86,6 +86,7 @@ def load_state(folder: str | Path, *, check: bool = False) -> dict[str, Tensor]:
     """
     folder = Path(folder)
     readers = (WEIGHTS, partial(_read_safetensors, check=check)), ("pytorch_model.bin", partial(_read_bin, check=check))
+    # safetensors first, whole before sharded, as transformers chooses.
     for name, read in readers:
         index = folder / f"{name}.index.json"
         if (folder / name).is_file():
@@ -239,6 +240,7 @@ def fill(
         raise WeightsError(f"weights of {where} do not fit its config.json: {'; '.join(problems[:5])}")
     for name in wanted:
         module_name, _, leaf = name.rpartition(".")
+        # The parameter is replaced, not copied into: a model on the meta device has no memory to copy to.
         value = state.pop(name)
         if not (mapped and tied is None and name.endswith(_TABLE) and value.dtype in (torch.bfloat16, torch.float16)):
             value = value.to(torch.float32, copy=not mapped)  # a copy: training writes to it, and the file is mapped
