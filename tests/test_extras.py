@@ -32,10 +32,10 @@ def brought(extra: str) -> set[str]:
 
 
 def raised() -> Iterator[tuple[str, str, str]]:
-    """(place, package, extra) of every ``MissingExtra("package", "extra")`` in the package."""
+    """(place, package, extra) of every ``MissingExtra("package", "extra")`` and ``import_extra`` in the package."""
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "MissingExtra":
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("MissingExtra", "import_extra"):
                 package, extra = (ast.literal_eval(arg) if isinstance(arg, ast.Constant) else "" for arg in node.args)
                 if package and extra:
                     yield f"{path.relative_to(PACKAGE)}:{node.lineno}", package, extra

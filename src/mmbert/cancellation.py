@@ -39,6 +39,7 @@ _watch: ContextVar[Watch | None] = ContextVar("watch", default=None)
 @contextmanager
 def watched(watch: Watch) -> Iterator[Watch]:
     """Watch the work inside, in this thread."""
+    # A context variable, not an argument: tokenising is called through many layers that know nothing of requests.
     before = _watch.set(watch)
     try:
         yield watch
@@ -54,6 +55,7 @@ def is_watched() -> bool:
 def check_cancelled() -> None:
     """Raise Cancelled if nobody waits for the work of this thread any more. Cheap: called between chunks."""
     watch = _watch.get()
+    # One look at a future: cheap enough to stand between any two chunks.
     if watch is not None and watch.cancelled():
         raise Cancelled("nobody waits for this any more")
 
@@ -62,6 +64,7 @@ def count_tokens(tokens: int) -> None:
     """Count tokens of texts that are read as a whole. Raises TooLong as soon as they are too many, or Cancelled."""
     check_cancelled()
     if (watch := _watch.get()) is not None:
+        # Counted as they come: a long text is refused after the first chunk beyond the limit, not after all of it.
         watch.tokens += tokens
         if watch.tokens > watch.most_tokens:
             raise too_many_tokens(watch.tokens, watch.most_tokens, "or more")

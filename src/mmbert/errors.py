@@ -19,7 +19,8 @@ A message says what is wrong, where, and what to do. ``assert`` is kept for our 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from mmbert.extras import distribution, extra_of
 
@@ -109,3 +110,11 @@ class MissingExtra(MMBertError):
     def __init__(self, package: str, extra: str) -> None:
         named = extra_of(package, preferred=extra) or extra
         super().__init__(f"{distribution(package)} is not installed: pip install 'mmbert[{named}]'")
+
+
+def import_extra(module: str, extra: str) -> Any:
+    """Import a module that ``extra`` brings. Raises MissingExtra without it."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise MissingExtra(module, extra) from error

@@ -36,6 +36,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
                 file.truncate(0)  # of a killed process
                 yield file
                 file.flush()
+                # Content before name: after a power cut a renamed file without its content would look complete.
                 os.fsync(file.fileno())
                 partial.replace(path)  # still locked: nobody else takes the name up before it is free
             sync_folder(path.parent)
@@ -85,6 +86,7 @@ def lock_descriptor(place: Path, open_place: Callable[[Path], int]) -> int | Non
         descriptor = open_place(place)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Another process holds it: the caller takes another name, or reports who holds it.
         except BlockingIOError:
             os.close(descriptor)
             return None
@@ -94,6 +96,8 @@ def lock_descriptor(place: Path, open_place: Callable[[Path], int]) -> int | Non
                 raise
         # The holder before may have renamed or removed it between our opening and our locking: take what is there now.
         with suppress(FileNotFoundError):
+            # A lock belongs to the file, not to its name: only if the name still leads to this file does the lock guard
+            # it.
             if os.path.samestat(os.fstat(descriptor), place.stat()):
                 return descriptor
         os.close(descriptor)
@@ -126,11 +130,13 @@ def publish_folder(partial: Path, path: Path) -> None:
     sync_folder(partial)
     while True:
         try:
+            # rename replaces an empty folder atomically, but refuses one that holds something.
             partial.rename(path)
             break
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
+        # Two renames, so for a moment there is no folder at ``path``; the old one is still whole beside it.
         old = path.with_name(f"{path.name}.old-{os.getpid()}{PARTIAL}")
         with suppress(FileNotFoundError):  # another process moved it away first
             path.rename(old)
@@ -173,6 +179,7 @@ def sync_folder(path: Path) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON, atomically, readable by people. Raises MMBertError for NaN and infinity, which JSON does not have."""
     try:
+        # Python would write NaN, which no other reader of JSON takes.
         text = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False)
     except ValueError as error:
         raise MMBertError(f"{path} would hold a number that is NaN or infinite: it was not written") from error
@@ -205,6 +212,7 @@ def read_checked_json(path: Path) -> Any:
     """
     values = read_json(path)
     stated = values.pop(CRC, None) if isinstance(values, dict) else None
+    # Over sorted keys, not over the file's bytes: the file may be indented anew by hand.
     if stated is not None and stated != _json_crc32(values):
         raise DataError(f"{path} is damaged (its checksum does not match): delete it or restore it")
     return values
@@ -230,8 +238,8 @@ SUMS = "SHA256SUMS"
 def write_sums(folder: Path, known: Mapping[str, str] | None = None) -> None:
     """Write the SHA-256 of each file in a folder; ``known`` are those that need no reading."""
     names = sorted(file.name for file in folder.iterdir() if file.is_file() and file.name != SUMS)
-    found = {name: (known or {}).get(name) or sha256(folder / name) for name in names}
-    write_text(folder / SUMS, "".join(f"{digest}  {name}\n" for name, digest in found.items()))
+    digests = {name: (known or {}).get(name) or sha256(folder / name) for name in names}
+    write_text(folder / SUMS, "".join(f"{digest}  {name}\n" for name, digest in digests.items()))
 
 
 def damage(folder: Path, needed: Callable[[set[str]], bool] = bool) -> str | None:
@@ -240,6 +248,7 @@ def damage(folder: Path, needed: Callable[[set[str]], bool] = bool) -> str | Non
     needed  whether these names are all that there must be
     """
     try:
+        # Two spaces, as sha256sum writes for text mode.
         lines = [line.split("  ", 1) for line in (folder / SUMS).read_text(encoding="utf-8").splitlines()]
         expected = {name: digest for digest, name in lines}
     except (OSError, ValueError) as error:
@@ -257,11 +266,11 @@ def damage(folder: Path, needed: Callable[[set[str]], bool] = bool) -> str | Non
 
 def file_crc32(path: Path) -> int:
     """Return the CRC-32 of a file, read in blocks (some 4 GB/s), to detect damage in our own files."""
-    found = 0
+    crc = 0
     with path.open("rb") as file:
         while block := file.read(1 << 20):
-            found = crc32(block, found)
-    return found
+            crc = crc32(block, crc)
+    return crc
 
 
 def cache_folder() -> Path:

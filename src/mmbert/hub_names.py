@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path, PurePath
 
@@ -40,6 +41,23 @@ def _iso_code(code: str) -> str:
 def called(start: str) -> str:
     """Return a start model for readers: a hub name as a link, a folder by its name."""
     return f"[{start}](https://huggingface.co/{start})" if on_hub(start) else f"`{PurePath(start).name}`"
+
+
+def front_matter(
+    languages: Iterable[str], start: str | None, pipeline: str, tags: Iterable[str], more: str = ""
+) -> str:
+    """Return the YAML that begins a model card; ``start`` is named as its base model if it is on the hub."""
+    # Codes are quoted: readers of YAML 1.1 take the Norwegian code no for false.
+    codes = "".join(f"- {json.dumps(code)}\n" for code in iso_codes(languages))
+    return (
+        "---\n"
+        + (f"language:\n{codes}" if codes else "")
+        + more
+        + (f"base_model: {json.dumps(start)}\n" if start and on_hub(start) else "")
+        + f"library_name: transformers\npipeline_tag: {pipeline}\ntags:\n"
+        + "".join(f"- {tag}\n" for tag in tags)
+        + "---"
+    )
 
 
 def on_hub(start: str) -> bool:

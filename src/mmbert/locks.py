@@ -49,10 +49,12 @@ def lock_folder(folder: Path, *, wait: float = 0.0) -> Iterator[None]:
 @contextmanager
 def lock_file(path: Path, *, what: Path, wait: float = 0.0) -> Iterator[None]:
     """Hold ``path`` as the lock of ``what``, which the message names. Else as ``lock_folder``."""
+    # flock counts by open file: a second lock of the same process would wait for the first one.
     place, held = path.absolute(), _held.get()
     if place in held:
         yield
         return
+    # monotonic: the clock of the day may be set meanwhile.
     until = time.monotonic() + wait
     while True:
         with try_lock(path) as descriptor:
@@ -69,6 +71,7 @@ def lock_file(path: Path, *, what: Path, wait: float = 0.0) -> Iterator[None]:
         if time.monotonic() >= until:
             holder = _who(_read(path))
             raise MMBertError(f"{what} is being written by {holder}: wait until it is done, then run the same again")
+        # Polled: flock with a time limit would need a signal.
         time.sleep(0.1)
 
 
@@ -118,6 +121,7 @@ def _sign(descriptor: int, path: Path) -> None:
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200],
     }
+    # Through the locked descriptor: writing by name could reach a file that somebody else made meanwhile.
     os.ftruncate(descriptor, 0)
     os.write(descriptor, json.dumps(record, ensure_ascii=False).encode())
 
@@ -131,7 +135,7 @@ def _who(record: dict[str, Any]) -> str:
 def _read(path: Path) -> dict[str, Any]:
     """Return what stands in a lock, {} if that is nothing or not ours."""
     try:
-        found = json.loads(path.read_bytes())
+        record = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return record if isinstance(record, dict) else {}

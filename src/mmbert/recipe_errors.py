@@ -12,8 +12,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 _ALIASES = """
-learning_rate: lr peak_lr max_lr peak_learning_rate base_lr
-peak_lr: lr learning_rate max_lr peak_learning_rate base_lr
+learning_rate peak_lr: lr learning_rate peak_lr max_lr peak_learning_rate base_lr
 batch: batch_size train_batch_size per_device_train_batch_size global_batch_size bs global_train_batch_size
   effective_batch_size
 micro_batch: micro_batch_size gradient_accumulation_steps grad_accum accumulate_grad_batches
@@ -23,10 +22,10 @@ max_steps: steps max_train_steps num_train_steps num_training_steps total_steps 
 tokens: max_steps max_tokens max_duration train_tokens num_tokens steps max_train_steps
 warmup: warmup_ratio warmup_steps num_warmup_steps warmup_proportion t_warmup
 weight_decay: wd l2
-max_tokens: max_length max_seq_length max_seq_len seq_len model_max_length sequence_length block_size max_source_length
-context: max_length max_seq_length max_seq_len seq_len model_max_length sequence_length block_size
-schedule: lr_scheduler_type lr_scheduler scheduler lr_schedule
-decay: lr_scheduler_type lr_scheduler scheduler lr_schedule schedule
+max_tokens context: max_length max_seq_length max_seq_len seq_len model_max_length sequence_length block_size
+max_tokens: max_source_length
+schedule decay: lr_scheduler_type lr_scheduler scheduler lr_schedule
+decay: schedule
 max_grad_norm: grad_clip gradient_clipping clip_grad_norm gradient_clip_val
 precision: bf16 fp16 dtype torch_dtype mixed_precision
 patience: early_stopping early_stopping_patience
@@ -48,8 +47,7 @@ mask_rate: mlm_probability mlm_prob mask_prob
 matryoshka: matryoshka_dims
 mini_batch: mini_batch_size chunk_size
 pos_weight: positive_weight
-model: model_name model_name_or_path pretrained_model_name_or_path base_model
-start: model_name model_name_or_path pretrained_model_name_or_path base_model
+model start: model_name model_name_or_path pretrained_model_name_or_path base_model
 hub: dataset_name dataset
 config: dataset_config_name dataset_config subset
 limit: max_train_samples max_eval_samples max_samples
@@ -140,9 +138,9 @@ def suggest(root: type[BaseModel], place: Place, inner: Any = None) -> str:
         return f"did you mean {here[0]}?"
     for each in [name, *(str(key) for key in list(inner)[:1])] if isinstance(inner, dict) else [name]:
         for ours in [*_meant(each), each]:
-            found = [option for option in options if ours in (option[-1], ".".join(option))]
-            if found:
-                best = min(found, key=lambda option: (option[0] not in _BLOCKS, len(option)))
+            elsewhere = [option for option in options if ours in (option[-1], ".".join(option))]
+            if elsewhere:
+                best = min(elsewhere, key=lambda option: (option[0] not in _BLOCKS, len(option)))
                 return f"did you mean {'.'.join(best)}?"
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
@@ -150,7 +148,7 @@ def suggest(root: type[BaseModel], place: Place, inner: Any = None) -> str:
 
 def _meant(name: str) -> list[str]:
     rows = (row.split(": ") for row in _ALIASES.replace("\n  ", " ").strip().splitlines())
-    return [ours for ours, theirs in rows if name.lower() in theirs.split()]
+    return [each for ours, theirs in rows if name.lower() in theirs.split() for each in ours.split() if each != name]
 
 
 def _matches(option: Place, place: Place) -> bool:

@@ -147,8 +147,8 @@ def _other_config(folder: Path) -> None:
         ),
         (lambda folder: (folder / "model.safetensors").unlink(), "no model.safetensors"),
         (_nan, "1 weights hold NaN or infinite values (model.final_norm.weight)"),
-        (_other_config, "layers.0.mlp.Wi.weight is [48, 16], config.json says [64, 16]"),
-        (lambda folder: change(folder / "config.json", num_hidden_layers=5, layer_types=None), "weights are missing"),
+        (_other_config, "layers.0.mlp.Wi.weight is (48, 16), the config says (64, 16)"),
+        (lambda folder: change(folder / "config.json", num_hidden_layers=5, layer_types=None), "json: 6 missing: "),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json is not JSON"),
         (
             lambda folder: (folder / "config.json").write_text("\ufeff" + (folder / "config.json").read_text()),

@@ -110,7 +110,7 @@ def test_a_padded_vocabulary(stated: str, tokenizer: Tokenizer, tmp_path: Path) 
     np.testing.assert_allclose(Embedder.load(folder)(TEXTS), Embedder.load(clean)(TEXTS), atol=1e-6)
     assert MaskedLM.load(folder).config.vocab_size == (rows if stated == "as padded" else tokenizer.vocab_size)
     assert unknown_ids(tokenizer, rows).tolist() == list(range(tokenizer.vocab_size, rows))
-    assert not [problem for problem in examine(str(folder)).problems if "config.json says" in problem.what]
+    assert not [problem for problem in examine(str(folder)).problems if "do not fit config.json" in problem.what]
     export(folder, tmp_path / "out", format="huggingface")
     theirs = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "out").eval()
     assert theirs.config.vocab_size == MaskedLM.load(folder).config.vocab_size

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mmbert.doctor.tensors import read_tensors
+from mmbert.doctor.model_folder import read_tensors
 from mmbert.errors import WeightsError
 from mmbert.model.config import ModelConfig
 from mmbert.model.encoder import Encoder
@@ -191,12 +191,12 @@ def test_what_does_not_fit_is_named(folder: Path) -> None:
     line = refused(folder)
     assert "1 missing: model.layers.1.mlp.Wo.weight" in line
     assert "1 unexpected: model.layers.0.attn_norm.weight" in line
-    assert "head.dense.weight is (16, 17), config.json says (16, 16)" in line
+    assert "head.dense.weight is (16, 17), the config says (16, 16)" in line
 
 
 def test_a_config_of_another_shape_is_refused(folder: Path) -> None:
     change_config(folder, intermediate_size=25)
-    assert "config.json says (50, 16)" in refused(folder)
+    assert "the config says (50, 16)" in refused(folder)
 
 
 def test_unreadable_files_are_named(folder: Path) -> None:

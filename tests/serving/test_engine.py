@@ -23,6 +23,7 @@ from mmbert.inference.windows import Place, Rows
 from mmbert.packed import Packed
 from mmbert.serving.engine import LARGE, Closed, Engine, Failed, Limits
 from mmbert.serving.handlers.embedding import EmbeddingHandler
+from mmbert.serving.metrics import ServerMetrics
 from mmbert.serving.task import Answer, Task
 from mmbert.serving.threads import Threads
 from mmbert.serving.worker import Worker
@@ -35,6 +36,7 @@ class Desk:
 
     def __init__(self) -> None:
         self.worker, self.pool = Worker(), Threads(4)
+        self.metrics = ServerMetrics().engine("sums")
         self.gate = threading.Event()
         self.gate.set()
         self.busy = threading.Event()
@@ -42,7 +44,7 @@ class Desk:
         self.poison: set[int] = set()
 
     def engine(self, batch: int = 16, queue: int = 1000, requests: int = 100) -> Engine:
-        return Engine(self.worker, self.pool, CPU, Limits(batch, queue, requests))
+        return Engine(self.worker, self.pool, CPU, Limits(batch, queue, requests), self.metrics)
 
     def task(self, *rows: Sequence[int]) -> Task[list[int]]:
         """Sums of rows."""
@@ -294,7 +296,7 @@ def test_any_mixture_gives_the_library_s_vectors(
 ) -> None:
     desk = Desk()
     try:
-        engine = Engine(desk.worker, desk.pool, CPU, Limits(budget, 100_000))
+        engine = Engine(desk.worker, desk.pool, CPU, Limits(budget, 100_000), desk.metrics)
         futures = [engine.submit(embedding.embed(texts, **chosen)) for texts, chosen in asked]
         others = [engine.submit(embedding.tokens(texts)) for texts, _ in asked]
         passages = [engine.submit(embedding.passages(texts)) for texts, _ in asked[:2]]
@@ -405,7 +407,7 @@ def test_a_worker_that_dies_refuses_what_waits_and_what_comes(stage: str, monkey
     desk = Desk()
     desk.worker.stop()
     desk.worker = worker
-    engine = Engine(worker, pool, CPU, Limits(2, 1000))
+    engine = Engine(worker, pool, CPU, Limits(2, 1000), desk.metrics)
     desk.block(engine)
     waiting = [engine.submit(desk.task([1, 1])) for _ in range(4)]
     until(lambda: engine._queue.tokens >= 4)

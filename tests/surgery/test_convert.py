@@ -158,11 +158,11 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
         assert not (tmp_path / "out").exists()
 
     layer, norm = "model.bert.encoder.layers.2.", "model.bert.final_norm.weight"
-    refused(lambda s: s.pop(norm), r"1 missing tensors: model\.final_norm\.weight")
+    refused(lambda s: s.pop(norm), r"1 missing: model\.final_norm\.weight")
     refused(lambda s: s.pop("model.bert.embeddings.tok_embeddings.weight"), r"missing model\.embeddings")
-    refused(lambda s: s.update({layer + "attn.bias": torch.zeros(2)}), r"unknown tensors: model\.layers\.2\.attn\.bias")
+    refused(lambda s: s.update({layer + "attn.bias": torch.zeros(2)}), r"unexpected: model\.layers\.2\.attn\.bias")
     refused(lambda s: s.update({"bert.x": torch.zeros(2)}), r"unknown tensor bert\.x")
-    refused(lambda s: s.update({norm: torch.zeros(7)}), r"final_norm\.weight is \(7,\), expected \(128,\)")
+    refused(lambda s: s.update({norm: torch.zeros(7)}), r"final_norm\.weight is \(7,\), the config says \(128,\)")
     refused(lambda s: s.update({norm: torch.full((128,), torch.nan)}), "NaN")
     refused(lambda s: s.update({"model.decoder.weight": torch.zeros(400, 128)}), "untied")
     refused(lambda s: None, "no base: hidden_size is 128, not 768", size="base")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from mmbert.doctor.compatibility import Verdict
     from mmbert.doctor.model import Examination
 
 
@@ -61,7 +60,7 @@ def _lines(machine: dict[str, str], examined: Examination | None) -> Iterator[st
     yield ""
     yield from _table(examined.facts)
     yield ""
-    yield from _table({verdict.reader: _readable(verdict) for verdict in examined.readers})
+    yield from _table({each.reader: ": ".join(filter(None, (each.reads, each.why))) for each in examined.readers})
     yield ""
     yield from (f"problem: {problem}" for problem in examined.problems)
     if not examined.problems:
@@ -85,10 +84,6 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _readable(verdict: Verdict) -> str:
-    return f"{verdict.reads}: {verdict.why}" if verdict.why else verdict.reads
 
 
 def _print_schema(model: str | None) -> None:

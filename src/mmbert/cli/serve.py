@@ -5,12 +5,21 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from mmbert.cli.options import Device, Precision
 from mmbert.errors import ConfigError
+
+_ALLOWED_HOST = (
+    "Host name that clients may use, besides localhost, IP addresses and the machine's own name; * for any. "
+    "May be repeated."
+)
+
+
+def _limit(help: str) -> Any:
+    return typer.Option(min=1, help=help)
 
 
 def serve(
@@ -20,8 +29,7 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any free port.")] = 8000,
     served_model_name: Annotated[
-        list[str] | None,
-        typer.Option(help="Name of a model in requests, once for each model. Default: the name of its folder."),
+        list[str] | None, typer.Option(help="Name of a model in requests, once for each. Default: that of its folder.")
     ] = None,
     adapter: Annotated[
         list[str] | None,
@@ -34,20 +42,17 @@ def serve(
     device: Device = "auto",
     precision: Precision = "auto",
     max_batch_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Most tokens in a batch. Default: 2,048 on a CPU, 32,768 on a GPU.")
+        int | None, _limit("Most tokens in a batch. Default: 2,048 on a CPU, 32,768 on a GPU.")
     ] = None,
     max_queue_tokens: Annotated[
-        int | None,
-        typer.Option(min=1, help="Most tokens waiting for a model; beyond that, status 429. Default: 256 batches."),
+        int | None, _limit("Most tokens waiting for a model; beyond that, status 429. Default: 256 batches.")
     ] = None,
-    max_body: Annotated[int, typer.Option(min=1, help="Largest request body in bytes.")] = 2**24,
+    max_body: Annotated[int, _limit("Largest request body in bytes.")] = 2**24,
     max_bodies: Annotated[
-        int | None,
-        typer.Option(min=1, help="Largest total of request bodies in memory, in bytes. Default: 8 times --max-body."),
+        int | None, _limit("Largest total of request bodies in memory, in bytes. Default: 8 times --max-body.")
     ] = None,
     max_connections: Annotated[
-        int | None,
-        typer.Option(min=1, help="Most open connections. Default: by the limit of open files, at most 4,096."),
+        int | None, _limit("Most open connections. Default: by the limit of open files, at most 4,096.")
     ] = None,
     drain_seconds: Annotated[
         float, typer.Option(min=0, help="Seconds to finish accepted requests after SIGTERM or Ctrl+C.")
@@ -63,13 +68,7 @@ def serve(
         list[str] | None, typer.Option(help="Origin whose web pages may send requests. May be repeated. Default: none.")
     ] = None,
     allowed_host: Annotated[
-        list[str] | None,
-        typer.Option(
-            envvar="MMBERT_ALLOWED_HOSTS",
-            show_envvar=True,
-            help="Host name that clients may use, besides localhost, IP addresses and the machine's own name; * for "
-            "any. May be repeated.",
-        ),
+        list[str] | None, typer.Option(envvar="MMBERT_ALLOWED_HOSTS", show_envvar=True, help=_ALLOWED_HOST)
     ] = None,
     otlp_endpoint: Annotated[
         str | None, typer.Option(help="OTLP endpoint for traces, such as http://localhost:4318. Default: no traces.")

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from mmbert.cli.options import Overrides, RecipeFile, RunFolder
 from mmbert.estimate.hardware import DEVICES
 
-PANEL = "With --dry-run (docs/scaling.md)"
+_UTILISATION = (
+    "Fraction of the data sheet's figure that is reached, in (0, 1], for matrices, attention, memory or links. "
+    "May be repeated. Default: assumptions, which are printed."
+)
+
+
+def _of_dry_run(help: str, metavar: str | None = None) -> Any:
+    return typer.Option(help=help, metavar=metavar, rich_help_panel="With --dry-run (docs/scaling.md)")
 
 
 def pretrain(
@@ -29,29 +36,15 @@ def pretrain(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print model size, memory, time and mixture; train nothing.")
     ] = False,
-    device: Annotated[str, typer.Option(help=f"One of {', '.join(DEVICES)}.", rich_help_panel=PANEL)] = "h100",
-    devices: Annotated[int, typer.Option(help="Devices per node.", rich_help_panel=PANEL)] = 8,
-    nodes: Annotated[int, typer.Option(help="Number of nodes.", rich_help_panel=PANEL)] = 1,
-    utilisation: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PART=NUMBER",
-            help="Fraction of the data sheet's figure that is reached, in (0, 1], for matrices, attention, memory or "
-            "links. May be repeated. Default: assumptions, which are printed.",
-            rich_help_panel=PANEL,
-        ),
-    ] = None,
+    device: Annotated[str, _of_dry_run(f"One of {', '.join(DEVICES)}.")] = "h100",
+    devices: Annotated[int, _of_dry_run("Devices per node.")] = 8,
+    nodes: Annotated[int, _of_dry_run("Number of nodes.")] = 1,
+    utilisation: Annotated[list[str] | None, _of_dry_run(_UTILISATION, metavar="PART=NUMBER")] = None,
     network: Annotated[
         float | None,
-        typer.Option(
-            help="Bandwidth of a device to other nodes in GB/s, one way. Default: that of the maker's nodes.",
-            rich_help_panel=PANEL,
-        ),
+        _of_dry_run("Bandwidth of a device to other nodes in GB/s, one way. Default: that of the maker's nodes."),
     ] = None,
-    length: Annotated[
-        float | None,
-        typer.Option(help="Tokens of a document. Default: the context of the phase.", rich_help_panel=PANEL),
-    ] = None,
+    length: Annotated[float | None, _of_dry_run("Tokens of a document. Default: the context of the phase.")] = None,
 ) -> None:
     """Train the phases of a recipe on prepared data. The same command resumes if interrupted.
 

@@ -73,6 +73,8 @@ class Corpus:
         if files.issuperset(drawn):
             raise DataError(f"every shard of this phase in {self._folder} is damaged: prepare them again")
         self._left_out = files
+        # Blocks of a bad shard are empty instead of gone: the numbers of all other blocks, and so the plan, stay the
+        # same.
         return sum(drawn.get(file, 0) for file in files) / sum(drawn.values())
 
     def info(self, path: Path) -> ShardInfo:
@@ -95,11 +97,11 @@ class Corpus:
         # A segment belongs to the block in which it begins, and may end in the next one: no token is lost or repeated.
         begin = (block - first_blocks[number]) * self._context
         end = min(begin + self._context, info.tokens)
-        found = segments_between(shard.ends(begin, end), begin, end, self._context - 2)
-        if not found:
+        spans = segments_between(shard.ends(begin, end), begin, end, self._context - 2)
+        if not spans:
             return []
-        tokens = Block(shard, found[0][0], found[-1][1])
-        return [Segment(tokens, start, stop) for start, stop in found]
+        tokens = Block(shard, spans[0][0], spans[-1][1])
+        return [Segment(tokens, start, stop) for start, stop in spans]
 
 
 def _first_blocks(shards: Sequence[ShardInfo], context: int) -> list[int]:

@@ -44,6 +44,7 @@ class ShardInputs(NamedTuple):
 def holds_ids(source_name: str, source: Source, inputs: list[Input]) -> bool:
     """Return whether the files hold token ids. Raises DataError for neither ids nor text, ConfigError for options."""
     kinds = {_kind(source_name, source, file) for file in inputs}
+    # Mixed folders are refused: text is held out and tokenised, ids are neither, so one source cannot do both.
     if kinds != {"ids"}:
         if "ids" in kinds:
             raise DataError(
@@ -76,23 +77,24 @@ def _kind(source_name: str, source: Source, file: Input) -> str:
 
 def shard_inputs(inputs: list[Input]) -> list[ShardInputs]:
     """Group files, sorted by language and name, into those of one shard each. A pure function of its arguments."""
-    found = []
+    grouped = []
     for language, files in groupby(inputs, key=lambda file: file.language or ""):
         groups: list[list[Input]] = [[]]
         size = 0
         for file in files:
             assert file.shard is not None, "token ids stand in shards with an index"
             size += file.shard["raw_data"]["bytes"]
+            # By the sizes in the index, without opening a file: how shards are divided depends on nothing but the list.
             groups[-1].append(file)
             if size >= _SHARD:
                 groups.append([])
                 size = 0
         groups = [group for group in groups if group]
-        found += [
+        grouped += [
             ShardInputs(language, number, tuple(group), number == len(groups) - 1)
             for number, group in enumerate(groups)
         ]
-    return found
+    return grouped
 
 
 class IdReader:
@@ -124,8 +126,11 @@ class IdReader:
         for number, row in enumerate(shard.rows([field])):
             ids = self._checked(row[field], f"{shard.path}, sample {number}")
             if len(ids):
+                # The only trace that another tokenizer leaves: its <bos> is an ordinary token here, the same in every
+                # sample.
                 first.add(int(ids[0]))
             yield from self._documents_of(ids)
+        # A few samples may begin alike by chance; many do not.
         if len(shard) >= _ENOUGH and len(first) == 1 and first.isdisjoint(self._ends.tolist()):
             raise DataError(
                 f"{shard.path}: every sample begins with {(index := first.pop())}, which is no <bos> but "
@@ -142,10 +147,12 @@ class IdReader:
                 f"{where}: id {wrong} is not in the vocabulary of {self._tokenizer.origin} (0 to {limit - 1}): "
                 "another tokenizer made it"
             )
+        # Checked before the cast: a negative id would wrap around to a large, possibly valid one.
         return ids.astype(np.uint32)
 
     def _documents_of(self, ids: NDArray[np.uint32]) -> Iterator[NDArray[np.uint32]]:
         """Yield the runs between special ids, each of which is (a part of) one document."""
+        # Two special ids side by side (<eos> <bos>) enclose nothing, and nothing is yielded for them.
         bounds = np.flatnonzero(np.isin(ids, self._ends))
         start = 0
         for end in (*bounds.tolist(), len(ids)):
@@ -163,6 +170,7 @@ class IdReader:
         counts = self._bytes.copy()
         for index in np.flatnonzero(counts > 1).tolist():
             counts[index] = min(counts[index], len(self._tokenizer.id_to_token(index) or ""))
+        # UTF-8: 0x80 to 0xBF continue a character, so only the other bytes begin one.
         for index, byte in self._tokenizer.byte_tokens.items():
             counts[index] = not 0x80 <= byte < 0xC0
         return counts

@@ -15,7 +15,7 @@ from typing import Any
 
 from mmbert import languages
 from mmbert.data.document import Document
-from mmbert.errors import ConfigError, DataError, MissingExtra
+from mmbert.errors import ConfigError, DataError, import_extra
 from mmbert.files import sha256
 from mmbert.hub import HubFailed, hub_file
 from mmbert.recipe import Cleaning, LanguageId
@@ -92,10 +92,7 @@ def model_hash(name: str) -> str:
 
 
 def _load(path: Path) -> Any:
-    try:
-        import fasttext
-    except ImportError as error:
-        raise MissingExtra("fasttext-numpy2-wheel", "langid") from error
+    fasttext = import_extra("fasttext", "langid")
     fasttext.FastText.eprint = lambda *args, **kwargs: None  # a warning on stderr at every load
     try:
         return fasttext.load_model(str(path))

@@ -89,6 +89,7 @@ def draw(offsets: NDArray[np.int32], bits: np.random.Philox) -> NDArray[np.uint3
 
 def threshold(rate: float) -> int:
     """Return the number below which a token is chosen."""
+    # Integers, so that no machine's rounding of a float decides whether a token is chosen.
     return min(round(rate * _RANGE), _RANGE - 1)
 
 

@@ -85,15 +85,15 @@ class Mixture:
         groups: dict[str, list[StreamShare]] = defaultdict(list)
         for stream in self.streams:
             groups[getattr(stream, key)].append(stream)
-        found = []
+        shares = []
         for name, streams in groups.items():
             share = sum(stream.share for stream in streams)
             known = [s.tokens if sizes is None else sizes.get((s.source, s.language)) for s in streams]
             tokens = None if None in known else sum(size or 0 for size in known)
             epochs = share * self.tokens / tokens if tokens else None
             held = any(stream.capped for stream in streams)
-            found.append(Share(name, share, share * self.tokens, tokens, epochs, held))
-        return sorted(found, key=lambda each: (-each.share, each.name))
+            shares.append(Share(name, share, share * self.tokens, tokens, epochs, held))
+        return sorted(shares, key=lambda each: (-each.share, each.name))
 
 
 def mixture(phase: Phase, sizes: Sizes, *, relative: Collection[str] = ()) -> Mixture:
@@ -103,6 +103,7 @@ def mixture(phase: Phase, sizes: Sizes, *, relative: Collection[str] = ()) -> Mi
     Raises ConfigError if the phase names languages or sources without text, or asks for more than max_epochs allows.
     """
     sizes = {stream: size for stream, size in sizes.items() if size > 0}
+    # Streams without text would divide by 0 and can draw nothing.
     budgets = phase.data.mixture
     if budgets is not None:
         sizes = {
@@ -115,8 +116,11 @@ def mixture(phase: Phase, sizes: Sizes, *, relative: Collection[str] = ()) -> Mi
     if not sizes:
         raise DataError("no text for any language of the phase: prepare data for them or change data.languages")
     most = math.inf if phase.data.max_epochs is None else phase.data.max_epochs
+    # epochs = share * phase.tokens / size <= max_epochs  <=>  share <= size * (max_epochs / phase.tokens)
     per_token = most / phase.tokens if phase.tokens else math.inf  # the largest share a token of text may take
     if budgets is None:
+        # In one pool every share depends on every size: one that is known up to a factor only makes all caps
+        # meaningless.
         shares, capped = _pool(sizes, phase.data, math.inf if relative else per_token)
     else:
         shares, capped = _budgets(sizes, budgets, phase.data.temperature, per_token, relative)
@@ -131,6 +135,7 @@ def mixture(phase: Phase, sizes: Sizes, *, relative: Collection[str] = ()) -> Mi
 
 def annealed(sizes: ArrayLike, temperature: float) -> NDArray[np.float64]:
     """Shares in proportion to size ** temperature (sizes > 0), which add up to 1."""
+    # size ** t through logarithms, with the largest taken out: no overflow for trillions of tokens.
     logs = np.log(np.asarray(sizes, dtype=np.float64)) * temperature
     weights = np.exp(logs - logs.max())
     return np.asarray(weights / weights.sum())
@@ -146,6 +151,7 @@ def fill(weights: NDArray[np.float64], limits: NDArray[np.float64], total: float
         raise ValueError("the limits hold less than the total")
     parts = np.zeros_like(weights)
     free = weights > 0
+    # Each round fixes at least one part, so there are at most as many rounds as parts.
     while free.any():
         rest = total - parts[~free].sum()
         parts[free] = rest * weights[free] / weights[free].sum()
@@ -163,9 +169,11 @@ def _pool(sizes: Sizes, data: PhaseData, per_token: float) -> tuple[dict[tuple[s
     tokens = np.array(list(totals.values()), dtype=np.float64)
     if tokens.sum() * per_token < 1 - 1e-9:
         raise _too_long("all data", 1 / per_token, tokens.sum())
+    # The temperature acts on a language's total, so that a language in ten sources is not boosted ten times.
     weights = _with_fixed(list(totals), annealed(tokens, data.temperature), data.fixed)
     parts = dict(zip(totals, fill(weights, tokens * per_token, 1.0).tolist(), strict=True))
     held = {code for code, size in totals.items() if _is_held(parts[code], size * per_token)}
+    # Within a language its sources are drawn by size: each of its texts is repeated equally often.
     shares = {stream: parts[stream[1]] * size / totals[stream[1]] for stream, size in sizes.items()}
     return shares, {stream for stream in sizes if stream[1] in held}
 
@@ -180,6 +188,8 @@ def _with_fixed(codes: Sequence[str], weights: NDArray[np.float64], fixed: Mappi
             raise ConfigError(
                 f"data.fixed.{code}: no text in this language in the phase; remove it or change data.languages"
             )
+        # One code may stand for several streams of languages (fra for fra_Latn): they divide its share by their
+        # weights.
         weights[own] *= share / weights[own].sum()
         free &= ~own
     if free.any():
@@ -206,6 +216,7 @@ def _budgets(
         stream: math.inf if stream[0] in relative else sizes[stream] * per_token
         for streams in members.values() for stream in streams
     }  # fmt: skip
+    # Caps first between sources, then inside each: what a source cannot give goes to the other sources in proportion.
     limits = np.array([sum(limit[stream] for stream in streams) for streams in members.values()])
     if limits.sum() < 1 - 1e-9:
         raise _too_long("all data of its sources", 1 / per_token, limits.sum() / per_token)
@@ -256,15 +267,15 @@ def choose_languages(wanted: str | int | Sequence[str], totals: Mapping[str, flo
     for code in [wanted] if isinstance(wanted, str) else wanted:
         normal = languages.normalise(code)
         codes[normal.partition("_")[0]].append(normal)
-    chosen, found = set(), set()
+    chosen, matched = set(), set()
     for have in totals:
         language = languages.normalise(have).partition("_")[0]
         group = [*codes.get(language, []), *codes.get(languages.macrolanguage(language) or "", [])]
         admitting = [code for code in group if languages.matches(have, [code])]
-        found.update(admitting)
+        matched.update(admitting)
         if admitting:
             chosen.add(have)
-    missing = [code for group in codes.values() for code in group if code not in found]
+    missing = [code for group in codes.values() for code in group if code not in matched]
     if missing:
         some = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
         log.warning("%d of the phase's languages have no text: %s", len(missing), some)

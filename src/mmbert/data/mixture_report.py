@@ -49,7 +49,7 @@ def mixtures(recipe: Recipe, folder: Path, shards: Path, phases: Sequence[str] =
     if (shards / FILE).is_file():
         sizes = Manifest.load(shards).sizes()
         return {name: mixture(recipe.phases[name], sizes) for name in wanted}
-    found: dict[str, Mixture] = {}
+    drawn: dict[str, Mixture] = {}
     for name in wanted:
         if recipe.phases[name].data.mixture is None:
             raise ConfigError(
@@ -57,8 +57,8 @@ def mixtures(recipe: Recipe, folder: Path, shards: Path, phases: Sequence[str] =
                 "run `mmbert data prepare` first"
             )
         known = counts_sizes(recipe.phases[name], recipe.sources, folder)
-        found[name] = mixture(recipe.phases[name], known.sizes, relative=known.relative)
-    return found
+        drawn[name] = mixture(recipe.phases[name], known.sizes, relative=known.relative)
+    return drawn
 
 
 def language_rows(drawn: Mapping[str, Mixture]) -> list[LanguageRow]:
@@ -106,7 +106,8 @@ def table(recipe: Recipe, drawn: Mapping[str, Mixture], rows: Sequence[LanguageR
                 line += "   " + " " * 25
                 continue
             epochs = "" if part.epochs is None else f"{part.epochs:.2f}"
-            line += f"   {_percent(part.share):>8} {count(part.drawn):>7} {epochs:>4} {mark(part):3}"
+            share = f"{part.share:.3%}" if part.share >= 1e-5 else "<0.001%"
+            line += f"   {share:>8} {count(part.drawn):>7} {epochs:>4} {mark(part):3}"
         lines.append(line.rstrip())
     return "\n".join([*lines, "", *(_summary(recipe, phase, drawn[phase], rows) for phase in drawn)])
 
@@ -141,7 +142,3 @@ def as_json(recipe: Recipe, drawn: Mapping[str, Mixture], rows: Sequence[Languag
         },
         "languages": [asdict(row) for row in rows],
     }
-
-
-def _percent(share: float) -> str:
-    return f"{share:.3%}" if share >= 1e-5 else "<0.001%"

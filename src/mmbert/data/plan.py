@@ -66,7 +66,8 @@ class Plan:
         self._window_key = key_of(seed, phase, "windows")
         self._spacing = _LINE // window
         self._start = key_of(seed, phase, "start") % self._spacing
-        self._turn = _odd(self._spacing * 0.6180339887498949)
+        # Odd, so coprime to a power of two: its multiples visit every phase.
+        self._turn = int(self._spacing * 0.6180339887498949) | 1
         self._bounds = _bounds(self.draw_shares())
         self._cache: dict[int, Draws] = {}
 
@@ -149,11 +150,6 @@ def _bounds(shares: NDArray[np.float64]) -> NDArray[np.int64]:
     return bounds
 
 
-def _odd(value: float) -> int:
-    """Return an odd number near ``value``: coprime to a power of two, so that its multiples visit every phase."""
-    return int(value) | 1
-
-
 def _floor_sum(n: int, a: int, m: int, b: NDArray[np.int64]) -> NDArray[np.int64]:
     """Sum over i < n of floor((a * i + b) / m) for each b >= 0, in O(log m) steps: Euclid on points below a line."""
     count = np.full(b.shape, n, dtype=np.int64)
@@ -199,7 +195,7 @@ def batch_at(phase: Phase, tokens_seen: int) -> int:
 
 def batch_stages(phase: Phase) -> list[BatchStage]:
     """Return the stages of constant batch size that make up a phase, in order."""
-    found: list[BatchStage] = []
+    stages: list[BatchStage] = []
     seen = 0
     while seen < phase.tokens:
         batch = batch_at(phase, seen)
@@ -210,9 +206,9 @@ def batch_stages(phase: Phase) -> list[BatchStage]:
             below = sum(range(phase.batch_start, batch + 1, addition))
             end = min(end, -(-phase.batch_warmup * below // total))
         steps = -(-(end - seen) // batch)
-        found.append(BatchStage(batch, seen, steps))
+        stages.append(BatchStage(batch, seen, steps))
         seen += steps * batch
-    return found
+    return stages
 
 
 def count_steps(phase: Phase) -> int:

@@ -76,6 +76,7 @@ class Shard:
         """Read all of it and compare checksums. Raises BadShard naming the file and, where known, the place."""
         check_index(self._index)
         if sha256(self.path) != self.info["sha256"]:
+            # SHA-256 tells that it is damaged, the CRCs of the chunks only where.
             raise BadShard(self.path, f"{self.path} is damaged{self._place()} (its checksum does not match)", FIX)
 
     def _place(self) -> str:
@@ -159,6 +160,7 @@ class _ChunkSums:
             rest = rest[len(part) :]
             self._crc = crc32(part, self._crc)
             self._filled += len(part)
+            # Chunks do not follow documents: a CRC goes on over their borders.
             if self._filled == 4 * CHUNK:
                 self._sums.append(self._crc)
                 self._crc = self._filled = 0

@@ -130,6 +130,8 @@ class Steps:
 
     def _leave_out_known(self, cursor: Cursor) -> None:
         """Leave out the shards on the run's list for a step that begins here."""
+        # By cursor, not at once: a resumed run must leave out a shard from the same step on as the run that met the
+        # damage.
         files = self._bad.at(self.name, cursor.draw, cursor.offset) if self._bad else frozenset()
         if files != self._left_out:
             self._left_out, part = files, self._corpus.leave_out(files)
@@ -146,11 +148,12 @@ class Steps:
         if not self._skip:
             raise advised(error) from error
         shard = self._corpus.info(error.path)
-        found = LeftOut(
+        left_out = LeftOut(
             file=shard.file, documents=shard.documents, tokens=shard.tokens, fault=error.fault,
             phase=self.name, draw=cursor.draw, offset=cursor.offset,
         )  # fmt: skip
-        self._bad.add([found])
+        self._bad.add([left_out])
+        # The list is on disk before the error is raised, so the restarted run finds it on all ranks.
         if self._place.world > 1:
             raise BadShard(
                 error.path, error.fault, "run the same command again: it goes on without this shard"
@@ -163,10 +166,13 @@ class Steps:
         """
         micro_batches: list[Packed] = []
         labels = 0
+        # Every rank walks over all bins of the step: the loss is divided by the labels of all of them.
         rate = self._phase.mask_rate
         for number, segments in enumerate(bins):
             bits = generator(self._seed, self.name, cursor.draw, cursor.offset, number)
+            # By the number of the bin, not by the rank: with another number of ranks each bin keeps its masks.
             mine = number % self._place.world == self._place.rank
+            # Which tokens are chosen depends on lengths alone, so other ranks' labels cost no reading of their text.
             if not mine and self._words is None:
                 labels += count_labels(offsets_of(segments), rate, bits)
                 continue

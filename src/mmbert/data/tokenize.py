@@ -148,9 +148,9 @@ def encode(documents: Iterable[Document], tokenizer: Tokenizer) -> Iterator[tupl
 
 def _finished(place: Path, info: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the indexes of the whole shards of a stream, in order. Shards of other text are removed."""
-    found: list[dict[str, Any]] = []
-    while not (found and found[-1]["last"]):
-        path = place / f"{len(found):05d}.tokens"
+    infos: list[dict[str, Any]] = []
+    while not (infos and infos[-1]["last"]):
+        path = place / f"{len(infos):05d}.tokens"
         if not path.is_file() or not path.with_suffix(".index").is_file():
             break
         shard = Shard.open(path)
@@ -163,8 +163,8 @@ def _finished(place: Path, info: dict[str, Any]) -> list[dict[str, Any]]:
             logger.info("%s is of text that has changed: tokenising it again", place)
             shutil.rmtree(place)
             return []
-        found.append(shard.info)
-    return found
+        infos.append(shard.info)
+    return infos
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[str]]:

@@ -97,13 +97,13 @@ def _verdict(reader: str, faults: list[Fault]) -> Verdict:
 def stated_thetas(config: dict[str, Any]) -> dict[str, float | None]:
     """Return RoPE bases as written, the newer form first; None where neither is."""
     newer = config.get("rope_parameters")
-    found: dict[str, float | None] = {}
+    thetas: dict[str, float | None] = {}
     for kind, (older, _) in LAYER_TYPES.items():
         entry = newer.get(kind) if isinstance(newer, dict) else None
         value = entry.get("rope_theta") if isinstance(entry, dict) else None
         stated = config.get(older) if value is None else value
-        found[kind] = float(stated) if isinstance(stated, int | float) else None
-    return found
+        thetas[kind] = float(stated) if isinstance(stated, int | float) else None
+    return thetas
 
 
 def _older_keys(folder: Folder) -> Iterator[Fault]:

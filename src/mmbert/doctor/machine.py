@@ -81,8 +81,8 @@ def _int8(device: torch.device) -> str:
     if cpu.largest_int8_weight() < 127:
         return "possible, with weights of 7 bits: this processor has no VNNI, and products of 8 bits saturate"
     able = torch.cpu.get_capabilities()
-    found = [name for name in ("amx_int8", "avx512_vnni", "avx_vnni") if able.get(name)]
-    return f"ready on request: the processor has {found[0]}" if found else "possible: this processor has no VNNI for it"
+    kinds = [name for name in ("amx_int8", "avx512_vnni", "avx_vnni") if able.get(name)]
+    return f"ready on request: the processor has {kinds[0]}" if kinds else "possible: this processor has no VNNI for it"
 
 
 def _matrices(device: torch.device) -> str:

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from mmbert.doctor.compatibility import Fault, Verdict, check_readers, stated_thetas
-from mmbert.doctor.model_folder import Folder, read_folder
-from mmbert.doctor.tensors import Problem, misfits
+from mmbert.doctor.model_folder import Folder, Problem, check_shapes, read_folder
 from mmbert.errors import MMBertError, WeightsError
 from mmbert.inference.load import KINDS, Loaded, load, read_labels
 from mmbert.inference.pooling import Pooling
@@ -57,15 +56,16 @@ def examine(name: str, *, device: str = "auto") -> Examination:
     pools = any(name.endswith(".Pooling") for name, _ in folder.modules)
     kind = "sentence" if pools else KINDS.get(folder.architecture, "unknown")
     reader = f"for {READERS[kind]}" if kind in READERS else "no predictor reads it"
-    found = Examination(problems=folder.problems)
-    found.facts |= {"folder": str(path), "class": folder.architecture, "kind": f"{kind}: {reader}"}
-    _look_at_weights(folder, kind, found)
-    _look_at_tokenizer(folder, found)
-    loaded = _try(name, device, found)
+    examination = Examination(problems=folder.problems)
+    examination.facts |= {"folder": str(path), "class": folder.architecture, "kind": f"{kind}: {reader}"}
+    _look_at_weights(folder, kind, examination)
+    _look_at_tokenizer(folder, examination)
+    error = _try(name, device, examination)
+    ours = Verdict("mmbert", "not", (Fault("not", str(error)),)) if error else Verdict("mmbert", "rightly")
     # last: problems of our own loader come before those of others
-    found.readers = [*check_readers(folder, kind), _ours(loaded)]
-    found.problems += _others(found.readers[:-1])
-    return found
+    examination.readers = [*check_readers(folder, kind), ours]
+    examination.problems += _others(examination.readers[:-1])
+    return examination
 
 
 def _others(verdicts: list[Verdict]) -> list[Problem]:
@@ -82,26 +82,26 @@ def _others(verdicts: list[Verdict]) -> list[Problem]:
     ]
 
 
-def _look_at_weights(folder: Folder, kind: str, found: Examination) -> None:
+def _look_at_weights(folder: Folder, kind: str, examination: Examination) -> None:
     """Find size, shape, context and RoPE bases; whether the weights are finite and those that the config describes."""
     tensors = folder.tensors
     if tensors.shapes:
-        found.facts["size"] = {"parameters": tensors.parameters, "bytes": tensors.bytes, "dtype": tensors.dtype}
+        examination.facts["size"] = {"parameters": tensors.parameters, "bytes": tensors.bytes, "dtype": tensors.dtype}
     if tensors.nan:
         listed = ", ".join(tensors.nan[:3]) + (", ..." if tensors.nan[3:] else "")
         what = f"{len(tensors.nan)} weights hold NaN or infinite values ({listed})"
-        found.problems.append(Problem(what, "take an earlier checkpoint"))
+        examination.problems.append(Problem(what, "take an earlier checkpoint"))
     if not folder.config:
         return
     where = str(folder.place / "config.json")
     try:
         config = config_from_hf(folder.config, where)
-        found.facts |= _shape(folder, config)
+        examination.facts |= _shape(folder, config)
         if tensors.shapes and not tensors.faults and kind in READERS:
             labels = 1 if kind == "choice" else len(read_labels(folder.config, where))
-            found.problems += misfits(tensors, config, kind, labels)
+            examination.problems += check_shapes(tensors, config, kind, labels)
     except MMBertError as error:
-        found.problems.append(Problem.of(error))
+        examination.problems.append(Problem.of(error))
 
 
 def _shape(folder: Folder, config: ModelConfig) -> dict[str, Any]:
@@ -126,24 +126,24 @@ def _shape(folder: Folder, config: ModelConfig) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _look_at_tokenizer(folder: Folder, found: Examination) -> None:
+def _look_at_tokenizer(folder: Folder, examination: Examination) -> None:
     path = folder.place / "tokenizer.json"
     if not path.is_file():
         return
     try:
         tokenizer = Tokenizer.load(path)
     except MMBertError as error:
-        found.problems.append(Problem.of(error))
+        examination.problems.append(Problem.of(error))
         return
     ids = {token: getattr(tokenizer, f"{role}_id") for role, token in SPECIALS.items()}
-    found.facts["tokenizer"] = {
+    examination.facts["tokenizer"] = {
         "tokens": tokenizer.vocab_size,
         "fingerprint": tokenizer.fingerprint,
         "class": folder.tokenizer_config.get("tokenizer_class", "not written"),
         "byte fallback": _byte_fallback(tokenizer),
     }
-    found.facts["specials"] = " ".join(f"{token} {index}" for token, index in ids.items())
-    found.facts["spaces"] = spaces(tokenizer)
+    examination.facts["specials"] = " ".join(f"{token} {index}" for token, index in ids.items())
+    examination.facts["spaces"] = spaces(tokenizer)
 
 
 def spaces(tokenizer: Tokenizer) -> str:
@@ -162,21 +162,23 @@ def _byte_fallback(tokenizer: Tokenizer) -> bool | str:
     return f"none for {' '.join(needed)}" if needed else bool(tokenizer.byte_ids)
 
 
-def _try(name: str, device: str, found: Examination) -> Loaded | MMBertError:
-    """Load the folder as the predictors do, and run a sentence through it."""
+def _try(name: str, device: str, examination: Examination) -> MMBertError | None:
+    """Load the folder as the predictors do, and run a sentence through it. Return the error if that fails."""
     try:
         loaded = load(name, device=device)
         packed = loaded.tokenizer.pack([_SENTENCE]).to(loaded.device)
         with torch.inference_mode():
             states = loaded.encoder(packed)
     except MMBertError as error:
-        if not found.problems:  # else it says once more what was found already
-            found.problems.append(Problem.of(error))
+        if not examination.problems:  # else it says once more what was found already
+            examination.problems.append(Problem.of(error))
         return error
     if not bool(torch.isfinite(states).all()):
-        found.problems.append(Problem("a plain sentence comes out as NaN", "try precision fp32, or another checkpoint"))
-    found.facts |= _use(loaded)
-    return loaded
+        examination.problems.append(
+            Problem("a plain sentence comes out as NaN", "try precision fp32, or another checkpoint")
+        )
+    examination.facts |= _use(loaded)
+    return None
 
 
 def _use(loaded: Loaded) -> dict[str, Any]:
@@ -204,12 +206,5 @@ def _use(loaded: Loaded) -> dict[str, Any]:
 
 
 def _module(module: torch.nn.Module) -> str:
-    if isinstance(module, Dense):
-        return f"Dense {module.linear.in_features} to {module.linear.out_features}"
-    return type(module).__name__
-
-
-def _ours(loaded: Loaded | MMBertError) -> Verdict:
-    if isinstance(loaded, MMBertError):
-        return Verdict("mmbert", "not", (Fault("not", str(loaded)),))
-    return Verdict("mmbert", "rightly")
+    sizes = f" {module.linear.in_features} to {module.linear.out_features}" if isinstance(module, Dense) else ""
+    return type(module).__name__ + sizes

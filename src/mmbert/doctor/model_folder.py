@@ -1,16 +1,132 @@
-"""Read the files of a model folder as far as possible: what is wrong with one is noted, and reading goes on."""
+"""Read the files of a model folder as far as possible: what is wrong with one is noted, and reading goes on.
+
+Of the weights: names, shapes and types, files cut short, NaN, and whether they fit a config.
+"""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from mmbert.doctor.tensors import Problem, Tensors, read_tensors
-from mmbert.errors import DataError, MMBertError
+import torch
+
+from mmbert.errors import DataError, MMBertError, WeightsError
 from mmbert.io.stream import begins_with_mark, read_text
+from mmbert.model.config import ModelConfig
+from mmbert.model.encoder import Encoder
 from mmbert.model.folder import read_modules
+from mmbert.model.layers import PredictionHead
+from mmbert.model.mapped import DTYPE_NAMES, finite, read_header
+from mmbert.model.tasks import TaskHead
+from mmbert.model.weights import TIED, WEIGHTS, bare_name, fitted, misfits, read_index
+
+
+class Problem(NamedTuple):
+    """Something wrong with a folder, and how to fix it."""
+
+    what: str
+    fix: str
+
+    @classmethod
+    def of(cls, error: MMBertError) -> Problem:
+        """Return what an error of the package says: behind its last colon it says what to do."""
+        what, _, fix = str(error).rpartition(": ")
+        return cls(what, fix) if what else cls(str(error), "see docs/guides")
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.fix}"
+
+
+@dataclass
+class Tensors:
+    """``shapes`` and ``dtypes`` (as safetensors writes them, "F32") by name; ``nan``: names with NaN or infinity."""
+
+    files: list[Path] = field(default_factory=list)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    dtypes: dict[str, str] = field(default_factory=dict)
+    nan: list[str] = field(default_factory=list)
+    faults: list[Problem] = field(default_factory=list)
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights; a tied matrix that is stored twice counts once."""
+        return sum(prod(shape) for name, shape in self.shapes.items() if name != TIED)
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.stat().st_size for file in self.files)
+
+    @property
+    def dtype(self) -> str:
+        """``F32``, or several with their number of tensors."""
+        counts = Counter(self.dtypes.values())
+        if len(counts) < 2:
+            return next(iter(counts), "unknown")
+        return ", ".join(f"{name} ({number} tensors)" for name, number in sorted(counts.items()))
+
+
+def read_tensors(folder: Path) -> Tensors:
+    """Read ``model.safetensors``, a sharded index, or (without shapes) ``pytorch_model.bin``; damage becomes faults."""
+    tensors = Tensors()
+    index = folder / f"{WEIGHTS}.index.json"
+    if (folder / WEIGHTS).is_file():
+        tensors.files = [folder / WEIGHTS]
+    elif index.is_file():
+        try:
+            tensors.files = [folder / name for name in sorted(set(read_index(index).values()))]
+        except MMBertError as error:
+            tensors.faults.append(Problem.of(error))
+    elif (folder / "pytorch_model.bin").is_file():
+        tensors.files = [folder / "pytorch_model.bin"]
+        return tensors
+    else:
+        tensors.faults.append(Problem(f"no {WEIGHTS} in {folder}", "not a model folder, or its download is incomplete"))
+    for file in tensors.files:
+        try:
+            _read_file(file, tensors)
+        except WeightsError as error:
+            size = f"{file.stat().st_size:,} bytes" if file.is_file() else "missing"
+            what = f"{file} is cut short, damaged or no safetensors file ({size}; {error.__cause__ or error})"
+            tensors.faults.append(Problem(what, "copy or download it again"))
+    return tensors
+
+
+def _read_file(path: Path, tensors: Tensors) -> None:
+    for name, info in read_header(path).items():
+        bare = bare_name(name)
+        tensors.shapes[bare], tensors.dtypes[bare] = info.shape, DTYPE_NAMES[info.dtype]
+        if not finite(info):
+            tensors.nan.append(name)
+
+
+def check_shapes(tensors: Tensors, config: ModelConfig, kind: str, labels: int) -> Iterator[Problem]:
+    """Yield the tensors that are missing, too many, or of another shape than the config's."""
+    wanted = _expected(config, kind, labels)
+    if not any(name.startswith("model.") for name in tensors.shapes):  # a bare encoder has no prefix
+        wanted = {name.removeprefix("model."): shape for name, shape in wanted.items()}
+    stored = {name: fitted(name, shape, config.vocab_size) for name, shape in tensors.shapes.items() if name != TIED}
+    for fault in islice(misfits(wanted, stored), 3):
+        yield Problem(f"weights do not fit config.json: {fault}", "restore those saved together")
+
+
+def _expected(config: ModelConfig, kind: str, labels: int) -> dict[str, tuple[int, ...]]:
+    """Return names and shapes of a model's tensors, the encoder's under ``model.``."""
+    with torch.device("meta"):  # shapes without memory
+        parts: dict[str, torch.nn.Module] = {"model.": Encoder(config)}
+        if kind == "masked_lm":
+            parts["head."] = PredictionHead(config)
+        elif kind not in ("encoder", "sentence"):
+            parts[""] = TaskHead(config, labels)
+    shapes = {
+        prefix + name: tuple(value.shape) for prefix, part in parts.items() for name, value in part.state_dict().items()
+    }
+    return shapes | ({"decoder.bias": (config.vocab_size,)} if kind == "masked_lm" else {})
 
 
 @dataclass

@@ -7,7 +7,7 @@ the sizes of the sources are known.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -44,10 +44,6 @@ class PhaseEstimate:
     times: tuple[StepTime, ...]
     """Of a step of each stage."""
     machine: Machine
-    first_lr: float
-    """After warm-up."""
-    last_lr: float
-    """At the end of the phase."""
     memory: TrainingMemory
     """Of one device, for one micro-batch."""
     flops: float
@@ -70,9 +66,9 @@ class PhaseEstimate:
         return [] if self.mixture is None else self.mixture.totals("language", self.texts)
 
     @property
-    def steps(self) -> int:
-        """Number of optimiser steps."""
-        return sum(stage.steps for stage in self.stages)
+    def learning_rates(self) -> tuple[float, float]:
+        """After warm-up, and at the end of the phase."""
+        return learning_rate(self.phase, self.phase.warmup), learning_rate(self.phase, self.phase.tokens)
 
     @property
     def seconds(self) -> float:
@@ -131,10 +127,6 @@ class DryRun:
         return max(longest.values())
 
     @property
-    def flops(self) -> float:
-        return sum(each.flops for each in self.phases)
-
-    @property
     def days(self) -> float:
         """All phases, one after another."""
         return sum(each.days for each in self.phases)
@@ -145,11 +137,12 @@ class DryRun:
         days = PUBLISHED_DAYS.get(self.recipe.name)
         if days is None:
             return None
-        seconds = 0.0
-        for each in self.phases:
-            times = _times(self.recipe, each.phase, self.config, Machine(), self.length)
-            seconds += sum(stage.steps * time.seconds for stage, time in zip(each.stages, times, strict=True))
-        return days, seconds / SECONDS_A_DAY
+        there = Machine()  # 8 x H100 in one node
+        phases = [
+            replace(each, machine=there, times=_times(self.recipe, each.phase, self.config, there, self.length))
+            for each in self.phases
+        ]
+        return days, sum(each.days for each in phases)
 
 
 def dry_run(
@@ -191,13 +184,9 @@ def dry_run(
             shards=shards(runtime, machine),
         )
         times = _times(recipe, phase, config, machine, length)
-        rates = learning_rate(phase, phase.warmup), learning_rate(phase, phase.tokens)
         needed = flops.training * phase.tokens
-        phases.append(
-            PhaseEstimate(
-                name, phase, tuple(batch_stages(phase)), times, machine, *rates, memory, needed, drawn, texts, note
-            )
-        )
+        stages = tuple(batch_stages(phase))
+        phases.append(PhaseEstimate(name, phase, stages, times, machine, memory, needed, drawn, texts, note))
     return DryRun(recipe, config, parameters(config), machine, length, tuple(phases))
 
 

@@ -42,9 +42,8 @@ class Utilisation:
         values: dict[str, float] = {}
         for name, _, value in (change.partition("=") for change in changes):
             if name not in names:
-                close = get_close_matches(name, names, 1)
-                advice = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(names)}"
-                raise ConfigError(f"--utilisation: no part {name}: {advice}")
+                near = get_close_matches(name, names, 1)
+                raise ConfigError(f"--utilisation: no part {name}: did you mean {' or '.join(near or names)}?")
             try:
                 values[name] = float(value)
             except ValueError as error:
@@ -132,8 +131,8 @@ class Machine:
         """Return devices by name, with changes of their utilisation. Raises ConfigError for an unknown name."""
         if device not in DEVICES:
             raise ConfigError(f"--device: no device {device}: choose one of {', '.join(DEVICES)}")
-        found = DEVICES[device]
-        return cls(found, devices, nodes, found.utilisation.changed(utilisation), network)
+        hardware = DEVICES[device]
+        return cls(hardware, devices, nodes, hardware.utilisation.changed(utilisation), network)
 
     @property
     def world(self) -> int:
@@ -156,10 +155,6 @@ class Machine:
         Between nodes as many rings run as there are adapters, and each carries a part: what leaves a node at a time is
         limited by all its adapters together, what leaves a device by its link.
         """
-        if self.world == 1:
-            return float("inf")
-        across = self.devices * (self.network or self.device.network or 0.0)
-        inside = self.device.link or self.network or 0.0
-        if self.nodes == 1:
-            return inside
-        return across if self.devices == 1 else min(inside, across)
+        inside = float("inf") if self.devices == 1 else self.device.link or self.network or 0.0
+        across = float("inf") if self.nodes == 1 else self.devices * (self.network or self.device.network or 0.0)
+        return min(inside, across)

@@ -45,7 +45,15 @@ def print_estimate(plan: DryRun, console: Console | None = None, *, languages: i
             steps = [(f"{s.batch:,}", f"{s.steps:,}", count(end)) for s, end in zip(each.stages, ends, strict=True)]
             _show(console, f"{each.name}: tokens a step", ("tokens", "steps", "until token"), steps)
     titles: Sequence[str] = ("phase", "micro-batch", *(part.name for part in fields(phases[0].memory)), "in all")
-    _show(console, "memory of a device, GiB", titles, map(_memory, phases), _memory_note(plan))
+    held = [
+        (
+            each.name,
+            f"{each.phase.micro_batch:,}",
+            *(f"{part / 2**30:.2f}" for part in (*astuple(each.memory), each.memory.total)),
+        )
+        for each in phases
+    ]
+    _show(console, "memory of a device, GiB", titles, held, _memory_note(plan))
     titles = ("phase", "tokens/s", "a device", "MFU", "FLOPs", "time", "bottleneck")
     _show(console, _speed_title(plan), titles, map(_speed, phases), _speed_note(plan))
     titles = ("phase", *phases[0].step.parts, "device", "launches", "loader")
@@ -60,14 +68,9 @@ def _schedule(each: PhaseEstimate) -> Sequence[str]:
     decay = phase.decay.shape.replace("one_minus_", "1-") if phase.decay else "-"
     return (
         each.name, phase.follows or "-", count(phase.tokens), f"{phase.context:,}", f"{phase.rope_theta:,.0f}",
-        f"{phase.mask_rate:.0%}", f"{phase.batch:,}", f"{each.steps:,}", f"{each.first_lr:.3g}", f"{each.last_lr:.3g}",
-        decay,
+        f"{phase.mask_rate:.0%}", f"{phase.batch:,}", f"{sum(stage.steps for stage in each.stages):,}",
+        *(f"{rate:.3g}" for rate in each.learning_rates), decay,
     )  # fmt: skip
-
-
-def _memory(each: PhaseEstimate) -> Sequence[str]:
-    parts = (f"{part / 2**30:.2f}" for part in (*astuple(each.memory), each.memory.total))
-    return each.name, f"{each.phase.micro_batch:,}", *parts
 
 
 def _memory_note(plan: DryRun) -> str:
@@ -118,7 +121,7 @@ def _step(each: PhaseEstimate) -> Sequence[str]:
 def _totals(plan: DryRun) -> Iterable[Sequence[str]]:
     merge, every = plan.recipe.merge, plan.recipe.runtime.checkpoint_every
     yield "tokens from the root to the longest end", count(plan.tokens)
-    yield "FLOPs of all phases", f"{plan.flops:.3g}"
+    yield "FLOPs of all phases", f"{sum(each.flops for each in plan.phases):.3g}"
     yield "all phases, one after another", duration(plan.days * SECONDS_A_DAY)
     yield "device-hours", count(plan.days * 24 * plan.machine.world)
     if plan.published is not None:

@@ -17,7 +17,7 @@ import mteb
 import numpy as np
 from mteb.models import ModelMeta
 
-from mmbert.errors import ConfigError, DataError
+from mmbert.errors import ConfigError, DataError, first_line
 from mmbert.evaluation.results import TaskScore
 from mmbert.evaluation.task import Task
 from mmbert.inference.embedder import Embedder
@@ -108,8 +108,9 @@ def _run(model: MtebModel, task: Any, name: str) -> float:
     try:
         result = mteb.evaluate(model, task, cache=None, co2_tracker=False, show_progress_bar=False)
     except (OSError, ConnectionError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise DataError(f"mteb cannot load {name}: {reason} (check the network; results so far are kept)") from error
+        raise DataError(
+            f"mteb cannot load {name}: {first_line(error)} (check the network; results so far are kept)"
+        ) from error
     score = float(result.task_results[0].get_score())
     if not math.isfinite(score):
         raise DataError(f"mteb gives {score} for {name}, which is no score: results so far are kept")

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from mmbert.errors import MissingExtra
+from mmbert.errors import import_extra
 from mmbert.evaluation.predict import Tagged, texts_of
 from mmbert.evaluation.sources import Row
 from mmbert.evaluation.task import Task
@@ -91,7 +91,7 @@ def _pair_features(vectors: Any, rows: Sequence[Row], *, fit: bool = False) -> A
     if fit:
         vectors.fit([*firsts, *seconds])
     one, other = vectors.transform(firsts), vectors.transform(seconds)
-    sparse = _scipy_sparse()
+    sparse = import_module("scipy.sparse")
     shared = one.multiply(other)  # a linear model cannot compare the two texts by itself
     return sparse.hstack([one, other, shared, sparse.csr_matrix(shared.sum(axis=1))]).tocsr()
 
@@ -207,14 +207,7 @@ def _vectorizer(feature_set: FeatureSet, **options: Any) -> Any:
 
 
 def _sklearn(name: str) -> Any:
-    try:
-        return import_module(f"sklearn.{name}")
-    except ImportError as error:
-        raise MissingExtra("scikit-learn", "evaluate") from error
-
-
-def _scipy_sparse() -> Any:
-    return import_module("scipy.sparse")
+    return import_extra(f"sklearn.{name}", "evaluate")
 
 
 _FIT: dict[str, Callable[[Task, Sequence[Row], int, FeatureSet], Predict]] = {

@@ -25,7 +25,6 @@ class TierSummary(Result):
 
     bits_per_byte, unigram, accuracy   means over languages, each counting the same
     below           1 - bits_per_byte / unigram: how far the model is below the baseline
-    below_weighted  the same with every masked token counting the same: 1 - sum of nats / sum of the baseline's nats
     languages_won   number of languages in which the model is below the baseline
     """
 
@@ -35,7 +34,6 @@ class TierSummary(Result):
     unigram: float
     accuracy: float
     below: float
-    below_weighted: float
     languages_won: int
 
 
@@ -88,7 +86,6 @@ def _summary(
 
     bits = mean(losses[language].bits_per_byte for language in members)
     unigram = mean(baseline[language].bits_per_byte for language in members)
-    nats = sum(losses[language].nats for language in members)
     return TierSummary(
         tier=tier,
         languages=len(members),
@@ -96,6 +93,5 @@ def _summary(
         unigram=unigram,
         accuracy=mean(losses[language].accuracy for language in members),
         below=1.0 - bits / unigram,
-        below_weighted=1.0 - nats / sum(baseline[language].nats for language in members),
         languages_won=sum(losses[language].nats < baseline[language].nats for language in members),
     )

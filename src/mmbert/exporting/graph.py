@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmbert.errors import ConfigError, MissingExtra
+from mmbert.errors import ConfigError, import_extra
 from mmbert.exporting.padded import PaddedClassifier, PaddedEmbedder, PaddedEncoder, PaddedSpans
 from mmbert.exporting.source import Output, Source
 from mmbert.model.heads import MaskedLM
@@ -35,10 +35,7 @@ _NOISY = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "onnxruntime", 
 def need() -> None:
     """Raise MissingExtra for a library that is not installed."""
     for package in ("onnx", "onnxscript", "onnxruntime"):
-        try:
-            __import__(package)
-        except ImportError as error:
-            raise MissingExtra(package, "export") from error
+        import_extra(package, "export")
 
 
 def graph_module(source: Source, output: Output) -> tuple[nn.Module, list[str]]:

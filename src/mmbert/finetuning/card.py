@@ -5,12 +5,11 @@ Sentence tasks have sentence-transformers' own card instead.
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Mapping, Sequence
 
 from mmbert.finetuning.recipe import FinetuneRecipe
-from mmbert.hub_names import PIPELINES, called, iso_codes, on_hub
+from mmbert.hub_names import PIPELINES, called, front_matter
 from mmbert.version import __version__
 
 _USES = {
@@ -39,12 +38,14 @@ def tuned_card(
     labels     names of the classes, if it has some
     """
     stated = sorted({code for code in languages if code})
+    listed = ", ".join(stated) if len(stated) <= 12 else f"{len(stated)} languages"
+    rows = [f"| {split} | {name} | {value:.4g} |" for split, found in metrics.items() for name, value in found.items()]
     parts = [
-        _front_matter(recipe, stated),
+        front_matter(stated, recipe.model, _USES[recipe.task][0], ("modernbert", "mmbert")),
         f"# {recipe.name}",
         f"{called(recipe.model)} fine-tuned ({recipe.task}) with [mmbert](https://pypi.org/project/mmbert/) "
-        f"{__version__} on {examples:,} examples" + (f" in {_listed(stated)}" if stated else "") + ".",
-        _figures(metrics),
+        f"{__version__} on {examples:,} examples" + (f" in {listed}" if stated else "") + ".",
+        "\n".join(["| split | metric | value |", "| --- | --- | ---: |", *rows]) if rows else "",
         _use(recipe),
         _training(recipe),
         f"## Labels\n\n{', '.join(labels)}" if labels else "",
@@ -52,37 +53,24 @@ def tuned_card(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _front_matter(recipe: FinetuneRecipe, languages: Sequence[str]) -> str:
-    # quoted, for readers of YAML 1.1 take the Norwegian code no for false
-    codes = "".join(f"- {json.dumps(code)}\n" for code in iso_codes(languages))
-    return (
-        "---\n"
-        + (f"language:\n{codes}" if codes else "")
-        + (f"base_model: {json.dumps(recipe.model)}\n" if on_hub(recipe.model) else "")
-        + f"library_name: transformers\npipeline_tag: {_USES[recipe.task][0]}\ntags:\n- modernbert\n- mmbert\n---"
-    )
-
-
-def _listed(codes: Sequence[str]) -> str:
-    return ", ".join(codes) if len(codes) <= 12 else f"{len(codes)} languages"
-
-
-def _figures(metrics: Mapping[str, Mapping[str, float]]) -> str:
-    rows = [f"| {split} | {name} | {value:.4g} |" for split, found in metrics.items() for name, value in found.items()]
-    return "\n".join(["| split | metric | value |", "| --- | --- | ---: |", *rows]) if rows else ""
-
-
 def _use(recipe: FinetuneRecipe) -> str:
     pipeline, predictor, arguments = _USES[recipe.task]
     auto = _CLASSES.get(recipe.task)
-    taken, made = ("pipeline", f'pipeline("{pipeline}", model="FOLDER")')
-    if auto is not None:
-        taken, made = auto, f'{auto}.from_pretrained("FOLDER")'
-    lines = [
-        "## Use", "", "```python", "import mmbert", "", f'mmbert.{predictor}.load("FOLDER")({arguments})', "```", "",
-        "```python", f"from transformers import {taken}", "", f"model = {made}", "```",
-    ]  # fmt: skip
-    return "\n".join(lines)
+    taken = auto or "pipeline"
+    made = f'{auto}.from_pretrained("FOLDER")' if auto else f'pipeline("{pipeline}", model="FOLDER")'
+    return f"""## Use
+
+```python
+import mmbert
+
+mmbert.{predictor}.load("FOLDER")({arguments})
+```
+
+```python
+from transformers import {taken}
+
+model = {made}
+```"""
 
 
 def _training(recipe: FinetuneRecipe) -> str:

@@ -11,7 +11,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from mmbert.errors import DataError, MissingExtra, first_line
+from mmbert.errors import DataError, first_line, import_extra
 from mmbert.finetuning.recipe_data import DataSpec
 from mmbert.finetuning.tables import canonical
 from mmbert.hub import network_error
@@ -59,10 +59,7 @@ class HubTable:
 def load_tables(spec: DataSpec, role: str) -> Iterator[HubTable]:
     """Yield each configuration of ``data.<role>``. Raises DataError in one line, also if the hub cannot be reached."""
     assert spec.hub is not None, "a spec of the hub has a name"
-    try:
-        import datasets  # noqa: F401
-    except ImportError as error:
-        raise MissingExtra("datasets", "finetune") from error
+    import_extra("datasets", "finetune")
     split = spec.split or SPLITS.get(role, role)
     template = spec.files or spec.config
     by_language = template is not None and "{language}" in template
@@ -201,7 +198,7 @@ def _reason(error: Exception) -> str:
     """Return the first line of an error, or of its cause where that says more."""
     if type(error).__name__ == "DatasetGenerationError" and isinstance(error.__cause__, Exception):
         error = error.__cause__
-    return first_line(error)[:300]
+    return first_line(error)
 
 
 def _names(feature: Any) -> tuple[str, ...]:

@@ -56,15 +56,16 @@ def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any] = ()) -
 def make_features(questions: list[Question], own: AnswerOptions, start: Start) -> tuple[list[Feature], list[Passage]]:
     """Return a feature for each window, in order, and for each question its passage, which knows its windows."""
     tokenizer, template = start.tokenizer, pair_template(start.tokenizer)
-    asked = tokenizer.encode_batch([each.question for each in questions], specials=True)
+    heads = tokenizer.encode_batch([each.question for each in questions], specials=True)
     texts = tokenizer.encode_spans([each.context for each in questions], specials=True)
     features: list[Feature] = []
     passages: list[Passage] = []
     most = start.max_tokens - template.size - LEAST_ROOM
     if most < 1:
         raise ConfigError(f"training.max_tokens {start.max_tokens} has no room for a question and its text: raise it")
-    for each, head, (ids, spans) in zip(questions, asked, texts, strict=True):
+    for each, head, (ids, spans) in zip(questions, heads, texts, strict=True):
         kept = head[:most]
+        # Windows are planned by the same function as in Answerer.rows, here with the recipe's stride as their overlap.
         room = start.max_tokens - template.size - len(kept)
         shared = min(own.doc_stride, room // 2) if len(ids) > room else 0
         spans = trim_spans(each.context, spans)
@@ -73,7 +74,9 @@ def make_features(questions: list[Question], own: AnswerOptions, start: Start) -
         passages.append(passage)
         answer = answer_tokens(spans, each.answers[0]) if each.answers else None
         for window in passage.windows:
+            # Row 0 is <bos>: SQuAD 2.0's way to say "no answer in this window".
             place = [0, 0]
+            # An answer that a window cuts is no answer in it: half a span would be taught as a whole one.
             if answer is not None and window.start <= answer[0] and answer[1] < window.end:
                 place = [first + token - window.start for token in answer]
             features.append({"ids": template.join(kept, ids[window.start : window.end]), "labels": place})
@@ -107,12 +110,14 @@ class Scores:
             own = rows[next_row : next_row + len(passage.windows)]
             next_row += len(passage.windows)
             logits = [
+                # The trainer pads rows to the longest one; only a row's own tokens, up to its last <eos>, are read.
                 row[: passage.first + window.end - window.start + 1]
                 for row, window in zip(own, passage.windows, strict=True)
             ]
             said.append(best_answers(passage, logits, self._decoding)[0].text)
+        # "" stands for no answer on both sides, so exact match needs no case of its own.
         gold = [[text for text, _ in each.answers] or [""] for each in self._questions[role]]
-        found = score_answers(said, gold)
+        scores = score_answers(said, gold)
         none = [answer == "" for answer, wanted in zip(said, gold, strict=True) if wanted == [""]]
         count = len(gold)  # SQuAD 2.0: where there is none, saying so is an F1 of 1, for which no words are shared
-        return {"f1": found.f1 + sum(none) / count, "exact": found.exact}
+        return {"f1": scores.f1 + sum(none) / count, "exact": scores.exact}

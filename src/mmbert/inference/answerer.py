@@ -97,21 +97,21 @@ class Answerer(Predictor):
         overlap    tokens of the text that two windows share; default: twice ``longest``, so that no answer is cut
         progress   a bar on stderr; default: for thousands of questions
         """
-        asked, read = one_text(question), one_text(context)
-        single = asked is not None
-        if single != (read is not None):
+        one_question, one_context = one_text(question), one_text(context)
+        single = one_question is not None
+        if single != (one_context is not None):
             kinds = f"question is {kind_of(question)}, context {kind_of(context)}"
             raise ConfigError(f"{kinds}: expected both a str, or both a list of str")
-        questions = [asked] if single else list(many_texts(question, "questions", "a str or a list of str"))
-        contexts = [read] if single else list(many_texts(context, "contexts", "a str or a list of str"))
+        questions = [one_question] if single else list(many_texts(question, "questions", "a str or a list of str"))
+        contexts = [one_context] if single else list(many_texts(context, "contexts", "a str or a list of str"))
         if len(questions) != len(contexts):
             raise ConfigError(f"{len(questions)} questions, {len(contexts)} contexts: give one for each")
         pairs: list[Any] = list(zip(questions, contexts, strict=True))
-        found = self.stream(
+        answers = self.stream(
             pairs, top_k=top_k, no_answer=no_answer, threshold=threshold, longest=longest, window=window,
             overlap=overlap, progress=progress,
         )  # fmt: skip
-        return next(found) if single else list(found)
+        return next(answers) if single else list(answers)
 
     def stream(
         self,
@@ -137,8 +137,8 @@ class Answerer(Predictor):
         rows = self.rows(pairs, window, overlap, longest)
 
         def answers() -> Iterator[list[Answer]]:
-            for found in run_rows(self.loaded, rows, self.logits_of, progress=progress, what="answering"):
-                yield best_answers(found.metadata, found.results, options)
+            for passage in run_rows(self.loaded, rows, self.logits_of, progress=progress, what="answering"):
+                yield best_answers(passage.metadata, passage.results, options)
 
         return answers()
 
@@ -166,9 +166,9 @@ class Answerer(Predictor):
         while chunk := list(islice(stream, _TOKENISED)):
             for at, pair in enumerate(chunk, number):
                 _check(pair, at)
-            asked = encode_ends(tokenizer.encode_batch, [question for question, _ in chunk], window, first=number)
+            heads = encode_ends(tokenizer.encode_batch, [question for question, _ in chunk], window, first=number)
             texts = tokenizer.encode_spans([context for _, context in chunk], specials=True, first=number)
-            for (question, context), head, (ids, spans) in zip(chunk, asked, texts, strict=True):
+            for (question, context), head, (ids, spans) in zip(chunk, heads, texts, strict=True):
                 room = window - template.size - len(head)
                 if room < 1:
                     raise TooLong(
@@ -191,9 +191,12 @@ def best_answers(metadata: Passage, rows: list[np.ndarray], options: Decoding) -
     in which the first token is farther from the edge. The logit of no answer is that of <bos> for both, the smallest of
     all windows. Both are as in the baselines of SQuAD (Rajpurkar et al. 1806.03822).
     """
-    found: dict[tuple[int, int], float] = {}
+    logit_of: dict[tuple[int, int], float] = {}
     total = -np.inf
     for window, logits in zip(metadata.windows, rows, strict=True):
+        # Only the context's rows: tokens of the question are no answer. In fp64, so that the sum over all spans of a
+        # long
+        # text loses no digits.
         inner = logits[metadata.first : metadata.first + window.end - window.start].astype(np.float64)
         sums = _span_logits(inner, metadata.spans[window.start : window.end], options.longest)
         sums = sums[window.first - window.start : window.last - window.start]  # each start counts in one window only
@@ -201,8 +204,9 @@ def best_answers(metadata: Passage, rows: list[np.ndarray], options: Decoding) -
         for first, extra in _largest(sums, options.top_k + _SPARE):
             span = int(metadata.spans[window.first + first, 0]), int(metadata.spans[window.first + first + extra, 1])
             # tokens of one character have the same characters: the best of them stands for the text
-            found[span] = max(found.get(span, -np.inf), float(sums[first, extra]))
-    ranked = list(found.items())
+            logit_of[span] = max(logit_of.get(span, -np.inf), float(sums[first, extra]))
+    ranked = list(logit_of.items())
+    # A text without a token that may start an answer has no answer, whatever the options say.
     if options.no_answer or not ranked:
         # the text has no answer if no window has one, so the smallest logit counts
         none = min(float(logits[0].sum()) for logits in rows) - options.threshold
@@ -224,6 +228,7 @@ def _span_logits(logits: np.ndarray, spans: np.ndarray, longest: int) -> np.ndar
     count = len(logits)
     if not count:
         return np.zeros((0, 0))
+    # A view of ``longest`` columns needs at least as many tokens.
     wide = min(longest, count)
     solid = spans[:, 0] < spans[:, 1]  # a token of white space alone neither starts nor ends an answer
     # sums[i, d] = start[i] + end[i + d]: a sliding view of the padded end logits, so n x longest instead of n x n

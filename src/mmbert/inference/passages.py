@@ -164,9 +164,12 @@ class Reader:
         for number, text, ids, spans in tokenised(self.embedder.loaded, split(), prefix, ahead=_AHEAD):
             check_cancelled()
             # tokens that end within the prompt are the prompt's; spans of the others are shifted to the text's own
+            # Prompt and text are tokenised together; a token that crosses their border counts as the text's.
             own = int(np.searchsorted(spans[:, 1], len(prefix), side="right")) if prefix else 0
             head, ids = np.concatenate([[tokenizer.bos_id], ids[:own]]), ids[own:]
             spans = np.maximum(spans[own:] - len(prefix), 0)
+            # Passages by size depend on tokens; their number is then at least tokens / size, known before any is
+            # computed.
             if (found := passages.pop(number)) is None:
                 count(-(-len(spans) // self._cutter.size))
             cut = self._cutter(number, text, spans, found)
@@ -178,13 +181,14 @@ class Reader:
         """Return for each row of a batch the sums of its parts (late chunking), or its own pooled vector."""
         states = self.embedder.states(packed)
         if not self.late:
+            # [:, None]: a window gives one row, as a part of late chunking does, so both are joined the same way.
             return list(pool(states, packed, self.embedder.pooling.modes, self.skip).cpu().numpy()[:, None])
         rows = zip(packed.unpack(states), places, strict=True)
         return [sum_parts(own, text.metadata.parts[index]) for own, (text, index) in rows]
 
-    def pooled(self, found: Rows[PassageMetadata]) -> torch.Tensor:
+    def pooled(self, text: Rows[PassageMetadata]) -> torch.Tensor:
         """Return (passages, h) of a text whose rows were computed, on the model's device, for ``finish``."""
-        vectors = _means(found) if self.late else np.concatenate(found.results)
+        vectors = _means(text) if self.late else np.concatenate(text.results)
         return torch.from_numpy(vectors).to(self.embedder.loaded.device)
 
 
@@ -192,6 +196,7 @@ class _Windows:
     """Cuts a text into windows of tokens, each embedded by itself."""
 
     def __init__(self, size: int, overlap: int) -> None:
+        # Checked here, so that wrong options fail before the first text is read.
         split_tokens(1, size, overlap)  # raises for what cannot work
         self.size, self.overlap = size, overlap
 
@@ -269,6 +274,7 @@ def _parts(text: Cut, head: int, skip: int) -> list[Parts]:
 
 def sum_parts(rows: torch.Tensor, parts: Parts) -> np.ndarray:
     """Return the sum of the rows of each part: (parts, h) fp32."""
+    # torch.stack raises for an empty list.
     if not len(parts):
         return np.zeros((0, rows.shape[1]), np.float32)
     if len(parts) <= _FEW:
@@ -281,13 +287,15 @@ def sum_parts(rows: torch.Tensor, parts: Parts) -> np.ndarray:
     return torch.segment_reduce(picked, "sum", lengths=torch.from_numpy(lengths).to(rows.device)).cpu().numpy()
 
 
-def _means(found: Rows[PassageMetadata]) -> np.ndarray:
+def _means(text: Rows[PassageMetadata]) -> np.ndarray:
     """Return (passages, h) fp32 means, from the sums of all windows."""
-    passages, width = len(found.metadata.cut.runs), found.results[0].shape[1]
+    passages, width = len(text.metadata.cut.runs), text.results[0].shape[1]
     total, rows = np.zeros((passages, width), np.float32), np.zeros((passages, 1), np.float32)
-    for parts, sums in zip(found.metadata.parts, found.results, strict=True):
+    for parts, sums in zip(text.metadata.parts, text.results, strict=True):
+        # Fancy indexing with += would lose repeated indices; there are none.
         total[parts[:, 0]] += sums  # a passage is in a window once
         rows[parts[:, 0], 0] += parts[:, 2] - parts[:, 1]
+    # mean = (sum over all windows) / (rows over all windows); an empty passage gets zeros, not NaN.
     return np.asarray(total / np.maximum(rows, 1))
 
 
@@ -297,6 +305,7 @@ def stream_tokens(embedder: VectorPredictor, texts: Iterable[str], progress: boo
 
     def rows() -> Iterator[Rows[tuple[np.ndarray, np.ndarray]]]:
         for number, text, ids, spans in tokenised(loaded, texts, ahead=_AHEAD):
+            # Token vectors are not windowed: text beyond what the model reads is cut.
             ids, spans = ids[:longest], spans[:longest]
             yield Rows([with_ends(loaded, ids)], (ids, spans), number=number, text=text)
 

@@ -26,9 +26,11 @@ def table_rows(lines: Iterable[bytes], path: str, faults: RowFaults, separator: 
         else ((number, line.removesuffix("\r").split(separator)) for number, line in numbered)
     )
     for number, cells in split:
+        # A row follows, so the row before was not the last one: its error stands as it is.
         if last.held is not None:
             last.go_on()
         if bad:
+            # Without a header there are no names for the other rows, so a bad one is never passed over.
             if not names:
                 raise bad[0]
             last.held = bad[0]
@@ -36,11 +38,14 @@ def table_rows(lines: Iterable[bytes], path: str, faults: RowFaults, separator: 
         elif not any(cells):
             continue
         elif not names:
+            # The first row with a value: blank lines before the header are passed over as anywhere else.
             names = _named(cells, path, number)
+        # Only what holds something counts: a comma at the end of each line makes an empty cell without a name.
         elif any(cells[len(names) :]) or any(names[len(cells) :]):
             more = "more" if len(cells) > len(names) else "fewer"
             columns = f"{more} values than the {len(names)} columns of its first line"
             last.held = DataError(f"{path}:{number}: {columns} (separator {separator!r}): {FIX_LINE}")
+        # With one column a value may well equal the column's name.
         elif cells == names and len(names) > 1:
             again = "the names of the columns again, as where files were put together"
             last.held = DataError(f"{path}:{number}: {again}: remove the line")
@@ -85,6 +90,7 @@ def _split_commas(
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield the cells of each row with the number of its first line."""
     for number, line in lines:
+        # The common case, many times as fast as a walk over the characters.
         if '"' not in line:
             yield number, line.removesuffix("\r").split(",")
             continue
@@ -115,14 +121,17 @@ def _quoted(line: str, place: int, lines: Iterator[tuple[int, str]], where: str)
     parts: list[str] = []
     size = 0
     while True:
+        # A quotation mark that is never closed would make the rest of the file one cell.
         if (size := size + len(line)) > LONGEST:
             raise too_long(where, "the cell that a quotation mark opens here")
         end = line.find('"', place)
         if end < 0:
+            # The cell goes on in the next line; the line's own end is part of its text.
             parts += line[place:], "\n"
             if (following := next(lines, None)) is None:
                 raise DataError(f"{where}: a quotation mark is opened here and never closed: close it, or {AGAIN}")
             line, place = following[1], 0
+        # Two marks inside a cell stand for one (RFC 4180).
         elif line.startswith('"', end + 1):
             parts.append(line[place : end + 1])
             place = end + 2

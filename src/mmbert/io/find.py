@@ -38,14 +38,17 @@ def walk(folder: Path, suffixes: tuple[str, ...] = ("",), *, deep: bool = True) 
 
     Hidden ones are left out, links are followed. Raises DataError for a link to nothing.
     """
-    found = [path for path in _walk(folder, (), deep) if path.name.lower().endswith(suffixes)]
-    for path in found:
+    paths = [path for path in _walk(folder, (), deep) if path.name.lower().endswith(suffixes)]
+    for path in paths:
         if not path.exists():
             raise DataError(f"{path} is a link to {os.readlink(path)}, which is not there: fix or remove the link")
-    return sorted((path for path in found if path.is_file()), key=lambda path: path.relative_to(folder).as_posix())
+    # As text: pathlib compares part by part and by the rules of the system, and the order of data must not depend on
+    # it.
+    return sorted((path for path in paths if path.is_file()), key=lambda path: path.relative_to(folder).as_posix())
 
 
 def _walk(folder: Path, above: tuple[str, ...], deep: bool) -> Iterator[Path]:
+    # Only folders above it can make a circle; two links to a folder elsewhere are read twice.
     real = os.path.realpath(folder)
     if real in above:  # a link to a folder that it lies in
         return
@@ -80,9 +83,11 @@ def find_files(place: str, suffixes: tuple[str, ...], option: str) -> tuple[Path
     if not any(character in place for character in _WILD):
         raise DataError(f"no such file or folder: {path.absolute()} ({option})")
     root, pattern = Path(path.anchor), list(path.parts[1:] if path.anchor else path.parts)
+    # A folder whose name holds brackets is a folder, not a pattern: the leading parts that exist are taken literally.
     while len(pattern) > 1 and (not set(_WILD) & set(pattern[0]) or (root / pattern[0]).exists()):
         root /= pattern.pop(0)
     rest = "/".join(pattern)
+    # [[] matches a bracket itself.
     files = _matches(root, rest) or _matches(root, rest.replace("[", "[[]"))
     if not files:
         raise DataError(f"no file matches {place} ({option})")
@@ -91,5 +96,5 @@ def find_files(place: str, suffixes: tuple[str, ...], option: str) -> tuple[Path
 
 def _matches(root: Path, pattern: str) -> list[Path]:
     """Return the files that match below ``root``; hidden ones only where the pattern names them."""
-    found = sorted(glob.glob(pattern, root_dir=root, recursive=True))
-    return [root / name for name in found if (root / name).is_file() and (is_hidden(pattern) or not is_hidden(name))]
+    names = sorted(glob.glob(pattern, root_dir=root, recursive=True))
+    return [root / name for name in names if (root / name).is_file() and (is_hidden(pattern) or not is_hidden(name))]

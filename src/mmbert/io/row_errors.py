@@ -36,27 +36,30 @@ class RowFaults:
         if not self.skip:
             raise fault
         self.count += 1
+        # Only the first is kept: a file of another form has as many faults as rows.
         self._first = self._first or fault
 
     def keep(self, rows: Iterable[Made], make: Callable[[Made], Any]) -> Iterator[Any]:
         """Yield what ``make`` makes of each row, noting those that it refuses with a DataError."""
+        # Without ``skip`` the first error ends the work, so nothing has to be counted: map is faster.
         return self._keep(rows, make) if self.skip else map(make, rows)
 
     def _keep(self, rows: Iterable[Made], make: Callable[[Made], Any]) -> Iterator[Any]:
         for row in rows:
             try:
-                made = make(row)
+                value = make(row)
             except DataError as error:
                 self.add(error)
                 continue
             self.good += 1
-            yield made
+            yield value
 
     def report(self) -> None:
         """Log how many rows were passed over. Raises the first fault where no row was good: the cause is another."""
         first, self._first = self._first, None
         if first is None:
             return
+        # Every row is bad: the option is wrong (a field, a format), not the data.
         if not self.good:
             raise DataError(f"all {self.count:,} rows are bad, the first: {first}") from first
         log.warning("%s: %s bad rows of %s passed over; the first: %s", self.option, f"{self.count:,}",
@@ -79,6 +82,7 @@ class LastLine:
     def end(self) -> None:
         """Report the held fault as that of a last line, which may have been cut."""
         if self.held is not None:
+            # Messages end in ": what to do", which is replaced here.
             what = str(self.held).rpartition(": ")[0]
             self.held = DataError(f"{what}: if the file was cut here, copy it again; else {FIX_LINE}")
             self.go_on()
@@ -97,6 +101,7 @@ def as_name(value: Any) -> str:
         return value
     if isinstance(value, bool):
         return str(value).lower()
+    # pandas turns a column of whole numbers with a gap into floats: 3.0 and 3 are the same label.
     return str(int(value)) if isinstance(value, (float, Decimal)) and value % 1 == 0 else str(value)
 
 

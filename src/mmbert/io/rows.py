@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from mmbert.errors import DataError, MissingExtra, first_line
+from mmbert.errors import DataError, first_line, import_extra
 from mmbert.io.delimited import refuse_twice, table_rows
 from mmbert.io.find import bare_name, packed
 from mmbert.io.row_errors import FIX_LINE, LastLine, Numbered, Row, RowFaults, shown
@@ -58,6 +58,7 @@ def read_rows(
 
 def json_rows(lines: Iterator[bytes], path: str, faults: RowFaults) -> Iterator[Numbered]:
     """Yield the objects in lines: one a line, blank lines passed over, or those of one list, by how the text begins."""
+    # begun: a list can only start the text; behind an object a line with "[" is an error of its own.
     begun, last = False, LastLine(faults)
     for number, line in enumerate(lines, 1):
         if last.held is not None:
@@ -97,6 +98,7 @@ def _list_text(first: bytes, lines: Iterator[bytes], path: str) -> bytes:
 def _json_list(data: bytes, path: str, faults: RowFaults) -> Iterator[Numbered]:
     text = decode(data, path)
     try:
+        # json, not orjson: its whole numbers have any number of digits.
         rows = json.loads(text)
     except (ValueError, RecursionError) as error:
         fix = "fix it" if text.rstrip().endswith("]") else f"the list has no end: {AGAIN}"
@@ -126,12 +128,8 @@ def _exact(row: Row) -> Row:
 
 def import_pyarrow() -> Any:
     """Return pyarrow with its module ``parquet``. Raises MissingExtra."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtra("pyarrow", "data") from error
-    return pyarrow
+    import_extra("pyarrow.parquet", "data")
+    return import_extra("pyarrow", "data")
 
 
 def parquet_rows(
@@ -151,6 +149,7 @@ def parquet_rows(
             names = [name for name in file.schema_arrow.names if name and not name.startswith("__index_level_")]
             refuse_twice(names, path)
             names = choose(names)
+            # By group, so that progress can be told after each: compressed pages tell no place in the file.
             for group in range(file.num_row_groups):
                 for batch in file.iter_batches(_ROWS, row_groups=[group], columns=names):
                     bad: dict[int, DataError] = {}

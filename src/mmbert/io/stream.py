@@ -84,6 +84,7 @@ def read_chunks(open: Open, path: str) -> Iterator[bytes]:
     """Yield what a file holds, as it comes: a line that is typed is not waited with. Raises DataError."""
     try:
         with open() as file:
+            # read1 returns what has come; read would wait for a whole chunk of a pipe.
             read = getattr(file, "read1", file.read)
             while chunk := read(_CHUNK):
                 yield chunk
@@ -98,6 +99,7 @@ def decompress(chunks: Iterable[bytes], path: str, advance: Advance = lambda siz
     Raises DataError for a file that is corrupt, cut short, or of a form that is not text.
     """
     stream = iter(chunks)
+    # The content decides, not the name: downloads are often unpacked on the way, and names then lie.
     head = _head(stream, (*_UNPACKERS, *_OTHERS), _LONGEST)
     new = _unpacker(head)
     if new is None:
@@ -119,26 +121,30 @@ def decompress(chunks: Iterable[bytes], path: str, advance: Advance = lambda siz
                 rest = (rest + chunk).lstrip(b"\0")
             if not rest:
                 return
+            # Members follow each other in files of bgzip and pzstd, and where two .gz files were put together.
             if (new := _unpacker(rest)) is None:
                 raise DataError(f"{path} is corrupt (something else follows its compressed part): {AGAIN}")
             member = new()
+        # A member without its end is an error, also where all of its lines were readable so far.
         elif not (rest := next(stream, b"")):
             raise DataError(f"{path} is cut short: {AGAIN}")
 
 
 def _unpack(member: Any, data: bytes, advance: Advance) -> Generator[bytes, None, bytes]:
     """Yield what a decompressor makes of some bytes, in parts. Return the bytes behind the end of its member."""
+    # zstandard's decompressobj takes no limit of its output; small parts of input bound it instead.
     limited = not isinstance(member, _Zstd)
     place = 0
     while not member.eof:
         part = data[place : place + _PART]
         place += len(part)
         while True:
-            found = member.decompress(part, _OUTPUT) if limited else member.decompress(part)
-            for at in range(0, len(found), _OUTPUT):
-                yield found[at : at + _OUTPUT]
+            output = member.decompress(part, _OUTPUT) if limited else member.decompress(part)
+            for at in range(0, len(output), _OUTPUT):
+                yield output[at : at + _OUTPUT]
+            # zlib hands back the input that its limit left; lzma and bz2 keep theirs, and are asked again with none.
             part = getattr(member, "unconsumed_tail", b"")
-            if member.eof or not limited or (not part and len(found) < _OUTPUT):
+            if member.eof or not limited or (not part and len(output) < _OUTPUT):
                 break
         advance(_PART if place < len(data) else len(data) % _PART or _PART)
         if place >= len(data):
@@ -166,6 +172,7 @@ def _refuse(head: bytes, path: str) -> None:
         if head.startswith(magic):
             raise DataError(f"{path} is {form}: convert it to a form that is read here, or leave it out")
     if path.lower().endswith(PACKED[1:]) and not head.startswith(tuple(_MARKS)):
+        # Fewer bytes than a signature, and they begin one: a download that stopped at once.
         if any(magic.startswith(head) for magic in _UNPACKERS):
             raise DataError(f"{path} is cut short ({len(head)} bytes): {AGAIN}")
         try:
@@ -178,9 +185,11 @@ def _refuse(head: bytes, path: str) -> None:
 
 
 def _to_utf8(chunks: Iterator[bytes], path: str) -> Iterator[bytes]:
+    # The mark of UTF-32-LE begins with that of UTF-16-LE, so four bytes are needed to tell them.
     head = _head(chunks, _MARKS, 4)
     encoding = next((encoding for mark, encoding in _MARKS.items() if head.startswith(mark)), None)
     if encoding is None:
+        # Every second byte 0: ASCII text in UTF-16, which would pass as UTF-8 with a NUL behind each letter.
         for zeros, others in ((head[1:8:2], head[:8:2]), (head[:8:2], head[1:8:2])):
             if len(head) >= 4 and not any(zeros) and all(others):
                 raise DataError(f"{path}:1: this is UTF-16 without a byte order mark: convert the file to UTF-8")
@@ -192,6 +201,7 @@ def _to_utf8(chunks: Iterator[bytes], path: str) -> Iterator[bytes]:
         yield decoder.decode(head).encode()
         for chunk in chunks:
             yield decoder.decode(chunk).encode()
+        # Raises if half a character is left at the end.
         decoder.decode(b"", final=True)
     except UnicodeError as error:
         raise DataError(f"{path} is not {encoding.upper()}, as its beginning says ({error}): {AGAIN}") from error
@@ -210,9 +220,11 @@ def split_lines(chunks: Iterable[bytes], path: str = "the text") -> Iterator[byt
     parts: list[bytes] = []  # of a line that goes on
     size, number = 0, 1
     for chunk in chunks:
+        # Only \n: str.splitlines would also divide at U+2028 and form feeds, which JSON strings may hold.
         first, newline, rest = chunk.partition(b"\n")
         parts.append(first)
         size += len(first)
+        # Before the line is complete: a decompressed file without any \n must not fill the memory.
         if size > LONGEST:
             raise too_long(f"{path}:{number}", "this line")
         if newline:
@@ -257,6 +269,7 @@ def decode(data: bytes, path: str, number: int = 1) -> str:
     try:
         return data.decode().lstrip(BOM)
     except UnicodeDecodeError as error:
+        # ``data`` may be several lines, so the line of the error is counted up to its byte.
         before = data[: error.start]
         place = f"{path}:{number + before.count(NEWLINE)}"
         raise DataError(

@@ -73,6 +73,7 @@ class AnswerScores:
 
 def normalise_squad(text: str) -> str:
     """Return the text in lower case, without ASCII punctuation, ``a``, ``an``, ``the`` and needless space."""
+    # Punctuation is deleted, not replaced by a space: "don't" becomes "dont", as in the official script.
     bare = "".join(character for character in text.lower() if character not in _ASCII)
     return " ".join(_ENGLISH.sub(" ", bare).split())
 
@@ -92,6 +93,7 @@ def normalise_mlqa(text: str, language: str) -> str:
         raise ConfigError(f"MLQA has no normalisation for {language!r}: it knows {', '.join(ARTICLES)}; use squad")
     bare = "".join(character for character in text.lower() if character not in _punctuation())
     articles = ARTICLES[code]
+    # Articles go after punctuation and before the split, as in the official script: the order changes the result.
     if articles is not None:
         bare = re.sub(articles, " ", bare)
     return " ".join(_segment(bare) if code == "zh" else bare.split())
@@ -127,6 +129,7 @@ def score_answers(
             raise DataError(f"question {number} has no answer to compare with: leave it out")
         given = normalise(answer)
         wanted = [normalise(reference) for reference in references]
+        # Exact match and F1 each take their own best reference, which need not be the same one.
         exact += max(given == one for one in wanted)
         f1 += max(_overlap(given, one, empty) for one in wanted)
     return AnswerScores(exact / len(gold), f1 / len(gold))
@@ -137,6 +140,7 @@ def _overlap(given: str, wanted: str, empty: float) -> float:
     one, other = given.split(), wanted.split()
     if not one and not other:
         return empty
+    # F1 = 2 P R / (P + R) with P = shared / |one| and R = shared / |other|, which is 2 shared / (|one| + |other|).
     shared = sum((Counter(one) & Counter(other)).values())
     return 2 * shared / (len(one) + len(other)) if shared else 0.0
 
@@ -146,6 +150,7 @@ def _segment(text: str) -> list[str]:
     words: list[str] = []
     rest = ""
     for character in text:
+        # MLQA's mixed segmentation: Han has no spaces, and Latin words inside a Chinese text stay whole.
         if _HAN.match(character) or character in _punctuation():
             words.extend([*rest.split(), character])
             rest = ""

@@ -28,6 +28,7 @@ def bitext_accuracy(vectors: np.ndarray, others: np.ndarray) -> float:
     queries, keys = unit(vectors), unit(others)
     hits = 0
     for start in range(0, len(queries), _ROWS):
+        # Products of unit vectors are cosines; a block of rows at a time, as n x n numbers need not fit.
         nearest = (queries[start : start + _ROWS] @ keys.T).argmax(axis=1)
         hits += int((nearest == np.arange(start, start + len(nearest))).sum())
     return hits / len(queries)
@@ -47,4 +48,5 @@ def _tied_accuracy(similarity: np.ndarray) -> float:
     # equal vectors may differ in the last bit of their products; 1e-6 is far below any meaning of a similarity
     ties = (np.abs(similarity - true) <= 1e-6).sum(axis=1)
     closer = (similarity > true + 1e-6).any(axis=1)
+    # 1 / ties is the expected accuracy of a random choice: a model with equal vectors everywhere gets 1 / N, not 1.
     return float(np.where(closer, 0.0, 1.0 / ties).mean())

@@ -12,21 +12,22 @@ from typing import Any
 
 import numpy as np
 
-from mmbert.errors import DataError, MissingExtra, UndefinedMetric
+from mmbert.errors import DataError, UndefinedMetric, import_extra
 
 
 def defined(metrics: Mapping[str, Callable[[], float]]) -> dict[str, float]:
     """Return the values of the metrics that have one on these examples. Raises UndefinedMetric if none has."""
-    found: dict[str, float] = {}
+    values: dict[str, float] = {}
     undefined = None
     for name, compute in metrics.items():
         try:
-            found[name] = compute()
+            values[name] = compute()
         except UndefinedMetric as error:
+            # A metric without a value must not hide the others: Matthews is undefined on one class, accuracy is not.
             undefined = undefined or error
-    if undefined is not None and not found:
+    if undefined is not None and not values:
         raise undefined
-    return found
+    return values
 
 
 def accuracy(predicted: Sequence[Any], gold: Sequence[Any]) -> float:
@@ -72,10 +73,12 @@ def multilabel_f1(predicted: Sequence[Sequence[Any]], gold: Sequence[Sequence[An
     Raises UndefinedMetric if no text has a gold label.
     """
     check_lengths(predicted, gold)
+    # Labels that occur on either side: a label that is only predicted counts as an error, in the macro mean too.
     names = sorted({label for labels in (*predicted, *gold) for label in labels}, key=str)
     if not any(len(labels) for labels in gold):
         raise UndefinedMetric(f"F1 has no value: none of the {len(gold)} examples has a label")
     sides = [[[label in labels for label in names] for labels in side] for side in (gold, predicted)]
+    # F1 = 2 right / (given + wanted), summed over all labels (micro) or for each label (macro).
     wanted, given = (np.asarray(side, bool) for side in sides)
     axis = None if average == "micro" else 0  # scikit-learn reads a single column as two classes
     right, marked = (wanted & given).sum(axis=axis), wanted.sum(axis=axis) + given.sum(axis=axis)
@@ -118,17 +121,12 @@ def _correlation(name: str, predicted: Sequence[float], gold: Sequence[float]) -
             wrong = int(np.flatnonzero(~np.isfinite(values))[0])
             raise DataError(f"{side} {wrong} is {values[wrong]}: a correlation needs finite numbers")
     _varied(gold, "a correlation", "value")
+    # scipy warns and gives NaN; a model that always says the same has found no order, which is 0.
     if np.ptp(given) == 0:
         return 0.0
-    return float(getattr(_library("scipy.stats"), name)(given, wanted).statistic)
+    import_extra("sklearn", "evaluate")  # which brings scipy
+    return float(getattr(import_module("scipy.stats"), name)(given, wanted).statistic)
 
 
 def _metrics() -> Any:
-    return _library("sklearn.metrics")
-
-
-def _library(name: str) -> Any:
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise MissingExtra("scikit-learn", "evaluate") from error  # which brings scipy
+    return import_extra("sklearn.metrics", "evaluate")

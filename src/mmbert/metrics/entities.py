@@ -38,6 +38,7 @@ class Counts:
     @property
     def f1(self) -> float:
         """0 where nothing is right."""
+        # 2 P R / (P + R) with P = right / predicted and R = right / gold
         both = self.predicted + self.gold
         return 2 * self.right / both if both else 0.0
 
@@ -51,7 +52,9 @@ def read_chunks(labels: Sequence[str]) -> list[Chunk]:
     """
     chunks: list[Chunk] = []
     before, kind_before, begin = "O", "", 0
+    # The "O" at the end closes an entity that reaches the end of the sentence.
     for place, label in enumerate([*labels, "O"]):
+        # Exactly seqeval's parsing: "B-PER" is (B, PER), "NOUN" is (N, OUN), and a bare "B" has the type "_".
         prefix, kind = label[:1] or "O", label[1:].split("-", maxsplit=1)[-1] or "_"
         if _ends(before, prefix, kind_before, kind):
             chunks.append((kind_before, begin, place - 1))
@@ -62,6 +65,7 @@ def read_chunks(labels: Sequence[str]) -> list[Chunk]:
 
 
 def _ends(before: str, prefix: str, kind_before: str, kind: str) -> bool:
+    # Both functions follow seqeval line by line, so that its odd cases (E- and S- prefixes) come out the same.
     if before in ("E", "S"):
         return True
     if before in ("B", "I") and prefix in ("B", "S", "O"):
@@ -125,6 +129,7 @@ def _f1(counts: Counts, texts: int) -> float:
 def _count(predicted: Iterable[Collection[object]], gold: Iterable[Collection[object]]) -> Counts:
     sums = [0, 0, 0]
     for given, wanted in zip(predicted, gold, strict=True):
+        # Sets: an entity that is predicted twice counts once.
         one, other = set(given), set(wanted)
         sums = [sums[0] + len(one & other), sums[1] + len(one), sums[2] + len(other)]
     return Counts(*sums)

@@ -63,6 +63,7 @@ class LowRank:
         tuned = self.tuned(weight)
         if self.magnitude is None:
             return tuned
+        # DoRA: W' = m (W + s B A) / |W + s B A|, the norm taken over each row.
         scaled: Tensor = tuned * (self.magnitude.float() / tuned.norm(dim=1))[:, None]
         return scaled
 
@@ -94,6 +95,7 @@ class Adapter:
 
     def merge(self, state: dict[str, Tensor]) -> None:
         """Add the adapter to the tensors of its base, in place. Raises WeightsError if they do not fit."""
+        # A bare encoder and a model with a head name the same matrix with and without "model.".
         prefixed = {name.removeprefix("model."): name for name in state}
         for matrix, change in self.low_rank.items():
             name = prefixed.get(f"{matrix}.weight")
@@ -212,6 +214,7 @@ def _low_rank(matrix: str, parts: Mapping[str, Tensor], config: Mapping[str, Any
         what = f"lora_{unknown[0]}" if unknown else "one half of a pair lora_A and lora_B"
         raise WeightsError(f"{folder / FILE}: {matrix} has {what}: not supported")
     down, up = parts["A"], parts["B"]
+    # From the tensor, not from r: rank_pattern gives matrices ranks of their own.
     rank = down.shape[0]
     if down.ndim != 2 or up.ndim != 2 or up.shape[1] != rank:
         raise WeightsError(f"{folder / FILE}: {matrix}: lora_A {tuple(down.shape)} and lora_B {tuple(up.shape)}")
@@ -230,6 +233,7 @@ def _alpha(config: Mapping[str, Any], matrix: str, folder: Path) -> float:
     for pattern, value in (config.get("alpha_pattern") or {}).items():
         if not re.fullmatch(r"[\w.^$\\|]+", pattern):  # without repetition, no pattern takes long to match
             raise WeightsError(f"{folder / CONFIG}: alpha_pattern {pattern!r} is more than names and |: not supported")
+        # As peft: a pattern has to match the end of the name, from a dot on.
         if re.match(rf"(.*\.)?({pattern})$", f"model.{matrix}"):
             return float(value)
     return float(config["lora_alpha"])

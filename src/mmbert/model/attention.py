@@ -115,6 +115,7 @@ def _blocked(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, *, local: boo
 
 def _attend_group(q: Tensor, k: Tensor, v: Tensor, group: Group) -> Tensor:
     """Attend within documents of one length: (tokens, H, D) -> (tokens, H, D)."""
+    # A view: documents of one length lie side by side, so a group is already a batch.
     shape = (group.documents, group.length, *q.shape[1:])
     query, key, value = (x.view(shape).transpose(1, 2) for x in (q, k, v))
     out = F.scaled_dot_product_attention(query, key, value, attn_mask=group.mask)
@@ -124,6 +125,7 @@ def _attend_group(q: Tensor, k: Tensor, v: Tensor, group: Group) -> Tensor:
 def _attend_band(q: Tensor, k: Tensor, v: Tensor, band: Band) -> Tensor:
     """Attend within the window, block by block: (tokens, H, D) -> (tokens, H, D)."""
     blocks = band.mask.shape[0]
+    # Queries are padded to whole blocks; their rows are cut off again at the end.
     spare = blocks * BLOCK - band.tokens
     query = F.pad(q, (0, 0, 0, 0, 0, spare)) if spare else q
     query = query.view(blocks, BLOCK, *q.shape[1:]).transpose(1, 2)

@@ -52,6 +52,7 @@ class ModelConfig(BaseModel):
     @model_validator(mode="after")
     def _shapes(self) -> Self:
         sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "max_context")
+        # Checked before anything is allocated: a config.json is a stranger's file.
         for name in sizes:
             if not 1 <= getattr(self, name) <= _MOST.get(name, _LARGEST):
                 most = _MOST.get(name, _LARGEST)
@@ -59,6 +60,7 @@ class ModelConfig(BaseModel):
         for name in ("embed_dropout", "attention_out_dropout", "mlp_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, and must be in [0, 1]")
+        # RoPE rotates pairs (j, j + D / 2), so D must be even.
         if self.hidden_size % self.num_heads or self.head_dim % 2:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not an even multiple of {self.num_heads} heads: RoPE rotates pairs"
@@ -148,12 +150,14 @@ def config_from_hf(values: dict[str, Any], where: str = "config.json") -> ModelC
 
     Defaults are those of ``transformers``. Raises WeightsError for values that this package would compute differently.
     """
+    # Refused rather than ignored: a bias or another activation would change every number without an error.
     for key, value in FIXED.items():
         if values.get(key, value) != value:
             raise WeightsError(f"{where}: {key} is {values[key]!r}, only {value!r} is supported: this is not an mmBERT")
     if "model_type" not in values:
         raise WeightsError(f"{where}: no model_type: not the config.json of a model")
     for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
+        # ``type is``: true is an int to isinstance.
         if type(values.get(key)) is not int:
             raise WeightsError(f"{where}: {key} is missing or not a whole number")
     heads = max(1, values["num_attention_heads"])

@@ -48,7 +48,6 @@ class Flops:
     """Scores and weighted sums over the visible tokens."""
     head: float
     """Head and decoder, for the tokens that are predicted."""
-    checkpointing: bool = False
 
     @property
     def forward(self) -> float:
@@ -57,13 +56,11 @@ class Flops:
 
     @property
     def training(self) -> float:
-        """Forward and backward: three forwards, and the layers once more with checkpointing."""
-        return 3 * self.forward + (self.matrices + self.attention if self.checkpointing else 0.0)
+        """Forward and backward: three forwards."""
+        return 3 * self.forward
 
 
-def flops_per_token(
-    config: ModelConfig, length: float, *, mask_rate: float = 0.0, checkpointing: bool = False
-) -> Flops:
+def flops_per_token(config: ModelConfig, length: float, *, mask_rate: float = 0.0) -> Flops:
     """Return the operations of matrix products and exact attention for documents of ``length`` tokens.
 
     ``mask_rate`` is the share of tokens that reach head and decoder; 0 is the encoder alone. Where lengths vary, global
@@ -74,7 +71,7 @@ def flops_per_token(
         length if config.is_global(i) else seen_in_window(length, config.window) for i in range(config.num_layers)
     )
     head = mask_rate * 2.0 * (h * h + h * config.vocab_size)
-    return Flops(2.0 * config.num_layers * layer_matrices(config), 4.0 * h * keys, head, checkpointing)
+    return Flops(2.0 * config.num_layers * layer_matrices(config), 4.0 * h * keys, head)
 
 
 def seen_in_window(length: float, window: int) -> float:

@@ -91,13 +91,17 @@ class Encoder(nn.Module):
             packed = replace(packed, adapters=[self.adapter] * packed.sequences)
         plan = plan_attention(packed, config.window, self.compute_dtype(packed))
         cos_sin = self._angles(packed, plan)
+        # The tokens are sorted once, here, so that no layer has to gather.
         x = self.embeddings(packed.ids if plan.order is None else packed.ids.index_select(0, plan.order))
         mixed = None
         for index, layer in enumerate(self.layers):
+            # Before the layer: entry i of ``mix`` weighs the input of layer i, as hidden_states of transformers are
+            # counted.
             if mix is not None:
                 mixed = _add(mixed, x, mix[index])
             rotary = cos_sin[config.rope(local=bool(layer.local))]
             if self.gradient_checkpointing and torch.is_grad_enabled():
+                # The reentrant form gives no gradients unless its input has one, as below frozen embeddings.
                 x = checkpoint(layer, x, plan, rotary, use_reentrant=False)
             else:
                 x = layer(x, plan, rotary)

@@ -15,6 +15,7 @@ LISTING = "modules.json"
 def read_object(path: Path) -> dict[str, Any]:
     """Return a JSON object, an empty one for a file that is missing. Raises WeightsError for anything else."""
     try:
+        # A missing file means defaults; one that cannot be read is an error.
         values = read_json(path) if path.is_file() else {}
     except MMBertError as error:
         raise WeightsError(str(error)) from error
@@ -39,10 +40,11 @@ def read_modules(folder: Path) -> list[tuple[str, str]]:
     if not listing.is_file():
         return []
     try:
-        found = [(str(module["type"]), str(module["path"])) for module in read_json(listing)]
+        modules = [(str(module["type"]), str(module["path"])) for module in read_json(listing)]
     except (TypeError, KeyError) as error:
         raise WeightsError(f"{listing}: not a list of modules with type and path") from error
-    for name, place in found:
+    for name, place in modules:
+        # The paths come from a stranger's file: "../.." must not make this package read or copy what is elsewhere.
         if not (folder / place).resolve().is_relative_to(folder.resolve()):
             raise WeightsError(f"{listing}: path of {name} leads out of the folder")
-    return found
+    return modules

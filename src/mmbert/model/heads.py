@@ -41,6 +41,7 @@ class MaskedLM(nn.Module):
             self.model = Encoder(config)
             self.head = PredictionHead(config)
             self.decoder = Linear(config.hidden_size, config.vocab_size, bias=True)
+        # Weights are drawn after tying, so that the shared matrix is drawn once.
         real = materialise(self)
         self.tie()
         if real:
@@ -65,6 +66,7 @@ class MaskedLM(nn.Module):
         check_size(config, state, where)
         cut_padding(state, config.vocab_size)
         stored = state.pop(TIED, None)
+        # A file may hold either matrix or both; two different ones are a model that this class cannot compute.
         if stored is not None and not torch.equal(stored, state.setdefault(EMBEDDING, stored)):
             raise WeightsError(f"{where}: {TIED} differs from the token embedding; untied decoders are not supported")
         with torch.device("meta"):
@@ -90,6 +92,7 @@ class MaskedLM(nn.Module):
         """Return the head's output (N, h) at ``packed.targets``, or at all T tokens without targets."""
         packed = packed.tensors(self.decoder.bias.device)
         x, plan = self.model.run(packed)
+        # Only predicted rows go on: at a mask rate of 5 % the head and the decoder of V columns cost a twentieth.
         rows = packed.targets  # in the order of the batch; x is in the order of the plan
         if plan.inverse is not None:
             rows = plan.inverse if rows is None else plan.inverse.index_select(0, rows)

@@ -50,6 +50,7 @@ def init_weights(
     decoder.weight                                is the token embedding
     ============================================  =========================================================
     """
+    # N layers add 2 N outputs to the stream; each is smaller by sqrt(2 N), so that their sum does not grow with N.
     out_std = config.initializer_range / math.sqrt(2 * config.num_layers)
     bound = 1 / math.sqrt(config.hidden_size)
     for name, parameter in model.named_parameters():

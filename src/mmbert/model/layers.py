@@ -41,6 +41,7 @@ class Embeddings(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        # padding_idx stops the gradient of <pad>, as in Hugging Face; packed batches hold no padding.
         self.tok_embeddings = Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_id)
         self.norm = layer_norm(config)
         self.dropout = config.embed_dropout
@@ -65,8 +66,10 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, plan: AttentionPlan, cos_sin: Angles) -> Tensor:
         """(T, h) -> (T, h)."""
+        # Rows of Wqkv: all queries, all keys, all values, each by head.
         qkv = self.Wqkv(x).view(x.shape[0], 3, -1, self.head_dim)
         q, k, v = rotate(qkv, cos_sin, plan.dtype)
+        # Attention may have run in another type (fp32 on a CPU); Wo takes the type of the other products.
         out: Tensor = self.Wo(attend(q, k, v, plan, local=self.local).flatten(1).to(qkv.dtype))
         return F.dropout(out, self.dropout, self.training) if self.dropout else out
 
@@ -82,6 +85,7 @@ class GeGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(T, h) -> (T, h)."""
+        # The first half is activated, as in Hugging Face: swapped halves load without an error and compute nonsense.
         activated, gate = self.Wi(x).chunk(2, dim=-1)
         inner = F.gelu(activated) * gate
         if self.dropout:
@@ -96,6 +100,7 @@ class Layer(nn.Module):
     def __init__(self, config: ModelConfig, index: int) -> None:
         super().__init__()
         self.local = not config.is_global(index)
+        # Identity has no weight, so the names in a file match: layer 0 stores no attn_norm.
         self.attn_norm = layer_norm(config) if index else nn.Identity()
         self.attn = Attention(config, local=self.local)
         self.mlp_norm = layer_norm(config)
@@ -103,6 +108,7 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, plan: AttentionPlan, cos_sin: Angles) -> Tensor:
         """(T, h) -> (T, h), fp32."""
+        # fp32 + bf16 is fp32: the stream never leaves fp32.
         x = x + self.attn(self.attn_norm(x), plan, cos_sin)
         return x + self.feed_forward(x)
 

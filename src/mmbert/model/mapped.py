@@ -104,5 +104,6 @@ def _map(info: TensorInfo, start: int, stop: int) -> Tensor:
         return torch.empty(0, dtype=info.dtype)
     before = first % mmap.ALLOCATIONGRANULARITY  # maps begin at whole pages
     with info.path.open("rb") as file:
+        # The map outlives the descriptor, so thousands of tensors keep no file open.
         pages = mmap.mmap(file.fileno(), before + length, access=mmap.ACCESS_COPY, offset=first - before)
     return torch.frombuffer(pages, dtype=info.dtype, count=stop - start, offset=before)

@@ -57,6 +57,7 @@ def angles(
 
     lengths  (T,) tokens of the document that each position belongs to, for a dynamic scaling
     """
+    # Always fp32: bf16 has 8 bits, in which positions beyond 256 can no longer be told apart.
     turns = positions.to(torch.float32)[:, None] * frequencies(head_dim, theta, scaling, lengths).to(positions.device)
     scale = attention_factor(scaling)  # of queries and keys, so attention scores take its square
     return Angles(turns.cos()[:, None, :] * scale, turns.sin()[:, None, :] * scale, heads)

@@ -38,9 +38,11 @@ def read_rope(values: dict[str, Any], max_context: int, where: str) -> dict[str,
     ropes = {}
     for kind, (older, default) in LAYER_TYPES.items():
         own = parameters.get(kind, {})
+        # New form, then old keys, then transformers' defaults, which are not those of ModelConfig.
         theta = own.get("rope_theta", values.get(older, default))
         if isinstance(theta, bool) or not isinstance(theta, int | float) or not theta > 0:
             raise WeightsError(f"{where}: {older} is {theta!r}, not a number above 0")
+        # Some versions read a table for all layers and others ignore it, so it may only repeat what the others say.
         for name, table in flat.items():
             if table.get("rope_theta", theta) != theta:
                 raise WeightsError(
@@ -113,6 +115,7 @@ def _scaling(rope: dict[str, Any], max_context: int, where: str) -> RopeScaling 
         if changed:
             raise WeightsError(f"{where}: scaled RoPE ({told}) without a rope_type of {', '.join(get_args(RopeType))}")
         return None
+    # At most one is left: two that differ were refused above.
     fields["rope_type"] = types.pop()
     if rope.get("truncate", True) is not True:
         raise WeightsError(f"{where}: truncate: transformers 4 and 5 read it differently, only true is supported")

@@ -67,6 +67,7 @@ class TaskModel(nn.Module):
         self.config, self.labels, self.pooling, self.dropout = encoder.config, labels, pooling, dropout
         self.model = encoder
         given = head if head is not None else _fresh(encoder.config, labels)
+        # Assigned apart, not as ``given``: the names of the weights must be Hugging Face's.
         self.head, self.classifier = given.head, given.classifier
 
     @classmethod
@@ -80,6 +81,7 @@ class TaskModel(nn.Module):
         states  (T, h) of the encoder, if they were computed elsewhere
         """
         x = self.model(packed) if states is None else states
+        # Pooled before the head, as in transformers: the head is not linear, so the order matters.
         x = self.head(pool_texts(x, packed, self.pooling) if self.pooling else x)
         out: Tensor = self.classifier(F.dropout(x, self.dropout, self.training) if self.dropout else x)
         return out
@@ -91,6 +93,7 @@ class TaskModel(nn.Module):
         problem_type  of texts: regression, single_label_classification, multi_label_classification
         Raises ValueError if the number of names is not that of classes.
         """
+        # transformers takes the number of classes from id2label: another number would not fit the weights.
         if len(names) != self.labels:
             raise ValueError(f"{len(names)} names for {self.labels} classes")
         more: dict[str, Any] = {
@@ -138,6 +141,7 @@ def pool_texts(x: Tensor, packed: Packed, pooling: str) -> Tensor:
     starts = packed.offsets.long()[:-1]
     if pooling == "cls":
         return x[starts].float()
+    # In fp32: a mean of thousands of bf16 rows would lose what the later ones add.
     lengths = packed.offsets.long().diff()
     return torch.segment_reduce(x.float(), "mean", lengths=lengths, axis=0)
 
@@ -149,6 +153,7 @@ def _fresh(config: ModelConfig, labels: int) -> TaskHead:
         head = TaskHead(config, labels)
     if not materialise(head):
         return head
+    # ModernBERT's ``_init_weights``: the dense layer as an output matrix, the classifier by 1 / sqrt(h).
     deep, out = config.initializer_range / math.sqrt(2 * config.num_layers), config.hidden_size**-0.5
     for weight, std in ((head.head.dense.weight, deep), (head.classifier.weight, out)):
         cut = config.initializer_cutoff * std

@@ -12,7 +12,8 @@ from __future__ import annotations
 import json
 import logging
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmbert.errors import WeightsError
+from mmbert.errors import WeightsError, first_line
 from mmbert.files import atomic_file, read_json, write_json
 from mmbert.hub import HubFailed, hub_folder
 from mmbert.model.config import ModelConfig
@@ -28,7 +29,7 @@ from mmbert.model.config import config_from_hf as config_from_hf
 from mmbert.model.config import config_to_hf as config_to_hf
 from mmbert.model.count import parameters
 from mmbert.model.folder import read_config
-from mmbert.model.mapped import DTYPE_NAMES, finite, is_finite, map_tensor, read_header
+from mmbert.model.mapped import DTYPE_NAMES, TensorInfo, finite, is_finite, map_tensor, read_header
 
 log = logging.getLogger(__name__)
 
@@ -60,12 +61,13 @@ def model_folder(name: str | Path, *, revision: str | None = None) -> Path:
     if folder.exists() or len(folder.parts) != 2 or str(name).startswith((".", "/", "~")):
         raise WeightsError(f"no such model folder: {name} (a hub name looks like jhu-clsp/mmBERT-base)")
     try:
-        found = hub_folder(str(name), ["*.json", "*.safetensors"], revision=revision)
-        if not any(found.glob("*.safetensors")):
-            found = hub_folder(str(name), ["*.json", "pytorch_model*.bin"], revision=revision)
+        # Never ``.bin`` beside safetensors: the same weights once more, in a format that can run code.
+        fetched = hub_folder(str(name), ["*.json", "*.safetensors"], revision=revision)
+        if not any(fetched.glob("*.safetensors")):
+            fetched = hub_folder(str(name), ["*.json", "pytorch_model*.bin"], revision=revision)
     except HubFailed as error:
         raise WeightsError(f"no folder {name} here, and the hub did not give it: {error}") from error
-    return found
+    return fetched
 
 
 def load_config(folder: str | Path) -> ModelConfig:
@@ -84,6 +86,7 @@ def load_state(folder: str | Path, *, check: bool = False) -> dict[str, Tensor]:
     """
     folder = Path(folder)
     readers = (WEIGHTS, partial(_read_safetensors, check=check)), ("pytorch_model.bin", partial(_read_bin, check=check))
+    # safetensors first, whole before sharded, as transformers chooses.
     for name, read in readers:
         index = folder / f"{name}.index.json"
         if (folder / name).is_file():
@@ -107,6 +110,7 @@ def read_index(index: Path) -> dict[str, str]:
     except (KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{index}: no weight_map in it: download the model again") from error
     for file in sorted(set(places.values())):
+        # A path in the index could name any file of the machine.
         if Path(file).name != file:
             raise WeightsError(f"{index} names {file}, which is no file of its folder: do not use this model")
         if not (index.parent / file).is_file():
@@ -128,13 +132,13 @@ def _read_parts(index: Path, read: Callable[[Path], dict[str, Tensor]]) -> dict[
 
 def _unwrapped(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Return the tensors by their names without ``WRAPPERS``."""
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for name, value in state.items():
         bare = bare_name(name)
-        if bare in found:
+        if bare in tensors:
             raise WeightsError(f"{path} holds {bare} twice, once as {name}: it mixes several models")
-        found[bare] = value
-    return found
+        tensors[bare] = value
+    return tensors
 
 
 def bare_name(name: str) -> str:
@@ -144,6 +148,7 @@ def bare_name(name: str) -> str:
 
 def take_encoder(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Take the encoder's tensors out of ``state``, and return them by their names in the encoder."""
+    # A masked language model's names carry the prefix, a bare ModernBertModel's do not.
     own = {name for name in state if name.startswith("model.")}
     if not own:  # saved without the prefix, by itself or beside a head
         own = {name for name in state if not name.startswith(("head.", "classifier.", "decoder."))}
@@ -174,6 +179,7 @@ def check_size(config: ModelConfig, state: Mapping[str, Tensor], where: str) -> 
 
     :func:`fill` names smaller differences tensor by tensor.
     """
+    # A config of a few bytes may claim a terabyte; the factor leaves room for heads and padding.
     wanted, held = parameters(config).encoder, sum(value.numel() for value in state.values())
     if wanted > 4 * held + _SMALL:
         raise WeightsError(
@@ -198,12 +204,24 @@ def _read_bin(path: Path, *, check: bool) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling can raise anything
-        reason = str(error).strip().splitlines()[0]
-        raise WeightsError(f"{path} cannot be read as plain tensors ({reason}): convert it to safetensors") from error
+        raise WeightsError(
+            f"{path} cannot be read as plain tensors ({first_line(error)}): convert it to safetensors"
+        ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path} does not hold a table of tensors")
     _refuse_not_finite(path, (name for name, value in state.items() if check and not is_finite(value)))
     return state
+
+
+def misfits(wanted: Mapping[str, tuple[int, ...]], stored: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
+    """Yield how stored tensors (name -> shape) differ from those that a config describes: names first, then shapes."""
+    for label, names in (("missing", wanted.keys() - stored.keys()), ("unexpected", stored.keys() - wanted.keys())):
+        if names:
+            listed = sorted(names)
+            yield f"{len(listed)} {label}: {', '.join(listed[:3])}{', ...' if len(listed) > 3 else ''}"
+    for name in sorted(wanted.keys() & stored.keys()):
+        if stored[name] != wanted[name]:
+            yield f"{name} is {stored[name]}, the config says {wanted[name]}"
 
 
 def _refuse_not_finite(path: Path, names: Iterator[str]) -> None:
@@ -223,21 +241,14 @@ def fill(
             rows become fp32 when they are gathered, unless it is ``tied`` to a decoder, which multiplies by all of it
     Raises WeightsError naming missing, unexpected and misshapen ones.
     """
-    wanted = {name: value.shape for name, value in model.state_dict().items() if name != tied}
-    problems = []
-    for label, names in (("missing", wanted.keys() - state.keys()), ("unexpected", state.keys() - wanted.keys())):
-        if names:
-            listed = sorted(names)
-            problems.append(f"{len(listed)} {label}: {', '.join(listed[:3])}{', ...' if len(listed) > 3 else ''}")
-    problems += [
-        f"{name} is {tuple(state[name].shape)}, config.json says {tuple(wanted[name])}"
-        for name in sorted(wanted.keys() & state.keys())
-        if state[name].shape != wanted[name]
-    ]
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items() if name != tied}
+    # All problems at once, not the first: they show at a glance what kind of model it is.
+    problems = list(misfits(wanted, {name: tuple(value.shape) for name, value in state.items()}))
     if problems:
         raise WeightsError(f"weights of {where} do not fit its config.json: {'; '.join(problems[:5])}")
     for name in wanted:
         module_name, _, leaf = name.rpartition(".")
+        # The parameter is replaced, not copied into: a model on the meta device has no memory to copy to.
         value = state.pop(name)
         if not (mapped and tied is None and name.endswith(_TABLE) and value.dtype in (torch.bfloat16, torch.float16)):
             value = value.to(torch.float32, copy=not mapped)  # a copy: training writes to it, and the file is mapped
@@ -252,6 +263,7 @@ def save_model(
     ``architecture``: Hugging Face's name of the class; ``more``: keys of the config beside the encoder's.
     The config comes last: a folder that has one is complete.
     """
+    # The tied matrix once: readers tie it again, and a second copy would be 786 MB of mmBERT-base.
     state = {name: value for name, value in model.state_dict().items() if name != TIED}
     dtype = str(next(iter(state.values())).dtype).removeprefix("torch.")
     folder.mkdir(parents=True, exist_ok=True)
@@ -259,22 +271,35 @@ def save_model(
     write_json(folder / "config.json", {**config_to_hf(config, architecture, dtype), **(more or {})})
 
 
-def save_state(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors as one safetensors file, atomically, one tensor in memory at a time.
+@contextmanager
+def tensor_writer(
+    path: Path, tensors: Sequence[TensorInfo], metadata: Mapping[str, str] | None = None
+) -> Iterator[Callable[[Tensor], object]]:
+    """Write a safetensors file whose ``tensors`` come in this order, flattened, in chunks of any size; atomic.
 
-    ``metadata`` goes into the header of the file. The library's own writer is not used: it leaves the file unreadable
-    for other users (mode 0600) and cannot write into an open file.
+    Wider types must come before narrower ones, so that every tensor is aligned. ``metadata`` goes into the header. The
+    library's own writer is not used: it leaves the file unreadable for other users (mode 0600), and takes only tensors
+    that are in memory as a whole.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     end = 0
-    for name in sorted(state):
-        tensor = state[name]
-        start, end = end, end + tensor.numel() * tensor.element_size()
-        header[name] = {"dtype": DTYPE_NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    for info in tensors:
+        start, end = end, end + info.numel * info.dtype.itemsize
+        header[info.name] = {"dtype": DTYPE_NAMES[info.dtype], "shape": list(info.shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # tensors begin on a multiple of 8, as readers that map the file expect
     with atomic_file(path) as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        for name in sorted(state):
-            flat = state[name].detach().cpu().contiguous().reshape(-1)
-            file.write(flat.view(torch.uint8).numpy().data)
+        # Through uint8, as NumPy has no bf16.
+        yield lambda chunk: chunk.numel() and file.write(chunk.contiguous().view(torch.uint8).numpy().data)
+        # Raised inside atomic_file: a file whose header promises more than it holds never gets its name.
+        assert file.tell() == 8 + len(text) + end, f"{file.tell()} bytes written of {8 + len(text) + end}"
+
+
+def save_state(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors as one safetensors file, sorted by name, atomically; one tensor at a time leaves its device."""
+    names = sorted(state)
+    infos = [TensorInfo(name, state[name].dtype, tuple(state[name].shape), 0, path) for name in names]
+    with tensor_writer(path, infos, metadata) as write:
+        for name in names:
+            write(state[name].detach().cpu().reshape(-1))

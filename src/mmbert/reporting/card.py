@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 
 from mmbert.evaluation.tiers import UNSEEN
 from mmbert.formatting import count
-from mmbert.hub_names import called, iso_codes, on_hub
+from mmbert.hub_names import called, front_matter
 from mmbert.languages import name as language_name
 from mmbert.reporting.adaptation import adaptation_table
 from mmbert.reporting.findings import findings, headline, size_line
@@ -20,10 +19,13 @@ LICENCE = "apache-2.0"
 
 def model_card(record: Record) -> str:
     """Return README.md of the final model: front matter for the hub, figures, use, training, languages, limits."""
+    start = record.recipe.start
+    tags = ["modernbert", "mmbert", "multilingual", "encoder", *(["merge"] if record.recipe.merge else [])]
     parts = [
-        _front_matter(record),
+        front_matter(record.languages, start, "fill-mask", tags, f"license: {LICENCE}\n"),
         f"# {record.recipe.name}\n\nA multilingual encoder trained with [mmbert](https://pypi.org/project/mmbert/) "
-        f"{__version__} by the mmBERT recipe: {size_line(record)}." + _origin(record),
+        f"{__version__} by the mmBERT recipe: {size_line(record)}."
+        + (f" It goes on from {called(start)} and learns new languages." if start is not None else ""),
         f"**{headline(record)}**",
         _figures(record),
         _use(record),
@@ -32,25 +34,6 @@ def model_card(record: Record) -> str:
         _limits(record),
     ]
     return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
-
-
-def _front_matter(record: Record) -> str:
-    # quoted, for readers of YAML 1.1 take the Norwegian code no for false
-    codes = "".join(f"- {json.dumps(code)}\n" for code in iso_codes(record.languages))
-    tags = ["modernbert", "mmbert", "multilingual", "encoder", *(["merge"] if record.recipe.merge else [])]
-    start = record.recipe.start
-    return (
-        "---\n"
-        + (f"language:\n{codes}" if codes else "")
-        + f"license: {LICENCE}\nlibrary_name: transformers\npipeline_tag: fill-mask\n"
-        + (f"base_model: {json.dumps(start)}\n" if start and on_hub(start) else "")
-        + f"tags:\n{''.join(f'- {tag}{chr(10)}' for tag in tags)}---"
-    )
-
-
-def _origin(record: Record) -> str:
-    start = record.recipe.start
-    return f" It goes on from {called(start)} and learns new languages." if start is not None else ""
 
 
 def _figures(record: Record) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
+from functools import partial
 from typing import Any
 
-from mmbert.errors import MissingExtra
+from mmbert.errors import import_extra
 
 Spec = dict[str, Any]
 Row = dict[str, Any]
@@ -15,12 +15,8 @@ ROWS = "rows"
 """Name of a plot's own data."""
 
 
-def load_library(name: str) -> Any:
-    """Import a library of the extra ``report``. Raises MissingExtra without it."""
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise MissingExtra(name, "report") from error
+load_library = partial(import_extra, extra="report")
+"""Imports a library of the extra ``report``. Raises MissingExtra without it."""
 
 
 def tooltips(alt: Any, *fields: str) -> list[Any]:

@@ -28,8 +28,8 @@ def check_type(request: Request) -> None:
     given = request.headers.get("content-type", "")
     kind = given.partition(";")[0].strip().lower()
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
-        found = f"the request is {given!r}" if given else "the request has no Content-Type"
-        raise Refused(415, f"{found}: send JSON with the header Content-Type: application/json")
+        what = f"the request is {given!r}" if given else "the request has no Content-Type"
+        raise Refused(415, f"{what}: send JSON with the header Content-Type: application/json")
 
 
 async def read_body(request: Request, context: RequestContext) -> bytearray:
@@ -64,11 +64,11 @@ def parse(schema: type[BaseModel], body: bytes | bytearray, options: Options) ->
     """Return the checked request. Raises Refused (400 for no JSON, 422 for another shape) or TooLong."""
     _check_values(body, options.max_values)
     try:
-        found = from_json(body, allow_inf_nan=False)
+        values = from_json(body, allow_inf_nan=False)
     except ValueError as error:
         raise Refused(400, f"Invalid JSON: {error}") from error
-    if isinstance(found, dict):
-        _check_counts(found, options.max_inputs)
+    if isinstance(values, dict):
+        _check_counts(values, options.max_inputs)
     try:
         return schema.model_validate_json(body)
     except ValidationError as error:

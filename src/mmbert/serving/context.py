@@ -35,9 +35,9 @@ class RequestContext:
 
     def handler_for(self, handler: type[A], name: str | None) -> tuple[Served, A]:
         """Return the model that answers, and its handler. Raises UnknownModel or WrongModel."""
-        served, found = self.service.models.handler_for(handler, name)
+        served, own = self.service.models.handler_for(handler, name)
         self.model, self.device = served.name, served.loaded.device.type
-        return served, found
+        return served, own
 
     @property
     def max_numbers(self) -> int:
@@ -55,12 +55,15 @@ class RequestContext:
 
     def hold(self, what: Literal["requests", "answers"], size: int) -> None:
         """Count ``size`` bytes of this request or its answer as in flight. Raises Overloaded for too many."""
+        # Only what exceeds a small body counts: thousands of small requests are limited by the queue instead.
         service, more = self.service, max(0, size - LARGE) - self._held.get(what, 0)
         limit = service.options.max_bodies if what == "requests" else service.options.max_answers
+        # ``held[what] and``: one request alone may always go on, however large, or it could never be answered.
         if service.held[what] and service.held[what] + more > limit:
             raise Overloaded(
                 f"large {what} of {service.held[what]:,} bytes are in flight, at most {limit:,}: try again", 2
             )
+        # No lock: this runs on the event loop only, between two awaits.
         service.held[what] += more
         self._held[what] = max(0, size - LARGE)
 
@@ -80,6 +83,7 @@ class RequestContext:
         wanted = self.service.options.auto_truncate if truncate is None else truncate
         if not wanted:
             return None
+        # Hugging Face names the side that is cut, this package the side that is kept.
         return "end" if (direction or "").lower() == "left" else "beginning"
 
     async def run(self, served: Served, task: Task[R]) -> R:

@@ -58,8 +58,8 @@ def endpoint(route: Route, service: Service) -> Callable[[Request], Awaitable[Re
 async def respond_to(request: Request, route: Route, context: RequestContext, begun: float) -> Response:
     """Return the answer of a route. Large bodies are parsed and written outside the event loop."""
     body = await read_body(request, context)
-    asked = await context.offload(len(body), lambda: parse(route.schema, body, context.service.options))
-    answer = await while_there(request, route.handle(asked, context))
+    checked = await context.offload(len(body), lambda: parse(route.schema, body, context.service.options))
+    answer = await while_there(request, route.handle(checked, context))
     written = await context.offload(weight(answer), lambda: to_json(answer))
     headers = _headers(context, begun)
     if len(written) <= LARGE:  # small answers do not count as in flight
@@ -94,6 +94,7 @@ def weight(answer: Any) -> int:
         return len(answer)
     if isinstance(answer, dict) or is_dataclass(answer):
         return 16 + sum(map(weight, (answer if isinstance(answer, dict) else vars(answer)).values()))
+    # An estimate: it only decides whether a thread is worth its cost.
     if isinstance(answer, list) and answer:
         if isinstance(answer[0], np.ndarray):
             return sum(map(weight, answer))
@@ -115,9 +116,9 @@ def json_response(answer: Any, status: int = 200, headers: dict[str, str] | None
 
 def refuse(request: Request, error: MMBertError) -> tuple[Response, str]:
     """Return the response to an error, and its kind."""
-    found = failure(error)
-    request.state.error = found.kind if found.status in (404, 422) else found.message  # the others quote it
-    return json_response(found.body(request.url.path), found.status, found.headers), found.kind
+    response = failure(error)
+    request.state.error = response.kind if response.status in (404, 422) else response.message  # the others quote it
+    return json_response(response.body(request.url.path), response.status, response.headers), response.kind
 
 
 def check_ready(service: Service) -> None:
@@ -134,6 +135,7 @@ class _Gone(Exception):
 
 async def while_there(request: Request, work: Awaitable[Any]) -> Any:
     """Return the result of ``work``, which is cancelled when the client leaves."""
+    # Both run as tasks, so that the first of them to end can cancel the other.
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_until_gone(request))
     try:
@@ -143,6 +145,7 @@ async def while_there(request: Request, work: Awaitable[Any]) -> Any:
             return task.result()
         raise _Gone
     finally:
+        # Cancelling the work cancels its future, and with it the rows in the queue (Engine.submit).
         for pending in (task, gone):
             pending.cancel()
 

@@ -39,7 +39,7 @@ from mmbert.serving.metrics import EngineMetrics
 from mmbert.serving.queue import QueuedTask, RequestQueue, Taken, size
 from mmbert.serving.task import Answer, Task
 from mmbert.serving.threads import Threads
-from mmbert.serving.worker import ModelQueue, Worker
+from mmbert.serving.worker import ModelQueue, Worker, one_line
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class Engine:
         pool: Threads,
         device: torch.device,
         limits: Limits,
-        metrics: EngineMetrics | None = None,
+        metrics: EngineMetrics,
         encoder: Encoder | None = None,
     ) -> None:
         """``encoder``: of a model with adapters, see :class:`mmbert.serving.worker.ModelQueue`."""
@@ -113,7 +113,7 @@ class Engine:
         # the lock of the worker guards _queue, _tokens and _jobs, and the counts of each job
         self._rate = 0.0
         """Tokens per second while batches run, a moving average."""
-        worker.add(ModelQueue(self._queue, device, encoder, self._deliver, self._fail, self._noted, self.abandon))
+        worker.add(ModelQueue(self._queue, device, encoder, self._deliver, self._fail, metrics.batch, self.abandon))
 
     @property
     def outstanding(self) -> int:
@@ -128,6 +128,7 @@ class Engine:
         """Accept no more requests and refuse the unanswered ones. Return how many those were."""
         self.close(reason)
         with self._worker.lock:
+            # A copy: refusing a job calls _release, which takes this lock and changes the set.
             jobs = list(self._jobs)
         for job in jobs:
             _refuse(job, Closed(reason))
@@ -143,13 +144,15 @@ class Engine:
         reason = self._closed or self._worker.dead
         if reason is not None:
             raise Closed(reason)
+        # ``least`` follows from the characters alone, so an absurd request is refused before it costs a thread.
         if task.least > self.limits.largest:
             raise too_many_tokens(task.least, self.limits.largest, "or more")
         job = QueuedTask(task)
         with self._worker.lock:
             self._reserve(job, min(task.likely, self.limits.largest))  # an estimate, corrected in _enter
             self._jobs.add(job)
-            self._note_queue()
+            self._metrics.queue(len(self._jobs), self._tokens)
+        # Also called when the client cancels: whichever way a future ends, its tokens leave the counts exactly once.
         job.future.add_done_callback(lambda future: self._release(job))
         if self._worker.dead is not None:  # it died after the check above, and may not have seen this job
             _refuse(job, Closed(self._worker.dead))
@@ -164,6 +167,7 @@ class Engine:
         room = self.limits.room(tokens)
         if others + tokens > room:
             raise Overloaded(f"{others:,} tokens wait of at most {room:,}: try again later", self._wait())
+        # Nothing was changed before this line, so a job that is refused leaves the counts as they were.
         self._tokens, job.reserved = others + tokens, tokens
 
     def _wait(self) -> int:
@@ -177,10 +181,6 @@ class Engine:
             self._tokens -= job.reserved
             job.reserved = 0
             self._jobs.discard(job)
-            self._note_queue()
-
-    def _note_queue(self) -> None:
-        if self._metrics is not None:
             self._metrics.queue(len(self._jobs), self._tokens)
 
     def _tokenise(self, job: QueuedTask) -> None:
@@ -195,7 +195,7 @@ class Engine:
             _refuse(job, error)
         except BaseException as error:  # a bug, or a panic in Rust, must reach the client that waits
             log.exception("a request could not be read")
-            _refuse(job, Failed(f"the request could not be read: {_line(error)}"))
+            _refuse(job, Failed(f"the request could not be read: {one_line(error)}"))
 
     def _enter(self, job: QueuedTask, rows: list[Any], begun: float) -> None:
         """Put a tokenised job into the queue. Raises TooLong or Overloaded for its exact tokens."""
@@ -212,16 +212,13 @@ class Engine:
                 return
             self._reserve(job, tokens)  # may raise: the estimate was lower, and others came meanwhile
             job.waiting.extend(places)
-            self._note_queue()
+            self._metrics.queue(len(self._jobs), self._tokens)
             if places:
                 self._queue.add(job)
                 self._worker.lock.notify_all()
+        # Requests without rows (all inputs empty) need no batch.
         if not places:
             self._finish(job)
-
-    def _noted(self, rows: int, tokens: int) -> None:
-        if self._metrics is not None:
-            self._metrics.batch(rows, tokens)
 
     def _deliver(self, rows: list[Taken], results: list[object], begun: float, ended: float) -> None:
         done = []
@@ -239,15 +236,16 @@ class Engine:
                     done.append(job)
             computed = sum(size(place) for _, place in rows)
             rate = computed / max(ended - begun, 1e-6)
+            # Tokens per second of computing alone: pauses without requests would make Retry-After too long.
             self._rate += 0.1 * (rate - self._rate) if self._rate else rate
-            self._note_queue()
+            self._metrics.queue(len(self._jobs), self._tokens)
         for job in done:  # outside the lock: the pool has one of its own
             self._pool.submit(self._finish, job, large=job.timing.tokens >= LARGE // 4)
 
     def _fail(self, rows: list[Taken], error: Exception) -> None:
         job = rows[0][0]
-        log.error("a request of %s texts failed: %s", job.task.texts, _line(error))
-        _refuse(job, Failed(f"the model failed: {_line(error)}"))
+        log.error("a request of %s texts failed: %s", job.task.texts, one_line(error))
+        _refuse(job, Failed(f"the model failed: {one_line(error)}"))
 
     def _finish(self, job: QueuedTask) -> None:
         if job.future.done():
@@ -265,7 +263,7 @@ class Engine:
             _refuse(job, error)
         except BaseException as error:  # as in _tokenise
             log.exception("an answer could not be made")
-            _refuse(job, Failed(f"the answer could not be made: {_line(error)}"))
+            _refuse(job, Failed(f"the answer could not be made: {one_line(error)}"))
         else:
             _settle(job, lambda: job.future.set_result(Answer(value, job.timing)))
 
@@ -303,6 +301,7 @@ def _settle(job: QueuedTask, settle: Callable[[], None]) -> None:
     """Set a future once: threads may race, with a result, the end of a drain and the death of the worker."""
     with _settling:
         first, job.settled = not job.settled, True
+    # False if the client cancelled at this moment; setting a result then would raise InvalidStateError.
     if first and job.future.set_running_or_notify_cancel():
         settle()
 
@@ -321,7 +320,3 @@ def _named(job: QueuedTask, number: int) -> str:
         return "the document"
     text = items[number] if isinstance(items[number], str) else " / ".join(items[number])
     return f"input {number} ({text[:40]!r}{' ...' if len(text) > 40 else ''})"
-
-
-def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

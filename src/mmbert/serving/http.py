@@ -125,6 +125,7 @@ class Protocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)  # adds this connection to ``connections``
+        # Checked after the connection is added, so one more than the limit is open for a moment.
         if len(self.connections) > self.bounds.connections:
             self._make_room()
 
@@ -134,6 +135,7 @@ class Protocol(H11Protocol):
         closing = sum(other.transport.is_closing() for other in others)
         if len(self.connections) - closing <= self.bounds.connections:
             return
+        # A request whose body has not arrived waits for its client too; an answer that is being computed never does.
         waiting = [o for o in others if not o.transport.is_closing() and (not o.answering or o.cycle.more_body)]
         self.logger.warning("%d connections, the limit: those that wait for their clients are closed", len(others))
         if waiting:
@@ -161,6 +163,7 @@ class Protocol(H11Protocol):
         """
         if not self.answering or self.cycle.more_body:
             return False
+        # The client will send no other request on this connection.
         self.cycle.keep_alive = False
         if not self.cycle.response_started and self.conn.their_http_version == b"1.1":
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -184,12 +187,12 @@ class Protocol(H11Protocol):
 
     def _refuse(self, error: Refused) -> None:
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):  # else the answer has been sent
-            found = failure(error)
-            body = orjson.dumps(found.body(""))
+            response = failure(error)
+            body = orjson.dumps(response.body(""))
             head = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"}
             lines = [
                 f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}",
-                *(f"{k}: {v}" for k, v in (head | found.headers).items()),
+                *(f"{k}: {v}" for k, v in (head | response.headers).items()),
             ]
             self.transport.write("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
             self.conn.send_failed()
@@ -253,11 +256,13 @@ class Seldom(logging.Filter):
         if isinstance(error, OSError):  # such as too many open files: a traceback adds nothing
             record.msg, record.args, record.exc_info = f"{begin}: {error}", (), None
         key = f"{begin[:200]} {type(error).__name__}"
+        # Not the record's own time: it may be set back.
         now = time.monotonic()
         last, missed = self._seen.get(key, (-self._seconds, 0))
         if now - last < self._seconds:
             self._seen[key] = (last, missed + 1)
             return False
+        # Bounded: messages with changing text would fill the memory.
         if len(self._seen) > 100:
             self._seen.clear()
         self._seen[key] = (now, 0)

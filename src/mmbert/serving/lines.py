@@ -35,6 +35,7 @@ class Lines:
 
     def put(self, line: str) -> None:
         """Add a line, without waiting."""
+        # Dropped and counted rather than waited for: a log that nobody reads must not stop the server.
         if len(self._waiting) >= self._most:
             self._dropped += 1
             return
@@ -51,6 +52,7 @@ class Lines:
     def _run(self) -> None:
         while not (self._ended.is_set() and not self._waiting):
             self._come.wait()
+            # Cleared before the lines are taken: one that is put meanwhile sets it again and is not missed.
             self._come.clear()
             lines = [self._waiting.popleft() for _ in range(len(self._waiting))]
             dropped, self._dropped = self._dropped, 0

@@ -50,7 +50,7 @@ class Served:
 
     def handler_for(self, handler: type[A]) -> A | None:
         """Return its handler of this class, or None."""
-        return next((found for found in self.handlers if isinstance(found, handler)), None)
+        return next((pairs for pairs in self.handlers if isinstance(pairs, handler)), None)
 
     @cached_property
     def routes(self) -> str:
@@ -126,6 +126,7 @@ def load_served(
 
 
 def _handlers(loaded: Loaded) -> tuple[Any, ...]:
+    # Refused when the server starts, not at the first request.
     if loaded.kind not in _HANDLERS:
         raise WeightsError(f"{loaded.folder} is a multiple-choice model, which has no route: use mmbert.MultipleChoice")
     return tuple(make(loaded) for make in _HANDLERS[loaded.kind])
@@ -134,6 +135,7 @@ def _handlers(loaded: Loaded) -> tuple[Any, ...]:
 def warm_up(served: Served) -> None:
     """Compute a short and a full batch for each handler, so that no client waits for kernels to be prepared."""
     limits = served.engine.limits
+    # A full batch too: kernels are chosen and scratch memory is allocated by shape.
     full = "to be or not to be " * (min(served.max_tokens, limits.batch_tokens, limits.largest) // 16)
     texts = ["warm", full]
     for handler in served.handlers:
@@ -150,11 +152,12 @@ def served_names(models: Sequence[str | Path], names: Sequence[str] = ()) -> lis
     """
     if names and len(names) != len(models):
         raise ConfigError(f"{len(names)} served names for {len(models)} models: give --served-model-name for each")
-    found = list(names) or [Path(model).resolve().name if Path(model).is_dir() else str(model) for model in models]
-    double = next((name for name in found if found.count(name) > 1), None)
+    # resolve(): "." and "runs/final/" have no last part of their own.
+    chosen = list(names) or [Path(model).resolve().name if Path(model).is_dir() else str(model) for model in models]
+    double = next((name for name in chosen if chosen.count(name) > 1), None)
     if double is not None:
         raise ConfigError(f"two models are called {double!r}: give each a --served-model-name")
-    return found
+    return chosen
 
 
 class Models:
@@ -182,9 +185,10 @@ class Models:
 
     def handler_for(self, handler: type[A], name: str | None) -> tuple[Served, A]:
         """Return the model of this name, or the first with such a handler. Raises UnknownModel or WrongModel."""
+        # Clients of other servers name no model, or any: without a name the head decides.
         candidates = [self.find(name)] if name is not None else list(self)
-        found = [(served, own) for served in candidates if (own := served.handler_for(handler)) is not None]
-        if found:  # prefer a classifier to a reranker, which can classify too
-            return next((pair for pair in found if type(pair[1]) is handler), found[0])
+        pairs = [(served, own) for served in candidates if (own := served.handler_for(handler)) is not None]
+        if pairs:  # prefer a classifier to a reranker, which can classify too
+            return next((pair for pair in pairs if type(pair[1]) is handler), pairs[0])
         what = "; ".join(f"{served.name}: {served.routes}" for served in candidates)
         raise WrongModel(f"no model here can do this, what they can do is {what}")

@@ -91,6 +91,7 @@ class Server:
         self._device, self._precision = device, precision
         self._budgets = (batch_tokens, queue_tokens)
         self._tracer = None if otlp_endpoint is None else Tracer(otlp_endpoint)
+        # Bound in the constructor: a taken port is known before gigabytes of weights are read.
         self._socket = _bind(host, port)
         options = self.service.options
         bounds = Bounds(most_connections(options.max_connections), options.head_seconds, options.body_seconds)
@@ -111,8 +112,10 @@ class Server:
 
     def start(self) -> None:
         """Accept connections; requests get 503 until the models are loaded."""
+        # Before HTTP starts: a full pipe on stderr must not block the first request.
         self.lines.start()
         self._thread.start()
+        # uvicorn tells nobody that it listens; it sets a flag.
         while not self._http.started:
             if not self._thread.is_alive():
                 raise ConfigError(f"the server at {self.url} did not start")
@@ -124,6 +127,7 @@ class Server:
         for name, model in self._models:
             shared = Shared(self._worker, self._pool, self._budgets, self.service.metrics)
             for served in load_served(name, model, self._adapters, shared, self._device, self._precision):
+                # Before the model is added: no client is served by kernels that are still being prepared.
                 warm_up(served)
                 self.service.models.add(served)
         self.service.state = "ready"
@@ -132,10 +136,12 @@ class Server:
         try:
             self._http.run([self._socket])
         finally:
+            # The thread ended without being asked to.
             if not self._http.should_exit:
                 self._died("the HTTP thread died: the log has the traceback")
 
     def _died(self, reason: str) -> None:
+        # The first reason is the cause; what follows it are consequences.
         self.service.fault = self.service.fault or reason
         self.wake()
 
@@ -144,6 +150,7 @@ class Server:
 
         Then refuse the others. Return how many those were.
         """
+        # The state first, so that requests that come from here on get 503 and the count can only fall.
         self.service.state = "draining"
         end = time.monotonic() + self.service.options.drain_seconds
         for served in self.service.models:
@@ -160,6 +167,7 @@ class Server:
         end = time.monotonic() + self.service.options.drain_seconds
         abandoned = self.drain()
         left = max(_LAST_WORDS, math.ceil(end - time.monotonic()))
+        # uvicorn reads it when it stops, so it may be set this late: clients get what is left of the drain.
         self._http.config.timeout_graceful_shutdown = left
         self._http.should_exit = True
         if self._thread.ident is not None:
@@ -167,8 +175,10 @@ class Server:
         self._socket.close()
         threads = ["http"] if self._thread.is_alive() else []
         threads += [*self._worker.stop(_END), *self._pool.stop(_END)]
+        # Not waited for: a thread inside a parser cannot be interrupted.
         self.service.readers.shutdown(wait=False)
         if self._tracer is not None:
+            # In a thread: a collector that does not answer would hold the process.
             last = threading.Thread(target=self._tracer.close, name="traces", daemon=True)
             last.start()
             last.join(_LAST_WORDS)
@@ -289,9 +299,11 @@ class _Signals:
         self._event.set()
 
     def heard(self, number: int, frame: FrameType | None) -> None:
+        # A second signal, while the server stops: the user does not want to wait for the drain.
         if self._event.is_set():
             raise SystemExit(128 + number)
         self._event.set()
+        # Raised inside whatever the main thread does (reading weights), as KeyboardInterrupt would be.
         if not self._waiting:
             raise _Stopped
 
@@ -300,6 +312,7 @@ class _Signals:
 def _signals() -> Iterator[_Signals]:
     """Handle signals inside; Python delivers them to the main thread only."""
     heard = _Signals()
+    # signal.signal raises outside the main thread: a server inside another program has that program's signals.
     if threading.current_thread() is not threading.main_thread():
         yield heard
         return
@@ -321,15 +334,15 @@ def _processors() -> int:
 
 def _bind(host: str, port: int) -> socket.socket:
     """Return a socket bound to this address. Raises ConfigError if that fails."""
-    made = None
+    bound = None
     try:
         family, kind, protocol, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        made = socket.socket(family, kind, protocol)  # without the protocol asyncio leaves Nagle on: 40 ms an answer
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind((host, port))
+        bound = socket.socket(family, kind, protocol)  # without the protocol asyncio leaves Nagle on: 40 ms an answer
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
     except (OSError, OverflowError) as error:
-        if made is not None:
-            made.close()
+        if bound is not None:
+            bound.close()
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(f"cannot listen on {host}:{port}: {reason}; choose another --port or --host") from error
-    return made
+    return bound

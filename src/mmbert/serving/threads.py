@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -41,13 +41,10 @@ class Threads:
 
     def stop(self, seconds: float) -> list[str]:
         """Do the submitted work, then end. Return the names of threads that still run after ``seconds``."""
-        end = time.monotonic() + seconds
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
-        for thread in self._threads:
-            thread.join(max(0.0, end - time.monotonic()))
-        return [thread.name for thread in self._threads if thread.is_alive()]
+        return join_threads(self._threads, seconds)
 
     def _run(self) -> None:
         while True:
@@ -70,3 +67,11 @@ class Threads:
 
     def _may_take_large(self) -> bool:
         return bool(self._large) and self._large_running < self._most_large
+
+
+def join_threads(threads: Sequence[threading.Thread], seconds: float) -> list[str]:
+    """Wait for threads, ``seconds`` for all together. Return the names of those that still run."""
+    end = time.monotonic() + seconds
+    for thread in threads:
+        thread.join(max(0.0, end - time.monotonic()))
+    return [thread.name for thread in threads if thread.is_alive()]

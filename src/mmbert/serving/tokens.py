@@ -42,14 +42,14 @@ def tokens_of(
     prefix = "" if served.loaded.check_prompt(prompt) is None else served.loaded.prompt_text(prompt)
 
     def work() -> list[list[Token]]:
-        made, tokens, size = [], 0, 0
+        answers, tokens, size = [], 0, 0
         for text in texts:
             ((ids, spans),) = tokenizer.encode_spans([prefix + text], specials=True)
             tokens += len(ids)
             size += 2 * int(bytes_of[ids].sum())
             check_size(_NUMBERS * tokens, size, limit)  # before the objects, which take most of the memory
-            made.append(_tokens(served, prefix + text, ids, spans, specials))
-        return made
+            answers.append(_tokens(served, prefix + text, ids, spans, specials))
+        return answers
 
     return _task(texts, characters(texts), work)
 
@@ -60,15 +60,15 @@ _NUMBERS = 32
 
 def _tokens(served: Served, text: str, ids: np.ndarray, spans: np.ndarray, specials: bool) -> list[Token]:
     tokenizer, bytes_of = served.loaded.tokenizer, served.token_bytes
-    found = []
+    tokens = []
     for index, (start, stop) in zip(ids.tolist(), spans.tolist(), strict=True):
         special = index in tokenizer.special_ids
         name = tokenizer.id_to_token(index) or ""
         shown = name if special else text[start:stop]
-        found.append(Token(index, shown, special, start, stop, name, int(bytes_of[index])))
+        tokens.append(Token(index, shown, special, start, stop, name, int(bytes_of[index])))
     if not specials:
-        return found
-    return [_end(served, tokenizer.bos_id), *found, _end(served, tokenizer.eos_id)]
+        return tokens
+    return [_end(served, tokenizer.bos_id), *tokens, _end(served, tokenizer.eos_id)]
 
 
 def _end(served: Served, index: int) -> Token:
@@ -84,15 +84,15 @@ def text_of(served: Served, rows: Sequence[Sequence[int]], skip_specials: bool, 
     tokenizer = served.loaded.tokenizer
 
     def work() -> list[str]:
-        found, ids, text = [], 0, 0
+        answers, ids, text = [], 0, 0
         for row in rows:
             check_cancelled()
             numbers = np.asarray(row, np.int64)
             ids += len(numbers)
             text += int(served.token_bytes[numbers[(numbers >= 0) & (numbers < tokenizer.vocab_size)]].sum())
             check_size(ids, text, limit)
-            found.append(tokenizer.decode(row, specials=not skip_specials))
-        return found
+            answers.append(tokenizer.decode(row, specials=not skip_specials))
+        return answers
 
     return _task(rows, 4 * sum(map(len, rows)), work)
 

@@ -24,6 +24,7 @@ import torch
 from mmbert.model.encoder import Encoder
 from mmbert.packed import Packed
 from mmbert.serving.queue import QueuedTask, RequestQueue, Taken
+from mmbert.serving.threads import join_threads
 
 log = logging.getLogger(__name__)
 
@@ -83,13 +84,10 @@ class Worker:
 
     def stop(self, seconds: float = 60.0) -> list[str]:
         """Compute what waits, then end both threads. Return the names of those that still run after so many seconds."""
-        end = time.monotonic() + seconds
         with self.lock:
             self._stopping = True
             self.lock.notify_all()
-        for thread in self._threads:
-            thread.join(max(0.0, end - time.monotonic()))
-        return [thread.name for thread in self._threads if thread.is_alive()]
+        return join_threads(self._threads, seconds)
 
     def _live(self, target: Callable[[], None]) -> None:
         """Run a thread. If an error ends it, the worker is dead."""
@@ -97,7 +95,7 @@ class Worker:
             target()
         except BaseException as error:  # SystemExit and Rust panics too: nobody else would notice
             log.exception("the worker died")
-            reason = f"the worker died: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            reason = f"the worker died: {one_line(error)}"
             with self.lock:
                 self.dead = self.dead or reason
                 self._stopping = self._prepared_all = True
@@ -116,10 +114,8 @@ class Worker:
         while True:
             with self.lock:
                 self.lock.wait_for(
-                    lambda: (
-                        self.dead is not None
-                        or (self._ready is None and (self._next() is not None or (self._stopping and self._empty())))
-                    )
+                    # while the worker stops, no next model means that nothing waits any more
+                    lambda: self.dead is not None or (self._ready is None and (self._stopping or self._next()))
                 )
                 model = self._next()
                 if model is None or self.dead is not None:
@@ -152,9 +148,6 @@ class Worker:
             for own in _by_job(rows):  # each can be packed by itself, but not all together
                 model.fail(own, error)
             return None
-
-    def _empty(self) -> bool:
-        return not any(model.queue.tokens for model in self._models)
 
     def _compute(self) -> None:
         while True:
@@ -204,12 +197,17 @@ class Worker:
                 model.fail(own, error)
 
 
+def one_line(error: BaseException) -> str:
+    """Return an error's class and message in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
 def _by_job(rows: list[Taken]) -> list[list[Taken]]:
     """Return the rows of each job, in order."""
-    found: dict[QueuedTask, list[Taken]] = {}
+    rows_of: dict[QueuedTask, list[Taken]] = {}
     for row in rows:
-        found.setdefault(row[0], []).append(row)
-    return list(found.values())
+        rows_of.setdefault(row[0], []).append(row)
+    return list(rows_of.values())
 
 
 def _pack(rows: list[Taken]) -> Packed:

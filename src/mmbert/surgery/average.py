@@ -13,6 +13,7 @@ from torch import Tensor
 
 def fading_weights(count: int, fading: float) -> list[float]:
     """Return weights of ``count`` checkpoints, oldest first: each is ``fading`` times the next, and their sum is 1."""
+    # w_i ~ fading ** age; fading = 1 is the plain mean, and the newest checkpoint (age 0) always weighs most.
     raw = [fading**age for age in range(count - 1, -1, -1)]
     return [weight / sum(raw) for weight in raw]
 
@@ -26,4 +27,5 @@ def average(variants: Sequence[Tensor], weights: Sequence[float] | None = None) 
     total = torch.zeros_like(variants[0], dtype=torch.float64)
     for variant, factor in zip(variants, factors, strict=True):
         total += variant.double() * factor
+    # Dividing by the sum makes weights of any scale a mean; one rounding to the stored type, at the very end.
     return (total / sum(factors)).to(variants[0].dtype)

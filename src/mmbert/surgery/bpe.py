@@ -39,6 +39,9 @@ class Bpe:
         self.tokenizer = Tokenizer(content, origin)
         self._content: Json = json.loads(content)
         model = self._content["model"]
+        # Both facts above are proved for plain BPE only. Dropout or affixes would make the encoding of a token's own
+        # text
+        # differ from its encoding inside a word.
         if model.get("type", "BPE") != "BPE" or "merges" not in model:
             raise TokenizerError(f"{origin} is no BPE ({model.get('type')}): its vocabulary cannot be changed")
         for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
@@ -61,6 +64,7 @@ class Bpe:
 
     def path(self, token: str) -> set[str]:
         """Return the token and all intermediate tokens of its merges; the token alone if no merges make it."""
+        # Quadratic in the length of a token, which is short.
         parts, seen = list(token), {token, *token}
         while len(parts) > 1:
             ranks = [self._rank.get(pair, len(self._rank)) for pair in pairwise(parts)]

@@ -52,13 +52,16 @@ def compare(before: Tokenizer, after: Tokenizer, texts: Iterable[str]) -> Compar
     for batch in batches(texts):
         for text, old, new in zip(batch, before.encode_batch(batch), after.encode_batch(batch), strict=True):
             documents += 1
+            # Ids are compared through the strings of their tokens, since trimming and extending renumber them.
             moved = table[old]
             same += bool(np.array_equal(moved, new))
+            # -1: the token is gone, so its text is now spelled by other tokens.
             kept += int((moved >= 0).sum())
             size += len(text.encode())
             old_tokens += len(old)
             new_tokens += len(new)
     if not old_tokens:
+        # Every share below divides by these tokens.
         raise DataError("no text to compare tokenizers on: is the file empty, or of other languages?")
     return Comparison(documents, same, size, old_tokens, new_tokens, kept)
 

@@ -26,7 +26,7 @@ from mmbert.errors import ConfigError, WeightsError, first_line
 from mmbert.files import atomic_folder, write_json
 from mmbert.model.config import PRESETS, ModelConfig, config_to_hf
 from mmbert.model.heads import MaskedLM
-from mmbert.model.weights import EMBEDDING, TIED, WEIGHTS, save_state
+from mmbert.model.weights import EMBEDDING, TIED, WEIGHTS, misfits, save_state
 from mmbert.tokenizer.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -104,6 +104,7 @@ def renamed(state: dict[str, Tensor], where: str) -> dict[str, Tensor]:
     """Return the tensors under Hugging Face's names, without the tied copy. Raises WeightsError for an unknown name."""
     weights = {}
     for name, value in state.items():
+        # Longest beginning first: "model." alone would fit every name.
         for theirs, ours in _PREFIXES:
             if name.startswith(theirs):
                 weights[ours + name.removeprefix(theirs)] = value
@@ -123,10 +124,12 @@ def _config(weights: dict[str, Tensor], stored: dict[str, Any], path: Path, phas
         if needed not in weights:
             raise WeightsError(f"{path}: missing {needed}: this is no mmBERT")
     rows, hidden = weights[EMBEDDING].shape
-    layers = {int(found[1]) for name in weights if (found := re.match(r"model\.layers\.(\d+)\.", name))}
+    # From the names, not from the stored configuration: only they are certain to describe these tensors.
+    layers = {int(match[1]) for name in weights if (match := re.match(r"model\.layers\.(\d+)\.", name))}
     values: dict[str, Any] = {
         "vocab_size": rows,
         "hidden_size": hidden,
+        # Wi holds both halves of GeGLU: the activated one and its gate.
         "intermediate_size": weights[first].shape[0] // 2,
         "num_layers": max(layers) + 1,
         "num_heads": int(stored.get("num_attention_heads") or max(1, hidden // HEAD_DIM)),
@@ -143,17 +146,19 @@ def _of_phase(stored: dict[str, Any], path: Path, phase: str | None) -> dict[str
     """Return RoPE bases and context, from the option, the stored configuration or the folder's name, in this order."""
     if phase is not None and phase not in PHASES:
         raise ConfigError(f"no phase {phase}: choose one of {', '.join(PHASES)}")
+    # A wrong base is the silent error here: all shapes fit, and only long texts come out wrong.
     if "rotary_emb_base" not in stored:
         named = phase or next((part for part in reversed(path.absolute().parts) if part in PHASES), None)
         if named is None:
             raise ConfigError(f"nothing tells the phase of {path}, which fixes RoPE: add --phase {'|'.join(PHASES)}")
         return PHASES[named]
     theta, local = float(stored["rotary_emb_base"]), float(stored.get("local_attn_rotary_emb_base", -1))
-    found = {"rope_theta": theta, "local_rope_theta": theta if local == -1 else local}  # -1: as the global layers
-    if phase is not None and any(PHASES[phase][key] != value for key, value in found.items()):
+    bases = {"rope_theta": theta, "local_rope_theta": theta if local == -1 else local}  # -1: as the global layers
+    if phase is not None and any(PHASES[phase][key] != value for key, value in bases.items()):
         raise ConfigError(f"{path} was trained with RoPE base {theta:g}, not as {phase}: leave --phase away")
+    # ext and decay share base and context, so either name gives the same configuration.
     long = phase or ("pretrain" if theta == PHASES["pretrain"]["rope_theta"] else "ext")
-    return {"max_context": PHASES[long]["max_context"], **found}
+    return {"max_context": PHASES[long]["max_context"], **bases}
 
 
 def _check_size(config: ModelConfig, size: str, path: Path) -> None:
@@ -167,14 +172,12 @@ def _check_size(config: ModelConfig, size: str, path: Path) -> None:
 def _check(weights: dict[str, Tensor], config: ModelConfig, where: str) -> None:
     """Raise WeightsError for wrong names or shapes, or values that are not finite."""
     with torch.device("meta"):
-        wanted = {name: value.shape for name, value in MaskedLM(config).state_dict().items() if name != TIED}
-    for label, names in (("missing", wanted.keys() - weights.keys()), ("unknown", weights.keys() - wanted.keys())):
-        if names:
-            listed = ", ".join(sorted(names)[:3])
-            raise WeightsError(f"{where}: {len(names)} {label} tensors: {listed}{', ...' if len(names) > 3 else ''}")
-    for name, shape in wanted.items():
-        if weights[name].shape != shape:
-            raise WeightsError(f"{where}: {name} is {tuple(weights[name].shape)}, expected {tuple(shape)}")
+        # On the meta device a model has shapes but takes no memory.
+        wanted = {name: tuple(value.shape) for name, value in MaskedLM(config).state_dict().items() if name != TIED}
+    for fault in misfits(wanted, {name: tuple(value.shape) for name, value in weights.items()}):
+        raise WeightsError(f"{where}: {fault}")
+    for name in wanted:
+        # Reads every mapped page once, before anything is written.
         if not weights[name].isfinite().all():
             raise WeightsError(f"{where}: {name} holds NaN or infinity: training had failed before it was saved")
 
@@ -191,7 +194,7 @@ def _plain_values() -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     """Return the reason in torch's multi-line error as one line."""
-    found = re.search(r"GLOBAL ([\w.]+)", str(error))
-    if found:
-        return f"it holds objects of {found[1]}, and unpickling those could run any code; save state.model alone"
+    match = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if match:
+        return f"it holds objects of {match[1]}, and unpickling those could run any code; save state.model alone"
     return f"{first_line(error)}; download it again"

@@ -20,12 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mmbert.errors import DataError, TokenizerError, WeightsError
-from mmbert.model.weights import model_folder
+from mmbert.errors import DataError, TokenizerError
 from mmbert.surgery.bpe import Bpe, is_space, is_wordlike
 from mmbert.surgery.compare_tokenizers import batches
 from mmbert.surgery.learn import Pair, learn_merges
-from mmbert.surgery.vocabulary import ModelFolder, Row, Size, rewrite
+from mmbert.surgery.vocabulary import Row, Size, open_vocabulary, rewrite
 from mmbert.tokenizer.spelling import SPACE
 
 logger = logging.getLogger(__name__)
@@ -56,13 +55,7 @@ def extend(
     At most half of the new tokens are characters. Old ids do not change. Raises DataError for no text or where it
     gives no new token, TokenizerError and WeightsError for a model that cannot be extended.
     """
-    source = ModelFolder(model_folder(model))
-    bpe = Bpe.load(source.encoder)
-    rows = source.rows()
-    if bpe.tokenizer.vocab_size > rows:
-        raise WeightsError(
-            f"{source.encoder}: the tokenizer has {bpe.tokenizer.vocab_size} tokens, the embedding {rows} rows"
-        )
+    source, bpe = open_vocabulary(model)
     if not bpe.tokenizer.byte_ids:
         raise TokenizerError(f"{source.encoder}: the tokenizer has no byte fallback: there is nothing it cannot write")
     # Characters first: merges are learned on text in which these characters are tokens already.
@@ -77,13 +70,13 @@ def extend(
     )
     if not characters and not merges:
         raise DataError(f"the text gives no new token that occurs {min_count} times: give more text")
-    made = ["".join(pair) for pair in merges]
+    joined = ["".join(pair) for pair in merges]
     replaced = replaced_tokens(bpe, characters, merges)
     first = bpe.tokenizer.vocab_size
-    new_rows: list[Row] = [*range(first), *(replaced[token] for token in (*characters, *made))]
+    new_rows: list[Row] = [*range(first), *(replaced[token] for token in (*characters, *joined))]
     # The embedding may have more rows than tokens (padding to a multiple): the surplus keeps its old rows.
-    new_rows += range(len(new_rows), rows)  # rows that no token had, beyond those now given
-    before, after = rewrite(source, out, bpe.extended([*characters, *made], merges), new_rows)
+    new_rows += range(len(new_rows), source.rows())  # rows that no token had, beyond those now given
+    before, after = rewrite(source, out, bpe.extended([*characters, *joined], merges), new_rows)
     logger.info("added %d characters and %d merges in %s", len(characters), len(merges), out)
     return ExtendReport(characters, merges, before, after)
 
@@ -96,11 +89,13 @@ def new_characters(bpe: Bpe, texts: Iterable[str], *, limit: int, min_count: int
     spelled: Counter[str] = Counter()
     for character, count in counts.items():
         for part in bpe.tokenizer.normalise(character):
+            # The normaliser may split a character (NFD); what becomes a token is what the model is given.
             if part not in bpe.ids and not is_space(part):
                 spelled[part] += count
-    found = [character for character, count in spelled.items() if count >= min_count]
-    saving = {character: (len(character.encode()) - 1) * spelled[character] for character in found}
-    return sorted(found, key=lambda character: (-saving[character], character))[:limit]
+    frequent = [character for character, count in spelled.items() if count >= min_count]
+    # A character of n bytes took n tokens and now takes one: n - 1 saved each time it occurs.
+    saving = {character: (len(character.encode()) - 1) * spelled[character] for character in frequent}
+    return sorted(frequent, key=lambda character: (-saving[character], character))[:limit]
 
 
 def count_words(bpe: Bpe, texts: Iterable[str]) -> Counter[tuple[str, ...]]:
@@ -109,7 +104,7 @@ def count_words(bpe: Bpe, texts: Iterable[str]) -> Counter[tuple[str, ...]]:
     A run ends where a token begins with a space, and at digits, signs, bytes and added tokens.
     """
     names = {index: token for token, index in bpe.ids.items()}
-    found: Counter[bytes] = Counter()
+    runs: Counter[bytes] = Counter()
     for ids, inside, opens in _marked(bpe, texts):
         # A run begins at a mergeable token that opens a word or follows one that is not mergeable.
         begins = inside & (opens | ~np.append(False, inside[:-1]))
@@ -117,20 +112,21 @@ def count_words(bpe: Bpe, texts: Iterable[str]) -> Counter[tuple[str, ...]]:
         starts = np.flatnonzero(begins)
         stops = breaks[np.searchsorted(breaks, starts, side="right")]
         content, size = ids.tobytes(), ids.itemsize
-        found.update(
+        runs.update(
             content[start * size : stop * size] for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)
         )
-    return Counter({tuple(names[i] for i in np.frombuffer(run, np.int64).tolist()): n for run, n in found.items()})
+    return Counter({tuple(names[i] for i in np.frombuffer(run, np.int64).tolist()): n for run, n in runs.items()})
 
 
 def neighbours(bpe: Bpe, texts: Iterable[str]) -> set[Pair]:
     """Return all pairs of neighbouring tokens in such runs."""
     names = {index: token for token, index in bpe.ids.items()}
-    found: set[int] = set()
+    pairs: set[int] = set()
     for ids, inside, opens in _marked(bpe, texts):
         together = inside[:-1] & inside[1:] & ~opens[1:]
-        found.update(np.unique((ids[:-1] << 32 | ids[1:])[together]).tolist())
-    return {(names[pair >> 32], names[pair & 0xFFFF_FFFF]) for pair in found}
+        # A pair of ids as one integer of 64 bits, so that NumPy finds the distinct ones.
+        pairs.update(np.unique((ids[:-1] << 32 | ids[1:])[together]).tolist())
+    return {(names[pair >> 32], names[pair & 0xFFFF_FFFF]) for pair in pairs}
 
 
 def _marked(bpe: Bpe, texts: Iterable[str]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -153,12 +149,12 @@ def _marked(bpe: Bpe, texts: Iterable[str]) -> Iterator[tuple[np.ndarray, np.nda
 
 def replaced_tokens(bpe: Bpe, characters: Iterable[str], merges: Iterable[Pair]) -> dict[str, tuple[int, ...]]:
     """Return new token -> ids of the old tokens that it replaces, in order; for a character these are its bytes."""
-    found: dict[str, tuple[int, ...]] = {}
+    old_ids: dict[str, tuple[int, ...]] = {}
     for character in characters:
         spelled = tuple(bpe.tokenizer.byte_ids[byte] for byte in character.encode())
         unk = bpe.tokenizer.unk_id
-        found[character] = (unk,) if unk in spelled else spelled  # without a token for a byte, there is one for all
+        old_ids[character] = (unk,) if unk in spelled else spelled  # without a token for a byte, there is one for all
     for left, right in merges:
-        parts = [found[part] if part in found else (bpe.ids[part],) for part in (left, right)]
-        found[left + right] = parts[0] + parts[1]
-    return found
+        parts = [old_ids[part] if part in old_ids else (bpe.ids[part],) for part in (left, right)]
+        old_ids[left + right] = parts[0] + parts[1]
+    return old_ids

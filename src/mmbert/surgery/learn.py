@@ -35,9 +35,9 @@ def learn_merges(
     Ties go to the pair that is first in the alphabet, so that the same words give the same merges in any order.
     """
     table = _Pairs(words)
-    made: list[Pair] = []
+    merges: list[Pair] = []
     tokens = set(known)
-    while len(made) < limit:
+    while len(merges) < limit:
         best = table.pop(min_count)
         if best is None:
             break
@@ -46,9 +46,9 @@ def learn_merges(
         if best in refused or product in tokens or len(product) > max_length:
             continue
         tokens.add(product)
-        made.append(best)
+        merges.append(best)
         table.join(best)
-    return made
+    return merges
 
 
 class _Pairs:
@@ -62,6 +62,7 @@ class _Pairs:
             for pair in pairwise(parts):
                 self._counts[pair] += count
                 self._places[pair].add(number)
+        # Entries are never updated in place: a changed count is pushed once more, and pop() drops the outdated ones.
         self._heap = [(-count, pair) for pair, count in self._counts.items()]
         heapq.heapify(self._heap)
 
@@ -76,7 +77,10 @@ class _Pairs:
 
     def join(self, pair: Pair) -> None:
         """Make a pair one token in all words, from the left."""
+        # All pairs of a changed word are taken out and counted anew: overlaps such as a a a make finer bookkeeping
+        # wrong.
         changed: set[Pair] = set()
+        # _places may name words that have lost the pair since; joining nothing in them is harmless.
         for number in self._places.pop(pair):
             parts, count = self._words[number]
             for old in pairwise(parts):

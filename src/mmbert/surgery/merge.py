@@ -18,7 +18,6 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 
@@ -29,12 +28,12 @@ from mmbert.errors import ConfigError, WeightsError
 from mmbert.files import atomic_folder, read_json
 from mmbert.log import progress
 from mmbert.model.mapped import TensorInfo
-from mmbert.model.weights import EMBEDDING, TIED, WEIGHTS, load_config
+from mmbert.model.weights import EMBEDDING, TIED, WEIGHTS, load_config, tensor_writer
 from mmbert.recipe import START, Merge
 from mmbert.surgery.average import average, fading_weights
 from mmbert.surgery.report import MergeReport, Tally
 from mmbert.surgery.select import Selection, Threshold, Trim
-from mmbert.surgery.tensor_files import TensorFile, tensor_writer
+from mmbert.surgery.tensor_files import TensorFile
 from mmbert.surgery.ties import disjoint_mean, elect, entries_kept
 
 CHUNK = 1 << 18
@@ -51,10 +50,8 @@ _FREE_FIELDS = {
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class _Variant:
-    folder: Path
-    weight: float
+_Variant = tuple[Path, float]
+"""Folder and weight of a model."""
 
 
 def merge(spec: Merge, phases: dict[str, list[Path]], base: Path | None, out: Path) -> MergeReport:
@@ -71,7 +68,7 @@ def merge(spec: Merge, phases: dict[str, list[Path]], base: Path | None, out: Pa
     if spec.method == "ties" and base is None:
         raise ConfigError("ties needs the folder of the base model: the phase that the merged ones follow")
     with ExitStack() as stack:
-        files = [stack.enter_context(TensorFile(variant.folder)) for variant in variants]
+        files = [stack.enter_context(TensorFile(folder)) for folder, _ in variants]
         reference = None if base is None else stack.enter_context(TensorFile(base))
         models = files if reference is None else [*files, reference]
         _same_configs([file.folder for file in models])
@@ -79,7 +76,7 @@ def merge(spec: Merge, phases: dict[str, list[Path]], base: Path | None, out: Pa
         with atomic_folder(out) as folder, tensor_writer(folder / WEIGHTS, tensors) as write:
             job = _Job(spec, variants, files, reference, tensors, write)
             report = job.ties() if spec.method == "ties" else job.average()
-            _copy_side_files(variants[0].folder, folder)
+            _copy_side_files(files[0].folder, folder)
     logger.info("merged %d models by %s into %s", len(variants), spec.method, out)
     return report
 
@@ -94,7 +91,7 @@ class _Job:
         files: list[TensorFile],
         reference: TensorFile | None,
         tensors: list[TensorInfo],
-        write: Callable[[Tensor], None],
+        write: Callable[[Tensor], object],
     ) -> None:
         self._spec = spec
         self._variants = variants
@@ -102,7 +99,7 @@ class _Job:
         self._reference = reference
         self._tensors = tensors
         self._write = write
-        self._weights = torch.tensor([variant.weight for variant in variants], dtype=torch.float32)
+        self._weights = torch.tensor([weight for _, weight in variants], dtype=torch.float32)
         self._tallies = {info.name: Tally(len(variants)) for info in tensors}
         floating = sum(info.numel for info in tensors if info.dtype.is_floating_point)
         # TIES: two passes for the thresholds if entries are trimmed, one for the majority sign, one to merge and write.
@@ -116,6 +113,7 @@ class _Job:
         with self._bar:
             for group in [self._tensors] if whole else [[info] for info in self._tensors]:
                 thresholds = self._thresholds(group)
+                # mergekit's form (trim per tensor) has no majority: its even votes are positive, see ties.py.
                 even = self._majority(group, thresholds) if whole else 1.0
                 self._merge_group(group, thresholds, even)
         magnitudes = [0.0 if threshold is None else threshold.magnitude for threshold in thresholds]
@@ -123,7 +121,7 @@ class _Job:
 
     def average(self) -> MergeReport:
         """Merge by the weighted mean."""
-        weights = [variant.weight for variant in self._variants]
+        weights = [weight for _, weight in self._variants]
         with self._bar:
             for info in self._tensors:
                 if not info.dtype.is_floating_point:
@@ -134,6 +132,7 @@ class _Job:
                     merged = average(chunks, weights)
                     self._write(merged)
                     reference = merged if self._reference is None else self._reference.read(info.name, start, stop)
+                    # Without a base the report measures each model's distance from the mean.
                     differences = torch.stack([chunk.float() for chunk in chunks]) - reference.float()
                     self._tallies[info.name].add(reference, differences, differences)
                     self._bar.update(stop - start)
@@ -188,6 +187,8 @@ class _Job:
                 continue
             for start, stop in _chunks(info):
                 base = _finite(self._reference, info.name, start, stop).float()
+                # Differences are formed in fp32: in bf16 a small update of a large weight would be rounded away before
+                # the trim.
                 variants = torch.stack([_finite(file, info.name, start, stop).float() for file in self._files])
                 yield info, base, variants.sub_(base)
                 self._bar.update(stop - start)
@@ -197,6 +198,7 @@ class _Job:
         for start, stop in _chunks(info):
             chunks = [file.read(info.name, start, stop) for file in self._files]
             for file, chunk in zip(self._files, chunks, strict=True):
+                # A mean of whole numbers would be a third value that no model was trained with.
                 if not torch.equal(chunk, chunks[0]):
                     raise WeightsError(f"cannot merge: whole numbers of {info.name} differ in {file.folder}")
             self._write(chunks[0])
@@ -204,6 +206,7 @@ class _Job:
     def _report(self, thresholds: list[float] | None) -> MergeReport:
         spec, is_ties = self._spec, self._spec.method == "ties"
 
+        # Sums, not means of ratios: a tensor counts in the total by its number of entries.
         def absorb(total: Tally, tally: Tally) -> Tally:
             total.absorb(tally)
             return total
@@ -211,8 +214,8 @@ class _Job:
         return MergeReport(
             method=spec.method,
             reference="mean" if self._reference is None else str(self._reference.folder),
-            variants=[str(variant.folder) for variant in self._variants],
-            weights=[variant.weight for variant in self._variants],
+            variants=[str(folder) for folder, _ in self._variants],
+            weights=[weight for _, weight in self._variants],
             trim=spec.trim if is_ties else None,
             density=spec.density if is_ties else None,
             scale=spec.scale if is_ties else None,
@@ -238,7 +241,7 @@ def _variants(spec: Merge, phases: dict[str, list[Path]]) -> list[_Variant]:
             )
         # Checkpoints of one phase divide the weight of the phase: their fading weights sum to 1.
         fading = fading_weights(wanted, spec.fading)
-        variants += [_Variant(folder, weight * part) for folder, part in zip(folders[-wanted:], fading, strict=True)]
+        variants += [(folder, weight * part) for folder, part in zip(folders[-wanted:], fading, strict=True)]
     return variants
 
 
@@ -276,10 +279,10 @@ def _same_configs(folders: list[Path]) -> None:
     expected = load_config(first).model_dump(exclude=_FREE_FIELDS)
     words = _tokenizer(first)
     for folder in rest:
-        found = load_config(folder).model_dump(exclude=_FREE_FIELDS)
+        other_config = load_config(folder).model_dump(exclude=_FREE_FIELDS)
         for field, value in expected.items():
-            if found[field] != value:
-                raise WeightsError(f"cannot merge: {field} is {value} in {first} but {found[field]} in {folder}")
+            if other_config[field] != value:
+                raise WeightsError(f"cannot merge: {field} is {value} in {first} but {other_config[field]} in {folder}")
         other = _tokenizer(folder)
         if words is not None and other is not None and words != other:
             raise WeightsError(f"cannot merge: {first} and {folder} have different tokenizers")

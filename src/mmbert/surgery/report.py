@@ -65,16 +65,20 @@ class Tally:
 
     def add(self, reference: Tensor, differences: Tensor, trimmed: Tensor) -> None:
         """Add (n,) reference and (K, n) differences before and after the trim."""
+        # The sign of a trimmed entry is 0, so counting signs counts what was kept.
         signs = trimmed.sign().to(torch.int8)
         changes = signs.abs().sum(0)
+        # A parameter that only one variant changes cannot be in conflict.
         shared = changes >= 2
         self._parameters += reference.numel()
         self._unchanged += int((differences == 0).all(0).sum())
         self._shared += int(shared.sum())
+        # Signs of +-1 add up to as many as there are only if all are the same.
         self._conflicts += int((shared & (signs.sum(0).abs() != changes)).sum())
         self._reference += float(reference.double().square().sum())
         self._kept += signs.count_nonzero(1)
         wide = differences.double()
+        # Gram matrix of the differences: its diagonal gives their norms, the rest their cosines, without keeping them.
         self._products += wide @ wide.T
 
     def absorb(self, other: Tally) -> None:
@@ -92,6 +96,7 @@ class Tally:
         count = max(self._parameters, 1)
         norms = self._products.diagonal().clamp(min=0).sqrt().tolist()
         rows = zip(self._products.tolist(), norms, strict=True)
+        # |d_k| / |reference| tells models of different size apart; an absolute distance does not.
         size = self._reference**0.5
         return Disagreement(
             parameters=self._parameters,

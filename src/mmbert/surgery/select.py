@@ -31,11 +31,6 @@ class Threshold:
     equal: int
 
 
-def magnitude_bits(values: Tensor) -> Tensor:
-    """Return (n,) int32 that are ordered as \\|values\\| of (n,) float32."""
-    return values.abs().view(torch.int32)
-
-
 class Selection:
     """Two passes of :meth:`count` over the same numbers, each ended by :meth:`next_pass`, give :attr:`threshold`."""
 
@@ -50,7 +45,8 @@ class Selection:
 
     def count(self, values: Tensor) -> None:
         """Take a part of the stream, (n,) float32, finite."""
-        bits = magnitude_bits(values)
+        bits = values.abs().view(torch.int32)  # ordered as the magnitudes are
+        # 31 bits, as the sign is gone: 16 for the bin, 15 within it.
         high = bits >> _LOW_BITS
         if self._high is None:
             self._table += torch.bincount(high, minlength=_HIGH_BINS)
@@ -60,10 +56,12 @@ class Selection:
 
     def next_pass(self) -> None:
         """End a pass. Raises ValueError if fewer numbers passed than are to be kept."""
+        # from_top[i]: how many magnitudes lie in the i + 1 highest bins.
         from_top = self._table.flip(0).cumsum(0)
         if int(from_top[-1]) < self._wanted:
             raise ValueError(f"cannot keep {self._wanted} of {int(from_top[-1])} numbers")
         place = int(torch.searchsorted(from_top, self._wanted))
+        # Everything in higher bins survives for certain; only the rest of k is still searched, within this bin.
         above = int(from_top[place - 1]) if place else 0
         self._wanted -= above
         if self._high is None:
@@ -71,6 +69,7 @@ class Selection:
             self._table = torch.zeros(_LOW_BINS, dtype=torch.int64)
         else:
             bits = self._high << _LOW_BITS | (_LOW_BINS - 1 - place)
+            # The bits are the number itself, so the threshold is exact: no interpolation between values.
             magnitude = torch.tensor(bits, dtype=torch.int32).view(torch.float32).item()
             self.threshold = Threshold(magnitude, self._wanted)
 
@@ -89,6 +88,7 @@ class Trim:
         magnitudes = values.abs()
         keep = magnitudes > self._threshold.magnitude
         if self._equal_left:
+            # Exactly k survive even among equal magnitudes; the stream must come in the order in which it was counted.
             equal = (magnitudes == self._threshold.magnitude).nonzero().squeeze(1)[: self._equal_left]
             keep[equal] = True
             self._equal_left -= len(equal)

@@ -1,16 +1,12 @@
-"""Read and write safetensors files in chunks, so that memory does not grow with the model.
+"""Read safetensors files in chunks, so that memory does not grow with the model (``tensor_writer`` writes them so).
 
-The library maps a whole file into memory and writes only what is in memory as a whole. Here it checks the file
-(header, offsets, length); the bytes are then read and written chunk by chunk with plain file calls.
-A model in several files (``model.safetensors.index.json``) reads as one; what is written is one file.
+The library maps a whole file into memory. Here it checks the file (header, offsets, length); the bytes are then read
+chunk by chunk with plain file calls. A model in several files (``model.safetensors.index.json``) reads as one.
 Layout: 8 bytes little-endian length of the header, the header (JSON), then the tensors without gaps.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from io import BufferedReader
 from pathlib import Path
@@ -19,8 +15,7 @@ import torch
 from torch import Tensor
 
 from mmbert.errors import WeightsError
-from mmbert.files import atomic_file
-from mmbert.model.mapped import DTYPE_NAMES, TensorInfo, read_header
+from mmbert.model.mapped import TensorInfo, read_header
 from mmbert.model.weights import WEIGHTS, bare_name, read_index
 
 INDEX = f"{WEIGHTS}.index.json"
@@ -39,19 +34,19 @@ class TensorFile:
         self._files: dict[str, BufferedReader] = {}
         try:
             for name, expected in _weight_files(folder).items():
-                found = self._open(name)
-                missing = expected - found.keys()
+                tensors = self._open(name)
+                missing = expected - tensors.keys()
                 if missing:
                     raise WeightsError(f"{folder / name} has no {min(missing)}, which {INDEX} says: download it again")
-                self.tensors.update(found)
+                self.tensors.update(tensors)
         except BaseException:
             self.close()
             raise
 
     def _open(self, name: str) -> dict[str, TensorInfo]:
-        found = read_header(self.folder / name)
+        entries = read_header(self.folder / name)
         self._files[name] = (self.folder / name).open("rb")
-        return {bare_name(tensor): replace(info, name=bare_name(tensor)) for tensor, info in found.items()}
+        return {bare_name(tensor): replace(info, name=bare_name(tensor)) for tensor, info in entries.items()}
 
     def read(self, name: str, start: int, stop: int) -> Tensor:
         """Return entries ``start`` to ``stop`` of the flattened tensor, a copy in the file's type."""
@@ -61,6 +56,7 @@ class TensorFile:
             return torch.empty(0, dtype=info.dtype)
         file = self._files[info.path.name]
         file.seek(info.offset + start * size)
+        # torch.frombuffer wants memory that may be written, so no bytes object.
         chunk = bytearray((stop - start) * size)
         if file.readinto(chunk) != len(chunk):
             raise WeightsError(f"{info.path} ends inside {name}: it was changed while being read")
@@ -87,30 +83,3 @@ def _weight_files(folder: Path) -> dict[str, set[str]]:
     for tensor, file in read_index(folder / INDEX).items():
         files.setdefault(file, set()).add(bare_name(tensor))
     return files
-
-
-@contextmanager
-def tensor_writer(path: Path, tensors: Sequence[TensorInfo]) -> Iterator[Callable[[Tensor], None]]:
-    """Write a safetensors file whose ``tensors`` come in this order, flattened, in chunks of any size; atomic.
-
-    Wider types must come before narrower ones, so that every tensor is aligned. The file gets the mode of any new
-    file (the library's own writer gives 0600, which no other user could read).
-    """
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for info in tensors:
-        start, end = end, end + info.numel * info.dtype.itemsize
-        header[info.name] = {"dtype": DTYPE_NAMES[info.dtype], "shape": list(info.shape), "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    written = 0
-
-    def write(chunk: Tensor) -> None:
-        nonlocal written
-        if chunk.numel():
-            written += file.write(chunk.contiguous().view(torch.uint8).numpy().data)
-
-    with atomic_file(path) as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        yield write
-        assert written == end, f"{written} bytes written of {end}"

@@ -24,6 +24,7 @@ from torch import Tensor
 
 def entries_kept(count: int, density: float) -> int:
     """Return how many of ``count`` entries a trim keeps."""
+    # At least one, else a density near 0 would leave no threshold to compare with.
     return max(1, int(density * count))
 
 

@@ -16,11 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mmbert.errors import ConfigError, DataError, WeightsError
-from mmbert.model.weights import model_folder
+from mmbert.errors import ConfigError, DataError
 from mmbert.surgery.bpe import Bpe, is_space
 from mmbert.surgery.compare_tokenizers import batches
-from mmbert.surgery.vocabulary import ModelFolder, Size, rewrite
+from mmbert.surgery.vocabulary import Size, open_vocabulary, rewrite
 from mmbert.tokenizer.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -55,16 +54,12 @@ def trim(
     Raises ConfigError if ``max_tokens`` is below what every model needs, DataError for no text, TokenizerError and
     WeightsError for a model that cannot be trimmed.
     """
-    source = ModelFolder(model_folder(model))
-    bpe = Bpe.load(source.encoder)
+    source, bpe = open_vocabulary(model)
     tokenizer = bpe.tokenizer
-    if tokenizer.vocab_size > source.rows():
-        raise WeightsError(
-            f"{source.encoder}: the tokenizer has {tokenizer.vocab_size} tokens, the embedding {source.rows()} rows"
-        )
     documents, counts = count_tokens(tokenizer, texts)
     kept = select(bpe, counts, min_count=min_count, max_tokens=max_tokens, named=source.token_names())
     content = bpe.restricted(kept)
+    # Row i of the new embedding is the token with id i, so a gap would shift all rows behind it.
     assert Tokenizer(content, "the trimmed tokenizer").vocab_size == len(kept), "ids must be without gaps"
     before, after = rewrite(source, out, content, kept)
     covered = int(counts[kept].sum())
@@ -78,6 +73,7 @@ def count_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[int, np.nd
     documents = 0
     for batch in batches(texts):
         documents += len(batch)
+        # Encoded without <bos> and <eos>: added tokens are kept anyway, whatever their count.
         counts += np.bincount(np.concatenate(tokenizer.encode_batch(batch)), minlength=len(counts))
     if not documents:
         raise DataError("no text to trim by: is the file empty, or of other languages?")

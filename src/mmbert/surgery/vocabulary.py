@@ -22,8 +22,9 @@ from mmbert.errors import WeightsError
 from mmbert.files import atomic_folder, read_json, write_json, write_text
 from mmbert.model.folder import read_modules
 from mmbert.model.mapped import TensorInfo
-from mmbert.model.weights import TIED, WEIGHTS
-from mmbert.surgery.tensor_files import TensorFile, tensor_writer
+from mmbert.model.weights import TIED, WEIGHTS, model_folder, tensor_writer
+from mmbert.surgery.bpe import Bpe
+from mmbert.surgery.tensor_files import TensorFile
 
 Row = int | tuple[int, ...]
 """A new row: an old one, or the mean of several."""
@@ -80,6 +81,7 @@ class ModelFolder:
         self.modules: list[str] = []
         inner = ""
         for name, place in read_modules(root):
+            # sentence-transformers names modules by class: only this one has token ids, all others work on vectors.
             if name.endswith(".Transformer"):
                 inner = place
             elif place and (root / place).is_dir():  # modules without settings have no folder
@@ -100,22 +102,35 @@ class ModelFolder:
 
         A reader adds one that ``tokenizer.json`` lacks, with an id for which the embedding has no row.
         """
-        found: set[str] = set()
+        names: set[str] = set()
         for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
             path = self.encoder / name
             values = read_json(path) if path.is_file() else {}
             if name == "added_tokens.json":
-                found.update(values)
+                names.update(values)
                 continue
             for key, value in values.items():
                 if key.endswith("_token") or key in ("additional_special_tokens", "extra_special_tokens"):
-                    found.update(_strings(value))
-        return found
+                    names.update(_strings(value))
+        return names
 
     def rows(self) -> int:
         """Return the rows of the token embedding; there may be more rows than tokens."""
         with TensorFile(self.encoder) as file:
             return _embedding(file).shape[0]
+
+
+def open_vocabulary(model: str | Path) -> tuple[ModelFolder, Bpe]:
+    """Return the folder of a model (or hub name) and its tokenizer.
+
+    Raises WeightsError and TokenizerError for one whose vocabulary cannot be changed.
+    """
+    source = ModelFolder(model_folder(model))
+    bpe = Bpe.load(source.encoder)
+    tokens, rows = bpe.tokenizer.vocab_size, source.rows()
+    if tokens > rows:
+        raise WeightsError(f"{source.encoder}: the tokenizer has {tokens} tokens, the embedding {rows} rows")
+    return source, bpe
 
 
 def rewrite(source: ModelFolder, out: Path, tokenizer: str, rows: Sequence[Row]) -> tuple[Size, Size]:
@@ -132,14 +147,17 @@ def rewrite(source: ModelFolder, out: Path, tokenizer: str, rows: Sequence[Row])
     with atomic_folder(out) as folder, TensorFile(source.encoder) as file:
         for module in source.modules:
             shutil.copytree(source.root / module, folder / module)
+            # Ids in a module's settings follow too; a file that holds none stays as it is, byte by byte.
             for path in (folder / module).rglob("*.json"):
                 _copy_json(path, path, new_ids)
         (folder / source.inner).mkdir(parents=True, exist_ok=True)
         if (source.root / "modules.json").is_file():
             shutil.copyfile(source.root / "modules.json", folder / "modules.json")
+        # Settings of sentence-transformers stand at the root, those of the encoder in its own folder.
         for part in {"", source.inner}:  # a set: in a plain folder both are the root
             _copy_side_files(source.root / part, folder / part, new_ids, len(rows))
-        tied = _is_tied(file, source.config())
+        # A stored decoder that is a copy of the token embedding need not be stored.
+        tied = bool(source.config().get("tie_word_embeddings", True)) and TIED in file.tensors
         _write_weights(file, folder / source.inner / WEIGHTS, rows, tied=tied)
         write_text(folder / source.inner / "tokenizer.json", tokenizer)
         before = _size(file, tied=tied)
@@ -179,6 +197,7 @@ def _gather(file: TensorFile, info: TensorInfo, rows: Sequence[Row]) -> Iterator
         row = rows[start]
         if not isinstance(row, int):  # a new token begins as the mean of the tokens that it replaces
             parts = torch.stack([file.read(info.name, part * width, (part + 1) * width) for part in row])
+            # In fp32: a mean in bf16 would lose bits with every part.
             yield parts.float().mean(0).to(info.dtype)
             start += 1
             continue
@@ -242,8 +261,10 @@ def _new_id(value: Any, new_ids: Mapping[int, int]) -> Any:
     if isinstance(value, list):
         sequences = [item for item in value if not isinstance(item, list) or all(i in new_ids for i in item)]
         return [new for item in sequences if (new := _new_id(item, new_ids)) is not None] or None
+    # bool is an int in Python: true must not be read as token 1.
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
+    # Some writers store ids as 3.0; 3.5 is no id at all.
     return new_ids.get(int(value)) if value == int(value) else None
 
 
@@ -271,13 +292,9 @@ def _embedding(file: TensorFile) -> TensorInfo:
     raise WeightsError(f"no {_EMBEDDING} in the weights of {file.folder}: this is no ModernBERT")
 
 
-def _is_tied(file: TensorFile, config: dict[str, Any]) -> bool:
-    """Return whether a stored decoder is a copy of the token embedding, which need not be stored."""
-    return bool(config.get("tie_word_embeddings", True)) and TIED in file.tensors
-
-
 def _size(file: TensorFile, *, tied: bool) -> Size:
     embedding = _embedding(file)
+    # A stored copy of a tied matrix is one matrix for the model, but two on disk.
     counted = [info for info in file.tensors.values() if not (tied and info.name == TIED)]
     return Size(
         tokens=embedding.shape[0],

@@ -38,6 +38,7 @@ def phase_config(recipe: Recipe, phase: str, tokenizer: Tokenizer) -> ModelConfi
         )
     now = recipe.phases[phase]
     ids = {f"{role}_id": getattr(tokenizer, f"{role}_id") for role in ("pad", "eos", "bos", "unk", "mask")}
+    # Context and RoPE belong to the phase (mmBERT raises both between phases); weights are taken over unchanged.
     longest = max(now.context, recipe.shape.max_context or 0)
     return ModelConfig(**{**known, **ids, **now.rotary, "vocab_size": vocab_size, "max_context": longest})
 
@@ -48,12 +49,14 @@ def begin(ctx: PhaseContext, config: ModelConfig) -> tuple[MaskedLM, StableAdamW
     state = State(ctx.name, recipe=recipe_hash(recipe), precision=ctx.precision, versions=versions())
     if parent is not None:
         end = ctx.mesh.run_on_main(lambda: checkpoint.latest(ctx.folder.parent / parent))
+        # A phase that follows half of another one would depend on when that one was stopped.
         if end is None or not checkpoint.read_state(end).finished:
             raise TrainingError(f"phase {ctx.name} follows {parent}, which is not finished: train it first")
         check(end, ctx)
         model, optimizer, last = resume(ctx, config, end)
         if ctx.mesh.main:
             log.info("%s goes on from %s", ctx.name, end)
+        # Moments go on over phases, so Adam's bias correction has to count the steps of all of them.
         return model, optimizer, replace(state, optimizer_step=last.optimizer_step)
     model = _empty(config)
     if recipe.start is None:
@@ -62,6 +65,8 @@ def begin(ctx: PhaseContext, config: ModelConfig) -> tuple[MaskedLM, StableAdamW
         )
     else:
         model.load_state_dict(MaskedLM.load(ctx.folder.parent / START).state_dict())
+    # Weights are drawn whole, on the CPU and from one generator, before they are sharded: equal for any number of
+    # ranks.
     return *_place(ctx, model), state
 
 
@@ -118,6 +123,7 @@ def _empty(config: ModelConfig) -> MaskedLM:
     """Return a model on the CPU whose weights are still to be written."""
     with torch.device("meta"):
         model = MaskedLM(config)
+    # Leaving the meta device gives each name a tensor of its own, which parts the decoder from the embedding.
     model.to_empty(device="cpu")
     model.tie()
     return model

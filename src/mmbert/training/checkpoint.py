@@ -83,6 +83,7 @@ class State:
 
 def tensors_of(model: MaskedLM, optimizer: StableAdamW) -> dict[str, Tensor]:
     """Return what a checkpoint holds: every weight once, and both of its moments."""
+    # Detached views of the live tensors, not copies: loading fills them in place, and saving copies them itself.
     weights = {name: parameter.detach() for name, parameter in model.named_parameters() if name != TIED}
     return {**weights, **optimizer.state_tensors()}
 
@@ -93,6 +94,7 @@ def load(path: Path, model: MaskedLM, optimizer: StableAdamW, mesh: Mesh | None 
     Raises TrainingError if it belongs to another model, is of another version or cannot be read.
     """
     state = read_state(path)
+    # Asking for the moments creates them as zeros, so the optimiser has tensors to be filled.
     read_into(path, tensors_of(model, optimizer), mesh.host_group if mesh is not None else None)
     optimizer.set_step(state.optimizer_step)
     return state
@@ -110,12 +112,13 @@ def path_of(folder: Path, state: State) -> Path:
 
 def checkpoints(folder: Path) -> list[Path]:
     """Return all checkpoints of a phase, oldest first, unchecked."""
-    found = [path for path in folder.glob("step-*") if path.is_dir() and path.name.removeprefix("step-").isdigit()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    folders = [path for path in folder.glob("step-*") if path.is_dir() and path.name.removeprefix("step-").isdigit()]
+    return sorted(folders, key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def latest(folder: Path) -> Path | None:
     """Return the newest checkpoint whose checksums hold; damaged newer ones are skipped with a warning."""
+    # All bytes are read before any is loaded: damage costs one checkpoint, not the run.
     for path in reversed(checkpoints(folder)):
         fault = damage(path)
         if fault is None:
@@ -141,12 +144,13 @@ def prune(folder: Path, keep: int) -> None:
     A checkpoint that was not due is deleted as soon as there is a newer one: what remains does not depend on when a run
     was stopped, and neither does an average over checkpoints.
     """
-    found = checkpoints(folder)
-    due = [path for path in found if _is_due(path)]
-    kept = {*due[-keep:], *found[-1:]}
+    folders = checkpoints(folder)
+    due = [path for path in folders if _is_due(path)]
+    # The newest always stays, also one that was not due: it is what the run resumes from.
+    kept = {*due[-keep:], *folders[-1:]}
     for path in folder.glob(f"step-*{PARTIAL}"):
         shutil.rmtree(path, ignore_errors=True)
-    for path in found:
+    for path in folders:
         if path not in kept:
             going = path.with_name(path.name + PARTIAL)
             path.rename(going)  # so that an interrupted deletion leaves no incomplete checkpoint

@@ -80,14 +80,14 @@ def token_vectors(folder: Path, vocab_size: int, width: int, without: Container[
 def _documents(files: Sequence[tuple[Path, int]], vocab_size: int) -> list[NDArray[np.int64]]:
     """Return the first ``SAMPLE`` tokens of shards (path, tokens), in proportion, by document."""
     share = min(1.0, SAMPLE / max(sum(tokens for _, tokens in files), 1))
-    found = []
+    documents = []
     for path, tokens in files:
         shard = Shard.open(path)
         end = round(tokens * share)
         ids = shard.tokens[:end].astype(np.int64)
         ids[ids >= vocab_size] = 0  # of a damaged shard, which training names or leaves out
-        found += np.split(ids, shard.ends[shard.ends < end])
-    return found
+        documents += np.split(ids, shard.ends[shard.ends < end])
+    return documents
 
 
 def shared_information(documents: Sequence[NDArray[np.int64]], tokens: NDArray[np.int64]) -> torch.Tensor:
@@ -172,13 +172,13 @@ def _counted(
 
 def _drained(parts: list[NDArray[Any]], kind: type[np.generic]) -> NDArray[Any]:
     """Return the parts end to end, and let go of each once it is copied."""
-    found = np.empty(sum(map(len, parts)), kind)
+    joined = np.empty(sum(map(len, parts)), kind)
     at, parts[:] = 0, parts[::-1]
     while parts:
         part = parts.pop()
-        found[at : at + len(part)] = part
+        joined[at : at + len(part)] = part
         at += len(part)
-    return found
+    return joined
 
 
 def factorise(table: torch.Tensor, width: int, seed: int) -> Vectors:

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mmbert.errors import ConfigError, MMBertError, TrainingError
+from mmbert.errors import ConfigError, MMBertError, TrainingError, first_line
 from mmbert.files import environment, world_size
 
 T = TypeVar("T")
@@ -65,6 +65,7 @@ class Mesh:
         """Return whether ``flag`` is true on some rank, over the host group: the accelerator's queue is not stopped."""
         if self.world == 1:
             return flag
+        # A tensor of the CPU goes over gloo (see ``connect``), so the accelerator is not waited for.
         flags = torch.tensor(int(flag))
         dist.all_reduce(flags, dist.ReduceOp.MAX)
         return bool(flags)
@@ -72,6 +73,7 @@ class Mesh:
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.world > 1:
+            # The host group waits for hours; the default group would end the run after ``timeout``.
             dist.barrier(self.host_group)
 
     def run_on_main(self, work: Callable[[], T]) -> T:
@@ -114,6 +116,7 @@ class Mesh:
         """Give every rank the sum of all ranks' gradients; a missing one counts as zero. Sharded ones are sums."""
         if self.world == 1 or self.sharded:
             return
+        # Buckets bound the memory of the flat copy and spare a call for each of hundreds of small tensors.
         bucket: list[nn.Parameter] = []
         size = 0
         for parameter in parameters:
@@ -128,6 +131,7 @@ class Mesh:
     def _sum_bucket(self, parameters: list[nn.Parameter]) -> None:
         # A parameter may lack a gradient on one rank only (a micro-batch without labels); all ranks must sum alike.
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        # Every rank sums the same tensors in the same order: another order would exchange unlike gradients, silently.
         flat = self.all_reduce_sum(torch.cat([gradient.reshape(-1) for gradient in gradients]))
         # ``split`` gives views of one buffer, so no gradient is copied back
         parts: tuple[Tensor, ...] = torch.split(flat, [p.numel() for p in parameters])
@@ -180,12 +184,13 @@ def connect(device: str, parallel: Parallel = "ddp", timeout: float = 600.0) -> 
             dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
         host_group = dist.new_group(backend="gloo", timeout=PATIENCE) if world > 1 else None
     except (RuntimeError, ValueError) as error:
-        raise TrainingError(f"cannot join {world} processes: {_first_line(error)}; start them with torchrun") from error
+        raise TrainingError(f"cannot join {world} processes: {_reason(error)}; start them with torchrun") from error
     try:
         yield Mesh(rank, world, here, parallel, host_group)
     except RuntimeError as error:
         if world == 1 or not is_lost(error):
             raise
+        # Only errors of collectives are translated; a RuntimeError of one's own keeps its traceback.
         raise lost(rank, world, error) from error
     finally:
         if joined:
@@ -201,7 +206,7 @@ def is_lost(error: BaseException) -> bool:
 def lost(rank: int, world: int, error: BaseException) -> TrainingError:
     """Return such an error in one line."""
     return TrainingError(
-        f"process {rank} lost another of the {world}: it died or hangs ({_first_line(error)}); that process's "
+        f"process {rank} lost another of the {world}: it died or hangs ({_reason(error)}); that process's "
         "log says why; the same command resumes from the last checkpoint"
     )
 
@@ -210,10 +215,9 @@ _SIGNS = ("gloo", "Connection closed by peer", "Connection reset by peer", "Brok
 """In messages of errors that are plain RuntimeErrors."""
 
 
-def _first_line(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     """Return the first line of a message, without torch's source location at its beginning."""
-    lines = re.sub(r"^\[[^]]*\] *", "", str(error).strip()).splitlines()
-    return lines[0] if lines else type(error).__name__
+    return re.sub(r"^\[[^]]*\] *", "", first_line(error))
 
 
 def _sum_not_mean(module: Any) -> None:

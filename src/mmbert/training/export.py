@@ -21,12 +21,14 @@ def export(path: Path, out: Path) -> Path:
     """
     if not path.is_dir():
         raise TrainingError(f"no such checkpoint: {path} (a folder like RUN/PHASE/step-000123)")
+    # Checked first: weights that were damaged on disk would be copied under new, valid checksums.
     fault = checkpoint.damage(path)
     if fault is not None:
         raise TrainingError(f"{path} is no whole checkpoint ({fault}): take another")
     with atomic_folder(out) as partial:
         save_state(read_model(path), partial / WEIGHTS)
         for file in path.iterdir():
+            # The optimiser's moments and the state of the run are no part of a model; the checksums are taken anew.
             if file.suffix != ".safetensors" and file.name not in (SUMS, checkpoint.STATE):
                 shutil.copyfile(file, partial / file.name)
         write_sums(partial)

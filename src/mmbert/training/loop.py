@@ -79,6 +79,7 @@ def _train(
         Meters(ctx.folder, ctx.name, ctx.phase, state, every=runtime.log_every, main=ctx.mesh.main) as meters,
     ):
         for step in loader:
+            # By tokens seen before the step, from the cursor: a resumed run computes the same rate.
             rate = learning_rate(ctx.phase, state.cursor.tokens)
             try:
                 result = train_step(ctx, model, optimizer, step, rate, state, should_stop)
@@ -90,6 +91,7 @@ def _train(
                     saver.save(replace(state, due=False), model, optimizer)
                     saver.wait()
                 raise _stopped(ctx, state)
+            # The last batch may reach beyond the phase's tokens; steps are whole.
             last = step.cursor_after.tokens >= ctx.phase.tokens
             meters.record(step, result.loss, result.norm, rate, saving=saver.waited(), last=last)
             # Due by tokens, not by steps or time: the same checkpoints exist wherever a run was stopped.

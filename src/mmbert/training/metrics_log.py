@@ -47,8 +47,10 @@ class Meters:
         self._past = {"rollbacks": state.rollbacks, "skipped_steps": state.skipped_steps}
         self._path = folder / METRICS
         self._phase, self._every, self._main = phase, every, main
+        # perf_counter, not time(): the clock of the day may be set back.
         self._clock = time.perf_counter()
         if main:
+            # Steps after the checkpoint are run again; their lines would stand twice.
             _keep_lines(self._path, state.cursor.step)
             self._file = self._path.open("ab", buffering=0)  # nothing is left to write when the disk is full
             self._board = _tensorboard(folder / "tensorboard", state.cursor.step)
@@ -64,6 +66,7 @@ class Meters:
         now = time.perf_counter()
         sums, elapsed = self.sums, now - self._clock
         self._clock = now
+        # Weighted by labels: a mean of means would depend on how often lines are written.
         sums.loss += loss * step.labels
         sums.labels += step.labels
         sums.tokens += step.tokens
@@ -84,6 +87,7 @@ class Meters:
                 "batch": step.batch, "tokens_per_second": round(speed, 1), "save_s": round(sums.saving, 4),
                 **self._past, "seconds": round(sums.seconds, 3), "time": round(time.time(), 3),
             })  # fmt: skip
+            # Everything begins anew but the seconds of the whole phase.
             self.sums = Sums(seconds=sums.seconds)
 
     def close(self) -> None:
@@ -118,6 +122,7 @@ def _keep_lines(path: Path, step: int) -> None:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
+            # Only the last line can be cut, by a killed process; behind it there is nothing.
             break
     write_text(path, "".join(kept))
 

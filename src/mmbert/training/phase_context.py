@@ -32,6 +32,7 @@ class PhaseContext:
 
     def steps(self) -> Steps:
         """Return what this rank trains on, from any cursor on."""
+        # Read anew for each loader: a rollback or restart must see shards that were found damaged meanwhile.
         bad = BadShards(self.folder.parent)
         return Steps(self.recipe, self.name, self.shards, self.tokenizer, self.mesh, bad)
 
@@ -40,4 +41,5 @@ class PhaseContext:
         """Checkpoints to keep: the newest and ``runtime.keep`` before it, more if they will be averaged."""
         merge = self.recipe.merge
         averaged = merge.checkpoints if merge and merge.method == "average" and self.name in merge.phases else 0
+        # + 1: the last one becomes the phase's end and is not a checkpoint "before it".
         return max(self.recipe.runtime.keep + 1, averaged)

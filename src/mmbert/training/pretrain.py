@@ -61,6 +61,7 @@ def pretrain(
     if unknown:
         raise ConfigError(f"no phase {unknown[0]} in {recipe.name}: it has {', '.join(recipe.phases)}")
     chosen = [name for name in recipe.order() if phases is None or name in phases]
+    # Before the hash of the recipe is taken: what the start determines (shape, tokenizer) is part of the run.
     recipe = resolve(recipe)
     runtime = recipe.runtime
     if runtime.threads:
@@ -81,6 +82,7 @@ def pretrain(
                 ends[name] = run_phase(ctx)
                 if after_phase is not None and mesh.main:
                     after_phase(name, ends[name])
+                # Without it other ranks would begin the next phase, and time out while the first one evaluates.
                 mesh.barrier()
     return ends
 
@@ -98,6 +100,7 @@ def run_phase(ctx: PhaseContext) -> Path:
     mesh, final = ctx.mesh, ctx.folder / FINAL
     newest = mesh.run_on_main(lambda: checkpoint.latest(ctx.folder))
     if newest is not None:
+        # Also for a finished phase: its model would otherwise pass for one of another recipe.
         check(newest, ctx)
         if checkpoint.read_state(newest).finished and mesh.run_on_main(lambda: _is_whole(final)):
             if mesh.main:
@@ -105,6 +108,7 @@ def run_phase(ctx: PhaseContext) -> Path:
             return final
     ctx.folder.mkdir(parents=True, exist_ok=True)
     config = phase_config(ctx.recipe, ctx.name, ctx.tokenizer)
+    # A finished phase without its final folder was killed between the two: it is exported again, not trained.
     if newest is None or not checkpoint.read_state(newest).finished:
         model, optimizer, state = begin(ctx, config) if newest is None else resume(ctx, config, newest)
         if ctx.recipe.runtime.compile:
@@ -136,5 +140,6 @@ def checkpoints_of(folder: Path) -> list[Path]:
     Only those whose turn had come: where a run was stopped changes nothing.
     """
     states = {path: checkpoint.read_state(path) for path in checkpoint.checkpoints(folder)}
+    # The last checkpoint is ``final`` itself, so it is not taken twice.
     before = [as_model(path) for path, state in states.items() if state.due and not state.finished]
     return [*before, folder / FINAL]

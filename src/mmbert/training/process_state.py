@@ -22,13 +22,14 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 @contextmanager
 def sigterm() -> Iterator[threading.Event]:
     """Yield an event that SIGTERM sets instead of ending the process; outside the main thread nothing changes."""
-    asked = threading.Event()
+    stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield stop
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    # The handler only sets a flag: the loop stops between two micro-batches, where all ranks can stop together.
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
     try:
-        yield asked
+        yield stop
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -36,6 +37,7 @@ def sigterm() -> Iterator[threading.Event]:
 @contextmanager
 def own_random_numbers(device: torch.device) -> Iterator[None]:
     """Leave the caller's random numbers as they were: dropout seeds torch's global generator."""
+    # Without a list fork_rng would save the states of all devices, and start CUDA on a machine that trains on the CPU.
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield
 
@@ -45,6 +47,7 @@ def garbage_by_hand() -> Iterator[None]:
     """Collect garbage when the loop says so; graphs and batches are freed by counting anyway."""
     was_on = gc.isenabled()
     gc.collect()
+    # Moves all objects that exist into a generation that is never searched: collections look at new ones only.
     gc.freeze()
     gc.disable()
     try:

@@ -115,6 +115,7 @@ def replay(recipe: Recipe, folder: Path, data: Path, *, phases: list[str] | None
     if recipe.runtime.threads:
         torch.set_num_threads(recipe.runtime.threads)
     with connect(recipe.runtime.device) as mesh:
+        # The step has the micro-batches of all ranks, which one process computes one after another.
         if mesh.world > 1:
             raise ConfigError("a replay runs in one process: start it without torchrun")
         tokenizer = run_tokenizer(recipe, data)
@@ -132,12 +133,14 @@ def _newest(folder: Path, phases: list[str]) -> Path:
     homes = [folder / name for name in phases if (folder / name / RECORD).is_file()]
     if not homes:
         raise TrainingError(f"nothing to replay: no {RECORD} in a phase of {folder}")
+    # By time of writing: phases have no common count of steps.
     return max(homes, key=lambda home: (home / RECORD).stat().st_mtime)
 
 
 def _weights(home: Path, record: SpikeRecord) -> Path | None:
     """Return the spike's own weights, else the newest before it; None: those that the phase began with."""
     own = home / WEIGHTS
+    # The cursor tells whether these weights are of this spike: an older one may have left the folder.
     if own.is_dir() and checkpoint.damage(own) is None and checkpoint.read_state(own).cursor == record.cursor:
         return own
     for path in reversed(checkpoint.checkpoints(home)):
@@ -154,12 +157,14 @@ def _take_apart(ctx: PhaseContext, model: MaskedLM, step: Step, record: SpikeRec
     micro_batches, documents = [], []
     total = torch.zeros((), device=ctx.mesh.device)
     for place, packed in enumerate(step.micro_batches):
+        # The same function, seed and divisor as in training, so that loss and norm are reproduced.
         loss = backward(ctx, model, step, place, packed, labels)
         total += loss
         count = len(packed.labels)
         micro_batches.append(MicroBatch(loss.item() / max(1, count), gradient_norm(parameters.values()).item(), count))
         for name, parameter in parameters.items():
             if parameter.grad is not None:
+                # Gradients are taken out after each micro-batch, so that the norm above is of this one alone.
                 sums[name] = sums[name].add_(parameter.grad) if name in sums else parameter.grad
                 parameter.grad = None
         documents += _documents(ctx, model, step, place, packed)
@@ -183,6 +188,7 @@ def _documents(
 ) -> list[tuple[float, int, int, Tensor]]:
     """Return (sum of losses, labels, micro-batch, unmasked ids) of each document that has a label."""
     device = ctx.mesh.device
+    # The second forward pass has to drop the same units as the first.
     seed_dropout(ctx, step, place)
     there = packed.to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=ctx.precision == "bf16"):
@@ -191,15 +197,18 @@ def _documents(
         losses = [
             F.cross_entropy(p, y, reduction="none") for p, y in zip(parts, there.labels.split(_ROWS), strict=True)
         ]
+    # offsets[d] <= target < offsets[d + 1]: the document of each label.
     of = torch.searchsorted(packed.offsets, packed.targets, right=True) - 1
     sums = torch.zeros(packed.sequences).index_add_(0, of, torch.cat(losses).cpu()) if losses else torch.zeros(0)
     counts = torch.bincount(of, minlength=packed.sequences).tolist()
+    # Labels are the hidden ids: put back, they give the text as it was.
     ids = packed.unpack(packed.ids.index_copy(0, packed.targets, packed.labels))
     return [(sums[n].item(), counts[n], place, ids[n]) for n in range(packed.sequences) if counts[n]]
 
 
 def _badness(excess: float) -> tuple[bool, float]:
     """Return a key that sorts what is not finite first, then the largest."""
+    # NaN compares with nothing, so sorting by the number alone would leave it anywhere.
     return math.isfinite(excess), -excess if math.isfinite(excess) else 0.0
 
 

@@ -46,6 +46,7 @@ def open_run(recipe: Recipe, folder: Path) -> None:
         recipe.save(path)
         return
     begun = Recipe.load(path)
+    # Compared key by key, not by hash, so that the error names what changed.
     refuse_changes(folder, _fixed(begun), _fixed(recipe))
     if begun != recipe:
         recipe.save(path)
@@ -53,19 +54,21 @@ def open_run(recipe: Recipe, folder: Path) -> None:
 
 def recipe_hash(recipe: Recipe) -> str:
     """Return 16 hexadecimal digits of all that must not change during a run."""
+    # Sorted keys: the order of a YAML file means nothing.
     text = json.dumps(_fixed(recipe), sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def versions(libraries: Sequence[str] = _LIBRARIES) -> dict[str, str]:
     """Return the versions of mmbert, Python and libraries; ``none`` for one that is not installed."""
-    found = {"mmbert": __version__, "python": platform.python_version()}
+    # From the packages' metadata: importing a library only to ask for its version would take seconds.
+    installed = {"mmbert": __version__, "python": platform.python_version()}
     for name in libraries:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "none"
-    return {**found, "torch": torch.__version__}  # with the build, such as 2.13.0+cu130, which some metadata lack
+            installed[name] = "none"
+    return {**installed, "torch": torch.__version__}  # with the build, such as 2.13.0+cu130, which some metadata lack
 
 
 def describe(device: torch.device, libraries: Sequence[str] = _LIBRARIES) -> dict[str, Any]:
@@ -124,6 +127,7 @@ def _commit() -> str | None:
     """Return the commit of the source tree, ``-dirty`` if it was changed; None for an installed package."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
+        # A time limit, since git may hang on a network disk that does not answer.
         result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -20,9 +20,11 @@ def learning_rate(phase: Phase, tokens_seen: int) -> float:
     """
     if tokens_seen < phase.warmup:
         return phase.peak_lr * (_START + (1 - _START) * tokens_seen / phase.warmup)
+    # Counted from the end of the phase backwards: the fall ends exactly with the last token.
     fallen = tokens_seen - (phase.tokens - phase.decay_tokens)
     if phase.decay is None or fallen <= 0:
         return phase.peak_lr
+    # min: the last step may begin before the end and reach beyond it.
     x = min(1.0, fallen / max(1, phase.decay_tokens))
     floor = phase.decay.floor
     if phase.decay.shape == "one_minus_sqrt":

@@ -60,6 +60,7 @@ class SpikeRecord:
 
     def save(self, folder: Path) -> None:
         """Write JSON; what is not finite becomes text (``nan``, ``inf``)."""
+        # JSON has no NaN or infinity; ``load`` reads these texts back with float().
         values = asdict(self)
         numbers = {key: str(values[key]) for key in ("loss", "norm") if not math.isfinite(values[key])}
         write_json(folder / RECORD, {**values, **numbers})
@@ -122,6 +123,7 @@ def handle(
 def _go_back(
     ctx: PhaseContext, model: MaskedLM, optimizer: StableAdamW, state: State, step: Step, spike: Spike
 ) -> State:
+    # One rank looks and all use its answer: on a network disk another rank may not see the newest folder yet.
     newest = ctx.mesh.run_on_main(lambda: checkpoint.latest(ctx.folder))
     if newest is None:
         raise spike

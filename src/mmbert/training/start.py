@@ -28,8 +28,10 @@ def open_start(recipe: Recipe, folder: Path, tokenizer: Tokenizer) -> Path | Non
     if recipe.start is None:
         return None
     home = folder / START
+    # Once: a start that changes or disappears later must not change the run.
     if not home.is_dir():
         source = model_folder(recipe.start)
+        # Rows of the embedding belong to ids: with another tokenizer every token would take another one's vector.
         _same_tokenizer(source, tokenizer, recipe.start)
         model = MaskedLM.load(source)
         with atomic_folder(home) as partial:

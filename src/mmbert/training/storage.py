@@ -79,6 +79,7 @@ class Writer(StorageWriter):
         """Write this rank's files, flushed to disk, and take their checksums."""
         written: list[WriteResult] = []
         for kind in (MODEL, OPTIMIZER):
+            # Names of moments begin with exp_avg, those of weights with the names of modules.
             items = [item for item in plan.items if (item.index.fqn.startswith(MOMENTS)) == (kind == OPTIMIZER)]
             if items:
                 number, of = plan.storage_data
@@ -87,6 +88,7 @@ class Writer(StorageWriter):
                 with _plain_errors():
                     save_state(tensors, self._partial / name, {} if of == 1 else {_PLACES: json.dumps(_places(items))})
                 size = (self._partial / name).stat().st_size
+                # One result for each file, whose storage_data carries name and checksum to the first rank.
                 written.append(WriteResult(items[0].index, size, (name, sha256(self._partial / name))))
         done: Future[list[WriteResult]] = Future()
         done.set_result(written)
@@ -98,6 +100,7 @@ class Writer(StorageWriter):
         sums = dict(written.storage_data for rank in results for written in rank)
         with _plain_errors():
             self._extras(self._partial)
+        # Other ranks' files have their checksums already: the first rank reads only its extras again.
         write_sums(self._partial, sums)
         publish_folder(self._partial, self._path)
 
@@ -131,6 +134,7 @@ def read_into(path: Path, tensors: dict[str, Tensor], group: dist.ProcessGroup |
 def read_model(path: Path) -> dict[str, Tensor]:
     """Return the weights of a checkpoint, put together, on the CPU."""
     shapes = {name: shape for name, shape in tensor_shapes(path).items() if not name.startswith(MOMENTS)}
+    # torch's loader fills tensors that exist; without ranks each is put together from all of its parts.
     tensors = {name: torch.empty(shape) for name, shape in shapes.items()}
     with _readable(path), quiet():
         load(tensors, storage_reader=_reader(path), no_dist=True)
@@ -177,6 +181,7 @@ def _readable(path: Path) -> Iterator[None]:
 def failure(error: BaseException) -> BaseException:
     """Return the first rank's own error inside one that torch collected from all ranks."""
     if isinstance(error, CheckpointException):
+        # Failures by rank: the lowest is deterministic, and usually the cause of the others.
         return min(error.failures.items())[1][0]
     return error
 

@@ -86,13 +86,13 @@ class Decide(DataStep):
         ranks = list(plan.sources.values())[rank]
         cleaning = plan.recipe.cleaning
         counts = [read_json(held_path(plan, member)) for member in ranks]
-        found = [np.load(plan.place("copies", rank, f"{part:05d}.npz")) for part in range(plan.partitions)]
+        arrays = [np.load(plan.place("copies", rank, f"{part:05d}.npz")) for part in range(plan.partitions)]
         verdicts = [np.full(count["documents"], KEEP, dtype=np.uint8) for count in counts]
-        for part in found if cleaning.deduplicate else ():
+        for part in arrays if cleaning.deduplicate else ():
             for place in part["copies"].tolist():
                 verdicts[place >> _RANK][place % 2**_RANK] = _NAMES[COPY]
         groups = {
-            place: (part, text) for part, values in enumerate(found) for text, place, _ in values["contested"].tolist()
+            place: (part, text) for part, values in enumerate(arrays) for text, place, _ in values["contested"].tolist()
         }
         held = {
             (i << _RANK) + number: (language, characters)

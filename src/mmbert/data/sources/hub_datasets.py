@@ -97,7 +97,8 @@ def remote_inputs(
         for path in paths:
             place = f"{source.path}/{path}"
             file = known[path]
-            stored = (_form(path), language, file.size, file.stamp)
+            form = next(form for form, suffixes in SUFFIXES.items() if path.lower().endswith(suffixes))
+            stored = (form, language, file.size, file.stamp)
             inputs.append(Input(path, place, *stored, partial(open_file, path), revision, shards.get(path)))
     return sorted(inputs, key=lambda input: (input.language or "", input.name))
 
@@ -185,10 +186,6 @@ def _language(source_name: str, source: Source, config: str) -> str | None:
         return None
     config = config.partition("-tokenized")[0]  # of the released shards: fao_Latn-tokenized-chunked-8192
     return canonical_code(config, f"configuration {config} of {source.path} (set sources.{source_name}.language)")
-
-
-def _form(path: str) -> str:
-    return next(form for form, suffixes in SUFFIXES.items() if path.lower().endswith(suffixes))
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def listed(indexes: Mapping[str, Any]) -> dict[tuple[str, str], Entry]:
     indexes  path of an ``index.json`` -> its JSON; one may list the shards of folders below, whose indexes say the same
     Raises DataError for one that is damaged, of another version, or of a dataset that cannot be read.
     """
-    found: dict[tuple[str, str], Entry] = {}
+    entries: dict[tuple[str, str], Entry] = {}
     for path in sorted(indexes, key=lambda path: (path.count("/"), path)):
         folder = PurePosixPath(path).parent
         try:
@@ -69,10 +69,10 @@ def listed(indexes: Mapping[str, Any]) -> dict[tuple[str, str], Entry]:
             for entry in indexes[path]["shards"]:
                 _check_entry(entry, path)
                 names = (entry["raw_data"]["basename"], (entry["zip_data"] or entry["raw_data"])["basename"])
-                found[str(folder / names[0]), str(folder / names[1])] = entry
+                entries[str(folder / names[0]), str(folder / names[1])] = entry
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path} is damaged or no index of MDS shards ({error!r}): {_FIX}") from error
-    return found
+    return entries
 
 
 def _check_entry(entry: Entry, path: str) -> None:

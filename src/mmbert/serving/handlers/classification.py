@@ -39,8 +39,8 @@ class ClassificationHandler:
         """Return the task for (n, labels) fp32: the probabilities of ``Classifier``, or logits if ``raw``."""
         function = "none" if raw else self.function
 
-        def finish(found: list[Rows[Any]]) -> np.ndarray:
-            return apply(function, _stack(found, len(self.labels)))
+        def finish(rows: list[Rows[Any]]) -> np.ndarray:
+            return apply(function, _stack(rows, len(self.labels)))
 
         return self._task(items, characters(items), [*items], cut, finish)
 
@@ -48,9 +48,9 @@ class ClassificationHandler:
         """Return a task that runs all of the model's code."""
         return self.classify(texts, cut="beginning")
 
-    def _task(self, asked: Sequence[Any], size: int, items: list[Item], cut: Cut, finish: Any) -> Task[np.ndarray]:
+    def _task(self, inputs: Sequence[Any], size: int, items: list[Item], cut: Cut, finish: Any) -> Task[np.ndarray]:
         compute = self._classifier.logits_of
-        return Task(asked, size, lambda: self._rows(items, cut), compute, finish, self._longest)
+        return Task(inputs, size, lambda: self._rows(items, cut), compute, finish, self._longest)
 
     def _rows(self, items: list[Item], cut: Cut) -> list[Rows[Any]]:
         if cut == "end":
@@ -76,16 +76,16 @@ class RerankHandler(ClassificationHandler):
             raise ConfigError("the query is empty")
         items: list[Item] = [(query, document) for document in documents]
 
-        def finish(found: list[Rows[Any]]) -> np.ndarray:
-            scores = _stack(found, 1)[:, 0]
+        def finish(rows: list[Rows[Any]]) -> np.ndarray:
+            scores = _stack(rows, 1)[:, 0]
             activation = torch.nn.Identity() if raw else Reranker(self.loaded).activation
             return np.asarray(activation(torch.from_numpy(scores)).numpy())
 
         return self._task(documents, len(query) + characters(documents), items, cut, finish)
 
 
-def _stack(found: list[Rows[Any]], labels: int) -> np.ndarray:
-    return np.stack([text.results[0] for text in found]) if found else np.zeros((0, labels), np.float32)
+def _stack(rows: list[Rows[Any]], labels: int) -> np.ndarray:
+    return np.stack([text.results[0] for text in rows]) if rows else np.zeros((0, labels), np.float32)
 
 
 def classification_handler(loaded: Loaded) -> ClassificationHandler:

@@ -66,10 +66,10 @@ class EmbeddingHandler:
             rows = self._encoder(prefix, cut)(texts, 0)
             return [Rows([row], _Pooled(skip)) for row in rows]
 
-        def finish(found: list[Rows[Any]]) -> np.ndarray:
-            if not found:
+        def finish(rows: list[Rows[Any]]) -> np.ndarray:
+            if not rows:
                 return np.zeros((0, width or self.embedder.dimensions), np.float32)
-            pooled = torch.from_numpy(np.stack([text.results[0] for text in found]))
+            pooled = torch.from_numpy(np.stack([text.results[0] for text in rows]))
             return self._finish(pooled, width, normalize)
 
         return Task(texts, characters(texts), prepare, self.compute, finish, self.embedder.max_tokens)
@@ -90,8 +90,8 @@ class EmbeddingHandler:
                 raise TooLong(f"the inputs have {tokens:,} tokens, a request for their vectors may have {limit:,}")
             return [Rows([row], _Tokens()) for row in rows]
 
-        def finish(found: list[Rows[Any]]) -> list[np.ndarray]:
-            return [text.results[0] for text in found]
+        def finish(rows: list[Rows[Any]]) -> list[np.ndarray]:
+            return [text.results[0] for text in rows]
 
         return Task(texts, characters(texts), prepare, self.compute, finish, self.embedder.max_tokens)
 
@@ -117,8 +117,8 @@ class EmbeddingHandler:
         def prepare() -> list[Rows[Any]]:
             return list(reader.rows(texts, None if limit is None else limit // (width or self.embedder.dimensions)))
 
-        def finish(found: list[Rows[Any]]) -> list[Passages]:
-            return [self._passages(reader, text, width, normalize) for text in found]
+        def finish(rows: list[Rows[Any]]) -> list[Passages]:
+            return [self._passages(reader, text, width, normalize) for text in rows]
 
         return Task(texts, characters(texts), prepare, self.compute, finish)
 
@@ -153,18 +153,18 @@ class EmbeddingHandler:
         embedder = self.embedder
         states = embedder.states(packed) if states is None else states
         skips = [text.metadata.skip if isinstance(text.metadata, _Pooled) else None for text, _ in places]
-        found: list[Any] = [None] * len(places)
+        results: list[Any] = [None] * len(places)
         if any(skip is not None for skip in skips):  # pooled together, the vectors of other rows are not used
             modes = embedder.pooling.modes
-            found = list(pool(states, packed, modes, [skip or 0 for skip in skips]).cpu().numpy())
+            results = list(pool(states, packed, modes, [skip or 0 for skip in skips]).cpu().numpy())
             if None not in skips:
-                return found
+                return results
         for number, (rows, (text, index)) in enumerate(zip(packed.unpack(states), places, strict=True)):
             if isinstance(text.metadata, _Tokens):
-                found[number] = rows.float().cpu().numpy()
+                results[number] = rows.float().cpu().numpy()
             elif skips[number] is None:
-                found[number] = sum_parts(rows, text.metadata.parts[index])
-        return found
+                results[number] = sum_parts(rows, text.metadata.parts[index])
+        return results
 
     def _passages(self, reader: Reader, text: Rows[Any], width: int | None, normalize: bool) -> Passages:
         check_cancelled()

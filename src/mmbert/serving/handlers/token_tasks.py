@@ -37,8 +37,11 @@ class TaggingHandler:
     ) -> Task[list[list[Entity]]]:
         """Return the task for the entities of each text. ``limit``: size of the answer, see :func:`check_size`."""
 
-        def finish(found: list[Rows[Any]]) -> list[list[Entity]]:
-            return _each(found, lambda text: self._tagger.entities(text, strategy), limit, _entity_characters)
+        def finish(rows: list[Rows[Any]]) -> list[list[Entity]]:
+            def entities(text: Rows[Any]) -> list[Entity]:
+                return self._tagger.entities(text, strategy)
+
+            return _each(rows, entities, limit, lambda entity: len(entity.text) + len(entity.label))
 
         tagger = self._tagger
         return Task(texts, characters(texts), lambda: list(tagger.rows(texts)), tagger.logits_of, finish)
@@ -72,8 +75,8 @@ class FillMaskHandler:
                 check_size(4 * fills, text, limit)
             return list(self._model.rows(texts, top_k))
 
-        def finish(found: list[Rows[Any]]) -> list[list[list[Fill]]]:
-            return _each(found, self._model.fills)
+        def finish(rows: list[Rows[Any]]) -> list[list[list[Fill]]]:
+            return _each(rows, self._model.fills)
 
         return Task(texts, characters(texts), prepare, self._model.best_of, finish)
 
@@ -100,11 +103,11 @@ class AnswerHandler:
         def prepare() -> list[Rows[Any]]:
             return list(answerer.rows(pairs, answerer.loaded.max_tokens, None, options.longest))
 
-        def finish(found: list[Rows[Any]]) -> list[list[Answer]]:
+        def finish(rows: list[Rows[Any]]) -> list[list[Answer]]:
             def answers(text: Rows[Any]) -> list[Answer]:
                 return best_answers(text.metadata, text.results, options)
 
-            return _each(found, answers, limit, lambda answer: len(answer.text))
+            return _each(rows, answers, limit, lambda answer: len(answer.text))
 
         return Task(pairs, characters(pairs), prepare, answerer.logits_of, finish)
 
@@ -114,7 +117,7 @@ class AnswerHandler:
 
 
 def _each(
-    found: Iterable[Rows[Any]],
+    rows: Iterable[Rows[Any]],
     read: Callable[[Rows[Any]], list[R]],
     limit: int | None = None,
     size: Callable[[R], int] = lambda item: 0,
@@ -123,19 +126,15 @@ def _each(
 
     The size is checked text by text, so that an answer that is too large is never built.
     """
-    made: list[list[R]] = []
+    items: list[list[R]] = []
     numbers = text = 0
-    for one in found:
+    for one in rows:
         check_cancelled()
-        made.append(read(one))
-        numbers += 4 * len(made[-1])
-        text += sum(map(size, made[-1]))
+        items.append(read(one))
+        numbers += 4 * len(items[-1])
+        text += sum(map(size, items[-1]))
         check_size(numbers, text, limit)
-    return made
-
-
-def _entity_characters(entity: Entity) -> int:
-    return len(entity.text) + len(entity.label)
+    return items
 
 
 def check_top(top_k: int, known: int = _TOP) -> None:

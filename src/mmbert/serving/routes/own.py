@@ -29,8 +29,8 @@ async def token_classify(request: TokenClassify, context: RequestContext) -> Any
     served, tagging = context.handler_for(TaggingHandler, request.model)
     texts = listed(request.inputs)
     context.check_count(len(texts))
-    found = await context.run(served, tagging.tag(texts, strategy=request.strategy, limit=context.max_numbers))
-    return found[0] if isinstance(request.inputs, str) else found
+    entities = await context.run(served, tagging.tag(texts, strategy=request.strategy, limit=context.max_numbers))
+    return entities[0] if isinstance(request.inputs, str) else entities
 
 
 async def fill_mask(request: FillMaskRequest, context: RequestContext) -> Any:
@@ -38,8 +38,8 @@ async def fill_mask(request: FillMaskRequest, context: RequestContext) -> Any:
     served, filling = context.handler_for(FillMaskHandler, request.model)
     texts = listed(request.inputs)
     context.check_count(len(texts))
-    found = await context.run(served, filling.fill(texts, top_k=request.top_k, limit=context.max_numbers))
-    return found[0] if isinstance(request.inputs, str) else found
+    fills = await context.run(served, filling.fill(texts, top_k=request.top_k, limit=context.max_numbers))
+    return fills[0] if isinstance(request.inputs, str) else fills
 
 
 async def answer(request: AnswerRequest, context: RequestContext) -> Any:
@@ -48,8 +48,8 @@ async def answer(request: AnswerRequest, context: RequestContext) -> Any:
     questions = [request.inputs] if isinstance(request.inputs, Question) else request.inputs
     context.check_count(len(questions))
     pairs = [(question.question, question.context) for question in questions]
-    found = await context.run(served, answering.answer(pairs, top_k=request.top_k, limit=context.max_numbers))
-    return found[0] if isinstance(request.inputs, Question) else found
+    answers = await context.run(served, answering.answer(pairs, top_k=request.top_k, limit=context.max_numbers))
+    return answers[0] if isinstance(request.inputs, Question) else answers
 
 
 async def passages(request: PassagesRequest, context: RequestContext) -> Any:

@@ -81,8 +81,10 @@ async def _classify(request: Root, parameters: RootParameters, context: RequestC
             f"parameters.function_to_apply: the model applies {classifier.function}: leave it out, or take none"
         )
     fields = {"inputs": inputs, "truncate": truncate, "raw_scores": raw, "model": request.model}
-    found = await tei.predict(await read(Predict, fields, context), context)
-    rows = [found] if found and isinstance(found[0], dict) else found  # the client reads the first row of any answer
+    labels = await tei.predict(await read(Predict, fields, context), context)
+    rows = (
+        [labels] if labels and isinstance(labels[0], dict) else labels
+    )  # the client reads the first row of any answer
     return [row[: parameters.top_k] for row in rows]
 
 

@@ -28,5 +28,5 @@ class Route:
     @cached_property
     def schema(self) -> type[BaseModel]:
         """The schema of the request: the type of the handler's first parameter."""
-        found: type[BaseModel] = get_type_hints(self.handle)["request"]
-        return found
+        hint: type[BaseModel] = get_type_hints(self.handle)["request"]
+        return hint

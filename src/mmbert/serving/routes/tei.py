@@ -79,11 +79,11 @@ async def rerank(request: Rerank, context: RequestContext) -> list[dict[str, Any
         served, ranking.rank(request.query, request.texts, raw=bool(request.raw_scores), cut=cut)
     )
     order = np.argsort(-scores, kind="stable").tolist()
-    found: list[dict[str, Any]] = [{"index": index, "score": float(scores[index])} for index in order]
+    results: list[dict[str, Any]] = [{"index": index, "score": float(scores[index])} for index in order]
     if request.return_text:
-        for ranked in found:
+        for ranked in results:
             ranked["text"] = request.texts[ranked["index"]]
-    return found
+    return results
 
 
 async def predict(request: Predict, context: RequestContext) -> Any:
@@ -95,8 +95,8 @@ async def predict(request: Predict, context: RequestContext) -> Any:
     check_scores(context, classifier.labels, len(items))
     cut = context.cut(request.truncate, request.truncation_direction)
     scores = await context.run(served, classifier.classify(items, raw=bool(request.raw_scores), cut=cut))
-    found = [named_scores(classifier.labels, row) for row in scores]
-    return found[0] if alone else found
+    labels = [named_scores(classifier.labels, row) for row in scores]
+    return labels[0] if alone else labels
 
 
 def _item(item: list[str]) -> str | tuple[str, str]:
