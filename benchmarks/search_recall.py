@@ -3,11 +3,12 @@
     OMP_NUM_THREADS=1 LANCE_CPU_THREADS=1 python benchmarks/search_recall.py VECTORS.npy [--queries 200] [--batch 1024]
 
 VECTORS.npy holds vectors of unit length (n, d), such as ``benchmarks/search.py --vectors`` keeps; the last
-``--queries`` of them are the queries, the others the rows, which are added in batches of ``--batch``. Peers that are not installed
-(``faiss-cpu``, ``usearch``, ``hnswlib``) are left out. Times are from the vector of a query to the numbers of ten rows,
-with no text looked up. The systems take turns query by query in one process; build s and cpu ms are processor time of
-all threads, p50 is of the clock. recall@10 is against all float32 products; "ties" counts a row as found whose true
-score is within 1e-6 of the tenth's, which is as far as float32 tells. Prints Markdown for RECORDS.md.
+``--queries`` of them are the queries, the others the rows, which are added in batches of ``--batch``. Peers that are
+not installed (``faiss-cpu``, ``usearch``, ``hnswlib``) are left out. Times are from the vector of a query to the
+numbers of ten rows, with no text looked up. The systems take turns query by query in one process; build s and cpu ms
+are processor time of all threads, p50 is of the clock. recall@10 is against all float32 products; "ties" counts a row
+as found whose true score is within 1e-6 of the tenth's, which is as far as float32 tells. Prints Markdown for
+RECORDS.md.
 """
 
 from __future__ import annotations

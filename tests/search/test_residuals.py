@@ -146,6 +146,7 @@ def test_copies_are_not_rounded_again(tmp_path: Path, output: str, name: str) ->
 @pytest.mark.parametrize("output", ["float32", "float16"])
 def test_lance_with_a_large_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, output: str) -> None:
     monkeypatch.setattr(lance, "INDEXED_FROM", 100)
+    monkeypatch.setattr(lance, "_FEW", 0)
     rows, queries = encoder_like(3000), encoder_like(20, seed=1)
     later = encoder_like(300, seed=2, mean=3)
     store = LanceStore(tmp_path, WIDTH, output, kind)
@@ -159,6 +160,11 @@ def test_lance_with_a_large_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert recall([places for places, _ in found], asked, whole) > (0.97 if output == "float32" else 0.95)
         for (places, scores), query in zip(found, asked, strict=True):
             assert abs(scores - whole[places] @ query).max() < (2e-6 if output == "float32" else 2e-4)
+    allowed = np.random.default_rng(0).random(len(whole)) < 0.5
+    found = [places for places, _ in store.search(queries, 10, len(whole), allowed)]
+    assert all(allowed[places].all() for places in found)
+    inverse = np.cumsum(allowed) - 1
+    assert recall([inverse[places] for places in found], queries, whole[allowed]) > 0.95
 
 
 def test_what_is_damaged_is_named(tmp_path: Path) -> None:

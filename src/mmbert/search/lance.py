@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 INDEXED_FROM = 10_000
 """Rows below which an index would not pay: all are compared."""
 
-_FEW = 10_000
-"""Allowed rows up to which they are fetched and compared."""
+_FEW = 1000
+"""Allowed rows up to which they are fetched and compared; more of them if the index would have to return more."""
 
 _ATTEMPTS = 3
 """Times that candidates are asked for, four times as many each, before all allowed rows are compared."""
@@ -148,7 +148,7 @@ class LanceStore:
         if not rows or (allowed is not None and not allowed.any()):
             return [(np.zeros(0, np.int64), np.zeros(0, np.float32)) for _ in queries]
         places = None if allowed is None else np.flatnonzero(allowed)
-        if places is not None and len(places) <= _FEW:
+        if places is not None and len(places) <= max(_FEW, self._candidates(k, rows, len(places))):
             return self._compare(queries, places, k)
         found = []
         for query in queries:
@@ -224,9 +224,7 @@ class LanceStore:
         """Search by the index. Return None if not enough candidates are allowed even after asking for more."""
         table, query = self._table(), query.astype(np.float32, copy=False)
         there = rows if allowed is None else int(allowed.sum())
-        wanted = min(k, there)
-        # Candidates are re-ranked by their stored vectors. With a filter, so many more that as many allowed ones come.
-        asked = KINDS[self.kind].refine * (k if allowed is None else k + int(1.5 * k * rows / there))
+        wanted, asked = min(k, there), self._candidates(k, rows, there)
         for _ in range(_ATTEMPTS):
             found = (
                 table.search(query - self._load_centre() if self._metric == "l2" else query)
@@ -246,6 +244,11 @@ class LanceStore:
                 return places[order], scores[order]
             asked *= 4
         return None
+
+    def _candidates(self, k: int, rows: int, there: int) -> int:
+        """Return how many candidates are re-ranked for ``k`` of the ``there`` allowed rows of all ``rows``."""
+        # With a filter, so many more that as many allowed ones come.
+        return KINDS[self.kind].refine * (k if there == rows else k + int(1.5 * k * rows / there))
 
     @property
     def _files(self) -> Path:
