@@ -37,8 +37,8 @@ _MOST_AT_ONCE, _MOST = 256, 4096
 _ROUNDS = 8
 """Rounds of k-means."""
 
-_FAR = 4.0
-"""A row is far from all centroids if its squared residual is so many times the usual one."""
+_GAIN = 2.0
+"""A new centroid is kept if it divides the squared residuals of its rows by so much."""
 
 _BLOCK = 1024
 """Rows made float32 at a time: they stay in the processor's cache."""
@@ -56,12 +56,10 @@ class Residuals:
     directions  (k, d) fp32, unit length; the table only grows, so that rows keep the number of their centroid
     spread      (d,) fp32: the square root of the residuals' standard deviation in each dimension. With equal steps the
                 largest dimension would set the step of all; with steps in proportion, it would have most of the error
-    usual       the median of squared residuals in relation to the squared length of a row
     """
 
     directions: np.ndarray
     spread: np.ndarray
-    usual: float
 
     @classmethod
     def fit(cls, vectors: np.ndarray) -> Self:
@@ -72,23 +70,26 @@ class Residuals:
         spread = np.sqrt(residuals.std(axis=0))
         # A dimension in which the first rows are equal may differ in later ones: it still needs a step.
         largest = float(spread.max())
-        return cls(directions, np.maximum(spread, 0.1 * largest) if largest else np.ones_like(spread), 0.0)._tuned(rows)
+        return cls(directions, np.maximum(spread, 0.1 * largest) if largest else np.ones_like(spread))
 
     def extended(self, vectors: np.ndarray) -> Self:
-        """Return this table, with more centroids if many of these rows are far from those that it has."""
+        """Return this table, with more centroids if these rows form clusters that it does not have."""
         rows = unit(vectors)
-        far = rows[_relative(rows, self.directions) > _FAR * self.usual]
-        count = min(len(far) // _ROWS_A_CENTROID, _MOST_AT_ONCE, _MOST - len(self.directions))
-        # A few far rows are outliers: they are rounded with a larger step of their own.
-        if count < 4:
+        count = min(len(rows) // _ROWS_A_CENTROID, _MOST_AT_ONCE, _MOST - len(self.directions))
+        if count < 1:
             return self
-        grown = np.concatenate([self.directions, _kmeans(far, count)])
-        return type(self)(grown, self.spread, self.usual)._tuned(far)
-
-    def _tuned(self, rows: np.ndarray) -> Self:
-        """Return this table with the usual residual of these rows where it is larger."""
-        usual = max(self.usual, float(np.median(_relative(rows, self.directions))))
-        return type(self)(self.directions, self.spread, usual)
+        found = _kmeans(rows, count)
+        nearest, _, residuals = _split(rows, found)
+        before = np.square(_split(rows, self.directions)[2]).sum(axis=1)
+        of_old, of_new = (
+            np.bincount(nearest, weights=squares, minlength=count)
+            for squares in (before, np.square(residuals).sum(axis=1))
+        )
+        # A centroid of few rows costs more than it saves; one that fits its rows hardly better is noise of the sample.
+        worth = (np.bincount(nearest, minlength=count) >= _ROWS_A_CENTROID // 2) & (of_old > _GAIN * of_new)
+        if not worth.any():
+            return self
+        return type(self)(np.concatenate([self.directions, found[worth]]), self.spread)
 
     def encode(self, vectors: np.ndarray, output: str) -> np.ndarray:
         """Return fp32 vectors (n, d) as rows (n,) of :func:`row_type`."""
@@ -122,16 +123,16 @@ class Residuals:
         return out.T
 
     def save(self, path: Path) -> None:
-        save_arrays(path, directions=self.directions, spread=self.spread, usual=np.array(self.usual))
+        save_arrays(path, directions=self.directions, spread=self.spread)
 
     @classmethod
     def load(cls, path: Path, width: int, fix: str) -> Self:
         """Raises DataError for a file that is absent, damaged, or of another width."""
         found = load_arrays(path, fix)
-        fits = {"directions", "spread", "usual"} <= set(found) and found["directions"].ndim == 2
+        fits = {"directions", "spread"} <= set(found) and found["directions"].ndim == 2
         if not fits or found["directions"].shape[1:] != (width,) or found["spread"].shape != (width,):
             raise DataError(f"{path} is damaged (its arrays do not fit rows of {width} numbers): {fix}")
-        return cls(found["directions"], found["spread"], float(found["usual"]))
+        return cls(found["directions"], found["spread"])
 
 
 def _floats(codes: np.ndarray) -> np.ndarray:
@@ -148,11 +149,6 @@ def _split(vectors: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.
     nearest = np.abs(products).argmax(axis=1)
     along = np.take_along_axis(products, nearest[:, None], axis=1)
     return nearest, along[:, 0], vectors - along * directions[nearest]
-
-
-def _relative(rows: np.ndarray, directions: np.ndarray) -> np.ndarray:
-    """Return the squared lengths (n,) of the residuals of rows of unit length."""
-    return np.asarray(np.square(_split(rows, directions)[2]).sum(axis=1))
 
 
 def _kmeans(rows: np.ndarray, count: int) -> np.ndarray:
