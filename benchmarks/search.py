@@ -10,7 +10,8 @@ Embedding is timed apart from everything else. Each kind of index is built in a 
 another, so that memory is its own: peak resident memory, beside that of the process before it began. Queries go one at
 a time, from the vector to hits with their texts, ten warm-up queries before. p50 and p95 are of the clock; cpu is the
 median processor time of a query, all threads: what other programs on the machine do not blur. recall@10 is against
-comparing every float32 row. Prints Markdown for RECORDS.md.
+comparing every float32 row. Prints Markdown for RECORDS.md. ``benchmarks/search_recall.py`` compares the forms of rows
+with other libraries.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from mmbert.search.vector_store import KINDS
 
 SHORTEST = 40
 WARM_UP = 10
-WAYS: dict[str, dict[str, Any]] = {
+SYSTEMS: dict[str, dict[str, Any]] = {
     "exact float32": {"store": "exact"},
     "exact float16": {"store": "exact", "output": "float16"},
     "exact int8": {"store": "exact", "output": "int8"},
@@ -55,7 +56,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "hybrid, ranks": {"hybrid": True},
     "hybrid, scores": {"hybrid": 0.5},
 }
-"""Other questions, put to the first way and to the first of LanceDB's."""
+"""Other questions, put to three of the systems."""
 
 
 def read_passages(paths: list[str], wanted: int) -> list[str]:
@@ -153,11 +154,11 @@ def recall(found: list[list[int]], wanted: list[list[int]]) -> float:
     return float(np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found, wanted, strict=True)]))
 
 
-def way_rows(work: Path, model: str, wanted: list[list[int]]) -> Iterator[str]:
+def system_rows(work: Path, model: str, systems: list[str], wanted: list[list[int]]) -> Iterator[str]:
     yield "| index | build s | disk MB | first query ms | p50 ms | p95 ms | cpu ms | recall@10 | MB built | asked |"
     yield "| --- | " + " | ".join(["---:"] * 9) + " |"
-    for name, options in progress(list(WAYS.items()), desc="indices"):
-        place = name.replace(" ", "-")
+    for name in progress(systems, desc="indices"):
+        place, options = name.replace(" ", "-"), SYSTEMS[name]
         made = child(work, "build", place=place, model=model, options=options)
         got = child(work, "ask", place=place, model=model, options={})
         numbers = [
@@ -168,10 +169,10 @@ def way_rows(work: Path, model: str, wanted: list[list[int]]) -> Iterator[str]:
         yield f"| {name} | {' | '.join(numbers)} |"
 
 
-def question_rows(work: Path, model: str) -> Iterator[str]:
+def question_rows(work: Path, model: str, systems: list[str]) -> Iterator[str]:
     yield "| index | asked | first query ms | p50 ms | p95 ms | cpu ms | MB to query |"
     yield "| --- | --- | " + " | ".join(["---:"] * 5) + " |"
-    for name in ("exact float32", "lance ivf_hnsw_sq"):
+    for name in (name for name in ("exact float32", "exact int8", "lance ivf_hnsw_sq") if name in systems):
         for asked, options in ASKED.items():
             got = child(work, "ask", place=name.replace(" ", "-"), model=model, options=options)
             numbers = [f"{1e3 * got[key]:.1f}" for key in ("first", "p50", "p95", "cpu")]
@@ -185,6 +186,7 @@ def main() -> None:
     parser.add_argument("--passages", type=int, default=100_000)
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--vectors", type=Path)
+    parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(SYSTEMS), metavar="SYSTEM")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -208,7 +210,12 @@ def main() -> None:
         characters = sum(map(len, texts[: options.passages]))
         print(f"{len(rows):,} passages ({characters:,} characters), vectors of {rows.shape[1]}, {len(queries)} queries")
         print(f"{told} One query takes {1e3 * p50:.1f} ms (p95 {1e3 * p95:.1f}) to embed, not counted below.\n")
-        for line in chain(way_rows(work, options.model, wanted), [""], question_rows(work, options.model)):
+        tables = (
+            system_rows(work, options.model, options.systems, wanted),
+            [""],
+            question_rows(work, options.model, options.systems),
+        )
+        for line in chain(*tables):
             print(line, flush=True)
     finally:
         shutil.rmtree(work)

@@ -35,7 +35,9 @@ def build(
     model: Model,
     files: _Files,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the new index.")],
-    output: Annotated[str, typer.Option(help="Number format of the vectors: float32, float16 or int8.")] = "float32",
+    output: Annotated[
+        str, typer.Option(help="Number format of the vectors: float32, float16 (half the disk) or int8 (a quarter).")
+    ] = "float32",
     store: Annotated[
         str, typer.Option(help="exact, lance (LanceDB, approximate) or auto: exact up to 200,000 vectors, then lance.")
     ] = "auto",

@@ -62,10 +62,10 @@ class SearchIndex:
         """Create an empty index in a new folder.
 
         model         a folder or hub name, or an Embedder
-        output        numbers of a row; int8 counts from the ranges of the first batch that is added, at least 100 rows
+        output        numbers of a row; float16 and int8 are residuals to centroids, see ``mmbert.search.residuals``
         store         exact: every row is compared; lance: LanceDB, approximate; auto: exact, and LanceDB from 200,000
                       rows on (not for int8)
-        kind          LanceDB's index: ivf_hnsw_sq, ivf_pq, ivf_sq, ivf_rq or ivf_flat
+        kind          LanceDB's index: ivf_hnsw_sq, ivf_pq, ivf_sq, ivf_rq or ivf_flat; all re-rank their candidates
         dimensions    keep the first so many (Matryoshka)
         *_prompt      as the Embedder's ``prompt``: the folder's own for queries and documents, or a text
         chunking ...  how long texts become passages, as in ``Embedder.passages``; default: a text is one passage

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mmbert.search.bm25 import drop_bm25
-from mmbert.search.exact import ExactStore, load_ranges
+from mmbert.search.exact import ExactStore
 from mmbert.search.index_manifest import IndexManifest
 from mmbert.search.lance import LanceStore
 from mmbert.search.records import IndexState, Records
@@ -46,9 +46,8 @@ class IndexHandle:
         """Return the store of a generation, current or not; its files need not exist yet. Raises MissingExtra."""
         path, made = store_path(self.folder, generation), self.manifest
         if name == "lance":
-            return LanceStore(path, made.dimensions, made.output, made.kind)
-        ranges = load_ranges(self.folder) if made.output == "int8" else None
-        return ExactStore(path / "rows.bin", made.dimensions, made.output, ranges)
+            return LanceStore(path, made.dimensions, made.output, made.kind, made.similarity)
+        return ExactStore(path / "rows.bin", made.dimensions, made.output)
 
     def allowed(self, state: IndexState, where: Mapping[str, Any] | None) -> np.ndarray | None:
         """Return (rows,) bool of the rows that may be found, None for all. Called while the records are being read."""

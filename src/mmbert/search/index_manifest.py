@@ -14,8 +14,8 @@ from mmbert.files import read_checked_json, write_checked_json
 from mmbert.inference.embedder import Embedder
 from mmbert.search.vector_store import KINDS, StoreName
 
-VERSION = 3
-"""2: rows, documents and passages carry checksums."""
+VERSION = 4
+"""2: rows, documents and passages carry checksums. 4: rows are rounded around centroids, LanceDB's around a centre."""
 
 NAME = "index.json"
 

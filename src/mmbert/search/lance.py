@@ -1,7 +1,11 @@
 """Approximate search with LanceDB for many vectors; its candidates are compared exactly.
 
-The table has two columns, ``row`` and ``vector``, in the order of rows. Only rows behind those that count are ever
-deleted. Filters and deleted rows are a mask: if few rows are allowed, they are fetched and compared; if many are, more
+The table has the columns ``row``, ``vector`` and ``crc``, in the order of rows. Only rows behind those that count are
+ever deleted. ``vector`` is the row minus the mean of the first batch, which is in ``centre.npz``: float16 and LanceDB's
+own int8 then round what tells rows apart, not the large mean that vectors of encoders share. The index measures
+Euclidean distances, which do not depend on the centre and order rows of unit length as their dot products do. With dot
+products, LanceDB's product quantisation would encode whole rows, not residuals to the centroid of their partition.
+ Filters and deleted rows are a mask: if few rows are allowed, they are fetched and compared; if many are, more
 candidates are requested until enough of them are allowed.
 """
 
@@ -17,17 +21,18 @@ from typing import Any
 
 import numpy as np
 
+from mmbert.arrays import load_arrays, save_arrays
 from mmbert.errors import DataError, MissingExtra, first_line
 from mmbert.files import disk_errors
-from mmbert.search.vector_store import KINDS, Found, check_width, largest
+from mmbert.search.vector_store import KINDS, Found, VectorStore, check_width, largest
 
 log = logging.getLogger(__name__)
 
 INDEXED_FROM = 10_000
 """Rows below which an index would not pay: all are compared."""
 
-_FEW = 10_000
-"""Allowed rows up to which they are fetched and compared."""
+_FEW = 1000
+"""Allowed rows up to which they are fetched and compared; more of them if the index would have to return more."""
 
 _ATTEMPTS = 3
 """Times that candidates are asked for, four times as many each, before all allowed rows are compared."""
@@ -35,16 +40,17 @@ _ATTEMPTS = 3
 _BLOCK = 4096
 """Rows fetched at a time."""
 
-_REFINE = 4
-"""So many times the wanted neighbours are compared exactly."""
-
 _PROBES = 20
-"""Parts of the index that are looked into."""
+"""Partitions of the index that are searched (LanceDB's ``nprobes``)."""
 
 _PARTS = 32
 """Files of rows, one for each batch, above which they are joined and indexed; until then they are compared."""
 
 _TABLE = "rows"
+
+_CENTRE = "centre.npz"
+
+_FIX = "it is damaged, build the index again"
 
 _PANICS = ("PanicException", "RustPanic")
 """Classes of errors by which Python code meets a panic of Rust code; no module exports them."""
@@ -63,19 +69,35 @@ def libraries() -> tuple[Any, Any]:
 class LanceStore:
     """See :class:`mmbert.search.vector_store.VectorStore`."""
 
-    def __init__(self, path: Path, width: int, output: str, kind: str) -> None:
+    def __init__(self, path: Path, width: int, output: str, kind: str, similarity: str = "cosine") -> None:
         lancedb, pyarrow = libraries()
         self.path, self.width, self.kind = path, width, kind
         self._arrow = pyarrow
         self._number = pyarrow.float32() if output == "float32" else pyarrow.float16()
         self._type = np.dtype(output)
         self._database = lancedb.connect(path)
+        # Rows of other lengths than one: the nearest by distance is not the one with the largest dot product.
+        self._metric = "l2" if similarity == "cosine" else "dot"
+        self._centre: np.ndarray | None = None
         self._opened: Any = None
 
     def append(self, vectors: np.ndarray, first: int) -> None:
         check_width(vectors, self.width, self.path)
-        arrow = self._arrow
-        numbers = arrow.array(np.ascontiguousarray(vectors.astype(self._type)).reshape(-1), self._number)
+        if not first:
+            self._save_centre(vectors.mean(axis=0, dtype=np.float64).astype(np.float32))
+        self._write(vectors, first)
+
+    def copy(self, other: VectorStore, rows: np.ndarray, first: int) -> None:
+        # Around another centre float16 would round the rows once more.
+        if first or not isinstance(other, LanceStore):
+            self.append(other.vectors(rows), first)
+        else:
+            self._save_centre(other._load_centre())
+            self._write(other.vectors(rows), first)
+
+    def _write(self, vectors: np.ndarray, first: int) -> None:
+        arrow, centred = self._arrow, vectors.astype(np.float32, copy=False) - self._load_centre()
+        numbers = arrow.array(np.ascontiguousarray(centred.astype(self._type)).reshape(-1), self._number)
         columns = {
             "row": arrow.array(np.arange(first, first + len(vectors))),
             "vector": arrow.FixedSizeListArray.from_arrays(numbers, self.width),
@@ -87,6 +109,21 @@ class LanceStore:
             if table.count_rows() > first:
                 table.delete(f"row >= {first}")
             table.add(arrow.table(columns))
+
+    def _save_centre(self, centre: np.ndarray) -> None:
+        """Save the centre before the first row that is stored around it."""
+        with disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            save_arrays(self.path / _CENTRE, centre=centre)
+        self._centre = centre
+
+    def _load_centre(self) -> np.ndarray:
+        if self._centre is None:
+            centre = load_arrays(self.path / _CENTRE, _FIX).get("centre")
+            if centre is None or centre.shape != (self.width,):
+                raise DataError(f"{self.path / _CENTRE} does not fit rows of {self.width} numbers: {_FIX}")
+            self._centre = centre
+        return self._centre
 
     @contextmanager
     def _damage(self) -> Iterator[None]:
@@ -111,7 +148,7 @@ class LanceStore:
         if not rows or (allowed is not None and not allowed.any()):
             return [(np.zeros(0, np.int64), np.zeros(0, np.float32)) for _ in queries]
         places = None if allowed is None else np.flatnonzero(allowed)
-        if places is not None and len(places) <= _FEW:
+        if places is not None and len(places) <= max(_FEW, self._candidates(k, rows, len(places))):
             return self._compare(queries, places, k)
         found = []
         for query in queries:
@@ -144,14 +181,14 @@ class LanceStore:
         return found
 
     def _checked(self, table: Any) -> np.ndarray:
-        """Return the vectors (n, width) of rows that were read. Raises DataError where they are not those written."""
+        """Return the vectors (n, width) fp32 of rows that were read. Raises DataError where a checksum differs."""
         values = np.concatenate([chunk.flatten().to_numpy() for chunk in table["vector"].chunks])
         vectors = values.reshape(-1, self.width)
         rows = table["row"].to_numpy()
         bad = np.flatnonzero(_checksums(vectors, rows) != table["crc"].to_numpy())
         if len(bad):
             raise DataError(f"{self.path} is damaged in row {int(rows[bad[0]])}: build the index again")
-        return np.asarray(vectors)
+        return np.asarray(vectors.astype(np.float32) + self._load_centre())
 
     def build_index(self, rows: int) -> bool:
         """Make the index, or let it take up the rows that came since, if they are many."""
@@ -170,7 +207,12 @@ class LanceStore:
         log.info("indexing %s rows (%s)", f"{rows:,}", self.kind)
         from lancedb import index
 
-        table.create_index("vector", config=getattr(index, KINDS[self.kind])(distance_type="dot"))
+        options: dict[str, Any] = {"distance_type": self._metric}
+        if self.kind == "ivf_pq":
+            # A byte for four dimensions: with LanceDB's default of sixteen, re-ranking does not save the recall.
+            parts = range(max(self.width // 4, 1), 0, -1)
+            options["num_sub_vectors"] = next(count for count in parts if self.width % count == 0)
+        table.create_index("vector", config=getattr(index, KINDS[self.kind].config)(**options))
         table.optimize()
         return True
 
@@ -180,33 +222,33 @@ class LanceStore:
 
     def _nearest(self, query: np.ndarray, k: int, rows: int, allowed: np.ndarray | None) -> Found | None:
         """Search by the index. Return None if not enough candidates are allowed even after asking for more."""
-        table = self._table()
+        table, query = self._table(), query.astype(np.float32, copy=False)
         there = rows if allowed is None else int(allowed.sum())
-        wanted = min(k, there)
-        asked = k if allowed is None else k + int(1.5 * k * rows / there)
+        wanted, asked = min(k, there), self._candidates(k, rows, there)
         for _ in range(_ATTEMPTS):
             found = (
-                table.search(query.astype(np.float32, copy=False))
-                .distance_type("dot")
+                table.search(query - self._load_centre() if self._metric == "l2" else query)
+                .distance_type(self._metric)
                 .nprobes(_PROBES)
-                .refine_factor(_REFINE)
                 .select(["row", "vector", "crc", "_distance"])
                 .limit(asked)
                 .to_arrow()
             )
-            if len(found):
-                self._checked(found)
             places = found["row"].to_numpy().astype(np.int64)
-            scores = (1 - found["_distance"].to_numpy()).astype(np.float32)
             keep = places < rows
             if allowed is not None:
                 keep[keep] = allowed[places[keep]]
             if keep.sum() >= wanted:
-                places, scores = places[keep], scores[keep]
+                places, scores = places[keep], self._checked(found)[keep] @ query
                 order = np.lexsort((places, -scores))[:k]
                 return places[order], scores[order]
             asked *= 4
         return None
+
+    def _candidates(self, k: int, rows: int, there: int) -> int:
+        """Return how many candidates are re-ranked for ``k`` of the ``there`` allowed rows of all ``rows``."""
+        # With a filter, so many more that as many allowed ones come.
+        return KINDS[self.kind].refine * (k if there == rows else k + int(1.5 * k * rows / there))
 
     @property
     def _files(self) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -11,8 +11,24 @@ from mmbert.errors import DataError
 
 StoreName = Literal["auto", "exact", "lance"]
 
-KINDS = {"ivf_hnsw_sq": "HnswSq", "ivf_pq": "IvfPq", "ivf_sq": "IvfSq", "ivf_rq": "IvfRq", "ivf_flat": "IvfFlat"}
-"""LanceDB's indices of vectors, and its classes for them."""
+
+class LanceKind(NamedTuple):
+    """One of LanceDB's indices of vectors: the class of its configuration, and how many candidates are re-ranked."""
+
+    config: str
+    refine: int
+    """So many times the wanted neighbours are compared by their stored vectors (LanceDB's ``refine_factor``)."""
+
+
+KINDS = {
+    "ivf_hnsw_sq": LanceKind("HnswSq", 10),
+    "ivf_pq": LanceKind("IvfPq", 10),
+    "ivf_sq": LanceKind("IvfSq", 10),
+    "ivf_rq": LanceKind("IvfRq", 40),
+    "ivf_flat": LanceKind("IvfFlat", 1),
+}
+"""None is offered without re-ranking: the codes of ``ivf_pq`` and ``ivf_rq`` alone find less than half of the nearest.
+The factors are those with which recall@10 was above 0.98 in benchmarks/search.py."""
 
 LARGEST_EXACT = 200_000
 """Rows up to which ``auto`` searches exactly: a query then takes some tens of milliseconds on one core."""
@@ -29,6 +45,9 @@ class VectorStore(Protocol):
 
     def append(self, vectors: np.ndarray, first: int) -> None:
         """Put fp32 vectors (n, d) at rows ``first`` and following, and flush them to disk."""
+
+    def copy(self, other: VectorStore, rows: np.ndarray, first: int) -> None:
+        """Append rows (n,), ascending, of another store; they are not rounded again if both stores round alike."""
 
     def search(self, queries: np.ndarray, k: int, rows: int, allowed: np.ndarray | None) -> list[Found]:
         """Return, for each query (q, d), the ``k`` rows of the first ``rows`` with the largest dot product.

@@ -19,7 +19,6 @@ from mmbert.errors import DataError, MissingExtra
 from mmbert.inference.checks import whole
 from mmbert.locks import lock_folder
 from mmbert.log import progress as progress_bar
-from mmbert.search.exact import save_ranges
 from mmbert.search.index_handle import IndexHandle
 from mmbert.search.index_record import Id, IndexRecord, read_record
 from mmbert.search.vector_store import LARGEST_EXACT
@@ -97,9 +96,6 @@ def _write_batch(
     spans: list[list[tuple[int, int]]] = []
     if fresh:
         spans, vectors = embed([document for document, _ in fresh], [place for _, place in fresh])
-        if handle.manifest.output == "int8" and not state.rows:
-            save_ranges(handle.folder, vectors)
-            handle.forget()
         handle.store(state).append(vectors, state.rows)  # not counted before the transaction below commits
     gone = {document.id for document, _ in fresh if document.id in known}
     if wanted:
@@ -154,7 +150,7 @@ def _rewrite(handle: IndexHandle, name: str) -> int:
     old, new = handle.store(state), handle.new_store(state.generation + 1, name)
     # The new files are complete before one transaction makes them current; the old ones are removed after it.
     for start in range(0, len(rows), _BLOCK):
-        new.append(old.vectors(rows[start : start + _BLOCK]), start)
+        new.copy(old, rows[start : start + _BLOCK], start)
     new.build_index(len(rows))
     with handle.records.writing() as state:
         handle.records.renumber(rows)
