@@ -16,6 +16,7 @@ import tokenizers
 from tokenizers import AddedToken
 from tokenizers.models import BPE
 
+from mmbert.errors import TokenizerError
 from mmbert.memory import give_back
 from mmbert.tokenizer.guard import check_expansion, no_panic
 
@@ -49,15 +50,25 @@ def load_bpe(path: Path, origin: str) -> tokenizers.Tokenizer | None:
     if model is None:
         return None
     check_expansion({**head, "model": {name: getattr(model, name) for name in _AFFIXES}}, origin)
+    try:
+        with no_panic(origin):
+            return _joined(head, model)
+    except TokenizerError:
+        raise
+    except Exception:  # the Rust library raises bare Exception; reading the whole file then says what is wrong with it
+        return None
+
+
+def _joined(head: dict[str, Any], model: BPE) -> tokenizers.Tokenizer | None:
+    """Return the tokenizer of a model and of what came before it; None if it adds tokens that the model lacks."""
     added = head.pop("added_tokens")
     if any(model.token_to_id(token["content"]) != token["id"] for token in added):
-        return None  # which ids tokens outside the model's vocabulary get is for the library to say
+        return None  # which ids they get is for the library to say
     empty = {"type": "BPE", "vocab": {}, "merges": []}
     made = tokenizers.Tokenizer.from_str(json.dumps({**head, "added_tokens": [], "model": empty}))
     made.model = model
-    with no_panic(origin):
-        made.add_tokens([AddedToken(**{key: token[key] for key in token if key != "id"}) for token in added])
-    give_back()
+    made.add_tokens([AddedToken(**{key: token[key] for key in token if key != "id"}) for token in added])
+    give_back()  # after the trees of small objects are gone
     return made
 
 
@@ -65,7 +76,7 @@ def _head(content: bytes) -> dict[str, Any] | None:
     """Return what comes before the model, if ``content`` ends where a key of the outermost object may begin."""
     try:
         head = json.loads(content + b'"model": null}')
-    except ValueError:  # "model" is a key of something inside, or the file is damaged
+    except (ValueError, RecursionError):  # "model" is a key of something inside, or the file is damaged
         return None
     return head if isinstance(head.get("added_tokens"), list) else None
 
@@ -73,10 +84,11 @@ def _head(content: bytes) -> dict[str, Any] | None:
 def _model(path: Path, start: int, origin: str, *, short: bool) -> BPE | None:
     """Return the model, the last value of the file from ``start`` on. None if it is none that the library can read.
 
-    The library accepts nothing behind the value. So no second rule can follow the model unchecked.
+    The library accepts nothing but blanks behind the value. So no second rule can follow the model unchecked.
     """
-    content = path.read_bytes()
-    content = content[start : content.rfind(b"}")]
+    with path.open("rb") as file:
+        file.seek(start)
+        content = file.read().rstrip().removesuffix(b"}")  # of the outermost object
     # the older form cannot say a token with a space (it is an error there), and takes "#version" for a comment
     if short and b'[\n        "#version' not in content:
         for written, older in _PAIRS:

@@ -88,7 +88,7 @@ class Tokenizer:
     @cached_property
     def vocab_size(self) -> int:
         """Return the number of ids, added tokens included: one more than the largest."""
-        model, added = self._marked.model, max(self._added) + 1
+        model, added = self._marked.model, max(self._added, default=-1) + 1
         size = self._marked.get_vocab_size(with_added_tokens=False)
         # as many tokens as ids from 0 on: then no id is larger, and a table of all tokens need not be made
         if None not in map(model.id_to_token, range(size)):
