@@ -212,10 +212,10 @@ SYSTEMS: dict[str, Callable[[argparse.Namespace, int], Callable[[], object]]] = 
 def private_memory(options: argparse.Namespace) -> float:
     """MB of this process, after it has loaded a system and run it once."""
     name, _, count = options.only.rpartition(":")
-    if name == "imports":
+    if name == "imports of peft":
         import peft  # noqa: F401
         import transformers.models.modernbert.modeling_modernbert  # noqa: F401
-    else:
+    elif name != "imports":
         with torch.inference_mode():
             SYSTEMS[name](options, int(count))()
     lines = Path("/proc/self/smaps_rollup").read_text(encoding="utf-8").splitlines()
@@ -231,7 +231,7 @@ def child(options: argparse.Namespace, name: str, count: int) -> float:
 
 def report(options: argparse.Namespace) -> str:
     """Measure everything, and return Markdown."""
-    imports = child(options, "imports", 0)
+    imports = {peft: child(options, "imports of peft" if peft else "imports", 0) for peft in (False, True)}
     lines = [
         f"    python benchmarks/adapters.py {' '.join(sys.argv[1:])}\n",
         f"{options.shape} shape, rank {options.rank}, {options.precision}, {options.rows} requests, one thread\n",
@@ -248,7 +248,7 @@ def report(options: argparse.Namespace) -> str:
                     runs[name]()
                     if turn:
                         times[name].append(time.process_time() - begun)
-        memory = {name: child(options, name, count) - imports for name in runs}
+        memory = {name: child(options, name, count) - imports["peft" in name] for name in runs}
         rates = {name: options.rows / statistics.median(taken) for name, taken in times.items()}
         lines += [
             f"| {count} | {name} | {rates[name]:.1f} | {rates[name] / rates['merged, one']:.2f} | "

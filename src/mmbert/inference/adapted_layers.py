@@ -1,9 +1,9 @@
 """One encoder with many LoRA adapters, which computes texts of different adapters in one batch.
 
-The base's matrices multiply all tokens of a batch together. Each adapter then adds its low-rank product to its own
-tokens, s B (A x), which costs r (m + n) operations a token where the matrix costs m n. Ten adapters so need the memory
-of one model and ten pairs of narrow matrices, and nearly the time of one model. (Weights merged for each adapter would
-need ten models, and a batch for each.)
+The base's matrices multiply all tokens of a batch together. Each adapter then adds its low-rank product s B (A x) to
+its own tokens, which the plan makes neighbours. That costs r (m + n) operations a token where the matrix costs m n. Ten
+adapters so need the memory of one model and ten pairs of narrow matrices, and nearly the time of one model. (Weights
+merged for each adapter would need ten models, and a batch for each.)
 
 Shapes: ``T`` tokens of a batch, ``N`` of them an adapter's; a matrix is (m, n).
 """
@@ -48,13 +48,15 @@ class Change(nn.Module):
         self.register_buffer("up", up.to(dtype).t().contiguous(), persistent=False)
         self.register_buffer("scales", scales, persistent=False)
 
-    def add(self, product: Tensor, x: Tensor, rows: Tensor) -> None:
-        """Change rows (N,) of ``product`` (T, m), the base's for x (T, n), in place."""
-        change = (x.index_select(0, rows).to(self.down.dtype) @ self.down @ self.up).to(product.dtype)
-        if self.scales is None:
-            product.index_add_(0, rows, change)
+    def add(self, product: Tensor, x: Tensor) -> None:
+        """Change the adapter's rows of a product (N, m), the base's for x (N, n), in place."""
+        narrow = x.to(self.down.dtype) @ self.down
+        if narrow.dtype == product.dtype:
+            product.addmm_(narrow, self.up)
         else:
-            product[rows] = ((product.index_select(0, rows) + change) * self.scales).to(product.dtype)
+            product += narrow @ self.up
+        if self.scales is not None:
+            product *= self.scales
 
 
 class AdaptedLayer(OneDnnLayer):
@@ -68,7 +70,12 @@ class AdaptedLayer(OneDnnLayer):
         for number, own in enumerate(changes):
             for name, change in own.items():
                 head_dim = self.head_dim if name == "attn.Wqkv" else None
-                self.changes[_key(number, name)] = Change(change, weights[name], dtype, head_dim)
+                if name != "mlp.Wi":
+                    self.changes[_key(number, name)] = Change(change, weights[name], dtype, head_dim)
+                    continue
+                # the layer multiplies by the two halves of Wi one after the other
+                for half, (part, weight) in enumerate(zip(change.halves(), weights[name].chunk(2), strict=True)):
+                    self.changes[_key(number, f"{name} {half}")] = Change(part, weight, dtype, None)
 
     def forward(self, x: Tensor, plan: AttentionPlan, cos_sin: Angles) -> Tensor:
         """(T, h) -> (T, h), fp32."""
@@ -86,21 +93,21 @@ class AdaptedLayer(OneDnnLayer):
         x = x + product
         normed = self.mlp_norm(x)
         # GELU cannot run inside the product, as in OneDnnLayer: the change comes before it
-        product = torch.cat([self.activated(normed), self.gate(normed)], dim=1).float()
-        self._change("mlp.Wi", product, normed, plan)
-        activated, gate = product.chunk(2, dim=1)
-        inner = F.gelu(activated) * gate
+        activated, gate = self.activated(normed).float(), self.gate(normed).float()
+        self._change("mlp.Wi 0", activated, normed, plan)
+        self._change("mlp.Wi 1", gate, normed, plan)
+        inner = F.gelu(activated).mul_(gate)
         last: Tensor = self.narrow(inner).float()
         self._change("mlp.Wo", last, inner, plan)
         return x + last
 
     def _change(self, name: str, product: Tensor, x: Tensor, plan: AttentionPlan) -> None:
-        for number, rows in plan.adapters:
+        for number, start, end in plan.adapters:
             key = _key(number, name)
             if key in self.changes:
                 change = self.changes[key]
                 assert isinstance(change, Change)
-                change.add(product, x, rows)
+                change.add(product[start:end], x[start:end])
 
 
 def weight_of(layer: Layer, name: str) -> Tensor:

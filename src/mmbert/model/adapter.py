@@ -67,6 +67,14 @@ class LowRank:
         scaled: Tensor = tuned * (self.magnitude.float() / tuned.norm(dim=1))[:, None]
         return scaled
 
+    def halves(self) -> tuple[LowRank, LowRank]:
+        """Return the changes of the first and the second half of the matrix's rows."""
+        lengths = self.magnitude.chunk(2) if self.magnitude is not None else (None, None)
+        first, second = (
+            LowRank(self.down, up, self.scale, own) for up, own in zip(self.up.chunk(2), lengths, strict=True)
+        )
+        return first, second
+
     def check(self, weight: Tensor, matrix: str, adapter: Adapter) -> None:
         """Raise WeightsError unless the change fits the base's matrix."""
         wanted = (self.up.shape[0], self.down.shape[1])

@@ -68,7 +68,7 @@ class AttentionPlan:
     offsets    (S + 1,) int32, borders of documents for the CUDA kernel; None elsewhere, where there are
     whole      the groups of a global layer, and
     short      the groups of a local layer, with its ``band`` behind them
-    adapters   the number of each adapter of the batch, and the tokens (N,), in the plan's order, that it changes
+    adapters   (number, first token, end) of the adapter of neighbouring documents, in the plan's order
     """
 
     order: Tensor | None
@@ -81,7 +81,7 @@ class AttentionPlan:
     whole: tuple[Group, ...] = ()
     short: tuple[Group, ...] = ()
     band: Band | None = None
-    adapters: tuple[tuple[int, Tensor], ...] = ()
+    adapters: tuple[tuple[int, int, int], ...] = ()
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, *, local: bool) -> Tensor:
@@ -166,12 +166,14 @@ def plan_attention(packed: Packed, window: int, dtype: torch.dtype) -> Attention
     if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16):
         positions = _positions(lengths).to(device, non_blocking=True)
         offsets = packed.offsets.to(torch.int32)
-        adapters = _adapters(packed, None)
+        adapters = _adapters(packed, range(packed.sequences))
         return AttentionPlan(None, None, positions, dtype, half, packed.longest, offsets, adapters=adapters)
-    order, inverse = _by_length(packed, lengths)
+    most = BLOCK + 2 * half  # a band has no fewer keys
+    documents = _documents(packed, most)
+    order, inverse = _order(packed, documents)
     like = torch.empty(0, dtype=torch.float32 if device.type == "cpu" else dtype, device=device)
-    lengths = sorted(lengths)
-    short = [length for length in lengths if length <= BLOCK + 2 * half]  # a band has no fewer keys
+    lengths = [lengths[document] for document in documents]
+    short = [length for length in lengths if length <= most]
     long = lengths[len(short) :]
     return AttentionPlan(
         order=order,
@@ -183,7 +185,7 @@ def plan_attention(packed: Packed, window: int, dtype: torch.dtype) -> Attention
         whole=tuple(Group(len(list(equal)), length, None) for length, equal in groupby(lengths)),
         short=tuple(Group(len(list(equal)), length, _window(length, half, like)) for length, equal in groupby(short)),
         band=_band(long, half, like) if long else None,
-        adapters=_adapters(packed, order),
+        adapters=_adapters(packed, documents),
     )
 
 
@@ -194,23 +196,39 @@ def _positions(lengths: Sequence[int]) -> Tensor:
     return torch.arange(int(counts.sum())) - starts
 
 
-def _adapters(packed: Packed, order: Tensor | None) -> tuple[tuple[int, Tensor], ...]:
-    """Return the tokens of each adapter in the plan's order, see AttentionPlan."""
+def _documents(packed: Packed, most: int) -> list[int]:
+    """Return the documents by length; with adapters those of one adapter are neighbours, long ones still the last.
+
+    More groups of equal length are the price of neighbours: a few calls of attention a layer, while an adapter's
+    products on neighbouring rows need no copies.
+    """
+    lengths, adapters = packed.lengths, packed.adapters
+    if adapters is None:
+        return sorted(range(len(lengths)), key=lengths.__getitem__)
+    return sorted(range(len(lengths)), key=lambda one: (lengths[one] > most, adapters[one], lengths[one]))
+
+
+def _adapters(packed: Packed, documents: Sequence[int]) -> tuple[tuple[int, int, int], ...]:
+    """Return the tokens of each adapter, see AttentionPlan; ``documents`` in the plan's order."""
     if packed.adapters is None:
         return ()
-    of_token = torch.as_tensor(packed.adapters).repeat_interleave(torch.tensor(packed.lengths))
-    of_token = of_token if order is None else of_token[order.cpu()]
-    numbers = sorted(set(map(int, packed.adapters)) - {-1})
-    return tuple((number, (of_token == number).nonzero()[:, 0].to(packed.ids.device)) for number in numbers)
+    found, start = [], 0
+    for number, own in groupby(documents, key=lambda document: int(packed.adapters[document])):
+        end = start + sum(packed.lengths[document] for document in own)
+        if number >= 0:
+            found.append((number, start, end))
+        start = end
+    return tuple(found)
 
 
-def _by_length(packed: Packed, lengths: Sequence[int]) -> tuple[Tensor, Tensor] | tuple[None, None]:
-    """Return the permutation of tokens that sorts documents by length, and its inverse; None if they are sorted."""
-    counts = torch.tensor(lengths)
-    ranked, documents = counts.sort(stable=True)
-    if torch.equal(ranked, counts):
+def _order(packed: Packed, documents: Sequence[int]) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """Return the permutation of tokens that puts documents in this order, and its inverse; None for no change."""
+    if all(document == place for place, document in enumerate(documents)):
         return None, None
-    starts = torch.repeat_interleave((counts.cumsum(0) - counts)[documents], ranked)
+    counts = torch.tensor(packed.lengths)
+    chosen = torch.tensor(documents)
+    ranked = counts[chosen]
+    starts = torch.repeat_interleave((counts.cumsum(0) - counts)[chosen], ranked)
     order = starts + _positions(ranked.tolist())
     inverse = torch.empty_like(order)
     inverse[order] = torch.arange(len(order))
