@@ -4,7 +4,7 @@
 
 Ways to take one optimiser step on the same masked tokens:
   ours     packed, MaskedLM + StableAdamW as the training loop does it, in the loop's precision
-  sparse   transformers, padded to the longest, sparse_prediction, bf16 autocast where the CPU has bf16: its best settings
+  sparse   transformers, padded to the longest, sparse_prediction, bf16 autocast where the CPU has bf16: its best
   sorted   the same, the texts sorted by length and cut into batches of equal padded size, gradients accumulated
   default  transformers, padded to the longest, all logits, fp32: its defaults
 Figures are tokens (never padding) per second: medians over rounds in which the ways take turns, since a machine with
