@@ -21,6 +21,7 @@ needs_mps = pytest.mark.skipif(not HAS_MPS, reason="no Apple GPU (MPS)")
 
 def test_named_devices() -> None:
     assert pick_device("cpu", CONFIG) == torch.device("cpu")
+    assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     with pytest.raises(ConfigError, match="no device"):
         pick_device("gpu", CONFIG)
     with pytest.raises(ConfigError, match="CUDA devices"):

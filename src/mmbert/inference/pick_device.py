@@ -27,16 +27,18 @@ LENGTHS = (16, 64, 128, 256, 512)
 REPEATS = 3
 
 
-def pick_device(name: str, config: ModelConfig, precision: str = "auto") -> torch.device:
+def pick_device(name: str, config: ModelConfig | None = None, precision: str = "auto") -> torch.device:
     """Return the device for ``auto`` or torch's name of one. Raises ConfigError for one that does not exist.
 
+    config     of the model, whose shape is measured; None: ``auto`` does not take MPS
     precision  what was asked for: int8 and bf16 are not computed by MPS, so ``auto`` does not take it for them
     """
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
-        wanted = precision in ("auto", "fp16", "fp32")
-        return torch.device("mps" if wanted and _has_mps() and mps_is_faster(config) else "cpu")
+        if config is None or precision not in ("auto", "fp16", "fp32") or not _has_mps():
+            return torch.device("cpu")
+        return torch.device("mps" if mps_is_faster(config) else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
