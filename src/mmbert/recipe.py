@@ -32,7 +32,7 @@ from mmbert.recipe_text import Share as Share
 from mmbert.recipe_text import Source as Source
 from mmbert.recipe_text import TokenizerTraining as TokenizerTraining
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
 """Of the operands of matrix products."""
 
 START = "start"
@@ -157,8 +157,9 @@ class Runtime(Spec):
     """How several processes share the work. ddp: each holds all weights. fsdp: each holds a shard of every tensor, for
     models whose weights and moments, 16 bytes a parameter, do not fit one device. May change when a run resumes."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Precision of matrix products; weights and the residual stream stay fp32."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Precision of matrix products; weights and the residual stream stay fp32. fp16 is for GPUs without bf16 (T4,
+    V100): the loss is then scaled, and the scale is part of a checkpoint. auto: the device's fastest."""
     compile: bool = False
     """torch.compile of the element-wise parts."""
     threads: int | None = Field(None, ge=1)

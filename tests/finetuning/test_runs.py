@@ -195,6 +195,22 @@ def test_wrong_options_are_named(recipe: Make, tmp_path: Path) -> None:
         recipe("classify", training__rate=1)
 
 
+def test_fp16_is_for_gpus(recipe: Make, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"training\.precision fp16 is for GPUs"):
+        mmbert.finetune(recipe("classify", training__precision="fp16", training__device="cpu"), out=tmp_path)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_gpu_fine_tunes_as_the_cpu_does(precision: str, recipe: Make, tmp_path: Path) -> None:
+    on_cpu = recipe("classify", training__device="cpu", training__precision="fp32", training__dropout=0.0)
+    on_gpu = recipe("classify", training__device="cuda", training__precision=precision, training__dropout=0.0)
+    one, two = mmbert.finetune(on_cpu, out=tmp_path / "cpu"), mmbert.finetune(on_gpu, out=tmp_path / "gpu")
+    for name, value in weights(one.folder).items():
+        assert (weights(two.folder)[name] - value).abs().max() < 0.05, name
+
+
 @pytest.mark.distributed
 def test_two_processes_train_as_one(recipe: Make, tmp_path: Path) -> None:
     """Twice half a batch of sentences whose numbers of words differ: the loss is divided by all of them."""

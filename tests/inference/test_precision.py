@@ -22,7 +22,7 @@ from mmbert.inference.embedder import Embedder
 from mmbert.inference.int8 import Int8Layer, Int8Matrix, by_channel, compiles
 from mmbert.inference.native import kernel
 from mmbert.inference.onednn_layers import OneDnnLayer, PackedMatrix, paired, rotate_pairs
-from mmbert.inference.precision import Bf16Linear, apply_precision, choose
+from mmbert.inference.precision import HalfLinear, apply_precision, choose
 from mmbert.model.config import ModelConfig
 from mmbert.model.encoder import Encoder
 from mmbert.model.rope import angles, rotate
@@ -184,11 +184,17 @@ def test_where_nothing_can_be_packed(
     assert choose(CPU)[0] == "fp32"
 
 
-def test_linear_layers_of_gpus() -> None:
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.bfloat16, 1e-2), (torch.float16, 1e-3)])
+def test_linear_layers_of_gpus(dtype: torch.dtype, bound: float) -> None:
     weight, x = torch.randn(24, 16), torch.randn(9, 16)
-    found = Bf16Linear(weight)(x)
-    assert found.dtype == torch.bfloat16
-    assert 1e-4 < nearness(found.float(), x @ weight.t())[0] < 1e-2
+    found = HalfLinear(weight, dtype)(x)
+    assert found.dtype == dtype
+    assert bound / 100 < nearness(found.float(), x @ weight.t())[0] < bound
+
+
+def test_fp16_is_refused_on_a_cpu(trained: Encoder) -> None:
+    with pytest.raises(ConfigError, match="fp16 is for GPUs: take auto"):
+        apply_precision(copy.deepcopy(trained), CPU, "fp16")
 
 
 def test_pairs_turn_as_halves_do() -> None:

@@ -133,5 +133,5 @@ def test_another_model_and_another_version_are_refused(tmp_path: Path, save: Sav
         checkpoint.load(path, *make(layers=3))
     values = json.loads((path / "state.json").read_text(encoding="utf-8"))
     (path / "state.json").write_text(json.dumps({**values, "version": 99}), encoding="utf-8")
-    with pytest.raises(TrainingError, match="has version 99, and only 1 to 2 can be read"):
+    with pytest.raises(TrainingError, match="has version 99, and only 1 to 3 can be read"):
         checkpoint.load(path, model, optimizer)

@@ -43,7 +43,7 @@ def on_cpu(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out / "first"
 
 
-@pytest.mark.parametrize(("precision", "rel"), [("fp32", 1e-3), ("bf16", 3e-2)])
+@pytest.mark.parametrize(("precision", "rel"), [("fp32", 1e-3), ("bf16", 3e-2), ("fp16", 1e-2)])
 def test_one_device_trains_as_the_cpu_does(
     on_cpu: Path, trained: Trained, tmp_path: Path, precision: str, rel: float
 ) -> None:
@@ -63,6 +63,20 @@ def test_a_checkpoint_is_a_copy_of_its_moment(on_cpu: Path, trained: Trained, tm
     pretrain(write_recipe(trained.home, [*changes, "runtime.device=cpu"])[0], tmp_path, trained.data)
     there, here = load_state(first / "on-cuda"), load_state(first / "final")
     assert all((there[name] - here[name]).abs().max() < 1e-3 for name in here)
+
+
+def test_fp16_resumes_with_its_scale(trained: Trained, tmp_path: Path) -> None:
+    changes = [*CHANGES, "runtime.device=cuda", "runtime.precision=fp16"]
+    pretrain(write_recipe(trained.home, changes)[0], tmp_path, trained.data)
+    first = tmp_path / "first"
+    whole = checkpoint.read_state(checkpoint.checkpoints(first)[-1])
+    for path in checkpoint.checkpoints(first)[1:]:
+        path.rename(path.with_name(f"not-{path.name}"))
+    (first / "final").rename(first / "before")
+    pretrain(write_recipe(trained.home, changes)[0], tmp_path, trained.data)
+    assert checkpoint.read_state(checkpoint.checkpoints(first)[-1]).scaler == whole.scaler
+    one, two = load_state(first / "before"), load_state(first / "final")
+    assert all((one[name] - two[name]).abs().max() < 1e-3 for name in one)  # atomics of CUDA's embedding gradient
 
 
 @pytest.mark.distributed

@@ -52,7 +52,7 @@ def test_equals_optimi_to_the_last_bit(decoupled: bool) -> None:
 def test_a_tensor_moved_in_pieces_goes_where_it_went_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     whole, chunks = make_parameters(), make_parameters()
     train(StableAdamW(whole, lr=PEAK, weight_decay=0.1), whole)
-    monkeypatch.setattr("mmbert.training.optim.CHUNK", 7)
+    monkeypatch.setattr("mmbert.training.optim.CPU_CHUNK", 7)
     train(StableAdamW(chunks, lr=PEAK, weight_decay=0.1), chunks)
     for a, b in zip(chunks, whole, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)

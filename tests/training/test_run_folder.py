@@ -67,7 +67,7 @@ def test_hash_is_of_what_training_depends_on() -> None:
 @pytest.mark.parametrize(("found", "wanted"), [("avx512_bf16", "bf16"), (None, "fp32")])
 def test_precision_follows_a_rule(found: str | None, wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "bf16_instructions", lambda: found)
-    assert choose_precision(torch.device("cuda"), 8) == "bf16"
+    assert choose_precision(torch.device("mps"), 8) == "fp16"
     assert choose_precision(torch.device("cpu"), 32) == "fp32"
     assert choose_precision(torch.device("cpu"), 768) == wanted
 

@@ -25,7 +25,7 @@ AsJson = Annotated[
     bool, typer.Option("--json", help="Print JSON lines on a terminal too. Pipes and files always get JSON lines.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
-Precision = Annotated[str, typer.Option(help="Precision of the weight matrices: auto, fp32, bf16 or int8.")]
+Precision = Annotated[str, typer.Option(help="Precision of the weight matrices: auto, fp32, bf16, fp16 or int8.")]
 RecipeFile = Annotated[Path, typer.Argument(help="Recipe file, such as recipes/nano.yaml.")]
 Overrides = Annotated[
     list[str] | None,

@@ -9,6 +9,7 @@ import shutil
 import torch
 
 from mmbert import cpu
+from mmbert.device import runs_flash_attention
 from mmbert.extras import extras, missing
 from mmbert.inference import precision
 from mmbert.inference.native import kernel, layer
@@ -18,7 +19,7 @@ from mmbert.training.run_folder import choose_precision, versions
 
 def describe_machine() -> dict[str, str]:
     """Return all of it by name, in the order printed."""
-    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    device = _here()
     return {
         **versions(),
         "platform": platform.platform(),
@@ -35,17 +36,24 @@ def describe_machine() -> dict[str, str]:
 
 def attention(device: torch.device) -> str:
     """Return which implementation of attention runs, and why."""
-    if device.type != "cuda":
+    if device.type == "cpu":
         torch_way = "torch, documents of one length per call, local layers in blocks"
         return f"bf16, int8: {kernel.describe()} (MMBERT_NATIVE=0: torch); fp32: {torch_way}"
-    try:
-        from torch.nn.attention import varlen  # noqa: F401  (absent from some builds)
-    except ImportError:
-        return "this torch has no varlen_attn: take precision fp32, or install torch 2.11 or newer"
-    return "varlen_attn (flash attention with a window) in bf16; blocks in fp32"
+    if runs_flash_attention(device):
+        return "varlen_attn (flash attention with a window) in bf16 and fp16; blocks in fp32"
+    why = "" if device.type != "cuda" else ": flash attention needs compute capability 8.0 and torch 2.11"
+    return f"torch's SDPA, documents of one length per call, local layers in blocks{why}"
+
+
+def _here() -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda", 0)
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def _device(device: torch.device) -> str:
+    if device.type == "mps":
+        return "mps: Apple's GPU; a model is loaded onto it if a short measurement finds it as fast as the CPU"
     if device.type != "cuda":
         return "cpu: no CUDA device, or a torch without CUDA"
     memory = torch.cuda.get_device_properties(device).total_memory / 2**30
@@ -64,7 +72,12 @@ def _training(device: torch.device) -> str:
     """What ``runtime.precision: auto`` of a recipe chooses."""
     chosen = {choose_precision(device, int(preset["hidden_size"])) for preset in PRESETS.values()}
     if device.type == "cuda":
-        return "bf16: matrix products run on the tensor cores in it; weights stay fp32"
+        if chosen == {"fp32"}:
+            return "fp32: this GPU has no tensor cores"
+        scaled = ", the loss is scaled" if "fp16" in chosen else ""
+        return f"{min(chosen)}: matrix products run on the tensor cores in it; weights stay fp32{scaled}"
+    if device.type == "mps":
+        return "on the CPU: pretraining and fine-tuning do not use MPS"
     if "bf16" in chosen:
         return "bf16: this processor multiplies it in hardware (narrow models: fp32); weights stay fp32"
     return "fp32: this processor has no bf16 instructions (AVX-512 BF16 or AMX)"
@@ -73,7 +86,7 @@ def _training(device: torch.device) -> str:
 def _int8(device: torch.device) -> str:
     """Whether ``precision: int8`` is worth asking for."""
     if device.type != "cpu":
-        return "for CPUs only: take bf16"
+        return f"for CPUs only: take {precision.choose(device)[0]}"
     if layer.usable():
         return "ready on request: native layers, which compile nothing when they are first used"
     if not any(shutil.which(name) for name in ("g++", "clang++", "c++")):

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from mmbert.device import autocast
 from mmbert.errors import WeightsError
-from mmbert.evaluation.heldout_loss import autocast
 from mmbert.evaluation.results import FilledMask, Guess
 from mmbert.inference.fill_mask import best_tokens, unknown_ids
 from mmbert.model.heads import MaskedLM

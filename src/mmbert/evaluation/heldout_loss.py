@@ -11,12 +11,12 @@ of several languages go through the model together, and only labelled rows throu
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from mmbert.device import autocast
 from mmbert.errors import WeightsError
 from mmbert.evaluation.results import LanguageLoss
 from mmbert.inference.load import Loaded
@@ -104,11 +104,6 @@ def losses(model: MaskedLM, packed: Packed, precision: Precision) -> tuple[np.nd
         nats.append(F.cross_entropy(logits, labels, reduction="none"))
         hits.append(logits.argmax(dim=1) == labels)
     return torch.cat(nats).double().cpu().numpy(), torch.cat(hits).double().cpu().numpy()
-
-
-def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """Return the context in which the model runs at a precision."""
-    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
 def _concatenate(batches: Sequence[Packed]) -> tuple[Packed, np.ndarray]:

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from mmbert.arrays import unit
+from mmbert.device import autocast
 from mmbert.errors import DataError
-from mmbert.evaluation.heldout_loss import autocast
 from mmbert.evaluation.results import LanguageRetrieval
 from mmbert.inference.batching import Batch, run, text_encoder
 from mmbert.inference.load import Loaded

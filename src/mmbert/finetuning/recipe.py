@@ -87,8 +87,9 @@ class Training(Spec):
     """Dropout before the classifier (mmBERT's README)."""
     gradient_checkpointing: bool = False
     """Recompute each layer in the backward pass: less memory, a third more work."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Precision of matrix products; weights stay fp32. auto: bf16 where the device is faster in it."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Precision of matrix products; weights stay fp32. auto: bf16 where the device is faster in it, fp16 (with a scaled
+    loss) on GPUs without bf16."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     max_tokens: int = Field(128, ge=8)
     """Longest sequence; longer texts are truncated (questions: read in windows), and the run says how many."""

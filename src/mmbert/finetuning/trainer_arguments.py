@@ -34,7 +34,7 @@ def training_arguments(
     width    hidden size of the model, which decides ``precision: auto``
     metric   the name on dev that chooses the checkpoint; None: there is no dev
     every    steps between evaluations, each with a checkpoint
-    Raises ConfigError for a batch that cannot be divided, and for CUDA on a machine without.
+    Raises ConfigError for a batch that cannot be divided, for CUDA on a machine without, and for fp16 on a CPU.
     """
     processes, device = world_size(), pick_device(training.device, "training.device")
     share, rest = divmod(training.batch, processes)
@@ -47,6 +47,8 @@ def training_arguments(
     precision = training.precision
     if precision == "auto":
         precision = choose_precision(torch.device(device), width)
+    if precision == "fp16" and device == "cpu":
+        raise ConfigError("training.precision fp16 is for GPUs without bf16: take auto, bf16 or fp32 on a CPU")
     dev = metric is not None
     options = {
         "output_dir": str(folder / CHECKPOINTS),
@@ -61,6 +63,7 @@ def training_arguments(
         "lr_scheduler_type": SCHEDULES[training.schedule],
         "max_grad_norm": training.max_grad_norm,
         "bf16": precision == "bf16",
+        "fp16": precision == "fp16",  # accelerate scales the loss and skips steps whose gradients overflow
         "use_cpu": device == "cpu",
         "seed": training.seed,
         "eval_strategy": "steps" if dev else "no",

@@ -16,7 +16,8 @@ import torch
 
 from mmbert.errors import ConfigError
 from mmbert.inference.adapted_layers import adapt
-from mmbert.inference.load import Loaded, adapted, load, pick_device, with_head
+from mmbert.inference.load import Loaded, adapted, load, with_head
+from mmbert.inference.pick_device import pick_device
 from mmbert.inference.precision import choose
 from mmbert.model.adapter import Adapter, read_adapter
 from mmbert.model.weights import load_state, model_folder, take_encoder

@@ -41,7 +41,7 @@ class Embedder(SentenceTransformersApi):
         """Load a folder or hub name of sentence-transformers, transformers, peft (an adapter) or this package.
 
         device      auto, cpu, cuda, cuda:1
-        precision   auto, fp32, bf16 or int8: of the model's matrices
+        precision   auto, fp32, bf16, fp16 or int8: of the model's matrices
         base        of an adapter: folder or hub name of its base. Default: what the adapter says
         num_layers  read and compute only the first layers, then the final norm (2D Matryoshka). Default: all
         pooling     mean, first, last, max, weightedmean; several are concatenated. Default: the folder's, or mean

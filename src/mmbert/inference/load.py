@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mmbert.errors import ConfigError, TokenizerError, WeightsError
 from mmbert.inference.checks import whole
+from mmbert.inference.pick_device import pick_device
 from mmbert.inference.precision import apply_precision
 from mmbert.inference.sentence_transformers_folder import FolderOptions, read_options
 from mmbert.model.adapter import Adapter, is_adapter, read_adapter
@@ -55,7 +56,7 @@ _MOST_LABELS = 2**20
 class Loaded(FolderOptions):
     """A model that is ready to run, with the options of its folder.
 
-    encoder             in eval mode, on ``device``, in ``precision`` (fp32, bf16, int8); answers in fp32
+    encoder             in eval mode, on ``device``, in ``precision`` (fp32, bf16, fp16, int8); answers in fp32
     head                None for ``encoder`` and ``sentence``; the whole MaskedLM, around ``encoder``, for
                         ``masked_lm``; a TaskHead for the rest, in fp32
     labels              names by number, None without classes
@@ -126,14 +127,13 @@ def load(
 ) -> Loaded:
     """Load a folder or hub name: a model, or an adapter of peft, which is merged into its base.
 
-    device      auto (CUDA where there is one), cpu, cuda, cuda:1, ...
-    precision   auto, fp32, bf16 or int8, see :func:`mmbert.inference.precision.apply_precision`
+    device      auto (see :func:`mmbert.inference.pick_device.pick_device`), cpu, cuda, cuda:1, mps, ...
+    precision   auto, fp32, bf16, fp16 or int8, see :func:`mmbert.inference.precision.apply_precision`
     base        of an adapter: folder or hub name of its base. Default: what the adapter says
     num_layers  read and compute only the first layers, and then the final norm (2D Matryoshka, 2402.14776)
     Raises WeightsError, TokenizerError or ConfigError.
     """
     folder = model_folder(name, revision=revision)
-    where = pick_device(device)
     adapter = read_adapter(folder) if is_adapter(folder) else None
     if base is not None and adapter is None:
         raise ConfigError(f"{folder} is no adapter: base is the model that an adapter belongs to")
@@ -143,6 +143,7 @@ def load(
         options, values = adapted(adapter, options), adapter.config(values)
     kind = _kind(values, options)
     config = _shorter(config_from_hf(values, str(place / "config.json")), num_layers)
+    where = pick_device(device, config, precision)
     tokenizer = _tokenizer(place, config)
     state = load_state(place, check=True)
     if adapter is not None:
@@ -212,21 +213,6 @@ def _shorter(config: ModelConfig, num_layers: int | None) -> ModelConfig:
         return config
     whole("num_layers", num_layers, 1, config.num_layers, "the layers of the model")
     return config.model_copy(update={"num_layers": num_layers})
-
-
-def pick_device(name: str) -> torch.device:
-    """Return the device for ``auto`` or torch's name of one. Raises ConfigError for one that does not exist."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"device {name!r} is no device: use auto, cpu, cuda or cuda:1") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices; use auto or cpu"
-        )
-    return device
 
 
 def _kind(values: Mapping[str, Any], options: FolderOptions) -> Kind:

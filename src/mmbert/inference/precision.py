@@ -1,8 +1,9 @@
-"""The precision of an encoder: fp32, bf16 or int8 matrices.
+"""The precision of an encoder: fp32, bf16, fp16 or int8 matrices.
 
 =====  ==========================================================  =========================================
 fp32   packed for oneDNN on a CPU                                  equal to transformers to 1e-6
 bf16   matrices in bf16; on CUDA the flash kernel too              relative error near 5e-4
+fp16   the same for GPUs without bf16 (T4, V100, Apple)             numbers above 65,504 become infinite
 int8   weights and activations (CPU only); without VNNI, weights    cosine to fp32 above 0.99
        of 7 bits, whose products cannot saturate
 plain  the modules unchanged: for export, training, other code     equal to transformers to 1e-6
@@ -22,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmbert import cpu
+from mmbert.device import HALF_DTYPES, native_half
 from mmbert.errors import ConfigError
 from mmbert.inference.int8 import Int8Layer, compiles
 from mmbert.inference.native import layer as native
@@ -32,30 +34,29 @@ from mmbert.model.layers import Layer
 
 log = logging.getLogger(__name__)
 
-PRECISIONS = ("auto", "fp32", "bf16", "int8", "plain")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8", "plain")
 
 
-class Bf16Linear(nn.Module):
-    """A linear layer without bias, stored and computed in bf16, with bf16 results. For GPUs."""
+class HalfLinear(nn.Module):
+    """A linear layer without bias, stored and computed in bf16 or fp16, with such results. For GPUs."""
 
     weight: Tensor
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
         super().__init__()
-        self.register_buffer("weight", weight.detach().to(torch.bfloat16), persistent=False)
+        self.register_buffer("weight", weight.detach().to(dtype), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x.to(torch.bfloat16), self.weight)
+        return F.linear(x.to(self.weight.dtype), self.weight)
 
 
 def choose(device: torch.device) -> tuple[str, str]:
     """Return the precision for ``auto`` on a device, and the reason."""
-    if device.type == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return "bf16", "the GPU computes in bf16"
-        return "fp32", "the GPU has no bf16"
     if device.type != "cpu":
-        return "fp32", f"nothing else was tried on {device.type}"
+        half = native_half(device)
+        if half is None:
+            return "fp32", f"this {device.type} device has no fast 16-bit products"
+        return half, "the GPU computes in bf16" if half == "bf16" else "the GPU computes in fp16, not in bf16"
     found = cpu.bf16_instructions()
     if found:
         return "bf16", f"the processor has {found}"
@@ -73,7 +74,11 @@ def apply_precision(encoder: Encoder, device: torch.device, precision: str) -> s
     used = choose(device)[0] if precision == "auto" else precision
     encoder.to(device)
     if used == "int8" and device.type != "cpu":
-        raise ConfigError(f"int8 is for CPUs: take bf16 on {device}")
+        raise ConfigError(f"int8 is for CPUs: take {native_half(device) or 'fp32'} on {device}")
+    if used == "fp16" and device.type == "cpu":
+        raise ConfigError("precision fp16 is for GPUs: take auto, bf16, int8 or fp32 on a CPU")
+    if used == "bf16" and device.type != "cpu" and native_half(device) != "bf16":
+        log.warning("bf16 is emulated on %s, which is slow: take fp16", device)
     # no list of the layers: it would keep the weights of each until the last one is packed
     fits = all(native.ready(layer) for layer in encoder.layers if isinstance(layer, Layer))
     if used in ("bf16", "int8") and device.type == "cpu" and fits:
@@ -85,12 +90,12 @@ def apply_precision(encoder: Encoder, device: torch.device, precision: str) -> s
         _replace(encoder, lambda layer: Int8Layer(layer, compiled=compiled))
     elif used in _DTYPES and device.type == "cpu":
         _replace(encoder, lambda layer: OneDnnLayer(layer, _DTYPES[used]))
-    elif used == "bf16":
-        encoder.linear_dtype = torch.bfloat16
+    elif used in HALF_DTYPES:
+        dtype = encoder.linear_dtype = HALF_DTYPES[used]
         for part in list(encoder.layers.modules()):
             for name, linear in list(part.named_children()):
                 if isinstance(linear, nn.Linear):
-                    setattr(part, name, Bf16Linear(linear.weight))
+                    setattr(part, name, HalfLinear(linear.weight, dtype))
     return used
 
 

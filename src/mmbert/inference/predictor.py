@@ -69,7 +69,7 @@ class Predictor:
         """Load a folder or hub name of transformers, sentence-transformers, peft (an adapter) or this package.
 
         device      auto, cpu, cuda, cuda:1
-        precision   auto, fp32, bf16 or int8: of the encoder's matrices
+        precision   auto, fp32, bf16, fp16 or int8: of the encoder's matrices
         base        of an adapter: folder or hub name of its base. Default: what the adapter says
         num_layers  read and compute only the first layers, then the final norm (2D Matryoshka). Default: all
         Raises WeightsError (which names the right predictor, if the folder has another head), TokenizerError or

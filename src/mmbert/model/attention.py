@@ -1,8 +1,9 @@
 """Attention over packed documents: one function, with one plan per batch, for CUDA and for CPUs.
 
-On CUDA torch's variable-length flash kernel does everything, window included (``varlen_attn``).
+On GPUs that have it, torch's variable-length flash kernel does everything, window included (``varlen_attn``).
 
-Elsewhere the encoder sorts the documents by length (``AttentionPlan.order``). Then there are
+Elsewhere the encoder sorts the documents by length (``AttentionPlan.order``): on CPUs, in fp32, and on GPUs before
+compute capability 8.0, where torch takes its memory-efficient kernel in fp16. Then there are
 
 * **groups**: documents of one length are one call of ``scaled_dot_product_attention`` over views, without padding or
   copies. Global layers use groups for all documents. (Padding documents of similar length into fewer calls was slower
@@ -28,6 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmbert.device import runs_flash_attention
 from mmbert.packed import Packed
 
 BLOCK = 32
@@ -163,7 +165,7 @@ class _Windows(torch.autograd.Function):
 def plan_attention(packed: Packed, window: int, dtype: torch.dtype) -> AttentionPlan:
     """Return the plan of a batch of torch tensors, on their device. ``dtype``: of the results of linear layers."""
     device, lengths, half = packed.ids.device, packed.lengths, window // 2
-    if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16):
+    if dtype in (torch.bfloat16, torch.float16) and runs_flash_attention(device):
         positions = _positions(lengths).to(device, non_blocking=True)
         offsets = packed.offsets.to(torch.int32)
         adapters = _adapters(packed, range(packed.sequences))

@@ -219,7 +219,7 @@ def serve(
     host              127.0.0.1: this machine only
     port              0: any that is free
     device            auto, cpu, cuda, cuda:1
-    precision         auto, fp32, bf16 or int8
+    precision         auto, fp32, bf16, fp16 or int8
     max_batch_tokens  tokens of one batch; default: 2,048 on a CPU, 32,768 on a GPU
     max_queue_tokens  tokens that wait at most for each model; default: 256 batches. More are refused (429)
     max_body          bytes of a request

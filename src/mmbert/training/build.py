@@ -57,7 +57,7 @@ def begin(ctx: PhaseContext, config: ModelConfig) -> tuple[MaskedLM, StableAdamW
         if ctx.mesh.main:
             log.info("%s goes on from %s", ctx.name, end)
         # Moments go on over phases, so Adam's bias correction has to count the steps of all of them.
-        return model, optimizer, replace(state, optimizer_step=last.optimizer_step)
+        return model, optimizer, replace(state, optimizer_step=last.optimizer_step, scaler=last.scaler)
     model = _empty(config)
     if recipe.start is None:
         init_weights(

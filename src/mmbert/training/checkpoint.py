@@ -33,9 +33,9 @@ from mmbert.training.storage import MODEL, OPTIMIZER, read_into
 
 log = logging.getLogger(__name__)
 
-VERSION = 2
-READABLE = (1, 2)
-"""1 had fewer fields, which then take their defaults."""
+VERSION = 3
+READABLE = (1, 2, 3)
+"""1 and 2 had fewer fields, which then take their defaults."""
 STATE = "state.json"
 
 
@@ -63,6 +63,10 @@ class State:
     """How often the phase went back to a checkpoint after a spike."""
     skipped_steps: int = 0
     """Steps whose data those rollbacks skipped."""
+    scaler: dict[str, float] = field(default_factory=dict)
+    """State of torch's GradScaler in fp16: the scale of the loss, and the steps since it last changed."""
+    overflows: int = 0
+    """Steps of the phase whose scaled gradients overflowed in fp16, which moved no weight."""
     versions: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:

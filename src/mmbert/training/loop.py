@@ -10,16 +10,19 @@ from dataclasses import asdict, replace
 from typing import NamedTuple
 
 import torch
+from torch.amp.grad_scaler import GradScaler
 
 from mmbert.data.loader import Loader
 from mmbert.data.permute import key_of
 from mmbert.data.steps import Step
+from mmbert.device import autocast
 from mmbert.errors import Spike
 from mmbert.model.heads import MaskedLM
 from mmbert.packed import Packed
 from mmbert.training import spike
 from mmbert.training.checkpoint import State
 from mmbert.training.loss import loss_sum
+from mmbert.training.loss_scale import loss_scaler, move, overflowed, scaler_state
 from mmbert.training.metrics_log import Meters
 from mmbert.training.optim import StableAdamW, gradient_norm
 from mmbert.training.phase_context import PhaseContext
@@ -43,6 +46,8 @@ class StepResult(NamedTuple):
     """Mean over all labels, nats."""
     norm: float
     """Euclidean norm of the gradient."""
+    moved: bool = True
+    """Whether the optimiser moved: not if the scaled gradients overflowed in fp16."""
 
 
 def train_phase(ctx: PhaseContext, model: MaskedLM, optimizer: StableAdamW, state: State) -> State:
@@ -74,6 +79,7 @@ def _train(
 ) -> State:
     """Train until the phase ends or a spike sends it back; return the state to continue from."""
     runtime, saved = ctx.recipe.runtime, state
+    scaler = loss_scaler(ctx.mesh.device, ctx.precision, state)
     with (
         Loader(ctx.steps(), state.cursor) as loader,
         Meters(ctx.folder, ctx.name, ctx.phase, state, every=runtime.log_every, main=ctx.mesh.main) as meters,
@@ -82,7 +88,7 @@ def _train(
             # By tokens seen before the step, from the cursor: a resumed run computes the same rate.
             rate = learning_rate(ctx.phase, state.cursor.tokens)
             try:
-                result = train_step(ctx, model, optimizer, step, rate, state, should_stop)
+                result = train_step(ctx, model, optimizer, step, rate, state, should_stop, scaler)
             except Spike as error:
                 return spike.handle(ctx, model, optimizer, saver, state, step, error)
             if result is None:
@@ -97,8 +103,10 @@ def _train(
             # Due by tokens, not by steps or time: the same checkpoints exist wherever a run was stopped.
             due = step.cursor_after.tokens // runtime.checkpoint_every > state.cursor.tokens // runtime.checkpoint_every
             state = replace(
-                state, cursor=step.cursor_after, optimizer_step=state.optimizer_step + 1, finished=last,
-                norms=(*state.norms, result.norm)[-spike.KEPT :], meters=asdict(meters.sums),
+                state, cursor=step.cursor_after, optimizer_step=state.optimizer_step + result.moved, finished=last,
+                norms=(*state.norms, *([result.norm] if result.moved else ()))[-spike.KEPT :],
+                meters=asdict(meters.sums), overflows=state.overflows + (not result.moved),
+                scaler=scaler_state(scaler),
             )  # fmt: skip
             if due or last:
                 saver.save(state, model, optimizer)
@@ -116,12 +124,15 @@ def train_step(
     rate: float,
     state: State,
     should_stop: ShouldStop = bool,
+    scaler: GradScaler | None = None,
 ) -> StepResult | None:
     """Do one optimiser step. Returns None, with nothing changed, if some rank is to stop meanwhile.
 
     The sum of losses over all micro-batches and ranks is divided by the number of all their labels. In a mean of means
     a label would weigh more the fewer labels its micro-batch has. Raises NotFinite or Spike before anything changed.
+    With ``scaler`` (fp16) a step whose gradients overflow leaves the weights as they are and lowers the scale.
     """
+    scale = scaler.get_scale() if scaler is not None else 1.0
     mesh, labels = ctx.mesh, max(1, step.labels)
     total = torch.zeros((), device=mesh.device)
     for place, packed in _passes(ctx, step, model):
@@ -129,30 +140,38 @@ def train_step(
             optimizer.zero_grad()
             return None
         if packed is not None:
-            total += backward(ctx, model, step, place, packed, labels)
+            total += backward(ctx, model, step, place, packed, labels, scale)
     mesh.sum_gradients(model.parameters())
+    if scaler is not None:
+        scaler.unscale_(optimizer)  # of the sum over ranks, so that all ranks find the same overflow
     # One transfer for both numbers: reading them separately would stop the accelerator's queue twice.
     numbers = torch.stack([mesh.all_reduce_sum(total) / labels, gradient_norm(model.parameters())])
     result = StepResult(*numbers.tolist())
     try:
-        spike.check(ctx, state, result.loss, result.norm)
+        if scaler is not None and overflowed(model.parameters(), result.loss, result.norm, scale):
+            result = result._replace(moved=False)
+        else:
+            spike.check(ctx, state, result.loss, result.norm)
         optimizer.set_learning_rate(rate)
-        optimizer.step()
+        move(optimizer, scaler)
     finally:
         optimizer.zero_grad()
     return result
 
 
-def backward(ctx: PhaseContext, model: MaskedLM, step: Step, place: int, packed: Packed, labels: int) -> torch.Tensor:
+def backward(
+    ctx: PhaseContext, model: MaskedLM, step: Step, place: int, packed: Packed, labels: int, scale: float = 1.0
+) -> torch.Tensor:
     """Add the gradient of micro-batch ``place`` of a step, and return the sum of its losses.
 
-    The loss of a micro-batch is divided by the labels of the whole step, so gradients only have to be added.
+    The loss of a micro-batch is divided by the labels of the whole step, so gradients only have to be added. They are
+    ``scale`` times too large, which keeps small ones from vanishing in fp16.
     """
     device = ctx.mesh.device
     seed_dropout(ctx, step, place)
-    with torch.autocast(device.type, torch.bfloat16, enabled=ctx.precision == "bf16"):
+    with autocast(device, ctx.precision):
         loss = loss_sum(model, packed.to(device))
-    (loss / labels).backward()  # type: ignore[no-untyped-call]
+    (loss / labels * scale).backward()  # type: ignore[no-untyped-call]
     return loss.detach()
 
 

@@ -22,8 +22,9 @@ from torch.autograd.function import once_differentiable
 from mmbert.model.heads import MaskedLM
 from mmbert.packed import Packed
 
-_CACHED = 2**17
-"""Scores (fp32) that stay in the cache of a CPU core while it passes over them several times."""
+_CACHED = 2**18
+"""Scores (fp32) that stay in the cache of a CPU core while it passes over them several times (2**17: 1.1 times as slow,
+2**16: 1.35 times)."""
 
 _ROWS = 2**14
 """Rows of the projection whose gradient is computed at a time: all 256,000 at once take 1.5 times as long."""
@@ -92,15 +93,18 @@ def _softmax_gradient(scores: Tensor, bias: Tensor, labels: Tensor, grad_bias: T
     rows = max(1, _CACHED // len(bias)) if scores.device.type == "cpu" else len(labels)
     total = torch.zeros((), dtype=torch.float64, device=scores.device)
     for part, of_part in zip(torch.split(scores, rows), torch.split(labels[:, None], rows), strict=True):
-        logits = part.float().add_(bias)
-        shares = torch.softmax(logits, dim=1)
+        logits = part.float().add_(bias)  # fp32 scores are overwritten; others are converted, and written back below
+        largest, of_labels = logits.amax(1), logits.gather(1, of_part)
+        # a CPU's kernel goes row by row, so its input may be its output; a GPU's is not known to
+        shares = torch.softmax(logits, dim=1, out=logits if logits.device.type == "cpu" else None)
         # logsumexp(z) = max(z) - log softmax(z)[argmax]: that share is at least 1 / V and cannot underflow, and the
         # exponential of every score is computed once
-        total += (logits.amax(1) - shares.amax(1).log()).sum() - logits.gather(1, of_part).sum()
+        total += (largest - shares.amax(1).log()).sum() - of_labels.sum()
         if grad_bias is not None:
             shares.scatter_add_(1, of_part, shares.new_full(of_part.shape, -1.0))
             grad_bias += shares.sum(0)
-            part.copy_(shares)
+            if part.data_ptr() != shares.data_ptr():
+                part.copy_(shares)
     return total
 
 

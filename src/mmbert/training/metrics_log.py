@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,9 +82,10 @@ class Meters:
         self._bar.note(loss=f"{mean:.3f}", lr=f"{learning_rate:.1e}", mask=f"{mask_rate:.2f}", tok_s=f"{speed:,.0f}")
         self._bar.update(step.tokens)
         if last or step.cursor_after.step % self._every == 0:
+            norm = grad_norm if math.isfinite(grad_norm) else None  # JSON has no infinity
             self._write({
                 "step": step.cursor_after.step, "tokens": step.cursor_after.tokens, "loss": mean,
-                "learning_rate": learning_rate, "grad_norm": grad_norm, "mask_rate": mask_rate, "labels": sums.labels,
+                "learning_rate": learning_rate, "grad_norm": norm, "mask_rate": mask_rate, "labels": sums.labels,
                 "batch": step.batch, "tokens_per_second": round(speed, 1), "save_s": round(sums.saving, 4),
                 **self._past, "seconds": round(sums.seconds, 3), "time": round(time.time(), 3),
             })  # fmt: skip
@@ -109,7 +111,8 @@ class Meters:
             self._file.write(json.dumps(line).encode() + b"\n")
         if self._board is not None:
             for name in ("loss", "learning_rate", "grad_norm", "mask_rate", "tokens_per_second", "batch"):
-                self._board.add_scalar(name, line[name], line["step"])
+                if line[name] is not None:  # the gradient of a step that fp16 could not hold
+                    self._board.add_scalar(name, line[name], line["step"])
 
 
 def _keep_lines(path: Path, step: int) -> None:

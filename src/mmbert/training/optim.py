@@ -8,9 +8,9 @@ For one tensor with gradient g, at the t-th step (debiased averages, so the firs
     p = p (1 - η weight_decay) - η m / (sqrt(v) + ε)
 
 ``rms`` and with it the clipping is per tensor and replaces clipping of the gradient. Source: arXiv 2304.13013;
-ModernBERT's ``optimizer.py``; bit-identical to torch-optimi (tensors of more than ``CHUNK`` numbers differ in the order
-in which their mean is summed). mmBERT's configurations write the decay fully decoupled, ``8e-5 η / 8e-4``; that is
-``0.1 η``, our ``weight_decay`` 0.1.
+ModernBERT's ``optimizer.py``; bit-identical to torch-optimi (tensors of more than a chunk of numbers differ in the
+order in which their mean is summed). mmBERT's configurations write the decay fully decoupled, ``8e-5 η / 8e-4``; that
+is ``0.1 η``, our ``weight_decay`` 0.1.
 
 Tensors may be sharded over ranks (FSDP2's DTensors): each rank updates its part, ``rms`` is over the whole tensor.
 """
@@ -30,6 +30,8 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 CHUNK = 2**24
 """Numbers of a tensor that are updated at a time, which bounds the memory of intermediate results."""
+CPU_CHUNK = 2**18
+"""The same on a CPU, where they also stay in its cache: 1.4 times as fast (2**20: 1.25, 2**16: 1.17)."""
 
 
 def parameter_groups(
@@ -98,7 +100,7 @@ class StableAdamW(torch.optim.Optimizer):
                 _average(g, m, v, b1, b2, group["eps"])
                 for g, m, v in _chunks(parameter.grad, *self._moments(parameter))
             )
-            if is_sharded(parameter) or parameter.numel() > CHUNK:
+            if is_sharded(parameter) or parameter.numel() > _chunk(parameter):
                 # numel() of a DTensor is that of the whole tensor, so the sums over ranks add up to its mean
                 squares.append(torch.stack([ratio.sum() for ratio in ratios]).sum() / parameter.numel())
             else:
@@ -145,9 +147,13 @@ def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
 
 
 def _chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Yield this rank's parts of tensors of one shape, flat, at most CHUNK numbers at a time; views of them."""
+    """Yield this rank's parts of tensors of one shape, flat, a chunk of numbers at a time; views of them."""
     flat = [part_of(tensor).view(-1) for tensor in tensors]
-    return zip(*(torch.split(tensor, CHUNK) for tensor in flat), strict=True)
+    return zip(*(torch.split(tensor, _chunk(tensor)) for tensor in flat), strict=True)
+
+
+def _chunk(tensor: Tensor) -> int:
+    return CPU_CHUNK if tensor.device.type == "cpu" else CHUNK
 
 
 def _debiased(beta: float, step: int) -> float:

@@ -75,6 +75,11 @@ def pretrain(
             tokenizer = run_tokenizer(recipe, data)
             mesh.run_on_main(lambda: open_start(recipe, folder, tokenizer))
             precision = settle_environment(runtime, recipe.shape.hidden_size, mesh, folder)
+            if precision == "fp16" and mesh.sharded:
+                # each rank would see overflows in its own shards only, and the ranks would part
+                raise ConfigError(
+                    "fp16 trains with runtime.parallel ddp, not fsdp: take ddp, or runtime.precision fp32"
+                )
         ends: dict[str, Path] = {}
         for name in chosen:
             with _locked(mesh, folder / name):

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmbert.data.steps import Step
+from mmbert.device import autocast
 from mmbert.errors import ConfigError, TrainingError
 from mmbert.model.heads import MaskedLM
 from mmbert.packed import Packed
@@ -125,7 +126,8 @@ def replay(recipe: Recipe, folder: Path, data: Path, *, phases: list[str] | None
         model, _, state = build.begin(ctx, config) if path is None else build.resume(ctx, config, path)
         step = next(ctx.steps().after(record.cursor))
         with own_random_numbers(mesh.device):
-            return _take_apart(ctx, model.train(), step, record, record.cursor.step - state.cursor.step, worst)
+            scale = state.scaler.get("scale", 1.0)
+            return _take_apart(ctx, model.train(), step, record, record.cursor.step - state.cursor.step, worst, scale)
 
 
 def _newest(folder: Path, phases: list[str]) -> Path:
@@ -149,7 +151,9 @@ def _weights(home: Path, record: SpikeRecord) -> Path | None:
     return None
 
 
-def _take_apart(ctx: PhaseContext, model: MaskedLM, step: Step, record: SpikeRecord, behind: int, worst: int) -> Replay:
+def _take_apart(
+    ctx: PhaseContext, model: MaskedLM, step: Step, record: SpikeRecord, behind: int, worst: int, scale: float
+) -> Replay:
     """Run forward and backward of each micro-batch separately, and add their gradients up as in training."""
     labels = max(1, step.labels)
     parameters = dict(model.named_parameters())
@@ -158,7 +162,10 @@ def _take_apart(ctx: PhaseContext, model: MaskedLM, step: Step, record: SpikeRec
     total = torch.zeros((), device=ctx.mesh.device)
     for place, packed in enumerate(step.micro_batches):
         # The same function, seed and divisor as in training, so that loss and norm are reproduced.
-        loss = backward(ctx, model, step, place, packed, labels)
+        loss = backward(ctx, model, step, place, packed, labels, scale)
+        for parameter in parameters.values() if scale != 1.0 else ():
+            if parameter.grad is not None:
+                parameter.grad.div_(scale)
         total += loss
         count = len(packed.labels)
         micro_batches.append(MicroBatch(loss.item() / max(1, count), gradient_norm(parameters.values()).item(), count))
@@ -191,7 +198,7 @@ def _documents(
     # The second forward pass has to drop the same units as the first.
     seed_dropout(ctx, step, place)
     there = packed.to(device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=ctx.precision == "bf16"):
+    with autocast(device, ctx.precision):
         features = model.features(there)
         parts = [model.decoder(features[row : row + _ROWS]).float() for row in range(0, len(features), _ROWS)]
         losses = [

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from mmbert import cpu
+from mmbert.device import native_half
 from mmbert.files import read_json, write_json
 from mmbert.recipe import Precision, Recipe, Runtime
 from mmbert.recipe_file import refuse_changes
@@ -83,7 +84,7 @@ def describe(device: torch.device, libraries: Sequence[str] = _LIBRARIES) -> dic
 
 
 def settle_environment(runtime: Runtime, width: int, mesh: Mesh, folder: Path) -> Precision:
-    """Write ``folder/environment.json`` and return the precision of this run, ``fp32`` or ``bf16``.
+    """Write ``folder/environment.json`` and return the precision of this run, ``fp32``, ``bf16`` or ``fp16``.
 
     With ``precision: auto`` a run keeps the one it began with, so that resuming gives the same numbers. Entries that
     are there already stay.
@@ -106,12 +107,14 @@ def settle_environment(runtime: Runtime, width: int, mesh: Mesh, folder: Path) -
 
 
 def choose_precision(device: torch.device, width: int) -> Precision:
-    """Return bf16 where products of this width are faster in it: on CUDA, and on CPUs with such instructions.
+    """Return bf16 where products of this width are faster in it: on GPUs and CPUs with such instructions.
+
+    On GPUs with tensor cores but no bf16 it is fp16.
 
     A rule, not a stop watch: the same machine always gives the same answer. ``width`` is the hidden size.
     """
-    if device.type == "cuda":
-        return "bf16"
+    if device.type != "cpu":
+        return native_half(device) or "fp32"
     return "bf16" if width >= _BF16_WIDTH and cpu.bf16_instructions() else "fp32"
 
 
