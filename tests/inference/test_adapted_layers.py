@@ -64,7 +64,7 @@ def texts() -> list[list[int]]:
 @pytest.mark.parametrize("order", [[0, 1, 2, -1, 1, 0], [-1] * 6, [2] * 6, [0, 0, 0, 1, 1, 1]])
 def test_every_text_is_read_by_its_own_adapter(dtype: torch.dtype, near: float, order: list[int]) -> None:
     encoder = plain()
-    adapt(encoder, ADAPTERS, dtype)
+    adapt(encoder, ADAPTERS, "fp32" if dtype == torch.float32 else "bf16")
     packed = Packed.from_lists(texts()).to()
     with torch.inference_mode():
         found = packed.unpack(encoder(replace(packed, adapters=order)))
@@ -78,7 +78,7 @@ def test_every_text_is_read_by_its_own_adapter(dtype: torch.dtype, near: float, 
 
 def test_a_text_does_not_depend_on_the_adapters_beside_it() -> None:
     encoder = plain()
-    adapt(encoder, ADAPTERS, torch.float32)
+    adapt(encoder, ADAPTERS, "fp32")
     packed = Packed.from_lists(texts()).to()
     with torch.inference_mode():
         first = packed.unpack(encoder(replace(packed, adapters=[1, 0, 1, 2, -1, 0])))
@@ -88,7 +88,7 @@ def test_a_text_does_not_depend_on_the_adapters_beside_it() -> None:
 
 def test_an_encoder_bound_to_an_adapter_uses_it_where_the_batch_does_not_say() -> None:
     encoder = plain()
-    adapt(encoder, ADAPTERS, torch.float32)
+    adapt(encoder, ADAPTERS, "fp32")
     bound = copy.copy(encoder)
     bound.adapter = 2
     packed = Packed.from_lists(texts()).to()
@@ -107,4 +107,4 @@ def test_an_encoder_bound_to_an_adapter_uses_it_where_the_batch_does_not_say() -
 )
 def test_what_adapters_cannot_share_is_refused(changes: dict[str, Any], named: str) -> None:
     with pytest.raises(WeightsError, match=named):
-        adapt(plain(), [replace(ADAPTERS[0], **changes)], torch.float32)
+        adapt(plain(), [replace(ADAPTERS[0], **changes)], "fp32")

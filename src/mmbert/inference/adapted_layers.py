@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mmbert.errors import WeightsError
 from mmbert.inference.onednn_layers import OneDnnLayer, paired, rotate_pairs
+from mmbert.inference.precision import DTYPES, replace_layers
 from mmbert.model.adapter import Adapter, LowRank
 from mmbert.model.attention import AttentionPlan, attend
 from mmbert.model.encoder import Encoder
@@ -119,23 +120,25 @@ def _key(number: int, name: str) -> str:
     return f"{name.replace('.', ' ')} {number}"  # torch allows no dot in names of modules
 
 
-def adapt(encoder: Encoder, adapters: Sequence[Adapter], dtype: torch.dtype) -> None:
+def adapt(encoder: Encoder, adapters: Sequence[Adapter], precision: str) -> None:
     """Replace the layers of a plain encoder on the CPU, in place, by such that serve all ``adapters``.
 
+    precision  fp32 or bf16
     Raises WeightsError for an adapter that changes something of the encoder beside the matrices of its layers.
     """
     for adapter in adapters:
         _refuse_other_changes(adapter)
-    for index, layer in enumerate(encoder.layers):
-        assert isinstance(layer, Layer), "an encoder in precision plain"
-        own = [
-            {name: change for name in MATRICES if (change := adapter.low_rank.get(f"layers.{index}.{name}"))}
-            for adapter in adapters
-        ]
-        for adapter, changes in zip(adapters, own, strict=True):
-            for name, change in changes.items():
+
+    def adapted(index: int, layer: Layer) -> AdaptedLayer:
+        own: list[dict[str, LowRank]] = []
+        for adapter in adapters:
+            changes = {name: adapter.low_rank.get(f"layers.{index}.{name}") for name in MATRICES}
+            own.append({name: change for name, change in changes.items() if change is not None})
+            for name, change in own[-1].items():
                 change.check(weight_of(layer, name), f"layers.{index}.{name}", adapter)
-        encoder.layers[index] = AdaptedLayer(layer, dtype, own)
+        return AdaptedLayer(layer, DTYPES[precision], own)
+
+    replace_layers(encoder, adapted)
 
 
 def _refuse_other_changes(adapter: Adapter) -> None:

@@ -12,17 +12,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from mmbert.errors import ConfigError
-from mmbert.inference.adapted_layers import adapt
 from mmbert.inference.load import Loaded, adapted, load, with_head
 from mmbert.inference.pick_device import pick_device
-from mmbert.inference.precision import choose
+from mmbert.inference.precision import DTYPES, choose
 from mmbert.model.adapter import Adapter, read_adapter
 from mmbert.model.weights import load_state, model_folder, take_encoder
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def load_adapters(
@@ -40,12 +35,10 @@ def load_adapters(
     if where.type != "cpu":
         raise ConfigError(f"adapters that share an encoder are for CPUs: on {where} load each merged, as a model")
     used = choose(where)[0] if precision == "auto" else precision
-    if used not in _DTYPES:
+    if used not in DTYPES:
         raise ConfigError(f"adapters share an encoder in fp32 or bf16, not in {used}: load each merged for that")
     own = {name: read_adapter(model_folder(place)) for name, place in adapters.items()}
-    loaded = load(base, device="cpu", precision="plain")
-    adapt(loaded.encoder, list(own.values()), _DTYPES[used])
-    loaded = replace(loaded, precision=used)
+    loaded = load(base, device="cpu", precision=used, adapters=list(own.values()))
     return loaded, {name: _with(loaded, adapter, number) for number, (name, adapter) in enumerate(own.items())}
 
 

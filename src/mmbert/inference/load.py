@@ -7,7 +7,7 @@ CrossEncoders) and of this package. Options that would give other results than i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mmbert.errors import ConfigError, TokenizerError, WeightsError
+from mmbert.inference.adapted_layers import adapt
 from mmbert.inference.checks import whole
 from mmbert.inference.pick_device import pick_device
 from mmbert.inference.precision import apply_precision
@@ -124,6 +125,7 @@ def load(
     precision: str = "auto",
     base: str | Path | None = None,
     num_layers: int | None = None,
+    adapters: Sequence[Adapter] = (),
 ) -> Loaded:
     """Load a folder or hub name: a model, or an adapter of peft, which is merged into its base.
 
@@ -131,6 +133,7 @@ def load(
     precision   auto, fp32, bf16, fp16 or int8, see :func:`mmbert.inference.precision.apply_precision`
     base        of an adapter: folder or hub name of its base. Default: what the adapter says
     num_layers  read and compute only the first layers, and then the final norm (2D Matryoshka, 2402.14776)
+    adapters    that share the encoder, see :func:`mmbert.inference.adapters.load_adapters`
     Raises WeightsError, TokenizerError or ConfigError.
     """
     folder = model_folder(name, revision=revision)
@@ -148,9 +151,12 @@ def load(
     state = load_state(place, check=True)
     if adapter is not None:
         adapter.merge(state)
-    drop_layers(state, config.num_layers)
+    if num_layers is not None:  # else layers that the config does not know are an error
+        drop_layers(state, num_layers)
     encoder, masked_lm = _build(place, config, kind, state, mapped=precision != "plain")
-    used = apply_precision(encoder, where, precision)
+    if adapters:
+        adapt(encoder, adapters, precision)
+    used = precision if adapters else apply_precision(encoder, where, precision)
     stated = vars(options) | {
         "after": tuple(module.to(where).eval().requires_grad_(False) for module in options.after),
         "activation": _activation(values, options),

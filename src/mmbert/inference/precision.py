@@ -34,6 +34,9 @@ from mmbert.model.layers import Layer
 
 log = logging.getLogger(__name__)
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""Precisions of layers that oneDNN multiplies, and the type of their matrices."""
+
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8", "plain")
 
 
@@ -82,14 +85,14 @@ def apply_precision(encoder: Encoder, device: torch.device, precision: str) -> s
     # no list of the layers: it would keep the weights of each until the last one is packed
     fits = all(native.ready(layer) for layer in encoder.layers if isinstance(layer, Layer))
     if used in ("bf16", "int8") and device.type == "cpu" and fits:
-        _replace(encoder, lambda layer: native.NativeLayer(layer, int8=used == "int8"))
+        replace_layers(encoder, lambda index, layer: native.NativeLayer(layer, int8=used == "int8"))
     elif used == "int8":
         compiled = compiles()
         if not compiled:
             log.warning("int8 without a C++ compiler (g++) is slower than bf16: install one, or take bf16")
-        _replace(encoder, lambda layer: Int8Layer(layer, compiled=compiled))
-    elif used in _DTYPES and device.type == "cpu":
-        _replace(encoder, lambda layer: OneDnnLayer(layer, _DTYPES[used]))
+        replace_layers(encoder, lambda index, layer: Int8Layer(layer, compiled=compiled))
+    elif used in DTYPES and device.type == "cpu":
+        replace_layers(encoder, lambda index, layer: OneDnnLayer(layer, DTYPES[used]))
     elif used in HALF_DTYPES:
         dtype = encoder.linear_dtype = HALF_DTYPES[used]
         for part in list(encoder.layers.modules()):
@@ -99,14 +102,11 @@ def apply_precision(encoder: Encoder, device: torch.device, precision: str) -> s
     return used
 
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-def _replace(encoder: Encoder, make: Callable[[Layer], nn.Module]) -> None:
-    """Replace one layer after the other, so that no second copy of all weights is in memory."""
+def replace_layers(encoder: Encoder, make: Callable[[int, Layer], nn.Module]) -> None:
+    """Replace one layer after the other, given its index, so that no second copy of all weights is in memory."""
     for index, layer in enumerate(encoder.layers):
         assert isinstance(layer, Layer)
-        encoder.layers[index] = make(layer)
+        encoder.layers[index] = make(index, layer)
         if index % 4 == 3:
             give_back()  # temporary matrices of all sizes leave holes, which would add up to 100 MB
     give_back()
