@@ -80,8 +80,9 @@ def _compile(sources: tuple[Path, ...], flags: tuple[str, ...], folder: Path) ->
     log.info("building the native kernels, once on this machine")
     made = folder / "kernels.so"
     given = [str(source) for source in sources if source.suffix == ".c"]
-    for compiler in found:
-        command = [compiler, *flags, "-shared", "-fPIC", "-x", "c", *given, "-o", str(made)]
+    # Apple's clang, and clang without libomp, have no OpenMP: threads.h then makes its own threads
+    for compiler, threads in ((compiler, threads) for compiler in found for threads in ("-fopenmp", "-pthread")):
+        command = [compiler, *flags, threads, "-shared", "-fPIC", "-x", "c", *given, "-o", str(made)]
         try:
             result = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=120)
         except subprocess.TimeoutExpired:
