@@ -128,7 +128,7 @@ def test_torchs_int8_products_are_exact_or_not_used(isa: str) -> None:
 @pytest.mark.usefixtures("torch_alone")
 def test_int8_is_refused_where_it_would_be_slow(trained: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "int8_instructions", lambda: None)
-    with pytest.raises(ConfigError, match="int8 would be many times slower.*switched off.*take precision auto"):
+    with pytest.raises(ConfigError, match=r"int8 would be many times slower.*switched off.*take precision auto"):
         settled(trained, "int8")
 
 

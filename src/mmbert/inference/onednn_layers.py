@@ -60,10 +60,9 @@ class SplitLayer(nn.Module):
     """Base of the layers for inference: project, attend, mix.
 
     native  kernels that compute attention and rotate queries and keys; None: torch does, of :func:`paired` weights
-    splits  project and mix take a long batch in parts of ``PART`` tokens, so that their intermediates stay in the cache
-    """
 
-    splits = True
+    Project and mix take a long batch in parts of ``PART`` tokens, so that their intermediates stay in the cache.
+    """
 
     def __init__(self, layer: Layer, native: Kernels | None) -> None:
         super().__init__()
@@ -80,8 +79,7 @@ class SplitLayer(nn.Module):
 
     def forward(self, x: Tensor, plan: AttentionPlan, cos_sin: Angles) -> Tensor:
         """(T, h) -> (T, h), fp32."""
-        size = PART if self.splits else len(x)
-        parts, cosines, sines = (torch.split(tensor, size) for tensor in (x, *cos_sin))
+        parts, cosines, sines = (torch.split(tensor, PART) for tensor in (x, *cos_sin))
         projected = []
         for part, cos, sin in zip(parts, cosines, sines, strict=True):
             qkv = self.project(part).view(part.shape[0], 3, -1, self.head_dim)
@@ -94,7 +92,7 @@ class SplitLayer(nn.Module):
         else:
             q, k, v = qkv.unbind(1)
             attended = attend(q, k, v, plan, local=self.local)
-        rows = zip(parts, torch.split(attended.flatten(1), size), strict=True)
+        rows = zip(parts, torch.split(attended.flatten(1), PART), strict=True)
         return _joined([self.mix(part, own) for part, own in rows])
 
 

@@ -5,6 +5,8 @@ enum { LANES = 16, ROWS = 6, WIDE = 4 /* ROWS x WIDE registers of sums leave eig
 
 /* Bytes of a column of weights that are multiplied before the next: all, which come from the second cache in time. */
 enum { DEPTH = 1 << 30 };
+/* Bytes of weights to fetch ahead: none, which is faster. */
+enum { AHEAD = 0 };
 
 typedef float floats __attribute__((vector_size(64)));
 typedef int32_t words __attribute__((vector_size(64)));

@@ -50,8 +50,9 @@ typedef enum { STORE, GATE, ADD } Then;
 /* Bytes of a weight, and of what it is multiplied with. */
 #define WEIGHT(kind) ((kind) == INT8 ? 1 : (kind) == BF16 ? 2 : 4)
 #define INPUT(kind) ((kind) == INT8 ? 1 : HALF(kind) ? 2 : 4)
-/* Rows that are multiplied together. */
+/* Rows that are multiplied together, and when fewer are left. */
 #define TOGETHER(kind) ((kind) == INT8 ? INT8_ROWS : ROWS)
+#define FEW(kind) (TOGETHER(kind) - 2)
 
 /* GELU, exact: erf by Abramowitz and Stegun 7.1.26, within 1.5e-7. */
 INLINE floats gelu(floats x, int exact) {
@@ -101,10 +102,10 @@ INLINE words spread(const char *word) {
 }
 
 /* Adds the products of INT8_STEP words of ROWS inputs and of a panel's weights. */
-INLINE void add_int8(words sum[ROWS][WIDE], const char *rows, int64_t stride, const char *weight) {
+INLINE void add_int8(words sum[ROWS][WIDE], const char *rows, int64_t stride, const char *weight, int together) {
     words w[WIDE][INT8_STEP];
     EACH(v, WIDE) EACH(s, INT8_STEP) w[v][s] = load_words(weight + (s * COLUMNS + v * LANES) * 4);
-    EACH(r, INT8_ROWS) {
+    EACH(r, together) {
         words in[INT8_STEP];
         EACH(s, INT8_STEP) in[s] = spread(rows + r * stride + 4 * s);
         EACH(v, WIDE) sum[r][v] = dot_int8(sum[r][v], in, w[v]);
@@ -112,11 +113,12 @@ INLINE void add_int8(words sum[ROWS][WIDE], const char *rows, int64_t stride, co
 }
 
 /* The same of one word of weights: a number of fp32, or a pair of bf16 and then as many inputs. */
-INLINE void add_floats(words sum[ROWS][WIDE], const char *rows, int64_t stride, const char *weight, Kind kind) {
+INLINE void add_floats(words sum[ROWS][WIDE], const char *rows, int64_t stride, const char *weight, int together,
+                       Kind kind) {
     words w[WIDE];
     EACH(v, WIDE) w[v] = load_words(weight + v * LANES * 4);
     if (kind == FP32 || HALF(kind)) {
-        EACH(r, ROWS) {
+        EACH(r, together) {
             const words in = spread(rows + r * stride);
             EACH(v, WIDE) sum[r][v] = (words)dot((floats)sum[r][v], in, w[v], HALF(kind));
         }
@@ -124,41 +126,46 @@ INLINE void add_floats(words sum[ROWS][WIDE], const char *rows, int64_t stride, 
     }
     EACH(part, 2) {
         EACH(v, WIDE) w[v] = (words)(part ? second_of(load_words(weight + v * LANES * 4)) : first_of(w[v]));
-        EACH(r, ROWS) {
+        EACH(r, together) {
             const words in = spread(rows + r * stride + 4 * part);
             EACH(v, WIDE) sum[r][v] = (words)multiply_add((floats)in, (floats)w[v], (floats)sum[r][v]);
         }
-        EACH(r, ROWS) EACH(v, WIDE) IN_REGISTER(sum[r][v]); /* or gcc mixes the two, for which there are too few */
+        EACH(r, together) EACH(v, WIDE) IN_REGISTER(sum[r][v]); /* or gcc mixes the two, for which there are too few */
     }
 }
 
 /* Sums of the products of some rows and a panel of COLUMNS, from ``column`` on, over inputs [from, to). */
 INLINE void multiply(const Matrix *m, int64_t column, int64_t from, int64_t to, const char *rows,
-                     words sums[ROWS][WIDE], Kind kind) {
+                     words sums[ROWS][WIDE], int together, Kind kind) {
     const int64_t stride = INPUT(kind) * m->in, end = WEIGHT(kind) * (to - from) / 4; /* bytes of a row, words */
     const int step = kind == INT8 ? INT8_STEP : 1, read = step * 4 * INPUT(kind) / WEIGHT(kind);
-    const int together = TOGETHER(kind);
     const char *weight = m->weight + (column * m->in + from * COLUMNS) * WEIGHT(kind);
     words sum[ROWS][WIDE];
     EACH(r, together) EACH(v, WIDE)
         sum[r][v] = kind == INT8 && !from ? load_words(m->first + column + v * LANES) : all_words(0);
     rows += from * INPUT(kind);
     for (int64_t k = 0; k < end; k += step, rows += read, weight += step * COLUMNS * 4) {
-        if (kind == INT8) add_int8(sum, rows, stride, weight);
-        else add_floats(sum, rows, stride, weight, kind);
+        if (AHEAD > 0 && kind != INT8) __builtin_prefetch(weight + AHEAD);
+        if (kind == INT8) add_int8(sum, rows, stride, weight, together);
+        else add_floats(sum, rows, stride, weight, together, kind);
     }
     EACH(r, together) EACH(v, WIDE) sums[r][v] = sum[r][v];
 }
 
 /* Functions of their own, for gcc to find a register for each sum. */
-#define MULTIPLY(name, kind)                                                                                        \
+#define MULTIPLY(name, together, kind)                                                                                        \
     static __attribute__((noinline)) void name(const Matrix *m, int64_t column, int64_t from, int64_t to,           \
                                                const char *rows, words sums[ROWS][WIDE]) {                          \
-        multiply(m, column, from, to, rows, sums, kind);                                                            \
+        multiply(m, column, from, to, rows, sums, together, kind);                                                            \
     }
-MULTIPLY(multiply_int8, INT8)
-MULTIPLY(multiply_bf16, BF16)
-MULTIPLY(multiply_fp32, FP32)
+MULTIPLY(multiply_int8, INT8_ROWS, INT8)
+MULTIPLY(multiply_bf16, ROWS, BF16)
+MULTIPLY(multiply_fp32, ROWS, FP32)
+MULTIPLY(multiply_few_int8, FEW(INT8), INT8)
+MULTIPLY(multiply_few_bf16, FEW(BF16), BF16)
+MULTIPLY(multiply_few_fp32, FEW(FP32), FP32)
+
+typedef void Multiply(const Matrix *, int64_t, int64_t, int64_t, const char *, words[ROWS][WIDE]);
 
 /* A panel's sums of a row to where they belong; ``scale``: what the row counts in, of int8. */
 INLINE void finish(const Matrix *m, int64_t column, const words sums[WIDE], float scale, Then then, const float *x,
@@ -186,8 +193,9 @@ INLINE void product(const Matrix *m, const char *rows, const float *scales, int6
         for (int64_t column = 0; column < m->out; column += COLUMNS) /* its weights stay near for all rows */
             for (int64_t begin = 0; begin < count; begin += TOGETHER(kind)) {
                 const int64_t end = from + depth < m->in ? from + depth : m->in;
-                (kind == INT8 ? multiply_int8 : kind == BF16 ? multiply_bf16 : multiply_fp32)(
-                    m, column, from, end, rows + begin * in, sums);
+                Multiply *all_rows = kind == INT8 ? multiply_int8 : kind == BF16 ? multiply_bf16 : multiply_fp32;
+                Multiply *few = kind == INT8 ? multiply_few_int8 : kind == BF16 ? multiply_few_bf16 : multiply_few_fp32;
+                (count - begin > FEW(kind) ? all_rows : few)(m, column, from, end, rows + begin * in, sums);
                 for (int64_t r = begin; r < begin + TOGETHER(kind) && r < count; r++)
                     finish(m, column, sums[r - begin], scales[r], then, x + r * m->out, (char *)to + r * out, kind);
             }

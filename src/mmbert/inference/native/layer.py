@@ -24,12 +24,13 @@ from mmbert.files import environment
 from mmbert.inference.int8 import by_channel
 from mmbert.inference.native import kernel
 from mmbert.inference.native.kernel import Kernels
+from mmbert.inference.native.pages import allocate
 from mmbert.inference.onednn_layers import SplitLayer
-from mmbert.model.attention import plan_attention
+from mmbert.model.attention import AttentionPlan, plan_attention
 from mmbert.model.config import ModelConfig
 from mmbert.model.init import init_weights
 from mmbert.model.layers import Layer
-from mmbert.model.rope import angles
+from mmbert.model.rope import Angles, angles
 from mmbert.packed import Packed
 
 log = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class NativeMatrix(nn.Module):
     scale: Tensor
     first: Tensor
 
-    def __init__(self, weight: Tensor, precision: str, kernels: Kernels) -> None:
+    def __init__(self, weight: Tensor, precision: str, kernels: Kernels, memory: Tensor) -> None:
         super().__init__()
         columns, self.width = weight.shape
         scale = first = torch.empty(0)
@@ -88,10 +89,11 @@ class NativeMatrix(nn.Module):
             weight, scale = by_channel(weight, largest_weight)
             # inputs are unsigned: layer.c adds largest + 1 to them, and starts its sums from what that makes too much
             first = -(largest_input + 1) * weight.sum(dim=1, dtype=torch.int32)
-        weight = weight.detach().to(_DTYPES[precision])
         # panels of columns, inner dimension in groups of 4 bytes: what one lane multiplies
-        packed = weight.view(columns // kernels.columns, kernels.columns, -1, 4 // weight.itemsize).transpose(1, 2)
-        self.register_buffer("weight", packed.contiguous(), persistent=False)
+        group = 4 // _DTYPES[precision].itemsize
+        packed = weight.detach().view(columns // kernels.columns, kernels.columns, -1, group).transpose(1, 2)
+        self.register_buffer("weight", memory.view(_DTYPES[precision]).view(packed.shape), persistent=False)
+        self.weight.copy_(packed)
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("first", first, persistent=False)
         self.columns = columns
@@ -108,18 +110,22 @@ _DTYPES = {"int8": torch.int8, "bf16": torch.bfloat16, "fp32": torch.float32}
 class NativeLayer(SplitLayer):
     """A layer made from a trained one, for :func:`ready` kernels. layer.c splits batches itself."""
 
-    splits = False
-
     def __init__(self, layer: Layer, precision: str, kernels: Kernels) -> None:
         super().__init__(layer, kernels)
         self.precision, self.kernels = precision, kernels
         self.dtype = kernels.dtype(_DTYPES[precision])
-        self.qkv = NativeMatrix(layer.attn.Wqkv.weight, precision, kernels)
-        self.out = NativeMatrix(layer.attn.Wo.weight, precision, kernels)
         wide = _side_by_side(layer.mlp.Wi.weight.detach(), kernels.columns // 2)
-        self.wide = NativeMatrix(wide, precision, kernels)
-        self.narrow = NativeMatrix(layer.mlp.Wo.weight, precision, kernels)
+        weights = (layer.attn.Wqkv.weight, layer.attn.Wo.weight, wide, layer.mlp.Wo.weight)
+        sizes = [weight.numel() * _DTYPES[precision].itemsize for weight in weights]  # multiples of 64, by their widths
+        parts = zip(weights, allocate(sum(sizes)).split(sizes), strict=True)
+        self.qkv, self.out, self.wide, self.narrow = (
+            NativeMatrix(weight, precision, kernels, memory) for weight, memory in parts
+        )
         self._described: tuple[int, Any] = (0, None)  # address of the weights, and all pointers
+
+    def forward(self, x: Tensor, plan: AttentionPlan, cos_sin: Angles) -> Tensor:
+        qkv = self.project(x).view(x.shape[0], 3, -1, self.head_dim)
+        return self.mix(x, self.kernels.attend(qkv, cos_sin, plan, local=self.local))
 
     def project(self, x: Tensor) -> Tensor:
         qkv = x.new_empty(x.shape[0], 3 * x.shape[1], dtype=self.dtype)
