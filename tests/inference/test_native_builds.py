@@ -15,6 +15,8 @@ from native_targets import built
 from mmbert.inference.native import build, kernel, layer, targets
 from mmbert.inference.native.kernel import Kernels
 from mmbert.inference.native.targets import SOURCES, TARGETS, Target
+from mmbert.model.attention import Group
+from mmbert.model.rope import angles
 
 X86 = {target.name: target for target in TARGETS if target.name != "neon"}
 
@@ -97,6 +99,6 @@ def test_the_same_numbers_by_any_compiler(
         x = torch.randn(500, 3, 2, 64)
         ours = built()[target.name]
         assert isinstance(ours, Kernels)
-        angles, plan = layer.angles(torch.arange(500), 64, 10_000.0), kernel.Group(1, 500, None)
-        found = [each._attend(x, angles, (plan,), half=500) for each in (kernels, ours)]
-        assert torch.allclose(*found, rtol=1e-5, atol=1e-5)
+        cos_sin, group = angles(torch.arange(500), 64, 10_000.0), Group(1, 500, None)
+        theirs, mine = (each._attend(x, cos_sin, (group,), half=500) for each in (kernels, ours))
+        assert torch.allclose(theirs, mine, rtol=1e-5, atol=1e-5)

@@ -117,7 +117,7 @@ class NativeLayer(SplitLayer):
         wide = _side_by_side(layer.mlp.Wi.weight.detach(), kernels.columns // 2)
         weights = (layer.attn.Wqkv.weight, layer.attn.Wo.weight, wide, layer.mlp.Wo.weight)
         sizes = [weight.numel() * _DTYPES[precision].itemsize for weight in weights]  # multiples of 64, by their widths
-        parts = zip(weights, allocate(sum(sizes)).split(sizes), strict=True)
+        parts = zip(weights, torch.split(allocate(sum(sizes)), sizes), strict=True)
         self.qkv, self.out, self.wide, self.narrow = (
             NativeMatrix(weight, precision, kernels, memory) for weight, memory in parts
         )
