@@ -46,7 +46,7 @@ test: $(VENV)/.dev
 # As on a CPU with AVX2 and no more. The cache of torch's compiler is its own: what was compiled under the cap and is
 # loaded without it aborts the process (torch 2.13).
 test-avx2: $(VENV)/.dev
-	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MMBERT_NATIVE=0 \
+	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MMBERT_NATIVE=avx2 \
 		TORCHINDUCTOR_CACHE_DIR=$(CURDIR)/build/avx2 $(PYTEST) $(ON_THE_MACHINE)
 
 # As where no compiler is installed, and none ever was: what one built before is not found.

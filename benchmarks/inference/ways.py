@@ -182,6 +182,7 @@ def onnx_runtime(setting: Setting, *, int8: bool) -> Padded:
 
 
 WAYS: dict[str, Callable[[Setting], Way]] = {
+    "ours-auto": partial(Ours, precision="auto"),
     "ours-fp32": partial(Ours, precision="fp32"),
     "ours-bf16": partial(Ours, precision="bf16"),
     "ours-int8": partial(Ours, precision="int8"),
@@ -207,7 +208,7 @@ SHORT = ("xlmr-fp32", "minilm-fp32", "mdistilbert-fp32")
 """Models that read 512 tokens at most."""
 
 NAMES = {
-    "ours-fp32": "ours, fp32", "ours-bf16": "ours, bf16", "ours-int8": "ours, int8",
+    "ours-auto": "ours, auto", "ours-fp32": "ours, fp32", "ours-bf16": "ours, bf16", "ours-int8": "ours, int8",
     "ours-bf16-torch": "ours, bf16, torch alone", "ours-int8-torch": "ours, int8, torch alone",
     "ours-fp32-text": "ours, fp32, from text", "ours-bf16-text": "ours, bf16, from text",
     "ours-int8-text": "ours, int8, from text",

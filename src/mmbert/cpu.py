@@ -47,12 +47,14 @@ def packs(dtype: torch.dtype) -> bool:
 
 
 @cache
-def largest_int8_weight() -> int:
-    """Return the largest weight with which ``torch._int_mm`` is exact: 127, or 64 where two products saturate.
+def int8_instructions() -> str | None:
+    """Return the instruction set by which ``torch._int_mm`` is fast and exact here, or None.
 
-    Without VNNI, oneDNN adds two products of an unsigned and a signed byte in 16 bits, cut off at 32,767:
-    255 * 127 * 2 is more, 255 * 64 * 2 is less.
+    Without VNNI, oneDNN adds two products of an unsigned and a signed byte in 16 bits, cut off at 32,767, which
+    255 * 127 * 2 exceeds; other products of torch are exact, and thirty times slower than those in fp32.
     """
+    flags = torch.cpu.get_capabilities()
     x = torch.tensor([[127] * 64, [-128] * 64], dtype=torch.int8)
     weight = torch.full((64, 64), 127, dtype=torch.int8)
-    return 127 if torch.equal(torch._int_mm(x, weight), x.int() @ weight.int()) else 64
+    found = next((name for name in ("amx_int8", "avx512_vnni", "avx_vnni") if flags.get(name)), None)
+    return found if torch.equal(torch._int_mm(x, weight), x.int() @ weight.int()) else None

@@ -1,4 +1,4 @@
-"""The native attention kernel: torch's numbers in bf16, each document by itself, and torch where it is not there."""
+"""The native attention kernels: torch's numbers, each document by itself, and torch where they are not there."""
 
 from __future__ import annotations
 
@@ -17,17 +17,20 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
+from native_targets import built
 from sentence_folders import TEXTS, write_model
 
+from mmbert.errors import ConfigError
 from mmbert.inference.embedder import Embedder
 from mmbert.inference.int8 import Int8Layer
-from mmbert.inference.native import build, kernel
-from mmbert.inference.onednn_layers import OneDnnLayer, rotate_pairs
+from mmbert.inference.native import build, kernel, targets
+from mmbert.inference.native.kernel import Kernels
+from mmbert.inference.onednn_layers import OneDnnLayer
 from mmbert.inference.precision import apply_precision
 from mmbert.model.attention import plan_attention
 from mmbert.model.config import ModelConfig
 from mmbert.model.encoder import Encoder
-from mmbert.model.rope import angles
+from mmbert.model.rope import angles, rotate
 from mmbert.packed import Packed
 from mmbert.tokenizer.tokenizer import Tokenizer
 
@@ -35,7 +38,15 @@ there = kernel.describe().startswith("native")
 needs_kernel = pytest.mark.skipif(not there, reason=kernel.describe())
 needs_compiler = pytest.mark.skipif(not there or not shutil.which("gcc"), reason="needs gcc")
 
+BUILT = {name: found for name, found in built().items() if isinstance(found, Kernels)}
+KINDS = [(kernels, dtype) for kernels in BUILT.values() for dtype in {torch.float32, kernels.dtype(torch.bfloat16)}]
+by_all = pytest.mark.parametrize(
+    ("kernels", "dtype"), KINDS, ids=[f"{kernels.target.name}-{dtype}" for kernels, dtype in KINDS]
+)  # nothing, and so skipped, where no kernel can be built
+
 CPU = torch.device("cpu")
+
+FLAGS = next(iter(BUILT.values())).target.all_flags() if BUILT else ()
 
 
 @pytest.fixture(autouse=True)
@@ -44,16 +55,18 @@ def switched_on() -> Iterator[None]:
     kernel.use(True)
 
 
-def projection(tokens: int, head_dim: int, *, heads: int = 2, scale: float = 1.0, seed: int = 0) -> torch.Tensor:
+def projection(
+    tokens: int, head_dim: int, dtype: torch.dtype, *, heads: int = 2, scale: float = 1.0, seed: int = 0
+) -> torch.Tensor:
     drawn = torch.randn(tokens, 3, heads, head_dim, generator=torch.Generator().manual_seed(seed))
     drawn[:, :2] *= scale
-    return drawn.bfloat16()
+    return drawn.to(dtype)
 
 
-def attend(qkv: torch.Tensor, lengths: Sequence[int], window: int, *, local: bool) -> torch.Tensor:
+def attend(kernels: Kernels, qkv: torch.Tensor, lengths: Sequence[int], window: int, *, local: bool) -> torch.Tensor:
     """By the kernel; ``lengths`` ascend, as the plan would have them."""
     plan = plan_attention(Packed.from_lists([np.zeros(n, np.int64) for n in lengths]).to(), window, torch.float32)
-    return kernel.attend(qkv, angles(plan.positions, qkv.shape[-1], 10_000.0), plan, local=local)
+    return kernels.attend(qkv, angles(plan.positions, qkv.shape[-1], 10_000.0), plan, local=local)
 
 
 def masked(qkv: torch.Tensor, lengths: Sequence[int], half: int | None) -> torch.Tensor:
@@ -61,100 +74,110 @@ def masked(qkv: torch.Tensor, lengths: Sequence[int], half: int | None) -> torch
     counts = torch.tensor(lengths)
     document = torch.repeat_interleave(torch.arange(len(lengths)), counts)
     where = torch.cat([torch.arange(n) for n in lengths])
-    qkv = qkv.float()
-    rotate_pairs(qkv, angles(where, qkv.shape[-1], 10_000.0))
     seen = document[:, None] == document
     if half is not None:
         seen &= (where[:, None] - where).abs() <= half
-    q, k, v = qkv.permute(1, 2, 0, 3).unbind()
+    cos_sin = angles(where, qkv.shape[-1], 10_000.0, qkv.shape[2])
+    q, k, v = (x.transpose(0, 1) for x in rotate(qkv.float(), cos_sin, torch.float32))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=seen).transpose(0, 1)
 
 
+def bound(dtype: torch.dtype) -> float:
+    return 1e-2 if dtype == torch.bfloat16 else 2e-6
+
+
 def error(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    assert found.dtype == torch.bfloat16
     return float((found.float() - wanted).norm() / wanted.norm())
 
 
 LENGTHS = st.lists(st.sampled_from([1, 2, 5, 6, 7, 15, 16, 17, 63, 64, 65, 128, 129, 130, 500]), min_size=1, max_size=5)
 
 
-@needs_kernel
-@examples(max_examples=40, deadline=None)
-@given(LENGTHS, st.sampled_from([32, 64]), st.sampled_from([None, 0, 1, 8, 64, 300]), st.integers(0, 99))
-def test_torchs_numbers(lengths: list[int], head_dim: int, half: int | None, seed: int) -> None:
+@by_all
+@examples(max_examples=25, deadline=None)
+@given(
+    lengths=LENGTHS, head_dim=st.sampled_from([32, 64]), half=st.sampled_from([None, 0, 1, 8, 64, 300]),
+    seed=st.integers(0, 99),
+)  # fmt: skip
+def test_torchs_numbers(
+    kernels: Kernels, dtype: torch.dtype, lengths: list[int], head_dim: int, half: int | None, seed: int
+) -> None:
     lengths.sort()
-    qkv = projection(sum(lengths), head_dim, seed=seed)
-    found = attend(qkv, lengths, 2 * (half or 0), local=half is not None)
-    assert error(found, masked(qkv, lengths, half)) < 1e-2
+    qkv = projection(sum(lengths), head_dim, dtype, seed=seed)
+    found = attend(kernels, qkv, lengths, 2 * (half or 0), local=half is not None)
+    assert found.dtype == dtype
+    assert error(found, masked(qkv, lengths, half)) < bound(dtype)
 
 
-@needs_kernel
+@by_all
 @pytest.mark.parametrize("head_dim", [32, 64])
 @pytest.mark.parametrize("half", [None, 64, 700])
-def test_more_queries_than_a_piece_and_more_keys_than_a_chunk(head_dim: int, half: int | None) -> None:
+def test_more_queries_than_a_piece_and_more_keys_than_a_chunk(
+    kernels: Kernels, dtype: torch.dtype, head_dim: int, half: int | None
+) -> None:
     lengths = [767, 1700]  # 700 to either side are more than the 512 keys of a chunk, some of which a query cannot see
-    qkv = projection(sum(lengths), head_dim)
-    found = attend(qkv, lengths, 2 * (half or 0), local=half is not None)
-    assert error(found, masked(qkv, lengths, half)) < 1e-2
+    qkv = projection(sum(lengths), head_dim, dtype)
+    found = attend(kernels, qkv, lengths, 2 * (half or 0), local=half is not None)
+    assert error(found, masked(qkv, lengths, half)) < bound(dtype)
 
 
-@needs_kernel
+@by_all
 @pytest.mark.parametrize("half", [None, 20])
 @pytest.mark.parametrize("scale", [0.0, 8.0, 100.0])
-def test_scores_of_any_size(scale: float, half: int | None) -> None:
+def test_scores_of_any_size(kernels: Kernels, dtype: torch.dtype, scale: float, half: int | None) -> None:
     """The largest are near 10 000: exp of them is no number, exp of the others nought."""
     lengths = [70, 600]
-    qkv = projection(sum(lengths), 64, scale=scale)
-    found = attend(qkv, lengths, 2 * (half or 0), local=half is not None)
+    qkv = projection(sum(lengths), 64, dtype, scale=scale)
+    found = attend(kernels, qkv, lengths, 2 * (half or 0), local=half is not None)
     assert found.isfinite().all()
     # what is turned is rounded, so a score of 10 000 is known to +-40: there only what must hold is asked
     if scale < 100:
-        assert error(found, masked(qkv, lengths, half)) < (1e-2 if scale == 0 else 5e-2)
+        assert error(found, masked(qkv, lengths, half)) < (1 if scale == 0 else 5) * bound(dtype)
     values = qkv[:, 2].float()
     assert (found.float().abs() <= values.abs().amax() * 1.01).all()
 
 
-@needs_kernel
+@by_all
 @pytest.mark.parametrize("head_dim", [32, 64])
-def test_the_window_ends_where_it_should(head_dim: int) -> None:
+def test_the_window_ends_where_it_should(kernels: Kernels, dtype: torch.dtype, head_dim: int) -> None:
     """Equal scores, and one key of value 1: exactly the queries within half a window have some of it."""
     tokens, half = 300, 64
     for key in (0, 63, 64, 150, 299):
-        qkv = torch.zeros(tokens, 3, 1, head_dim, dtype=torch.bfloat16)
+        qkv = torch.zeros(tokens, 3, 1, head_dim, dtype=dtype)
         qkv[key, 2] = 1
-        found = attend(qkv, [tokens], 2 * half, local=True)[:, 0, 0]
+        found = attend(kernels, qkv, [tokens], 2 * half, local=True)[:, 0, 0]
         where = torch.arange(tokens)
         seen = (where + half).clamp(max=tokens - 1) - (where - half).clamp(min=0) + 1
         wanted = ((where - key).abs() <= half) / seen
         assert torch.allclose(found.float(), wanted, rtol=1e-2, atol=0)
 
 
-@needs_kernel
+@by_all
 @pytest.mark.parametrize("local", [False, True])
-def test_documents_never_see_each_other(local: bool) -> None:
+def test_documents_never_see_each_other(kernels: Kernels, dtype: torch.dtype, local: bool) -> None:
     """To the last bit: not even a NaN next door is felt, and alone a document has the same numbers."""
     lengths = [5, 64, 65, 200, 801]
-    qkv = projection(sum(lengths), 64)
-    together = attend(qkv, lengths, 128, local=local)
+    qkv = projection(sum(lengths), 64, dtype)
+    together = attend(kernels, qkv, lengths, 128, local=local)
     for part, found in zip(qkv.split(lengths), together.split(lengths), strict=True):
-        assert torch.equal(attend(part, [len(part)], 128, local=local), found)
+        assert torch.equal(attend(kernels, part, [len(part)], 128, local=local), found)
     qkv[5:69] = torch.nan
-    pieces = attend(qkv, lengths, 128, local=local).split(lengths)
+    pieces = attend(kernels, qkv, lengths, 128, local=local).split(lengths)
     assert pieces[1].isnan().all()
     for index in (0, 2, 3, 4):
         assert torch.equal(pieces[index], together.split(lengths)[index])
 
 
-@needs_kernel
-def test_any_number_of_threads() -> None:
+@by_all
+def test_any_number_of_threads(kernels: Kernels, dtype: torch.dtype) -> None:
     lengths, threads = [3, 40, 40, 4000], torch.get_num_threads()  # long enough for threads to meet on one core
-    qkv = projection(sum(lengths), 32)
+    qkv = projection(sum(lengths), 32, dtype)
     try:
         found = []
         for number in (1, 2, 5):
             torch.set_num_threads(number)
             torch.randn(400, 400) @ torch.randn(400, 400)  # torch's own threads, before and after
-            found.append(attend(qkv, lengths, 64, local=False))
+            found.append(attend(kernels, qkv, lengths, 64, local=False))
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(found[0], found[1])
@@ -181,7 +204,7 @@ def settled(plain: Encoder, used: str, *, on: bool) -> Encoder:
     kernel.use(on)
     made = copy.deepcopy(plain)
     apply_precision(made, CPU, used)
-    assert all(layer.native is (on and used != "fp32") for layer in made.layers)  # type: ignore[union-attr]
+    assert all(bool(layer.native) is on for layer in made.layers)  # type: ignore[union-attr]
     return made
 
 
@@ -214,8 +237,7 @@ def test_a_whole_encoder_in_int8(packed: Packed) -> None:
     assert 0 < mine < 1.2 * torchs
 
 
-def test_fp32_and_other_heads_stay_with_torch(packed: Packed) -> None:
-    settled(encoder(2), "fp32", on=True)
+def test_other_heads_stay_with_torch() -> None:
     layer = OneDnnLayer(encoder(8).layers[0], torch.bfloat16)  # type: ignore[arg-type]
     assert layer.head_dim == 16
     assert not layer.native
@@ -223,17 +245,44 @@ def test_fp32_and_other_heads_stay_with_torch(packed: Packed) -> None:
 
 def test_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel.use(False)
-    assert kernel.describe() == "torch: the native kernel is switched off"
+    assert kernel.describe() == "torch: the native kernels are switched off"
     assert not kernel.ready(64)
     kernel.use(True)
     monkeypatch.setenv("MMBERT_NATIVE", "0")
     assert not kernel.ready(64)
 
 
+def test_a_target_that_is_forced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each that the processor can run, although it has a better one; one that it cannot run is not replaced."""
+    for name, kernels in BUILT.items():
+        monkeypatch.setenv("MMBERT_NATIVE", name)
+        assert kernel.find() is kernels
+        assert f"({name}" in kernel.describe()
+    able = torch.cpu.get_capabilities()
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {**able, "avx512_f": False, "avx512_bw": False})
+    monkeypatch.setenv("MMBERT_NATIVE", "avx512")
+    assert kernel.find() == "the processor has no avx512_bw"
+    monkeypatch.setenv("MMBERT_NATIVE", "sse")
+    with pytest.raises(ConfigError, match="MMBERT_NATIVE is 'sse': it is one of avx512, avx2"):
+        kernel.find()
+
+
+def test_targets_by_what_the_processor_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MMBERT_NATIVE", raising=False)
+    able = {"avx2": True, "fma3": True, "avx_vnni": True}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    chosen = targets.choose()
+    assert isinstance(chosen, targets.Target)
+    assert chosen.name == "avx2"
+    assert "-mavxvnni" in chosen.all_flags()
+    able.clear()
+    assert str(targets.choose()).startswith("the processor has no ")
+
+
 @needs_kernel
 def test_vectors_of_texts(tokenizer: Tokenizer, tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model", tokenizer, hidden_size=64)
-    wanted = Embedder.load(folder, device="cpu", precision="fp32")(TEXTS)
+    wanted = Embedder.load(folder, device="cpu", precision="plain")(TEXTS)
     embed = Embedder.load(folder, device="cpu", precision="bf16")
     assert all(layer.native for layer in embed.loaded.encoder.layers)  # type: ignore[union-attr]
     assert (embed(TEXTS) * wanted).sum(axis=1).min() > 0.9999
@@ -244,17 +293,17 @@ def test_vectors_of_texts(tokenizer: Tokenizer, tmp_path: Path) -> None:
 @needs_compiler
 def test_built_once_kept_and_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    build.load_library(kernel.SOURCES, kernel._FLAGS)
+    build.load_library(targets.SOURCES, FLAGS)
     (kept,) = (tmp_path / "mmbert").iterdir()
     with monkeypatch.context() as there_is_no:
         there_is_no.setenv("PATH", "")
-        build.load_library(kernel.SOURCES, kernel._FLAGS)  # the compiler is not needed again
+        build.load_library(targets.SOURCES, FLAGS)  # the compiler is not needed again
         whole = kept.read_bytes()
         kept.unlink()  # the one in use stays as it is
         kept.write_bytes(whole[: len(whole) // 2])  # torn: to load it would kill the process
         with pytest.raises(build.NoLibrary, match="no C compiler"):
-            build.load_library(kernel.SOURCES, kernel._FLAGS)
-    build.load_library(kernel.SOURCES, kernel._FLAGS)
+            build.load_library(targets.SOURCES, FLAGS)
+    build.load_library(targets.SOURCES, FLAGS)
     assert build._is_whole(kept)
     assert list((tmp_path / "mmbert").iterdir()) == [kept]
 
@@ -267,7 +316,7 @@ def test_where_nothing_can_be_kept(home: str, tmp_path: Path, monkeypatch: pytes
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     else:
         monkeypatch.setattr(build, "cache_folder", missing_home)
-    assert build.load_library(kernel.SOURCES, kernel._FLAGS).attend
+    assert build.load_library(targets.SOURCES, FLAGS).attend
 
 
 def missing_home() -> Path:
@@ -284,9 +333,9 @@ def test_compilers_that_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     path = os.environ["PATH"]
     monkeypatch.setenv("PATH", str(broken.parent))
     with pytest.raises(build.NoLibrary, match="gcc cannot compile"):
-        build.load_library(kernel.SOURCES, kernel._FLAGS)
+        build.load_library(targets.SOURCES, FLAGS)
     monkeypatch.setenv("PATH", f"{broken.parent}:{path}")  # cc is asked next
-    assert build.load_library(kernel.SOURCES, kernel._FLAGS).attend
+    assert build.load_library(targets.SOURCES, FLAGS).attend
 
 
 def test_without_a_compiler_torch_computes(tmp_path: Path) -> None:
@@ -294,25 +343,25 @@ def test_without_a_compiler_torch_computes(tmp_path: Path) -> None:
         "import torch; from mmbert.inference.onednn_layers import OneDnnLayer; from mmbert.model.layers import Layer\n"
         "from mmbert.inference.native import kernel; from mmbert.model.config import ModelConfig\n"
         "shape = dict(vocab_size=300, hidden_size=64, intermediate_size=96, num_layers=1, num_heads=2)\n"
-        "print(OneDnnLayer(Layer(ModelConfig(**shape), 0), torch.bfloat16).native, kernel.describe())\n"
+        "print(OneDnnLayer(Layer(ModelConfig(**shape), 0), torch.float32).native, kernel.describe())\n"
     )
     given = {"XDG_CACHE_HOME": str(tmp_path), "PATH": "", "OMP_NUM_THREADS": "1"}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=given, check=True)
-    assert result.stdout.startswith("False torch: ")
+    assert result.stdout.startswith("None torch: ")
     assert result.stderr == ""
 
 
 @needs_kernel
 def test_wrong_numbers_are_noticed(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """The same file, told to use less of the window than asked."""
-    true_call = kernel._call
-    monkeypatch.setattr(kernel, "_call", lambda *args, half: true_call(*args, half=half // 2))
-    kernel._library.cache_clear()
+    true_call = Kernels._attend
+    monkeypatch.setattr(Kernels, "_attend", lambda *args, half: true_call(*args, half=half // 2))
+    kernel._kernels.cache_clear()
     try:
         with caplog.at_level("WARNING"):
             assert kernel.describe() == "torch: the native kernel gives wrong numbers here"
         assert "please report" in caplog.text
     finally:
         monkeypatch.undo()
-        kernel._library.cache_clear()
+        kernel._kernels.cache_clear()
     assert kernel.ready(64)

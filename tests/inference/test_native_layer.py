@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import copy
 import gc
-import os
 import shutil
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
+from native_targets import built
 
 from mmbert.inference import precision
 from mmbert.inference.int8 import Int8Layer
 from mmbert.inference.native import kernel
 from mmbert.inference.native import layer as native
+from mmbert.inference.native.kernel import Kernels
 from mmbert.inference.native.layer import NativeLayer
 from mmbert.inference.onednn_layers import OneDnnLayer
 from mmbert.model.attention import plan_attention
@@ -47,11 +48,13 @@ def encoder(config: ModelConfig) -> Encoder:
     return made
 
 
-there = all(native.ready(layer) for layer in encoder(shape()).layers)  # type: ignore[arg-type]
-able = torch.cpu.get_capabilities()
-fits = able.get("avx512_bf16") and able.get("avx512_vnni") and not able.get("amx_bf16")
-compiler = any(shutil.which(name) for name in ("cc", "gcc", "clang"))
-needs_layers = pytest.mark.skipif(not there, reason=f"native layers are not for this machine: {kernel.describe()}")
+BUILT = {name: found for name, found in built().items() if isinstance(found, Kernels)}
+needs_layers = pytest.mark.skipif(not native.usable("fp32"), reason=f"native layers are not here: {kernel.describe()}")
+by_all = pytest.mark.parametrize("kernels", BUILT.values(), ids=BUILT)  # skipped where none can be built
+precisions = pytest.mark.parametrize("used", native.KINDS)
+
+NEAR = {"fp32": (0, 3e-6), "bf16": (1e-4, 0.03), "int8": (1e-3, 0.06)}
+"""Of what a layer adds: the least and most relative errors, of int8 with 8 bits."""
 
 
 @pytest.fixture(autouse=True)
@@ -76,27 +79,31 @@ def error(found: torch.Tensor, wanted: torch.Tensor, x: torch.Tensor) -> float:
     return float((found - wanted).norm() / (wanted - x).norm())
 
 
-@needs_layers
-@pytest.mark.parametrize("int8", [False, True])
-@pytest.mark.parametrize("inner", [96, 416])
+@by_all
+@precisions
+@pytest.mark.parametrize("inner", [96, 416, 1024])
 @pytest.mark.parametrize("index", [0, 1, 3])
-def test_nearer_than_torchs_layers(index: int, inner: int, int8: bool) -> None:
+def test_nearer_than_torchs_layers(kernels: Kernels, index: int, inner: int, used: str) -> None:
     """Layer 0 has no norm before attention, layer 3 is global; as near to fp32 as what it replaces, or nearer."""
     layer = encoder(shape(inner=inner)).layers[index]
     assert isinstance(layer, Layer)
     lengths = [3, 40, 200]
     x = rows(sum(lengths)) * 3
-    theirs = Int8Layer(layer, compiled=False) if int8 else OneDnnLayer(layer, torch.bfloat16)
+    dtype = torch.float32 if used == "fp32" else torch.bfloat16
+    kernel.use(False)
+    theirs = Int8Layer(layer, compiled=False) if used == "int8" else OneDnnLayer(layer, dtype)
     wanted = run(layer, x, lengths)
-    mine, torchs = (error(run(made, x, lengths), wanted, x) for made in (NativeLayer(layer, int8=int8), theirs))
-    assert (1e-3 if int8 else 1e-4) < mine < 1.1 * torchs < (0.06 if int8 else 0.03)
+    mine, torchs = (error(run(made, x, lengths), wanted, x) for made in (NativeLayer(layer, used, kernels), theirs))
+    seven_bits = used == "int8" and min(kernels.int8_largest) < 127
+    assert NEAR[used][0] < mine < (2.5 if seven_bits else 1.2) * torchs + 2e-7
+    assert torchs < NEAR[used][1] or used == "int8"  # torch's own int8 saturates without VNNI
 
 
-@needs_layers
-@pytest.mark.parametrize("int8", [False, True])
-def test_a_row_depends_on_its_document_alone(int8: bool) -> None:
+@by_all
+@precisions
+def test_a_row_depends_on_its_document_alone(kernels: Kernels, used: str) -> None:
     """To the last bit, wherever it stands among the rows that go together, and whatever stands beside it."""
-    layer = NativeLayer(encoder(shape()).layers[1], int8=int8)  # type: ignore[arg-type]
+    layer = NativeLayer(encoder(shape()).layers[1], used, kernels)  # type: ignore[arg-type]
     lengths = [1, 5, 6, 7, 47, 48, 49, 97, 150]
     x = rows(sum(lengths))
     together = run(layer, x, lengths).split(lengths)
@@ -108,9 +115,10 @@ def test_a_row_depends_on_its_document_alone(int8: bool) -> None:
         assert torch.equal(again[index], together[index])
 
 
-@needs_layers
-def test_any_number_of_threads() -> None:
-    layer = NativeLayer(encoder(shape()).layers[1], int8=True)  # type: ignore[arg-type]
+@by_all
+@precisions
+def test_any_number_of_threads(kernels: Kernels, used: str) -> None:
+    layer = NativeLayer(encoder(shape()).layers[1], used, kernels)  # type: ignore[arg-type]
     lengths, threads = [7, 300], torch.get_num_threads()
     try:
         found = []
@@ -122,24 +130,25 @@ def test_any_number_of_threads() -> None:
     assert all(torch.equal(other, found[0]) for other in found[1:])
 
 
-@needs_layers
-@pytest.mark.parametrize("int8", [False, True])
+@by_all
+@precisions
 @pytest.mark.parametrize("size", [0.0, 1e-6, 1e4])
-def test_rows_of_any_size(size: float, int8: bool) -> None:
+def test_rows_of_any_size(kernels: Kernels, size: float, used: str) -> None:
     layer = encoder(shape()).layers[1]
     assert isinstance(layer, Layer)
     x = rows(20) * size
-    found, wanted = run(NativeLayer(layer, int8=int8), x, [20]), run(layer, x, [20])
+    found, wanted = run(NativeLayer(layer, used, kernels), x, [20]), run(layer, x, [20])
     assert found.isfinite().all()
     if size:
-        assert error(found, wanted, x) < (0.1 if int8 else 0.02)
+        assert error(found, wanted, x) < {"int8": 0.1, "bf16": 0.02, "fp32": 2e-5}[used]  # of 1e4, fp32 keeps 1e-3
     else:
         assert not found.any()
 
 
-@needs_layers
-def test_gelu_is_exact() -> None:
-    """The MLP alone, by weights that pass a number on: gelu(x) * 1 for x from -8 to 8, as near as bf16 allows."""
+@by_all
+@pytest.mark.parametrize("used", ["bf16", "fp32"])
+def test_gelu_is_exact(kernels: Kernels, used: str) -> None:
+    """The MLP alone, by weights that pass a number on: gelu(x) * 1 for x from -8 to 8, as near as the type allows."""
     layer = encoder(shape(hidden=64, inner=64, heads=1)).layers[0]
     assert isinstance(layer, Layer)
     x = torch.linspace(-8, 8, 64).bfloat16().float().expand(2, 64).clone()
@@ -149,13 +158,26 @@ def test_gelu_is_exact() -> None:
     gate[:, 0] = -1 / 8  # x[0] is -8
     layer.mlp.Wi.weight.copy_(torch.cat([torch.eye(64), gate]))
     layer.mlp.Wo.weight.copy_(torch.eye(64))
-    added = run(NativeLayer(layer, int8=False), x, [2]) - x
-    assert torch.allclose(added, torch.nn.functional.gelu(x), rtol=2**-6, atol=1e-5)
+    added = run(NativeLayer(layer, used, kernels), x, [2]) - x
+    rtol, atol = (2**-6, 1e-5) if used == "bf16" else (1e-6, 2e-6)
+    assert torch.allclose(added, torch.nn.functional.gelu(x), rtol=rtol, atol=atol)
 
 
-@needs_layers
-def test_copies_have_weights_of_their_own() -> None:
-    layer = NativeLayer(encoder(shape()).layers[1], int8=True)  # type: ignore[arg-type]
+@by_all
+def test_int8_cannot_saturate(kernels: Kernels) -> None:
+    """The largest inputs and weights of one sign: products that 16 bits would cut off come out whole."""
+    layer = encoder(shape(hidden=64, inner=64, heads=1)).layers[0]
+    assert isinstance(layer, Layer)
+    for sign in (1, -1):
+        layer.attn.Wqkv.weight.fill_(sign * 0.5)
+        for x in (torch.ones(7, 64), -torch.ones(7, 64)):
+            found = NativeLayer(layer, "int8", kernels).project(x)
+            assert torch.allclose(found.float(), x @ layer.attn.Wqkv.weight.t(), rtol=1e-2)
+
+
+@by_all
+def test_copies_have_weights_of_their_own(kernels: Kernels) -> None:
+    layer = NativeLayer(encoder(shape()).layers[1], "int8", kernels)  # type: ignore[arg-type]
     x = rows(30)
     wanted = run(layer, x, [30])
     copied = copy.deepcopy(layer)
@@ -166,9 +188,10 @@ def test_copies_have_weights_of_their_own() -> None:
     assert torch.equal(run(copied, x, [30]), wanted)
 
 
-@needs_layers
-@pytest.mark.parametrize("used", ["bf16", "int8"])
-def test_a_whole_encoder(used: str) -> None:
+@by_all
+@precisions
+def test_a_whole_encoder(kernels: Kernels, used: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMBERT_NATIVE", kernels.target.name)
     plain = encoder(shape())
     packed = Packed.from_lists([np.arange(5, 5 + n) for n in (200, 2, 65, 129, 40, 40)]).to()
     made = copy.deepcopy(plain)
@@ -179,14 +202,14 @@ def test_a_whole_encoder(used: str) -> None:
         mixes = [model(packed, [0.2] * 5) for model in (made, plain)]
     for mine, theirs in ((found, wanted), mixes):
         cosines = torch.nn.functional.cosine_similarity(mine, theirs, dim=1)
-        assert cosines.min() > (0.9999 if used == "bf16" else 0.999)
+        assert cosines.min() > {"int8": 0.998, "bf16": 0.9999, "fp32": 0.999999}[used]
 
 
-@pytest.mark.skipif(not fits or not compiler, reason="the CPU has no AVX-512 bf16 and VNNI, or there is no compiler")
-@pytest.mark.skipif(os.environ.get("MMBERT_NATIVE") == "0", reason="native code is switched off")
-def test_layers_are_used_where_the_cpu_can() -> None:
+@pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="there is no C compiler")
+def test_kernels_are_built_where_the_cpu_can() -> None:
     """The other tests are skipped where they are not: this one says that they must be."""
-    assert there, kernel.describe()
+    for name, found in built().items():
+        assert isinstance(found, Kernels) or found.startswith("the processor has no"), name
 
 
 def test_layers_that_do_not_fit_stay_with_torch() -> None:
@@ -197,20 +220,16 @@ def test_layers_that_do_not_fit_stay_with_torch() -> None:
 
 
 @needs_layers
-def test_processors_with_amx_or_without_vnni_leave_it_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processors_with_amx_leave_bf16_and_int8_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, able = encoder(shape()).layers[0], torch.cpu.get_capabilities()
     assert isinstance(layer, Layer)
-    try:
-        for change in ({"amx_bf16": True}, {"avx512_vnni": False}):
-            monkeypatch.setattr(torch.cpu, "get_capabilities", lambda change=change: {**able, **change})
-            native._better.cache_clear()
-            assert not native.ready(layer)
-    finally:
-        monkeypatch.undo()
-        native._better.cache_clear()
-    assert native.ready(layer)
+    monkeypatch.delenv("MMBERT_NATIVE", raising=False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {**able, "amx_bf16": True})
+    assert [name for name in native.KINDS if native.ready(layer, name)] == ["fp32"]
+    monkeypatch.setenv("MMBERT_NATIVE", next(iter(BUILT)))  # what is asked for is used
+    assert all(native.ready(layer, name) for name in native.KINDS)
     kernel.use(False)
-    assert not native.ready(layer)
+    assert not native.ready(layer, "fp32")
 
 
 @needs_layers
@@ -218,13 +237,14 @@ def test_wrong_numbers_are_noticed(monkeypatch: pytest.MonkeyPatch, caplog: pyte
     """Gates that are not where layer.c looks for them."""
     layer = encoder(shape()).layers[0]
     assert isinstance(layer, Layer)
-    monkeypatch.setattr(native, "_HALF", 16)
-    native._better.cache_clear()
+    true_panels = native._side_by_side
+    monkeypatch.setattr(native, "_side_by_side", lambda weight, size: true_panels(weight, size // 2))
+    native._right.cache_clear()
     try:
         with caplog.at_level("WARNING"):
-            assert not native.ready(layer)
+            assert not native.ready(layer, "fp32")
         assert "please report" in caplog.text
     finally:
         monkeypatch.undo()
-        native._better.cache_clear()
-    assert native.ready(layer)
+        native._right.cache_clear()
+    assert native.ready(layer, "fp32")

@@ -19,8 +19,10 @@ from mmbert import cpu
 from mmbert.errors import ConfigError
 from mmbert.inference import onednn_layers, precision
 from mmbert.inference.embedder import Embedder
-from mmbert.inference.int8 import Int8Layer, Int8Matrix, by_channel, compiles
+from mmbert.inference.int8 import Int8Layer, by_channel, compiles
 from mmbert.inference.native import kernel
+from mmbert.inference.native import layer as native_layer
+from mmbert.inference.native.layer import NativeLayer
 from mmbert.inference.onednn_layers import OneDnnLayer, PackedMatrix, paired, rotate_pairs
 from mmbert.inference.precision import HalfLinear, apply_precision, choose
 from mmbert.model.config import ModelConfig
@@ -109,33 +111,36 @@ def test_how_near_int8(trained: Encoder, packed: Packed) -> None:
 
 
 @pytest.mark.parametrize("isa", ["AVX2", "DEFAULT"])
-def test_int8_products_are_exact_on_any_cpu(isa: str) -> None:
-    """oneDNN saturates without VNNI, and reads its cap once in a process: weights must be small enough there."""
+def test_torchs_int8_products_are_exact_or_not_used(isa: str) -> None:
+    """oneDNN saturates without VNNI, and reads its cap once in a process."""
     code = (
-        "import torch; from mmbert.inference.int8 import Int8Matrix; torch.manual_seed(0)\n"
+        "import torch; from mmbert import cpu; from mmbert.inference.int8 import Int8Matrix; torch.manual_seed(0)\n"
         "matrix = Int8Matrix(torch.randn(96, 64)); x = torch.randint(64, 128, (40, 64), dtype=torch.int8)\n"
-        "wanted = x.int() @ matrix.weight.int()\n"
-        "print(torch.equal(matrix(x), wanted), int(matrix.weight.abs().max()))\n"
+        "print(torch.equal(matrix(x), x.int() @ matrix.weight.int()), cpu.int8_instructions())\n"
     )
     given = {**os.environ, "ONEDNN_MAX_CPU_ISA": isa, "OMP_NUM_THREADS": "1"}
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=given, check=True)
-    exact, largest = run.stdout.split()
-    assert exact == "True"
-    if isa == "DEFAULT":
-        assert int(largest) == cpu.largest_int8_weight() or "ONEDNN_MAX_CPU_ISA" in os.environ
-    elif platform.machine() == "x86_64":
-        assert largest == "64"
+    exact, found = run.stdout.split()
+    assert exact == "True" or found == "None"
+    assert isa == "DEFAULT" or platform.machine() != "x86_64" or found == "None"
 
 
-def test_weights_of_seven_bits(trained: Encoder, packed: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu, "largest_int8_weight", lambda: 64)
-    encoder = int8(trained, compiled=False)
-    for matrix in encoder.modules():
-        if isinstance(matrix, Int8Matrix):
-            assert (matrix.weight.abs().amax(dim=0) == 64).all()
-    error, cosine = nearness(states(encoder, packed), states(trained, packed))
-    assert 1e-4 < error < 0.04
-    assert cosine > 0.999
+@pytest.mark.usefixtures("torch_alone")
+def test_int8_is_refused_where_it_would_be_slow(trained: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "int8_instructions", lambda: None)
+    with pytest.raises(ConfigError, match=r"int8 would be many times slower.*switched off.*take precision auto"):
+        settled(trained, "int8")
+
+
+@pytest.mark.usefixtures("torch_alone")
+def test_bf16_that_would_be_slow(
+    trained: Encoder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cpu, "bf16_instructions", lambda: None)
+    assert apply_precision(copy.deepcopy(trained), CPU, "auto") == "fp32"
+    assert not caplog.records
+    settled(trained, "bf16")
+    assert "bf16 is much slower than fp32 here" in caplog.text
 
 
 def test_rounding_by_channel() -> None:
@@ -243,6 +248,20 @@ def test_auto_by_what_the_processor_has(
     assert choose(CPU) == (wanted, why)
 
 
+def test_auto_keeps_weights_in_bf16_where_native_kernels_multiply_them_in_fp32(
+    trained: Encoder, packed: Packed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MMBERT_NATIVE", "avx2")
+    monkeypatch.setattr(cpu, "bf16_instructions", lambda: None)
+    if not native_layer.usable("bf16"):
+        pytest.skip(kernel.describe())
+    assert choose(CPU) == ("bf16", "weights are kept in bf16 and multiplied in fp32, by the native kernels (avx2)")
+    assert apply_precision(copy.deepcopy(trained), CPU, "auto") == "bf16"
+    assert nearness(states(settled(trained, "bf16"), packed), states(trained, packed))[1] > 0.9999
+    narrow = Encoder(ModelConfig(vocab_size=9, hidden_size=32, intermediate_size=48, num_layers=1, num_heads=2))
+    assert apply_precision(narrow, CPU, "auto") == "fp32"  # heads of 16 dimensions are torch's
+
+
 @pytest.mark.usefixtures("torch_alone")
 def test_int8_without_a_compiler_says_so(
     trained: Encoder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -255,7 +274,7 @@ def test_int8_without_a_compiler_says_so(
 
 def test_layers_are_replaced(trained: Encoder) -> None:
     encoder = settled(trained, "fp32")
-    assert all(isinstance(layer, OneDnnLayer) for layer in encoder.layers)
+    assert all(isinstance(layer, OneDnnLayer | NativeLayer) for layer in encoder.layers)
     assert all(parameter.dim() == 1 or "tok_embeddings" in name for name, parameter in encoder.named_parameters())
 
 

@@ -37,8 +37,7 @@ def describe_machine() -> dict[str, str]:
 def attention(device: torch.device) -> str:
     """Return which implementation of attention runs, and why."""
     if device.type == "cpu":
-        torch_way = "torch, documents of one length per call, local layers in blocks"
-        return f"bf16, int8: {kernel.describe()} (MMBERT_NATIVE=0: torch); fp32: {torch_way}"
+        return kernel.describe()
     if runs_flash_attention(device):
         return "varlen_attn (flash attention with a window) in bf16 and fp16; blocks in fp32"
     why = "" if device.type != "cuda" else ": flash attention needs compute capability 8.0 and torch 2.11"
@@ -84,25 +83,28 @@ def _training(device: torch.device) -> str:
 
 
 def _int8(device: torch.device) -> str:
-    """Whether ``precision: int8`` is worth asking for."""
+    """Whether ``precision: int8`` is worth asking for, and what to expect of it."""
     if device.type != "cpu":
         return f"for CPUs only: take {precision.choose(device)[0]}"
-    if layer.usable():
-        return "ready on request: native layers, which compile nothing when they are first used"
-    if not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
-        return "slower than bf16 here: it needs a C++ compiler (g++)"
-    if cpu.largest_int8_weight() < 127:
-        return "possible, with weights of 7 bits: this processor has no VNNI, and products of 8 bits saturate"
-    able = torch.cpu.get_capabilities()
-    kinds = [name for name in ("amx_int8", "avx512_vnni", "avx_vnni") if able.get(name)]
-    return f"ready on request: the processor has {kinds[0]}" if kinds else "possible: this processor has no VNNI for it"
+    kernels = layer.usable("int8")
+    if kernels and min(kernels.int8_largest) < 127:
+        return "ready on request: 7 bits, as the processor has no VNNI; some twice as fast as fp32"
+    if kernels:
+        return "ready on request: 8 bits, by VNNI; three to four times as fast as fp32"
+    if found := cpu.int8_instructions():
+        able = any(shutil.which(name) for name in ("g++", "clang++", "c++"))
+        return f"ready on request: the processor has {found}" if able else "slower than bf16: it needs g++"
+    return "refused, as torch alone would be many times slower than fp32: see attention for what native kernels lack"
 
 
 def _matrices(device: torch.device) -> str:
     """Who computes what is not attention."""
     if device.type != "cpu":
         return "torch"
-    return "bf16, int8: native layers (MMBERT_NATIVE=0: torch); fp32: torch" if layer.usable() else "torch"
+    ours = [name for name in layer.KINDS if layer.usable(name)]
+    theirs = [name for name in layer.KINDS if name not in ours]
+    found = [f"{', '.join(ours)}: native layers (MMBERT_NATIVE=0: torch)"] if ours else []
+    return "; ".join(found + ([f"{', '.join(theirs)}: torch"] if theirs else []))
 
 
 def _extra(name: str) -> str:

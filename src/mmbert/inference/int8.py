@@ -1,8 +1,8 @@
 """Layers in int8: weights quantized by output channel, activations by token at run time (W8A8), sums in int32.
 
-``torch._int_mm`` multiplies, with weights of 8 bits on CPUs with VNNI, and of 7 bits where products of 8 would saturate
-(``cpu.largest_int8_weight``). The steps between two products (scale, norm, GELU and gate, quantization) are one
-compiled loop. Without a C++ compiler they run one by one, and bf16 is faster.
+For CPUs with VNNI where ``native.layer`` cannot be used, or AMX is faster. ``torch._int_mm`` multiplies; the steps
+between two products (scale, norm, GELU and gate, quantization) are one compiled loop. Without a C++ compiler they run
+one by one, and bf16 is faster.
 The residual stream, the norms and RoPE are fp32, and so is attention unless ``native.kernel`` computes it.
 The result of a token outside attention depends on that token alone.
 
@@ -21,7 +21,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbert import cpu
 from mmbert.inference.native import kernel
 from mmbert.inference.onednn_layers import SplitLayer, paired
 from mmbert.model.layers import Layer
@@ -37,7 +36,7 @@ class Int8Matrix(nn.Module):
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        rounded, scale = by_channel(weight, cpu.largest_int8_weight())
+        rounded, scale = by_channel(weight)
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("weight", rounded.t().contiguous(), persistent=False)  # the fastest layout for _int_mm
 
@@ -50,8 +49,11 @@ class Int8Layer(SplitLayer):
     """A layer in int8, made from a trained one. ``compiled``: torch.compile works here."""
 
     def __init__(self, layer: Layer, *, compiled: bool) -> None:
-        super().__init__(layer, native=kernel.ready(layer.attn.head_dim))
-        self.qkv, self.out = Int8Matrix(paired(layer.attn.Wqkv.weight, self.head_dim)), Int8Matrix(layer.attn.Wo.weight)
+        super().__init__(layer, kernel.ready(layer.attn.head_dim))
+        self.half = self.native is not None and self.native.dtype(torch.bfloat16) == torch.bfloat16
+        qkv = layer.attn.Wqkv.weight
+        self.qkv = Int8Matrix(qkv if self.native else paired(qkv, self.head_dim))
+        self.out = Int8Matrix(layer.attn.Wo.weight)
         self.wide, self.narrow = Int8Matrix(layer.mlp.Wi.weight), Int8Matrix(layer.mlp.Wo.weight)
         self.compiled = compiled
 
@@ -61,7 +63,7 @@ class Int8Layer(SplitLayer):
             rounded, scale = _do(_norm_round, self.compiled)(x, norm.weight, norm.eps)
         else:  # layer 0
             rounded, scale = _do(_round, self.compiled)(x)
-        finish = _scaled_bf16 if self.native else _scaled
+        finish = _scaled_bf16 if self.half else _scaled
         qkv: Tensor = _do(finish, self.compiled)(self.qkv(rounded), scale, self.qkv.scale)
         return qkv
 

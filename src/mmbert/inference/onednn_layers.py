@@ -7,7 +7,7 @@
   multiplication of complex numbers, in place. Scores of attention do not depend on the order of dimensions.
 
 The residual stream, the norms, RoPE and attention are fp32 in both precisions, except for the products of attention in
-bf16 where ``native.kernel`` computes it.
+bf16 where ``native.kernel`` computes it (then rows of Wqkv stay as they are).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from mmbert import cpu
 from mmbert.inference.native import kernel
+from mmbert.inference.native.kernel import Kernels
 from mmbert.model.attention import AttentionPlan, attend
 from mmbert.model.layers import Layer
 from mmbert.model.rope import Angles
@@ -58,19 +59,18 @@ class PackedMatrix(nn.Module):
 class SplitLayer(nn.Module):
     """Base of the layers for inference: project, attend, mix.
 
-    native  attention is computed by ``native.kernel``, which rotates queries and keys itself and takes bf16
-    splits  project and mix take a long batch in parts of ``PART`` tokens, so that their intermediates stay in the cache
+    native  kernels that compute attention and rotate queries and keys; None: torch does, of :func:`paired` weights
+
+    Project and mix take a long batch in parts of ``PART`` tokens, so that their intermediates stay in the cache.
     """
 
-    splits = True
-
-    def __init__(self, layer: Layer, *, native: bool) -> None:
+    def __init__(self, layer: Layer, native: Kernels | None) -> None:
         super().__init__()
         self.local, self.head_dim, self.native = layer.local, layer.attn.head_dim, native
         self.attn_norm, self.mlp_norm = layer.attn_norm, layer.mlp_norm
 
     def project(self, x: Tensor) -> Tensor:
-        """Apply the norm and Wqkv: (T, h) -> (T, 3 h), bf16 if ``native``, else fp32."""
+        """Apply the norm and Wqkv: (T, h) -> (T, 3 h) fp32, or what ``native`` takes."""
         raise NotImplementedError
 
     def mix(self, x: Tensor, attended: Tensor) -> Tensor:
@@ -79,8 +79,7 @@ class SplitLayer(nn.Module):
 
     def forward(self, x: Tensor, plan: AttentionPlan, cos_sin: Angles) -> Tensor:
         """(T, h) -> (T, h), fp32."""
-        size = PART if self.splits else len(x)
-        parts, cosines, sines = (torch.split(tensor, size) for tensor in (x, *cos_sin))
+        parts, cosines, sines = (torch.split(tensor, PART) for tensor in (x, *cos_sin))
         projected = []
         for part, cos, sin in zip(parts, cosines, sines, strict=True):
             qkv = self.project(part).view(part.shape[0], 3, -1, self.head_dim)
@@ -89,11 +88,11 @@ class SplitLayer(nn.Module):
             projected.append(qkv)
         qkv = _joined(projected)  # attention needs the whole batch: documents may cross the borders of parts
         if self.native:
-            attended = kernel.attend(qkv, cos_sin, plan, local=self.local)
+            attended = self.native.attend(qkv, cos_sin, plan, local=self.local)
         else:
             q, k, v = qkv.unbind(1)
             attended = attend(q, k, v, plan, local=self.local)
-        rows = zip(parts, torch.split(attended.flatten(1), size), strict=True)
+        rows = zip(parts, torch.split(attended.flatten(1), PART), strict=True)
         return _joined([self.mix(part, own) for part, own in rows])
 
 
@@ -105,15 +104,17 @@ class OneDnnLayer(SplitLayer):
     """A layer in fp32 or bf16, made from a trained one."""
 
     def __init__(self, layer: Layer, dtype: torch.dtype) -> None:
-        super().__init__(layer, native=dtype == torch.bfloat16 and kernel.ready(layer.attn.head_dim))
-        self.qkv = PackedMatrix(paired(layer.attn.Wqkv.weight, self.head_dim), dtype)
+        super().__init__(layer, kernel.ready(layer.attn.head_dim))
+        self.attention_dtype = self.native.dtype(dtype) if self.native else torch.float32
+        qkv = layer.attn.Wqkv.weight
+        self.qkv = PackedMatrix(qkv if self.native else paired(qkv, self.head_dim), dtype)
         self.out = PackedMatrix(layer.attn.Wo.weight, dtype)
         self.activated, self.gate = (PackedMatrix(half, dtype) for half in layer.mlp.Wi.weight.chunk(2))
         self.narrow = PackedMatrix(layer.mlp.Wo.weight, dtype)
 
     def project(self, x: Tensor) -> Tensor:
         qkv: Tensor = self.qkv(self.attn_norm(x))
-        return qkv if self.native else qkv.float()
+        return qkv.to(self.attention_dtype)
 
     def mix(self, x: Tensor, attended: Tensor) -> Tensor:
         x = x + self.out(attended)

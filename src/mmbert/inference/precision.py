@@ -1,11 +1,12 @@
 """The precision of an encoder: fp32, bf16, fp16 or int8 matrices.
 
 =====  ==========================================================  =========================================
-fp32   packed for oneDNN on a CPU                                  equal to transformers to 1e-6
-bf16   matrices in bf16; on CUDA the flash kernel too              relative error near 5e-4
+fp32   native layers on a CPU, or packed for oneDNN                equal to transformers to 1e-6
+bf16   matrices in bf16; on CUDA the flash kernel too. Native      relative error near 5e-4
+       layers without bf16 instructions: weights alone
 fp16   the same for GPUs without bf16 (T4, V100, Apple)             numbers above 65,504 become infinite
-int8   weights and activations (CPU only); without VNNI, weights    cosine to fp32 above 0.99
-       of 7 bits, whose products cannot saturate
+int8   weights and activations (CPU only); native layers without   cosine to fp32 above 0.99
+       VNNI: both of 7 bits, whose products cannot saturate
 plain  the modules unchanged: for export, training, other code     equal to transformers to 1e-6
 =====  ==========================================================  =========================================
 
@@ -26,7 +27,9 @@ from mmbert import cpu
 from mmbert.device import HALF_DTYPES, native_half
 from mmbert.errors import ConfigError
 from mmbert.inference.int8 import Int8Layer, compiles
+from mmbert.inference.native import kernel
 from mmbert.inference.native import layer as native
+from mmbert.inference.native.kernel import Kernels
 from mmbert.inference.onednn_layers import OneDnnLayer
 from mmbert.memory import give_back
 from mmbert.model.encoder import Encoder
@@ -63,6 +66,8 @@ def choose(device: torch.device) -> tuple[str, str]:
     found = cpu.bf16_instructions()
     if found:
         return "bf16", f"the processor has {found}"
+    if kernels := native.usable("bf16"):
+        return "bf16", f"weights are kept in bf16 and multiplied in fp32, by the native kernels ({kernels.target.name})"
     return "fp32", "the processor has no instructions for bf16"
 
 
@@ -82,10 +87,11 @@ def apply_precision(encoder: Encoder, device: torch.device, precision: str) -> s
         raise ConfigError("precision fp16 is for GPUs: take auto, bf16, int8 or fp32 on a CPU")
     if used == "bf16" and device.type != "cpu" and native_half(device) != "bf16":
         log.warning("bf16 is emulated on %s, which is slow: take fp16", device)
-    # no list of the layers: it would keep the weights of each until the last one is packed
-    fits = all(native.ready(layer) for layer in encoder.layers if isinstance(layer, Layer))
-    if used in ("bf16", "int8") and device.type == "cpu" and fits:
-        replace_layers(encoder, lambda index, layer: native.NativeLayer(layer, int8=used == "int8"))
+    kernels = _native(encoder, used) if device.type == "cpu" else None
+    if device.type == "cpu" and not kernels:
+        used = _without_kernels(used, asked=precision)
+    if kernels:
+        replace_layers(encoder, lambda _, layer: native.NativeLayer(layer, used, kernels))
     elif used == "int8":
         compiled = compiles()
         if not compiled:
@@ -99,6 +105,34 @@ def apply_precision(encoder: Encoder, device: torch.device, precision: str) -> s
             for name, linear in list(part.named_children()):
                 if isinstance(linear, nn.Linear):
                     setattr(part, name, HalfLinear(linear.weight, dtype))
+    return used
+
+
+def _native(encoder: Encoder, used: str) -> Kernels | None:
+    """Return the native kernels, if all layers run by them in this precision."""
+    if used not in native.KINDS:
+        return None
+    found: Kernels | None = None
+    for layer in encoder.layers:  # no list of them: it would keep the weights of each until the last one is packed
+        found = native.ready(layer, used) if isinstance(layer, Layer) else None
+        if found is None:
+            return None
+    return found
+
+
+def _without_kernels(used: str, *, asked: str) -> str:
+    """Return the precision by torch alone on a CPU. Raises ConfigError for int8 that is many times slower than fp32."""
+    if used == "bf16" and not cpu.bf16_instructions():
+        if asked == "auto":
+            return "fp32"
+        log.warning("bf16 is much slower than fp32 here, as the processor has no instructions for it: take auto")
+    if used == "int8" and not cpu.int8_instructions():
+        why = kernel.find()
+        why = why if isinstance(why, str) else "the widths of this model do not fit the native kernels"
+        raise ConfigError(
+            f"int8 would be many times slower than fp32 here: {why}, and torch has no fast int8 products without VNNI; "
+            "take precision auto"
+        )
     return used
 
 

@@ -1,17 +1,19 @@
-/* Attention over documents laid end to end, for CPUs with AVX-512 and its bf16 dot products: RoPE, scores, softmax and
- * the sum of values in one pass. Numbers come, go and are multiplied in bf16; sums, angles and the softmax are fp32.
+/* Attention over documents laid end to end: RoPE, scores, softmax and the sum of values in one pass. Sums, angles and
+ * the softmax are fp32. Numbers come, go and are multiplied in fp32, or in bf16 where the processor has dot products of
+ * bf16. lanes.h has the instruction sets.
  *
- * qkv (T, 3, H, D) holds queries and keys that are not turned yet, RoPE's two halves side by side (0, D/2, 1, ...).
+ * qkv (T, 3, H, D) holds queries and keys that are not rotated yet: RoPE's pairs are the numbers d and D/2 + d.
  * The work is cut into units: up to some hundred queries of one document and one head. A unit packs the keys and
  * values it sees, then takes its queries ROWS at a time against CHUNK keys at a time:
  *
- *   score    ROWS x 64 products in 24 registers; two dimensions of one key share a lane, as vdpbf16ps adds them
+ *   score    ROWS x (WIDE vectors of keys) in registers; a lane holds one dimension of a key, or two in bf16
  *   soften   softmax online: largest score and sum go on from chunk to chunk (windows and most documents are one)
- *   weigh    ROWS x D sums, 24 registers for D = 64; two keys share a lane
+ *   weigh    ROWS x (a panel of up to WIDE vectors of D) in registers; a lane holds one key's number, or two keys' in bf16
  *
  * A document's numbers depend on that document alone. All memory is the caller's.
  */
 #include "lanes.h"
+#include "threads.h"
 
 enum { CHUNK = 512 };
 
@@ -23,13 +25,15 @@ typedef struct {
 } Unit;
 
 typedef struct {
-    const uint16_t *qkv;     /* (T, 3, H, D) bf16 */
-    uint16_t *out;           /* (T, H, D) bf16 */
+    const void *qkv;         /* (T, 3, H, D) bf16 or fp32 */
+    void *out;               /* (T, H, D) the same */
     const float *cos, *sin;  /* (T, D / 2) */
-    const Unit *units;     /* (count,) */
+    const Unit *units;       /* (count,) */
     char *scratch;           /* (threads, room) bytes, aligned to 64: keys and values of a unit */
     int64_t room, count, heads, threads;
     int64_t half;            /* of the window: i sees j iff |i - j| <= half */
+    int64_t head_dim;        /* 32 or 64 */
+    int64_t bf16;            /* only where BF16_DOT */
 } Batch;
 
 /* The compiler, for who asks what is installed. */
@@ -40,178 +44,211 @@ const char built_by[] =
     "gcc " __VERSION__;
 #endif
 
-/* Where 32 numbers of a token begin: part 0 queries, 1 keys, 2 values; head h; g-th 32 of D. */
-INLINE int64_t place(const Batch *b, int64_t token, int part, int64_t h, int g, int D) {
-    return ((token * 3 + part) * b->heads + h) * D + g * 32;
+/* What the caller must know: lanes, and whether bf16 can be asked for. */
+const int32_t attention_traits[2] = {LANES, BF16_DOT};
+
+/* Numbers of a lane, and vectors of a panel of values. */
+#define PAIR(bf16) ((bf16) ? 2 : 1)
+#define PANEL(D) ((D) / LANES < WIDE ? (D) / LANES : WIDE)
+
+/* Where a token begins: part 0 queries, 1 keys, 2 values; head h. */
+INLINE int64_t place(const Batch *b, int64_t token, int part, int64_t h, int D) {
+    return ((token * 3 + part) * b->heads + h) * D;
 }
 
-/* 16 pairs of a query or key, turned and scaled: the first of all pairs, then the second (any order will do). */
-INLINE __m512i turned(const Batch *b, int64_t token, int part, int64_t h, int g, float scale, int D) {
-    const __m512i x = _mm512_loadu_si512(b->qkv + place(b, token, part, h, g, D));
-    const __m512 first = _mm512_castsi512_ps(_mm512_slli_epi32(x, 16)); /* bf16 is the upper half of fp32 */
-    const __m512 second = _mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32(0xffff0000)));
-    const int64_t angle = token * (D / 2) + g * LANES;
-    const __m512 cos = _mm512_loadu_ps(b->cos + angle) * _mm512_set1_ps(scale);
-    const __m512 sin = _mm512_loadu_ps(b->sin + angle) * _mm512_set1_ps(scale);
-    return (__m512i)_mm512_cvtne2ps_pbh(second * cos + first * sin, first * cos - second * sin);
-}
-
-/* Rows become columns: blocks of 1, 2, 4 and 8 lanes change places across the diagonal. */
-INLINE void transpose(__m512i rows[LANES]) {
-    const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    EACH(step, 4) {
-        const int size = 1 << step;
-        const __mmask16 upper = (const int[]){0xaaaa, 0xcccc, 0xf0f0, 0xff00}[step];
-        const __m512i by = _mm512_set1_epi32(size), other = _mm512_set1_epi32(LANES);
-        const __m512i left = _mm512_mask_add_epi32(lane, upper, lane, _mm512_sub_epi32(other, by));
-        const __m512i right = _mm512_mask_add_epi32(_mm512_add_epi32(lane, by), upper, lane, other);
-        EACH(i, LANES) {
-            if (i & size) continue;
-            __m512i a = rows[i], z = rows[i + size];
-            rows[i] = _mm512_permutex2var_epi32(a, left, z);
-            rows[i + size] = _mm512_permutex2var_epi32(a, right, z);
-        }
+/* LANES pairs of a query or key, from the g-th LANES on, rotated and scaled: the first of all pairs, then the second,
+ * as two vectors of fp32 or one of bf16 (any order will do, if it is the same for queries and keys). */
+INLINE void rotated(const Batch *b, int64_t token, int part, int64_t h, int g, float scale, words to[2], int D, int bf16) {
+    const int64_t at = place(b, token, part, h, D) + g * LANES, angle = token * (D / 2) + g * LANES;
+    const floats first = load_numbers(b->qkv, at, bf16), second = load_numbers(b->qkv, at + D / 2, bf16);
+    const floats cos = load(b->cos + angle) * all(scale), sin = load(b->sin + angle) * all(scale);
+    const floats a = first * cos - second * sin, z = second * cos + first * sin;
+#if BF16_DOT
+    if (bf16) {
+        to[0] = joined_bf16(a, z);
+        return;
     }
+#endif
+    to[0] = (words)a, to[1] = (words)z;
 }
 
-/* Keys and values of a unit and head, zeros up to a multiple of 16:
- * keys (n / 16, D / 2, 16 keys, 2 dimensions), values (n / 2, D, 2 keys). */
-INLINE void pack(const Batch *b, const Unit *p, int64_t h, __m512i *keys, __m512i *values, int D) {
-    const __m512i zero = _mm512_setzero_si512();
-    for (int64_t at = p->first; at < p->last; at += LANES) {
-        EACH(g, D / 32) {
-            __m512i rows[LANES];
-            for (int i = 0; i < LANES; i++) rows[i] = at + i < p->last ? turned(b, at + i, 1, h, g, 1, D) : zero;
-            transpose(rows);
-            EACH(i, LANES) *keys++ = rows[i];
-        }
-        for (int i = 0; i < LANES; i += 2)
-            EACH(g, D / LANES) {
-                const uint16_t *row = b->qkv + place(b, at + i, 2, h, 0, D) + g * LANES;
-                const __m512i even = at + i < p->last ? widened(row) : zero;
-                const __m512i odd = at + i + 1 < p->last ? widened(row + 3 * b->heads * D) : zero;
-                *values++ = _mm512_or_si512(even, _mm512_slli_epi32(odd, 16));
+/* LANES numbers of the value of one token, or in bf16 of two that follow one another; nought beyond ``last``. */
+INLINE words value(const Batch *b, int64_t token, int64_t last, int64_t h, int g, int D, int bf16) {
+    (void)bf16;
+    if (token >= last) return all_words(0);
+    const int64_t at = place(b, token, 2, h, D) + g * LANES;
+#if BF16_DOT
+    if (bf16) {
+        const uint16_t *row = (const uint16_t *)b->qkv + at;
+        return token + 1 < last ? widened(row) | widened(row + 3 * b->heads * D) << 16 : widened(row);
+    }
+#endif
+    return load_words((const float *)b->qkv + at);
+}
+
+/* Keys and values of a unit and head, zeros up to a multiple of LANES:
+ * keys (n / LANES, D / PAIR, LANES keys, PAIR dimensions),
+ * values (D / (PANEL LANES) panels, n / PAIR, PANEL LANES numbers, PAIR keys). */
+INLINE void pack(const Batch *b, const Unit *p, int64_t h, words *keys, words *values, int D, int bf16) {
+    const int vectors = 2 / PAIR(bf16); /* of LANES pairs */
+    const int64_t n = (p->last - p->first + LANES - 1) / LANES * LANES;
+    for (int64_t at = p->first; at < p->first + n; at += LANES) {
+        EACH(g, D / 2 / LANES) {
+            words columns[2][LANES];
+            for (int i = 0; i < LANES; i++) {
+                words pairs[2] = {all_words(0), all_words(0)};
+                if (at + i < p->last) rotated(b, at + i, 1, h, g, 1, pairs, D, bf16);
+                EACH(s, vectors) columns[s][i] = pairs[s];
             }
-    }
-}
-
-/* Scores of ROWS queries and 16 n keys. */
-INLINE void score(const int32_t query[], const __m512i *keys, float *scores, int D, int n) {
-    __m512 sum[ROWS][WIDE];
-    EACH(r, ROWS) EACH(v, n) sum[r][v] = _mm512_setzero_ps();
-    for (int d = 0; d < D / 2; d++) {
-        __m512i key[WIDE];
-        EACH(v, n) key[v] = keys[v * (D / 2) + d];
-        EACH(r, ROWS) {
-            __m512i q = _mm512_set1_epi32(query[r * (D / 2) + d]);
-            EACH(v, n) sum[r][v] = _mm512_dpbf16_ps(sum[r][v], (__m512bh)q, (__m512bh)key[v]);
+            EACH(s, vectors) {
+                transpose(columns[s]);
+                EACH(i, LANES) *keys++ = columns[s][i];
+            }
+        }
+        for (int i = 0; i < LANES; i += PAIR(bf16)) {
+            words *row = values + (at - p->first + i) / PAIR(bf16) * PANEL(D);
+            EACH(g, D / LANES)
+                row[g / PANEL(D) * (n / PAIR(bf16)) * PANEL(D) + g % PANEL(D)] = value(b, at + i, p->last, h, g, D, bf16);
         }
     }
-    EACH(r, ROWS) EACH(v, n) _mm512_store_ps(scores + r * CHUNK + v * LANES, sum[r][v]);
 }
 
-/* The same for any n up to CHUNK that is a multiple of 16. */
-INLINE void score_all(const int32_t query[], const __m512i *keys, float *scores, int D, int n) {
-    for (; n >= 4 * LANES; n -= 4 * LANES, keys += 4 * D / 2, scores += 4 * LANES) score(query, keys, scores, D, 4);
-    if (n == 3 * LANES) score(query, keys, scores, D, 3);
-    if (n == 2 * LANES) score(query, keys, scores, D, 2);
-    if (n == 1 * LANES) score(query, keys, scores, D, 1);
+/* Scores of ROWS queries and LANES n keys. */
+INLINE void score(const int32_t query[], const words *keys, float *scores, int D, int n, int bf16) {
+    const int inner = D / PAIR(bf16);
+    floats sum[ROWS][WIDE];
+    EACH(r, ROWS) EACH(v, n) sum[r][v] = all(0);
+    for (int d = 0; d < inner; d++) {
+        words key[WIDE];
+        EACH(v, n) key[v] = keys[v * inner + d];
+        EACH(r, ROWS) {
+            const words q = all_words(query[r * inner + d]);
+            EACH(v, n) sum[r][v] = dot(sum[r][v], q, key[v], bf16);
+        }
+    }
+    EACH(r, ROWS) EACH(v, n) store(scores + r * CHUNK + v * LANES, sum[r][v]);
+}
+
+/* The same for any n up to CHUNK that is a multiple of LANES. */
+INLINE void score_all(const int32_t query[], const words *keys, float *scores, int D, int n, int bf16) {
+    for (; n >= WIDE * LANES; n -= WIDE * LANES, keys += WIDE * D / PAIR(bf16), scores += WIDE * LANES)
+        score(query, keys, scores, D, WIDE, bf16);
+    if (WIDE > 3 && n == 3 * LANES) score(query, keys, scores, D, 3, bf16);
+    if (WIDE > 2 && n == 2 * LANES) score(query, keys, scores, D, 2, bf16);
+    if (n == 1 * LANES) score(query, keys, scores, D, 1, bf16);
 }
 
 /* HIDDEN over scores [from, to) of n. */
 INLINE void hide(float *scores, int64_t from, int64_t to, int64_t n) {
     if (from < 0) from = 0;
     if (to > n) to = n;
-    for (; from < to; from += LANES) {
-        const __mmask16 lanes = to - from < LANES ? (1 << (to - from)) - 1 : 0xffff;
-        _mm512_mask_storeu_ps(scores + from, lanes, _mm512_set1_ps(HIDDEN));
-    }
+    for (; from < to; from += LANES) store_first(scores + from, all(HIDDEN), to - from);
 }
 
-/* Scores of one query -> weights in bf16; moves its largest score and its sum on. Returns by how much the
- * weights given before are now too large. */
-INLINE __m512 soften(const float *scores, uint16_t *weights, int n, float *largest, __m512 *sum) {
-    __m512 top = _mm512_load_ps(scores);
-    for (int v = LANES; v < n; v += LANES) top = _mm512_max_ps(top, _mm512_load_ps(scores + v));
-    float before = *largest, now = _mm512_reduce_max_ps(top);
+/* Scores of one query -> weights; moves its largest score and its sum on. Returns by how much the weights given before
+ * are now too large. */
+INLINE floats soften(const float *scores, void *weights, int n, float *largest, floats *sum, int bf16) {
+    floats top = load(scores);
+    for (int v = LANES; v < n; v += LANES) top = larger(top, load(scores + v));
+    float before = *largest, now = largest_of(top);
     *largest = now = now > before ? now : before;
-    __m512 fade = power(_mm512_set1_ps(before - now)), total = *sum * fade;
+    floats fade = power(all(before - now), !bf16), total = *sum * fade;
     for (int v = 0; v < n; v += LANES) {
-        __m512 weight = power(_mm512_load_ps(scores + v) - _mm512_set1_ps(now));
+        floats weight = power(load(scores + v) - all(now), !bf16);
         total += weight;
-        _mm256_store_si256((__m256i *)(weights + v), (__m256i)_mm512_cvtneps_pbh(weight));
+        store_numbers(weights, v, weight, bf16);
     }
     *sum = total;
     return fade;
 }
 
-/* Adds n values by their weights. */
-INLINE void weigh(const uint16_t *weights, const __m512i *values, __m512 out[ROWS][WIDE], int D, int n) {
-    __m512 sum[ROWS][WIDE];
-    EACH(r, ROWS) EACH(g, D / LANES) sum[r][g] = out[r][g];
-    for (int k = 0; k < n / 2; k++) {
-        __m512i value[WIDE];
-        EACH(g, D / LANES) value[g] = values[k * (D / LANES) + g];
+/* Adds a panel of n values, from vector ``at`` of D on, by their weights, (ROWS, CHUNK) numbers. */
+INLINE void weigh(const int32_t weights[], const words *values, floats out[ROWS][64 / LANES], int at, int D, int n,
+                  int bf16) {
+    const int panel = PANEL(D);
+    floats sum[ROWS][WIDE];
+    EACH(r, ROWS) EACH(g, panel) sum[r][g] = out[r][at + g];
+    for (int k = 0; k < n / PAIR(bf16); k++) {
+        words value[WIDE];
+        EACH(g, panel) value[g] = values[k * panel + g];
         EACH(r, ROWS) {
-            __m512i w = _mm512_set1_epi32(((const int32_t *)(weights + r * CHUNK))[k]);
-            EACH(g, D / LANES) sum[r][g] = _mm512_dpbf16_ps(sum[r][g], (__m512bh)w, (__m512bh)value[g]);
+            const words w = all_words(weights[r * (CHUNK / PAIR(bf16)) + k]);
+            EACH(g, panel) sum[r][g] = dot(sum[r][g], w, value[g], bf16);
         }
     }
-    EACH(r, ROWS) EACH(g, D / LANES) out[r][g] = sum[r][g];
+    EACH(r, ROWS) EACH(g, panel) out[r][at + g] = sum[r][g];
 }
 
 /* Queries q, q + 1, ... of a unit and head: reads its packed keys and values, writes their rows of ``out``. */
-INLINE void tile(const Batch *b, const Unit *p, int64_t h, int64_t q, const __m512i *keys, const __m512i *values,
-                 int D) {
-    _Alignas(64) int32_t query[ROWS * 32];
+INLINE void tile(const Batch *b, const Unit *p, int64_t h, int64_t q, const words *keys, const words *values, int D,
+                 int bf16) {
+    _Alignas(64) int32_t query[ROWS * 64];
     _Alignas(64) float scores[ROWS * CHUNK];
-    _Alignas(64) uint16_t weights[ROWS * CHUNK];
-    __m512 out[ROWS][WIDE], sum[ROWS];
+    _Alignas(64) int32_t weights[ROWS * CHUNK];
+    const int inner = D / PAIR(bf16), row = CHUNK / PAIR(bf16); /* words of a query, and of its weights */
+    const int vectors = 2 / PAIR(bf16); /* of LANES pairs */
+    floats out[ROWS][64 / LANES], sum[ROWS];
     float largest[ROWS];
     const float scale = 1.44269504f / (D == 64 ? 8 : 5.65685425f); /* log2(e) / sqrt(D) */
     EACH(r, ROWS) {
         const int64_t token = q + r < p->end ? q + r : p->end - 1; /* rows to spare repeat the last query */
-        EACH(g, D / 32)
-            _mm512_store_si512(query + r * (D / 2) + g * LANES, turned(b, token, 0, h, g, scale, D));
-        EACH(g, D / LANES) out[r][g] = _mm512_setzero_ps();
-        sum[r] = _mm512_setzero_ps(), largest[r] = HIDDEN;
+        EACH(g, D / 2 / LANES) {
+            words pairs[2];
+            rotated(b, token, 0, h, g, scale, pairs, D, bf16);
+            EACH(s, vectors) store_words(query + r * inner + (g * vectors + s) * LANES, pairs[s]);
+        }
+        EACH(g, D / LANES) out[r][g] = all(0);
+        sum[r] = all(0), largest[r] = HIDDEN;
     }
-    /* what these queries see, counted from the first key of the unit, from a whole group of 16 on */
+    /* what these queries see, counted from the first key of the unit, from a whole group of LANES on */
     int64_t from = q - b->half > p->first ? (q - b->half - p->first) / LANES * LANES : 0;
     const int64_t to = (q + ROWS + b->half < p->last ? q + ROWS + b->half : p->last) - p->first;
+    const int64_t panel = (p->last - p->first + LANES - 1) / LANES * LANES / PAIR(bf16) * PANEL(D);
     for (; from < to; from += CHUNK) {
-        const int n = to - from < CHUNK ? (to - from + LANES - 1) / LANES * LANES : CHUNK;
-        score_all(query, keys + from * D / 32, scores, D, n);
+        const int n = to - from < CHUNK ? (int)((to - from + LANES - 1) / LANES * LANES) : CHUNK;
+        const words *at = values + from / PAIR(bf16) * PANEL(D);
+        score_all(query, keys + from / LANES * inner, scores, D, n, bf16);
         EACH(r, ROWS) {
-            const int64_t at = q + r - p->first - from, stop = p->last - p->first - from;
-            hide(scores + r * CHUNK, 0, at - b->half, n);
-            hide(scores + r * CHUNK, at + b->half + 1 < stop ? at + b->half + 1 : stop, n, n);
-            const __m512 fade = soften(scores + r * CHUNK, weights + r * CHUNK, n, largest + r, sum + r);
+            const int64_t own = q + r - p->first - from, stop = p->last - p->first - from;
+            hide(scores + r * CHUNK, 0, own - b->half, n);
+            hide(scores + r * CHUNK, own + b->half + 1 < stop ? own + b->half + 1 : stop, n, n);
+            const floats fade = soften(scores + r * CHUNK, weights + r * row, n, largest + r, sum + r, bf16);
             EACH(g, D / LANES) out[r][g] *= fade;
         }
-        weigh(weights, values + from * D / 32, out, D, n);
+        for (int g = 0; g < D / LANES; g += PANEL(D), at += panel) weigh(weights, at, out, g, D, n, bf16);
     }
     for (int r = 0; r < ROWS && q + r < p->end; r++)
         EACH(g, D / LANES) {
-            const __m512 mean = out[r][g] / _mm512_set1_ps(_mm512_reduce_add_ps(sum[r]));
-            store_bf16(b->out + ((q + r) * b->heads + h) * D + g * LANES, mean);
+            const floats mean = out[r][g] / all(sum_of(sum[r]));
+            store_numbers(b->out, ((q + r) * b->heads + h) * D + g * LANES, mean, bf16);
         }
 }
 
-INLINE void work(const Batch *b, const Unit *p, int64_t h, __m512i *scratch, int D) {
-    __m512i *keys = scratch, *values = keys + (p->last - p->first + LANES - 1) / LANES * (D / 2);
-    pack(b, p, h, keys, values, D);
-    for (int64_t q = p->begin; q < p->end; q += ROWS) tile(b, p, h, q, keys, values, D);
+INLINE void work(const Batch *b, const Unit *p, int64_t h, words *scratch, int D, int bf16) {
+    words *keys = scratch, *values = keys + (p->last - p->first + LANES - 1) / LANES * (D / PAIR(bf16));
+    pack(b, p, h, keys, values, D, bf16);
+    for (int64_t q = p->begin; q < p->end; q += ROWS) tile(b, p, h, q, keys, values, D, bf16);
 }
 
-static void work_32(const Batch *b, const Unit *p, int64_t h, __m512i *scratch) { work(b, p, h, scratch, 32); }
-static void work_64(const Batch *b, const Unit *p, int64_t h, __m512i *scratch) { work(b, p, h, scratch, 64); }
+static void work_32(const Batch *b, const Unit *p, int64_t h, words *scratch) { work(b, p, h, scratch, 32, 0); }
+static void work_64(const Batch *b, const Unit *p, int64_t h, words *scratch) { work(b, p, h, scratch, 64, 0); }
+#if BF16_DOT
+static void work_32_bf16(const Batch *b, const Unit *p, int64_t h, words *scratch) { work(b, p, h, scratch, 32, 1); }
+static void work_64_bf16(const Batch *b, const Unit *p, int64_t h, words *scratch) { work(b, p, h, scratch, 64, 1); }
+#endif
 
-/* ``head_dim`` is 32 or 64. */
-void attend(const Batch *b, int head_dim) {
-#pragma omp parallel for schedule(dynamic) num_threads((int)b->threads)
-    for (int64_t i = b->count * b->heads - 1; i >= 0; i--) { /* long documents are last, and begun first */
-        __m512i *scratch = (__m512i *)(b->scratch + omp_get_thread_num() * b->room);
-        (head_dim == 32 ? work_32 : work_64)(b, b->units + i / b->heads, i % b->heads, scratch);
+static void attend_piece(const void *context, int64_t index, int64_t thread) {
+    const Batch *b = context;
+    const int64_t i = b->count * b->heads - 1 - index; /* long documents are last, and begun first */
+    words *scratch = (words *)(b->scratch + thread * b->room);
+    const Unit *unit = b->units + i / b->heads;
+#if BF16_DOT
+    if (b->bf16) {
+        (b->head_dim == 32 ? work_32_bf16 : work_64_bf16)(b, unit, i % b->heads, scratch);
+        return;
     }
+#endif
+    (b->head_dim == 32 ? work_32 : work_64)(b, unit, i % b->heads, scratch);
 }
+
+void attend(const Batch *b) { share(attend_piece, b, b->count * b->heads, b->threads); }

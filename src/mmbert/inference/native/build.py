@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from itertools import product
 from pathlib import Path
 
 from mmbert.files import cache_folder
@@ -18,6 +19,9 @@ log = logging.getLogger(__name__)
 
 COMPILERS = ("gcc", "cc", "g++", "clang")
 """Tried in this order, until one compiles the files."""
+
+THREADS = ("-fopenmp", "-pthread")
+"""Tried in this order: Apple's clang, and clang without libomp, have no OpenMP, and threads.h makes its own threads."""
 
 _SIZE = 32  # of the digest behind a kept library
 
@@ -80,8 +84,8 @@ def _compile(sources: tuple[Path, ...], flags: tuple[str, ...], folder: Path) ->
     log.info("building the native kernels, once on this machine")
     made = folder / "kernels.so"
     given = [str(source) for source in sources if source.suffix == ".c"]
-    for compiler in found:
-        command = [compiler, *flags, "-shared", "-fPIC", "-x", "c", *given, "-o", str(made)]
+    for compiler, threads in product(found, THREADS):
+        command = [compiler, *flags, threads, "-shared", "-fPIC", "-x", "c", *given, "-o", str(made)]
         try:
             result = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=120)
         except subprocess.TimeoutExpired:

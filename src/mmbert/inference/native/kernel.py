@@ -1,9 +1,9 @@
-"""Attention on CPUs by ``attention.c``, where it can be built: bf16 dot products, RoPE and softmax in one pass.
+"""The native kernels of this processor, and attention on CPUs by ``attention.c``: RoPE and softmax in one pass.
 
-For layers in bf16 and int8; fp32 uses torch. It is used if the processor has AVX-512 with bf16, a C compiler is
-installed (or was at the first use), heads have 32 or 64 dimensions, and a first small case agrees with torch. If
-anything is missing, torch's attention is used and :func:`describe` says why. ``MMBERT_NATIVE=0`` in the environment, or
-:func:`use`, switches the kernel off.
+They are used if the processor has the instructions of a target (``targets.py``), a C compiler is installed (or was at
+the first use), heads have 32 or 64 dimensions, and a first small case agrees with torch. If anything is missing, torch
+computes and :func:`describe` says why. ``MMBERT_NATIVE`` in the environment names a target, or 0 for none;
+:func:`use` switches the kernels off.
 
 Shapes: ``T`` tokens, ``H`` heads, ``D`` head dimension.
 """
@@ -13,31 +13,24 @@ from __future__ import annotations
 import ctypes
 import logging
 from functools import cache, lru_cache
-from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmbert.files import environment
+from mmbert.inference.native import targets
 from mmbert.inference.native.build import NoLibrary, load_library
+from mmbert.inference.native.targets import SOURCES, Target
 from mmbert.model.attention import AttentionPlan, Group
-from mmbert.model.rope import Angles, angles
+from mmbert.model.rope import Angles, angles, rotate
 
 log = logging.getLogger(__name__)
-
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("attention.c", "layer.c", "lanes.h"))
 
 HEAD_DIMS = (32, 64)
 
 QUERIES = 768
 """Queries of a work item at most: enough to make packing its keys cheap, few enough to keep all cores busy."""
-
-_NEEDED = ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_bf16")
-
-_FLAGS = ("-std=gnu11", "-O3", "-fopenmp", "-march=x86-64-v4", "-mavx512bf16", "-mavx512vnni")
-
-_LANES = 16  # keys come in groups of so many
 
 _used = True
 
@@ -47,61 +40,84 @@ class _Batch(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("qkv", "out", "cos", "sin", "units", "scratch")),
-        *((name, ctypes.c_int64) for name in ("room", "count", "heads", "threads", "half")),
+        *((name, ctypes.c_int64) for name in ("room", "count", "heads", "threads", "half", "head_dim", "bf16")),
     )
 
 
+class Kernels:
+    """A target's compiled functions.
+
+    lanes         numbers of 32 bits in a register: keys come in groups of so many
+    bf16_dot      it multiplies bf16; without, bf16 is only how weights are kept, and attention is fp32
+    columns       of a matrix, that are multiplied together
+    int8_largest  numbers that int8 rounds the largest input and the largest weight to
+    """
+
+    def __init__(self, target: Target, library: ctypes.CDLL) -> None:
+        self.target, self.library = target, library
+        self.lanes, bf16_dot = (ctypes.c_int32 * 2).in_dll(library, "attention_traits")
+        self.columns, *int8_largest = (ctypes.c_int32 * 3).in_dll(library, "layer_traits")
+        self.bf16_dot, self.int8_largest = bool(bf16_dot), tuple(int8_largest)
+        self.run_attention, self.run_layer = library.attend, library.run_layer
+        self.run_attention.restype = self.run_layer.restype = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Kernels:
+        return self  # of layers that are copied: there is one library in a process
+
+    def dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """Return the type that attention takes and gives in layers of ``dtype`` (int8: as bf16)."""
+        return torch.bfloat16 if self.bf16_dot and dtype != torch.float32 else torch.float32
+
+    def attend(self, qkv: Tensor, cos_sin: Angles, plan: AttentionPlan, *, local: bool) -> Tensor:
+        """Return attention within each document, all of it or (``local``) half a window.
+
+        qkv      (T, 3, H, D) fp32, or bf16 if ``bf16_dot``, not rotated yet
+        cos_sin  cosines and sines (T, 1, D / 2) fp32
+        Returns (T, H, D) in the type of ``qkv``.
+        """
+        return self._attend(qkv.contiguous(), cos_sin, plan.whole, half=plan.half if local else plan.longest)
+
+    def _attend(self, qkv: Tensor, cos_sin: Angles, groups: tuple[Group, ...], *, half: int) -> Tensor:
+        assert qkv.dtype in (torch.float32, self.dtype(torch.bfloat16))
+        units, widest = _units(groups, half)
+        tokens, _, heads, head_dim = qkv.shape
+        threads = torch.get_num_threads()
+        room = -(-widest // self.lanes) * self.lanes * head_dim * 2 * qkv.itemsize  # keys and values
+        scratch = qkv.new_empty(threads * room, dtype=torch.uint8)  # torch aligns to 64 bytes
+        out = qkv.new_empty(tokens, heads, head_dim)
+        cos, sin = (part.contiguous() for part in cos_sin)
+        pointers = (tensor.data_ptr() for tensor in (qkv, out, cos, sin, units, scratch))
+        bf16 = qkv.dtype == torch.bfloat16
+        self.run_attention(ctypes.byref(_Batch(*pointers, room, len(units), heads, threads, half, head_dim, bf16)))
+        return out
+
+
 def use(on: bool) -> None:
-    """Switch the kernel on or off for models that are loaded afterwards."""
+    """Switch the kernels on or off for models that are loaded afterwards."""
     global _used
     _used = on
 
 
-def ready(head_dim: int) -> bool:
-    """Return whether layers of this head dimension use it here. The first call builds it."""
-    return head_dim in HEAD_DIMS and _switched_on() and isinstance(_library(), ctypes.CDLL)
+def find() -> Kernels | str:
+    """Return the kernels of this processor, or why there are none. The first call builds them."""
+    target = targets.choose() if _used else "the native kernels are switched off"
+    return target if isinstance(target, str) else _kernels(target)
 
 
-def library() -> ctypes.CDLL:
-    """Return the compiled functions; only if :func:`ready`."""
-    found = _library()
-    assert isinstance(found, ctypes.CDLL)
-    return found
+def ready(head_dim: int) -> Kernels | None:
+    """Return the kernels if layers of this head dimension use them here."""
+    found = find() if head_dim in HEAD_DIMS else None
+    return found if isinstance(found, Kernels) else None
 
 
 def describe() -> str:
-    """Return what computes attention in bf16 and int8 on this CPU, and why."""
-    if not _switched_on():
-        return "torch: the native kernel is switched off"
-    library = _library()
-    if isinstance(library, str):
-        return f"torch: {library}"
-    built_by = ctypes.c_char_p(ctypes.addressof(ctypes.c_char.in_dll(library, "built_by"))).value or b""
-    return f"native kernel (AVX-512 bf16), built by {built_by.decode()}"
-
-
-def attend(qkv: Tensor, cos_sin: Angles, plan: AttentionPlan, *, local: bool) -> Tensor:
-    """Return attention within each document, all of it or (``local``) half a window; only if :func:`ready`.
-
-    qkv      (T, 3, H, D) bf16, not rotated yet, of weights in the order of ``onednn_layers.paired``
-    cos_sin  cosines and sines (T, 1, D / 2) fp32
-    Returns (T, H, D) bf16.
-    """
-    return _call(library(), qkv.contiguous(), cos_sin, plan.whole, half=plan.half if local else plan.longest)
-
-
-def _call(library: ctypes.CDLL, qkv: Tensor, cos_sin: Angles, groups: tuple[Group, ...], *, half: int) -> Tensor:
-    assert qkv.dtype == torch.bfloat16
-    units, widest = _units(groups, half)
-    tokens, _, heads, head_dim = qkv.shape
-    threads = torch.get_num_threads()
-    room = -(-widest // _LANES) * _LANES * head_dim * 2 * qkv.itemsize  # keys and values
-    scratch = qkv.new_empty(threads * room, dtype=torch.uint8)  # torch aligns to 64 bytes
-    out = qkv.new_empty(tokens, heads, head_dim)
-    cos, sin = (part.contiguous() for part in cos_sin)
-    pointers = (tensor.data_ptr() for tensor in (qkv, out, cos, sin, units, scratch))
-    library.attend(ctypes.byref(_Batch(*pointers, room, len(units), heads, threads, half)), head_dim)
-    return out
+    """Return what computes attention on this CPU, and why."""
+    found = find()
+    if isinstance(found, str):
+        return f"torch: {found}"
+    built_by = ctypes.c_char_p(ctypes.addressof(ctypes.c_char.in_dll(found.library, "built_by"))).value or b""
+    names = ", ".join([found.target.name, *found.target.extensions()])
+    return f"native kernels ({names}), built by {built_by.decode()}"
 
 
 @lru_cache(maxsize=4)
@@ -119,44 +135,29 @@ def _units(groups: tuple[Group, ...], half: int) -> tuple[Tensor, int]:
     return torch.tensor(units, device="cpu"), max(last - first for _, _, first, last in units)
 
 
-def _switched_on() -> bool:
-    return _used and environment("MMBERT_NATIVE") != "0"
-
-
 @cache
-def _library() -> ctypes.CDLL | str:
-    """Return the kernel, or why there is none."""
-    able = torch.cpu.get_capabilities()
-    missing = [name for name in _NEEDED if not able.get(name)]
-    if missing:
-        return f"the processor has no {missing[-1]}"
+def _kernels(target: Target) -> Kernels | str:
+    """Return a target's kernels, or why there are none."""
     try:
-        library = load_library(SOURCES, _FLAGS)
+        kernels = Kernels(target, load_library(SOURCES, target.all_flags()))
     except NoLibrary as error:
         return str(error)
-    library.attend.argtypes, library.attend.restype = (ctypes.POINTER(_Batch), ctypes.c_int), None
-    library.run_layer.restype = None
-    if not all(_agrees(library, head_dim, half) for head_dim in HEAD_DIMS for half in (8, 100)):
+    dtypes = {torch.float32, kernels.dtype(torch.bfloat16)}
+    if not all(_agrees(kernels, dim, half, dtype) for dim in HEAD_DIMS for half in (8, 100) for dtype in dtypes):
         log.warning("the native attention kernel gives wrong numbers here and is left out: please report it")
         return "the native kernel gives wrong numbers here"
-    return library
+    return kernels
 
 
-def _agrees(library: ctypes.CDLL, head_dim: int, half: int) -> bool:
+def _agrees(kernels: Kernels, head_dim: int, half: int, dtype: torch.dtype) -> bool:
     """Return whether the kernel agrees with torch on three short documents."""
     groups = (Group(1, 3, None), Group(2, 41, None))
-    qkv = torch.randn(85, 3, 2, head_dim, generator=torch.Generator().manual_seed(0)).bfloat16()
+    qkv = torch.randn(85, 3, 2, head_dim, generator=torch.Generator().manual_seed(0)).to(dtype)
     document = torch.repeat_interleave(torch.tensor([3, 41, 41]))
     where = torch.arange(85)
-    cos_sin = angles(where, head_dim, 160_000.0)
-    q, k, v = qkv.float().permute(1, 2, 0, 3).unbind()  # (H, T, D)
-    q, k = (_rotated(x, torch.complex(*cos_sin)[:, 0]) for x in (q, k))
+    cos_sin = angles(where, head_dim, 160_000.0, 2)
+    q, k, v = (x.transpose(0, 1) for x in rotate(qkv.float(), cos_sin, torch.float32))
     seen = (document[:, None] == document) & ((where[:, None] - where).abs() <= half)
     wanted = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
-    found = _call(library, qkv, cos_sin, groups, half=half).transpose(0, 1).float()
-    return bool((found - wanted).norm() < 0.02 * wanted.norm())
-
-
-def _rotated(x: Tensor, cos_sin: Tensor) -> Tensor:
-    """Return (H, T, D) of neighbouring pairs, rotated by complex numbers (T, D / 2)."""
-    return torch.view_as_real(torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2)) * cos_sin).flatten(-2)
+    found = kernels._attend(qkv, cos_sin, groups, half=half).transpose(0, 1).float()
+    return bool((found - wanted).norm() < (0.02 if dtype == torch.bfloat16 else 1e-5) * wanted.norm())

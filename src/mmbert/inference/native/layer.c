@@ -1,210 +1,269 @@
-/* A layer but for its attention, for CPUs with AVX-512, VNNI and bf16 dot products: norms, matrices, GeGLU and sums of
- * some rows (tokens) at a time, which stay in the cache from the first to the last. Rows stand alone: their numbers
- * depend on nothing else, and threads share nothing.
+/* A layer but for its attention: norms, matrices, GeGLU and sums of some rows (tokens) at a time, which stay in the cache
+ * from the first to the last. Rows stand alone: their numbers depend on nothing else, and threads share nothing.
  *
- * Matrices are int8 (and then what they are multiplied with is rounded to int8, row by row) or bf16. One loop serves
- * both: a lane adds four products of int8 or two of bf16 at once. What comes next is done to the sums in registers.
+ * Matrices are fp32, bf16 or int8. What they are multiplied with is of the same kind: rounded to int8, row by row; to
+ * bf16, where the processor has dot products of bf16, else fp32, to which the weights are widened in registers. What
+ * comes next is done to the sums in registers. lanes.h has the instruction sets.
  *
- * Widths are multiples of 64, the MLP's of 32. For gcc and clang; all memory is the caller's.
+ * Widths are multiples of COLUMNS, the MLP's of half of it. All memory is the caller's.
  */
+#include <string.h>
+
 #include "lanes.h"
+#include "threads.h"
 
 enum { BLOCK = 48 /* the most rows at a time */, COLUMNS = WIDE * LANES };
 
+typedef enum { INT8, BF16, FP32 } Kind;
+
+/* What the caller must know to pack matrices. */
+const int32_t layer_traits[3] = {COLUMNS, INT8_LARGEST, INT8_WEIGHT};
+
 typedef struct {
-    const char *weight;      /* (N / 64, K / n, 64, n): n = 4 of int8 or 2 of bf16 */
+    const char *weight;      /* (N / COLUMNS, K / n, COLUMNS, n): n = 4 of int8, 2 of bf16 or 1 of fp32 */
     const float *scale;      /* of int8: (N,), what a column counts in */
-    const int32_t *first;    /* of int8: (N,), where sums begin: inputs are unsigned, 128 too large */
+    const int32_t *first;    /* of int8: (N,), where sums begin: inputs are unsigned, INT8_LARGEST + 1 too large */
     int64_t in, out;         /* K, N */
 } Matrix;
 
 typedef struct {
-    Matrix qkv, out, wide, narrow;  /* of wide, every 32 columns that are activated stand before their 32 gates */
+    Matrix qkv, out, wide, narrow;  /* of wide, every COLUMNS / 2 that are activated stand before their gates */
     const float *attn_norm;         /* (h,); NULL in the first layer, which has none */
     const float *mlp_norm;
     float eps;
-    int32_t int8;
+    int32_t kind;
 } Layer;
 
 typedef struct {
+    const Layer *layer;
     const float *x;            /* (T, h) */
-    const uint16_t *attended;  /* mix: (T, h) bf16 */
-    void *to;                  /* project: (T, 3 h) bf16; mix: (T, h) fp32 */
+    const void *attended;      /* (T, h) as attention gives it, fp32 or bf16; NULL before attention */
+    void *to;                  /* before attention: (T, 3 h) as it takes it; after: (T, h) fp32 */
     char *scratch;             /* (threads, room) bytes */
     int64_t room, tokens, block, threads;
 } Rows;
 
 typedef enum { STORE, GATE, ADD } Then;
 
+/* Whether attention, and what int8 and bf16 are multiplied with, is bf16. */
+#define HALF(kind) (BF16_DOT && (kind) != FP32)
+/* Bytes of a weight, and of what it is multiplied with. */
+#define WEIGHT(kind) ((kind) == INT8 ? 1 : (kind) == BF16 ? 2 : 4)
+#define INPUT(kind) ((kind) == INT8 ? 1 : HALF(kind) ? 2 : 4)
+/* Rows that are multiplied together, and when fewer are left. */
+#define TOGETHER(kind) ((kind) == INT8 ? INT8_ROWS : ROWS)
+#define FEW(kind) (TOGETHER(kind) - 2)
+
 /* GELU, exact: erf by Abramowitz and Stegun 7.1.26, within 1.5e-7. */
-INLINE __m512 gelu(__m512 x) {
-    const __m512 one = _mm512_set1_ps(1), two = _mm512_set1_ps(2), size = _mm512_abs_ps(x);
-    const __m512 below = _mm512_fmadd_ps(size, _mm512_set1_ps(0.3275911f * 0.70710678f), one);
-    __m512 t = _mm512_rcp14_ps(below);
-    t = t * _mm512_fnmadd_ps(below, t, two);
-    __m512 p = _mm512_set1_ps(1.061405429f / 2);
-    p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(-1.453152027f / 2));
-    p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(1.421413741f / 2));
-    p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(-0.284496736f / 2));
-    p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(0.254829592f / 2));
-    const __m512 tail = p * t * power(x * x * _mm512_set1_ps(-0.5f * 1.44269504f)); /* (1 - erf(|x| / sqrt 2)) / 2 */
-    return _mm512_fnmadd_ps(size, tail, _mm512_max_ps(x, _mm512_setzero_ps()));
+INLINE floats gelu(floats x, int exact) {
+    const floats size = magnitude(x);
+    const floats t = reciprocal(multiply_add(size, all(0.3275911f * 0.70710678f), all(1)));
+    floats p = all(1.061405429f / 2);
+    p = multiply_add(p, t, all(-1.453152027f / 2));
+    p = multiply_add(p, t, all(1.421413741f / 2));
+    p = multiply_add(p, t, all(-0.284496736f / 2));
+    p = multiply_add(p, t, all(0.254829592f / 2));
+    const floats tail = p * t * power(x * x * all(-0.5f * 1.44269504f), exact); /* (1 - erf(|x| / sqrt 2)) / 2 */
+    return larger(x, all(0)) - size * tail;
 }
 
 /* LayerNorm of a row. */
 INLINE void norm(const float *x, const float *weight, float eps, float *to, int64_t n) {
-    __m512 sum = _mm512_setzero_ps(), squares = sum;
-    for (int64_t i = 0; i < n; i += LANES) sum += _mm512_loadu_ps(x + i);
-    const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(sum) / n);
+    floats sum = all(0), squares = sum;
+    for (int64_t i = 0; i < n; i += LANES) sum += load(x + i);
+    const floats mean = all(sum_of(sum) / (float)n);
     for (int64_t i = 0; i < n; i += LANES) {
-        const __m512 centred = _mm512_loadu_ps(x + i) - mean;
-        squares = _mm512_fmadd_ps(centred, centred, squares);
+        const floats centred = load(x + i) - mean;
+        squares = multiply_add(centred, centred, squares);
     }
-    const __m512 variance = _mm512_set1_ps(_mm512_reduce_add_ps(squares) / n + eps);
-    const __m512 factor = _mm512_set1_ps(1) / _mm512_sqrt_ps(variance);
-    for (int64_t i = 0; i < n; i += LANES)
-        _mm512_storeu_ps(to + i, (_mm512_loadu_ps(x + i) - mean) * factor * _mm512_loadu_ps(weight + i));
+    const floats factor = all(1) / root(all(sum_of(squares) / (float)n + eps));
+    for (int64_t i = 0; i < n; i += LANES) store(to + i, (load(x + i) - mean) * factor * load(weight + i));
 }
 
-/* A row as matrices take it: bf16, or int8 plus 128, its largest number 127. Returns what the latter counts in. */
-INLINE float rounded(const float *x, char *to, int64_t n, int int8) {
-    if (!int8) {
-        for (int64_t i = 0; i < n; i += LANES) store_bf16((uint16_t *)to + i, _mm512_loadu_ps(x + i));
+/* A row as matrices take it; int8 is unsigned, its largest number INT8_LARGEST. Returns what that counts in. */
+INLINE float rounded(const float *x, char *to, int64_t n, Kind kind) {
+    if (kind != INT8) {
+        for (int64_t i = 0; i < n; i += LANES) store_numbers(to, i, load(x + i), HALF(kind));
         return 1;
     }
-    __m512 top = _mm512_set1_ps(1e-12f);
-    for (int64_t i = 0; i < n; i += LANES) top = _mm512_max_ps(top, _mm512_abs_ps(_mm512_loadu_ps(x + i)));
-    const float largest = _mm512_reduce_max_ps(top);
-    const __m512 factor = _mm512_set1_ps(127 / largest);
-    for (int64_t i = 0; i < n; i += LANES) {
-        const __m512i whole = _mm512_cvtps_epi32(_mm512_loadu_ps(x + i) * factor);
-        const __m128i bytes = _mm512_cvtepi32_epi8(_mm512_add_epi32(whole, _mm512_set1_epi32(128)));
-        _mm_storeu_si128((__m128i *)(to + i), bytes);
-    }
-    return largest / 127;
+    floats top = all(1e-12f);
+    for (int64_t i = 0; i < n; i += LANES) top = larger(top, magnitude(load(x + i)));
+    const float largest = largest_of(top);
+    const floats factor = all(INT8_LARGEST / largest);
+    for (int64_t i = 0; i < n; i += LANES)
+        store_bytes(to + i, rounded_words(load(x + i) * factor) + all_words(INT8_LARGEST + 1));
+    return largest / INT8_LARGEST;
 }
 
-/* ROWS x 64 sums of products, from column on. */
-INLINE void multiply(const Matrix *m, int64_t column, const char *rows, __m512i sums[ROWS][WIDE], int int8) {
-    const int64_t stride = int8 ? m->in : 2 * m->in;
-    const char *weight = m->weight + column * stride;
-    __m512i sum[ROWS][WIDE];
-    EACH(r, ROWS) EACH(v, WIDE)
-        sum[r][v] = int8 ? _mm512_loadu_si512(m->first + column + v * LANES) : _mm512_setzero_si512();
-    for (int64_t k = 0; k < stride; k += 4, weight += COLUMNS * 4) {
-        __m512i w[WIDE];
-        EACH(v, WIDE) w[v] = _mm512_loadu_si512(weight + v * 64);
-        EACH(r, ROWS) {
-            const __m512i in = _mm512_set1_epi32(*(const int32_t *)(rows + r * stride + k));
-            EACH(v, WIDE) sum[r][v] = int8 ? _mm512_dpbusd_epi32(sum[r][v], in, w[v])
-                : (__m512i)_mm512_dpbf16_ps((__m512)sum[r][v], (__m512bh)in, (__m512bh)w[v]);
-        }
+INLINE words spread(const char *word) {
+    int32_t read;
+    memcpy(&read, word, sizeof read);
+    return all_words(read);
+}
+
+/* Adds the products of INT8_STEP words of ROWS inputs and of a panel's weights. */
+INLINE void add_int8(words sum[ROWS][WIDE], const char *rows, int64_t stride, const char *weight, int together) {
+    words w[WIDE][INT8_STEP];
+    EACH(v, WIDE) EACH(s, INT8_STEP) w[v][s] = load_words(weight + (s * COLUMNS + v * LANES) * 4);
+    EACH(r, together) {
+        words in[INT8_STEP];
+        EACH(s, INT8_STEP) in[s] = spread(rows + r * stride + 4 * s);
+        EACH(v, WIDE) sum[r][v] = dot_int8(sum[r][v], in, w[v]);
     }
-    EACH(r, ROWS) EACH(v, WIDE) sums[r][v] = sum[r][v];
+}
+
+/* The same of one word of weights: a number of fp32, or a pair of bf16 and then as many inputs. */
+INLINE void add_floats(words sum[ROWS][WIDE], const char *rows, int64_t stride, const char *weight, int together,
+                       Kind kind) {
+    words w[WIDE];
+    EACH(v, WIDE) w[v] = load_words(weight + v * LANES * 4);
+    if (kind == FP32 || HALF(kind)) {
+        EACH(r, together) {
+            const words in = spread(rows + r * stride);
+            EACH(v, WIDE) sum[r][v] = (words)dot((floats)sum[r][v], in, w[v], HALF(kind));
+        }
+        return;
+    }
+    EACH(part, 2) {
+        EACH(v, WIDE) w[v] = (words)(part ? second_of(load_words(weight + v * LANES * 4)) : first_of(w[v]));
+        EACH(r, together) {
+            const words in = spread(rows + r * stride + 4 * part);
+            EACH(v, WIDE) sum[r][v] = (words)multiply_add((floats)in, (floats)w[v], (floats)sum[r][v]);
+        }
+        EACH(r, together) EACH(v, WIDE) IN_REGISTER(sum[r][v]); /* or gcc mixes the two, for which there are too few */
+    }
+}
+
+/* Sums of the products of some rows and a panel of COLUMNS, from ``column`` on, over inputs [from, to). */
+INLINE void multiply(const Matrix *m, int64_t column, int64_t from, int64_t to, const char *rows,
+                     words sums[ROWS][WIDE], int together, Kind kind) {
+    const int64_t stride = INPUT(kind) * m->in, end = WEIGHT(kind) * (to - from) / 4; /* bytes of a row, words */
+    const int step = kind == INT8 ? INT8_STEP : 1, read = step * 4 * INPUT(kind) / WEIGHT(kind);
+    const char *weight = m->weight + (column * m->in + from * COLUMNS) * WEIGHT(kind);
+    words sum[ROWS][WIDE];
+    EACH(r, together) EACH(v, WIDE)
+        sum[r][v] = kind == INT8 && !from ? load_words(m->first + column + v * LANES) : all_words(0);
+    rows += from * INPUT(kind);
+    for (int64_t k = 0; k < end; k += step, rows += read, weight += step * COLUMNS * 4) {
+        if (AHEAD > 0 && kind != INT8) __builtin_prefetch(weight + AHEAD);
+        if (kind == INT8) add_int8(sum, rows, stride, weight, together);
+        else add_floats(sum, rows, stride, weight, together, kind);
+    }
+    EACH(r, together) EACH(v, WIDE) sums[r][v] = sum[r][v];
 }
 
 /* Functions of their own, for gcc to find a register for each sum. */
-static __attribute__((noinline)) void multiply_int8(const Matrix *m, int64_t column, const char *rows,
-                                                    __m512i sums[ROWS][WIDE]) {
-    multiply(m, column, rows, sums, 1);
-}
-static __attribute__((noinline)) void multiply_bf16(const Matrix *m, int64_t column, const char *rows,
-                                                    __m512i sums[ROWS][WIDE]) {
-    multiply(m, column, rows, sums, 0);
-}
-
-/* 64 sums of a row to where they belong; ``scale``: what the row counts in, of int8. */
-INLINE void finish(const Matrix *m, int64_t column, const __m512i sums[WIDE], float scale, Then then, const float *x,
-                   void *to, int int8) {
-    __m512 out[WIDE];
-    EACH(v, WIDE) {
-        out[v] = (__m512)sums[v];
-        if (int8) out[v] = _mm512_cvtepi32_ps(sums[v]) * _mm512_set1_ps(scale) *
-            _mm512_loadu_ps(m->scale + column + v * LANES);
+#define MULTIPLY(name, together, kind)                                                                                        \
+    static __attribute__((noinline)) void name(const Matrix *m, int64_t column, int64_t from, int64_t to,           \
+                                               const char *rows, words sums[ROWS][WIDE]) {                          \
+        multiply(m, column, from, to, rows, sums, together, kind);                                                            \
     }
-    if (then == STORE) EACH(v, WIDE) store_bf16((uint16_t *)to + column + v * LANES, out[v]);
+MULTIPLY(multiply_int8, INT8_ROWS, INT8)
+MULTIPLY(multiply_bf16, ROWS, BF16)
+MULTIPLY(multiply_fp32, ROWS, FP32)
+MULTIPLY(multiply_few_int8, FEW(INT8), INT8)
+MULTIPLY(multiply_few_bf16, FEW(BF16), BF16)
+MULTIPLY(multiply_few_fp32, FEW(FP32), FP32)
+
+typedef void Multiply(const Matrix *, int64_t, int64_t, int64_t, const char *, words[ROWS][WIDE]);
+
+/* A panel's sums of a row to where they belong; ``scale``: what the row counts in, of int8. */
+INLINE void finish(const Matrix *m, int64_t column, const words sums[WIDE], float scale, Then then, const float *x,
+                   void *to, Kind kind) {
+    floats out[WIDE];
+    EACH(v, WIDE) {
+        out[v] = (floats)sums[v];
+        if (kind == INT8) out[v] = to_floats(sums[v]) * all(scale) * load(m->scale + column + v * LANES);
+    }
+    if (then == STORE) EACH(v, WIDE) store_numbers(to, column + v * LANES, out[v], HALF(kind));
     if (then == ADD) EACH(v, WIDE)
-        _mm512_storeu_ps((float *)to + column + v * LANES, _mm512_loadu_ps(x + column + v * LANES) + out[v]);
+        store((float *)to + column + v * LANES, load(x + column + v * LANES) + out[v]);
     if (then == GATE) EACH(v, WIDE / 2)
-        _mm512_storeu_ps((float *)to + column / 2 + v * LANES, gelu(out[v]) * out[WIDE / 2 + v]);
+        store((float *)to + column / 2 + v * LANES, gelu(out[v], kind == FP32) * out[WIDE / 2 + v]);
 }
 
-/* rows (count, K) -> to (count, N): bf16 (STORE), x + fp32 (ADD), or (count, N / 2) fp32 (GATE). */
+/* rows (count, K) -> to (count, N): as attention takes it (STORE), x + fp32 (ADD), or (count, N / 2) fp32 (GATE). */
 INLINE void product(const Matrix *m, const char *rows, const float *scales, int64_t count, Then then, const float *x,
-                    void *to, int int8) {
-    const int64_t in = m->in * (int8 ? 1 : 2), out = m->out * (then == ADD ? 4 : 2); /* bytes of a row */
-    __m512i sums[ROWS][WIDE];
-    for (int64_t column = 0; column < m->out; column += COLUMNS) /* its weights stay near for all rows */
-        for (int64_t begin = 0; begin < count; begin += ROWS) {
-            (int8 ? multiply_int8 : multiply_bf16)(m, column, rows + begin * in, sums);
-            for (int64_t r = begin; r < begin + ROWS && r < count; r++)
-                finish(m, column, sums[r - begin], scales[r], then, x + r * m->out, (char *)to + r * out, int8);
-        }
+                    void *to, Kind kind) {
+    const int64_t in = m->in * INPUT(kind); /* bytes of a row */
+    const int64_t out = m->out * (then == ADD ? 4 : then == GATE ? 2 : HALF(kind) ? 2 : 4);
+    const int64_t depth = then == ADD && DEPTH / WEIGHT(kind) < m->in ? DEPTH / WEIGHT(kind) : m->in;
+    words sums[ROWS][WIDE];
+    for (int64_t from = 0; from < m->in; from += depth, x = to)
+        for (int64_t column = 0; column < m->out; column += COLUMNS) /* its weights stay near for all rows */
+            for (int64_t begin = 0; begin < count; begin += TOGETHER(kind)) {
+                const int64_t end = from + depth < m->in ? from + depth : m->in;
+                Multiply *all_rows = kind == INT8 ? multiply_int8 : kind == BF16 ? multiply_bf16 : multiply_fp32;
+                Multiply *few = kind == INT8 ? multiply_few_int8 : kind == BF16 ? multiply_few_bf16 : multiply_few_fp32;
+                (count - begin > FEW(kind) ? all_rows : few)(m, column, from, end, rows + begin * in, sums);
+                for (int64_t r = begin; r < begin + TOGETHER(kind) && r < count; r++)
+                    finish(m, column, sums[r - begin], scales[r], then, x + r * m->out, (char *)to + r * out, kind);
+            }
 }
 
-/* Where rounded rows are kept: behind room for the MLP of ``count`` rows and those that fill the last ROWS up. */
-INLINE char *behind(float *room, int64_t count, int64_t inner) {
-    return (char *)(room + (count + ROWS - 1) / ROWS * ROWS * inner);
-}
+/* Rows up to a whole number of those that are multiplied together. */
+INLINE int64_t filled(int64_t count, Kind kind) { return (count + TOGETHER(kind) - 1) / TOGETHER(kind) * TOGETHER(kind); }
 
-/* Norm and Wqkv of ``count`` rows. */
-INLINE void project_rows(const Layer *l, const float *x, uint16_t *qkv, int64_t count, float *room, int int8) {
-    const int64_t h = l->qkv.in;
-    char *rows = behind(room, count, l->narrow.in);
+/* Norm and Wqkv of ``count`` rows. ``room``: the MLP of filled rows in fp32, and behind it rows to be multiplied. */
+INLINE void project_rows(const Layer *l, const float *x, void *qkv, int64_t count, float *room, Kind kind) {
+    const int64_t h = l->qkv.in, row = h * INPUT(kind);
+    char *rows = (char *)(room + filled(count, kind) * l->narrow.in);
     float scales[BLOCK];
+    memset(rows + count * row, 0, (size_t)((filled(count, kind) - count) * row)); /* nothing there may be slow */
     for (int64_t r = 0; r < count; r++) {
         if (l->attn_norm) norm(x + r * h, l->attn_norm, l->eps, room, h);
-        scales[r] = rounded(l->attn_norm ? room : x + r * h, rows + r * h * (int8 ? 1 : 2), h, int8);
+        scales[r] = rounded(l->attn_norm ? room : x + r * h, rows + r * row, h, kind);
     }
-    product(&l->qkv, rows, scales, count, STORE, x, qkv, int8);
+    product(&l->qkv, rows, scales, count, STORE, x, qkv, kind);
 }
 
 /* Wo, norm and MLP of ``count`` rows, added to x. */
-INLINE void mix_rows(const Layer *l, const float *x, const uint16_t *attended, float *to, int64_t count, float *room,
-                     int int8) {
-    const int64_t h = l->out.out, inner = l->narrow.in, size = int8 ? 1 : 2;
-    char *rows = behind(room, count, inner);
+INLINE void mix_rows(const Layer *l, const float *x, const void *attended, float *to, int64_t count, float *room,
+                     Kind kind) {
+    const int64_t h = l->out.out, inner = l->narrow.in, row = h * INPUT(kind);
+    char *rows = (char *)(room + filled(count, kind) * inner);
     float scales[BLOCK];
+    memset(rows + count * row, 0, (size_t)((filled(count, kind) - count) * row));
     for (int64_t r = 0; r < count; r++) {
-        for (int64_t i = 0; i < h; i += LANES)
-            _mm512_storeu_si512(room + i, _mm512_slli_epi32(widened(attended + r * h + i), 16));
-        scales[r] = rounded(room, rows + r * h * size, h, int8);
+        for (int64_t i = 0; i < h; i += LANES) store(room + i, load_numbers(attended, r * h + i, HALF(kind)));
+        scales[r] = rounded(room, rows + r * row, h, kind);
     }
-    product(&l->out, rows, scales, count, ADD, x, to, int8);
+    product(&l->out, rows, scales, count, ADD, x, to, kind);
     for (int64_t r = 0; r < count; r++) {
         norm(to + r * h, l->mlp_norm, l->eps, room, h);
-        scales[r] = rounded(room, rows + r * h * size, h, int8);
+        scales[r] = rounded(room, rows + r * row, h, kind);
     }
-    product(&l->wide, rows, scales, count, GATE, to, room, int8);
-    for (int64_t r = 0; r < count; r++)
-        scales[r] = rounded(room + r * inner, rows + r * inner * size, inner, int8);
-    product(&l->narrow, rows, scales, count, ADD, to, to, int8);
+    product(&l->wide, rows, scales, count, GATE, to, room, kind);
+    if (INPUT(kind) == 4) { /* they are what is multiplied */
+        rows = (char *)room;
+        memset(room + count * inner, 0, (size_t)((filled(count, kind) - count) * inner * 4));
+    } else
+        for (int64_t r = 0; r < count; r++)
+            scales[r] = rounded(room + r * inner, rows + r * inner * INPUT(kind), inner, kind);
+    product(&l->narrow, rows, scales, count, ADD, to, to, kind);
 }
 
-static void project_int8(const Layer *l, const float *x, uint16_t *qkv, int64_t count, float *room) {
-    project_rows(l, x, qkv, count, room, 1);
-}
-static void project_bf16(const Layer *l, const float *x, uint16_t *qkv, int64_t count, float *room) {
-    project_rows(l, x, qkv, count, room, 0);
-}
-static void mix_int8(const Layer *l, const float *x, const uint16_t *a, float *to, int64_t count, float *room) {
-    mix_rows(l, x, a, to, count, room, 1);
-}
-static void mix_bf16(const Layer *l, const float *x, const uint16_t *a, float *to, int64_t count, float *room) {
-    mix_rows(l, x, a, to, count, room, 0);
+#define LAYER(name, kind)                                                                                           \
+    static void name(const Rows *b, const float *x, const char *attended, char *to, int64_t count, float *room) {   \
+        if (attended)                                                                                               \
+            mix_rows(b->layer, x, attended, (float *)to, count, room, kind);                                        \
+        else                                                                                                        \
+            project_rows(b->layer, x, to, count, room, kind);                                                       \
+    }
+LAYER(layer_int8, INT8)
+LAYER(layer_bf16, BF16)
+LAYER(layer_fp32, FP32)
+
+static void run_block(const void *context, int64_t index, int64_t thread) {
+    const Rows *b = context;
+    const int64_t h = b->layer->qkv.in, begin = index * b->block, number = HALF(b->layer->kind) ? 2 : 4;
+    const int64_t count = b->tokens - begin < b->block ? b->tokens - begin : b->block;
+    const char *attended = b->attended ? (const char *)b->attended + begin * h * number : NULL;
+    char *to = (char *)b->to + begin * h * (attended ? 4 : 3 * number);
+    float *room = (float *)(b->scratch + thread * b->room);
+    const Kind kind = (Kind)b->layer->kind;
+    (kind == INT8 ? layer_int8 : kind == BF16 ? layer_bf16 : layer_fp32)(b, b->x + begin * h, attended, to, count, room);
 }
 
-/* ``mixing``: what comes after attention, else what comes before it. */
-void run_layer(const Layer *l, const Rows *b, int mixing) {
-    const int64_t h = l->qkv.in;
-#pragma omp parallel for schedule(dynamic) num_threads((int)b->threads)
-    for (int64_t begin = 0; begin < b->tokens; begin += b->block) {
-        float *room = (float *)(b->scratch + omp_get_thread_num() * b->room);
-        const int64_t count = b->tokens - begin < b->block ? b->tokens - begin : b->block;
-        const float *x = b->x + begin * h;
-        if (mixing)
-            (l->int8 ? mix_int8 : mix_bf16)(l, x, b->attended + begin * h, (float *)b->to + begin * h, count, room);
-        else
-            (l->int8 ? project_int8 : project_bf16)(l, x, (uint16_t *)b->to + begin * 3 * h, count, room);
-    }
-}
+/* What comes after attention, if there is something ``attended``, else what comes before it. */
+void run_layer(const Rows *b) { share(run_block, b, (b->tokens + b->block - 1) / b->block, b->threads); }

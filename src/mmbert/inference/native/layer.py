@@ -1,8 +1,11 @@
-"""Layers in bf16 and int8 by ``layer.c``: norms, matrices and GeGLU of a few rows at a time, which stay in the cache.
+"""Layers by ``layer.c``: norms, matrices and GeGLU of a few rows at a time, which stay in the cache.
 
-Used if ``native.kernel`` can be built and the processor has VNNI but no AMX, whose products are faster than these and
+Used if ``native.kernel`` finds kernels; in bf16 and int8 not where the processor has AMX, whose products are faster and
 used by torch. Results equal those of ``OneDnnLayer`` and ``Int8Layer``, or are nearer to fp32: what is added to the
 residual stream and the input of norms is not rounded. The result of a token outside attention depends on it alone.
+
+bf16 without dot products of bf16 rounds the weights alone: they are widened in registers and multiplied in fp32. int8
+without VNNI has 7 bits for weights and inputs, with which nothing can saturate (``lanes_avx2.h``).
 
 Shapes: ``T`` tokens, ``h`` hidden size, ``i`` intermediate size.
 """
@@ -12,27 +15,31 @@ from __future__ import annotations
 import ctypes
 import logging
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mmbert.files import environment
 from mmbert.inference.int8 import by_channel
 from mmbert.inference.native import kernel
-from mmbert.inference.onednn_layers import SplitLayer, paired
-from mmbert.model.attention import plan_attention
+from mmbert.inference.native.kernel import Kernels
+from mmbert.inference.native.pages import allocate
+from mmbert.inference.onednn_layers import SplitLayer
+from mmbert.model.attention import AttentionPlan, plan_attention
 from mmbert.model.config import ModelConfig
 from mmbert.model.init import init_weights
 from mmbert.model.layers import Layer
-from mmbert.model.rope import angles
+from mmbert.model.rope import Angles, angles
 from mmbert.packed import Packed
 
 log = logging.getLogger(__name__)
 
-ROWS, BLOCK = 6, 48
-"""Of layer.c: rows that are multiplied together, and rows that go from the first matrix to the last together."""
+KINDS = ("int8", "bf16", "fp32")
+"""Precisions, in the order of ``Kind`` of layer.c."""
 
-_COLUMNS = 64
-_HALF = _COLUMNS // 2
+ROWS, BLOCK = 12, 48
+"""Rows that are multiplied together by any target, and of layer.c: rows that go through all matrices together."""
 
 
 class _Matrix(ctypes.Structure):
@@ -53,7 +60,7 @@ class _Layer(ctypes.Structure):
         ("attn_norm", ctypes.c_void_p),
         ("mlp_norm", ctypes.c_void_p),
         ("eps", ctypes.c_float),
-        ("int8", ctypes.c_int32),
+        ("kind", ctypes.c_int32),
     )
 
 
@@ -61,30 +68,32 @@ class _Rows(ctypes.Structure):
     """``Rows`` of layer.c."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("x", "attended", "to", "scratch")),
+        *((name, ctypes.c_void_p) for name in ("layer", "x", "attended", "to", "scratch")),
         *((name, ctypes.c_int64) for name in ("room", "tokens", "block", "threads")),
     )
 
 
 class NativeMatrix(nn.Module):
-    """Weights W (m, n) of x W^T in the layout of layer.c, in bf16 or int8."""
+    """Weights W (m, n) of x W^T in the layout of layer.c, in a precision of ``KINDS``."""
 
     weight: Tensor
     scale: Tensor
     first: Tensor
 
-    def __init__(self, weight: Tensor, *, int8: bool) -> None:
+    def __init__(self, weight: Tensor, precision: str, kernels: Kernels, memory: Tensor) -> None:
         super().__init__()
         columns, self.width = weight.shape
-        if int8:
-            rounded, scale = by_channel(weight)
-            # VNNI multiplies unsigned by signed: layer.c adds 128 to activations, and starts its sums from -128 sum(w)
-            first = -128 * rounded.sum(dim=1, dtype=torch.int32)
-        else:
-            rounded, scale, first = weight.detach().bfloat16(), torch.empty(0), torch.empty(0)
-        # tiles of _COLUMNS outputs, inner dimension in groups of 4 bytes: what one VNNI or bf16 dot product reads
-        packed = rounded.view(columns // _COLUMNS, _COLUMNS, -1, 4 // rounded.itemsize).transpose(1, 2)
-        self.register_buffer("weight", packed.contiguous(), persistent=False)
+        scale = first = torch.empty(0)
+        if precision == "int8":
+            largest_input, largest_weight = kernels.int8_largest
+            weight, scale = by_channel(weight, largest_weight)
+            # inputs are unsigned: layer.c adds largest + 1 to them, and starts its sums from what that makes too much
+            first = -(largest_input + 1) * weight.sum(dim=1, dtype=torch.int32)
+        # panels of columns, inner dimension in groups of 4 bytes: what one lane multiplies
+        group = 4 // _DTYPES[precision].itemsize
+        packed = weight.detach().view(columns // kernels.columns, kernels.columns, -1, group).transpose(1, 2)
+        self.register_buffer("weight", memory.view(_DTYPES[precision]).view(packed.shape), persistent=False)
+        self.weight.copy_(packed)
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("first", first, persistent=False)
         self.columns = columns
@@ -95,24 +104,31 @@ class NativeMatrix(nn.Module):
         return _Matrix(*pointers, self.width, self.columns)
 
 
+_DTYPES = {"int8": torch.int8, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
 class NativeLayer(SplitLayer):
-    """A layer made from a trained one; only if :func:`ready`. layer.c splits batches itself."""
+    """A layer made from a trained one, for :func:`ready` kernels. layer.c splits batches itself."""
 
-    splits = False
+    def __init__(self, layer: Layer, precision: str, kernels: Kernels) -> None:
+        super().__init__(layer, kernels)
+        self.precision, self.kernels = precision, kernels
+        self.dtype = kernels.dtype(_DTYPES[precision])
+        wide = _side_by_side(layer.mlp.Wi.weight.detach(), kernels.columns // 2)
+        weights = (layer.attn.Wqkv.weight, layer.attn.Wo.weight, wide, layer.mlp.Wo.weight)
+        sizes = [weight.numel() * _DTYPES[precision].itemsize for weight in weights]  # multiples of 64, by their widths
+        parts = zip(weights, torch.split(allocate(sum(sizes)), sizes), strict=True)
+        self.qkv, self.out, self.wide, self.narrow = (
+            NativeMatrix(weight, precision, kernels, memory) for weight, memory in parts
+        )
+        self._described: tuple[int, Any] = (0, None)  # address of the weights, and all pointers
 
-    def __init__(self, layer: Layer, *, int8: bool) -> None:
-        super().__init__(layer, native=True)
-        self.int8 = int8
-        self.qkv = NativeMatrix(paired(layer.attn.Wqkv.weight, self.head_dim), int8=int8)
-        self.out = NativeMatrix(layer.attn.Wo.weight, int8=int8)
-        # activation and gate of the same outputs side by side, so that one tile has both
-        halves = (half.view(-1, _HALF, half.shape[1]) for half in layer.mlp.Wi.weight.detach().chunk(2))
-        self.wide = NativeMatrix(torch.stack([*halves], 1).flatten(0, 2), int8=int8)
-        self.narrow = NativeMatrix(layer.mlp.Wo.weight, int8=int8)
-        self._described = (0, b"")  # address of the weights, and all pointers
+    def forward(self, x: Tensor, plan: AttentionPlan, cos_sin: Angles) -> Tensor:
+        qkv = self.project(x).view(x.shape[0], 3, -1, self.head_dim)
+        return self.mix(x, self.kernels.attend(qkv, cos_sin, plan, local=self.local))
 
     def project(self, x: Tensor) -> Tensor:
-        qkv = x.new_empty(x.shape[0], 3 * x.shape[1], dtype=torch.bfloat16)
+        qkv = x.new_empty(x.shape[0], 3 * x.shape[1], dtype=self.dtype)
         self._run(x.contiguous(), None, qkv)
         return qkv
 
@@ -128,49 +144,57 @@ class NativeLayer(SplitLayer):
         share = -(-tokens // threads)
         block = min(BLOCK, -(-share // ROWS) * ROWS)  # few rows: one block for each thread
         threads = min(threads, -(-tokens // block))
-        inner = self.narrow.width
-        room = block * (4 * inner + 2 * max(inner, x.shape[1]))  # the MLP in fp32, and rounded rows
+        room = 4 * block * (self.narrow.width + max(self.narrow.width, x.shape[1]))  # the MLP, and rows to multiply
         scratch = x.new_empty(threads * room, dtype=torch.uint8)
         given = attended.data_ptr() if attended is not None else None
-        rows = _Rows(x.data_ptr(), given, to.data_ptr(), scratch.data_ptr(), room, tokens, block, threads)
-        kernel.library().run_layer(self._describe(), ctypes.byref(rows), attended is not None)
+        rows = _Rows(
+            self._describe(), x.data_ptr(), given, to.data_ptr(), scratch.data_ptr(), room, tokens, block, threads
+        )
+        self.kernels.run_layer(ctypes.byref(rows))
 
-    def _describe(self) -> bytes:
-        """Return ``Layer`` of layer.c, described again after the weights were moved or copied."""
+    def _describe(self) -> int:
+        """Return where ``Layer`` of layer.c is, described again after the weights were moved or copied."""
         where = self.qkv.weight.data_ptr()
         if where != self._described[0]:
             norm = self.attn_norm
             first = norm.weight.data_ptr() if isinstance(norm, nn.LayerNorm) else None  # layer 0 has none
             matrices = (matrix.describe() for matrix in (self.qkv, self.out, self.wide, self.narrow))
-            layer = _Layer(*matrices, first, self.mlp_norm.weight.data_ptr(), self.mlp_norm.eps, self.int8)
-            self._described = (where, bytes(layer))
-        return self._described[1]
+            kind = KINDS.index(self.precision)
+            layer = _Layer(*matrices, first, self.mlp_norm.weight.data_ptr(), self.mlp_norm.eps, kind)
+            # bytes, which copies of this module can share until they describe themselves
+            self._described = (where, ctypes.create_string_buffer(bytes(layer)))
+        return ctypes.addressof(self._described[1])
 
 
-def ready(layer: Layer) -> bool:
-    """Return whether this layer runs by layer.c here."""
+def _side_by_side(weight: Tensor, size: int) -> Tensor:
+    """Return Wi (2 i, h) with every ``size`` rows of the activation before those of their gates: a panel has both."""
+    halves = (half.view(-1, size, half.shape[1]) for half in weight.chunk(2))
+    return torch.stack([*halves], 1).flatten(0, 2)
+
+
+def ready(layer: Layer, precision: str) -> Kernels | None:
+    """Return the kernels if this layer runs by layer.c here, in a precision of ``KINDS``."""
     wide, inner = layer.attn.Wo.weight.shape[0], layer.mlp.Wo.weight.shape[1]
-    return wide % _COLUMNS == 0 and inner % _HALF == 0 and usable(layer.attn.head_dim)
+    kernels = usable(precision, layer.attn.head_dim)
+    fits = kernels and wide % kernels.columns == 0 and inner % (kernels.columns // 2) == 0
+    return kernels if fits else None
 
 
-def usable(head_dim: int = kernel.HEAD_DIMS[0]) -> bool:
-    """Return whether layers of fitting widths run by layer.c here."""
-    return kernel.ready(head_dim) and _better()
+def usable(precision: str, head_dim: int = kernel.HEAD_DIMS[0]) -> Kernels | None:
+    """Return the kernels if layers of fitting widths run by layer.c here."""
+    kernels = kernel.ready(head_dim)
+    if kernels is None or (precision != "fp32" and _has_amx()):
+        return None
+    return kernels if _right(kernels, precision) else None
+
+
+def _has_amx() -> bool:
+    """Return whether torch multiplies bf16 and int8 faster, by AMX; a target that is forced is used all the same."""
+    return bool(torch.cpu.get_capabilities().get("amx_bf16")) and not environment("MMBERT_NATIVE")
 
 
 @cache
-def _better() -> bool:
-    """Return whether this processor has VNNI, is not faster with torch (AMX), and passes the comparison with it."""
-    able = torch.cpu.get_capabilities()
-    if able.get("amx_bf16") or not able.get("avx512_vnni"):
-        return False
-    agree = all(_agrees(int8=int8) for int8 in (False, True))
-    if not agree:
-        log.warning("the native kernel of layers gives wrong numbers here and is left out: please report it")
-    return agree
-
-
-def _agrees(*, int8: bool) -> bool:
+def _right(kernels: Kernels, precision: str) -> bool:
     """Return whether both kinds of layers, on texts of two lengths, agree with the layers they are made from."""
     config = ModelConfig(vocab_size=8, hidden_size=64, intermediate_size=96, num_layers=2, num_heads=2)
     packed = Packed.from_lists([[0] * 5, [0] * 50]).to()
@@ -181,5 +205,11 @@ def _agrees(*, int8: bool) -> bool:
         x = torch.randn(packed.tokens, config.hidden_size)
         layers = [Layer(config, index) for index in range(config.num_layers)]
         init_weights(nn.ModuleList(layers), config)
-        pairs = [(NativeLayer(layer, int8=int8)(x, plan, cos_sin), layer(x, plan, cos_sin)) for layer in layers]
-    return all(bool((found - wanted).norm() < 0.05 * (wanted - x).norm()) for found, wanted in pairs)
+        pairs = [
+            (NativeLayer(layer, precision, kernels)(x, plan, cos_sin), layer(x, plan, cos_sin)) for layer in layers
+        ]
+    most = 1e-5 if precision == "fp32" else 0.05
+    right = all(bool((found - wanted).norm() < most * (wanted - x).norm()) for found, wanted in pairs)
+    if not right:
+        log.warning("the native kernel of layers gives wrong numbers here and is left out: please report it")
+    return right
