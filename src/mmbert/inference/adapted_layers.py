@@ -20,7 +20,7 @@ from mmbert.errors import WeightsError
 from mmbert.inference.onednn_layers import OneDnnLayer, paired, rotate_pairs
 from mmbert.inference.precision import DTYPES, replace_layers
 from mmbert.model.adapter import Adapter, LowRank
-from mmbert.model.attention import AttentionPlan, attend
+from mmbert.model.attention import AttentionPlan
 from mmbert.model.encoder import Encoder
 from mmbert.model.layers import Layer
 from mmbert.model.rope import Angles
@@ -70,7 +70,7 @@ class AdaptedLayer(OneDnnLayer):
         self.changes = nn.ModuleDict()
         for number, own in enumerate(changes):
             for name, change in own.items():
-                head_dim = self.head_dim if name == "attn.Wqkv" else None
+                head_dim = self.head_dim if name == "attn.Wqkv" and not self.native else None
                 if name != "mlp.Wi":
                     self.changes[_key(number, name)] = Change(change, weights[name], dtype, head_dim)
                     continue
@@ -83,22 +83,22 @@ class AdaptedLayer(OneDnnLayer):
         if not plan.adapters:
             return super().forward(x, plan, cos_sin)
         normed = self.attn_norm(x)
-        product = self.qkv(normed).float()
+        product = self.qkv(normed)
         self._change("attn.Wqkv", product, normed, plan)
-        qkv = product.view(x.shape[0], 3, -1, self.head_dim)
-        rotate_pairs(qkv, cos_sin)
-        q, k, v = qkv.unbind(1)
-        attended = attend(q, k, v, plan, local=self.local).flatten(1)
-        product = self.out(attended).float()
+        qkv = product.to(self.attention_dtype).view(x.shape[0], 3, -1, self.head_dim)
+        if not self.native:
+            rotate_pairs(qkv, cos_sin)
+        attended = self.attended(qkv, plan, cos_sin)
+        product = self.out(attended)
         self._change("attn.Wo", product, attended, plan)
         x = x + product
         normed = self.mlp_norm(x)
         # GELU cannot run inside the product, as in OneDnnLayer: the change comes before it
-        activated, gate = self.activated(normed).float(), self.gate(normed).float()
+        activated, gate = self.activated(normed), self.gate(normed)
         self._change("mlp.Wi 0", activated, normed, plan)
         self._change("mlp.Wi 1", gate, normed, plan)
         inner = F.gelu(activated).mul_(gate)
-        last: Tensor = self.narrow(inner).float()
+        last: Tensor = self.narrow(inner)
         self._change("mlp.Wo", last, inner, plan)
         return x + last
 

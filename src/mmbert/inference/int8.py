@@ -50,7 +50,7 @@ class Int8Layer(SplitLayer):
 
     def __init__(self, layer: Layer, *, compiled: bool) -> None:
         super().__init__(layer, kernel.ready(layer.attn.head_dim))
-        self.half = self.native is not None and self.native.dtype(torch.bfloat16) == torch.bfloat16
+        self.attends_bf16 = self.native is not None and self.native.dtype(torch.bfloat16) == torch.bfloat16
         qkv = layer.attn.Wqkv.weight
         self.qkv = Int8Matrix(qkv if self.native else paired(qkv, self.head_dim))
         self.out = Int8Matrix(layer.attn.Wo.weight)
@@ -63,7 +63,7 @@ class Int8Layer(SplitLayer):
             rounded, scale = _do(_norm_round, self.compiled)(x, norm.weight, norm.eps)
         else:  # layer 0
             rounded, scale = _do(_round, self.compiled)(x)
-        finish = _scaled_bf16 if self.half else _scaled
+        finish = _scaled_bf16 if self.attends_bf16 else _scaled
         qkv: Tensor = _do(finish, self.compiled)(self.qkv(rounded), scale, self.qkv.scale)
         return qkv
 

@@ -87,13 +87,15 @@ class SplitLayer(nn.Module):
                 rotate_pairs(qkv, (cos, sin))
             projected.append(qkv)
         qkv = _joined(projected)  # attention needs the whole batch: documents may cross the borders of parts
-        if self.native:
-            attended = self.native.attend(qkv, cos_sin, plan, local=self.local)
-        else:
-            q, k, v = qkv.unbind(1)
-            attended = attend(q, k, v, plan, local=self.local)
-        rows = zip(parts, torch.split(attended.flatten(1), PART), strict=True)
+        rows = zip(parts, torch.split(self.attended(qkv, plan, cos_sin), PART), strict=True)
         return _joined([self.mix(part, own) for part, own in rows])
+
+    def attended(self, qkv: Tensor, plan: AttentionPlan, cos_sin: Angles) -> Tensor:
+        """Return the attention's output (T, h) for qkv (T, 3, H, D), which are rotated unless ``native`` does that."""
+        if self.native:
+            return self.native.attend(qkv, cos_sin, plan, local=self.local).flatten(1)
+        q, k, v = qkv.unbind(1)
+        return attend(q, k, v, plan, local=self.local).flatten(1)
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
