@@ -70,7 +70,7 @@ class AdaptedLayer(OneDnnLayer):
         self.changes = nn.ModuleDict()
         for number, own in enumerate(changes):
             for name, change in own.items():
-                head_dim = self.head_dim if name == "attn.Wqkv" else None
+                head_dim = self.head_dim if name == "attn.Wqkv" and not self.native else None
                 if name != "mlp.Wi":
                     self.changes[_key(number, name)] = Change(change, weights[name], dtype, head_dim)
                     continue
@@ -86,9 +86,13 @@ class AdaptedLayer(OneDnnLayer):
         product = self.qkv(normed).float()
         self._change("attn.Wqkv", product, normed, plan)
         qkv = product.view(x.shape[0], 3, -1, self.head_dim)
-        rotate_pairs(qkv, cos_sin)
-        q, k, v = qkv.unbind(1)
-        attended = attend(q, k, v, plan, local=self.local).flatten(1)
+        if self.native:
+            qkv = qkv.to(self.attention_dtype)
+            attended = self.native.attend(qkv, cos_sin, plan, local=self.local).flatten(1)
+        else:
+            rotate_pairs(qkv, cos_sin)
+            q, k, v = qkv.unbind(1)
+            attended = attend(q, k, v, plan, local=self.local).flatten(1)
         product = self.out(attended).float()
         self._change("attn.Wo", product, attended, plan)
         x = x + product
