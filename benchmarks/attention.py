@@ -75,6 +75,8 @@ def medians(ways: dict[str, Callable[[], object]], rounds: int, clock: Callable[
 
 
 def compare_attention(options: argparse.Namespace) -> None:
+    kernels = kernel.ready(options.head_dim)
+    assert kernels  # main has asked
     print("| documents | layer | native GFLOP/s | torch | torch, bf16 | native is faster by | native is off by |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
     for name in options.work:
@@ -86,7 +88,7 @@ def compare_attention(options: argparse.Namespace) -> None:
             plan = plans[torch.float32]
             cos_sin = angles(plan.positions, options.head_dim, 160_000.0)
             ways: dict[str, Callable[[], Tensor]] = {
-                "native": partial(kernel.attend, qkv, cos_sin, plan, local=local),
+                "native": partial(kernels.attend, qkv.to(kernels.dtype(qkv.dtype)), cos_sin, plan, local=local),
                 "torch": partial(by_torch, qkv, cos_sin, plan, torch.float32, local=local),
             }
             if not local:  # masks are fp32
