@@ -237,3 +237,23 @@ def test_what_is_wrong_is_one_line(
     told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("mmbert: ")]
     assert len(told) == 1
     assert said in told[0]
+
+
+def test_fewer_layers_and_dimensions(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    folder: Path,
+    embed: Embedder,
+    lines: Path,
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "rows.npy"
+    assert call(monkeypatch, folder, lines, "-o", out, "--layers", 2, "--dimensions", 8) == 0
+    expected = Embedder.load(folder, num_layers=2, dimensions=8, precision="fp32")(TEXTS)
+    assert expected.shape == (len(TEXTS), 8)
+    np.testing.assert_allclose(np.load(out), expected, atol=1e-6)
+    assert not np.allclose(expected, embed(TEXTS, dimensions=8), atol=1e-2)
+    # the layers are part of what an interrupted command goes on with
+    assert call(monkeypatch, folder, lines, "-o", out, "--layers", 3, "--dimensions", 8) != 0
+    assert call(monkeypatch, folder, "--text", "a", "--layers", 5) != 0
+    assert "num_layers (--layers) is 5: it must be a whole number from 1 to 4" in capsys.readouterr().err

@@ -293,6 +293,22 @@ def test_going_on_needs_the_same_options(embed: Embedder, tmp_path: Path) -> Non
         SearchIndex.create(tmp_path / "index", embed)
 
 
+def test_an_index_of_fewer_layers_reads_queries_with_as_many(folder: Path, embed: Embedder, tmp_path: Path) -> None:
+    place = tmp_path / "index"
+    options: dict[str, Any] = {"num_layers": 1, "dimensions": 4, "device": "cpu", "precision": "fp32"}
+    SearchIndex.create(place, folder, **options).add(records())
+    found = SearchIndex.load(place, device="cpu", precision="fp32")
+    assert found("free")[0].score == pytest.approx(
+        float(np.max(Embedder.load(folder, num_layers=1, dimensions=4, precision="fp32")(TEXTS, prompt="document")
+                     @ Embedder.load(folder, num_layers=1, dimensions=4, precision="fp32")("free", prompt="query"))),
+        abs=1e-5,
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="was made with num_layers 1, now it is 2: load the model with num_layers=1"):
+        SearchIndex.load(place, model=embed)("free")
+    with pytest.raises(ConfigError, match="load the Embedder with it"):
+        SearchIndex.create(tmp_path / "other", embed, num_layers=1)
+
+
 def test_one_writer_at_a_time(embed: Embedder, tmp_path: Path) -> None:
     index = SearchIndex.create(tmp_path / "index", embed)
     index.add(records()[:3])
@@ -329,8 +345,8 @@ def damaged(place: Path, what: str) -> None:
 @pytest.mark.parametrize(
     ("what", "said"),
     [
-        ("version", "index.json is of version 99, this package reads 4"),
-        ("older", "index.json is of version 3, this package reads 4: build the index again"),
+        ("version", "index.json is of version 99, this package reads 5"),
+        ("older", "index.json is of version 3, this package reads 5: build the index again"),
         ("field", "is damaged .dimensions."),
         ("json", "not valid JSON"),
         ("prompt", "index.json is damaged .its checksum does not match."),

@@ -54,7 +54,7 @@ def write_models(root: Path) -> Path:
 
 
 @contextmanager
-def serving(*models: Path, **options: Any) -> Iterator[Server]:
+def serving(*models: Path | str, **options: Any) -> Iterator[Server]:
     """A server that is ready."""
     server = Server(models, **{"port": 0, "precision": "fp32", "quiet": True, **options})
     server.start()

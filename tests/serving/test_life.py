@@ -24,6 +24,7 @@ from serving_models import serving
 from mmbert.errors import ConfigError, MissingExtra
 from mmbert.serving import server as server_module
 from mmbert.serving.handlers.embedding import EmbeddingHandler
+from mmbert.serving.model_spec import parse_spec
 from mmbert.serving.models import served_names
 from mmbert.serving.server import Server
 from mmbert.serving.tracing import Tracer
@@ -102,7 +103,7 @@ def test_a_signal_while_loading_stops_at_once(folders: Path, monkeypatch: pytest
         threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
         time.sleep(60)
 
-    monkeypatch.setattr(server_module, "load", slow)
+    monkeypatch.setattr(server_module, "load_served", slow)
     begun = time.monotonic()
     server_module.serve(folders / "tuned", port=port)
     assert time.monotonic() - begun < 20
@@ -161,10 +162,11 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_names(folders: Path) -> None:
-    assert served_names([folders / "tuned", "jhu-clsp/mmBERT-base"]) == ["tuned", "jhu-clsp/mmBERT-base"]
-    assert served_names([folders / "tuned"], ["mine"]) == ["mine"]
+    tuned, hub = parse_spec(folders / "tuned"), parse_spec("jhu-clsp/mmBERT-base")
+    assert served_names([tuned, hub]) == ["tuned", "jhu-clsp/mmBERT-base"]
+    assert served_names([tuned], ["mine"]) == ["mine"]
     with pytest.raises(ConfigError, match="two models are called 'tuned'"):
-        served_names([folders / "tuned", folders / "tuned"])
+        served_names([tuned, tuned])
 
 
 def test_a_server_bound_to_all_without_a_key_warns(
@@ -173,7 +175,7 @@ def test_a_server_bound_to_all_without_a_key_warns(
     def stop(*_: Any, **__: Any) -> Any:
         raise ConfigError("enough")
 
-    monkeypatch.setattr(server_module, "load", stop)
+    monkeypatch.setattr(server_module, "load_served", stop)
     for options, warned in (({"host": "0.0.0.0"}, True), ({"host": "0.0.0.0", "api_key": "k"}, False), ({}, False)):
         caplog.clear()
         with pytest.raises(ConfigError, match="enough"):

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from mmbert.cli.input import STDIN, Line, open_lines, text_lines
-from mmbert.cli.options import Device, Model, Precision, SkipBadRows, Source, Texts
+from mmbert.cli.options import Device, Dimensions, Layers, Model, Precision, SkipBadRows, Source, Texts
 from mmbert.io.row_errors import RowFaults
 
 _Out = Annotated[
@@ -21,7 +21,6 @@ _Out = Annotated[
 _Prompt = Annotated[
     str | None, typer.Option(help="query, document, another prompt of the model, or text to put before each text.")
 ]
-_Dimensions = Annotated[int | None, typer.Option(help="Keep only the first dimensions (Matryoshka). Default: all.")]
 _Output = Annotated[str, typer.Option(help="Number format: float32, float16, int8, uint8, binary or ubinary.")]
 _Ranges = Annotated[
     Path | None, typer.Option(help="Value ranges for int8 and uint8 from an earlier run: NAME.ranges.npy.")
@@ -40,7 +39,8 @@ def embed(
     text: Texts = None,
     out: _Out = None,
     prompt: _Prompt = None,
-    dimensions: _Dimensions = None,
+    layers: Layers = None,
+    dimensions: Dimensions = None,
     normalize: Annotated[bool, typer.Option(help="Scale vectors to unit length.")] = True,
     output: _Output = "float32",
     ranges: _Ranges = None,
@@ -68,7 +68,9 @@ def embed(
     objects = text_field is not None
     lines = text_lines(file, text) if text else open_lines(file, objects=objects, faults=faults, text_option="--text")
     records = _records(lines, text_field or "text", id_field, faults)
-    embedder = Embedder.load(model, device=device, precision=precision, pooling=pooling, max_tokens=max_tokens)
+    embedder = Embedder.load(
+        model, device=device, precision=precision, num_layers=layers, pooling=pooling, max_tokens=max_tokens
+    )
     if ranges is not None:
         embedder.ranges = _load_ranges(ranges)
     options: dict[str, Any] = {

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mmbert.cli.options import Model, OutFolder
+from mmbert.cli.options import Dimensions, Layers, Model, OutFolder
 from mmbert.io.stream import text_lines
 
 
@@ -44,6 +44,8 @@ def export(
     max_tokens: Annotated[
         int | None, typer.Option(help="Length to which texts are truncated. Default: the model's.")
     ] = None,
+    layers: Layers = None,
+    dimensions: Dimensions = None,
     text: Annotated[
         Path | None, typer.Option(help="File of text lines for the comparison. Default: sentences in 12 scripts.")
     ] = None,
@@ -60,7 +62,7 @@ def export(
     report = export_model(
         model, out, **options, int8=int8, quality=quality, pooling=pooling, normalize=normalize,
         prompts=_prompts(prompt), similarity=similarity, max_tokens=max_tokens,
-        texts=None if text is None else list(text_lines(text)),
+        num_layers=layers, dimensions=dimensions, texts=None if text is None else list(text_lines(text)),
     )  # fmt: skip
     typer.echo(f"{report.out}: {report.format}, {report.output}")
     for name, found in report.checks.items():

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mmbert.cli.options import AsJson, Device, Model, Precision, SkipBadRows, TextField
+from mmbert.cli.options import AsJson, Device, Dimensions, Layers, Model, Precision, SkipBadRows, TextField
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -44,9 +44,8 @@ def build(
     kind: Annotated[
         str, typer.Option(help="Type of the LanceDB index: ivf_hnsw_sq, ivf_pq, ivf_sq, ivf_rq or ivf_flat.")
     ] = "ivf_hnsw_sq",
-    dimensions: Annotated[
-        int | None, typer.Option(help="Keep only the first dimensions (Matryoshka). Default: all.")
-    ] = None,
+    layers: Layers = None,
+    dimensions: Dimensions = None,
     query_prompt: Annotated[
         str, typer.Option(help="A prompt of the model, or text to put before each query.")
     ] = "query",
@@ -76,7 +75,8 @@ def build(
         "output": output, "store": store, "kind": kind, "dimensions": dimensions, "query_prompt": query_prompt,
         "document_prompt": document_prompt, "chunking": chunking, "by": by, "size": size, "overlap": overlap,
     }  # fmt: skip
-    with SearchIndex.create(out, model, **options, resume=True, device=device, precision=precision) as index:
+    options |= {"num_layers": layers, "device": device, "precision": precision}
+    with SearchIndex.create(out, model, **options, resume=True) as index:
         _report(out, index.add(read_records(files, text_field, id_field, skip_bad_rows), batch_size=batch_size), index)
 
 

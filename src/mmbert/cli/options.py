@@ -26,6 +26,10 @@ AsJson = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
 Precision = Annotated[str, typer.Option(help="Precision of the weight matrices: auto, fp32, bf16, fp16 or int8.")]
+Layers = Annotated[
+    int | None, typer.Option(help="Read and compute only the first layers (2D Matryoshka models). Default: all.")
+]
+Dimensions = Annotated[int | None, typer.Option(help="Keep only the first dimensions (Matryoshka). Default: all.")]
 RecipeFile = Annotated[Path, typer.Argument(help="Recipe file, such as recipes/nano.yaml.")]
 Overrides = Annotated[
     list[str] | None,

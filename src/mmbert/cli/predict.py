@@ -11,7 +11,7 @@ import typer
 
 from mmbert.cli import show
 from mmbert.cli.input import STDIN, Line, open_lines, text_given, text_lines
-from mmbert.cli.options import AsJson, Device, Model, Precision, SkipBadRows, Source, TextField, Texts
+from mmbert.cli.options import AsJson, Device, Layers, Model, Precision, SkipBadRows, Source, TextField, Texts
 from mmbert.cli.output import PARQUET, check_out, echo_lines, predict_lines, write_lines
 from mmbert.errors import ConfigError, DataError, TokenizerError
 from mmbert.io.row_errors import RowFaults
@@ -67,7 +67,8 @@ class _Command:
 
         def stamp() -> dict[str, Any]:
             loaded = predictor.loaded
-            model = {"model": loaded.model_hash, "precision": loaded.precision}
+            shape = {"num_layers": loaded.config.num_layers, "precision": loaded.precision}
+            model = {"model": loaded.model_hash, **shape}
             return {"command": self.name, **model, "input": self.source, **options}
 
         show_answer = shown if self.shows_tables else None
@@ -83,6 +84,7 @@ def classify(
     pair_field: Annotated[str | None, typer.Option(help="Field of the second text, to classify pairs.")] = None,
     threshold: Annotated[float, typer.Option(help="Multi-label models: least score of a label that applies.")] = 0.5,
     skip_bad_rows: SkipBadRows = False,
+    layers: Layers = None,
     device: Device = "auto",
     precision: Precision = "auto",
     as_json: AsJson = False,
@@ -91,7 +93,7 @@ def classify(
     from mmbert.inference.classifier import Classifier
 
     command = _Command("classify", source, text, out, skip_bad_rows, as_json)
-    classifier = Classifier.load(model, device=device, precision=precision)
+    classifier = Classifier.load(model, device=device, precision=precision, num_layers=layers)
 
     def item(line: Line) -> Any:
         first = line.text(text_field)
@@ -115,6 +117,7 @@ def tag(
         typer.Option(help="How the scores of a word's tokens become the word's label."),
     ] = "first",
     skip_bad_rows: SkipBadRows = False,
+    layers: Layers = None,
     device: Device = "auto",
     precision: Precision = "auto",
     as_json: AsJson = False,
@@ -123,7 +126,7 @@ def tag(
     from mmbert.inference.tagger import Tagger
 
     command = _Command("tag", source, text, out, skip_bad_rows, as_json)
-    tagger = Tagger.load(model, device=device, precision=precision)
+    tagger = Tagger.load(model, device=device, precision=precision, num_layers=layers)
 
     def predict(items: Iterator[Any]) -> Iterator[dict[str, Any]]:
         return ({"entities": found} for found in tagger(items, strategy=strategy))
@@ -140,6 +143,7 @@ def fill_mask(
     text_field: TextField = "text",
     top_k: Annotated[int, typer.Option("--top-k", "-k", help="Number of candidates for each mask.")] = 5,
     skip_bad_rows: SkipBadRows = False,
+    layers: Layers = None,
     device: Device = "auto",
     precision: Precision = "auto",
     as_json: AsJson = False,
@@ -152,7 +156,7 @@ def fill_mask(
 
     nested = out is not None and out.suffix == PARQUET
     command = _Command("fill-mask", source, text, out, skip_bad_rows, as_json)
-    model_of_masks = FillMask.load(model, device=device, precision=precision)
+    model_of_masks = FillMask.load(model, device=device, precision=precision, num_layers=layers)
 
     def predict(items: Iterator[Any]) -> Iterator[dict[str, Any]]:
         for found in model_of_masks(items, top_k=top_k):
@@ -181,6 +185,7 @@ def answer(
         bool, typer.Option("--no-answer", help="Allow that the context does not contain the answer.")
     ] = False,
     skip_bad_rows: SkipBadRows = False,
+    layers: Layers = None,
     device: Device = "auto",
     precision: Precision = "auto",
     as_json: AsJson = False,
@@ -195,7 +200,7 @@ def answer(
     read = _context(context, context_file)
     asked = [question] if question is not None and read is not None else None
     command = _Command("answer", source, asked, out, skip_bad_rows, as_json, text_option="--question")
-    answerer = Answerer.load(model, device=device, precision=precision)
+    answerer = Answerer.load(model, device=device, precision=precision, num_layers=layers)
 
     def item(line: Line) -> Any:
         if question is None and read is None:
@@ -225,6 +230,7 @@ def rerank(
     documents_field: Annotated[str, typer.Option(help="Field that holds the list of documents.")] = "documents",
     top_k: Annotated[int | None, typer.Option("--top-k", "-k", help="Number of documents. Default: all.")] = None,
     skip_bad_rows: SkipBadRows = False,
+    layers: Layers = None,
     device: Device = "auto",
     precision: Precision = "auto",
     as_json: AsJson = False,
@@ -236,7 +242,7 @@ def rerank(
     from mmbert.inference.reranker import Reranker
 
     command = _Command("rerank", source, None, out, skip_bad_rows, as_json, text_option=None)
-    reranker = Reranker.load(model, device=device, precision=precision)
+    reranker = Reranker.load(model, device=device, precision=precision, num_layers=layers)
     if query is not None:
         documents = list(command.faults.keep(command.lines, lambda line: line.text(text_field)))
         command.faults.report()

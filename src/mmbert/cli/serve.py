@@ -23,7 +23,14 @@ def _limit(help: str) -> Any:
 
 
 def serve(
-    models: Annotated[list[str], typer.Argument(help="Model folders or hub names.", show_default=False)],
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL[@layers=N,dimensions=N]...",
+            show_default=False,
+            help="Model folders or hub names, each with the layers and dimensions to serve. Default: all.",
+        ),
+    ],
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0 for all networks. Default: this machine only.")
     ] = "127.0.0.1",

@@ -106,7 +106,7 @@ def model_run(source: Source, output: Output) -> Run:
             if output != "embedding":
                 return _split(model(packed), packed)
             x = pool(source.encoder(packed, source.pooling.shares), packed, source.pooling.modes)
-            for module in source.after:
+            for module in source.behind_pooling:
                 x = module(x)
             return list(x.numpy())
 

@@ -67,6 +67,8 @@ def export(
     prompts: Mapping[str, str] | None = None,
     similarity: str | None = None,
     max_tokens: int | None = None,
+    num_layers: int | None = None,
+    dimensions: int | None = None,
     texts: Sequence[str] | None = None,
     revision: str | None = None,
 ) -> ExportReport:
@@ -83,6 +85,9 @@ def export(
     normalize   scale vectors to unit length, or not. Default: the model's
     prompts     by name, beside the model's own; similarity: cosine, dot, euclidean, manhattan
     max_tokens  longest text. Default: the model's
+    num_layers  write only the first layers, and the final norm. Default: all
+    dimensions  of vectors of texts, the first so many: sliced in the graph of onnx, and written as the default of a
+                sentence-transformers folder (``truncate_dim``, which version 6 reads). Default: the model's, or all
     texts       for the comparison. Default: 18 sentences in 12 scripts
 
     The result is read again and compared with the model; fp32 must agree to 1e-4 of the largest number (or of 1).
@@ -92,7 +97,8 @@ def export(
     folder, place = model_folder(model, revision=revision), Path(out)
     _check_place(place, folder)
     chosen: dict[str, Any] = {"pooling": pooling, "normalize": normalize, "prompts": prompts, "similarity": similarity}
-    source = Source.load(folder, **chosen, max_tokens=max_tokens)
+    chosen["dimensions"] = dimensions
+    source = Source.load(folder, **chosen, max_tokens=max_tokens, num_layers=num_layers)
     wanted = _output(source, format, output)
     _check_options(format, wanted, int8=int8, chosen=chosen)
     compared = TEXTS if texts is None else texts
@@ -140,7 +146,7 @@ def _write_folder(
     again = Source.load(folder)
     rows = encode(source, texts, again.tokenizer)
     if sentence:
-        for what in ("pooling", "default_prompt", "similarity", "max_tokens"):
+        for what in ("pooling", "default_prompt", "similarity", "max_tokens", "truncate_dim"):
             assert getattr(again, what) == getattr(source, what), f"{what} of what was written"
         assert source.prompts.items() <= again.prompts.items(), "prompts of what was written"
     joint = head and source.kind in ("sequence", "choice")
@@ -228,6 +234,8 @@ def _record(report: ExportReport, source: Source) -> dict[str, Any]:
         "model_hash": source.model_hash,
         "format": report.format,
         "output": report.output,
+        "num_layers": source.config.num_layers,
+        "dimensions": source.truncate_dim if report.output == "embedding" else None,
         "sizes": report.sizes,
         "checks": {name: asdict(found) for name, found in report.checks.items()},
         **({"int8_largest_weight": graph.LARGEST_WEIGHT} if INT8 in report.checks else {}),

@@ -50,7 +50,7 @@ def graph_module(source: Source, output: Output) -> tuple[nn.Module, list[str]]:
             raise ConfigError(
                 f"{source.folder} leaves prompts out of pooling, and a graph cannot know them: export --output hidden"
             )
-        return PaddedEmbedder(encoder, source.pooling, source.after), ["sentence_embedding"]
+        return PaddedEmbedder(encoder, source.pooling, source.behind_pooling), ["sentence_embedding"]
     if isinstance(head, MaskedLM):
         return PaddedClassifier(encoder, nn.Sequential(head.head, head.decoder), None), ["logits"]
     if not isinstance(head, TaskHead) or source.kind == "choice":

@@ -39,7 +39,9 @@ def write_modules(source: Source, folder: Path) -> None:
         modules.append((write_module(folder, index, name, config, state), f"{_MODULES}.{name}"))
     write_listing(folder, modules, {"max_seq_length": source.max_tokens, "do_lower_case": False})
     prompts = {"query": "", "document": "", **source.prompts}
-    write_settings(folder, "SentenceTransformer", prompts, source.default_prompt, source.similarity)
+    write_settings(
+        folder, "SentenceTransformer", prompts, source.default_prompt, source.similarity, source.truncate_dim
+    )
 
 
 def write_module(
@@ -65,13 +67,20 @@ def write_listing(folder: Path, modules: list[tuple[str, str]], options: dict[st
 
 
 def write_settings(
-    folder: Path, kind: str, prompts: dict[str, str], default_prompt: str | None, similarity: str
+    folder: Path,
+    kind: str,
+    prompts: dict[str, str],
+    default_prompt: str | None,
+    similarity: str,
+    truncate_dim: int | None = None,
 ) -> None:
-    """Write ``config_sentence_transformers.json``."""
-    settings = {
+    """Write ``config_sentence_transformers.json``; ``truncate_dim`` is read by version 6, older ones pass over it."""
+    settings: dict[str, Any] = {
         "model_type": kind, "__version__": {}, "prompts": prompts, "default_prompt_name": default_prompt,
         "similarity_fn_name": similarity,
     }  # fmt: skip
+    if truncate_dim is not None:
+        settings["truncate_dim"] = truncate_dim
     write_json(folder / "config_sentence_transformers.json", settings)
 
 

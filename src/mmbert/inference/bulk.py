@@ -119,6 +119,7 @@ def _claim(folder: Path, embedder: Embedder, options: dict[str, Any]) -> None:
     job = {
         "version": 1,
         "model": loaded.model_hash,
+        "num_layers": loaded.config.num_layers,
         "precision": loaded.precision,
         "pooling": list(embedder.pooling.modes),
         "layers": embedder.pooling.layers and list(embedder.pooling.layers),

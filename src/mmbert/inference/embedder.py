@@ -36,6 +36,7 @@ class Embedder(SentenceTransformersApi):
         num_layers: int | None = None,
         pooling: str | Sequence[str] | None = None,
         layers: Sequence[float] | None = None,
+        dimensions: int | None = None,
         max_tokens: int | None = None,
     ) -> Self:
         """Load a folder or hub name of sentence-transformers, transformers, peft (an adapter) or this package.
@@ -46,12 +47,13 @@ class Embedder(SentenceTransformersApi):
         num_layers  read and compute only the first layers, then the final norm (2D Matryoshka). Default: all
         pooling     mean, first, last, max, weightedmean; several are concatenated. Default: the folder's, or mean
         layers      weights of a sum of layers: of the embeddings, each layer and the last, or of the last few
+        dimensions  keep the first so many of every vector, unless a call asks for others. Default: the folder's, or all
         max_tokens  longest text, <bos> and <eos> included. Default: the folder's
         Raises WeightsError, TokenizerError or ConfigError.
         """
         options: dict[str, Any] = {"device": device, "precision": precision, "base": base, "num_layers": num_layers}
         loaded = load(name, revision=revision, **options)
-        return cls(loaded, pooling=pooling, layers=layers, max_tokens=max_tokens)
+        return cls(loaded, pooling=pooling, layers=layers, dimensions=dimensions, max_tokens=max_tokens)
 
     @overload
     def __call__(
@@ -83,7 +85,7 @@ class Embedder(SentenceTransformersApi):
 
         prompt      "query" or "document": the folder's text for it, none if it has none; another name of the folder's
                     prompts; or the text itself. Default: the folder's default prompt
-        dimensions  keep the first so many (Matryoshka)
+        dimensions  keep the first so many (Matryoshka). Default: as loaded
         normalize   scale to unit length, after ``dimensions``
         output      float32, float16, int8, uint8 (both after :meth:`calibrate`), binary, ubinary
         chunking    windows or late: return :class:`Passages` of each text instead, see :meth:`passages`

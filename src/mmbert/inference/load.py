@@ -145,7 +145,7 @@ def load(
     if adapter is not None:
         options, values = adapted(adapter, options), adapter.config(values)
     kind = _kind(values, options)
-    config = _shorter(config_from_hf(values, str(place / "config.json")), num_layers)
+    config = _shorter(config_from_hf(values, str(place / "config.json")), num_layers, options)
     where = pick_device(device, config, precision)
     tokenizer = _tokenizer(place, config)
     state = load_state(place, check=True)
@@ -210,14 +210,16 @@ _HEADLESS: tuple[Kind, ...] = ("encoder", "sentence", "masked_lm")
 
 def adapted(adapter: Adapter, options: Options) -> Options:
     """Return the options of an adapter's base without its pooling, if the adapter has a head that takes its place."""
-    return replace(options, pooling=None, after=()) if adapter.has_head else options
+    return replace(options, pooling=None, after=(), truncate_dim=None) if adapter.has_head else options
 
 
-def _shorter(config: ModelConfig, num_layers: int | None) -> ModelConfig:
-    """Return the shape with the first layers only."""
+def _shorter(config: ModelConfig, num_layers: int | None, options: FolderOptions) -> ModelConfig:
+    """Return the shape with the first layers only. Raises ConfigError for a model that pools a mix of all layers."""
     if num_layers is None:
         return config
-    whole("num_layers", num_layers, 1, config.num_layers, "the layers of the model")
+    whole("num_layers (--layers)", num_layers, 1, config.num_layers, "the layers of the model")
+    if num_layers < config.num_layers and options.pooling is not None and options.pooling.layers is not None:
+        raise ConfigError(f"{options.place} pools a mix of all {config.num_layers} layers: it cannot run fewer")
     return config.model_copy(update={"num_layers": num_layers})
 
 

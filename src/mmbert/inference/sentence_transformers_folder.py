@@ -71,6 +71,17 @@ class Normalize(nn.Module):
         return F.normalize(x, dim=-1)
 
 
+class Truncate(nn.Module):
+    """Keeps the first ``dimensions`` of each row; (S, n) -> (S, dimensions)."""
+
+    def __init__(self, dimensions: int) -> None:
+        super().__init__()
+        self.dimensions = dimensions
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, : self.dimensions]
+
+
 @dataclass(frozen=True, kw_only=True)
 class FolderOptions:
     """What a folder of sentence-transformers says about its model; a folder of transformers has the defaults.
@@ -81,6 +92,7 @@ class FolderOptions:
     prompts         by name; ``default_prompt`` is the name of the one that is put before every text
     max_tokens      longest text, <bos> and <eos> included; None if the tokenizer's config decides
     similarity      cosine, dot, euclidean or manhattan
+    truncate_dim    how many dimensions a vector keeps unless a call says otherwise; None: all
     activation      of a CrossEncoder's scores, as the folder names it ("torch.nn.modules.activation.Sigmoid");
                     None: the library's default
     """
@@ -92,6 +104,7 @@ class FolderOptions:
     default_prompt: str | None = None
     max_tokens: int | None = None
     similarity: str = "cosine"
+    truncate_dim: int | None = None
     activation: str | None = None
 
 
@@ -124,9 +137,12 @@ def read_options(folder: Path) -> FolderOptions:
     if similarity not in ("cosine", "dot", "euclidean", "manhattan"):
         raise WeightsError(f"{folder}: similarity_fn_name {similarity} is not supported")
     stated = settings.get("activation_fn") if cross else None
+    kept = None if cross else settings.get("truncate_dim")
+    if kept is not None and (type(kept) is not int or kept < 1):
+        raise WeightsError(f"{folder}: truncate_dim is {kept!r}, not a number of dimensions")
     return FolderOptions(
         place=place, pooling=pooling, after=after, prompts=prompts, default_prompt=default,
-        max_tokens=options.get("max_seq_length"), similarity=similarity,
+        max_tokens=options.get("max_seq_length"), similarity=similarity, truncate_dim=kept,
         activation=None if stated is None else str(stated),
     )  # fmt: skip
 

@@ -30,6 +30,7 @@ class VectorPredictor(Predictor):
         *,
         pooling: str | Sequence[str] | None = None,
         layers: Sequence[float] | None = None,
+        dimensions: int | None = None,
         max_tokens: int | None = None,
     ) -> None:
         """Options as in ``Embedder.load``."""
@@ -43,8 +44,11 @@ class VectorPredictor(Predictor):
             raise ConfigError(
                 f"the model's Dense module takes {dense[0].linear.in_features} values, pooling gives {wide}"
             )
-        self.dimensions = dense[-1].linear.out_features if dense else wide
-        """Width of a vector."""
+        self.widest = dense[-1].linear.out_features if dense else wide
+        """Width of a vector that is not truncated."""
+        self.dimensions = min(self.widest, loaded.truncate_dim or self.widest)
+        """Width of a vector, unless a call asks for another."""
+        self.dimensions = self.width(dimensions)
         self.max_seq_length = loaded.max_tokens if max_tokens is None else max_tokens
 
     @property
@@ -128,7 +132,7 @@ class VectorPredictor(Predictor):
         """Return how many dimensions vectors keep. Raises ConfigError for more than there are."""
         if dimensions is None:
             return self.dimensions
-        return whole("dimensions", dimensions, 1, self.dimensions, "the width of the model's vectors")
+        return whole("dimensions", dimensions, 1, self.widest, "the width of the model's vectors")
 
     def note_length(self, number: int, tokens: int, ends: int) -> None:
         """Warn of an empty text, or of one that is cut."""

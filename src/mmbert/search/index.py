@@ -11,7 +11,7 @@ import numpy as np
 from mmbert.arrays import unit
 from mmbert.errors import ConfigError, DataError, MMBertError, NotFiniteOutput
 from mmbert.files import atomic_folder
-from mmbert.inference.checks import check_texts, many_texts, one_text, whole
+from mmbert.inference.checks import check_texts, many_texts, one_text
 from mmbert.inference.embedder import Embedder
 from mmbert.search import writing
 from mmbert.search.bm25 import Bm25
@@ -48,6 +48,7 @@ class SearchIndex:
         output: Literal["float32", "float16", "int8"] = "float32",
         store: StoreName = "auto",
         kind: str = "ivf_hnsw_sq",
+        num_layers: int | None = None,
         dimensions: int | None = None,
         query_prompt: str = "query",
         document_prompt: str = "document",
@@ -66,6 +67,7 @@ class SearchIndex:
         store         exact: every row is compared; lance: LanceDB, approximate; auto: exact, and LanceDB from 200,000
                       rows on (not for int8)
         kind          LanceDB's index: ivf_hnsw_sq, ivf_pq, ivf_sq, ivf_rq or ivf_flat; all re-rank their candidates
+        num_layers    compute only the first layers of the model, for queries too (2D Matryoshka)
         dimensions    keep the first so many (Matryoshka)
         *_prompt      as the Embedder's ``prompt``: the folder's own for queries and documents, or a text
         chunking ...  how long texts become passages, as in ``Embedder.passages``; default: a text is one passage
@@ -77,14 +79,17 @@ class SearchIndex:
         there = (folder / NAME).is_file()
         if folder.exists() and not (there and resume):
             raise ConfigError(f"{folder} exists already: load it, or choose another name")
-        embedder = model if isinstance(model, Embedder) else Embedder.load(model, device=device, precision=precision)
-        width = embedder.dimensions
-        if dimensions is not None:
-            width = whole("dimensions", dimensions, 1, width, "the width of the model's vectors")
+        if isinstance(model, Embedder):
+            if num_layers is not None:
+                raise ConfigError("num_layers is for a model that is loaded here: load the Embedder with it")
+            embedder = model
+        else:
+            embedder = Embedder.load(model, device=device, precision=precision, num_layers=num_layers)
         made = IndexManifest(
             **describe_model(embedder, None if isinstance(model, Embedder) else model),
-            dimensions=width, output=output, store=store, kind=kind, query_prompt=embedder.prompt_text(query_prompt),
-            document_prompt=embedder.prompt_text(document_prompt), chunking=chunking, by=by, size=size, overlap=overlap,
+            dimensions=embedder.width(dimensions), output=output, store=store, kind=kind, chunking=chunking, by=by,
+            query_prompt=embedder.prompt_text(query_prompt), document_prompt=embedder.prompt_text(document_prompt),
+            size=size, overlap=overlap,
         )  # fmt: skip
         if chunking is not None:
             embedder.passages("a", chunking=chunking, by=by, size=size, overlap=overlap)  # raises for what cannot work
@@ -243,8 +248,8 @@ class SearchIndex:
         made = self._opened.manifest
         try:
             return Embedder.load(
-                name, device=self._device, precision=self._precision, pooling=made.pooling, layers=made.layers,
-                max_tokens=made.max_tokens,
+                name, device=self._device, precision=self._precision, num_layers=made.num_layers, pooling=made.pooling,
+                layers=made.layers, max_tokens=made.max_tokens,
             )  # fmt: skip
         except MMBertError as error:
             if self._model is None and Path(name).is_absolute() and not Path(name).exists():

@@ -14,8 +14,9 @@ from mmbert.files import read_checked_json, write_checked_json
 from mmbert.inference.embedder import Embedder
 from mmbert.search.vector_store import KINDS, StoreName
 
-VERSION = 4
-"""2: rows, documents and passages carry checksums. 4: rows are rounded around centroids, LanceDB's around a centre."""
+VERSION = 5
+"""2: rows, documents and passages carry checksums. 4: rows are rounded around centroids, LanceDB's around a centre.
+5: ``num_layers``."""
 
 NAME = "index.json"
 
@@ -30,6 +31,7 @@ class IndexManifest:
     """The options of an index, written when it is created and never changed.
 
     model            where the model was loaded from; ``model_hash`` of its weights, configs and tokenizer
+    num_layers       layers that are computed: the first of the model, or all
     similarity       cosine (rows of unit length) or dot
     output           float32, float16 or int8
     store, kind      auto, exact or lance; LanceDB's kind of index
@@ -40,6 +42,7 @@ class IndexManifest:
 
     model: str
     model_hash: str
+    num_layers: int
     dimensions: int
     similarity: str
     output: str
@@ -93,6 +96,11 @@ class IndexManifest:
                 f"{folder} was made with {self.model} ({self.model_hash}), {here.folder} is another model "
                 f"({here.model_hash}): give the first, or build the index again"
             )
+        if here.config.num_layers != self.num_layers:
+            raise ConfigError(
+                f"{folder} was made with num_layers {self.num_layers}, now it is {here.config.num_layers}: "
+                f"load the model with num_layers={self.num_layers}, or build the index again"
+            )
         modes, layers = list(embedder.pooling.modes), _listed(embedder.pooling.layers)
         if modes != self.pooling:
             raise ConfigError(f"{folder} was made with pooling {self.pooling}, now it is {modes}")
@@ -116,6 +124,7 @@ def describe_model(embedder: Embedder, name: str | Path | None) -> dict[str, Any
     return {
         "model": str(name) if given is None else str(given.absolute()),
         "model_hash": loaded.model_hash,
+        "num_layers": loaded.config.num_layers,
         "similarity": loaded.similarity,
         "pooling": list(embedder.pooling.modes),
         "layers": _listed(embedder.pooling.layers),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from mmbert.serving.handlers.classification import classification_handler
 from mmbert.serving.handlers.embedding import EmbeddingHandler
 from mmbert.serving.handlers.token_tasks import AnswerHandler, FillMaskHandler, TaggingHandler
 from mmbert.serving.metrics import ServerMetrics
+from mmbert.serving.model_spec import ModelSpec
 from mmbert.serving.threads import Threads
 from mmbert.serving.worker import Worker
 
@@ -84,6 +85,10 @@ _HANDLERS: dict[Kind, tuple[Callable[[Loaded], Any], ...]] = {
 }
 
 
+_VECTORS: tuple[Kind, ...] = ("encoder", "sentence", "masked_lm")
+"""Kinds that an embedding handler serves."""
+
+
 @dataclass(frozen=True)
 class Shared:
     """What all models of a server share. ``budgets``: tokens of a batch and of a queue, None for the defaults."""
@@ -101,7 +106,7 @@ class Shared:
 
 def load_served(
     name: str,
-    model: str | Path,
+    spec: ModelSpec,
     adapters: Mapping[str, str | Path],
     shared: Shared,
     device: str = "auto",
@@ -110,19 +115,30 @@ def load_served(
     """Load a model and yield it on an engine of its own; with ``adapters`` yield those, then their base.
 
     Adapters and base share one engine, which computes their texts together. A base with a masked-language-model head
-    alone is left out: its adapters are what it is for. Raises WeightsError for a kind that has no route, and the errors
-    of loading.
+    alone is left out: its adapters are what it is for. Raises WeightsError for a kind that has no route, ConfigError
+    for layers and dimensions that the model has not, and the errors of loading.
     """
     if not adapters:
-        loaded = load(model, device=device, precision=precision)
+        loaded = _truncated(load(spec.model, device=device, precision=precision, num_layers=spec.layers), spec)
         yield Served(name, loaded, shared.engine(name, loaded), _handlers(loaded))
         return
-    loaded, own = load_adapters(model, adapters, device=device, precision=precision)
+    if spec.options:
+        raise ConfigError(f"{spec.model}{spec.options}: adapters are trained for all layers of a base: leave it out")
+    loaded, own = load_adapters(spec.model, adapters, device=device, precision=precision)
     engine = shared.engine(name, loaded, loaded.encoder)
     for number, (own_name, adapted) in enumerate(own.items()):
         yield Served(own_name, adapted, AdapterEngine(engine, number), _handlers(adapted))
     if loaded.kind not in ("masked_lm", "choice"):
         yield Served(name, loaded, AdapterEngine(engine, NO_ADAPTER), _handlers(loaded))
+
+
+def _truncated(loaded: Loaded, spec: ModelSpec) -> Loaded:
+    """Return the model with the dimensions that its vectors keep by default."""
+    if spec.dimensions is None:
+        return loaded
+    if loaded.kind not in _VECTORS:
+        raise ConfigError(f"{spec.model}{spec.options}: the model has the head of a task and gives no vectors of texts")
+    return replace(loaded, truncate_dim=Embedder(loaded, dimensions=spec.dimensions).dimensions)
 
 
 def _handlers(loaded: Loaded) -> tuple[Any, ...]:
@@ -145,15 +161,14 @@ def warm_up(served: Served) -> None:
             log.error("%s: %s: take another checkpoint", served.name, error)
 
 
-def served_names(models: Sequence[str | Path], names: Sequence[str] = ()) -> list[str]:
-    """Return what clients call each model: as given, else the hub name or the last part of the folder.
+def served_names(models: Sequence[ModelSpec], names: Sequence[str] = ()) -> list[str]:
+    """Return what clients call each model: as given, else the hub name or last part of the folder, with its options.
 
     Raises ConfigError for another number of names than models, or for one that comes twice.
     """
     if names and len(names) != len(models):
         raise ConfigError(f"{len(names)} served names for {len(models)} models: give --served-model-name for each")
-    # resolve(): "." and "runs/final/" have no last part of their own.
-    chosen = list(names) or [Path(model).resolve().name if Path(model).is_dir() else str(model) for model in models]
+    chosen = list(names) or [spec.served_name for spec in models]
     double = next((name for name in chosen if chosen.count(name) > 1), None)
     if double is not None:
         raise ConfigError(f"two models are called {double!r}: give each a --served-model-name")

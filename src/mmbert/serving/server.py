@@ -31,6 +31,7 @@ except ModuleNotFoundError as error:
 from mmbert.serving.app import make_app
 from mmbert.serving.http import Bounds, make_http, most_connections
 from mmbert.serving.lines import Lines, log_through
+from mmbert.serving.model_spec import parse_spec
 from mmbert.serving.models import Shared, load_served, served_names, warm_up
 from mmbert.serving.service import Options, Service
 from mmbert.serving.threads import Threads
@@ -87,7 +88,8 @@ class Server:
             raise ConfigError(f"{len(models)} models and adapters: give the one model that the adapters belong to")
         self._adapters = dict(adapters or {})
         self.service = Service(options or Options(), workers=_processors())
-        self._models = list(zip(served_names(models, names), models, strict=True))
+        specs = [parse_spec(model) for model in models]
+        self._models = list(zip(served_names(specs, names), specs, strict=True))
         self._device, self._precision = device, precision
         self._budgets = (batch_tokens, queue_tokens)
         self._tracer = None if otlp_endpoint is None else Tracer(otlp_endpoint)
@@ -124,9 +126,9 @@ class Server:
 
     def load(self) -> None:
         """Load all models, warm them up, and become ready. Raises the errors of loading a model."""
-        for name, model in self._models:
+        for name, spec in self._models:
             shared = Shared(self._worker, self._pool, self._budgets, self.service.metrics)
-            for served in load_served(name, model, self._adapters, shared, self._device, self._precision):
+            for served in load_served(name, spec, self._adapters, shared, self._device, self._precision):
                 # Before the model is added: no client is served by kernels that are still being prepared.
                 warm_up(served)
                 self.service.models.add(served)
@@ -212,7 +214,7 @@ def serve(
 ) -> None:
     """Serve models over HTTP until SIGTERM or SIGINT, which lets accepted requests be answered.
 
-    models            folders or hub names
+    models            folders or hub names; ``MODEL@layers=6,dimensions=256`` serves the first of both
     names             what clients call them; default: hub names as they are, the last part of folders
     adapters          folders or hub names of adapters of the one model, by what clients call them; they share its
                       weights and its batches

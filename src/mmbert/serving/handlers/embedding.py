@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from mmbert.cancellation import check_cancelled
-from mmbert.errors import ConfigError, DataError, TooLong
+from mmbert.errors import DataError, TooLong
 from mmbert.inference.batching import text_encoder
 from mmbert.inference.chunking import Passages, Span
 from mmbert.inference.embedder import Embedder
@@ -59,7 +59,7 @@ class EmbeddingHandler:
 
         cut  what is kept of a text that is too long; None: TooLong is raised
         """
-        width = self._width(dimensions)
+        width = self.embedder.width(dimensions)
         prefix, skip = self._prefix(prompt)
 
         def prepare() -> list[Rows[Any]]:
@@ -68,7 +68,7 @@ class EmbeddingHandler:
 
         def finish(rows: list[Rows[Any]]) -> np.ndarray:
             if not rows:
-                return np.zeros((0, width or self.embedder.dimensions), np.float32)
+                return np.zeros((0, width), np.float32)
             pooled = torch.from_numpy(np.stack([text.results[0] for text in rows]))
             return self._finish(pooled, width, normalize)
 
@@ -110,12 +110,12 @@ class EmbeddingHandler:
 
         limit  numbers of all vectors; TooLong is raised for more
         """
-        width = self._width(dimensions)
+        width = self.embedder.width(dimensions)
         name = self.embedder.loaded.check_prompt(prompt)
         reader = Reader(self.embedder, chunking="late", by=by, size=size, overlap=None, prompt=name)
 
         def prepare() -> list[Rows[Any]]:
-            return list(reader.rows(texts, None if limit is None else limit // (width or self.embedder.dimensions)))
+            return list(reader.rows(texts, None if limit is None else limit // width))
 
         def finish(rows: list[Rows[Any]]) -> list[Passages]:
             return [self._passages(reader, text, width, normalize) for text in rows]
@@ -166,12 +166,12 @@ class EmbeddingHandler:
                 results[number] = sum_parts(rows, text.metadata.parts[index])
         return results
 
-    def _passages(self, reader: Reader, text: Rows[Any], width: int | None, normalize: bool) -> Passages:
+    def _passages(self, reader: Reader, text: Rows[Any], width: int, normalize: bool) -> Passages:
         check_cancelled()
         cut = text.metadata.cut
         return Passages(cut.text, cut.spans, self._finish(reader.pooled(text), width, normalize))
 
-    def _finish(self, pooled: torch.Tensor, width: int | None, normalize: bool) -> np.ndarray:
+    def _finish(self, pooled: torch.Tensor, width: int, normalize: bool) -> np.ndarray:
         with torch.inference_mode():
             return _finite(self.embedder.finish(pooled.to(self.embedder.loaded.device), width, normalize))
 
@@ -183,11 +183,6 @@ class EmbeddingHandler:
     def _prefix_of(self, prompt: str | None) -> tuple[str, int]:
         prefix = self.embedder.prompt_text(self.embedder.loaded.check_prompt(prompt))
         return prefix, self.embedder.skipped(prefix)
-
-    def _width(self, dimensions: int | None) -> int | None:
-        if dimensions is not None and not 1 <= dimensions <= self.embedder.dimensions:
-            raise ConfigError(f"dimensions is {dimensions}: the model's vectors have 1 to {self.embedder.dimensions}")
-        return dimensions
 
 
 def _finite(vectors: np.ndarray) -> np.ndarray:

@@ -31,7 +31,7 @@ def check_vectors(
     context: RequestContext, embedding: EmbeddingHandler, texts: int, dimensions: int | None = None
 ) -> None:
     """Call ``RequestContext.check_count`` for the vectors of so many texts."""
-    context.check_count(texts, texts * min(dimensions or embedding.embedder.dimensions, embedding.embedder.dimensions))
+    context.check_count(texts, texts * min(dimensions or embedding.embedder.dimensions, embedding.embedder.widest))
 
 
 def check_scores(context: RequestContext, labels: list[str], texts: int) -> None:
