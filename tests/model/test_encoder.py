@@ -46,6 +46,17 @@ def test_a_document_does_not_depend_on_what_it_is_packed_with() -> None:
     assert max(moved[:3] + moved[4:]) < 1e-5
 
 
+def test_one_pass_gives_what_models_of_fewer_layers_return() -> None:
+    model = build().model.eval()
+    packed = Packed.from_lists(documents(1, 70, 9, 200)).to()
+    with torch.inference_mode():
+        found = model.forward_layers(packed, (1, 3, 4))
+        for count, states in zip((1, 3, 4), found, strict=True):
+            short = Encoder(TINY.model_copy(update={"num_layers": count})).eval()
+            short.load_state_dict({name: model.state_dict()[name] for name in short.state_dict()})
+            torch.testing.assert_close(states, short(packed))
+
+
 def test_features_are_the_rows_of_the_targets_in_their_order() -> None:
     model = build().eval()
     packed = Packed.from_lists(documents(90, 5, 30)).to()

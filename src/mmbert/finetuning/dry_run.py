@@ -19,6 +19,7 @@ from mmbert.finetuning.labels import Examples, Fields
 from mmbert.finetuning.ranking_examples import Texts, fields_of, group_splits, training_columns
 from mmbert.finetuning.recipe import FinetuneRecipe, Training
 from mmbert.finetuning.recipe_data import DataSpec
+from mmbert.finetuning.recipe_sentence import early_layers
 from mmbert.finetuning.task_rows import NUMBER, TRAINED_HERE, TaskRows, read_task, task_fields
 from mmbert.model.config import ModelConfig, config_from_hf
 from mmbert.model.count import parameters
@@ -63,6 +64,7 @@ def dry_run(recipe: FinetuneRecipe, folder: Path) -> Lines:
         lines.append(("labels", labels))
     lines.append(("steps", _steps(recipe, count, judged="dev" in found or "dev" in far)))
     if config is not None:
+        early_layers(recipe.task, getattr(recipe.options, "layers", ()), config.num_layers)
         warn_small_model(recipe.training, config)
     return [*lines, ("run", str(folder))]
 

@@ -10,7 +10,7 @@ Shapes: ``S`` texts, ``L`` tokens of the longest, ``T`` tokens in all, ``h`` hid
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -76,30 +76,70 @@ def lay_out(x: Tensor, places: Tensor, shape: tuple[int, ...]) -> Tensor:
     return table.index_copy(0, places, x).view(*shape, -1)
 
 
+class Exits:
+    """The states behind some layers, from one pass over each batch of a step.
+
+    A loss that is computed once for all layers and then again for each of some: the first time the batches are
+    computed, and later ones read what was kept of them, in the same order.
+    """
+
+    def __init__(self, layers: Sequence[int]) -> None:
+        self._layers, self._layer, self._next = tuple(layers), -1, 0
+        self._batches: list[list[Tensor]] = []
+
+    def use(self, index: int) -> None:
+        """Read the states behind ``layers[index]`` from the first batch on."""
+        self._layer, self._next = index, 0
+
+    def __call__(self, encoder: Encoder, packed: Packed) -> Tensor:
+        """Return the vectors of tokens (T, h) of the next batch."""
+        if self._layer < 0:
+            self._batches.append(encoder.forward_layers(packed, (*self._layers, encoder.config.num_layers)))
+        self._next += 1
+        return self._batches[self._next - 1][self._layer]
+
+
 class PackedBody:
     """The forward of ModernBertModel.
 
-    mix  learned weights of a sum over the layers (``Encoder.run``), which takes the last layer's place; None: without
+    mix     learned weights of a sum over the layers (``Encoder.run``), in place of the last layer; None: without
+    layers  numbers of layers that are trained beside all of them. Where the config asks for hidden states, those behind
+            these and all layers are returned, each through the final norm, as models of so many layers return them
+            (transformers' own hidden states leave the norm out of all but the last)
+    exits   gives the states of the next batch, while a loss is computed for several layers
     """
 
     def __init__(self, base: ModernBertModel, encoder: Encoder) -> None:
         self.base, self.encoder = base, encoder
         self.mix: Callable[[], Tensor] | None = None
+        self.layers: tuple[int, ...] = ()
+        self.exits: Exits | None = None
 
     def __call__(self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **_: Any) -> Any:
-        """``last_hidden_state`` (S, L, h)."""
-        x, places, _packed = self.run(input_ids, attention_mask)
+        """``last_hidden_state`` (S, L, h); with ``layers`` also ``hidden_states``, the last of which it is."""
+        if self.layers and self.base.config.output_hidden_states:
+            packed, places = self._pack(input_ids, attention_mask)
+            states = self.encoder.forward_layers(packed, (*self.layers, self.encoder.config.num_layers))
+        else:
+            x, places, _packed = self.run(input_ids, attention_mask)
+            states = [x]
         assert input_ids is not None
-        return BaseModelOutput(last_hidden_state=lay_out(x, places, tuple(input_ids.shape)))
+        tables = tuple(lay_out(x, places, tuple(input_ids.shape)) for x in states)
+        return BaseModelOutput(last_hidden_state=tables[-1], hidden_states=tables if len(tables) > 1 else None)
 
     def run(self, ids: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor, Packed]:
         """Return the vectors of tokens (T, h), their positions in the flat table, and the packed texts."""
-        if ids is None:
-            raise ValueError("packed ModernBERT takes input_ids, no inputs_embeds")
-        packed, places = pack_table(ids, mask)
-        self.encoder.gradient_checkpointing = self.base.gradient_checkpointing
+        packed, places = self._pack(ids, mask)
+        if self.exits is not None:
+            return self.exits(self.encoder, packed), places, packed
         x: Tensor = self.encoder(packed, None if self.mix is None else self.mix())
         return x, places, packed
+
+    def _pack(self, ids: Tensor | None, mask: Tensor | None) -> tuple[Packed, Tensor]:
+        if ids is None:
+            raise ValueError("packed ModernBERT takes input_ids, no inputs_embeds")
+        self.encoder.gradient_checkpointing = self.base.gradient_checkpointing
+        return pack_table(ids, mask)
 
 
 class LargestLogits:

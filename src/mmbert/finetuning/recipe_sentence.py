@@ -12,12 +12,27 @@ mmBERT's blog post. Fields of their examples (``mmbert.finetuning.ranking_exampl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from mmbert.errors import ConfigError
 from mmbert.finetuning.recipe_data import DataSpec
 from mmbert.recipe_file import Spec
+
+Layers = tuple[Annotated[int, Field(ge=1)], ...]
+"""Numbers of layers, such as (3, 6, 11)."""
+
+
+def early_layers(task: str, layers: Sequence[int], count: int) -> tuple[int, ...]:
+    """Return the numbers of layers that train beside all ``count``, in order. Raises ConfigError for others."""
+    early = tuple(sorted({*layers} - {count}))  # all layers are always trained
+    if layers and not (early and early[-1] < count):
+        raise ConfigError(
+            f"{task}.layers {list(layers)}: name numbers from 1 to {count - 1}, the model has {count} layers"
+        )
+    return early
 
 
 class Mine(Spec):
@@ -109,6 +124,10 @@ class Embed(Vectors):
     """contrastive: also the query among all queries, which suits translations."""
     matryoshka: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Widths at which truncated vectors are trained too (Matryoshka, 2205.13147); empty: whole vectors only."""
+    layers: Layers = ()
+    """Numbers of layers that are trained too, so that ``num_layers`` of them may be loaded (2D Matryoshka, 2402.14776):
+    [3, 6, 11] of 22. Every step trains all of them, at all widths of ``matryoshka``, with sentence-transformers'
+    AdaptiveLayerLoss or Matryoshka2dLoss. contrastive needs ``mini_batch: null``."""
     pooling: Literal["mean", "cls"] | None = None
     """From tokens to a vector: the mean of all or the first token. null: the model's, or mean."""
     mix_layers: bool = False
@@ -127,6 +146,14 @@ class Embed(Vectors):
             raise ValueError(f"embed: symmetric is an option of contrastive, not of {self.loss}")
         if self.mine is not None and self.loss != "contrastive":
             raise ValueError(f"embed: mined negatives have no scores, which {self.loss} needs: use contrastive")
+        if self.layers and self.mix_layers:
+            raise ValueError(
+                "embed: mix_layers pools all layers, so that none can be left out: give layers or mix_layers"
+            )
+        if self.layers and self.loss == "contrastive" and (self.mini_batch or self.mini_batch_tokens):
+            raise ValueError(
+                "embed: layers needs mini_batch null and no mini_batch_tokens: cached gradients are those of one layer"
+            )
         return self
 
 
@@ -137,6 +164,8 @@ class Rerank(Sentences):
     """bce: does the document answer. mse, margin_mse: like a teacher's scores, or their differences."""
     pos_weight: float = Field(5.0, gt=0)
     """bce: a right document counts so many times a wrong one (the blog: 5, its negatives of each query)."""
+    layers: Layers = ()
+    """Numbers of layers behind which the head is trained too, so that ``num_layers`` of them may be loaded."""
     pooling: Literal["mean", "cls"] = "mean"
     """Pooling of a new head (the released config says mean)."""
     candidates: int = Field(100, ge=2)

@@ -26,6 +26,7 @@ from mmbert.errors import ConfigError, WeightsError, first_line
 from mmbert.files import read_json
 from mmbert.finetuning.packed_engine import PackedBody, pack_engine
 from mmbert.finetuning.recipe import FinetuneRecipe
+from mmbert.finetuning.recipe_sentence import early_layers
 from mmbert.inference.load import read_labels
 from mmbert.model.folder import LISTING, read_modules
 from mmbert.model.weights import model_folder
@@ -104,6 +105,9 @@ def _dense(recipe: FinetuneRecipe, folder: Path) -> SentenceTransformer:
         if isinstance(module, WeightedLayerPooling):
             _mix_inside(body, module)
             encoder_of(model).config.output_hidden_states = False  # what is mixed inside is not listed
+            if options.layers:
+                raise ConfigError(f"embed.layers: {recipe.model} pools a mix of all layers, none can be left out")
+    body.layers = early_layers("embed", options.layers, body.encoder.config.num_layers)
     too_wide = [width for width in options.matryoshka if width > (model.get_embedding_dimension() or 0)]
     if too_wide:
         raise ConfigError(
@@ -144,7 +148,8 @@ def _cross(recipe: FinetuneRecipe, folder: Path) -> CrossEncoder:
     )  # fmt: skip
     inner = encoder_of(model)
     inner.drop.p = recipe.training.dropout
-    pack_engine(inner)
+    body = pack_engine(inner)
+    body.layers = early_layers("rerank", recipe.rerank.layers, body.encoder.config.num_layers)
     return model
 
 

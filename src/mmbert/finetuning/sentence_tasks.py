@@ -20,7 +20,9 @@ from sentence_transformers.sentence_transformer import losses as dense
 from sentence_transformers.sparse_encoder import losses as sparse
 
 from mmbert.finetuning.evaluators import DENSE, LATE, SPARSE, Measures
+from mmbert.finetuning.packed_engine import Exits, PackedBody
 from mmbert.finetuning.recipe_sentence import Embed, LateInteraction, Rerank, Sparse
+from mmbert.finetuning.sentence_model import body_of
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,12 @@ def _embed_loss(model: Any, options: Embed) -> Any:
     }
     loss = losses[options.loss]()
     widths = sorted({*options.matryoshka, model.get_embedding_dimension() or 0}, reverse=True)
+    # Every chosen layer and width in every step, not one drawn at random (as in 2402.14776): a packed pass gives all
+    # layers at once, so that another layer costs only its pooling and its loss.
+    if options.layers and options.matryoshka:
+        return dense.Matryoshka2dLoss(model, loss, widths, n_layers_per_step=-1, n_dims_per_step=-1)
+    if options.layers:
+        return dense.AdaptiveLayerLoss(model, loss, n_layers_per_step=-1)
     return dense.MatryoshkaLoss(model, loss, widths) if options.matryoshka else loss
 
 
@@ -67,9 +75,39 @@ def _contrastive(model: Any, options: Embed) -> Any:
 
 
 def _rerank_loss(model: Any, options: Rerank) -> Any:
-    if options.loss == "bce":
-        return pair.BinaryCrossEntropyLoss(model, pos_weight=torch.tensor(options.pos_weight, device=model.device))
-    return pair.MSELoss(model) if options.loss == "mse" else pair.MarginMSELoss(model)
+    losses: dict[str, Callable[[], torch.nn.Module]] = {
+        "bce": lambda: pair.BinaryCrossEntropyLoss(
+            model, pos_weight=torch.tensor(options.pos_weight, device=model.device)
+        ),
+        "mse": lambda: pair.MSELoss(model),
+        "margin_mse": lambda: pair.MarginMSELoss(model),
+    }
+    loss = losses[options.loss]()
+    return RerankLayersLoss(loss, body_of(model)) if options.layers else loss
+
+
+class RerankLayersLoss(torch.nn.Module):
+    """The loss of a reranker behind all layers, plus the mean of its losses behind each of ``body.layers``.
+
+    AdaptiveLayerLoss for cross-encoders, which sentence-transformers has not: its weights, without its KL term, which
+    compares vectors (the softmax of a single score is always 1). Encoder passes: one for each batch.
+    """
+
+    def __init__(self, loss: torch.nn.Module, body: PackedBody) -> None:
+        super().__init__()
+        self.loss, self._body = loss, body
+
+    def forward(self, *inputs: Any, **options: Any) -> torch.Tensor:
+        layers = self._body.layers
+        exits = self._body.exits = Exits(layers)
+        try:
+            total: torch.Tensor = self.loss(*inputs, **options)
+            for index in range(len(layers)):
+                exits.use(index)
+                total = total + self.loss(*inputs, **options) / len(layers)
+        finally:
+            self._body.exits = None  # what is measured between steps reads the model as it is
+        return total
 
 
 def _sparse_loss(model: Any, options: Sparse) -> Any:

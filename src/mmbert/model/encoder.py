@@ -76,15 +76,24 @@ class Encoder(nn.Module):
 
     def forward(self, packed: Packed, mix: Sequence[float] | Tensor | None = None) -> Tensor:
         """Return the final hidden states (T, h) of a batch, in the order of ``packed.ids``; ``mix`` as in run."""
-        x, plan = self.run(packed, mix)
-        return x if plan.inverse is None else _Permute.apply(x, plan.inverse, plan.order)  # type: ignore[no-untyped-call]
+        return _restored(*self.run(packed, mix))
 
-    def run(self, packed: Packed, mix: Sequence[float] | Tensor | None = None) -> tuple[Tensor, AttentionPlan]:
+    def forward_layers(self, packed: Packed, layers: Sequence[int]) -> list[Tensor]:
+        """Return for each number of layers what a model of the first so many returns, (T, h), all from one pass."""
+        exits = dict.fromkeys(layers, torch.empty(0))
+        x, plan = self.run(packed, exits=exits)
+        exits[self.config.num_layers] = x
+        return [_restored(exits[count], plan) for count in layers]
+
+    def run(
+        self, packed: Packed, mix: Sequence[float] | Tensor | None = None, exits: dict[int, Tensor] | None = None
+    ) -> tuple[Tensor, AttentionPlan]:
         """Return the final hidden states in the plan's order, and the plan, for callers that need few rows.
 
         mix  weights of a sum over the ``hidden_states`` of transformers (num_layers + 1: embeddings, every layer but
              the last, the final norm's output), instead of the last alone. The sum is taken on the way, so it needs no
              more memory. A tensor of weights gets a gradient
+        exits  numbers of layers, fewer than all: each gets the final norm's output behind so many layers
         """
         config, packed = self.config, packed.tensors(self.embeddings.tok_embeddings.weight.device)
         if self.adapter is not None and packed.adapters is None:
@@ -99,6 +108,8 @@ class Encoder(nn.Module):
             # counted.
             if mix is not None:
                 mixed = _add(mixed, x, mix[index])
+            if exits is not None and index in exits:
+                exits[index] = self.final_norm(x)
             rotary = cos_sin[config.rope(local=bool(layer.local))]
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 # The reentrant form gives no gradients unless its input has one, as below frozen embeddings.
@@ -127,6 +138,11 @@ class Encoder(nn.Module):
         if self.linear_dtype is not None:
             return self.linear_dtype
         return self.final_norm.weight.dtype  # not the embedding's, which may be stored in 16 bits
+
+
+def _restored(x: Tensor, plan: AttentionPlan) -> Tensor:
+    """Return rows in the order of the batch instead of the plan's."""
+    return x if plan.inverse is None else _Permute.apply(x, plan.inverse, plan.order)  # type: ignore[no-untyped-call]
 
 
 def _add(mixed: Tensor | None, x: Tensor, weight: float | Tensor) -> Tensor:
