@@ -63,7 +63,12 @@ def test_a_sentence_transformers_folder_has_the_numbers_of_the_loaded_layers(
     whole = mmbert.Embedder.load(deep, num_layers=layers, precision="fp32")(texts())
     np.testing.assert_allclose(again(texts(), dimensions=32), whole, atol=1e-6)
     np.testing.assert_allclose(theirs(report.out, truncate_dim=32), whole, atol=1e-5)
-    assert not examine(str(report.out)).problems
+    examined = examine(str(report.out))
+    assert not examined.problems
+    told = {verdict.reader: (verdict.reads, verdict.why) for verdict in examined.readers}
+    assert told["sentence-transformers 6"] == told["transformers 5"] == ("rightly", "")
+    assert told["sentence-transformers 5"][0] == "with an option"
+    assert told["sentence-transformers 5"][1].endswith("gives all dimensions: ask for them, truncate_dim=12")
 
 
 def test_a_graph_slices_the_vectors_itself(deep: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def serve(
     models: Annotated[
         list[str],
         typer.Argument(
-            metavar="MODEL[@layers=N,dimensions=N]...",
+            metavar="MODEL[@layers=N,dimensions=N]",
             show_default=False,
             help="Model folders or hub names, each with the layers and dimensions to serve. Default: all.",
         ),

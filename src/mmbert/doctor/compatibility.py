@@ -155,6 +155,14 @@ def _one_scaling(folder: Folder) -> Iterator[Fault]:
         yield Fault("with an option", why, 'load it with attn_implementation="sdpa"')
 
 
+def _all_dimensions(folder: Folder, option: str) -> Iterator[Fault]:
+    """Readers that pass over ``truncate_dim``."""
+    kept = folder.files.get("config_sentence_transformers.json", {}).get("truncate_dim")
+    if kept is not None:
+        why = f"passes over truncate_dim and gives all dimensions: ask for them, {option.format(kept)}"
+        yield Fault("with an option", why)
+
+
 def _absent(config: dict[str, Any], keys: Iterable[str]) -> Iterator[Fault]:
     """Keys that ``config.json`` lacks, and what to write there, with values where other keys tell them."""
     absent = [key for key in keys if config.get(key) is None]
@@ -194,6 +202,7 @@ def _transformers_5(folder: Folder, kind: str) -> Iterator[Fault]:
 
 def _sentence_5(folder: Folder, kind: str) -> Iterator[Fault]:
     yield from _sentence(folder, kind)
+    yield from _all_dimensions(folder, "truncate_dim={}")
     new = [path for path, _ in folder.modules if path.startswith(_NEW_PLACES)]
     if new:
         why = f"modules.json names {new[0]}, which versions before 5.4 do not have"
@@ -239,6 +248,7 @@ def _tei(folder: Folder, kind: str) -> Iterator[Fault]:
         yield Fault("not", "sentence_bert_config.json has no max_seq_length", f'write "max_seq_length": {longest}')
     yield from _older_keys(folder)
     yield from _base_only(folder)
+    yield from _all_dimensions(folder, '"dimensions": {} in requests')
     yield from _tei_classes(config) if kind == "sequence" else _tei_pooling(folder)
 
 
@@ -271,6 +281,7 @@ def _vllm(folder: Folder, kind: str) -> Iterator[Fault]:
     yield from _private(folder)
     yield from _older_keys(folder)
     yield from _base_only(folder)
+    yield from _all_dimensions(folder, '"dimensions": {} in requests, and is_matryoshka in --hf-overrides')
     for name, values in _poolings(folder):
         if not any(key.startswith("pooling_mode_") and value for key, value in values.items()):
             why = f"{name} has no pooling_mode_*: versions before September 2026 take the first token"

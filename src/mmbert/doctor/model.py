@@ -191,6 +191,7 @@ def _use(loaded: Loaded) -> dict[str, Any]:
             "modes": list(pooling.modes),
             "then": [_module(module) for module in loaded.after] or "nothing",
             "similarity": loaded.similarity,
+            **({"dimensions kept": loaded.truncate_dim} if loaded.truncate_dim else {}),
         }
         facts["prompts"] = {key: repr(text) for key, text in loaded.prompts.items()} or "none"
         facts["tuned"] = (
