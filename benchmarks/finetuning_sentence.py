@@ -1,6 +1,6 @@
 """Steps of sentence tasks, packed beside sentence-transformers as it is, taking turns on the same batches.
 
-    python benchmarks/finetuning_sentence.py [--kinds embed cached rerank sparse late] [--shape nano] [--rounds 5]
+    python benchmarks/finetuning_sentence.py [--kinds embed layers cached rerank sparse late] [--rounds 5]
 
 Both are sentence-transformers: the same loss, features and optimiser; one model has the packed engine inside, the other
 is transformers' own, padded to the longest text of each column. A step is forward, backward and AdamW. Queries are
@@ -34,6 +34,7 @@ from mmbert.recipe import TokenizerTraining
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "embed": ("embed", {"mini_batch": None}),
+    "layers": ("embed", {"mini_batch": None, "layers": [1, 2, 3]}),
     "cached": ("embed", {"mini_batch": 16}),
     "rerank": ("rerank", {}),
     "sparse": ("sparse", {}),

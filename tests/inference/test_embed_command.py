@@ -186,7 +186,7 @@ def test_another_job_is_not_mixed_in(embed: Embedder, tmp_path: Path) -> None:
     embed.ranges = None
     _stopped(embed, out, TEXTS, 7, output="int8")
     records = list(enumerate(TEXTS))
-    with pytest.raises(ConfigError, match="begun with dimensions None, now it is 8"):
+    with pytest.raises(ConfigError, match="begun with dimensions 32, now it is 8"):
         embed_to_file(embed, records, out, part_size=3, output="int8", dimensions=8)
     with pytest.raises(ConfigError, match="begun with part_size 3"):
         embed_to_file(embed, records, out, output="int8")

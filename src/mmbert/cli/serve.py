@@ -17,20 +17,22 @@ _ALLOWED_HOST = (
     "May be repeated."
 )
 
+_Models = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="MODEL[@layers=N,dimensions=N]",
+        show_default=False,
+        help="Model folders or hub names, each with the layers and dimensions to serve. Default: all.",
+    ),
+]
+
 
 def _limit(help: str) -> Any:
     return typer.Option(min=1, help=help)
 
 
 def serve(
-    models: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="MODEL[@layers=N,dimensions=N]",
-            show_default=False,
-            help="Model folders or hub names, each with the layers and dimensions to serve. Default: all.",
-        ),
-    ],
+    models: _Models,
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0 for all networks. Default: this machine only.")
     ] = "127.0.0.1",

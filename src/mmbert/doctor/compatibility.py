@@ -281,7 +281,7 @@ def _vllm(folder: Folder, kind: str) -> Iterator[Fault]:
     yield from _private(folder)
     yield from _older_keys(folder)
     yield from _base_only(folder)
-    yield from _all_dimensions(folder, '"dimensions": {} in requests, and is_matryoshka in --hf-overrides')
+    yield from _all_dimensions(folder, '"dimensions": {} in requests, with "is_matryoshka": true in config.json')
     for name, values in _poolings(folder):
         if not any(key.startswith("pooling_mode_") and value for key, value in values.items()):
             why = f"{name} has no pooling_mode_*: versions before September 2026 take the first token"

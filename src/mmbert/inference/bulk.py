@@ -70,7 +70,8 @@ def embed_to_file(
     check_form(out)
     part_size = whole("part_size", part_size)
     folder = out.with_name(out.name + ".parts" + PARTIAL)
-    options: dict[str, Any] = {"prompt": prompt, "dimensions": dimensions, "normalize": normalize, "output": output}
+    width = embedder.width(dimensions)
+    options: dict[str, Any] = {"prompt": prompt, "dimensions": width, "normalize": normalize, "output": output}
     with disk_errors(out), lock_folder(folder):
         _claim(folder, embedder, {**options, "part_size": part_size})
         total, stream = 0, iter(records)
