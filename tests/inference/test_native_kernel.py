@@ -39,7 +39,11 @@ needs_kernel = pytest.mark.skipif(not there, reason=kernel.describe())
 needs_compiler = pytest.mark.skipif(not there or not shutil.which("gcc"), reason="needs gcc")
 
 BUILT = {name: found for name, found in built().items() if isinstance(found, Kernels)}
-KINDS = [(kernels, dtype) for kernels in BUILT.values() for dtype in {torch.float32, kernels.dtype(torch.bfloat16)}]
+KINDS = [
+    (kernels, dtype)
+    for kernels in BUILT.values()
+    for dtype in dict.fromkeys((torch.float32, kernels.dtype(torch.bfloat16)))
+]
 by_all = pytest.mark.parametrize(
     ("kernels", "dtype"), KINDS, ids=[f"{kernels.target.name}-{dtype}" for kernels, dtype in KINDS]
 )  # nothing, and so skipped, where no kernel can be built
