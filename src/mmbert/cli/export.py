@@ -13,19 +13,25 @@ from mmbert.io.stream import text_lines
 
 def export(
     model: Model,
-    format: Annotated[str, typer.Option(help="Format to write: sentence-transformers, onnx or huggingface.")],
+    format: Annotated[str, typer.Option(help="Format to write: sentence-transformers, onnx, huggingface or gguf.")],
     out: OutFolder,
     output: Annotated[
         str | None,
         typer.Option(
             help="Output of the model: logits (of the head), hidden (a vector for each token, encoder only) or, for "
-            "onnx, embedding (with pooling). Default: logits if the model has a head."
+            "onnx and gguf, embedding (with pooling). Default: logits if the model has a head."
         ),
     ] = None,
     int8: Annotated[bool, typer.Option("--int8", help="onnx: also write a file with int8 matrices.")] = False,
+    dtype: Annotated[
+        list[str] | None,
+        typer.Option(help="gguf: f32, f16 or q8_0. May be repeated, for a file of each. Default: f16."),
+    ] = None,
     quality: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Keep the int8 file only if the worst text has at least this cosine to fp32."),
+        typer.Option(
+            min=0, max=1, help="Keep an int8, f16 or q8_0 file only if the worst text has at least this cosine to fp32."
+        ),
     ] = 0.99,
     pooling: Annotated[
         list[str] | None,
@@ -50,7 +56,7 @@ def export(
         Path | None, typer.Option(help="File of text lines for the comparison. Default: sentences in 12 scripts.")
     ] = None,
 ) -> None:
-    """Write a model for sentence-transformers, ONNX runtimes or transformers, load the result and compare outputs.
+    """Write a model for sentence-transformers, ONNX runtimes, transformers or llama.cpp, load it and compare outputs.
 
     Nothing is written unless fp32 outputs agree to 1e-4 of the largest number (or of 1). If the int8 file is below
     --quality, only the fp32 file is kept and the command fails.
@@ -60,7 +66,7 @@ def export(
 
     options: dict[str, Any] = {"format": format, "output": output}  # checked there
     report = export_model(
-        model, out, **options, int8=int8, quality=quality, pooling=pooling, normalize=normalize,
+        model, out, **options, int8=int8, dtypes=dtype, quality=quality, pooling=pooling, normalize=normalize,
         prompts=_prompts(prompt), similarity=similarity, max_tokens=max_tokens,
         num_layers=layers, dimensions=dimensions, texts=None if text is None else list(text_lines(text)),
     )  # fmt: skip

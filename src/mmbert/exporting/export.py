@@ -11,6 +11,8 @@ from typing import Any, Literal, get_args
 from mmbert.errors import ConfigError, DataError, MMBertError
 from mmbert.exporting import graph
 from mmbert.exporting.compare import TOLERANCE, Agreement, compare, encode, graph_run, model_run
+from mmbert.exporting.gguf_file import check_gguf, file_name, metadata, with_weights_of, write_gguf
+from mmbert.exporting.gguf_vocab import has_mask, read_ids
 from mmbert.exporting.plain import write_card, write_config, write_plain, write_tokenizer
 from mmbert.exporting.sentence import write_modules
 from mmbert.exporting.source import Output, Source
@@ -23,7 +25,7 @@ from mmbert.version import __version__
 
 log = logging.getLogger(__name__)
 
-Format = Literal["sentence-transformers", "onnx", "huggingface"]
+Format = Literal["sentence-transformers", "onnx", "huggingface", "gguf"]
 
 RECORD = "export.json"
 """The record of an export; a folder that has one may be overwritten by another export."""
@@ -35,6 +37,7 @@ _OUTPUTS: dict[Format, tuple[Output, ...]] = {
     "sentence-transformers": ("embedding",),
     "huggingface": ("logits", "hidden"),
     "onnx": ("logits", "hidden", "embedding"),
+    "gguf": ("logits", "embedding", "hidden"),
 }
 
 
@@ -61,6 +64,7 @@ def export(
     format: Format,
     output: Output | None = None,
     int8: bool = False,
+    dtypes: Sequence[str] | None = None,
     quality: float = 0.99,
     pooling: str | Sequence[str] | None = None,
     normalize: bool | None = None,
@@ -76,11 +80,14 @@ def export(
 
     format      sentence-transformers: pooling, Normalize, prompts and longest text around the encoder;
                 onnx: ``onnx/model.onnx`` for batches of any shape, with config and tokenizer beside it;
-                huggingface: config, weights and tokenizer
-    output      of onnx and huggingface: logits (the default for a model with a head), hidden (vectors of tokens, the
-                bare encoder), embedding (onnx only: pooling and the modules behind it are in the graph)
+                huggingface: config, weights and tokenizer;
+                gguf: ``model-f16.gguf`` for llama.cpp, with tokenizer, pooling and prompts in it
+    output      of all but sentence-transformers: logits (the default for a model with a head), hidden (vectors of
+                tokens, the bare encoder), embedding (onnx: pooling and the modules behind it are in the graph; gguf:
+                the default but for classifiers of texts and rerankers, the only heads that llama.cpp has)
     int8        of onnx: also ``onnx/model_quantized.onnx``, matrices in int8
-    quality     smallest cosine between int8 and fp32 that is accepted
+    dtypes      of gguf: f32, f16, q8_0, a file for each. Default: f16
+    quality     smallest cosine to fp32 that is accepted of int8, f16 and q8_0
     pooling     mean, first, last, max, weightedmean, or several. Default: the model's, or mean
     normalize   scale vectors to unit length, or not. Default: the model's
     prompts     by name, beside the model's own; similarity: cosine, dot, euclidean, manhattan
@@ -100,17 +107,19 @@ def export(
     chosen["dimensions"] = dimensions
     source = Source.load(folder, **chosen, max_tokens=max_tokens, num_layers=num_layers)
     wanted = _output(source, format, output)
-    _check_options(format, wanted, int8=int8, chosen=chosen)
+    _check_options(format, wanted, int8=int8, dtypes=dtypes, chosen=chosen)
     compared = TEXTS if texts is None else texts
     if not compared:
         raise DataError("no text to compare by: is the file empty?")
     with atomic_folder(place) as partial:
         if format == "onnx":
             checks = _write_onnx(source, wanted, partial, compared, int8=int8)
+        elif format == "gguf":
+            checks = _write_gguf(source, wanted, partial, compared, dtypes=tuple(dtypes or ("f16",)), quality=quality)
         else:
             checks = _write_folder(source, format, wanted, partial, compared)
         poor = _drop_poor(checks, quality, partial)
-        weights = (path for path in sorted(partial.rglob("*")) if ".onnx" in path.name or path.name == WEIGHTS)
+        weights = (path for path in sorted(partial.rglob("*")) if _has_weights(path))
         sizes = {path.relative_to(partial).as_posix(): path.stat().st_size for path in weights}
         report = ExportReport(place, format, wanted, sizes, checks)
         write_json(partial / RECORD, _record(report, source))
@@ -182,6 +191,51 @@ def _write_onnx(
     return checks
 
 
+def _write_gguf(
+    source: Source, output: Output, folder: Path, texts: Sequence[str], *, dtypes: tuple[str, ...], quality: float
+) -> dict[str, Agreement]:
+    """Write a file of each type with a card, and return their comparisons: this package computes with their weights."""
+    check_gguf(source, output, dtypes)
+    kind = source.kind if output == "logits" else "sentence" if output == "embedding" else "encoder"
+    write_card(source, folder, "llama.cpp", PIPELINES[kind])
+    _check_ids(source, output, texts)
+    rows = encode(source, texts, source.tokenizer)
+    joint, checks = output == "logits", {}
+    for dtype in dtypes:
+        name = file_name(dtype)
+        write_gguf(source, output, dtype, folder / name)
+        read = model_run(with_weights_of(folder / name, source), output)
+        found = checks[name] = compare(model_run(source, output), read, rows, joint=joint)
+        if dtype == "f32":
+            _check_equal(found, name)
+        elif found.cosine < quality:
+            raise MMBertError(
+                f"{dtype}: the smallest cosine to fp32 is {found.cosine:.7f} (text {found.worst}), below the quality "
+                f"{quality} asked for: nothing was written; ask for f32, or for a lower quality"
+            )
+    return checks
+
+
+def _check_ids(source: Source, output: Output, texts: Sequence[str]) -> None:
+    """Compare the ids that llama.cpp gives. Raises ConfigError if it reads ordinary sentences otherwise."""
+    plain = [text for text in (*TEXTS, *texts) if not has_mask(text)]
+    wanted = source.tokenizer.encode_batch(plain, specials=True)
+    found = read_ids(metadata(source, output, "f32"), plain)
+    other = [index for index, (ids, row) in enumerate(zip(found, wanted, strict=True)) if ids != row.tolist()]
+    usual = len(plain) - sum(not has_mask(text) for text in texts)
+    if other and other[0] < usual:
+        raise ConfigError(
+            f"llama.cpp would read {plain[other[0]][:40]!r} as other tokens than {source.tokenizer.origin} does: "
+            "export --format onnx instead"
+        )
+    if other:
+        log.warning("%d of %d texts have other tokens in llama.cpp, as %r", len(other), len(texts), plain[other[0]])
+
+
+def _has_weights(path: Path) -> bool:
+    return ".onnx" in path.name or path.suffix == ".gguf" or path.name == WEIGHTS
+
+
 def _check_place(out: Path, model: Path) -> None:
     """Raise ConfigError for a place that is in use."""
     if out.resolve() == model.resolve():
@@ -201,6 +255,10 @@ def _output(source: Source, format: Format, output: Output | None) -> Output:
             f"{source.folder} has the head of a task: a sentence-transformers model has none "
             "(sentence-transformers' CrossEncoder reads --format huggingface)"
         )
+    if output is None and format == "gguf":
+        return "logits" if source.kind == "sequence" else "embedding"
+    if output == "logits" and format == "gguf" and source.has_head and source.kind != "sequence":
+        raise ConfigError(f"llama.cpp does not compute the head of {source.folder}: export --output embedding")
     if output is None:
         return "logits" if source.has_head and "logits" in possible else next(o for o in possible if o != "logits")
     if output not in possible:
@@ -210,12 +268,16 @@ def _output(source: Source, format: Format, output: Output | None) -> Output:
     return output
 
 
-def _check_options(format: Format, output: Output, *, int8: bool, chosen: Mapping[str, Any]) -> None:
+def _check_options(
+    format: Format, output: Output, *, int8: bool, dtypes: Sequence[str] | None, chosen: Mapping[str, Any]
+) -> None:
     """Raise ConfigError for options that would have no effect."""
     if int8 and format != "onnx":
         raise ConfigError(f"int8 is a form of onnx, not of {format}")
+    if dtypes is not None and format != "gguf":
+        raise ConfigError(f"dtypes are of gguf, not of {format}")
     for name, value in chosen.items():
-        needed = ("sentence-transformers",) if name in ("similarity", "prompts") else ("sentence-transformers", "onnx")
+        needed = {"sentence-transformers", "gguf"} | (set() if name in ("similarity", "prompts") else {"onnx"})
         if value is not None and (format not in needed or output != "embedding"):
             raise ConfigError(f"{name} is about vectors of texts: {format} with output {output} has none")
 
