@@ -53,9 +53,10 @@ def vocabulary(tokenizer: Tokenizer, size: int) -> dict[str, Any]:
         merges = [(left.replace(" ", SPACE), right.replace(" ", SPACE)) for left, right in merges]
     if prefix:
         made = {left + right for left, right in merges}
-        special = {*bpe.added, *(bpe.tokenizer.id_to_token(index) for index in tokenizer.byte_tokens)}
-        # no text gives these tokens here, but llama.cpp would join their parts: it must not find them by their text
-        written |= {token: "" for token in bpe.ids if len(token) > 1 and token not in made | special}
+        known = made | {token for token in bpe.added if SPACE not in token}
+        known |= {tokenizer.id_to_token(index) or "" for index in tokenizer.byte_tokens}
+        # No text gives the others, such as "▁▁", but llama.cpp would join their parts: it must not find them.
+        written |= {token: "" for token in bpe.ids if len(token) > 1 and token not in known}
         _check_scores(tokenizer.origin, {*filter(None, written.values())}, merges, bpe.added)
     tokens, types = _listed(tokenizer, bpe, written, size)
     metadata = {
