@@ -193,7 +193,7 @@ def test_card(masked_lm: Path, tmp_path: Path) -> None:
     [
         ({"format": "gguf"}, "format 'gguf' is none of sentence-transformers, onnx, huggingface"),
         ({"format": "huggingface", "output": "embedding"}, "output 'embedding' is not of huggingface"),
-        ({"format": "huggingface", "int8": True}, "int8 is a form of onnx"),
+        ({"format": "huggingface", "int8": True}, "int8 is an option of onnx"),
         ({"format": "huggingface", "normalize": True}, "normalize is about vectors of texts"),
         ({"format": "sentence-transformers", "similarity": "hamming"}, "similarity 'hamming' is none of"),
         ({"format": "sentence-transformers", "pooling": "sum"}, "pooling .* is none of"),

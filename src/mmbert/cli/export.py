@@ -23,6 +23,10 @@ def export(
         ),
     ] = None,
     int8: Annotated[bool, typer.Option("--int8", help="onnx: also write a file with int8 matrices.")] = False,
+    layout: Annotated[
+        str | None,
+        typer.Option(help="onnx: transformers.js writes the fp32, fp16 and int8 files under the names it looks for."),
+    ] = None,
     dtype: Annotated[
         list[str] | None,
         typer.Option(help="gguf: f32, f16 or q8_0. May be repeated, for a file of each. Default: f16."),
@@ -30,7 +34,7 @@ def export(
     quality: Annotated[
         float,
         typer.Option(
-            min=0, max=1, help="Keep an int8, f16 or q8_0 file only if the worst text has at least this cosine to fp32."
+            min=0, max=1, help="Keep a narrower file only if the worst text has at least this cosine to fp32."
         ),
     ] = 0.99,
     pooling: Annotated[
@@ -64,7 +68,7 @@ def export(
     from mmbert.exporting.export import INT8
     from mmbert.exporting.export import export as export_model
 
-    options: dict[str, Any] = {"format": format, "output": output}  # checked there
+    options: dict[str, Any] = {"format": format, "output": output, "layout": layout}  # checked there
     report = export_model(
         model, out, **options, int8=int8, dtypes=dtype, quality=quality, pooling=pooling, normalize=normalize,
         prompts=_prompts(prompt), similarity=similarity, max_tokens=max_tokens,

@@ -30,8 +30,12 @@ Format = Literal["sentence-transformers", "onnx", "huggingface", "gguf"]
 RECORD = "export.json"
 """The record of an export; a folder that has one may be overwritten by another export."""
 
-FP32, INT8 = "onnx/model.onnx", "onnx/model_quantized.onnx"
+Layout = Literal["transformers.js"]
+
+FP32, INT8, FP16 = "onnx/model.onnx", "onnx/model_quantized.onnx", "onnx/model_fp16.onnx"
 """Names that optimum and transformers.js expect; sentence-transformers takes them as ``file_name``."""
+
+_NARROW = {INT8: graph.write_int8, FP16: graph.write_fp16}
 
 _OUTPUTS: dict[Format, tuple[Output, ...]] = {
     "sentence-transformers": ("embedding",),
@@ -64,6 +68,7 @@ def export(
     format: Format,
     output: Output | None = None,
     int8: bool = False,
+    layout: Layout | None = None,
     dtypes: Sequence[str] | None = None,
     quality: float = 0.99,
     pooling: str | Sequence[str] | None = None,
@@ -86,6 +91,7 @@ def export(
                 tokens, the bare encoder), embedding (onnx: pooling and the modules behind it are in the graph; gguf:
                 the default but for classifiers of texts and rerankers, the only heads that llama.cpp has)
     int8        of onnx: also ``onnx/model_quantized.onnx``, matrices in int8
+    layout      of onnx: transformers.js, all files that this library chooses from, ``onnx/model_fp16.onnx`` with them
     dtypes      of gguf: f32, f16, q8_0, a file for each. Default: f16
     quality     smallest cosine to fp32 that is accepted of int8, f16 and q8_0
     pooling     mean, first, last, max, weightedmean, or several. Default: the model's, or mean
@@ -107,13 +113,14 @@ def export(
     chosen["dimensions"] = dimensions
     source = Source.load(folder, **chosen, max_tokens=max_tokens, num_layers=num_layers)
     wanted = _output(source, format, output)
-    _check_options(format, wanted, int8=int8, dtypes=dtypes, chosen=chosen)
+    _check_options(format, wanted, {"int8": int8, "layout": layout, "dtypes": dtypes}, chosen)
     compared = TEXTS if texts is None else texts
     if not compared:
         raise DataError("no text to compare by: is the file empty?")
     with atomic_folder(place) as partial:
         if format == "onnx":
-            checks = _write_onnx(source, wanted, partial, compared, int8=int8)
+            narrow = (INT8, FP16) if layout else (INT8,) if int8 else ()
+            checks = _write_onnx(source, wanted, partial, compared, narrow)
         elif format == "gguf":
             checks = _write_gguf(source, wanted, partial, compared, dtypes=tuple(dtypes or ("f16",)), quality=quality)
         else:
@@ -123,21 +130,23 @@ def export(
         sizes = {path.relative_to(partial).as_posix(): path.stat().st_size for path in weights}
         report = ExportReport(place, format, wanted, sizes, checks)
         write_json(partial / RECORD, _record(report, source))
-    if poor is not None:
+    for kind, found in poor.items():
         raise MMBertError(
-            f"int8: the smallest cosine to fp32 is {poor.cosine:.7f} (text {poor.worst}), below the quality {quality} "
-            f"asked for: no int8 file was written. Use {place / FP32}, which is fp32 and correct, or a lower quality"
+            f"{kind}: the smallest cosine to fp32 is {found.cosine:.7f} (text {found.worst}), below the quality "
+            f"{quality} asked for: no {kind} file was written. Use {place / FP32}, which is fp32 and correct, or a "
+            "lower quality"
         )
     return report
 
 
-def _drop_poor(checks: dict[str, Agreement], quality: float, folder: Path) -> Agreement | None:
-    """Remove an int8 graph whose cosine to fp32 is below ``quality``, and return its comparison; else None."""
-    if INT8 not in checks or checks[INT8].cosine >= quality:
-        return None
-    for path in (folder / INT8).parent.glob(f"{Path(INT8).name}*"):
-        path.unlink()
-    return checks.pop(INT8)
+def _drop_poor(checks: dict[str, Agreement], quality: float, folder: Path) -> dict[str, Agreement]:
+    """Remove graphs whose cosine to fp32 is below ``quality``, and return their comparisons: int8, fp16."""
+    names = {"int8": INT8, "fp16": FP16}
+    poor = {kind: name for kind, name in names.items() if name in checks and checks[name].cosine < quality}
+    for name in poor.values():
+        for path in (folder / name).parent.glob(f"{Path(name).name}*"):
+            path.unlink()
+    return {kind: checks.pop(name) for kind, name in poor.items()}
 
 
 def _write_folder(
@@ -165,7 +174,7 @@ def _write_folder(
 
 
 def _write_onnx(
-    source: Source, output: Output, folder: Path, texts: Sequence[str], *, int8: bool
+    source: Source, output: Output, folder: Path, texts: Sequence[str], narrow: Sequence[str]
 ) -> dict[str, Agreement]:
     """Write graphs with config, tokenizer and card, and return their comparisons."""
     graph.need()
@@ -184,10 +193,10 @@ def _write_onnx(
     graph.write_graph(module, names, folder / FP32)
     checks = {FP32: compare(expected, graph_run(folder / FP32, source, output), rows, joint=joint)}
     _check_equal(checks[FP32], FP32)
-    if int8:
-        log.info("rounding to int8")
-        graph.write_int8(folder / FP32, folder / INT8)
-        checks[INT8] = compare(expected, graph_run(folder / INT8, source, output), rows, joint=joint)
+    for name in narrow:
+        log.info("writing %s", name)
+        _NARROW[name](folder / FP32, folder / name)
+        checks[name] = compare(expected, graph_run(folder / name, source, output), rows, joint=joint)
     return checks
 
 
@@ -268,14 +277,13 @@ def _output(source: Source, format: Format, output: Output | None) -> Output:
     return output
 
 
-def _check_options(
-    format: Format, output: Output, *, int8: bool, dtypes: Sequence[str] | None, chosen: Mapping[str, Any]
-) -> None:
-    """Raise ConfigError for options that would have no effect."""
-    if int8 and format != "onnx":
-        raise ConfigError(f"int8 is a form of onnx, not of {format}")
-    if dtypes is not None and format != "gguf":
-        raise ConfigError(f"dtypes are of gguf, not of {format}")
+def _check_options(format: Format, output: Output, own: Mapping[str, Any], chosen: Mapping[str, Any]) -> None:
+    """Raise ConfigError for options without effect: ``own`` are of one format, ``chosen`` about vectors of texts."""
+    for name, needed in (("int8", "onnx"), ("layout", "onnx"), ("dtypes", "gguf")):
+        if own[name] and format != needed:
+            raise ConfigError(f"{name} is an option of {needed}, not of {format}")
+    if own["layout"] not in (None, *get_args(Layout)):
+        raise ConfigError(f"layout {own['layout']!r} is none of {', '.join(get_args(Layout))}")
     for name, value in chosen.items():
         needed = {"sentence-transformers", "gguf"} | (set() if name in ("similarity", "prompts") else {"onnx"})
         if value is not None and (format not in needed or output != "embedding"):

@@ -1,4 +1,4 @@
-"""ONNX files: the padded model traced by torch.export, in fp32 or with int8 matrices."""
+"""ONNX files: the padded model traced by torch.export, in fp32, in fp16 or with int8 matrices."""
 
 from __future__ import annotations
 
@@ -111,6 +111,40 @@ def write_int8(path: Path, out: Path) -> None:
         largest = largest_weight(model)
         assert largest <= LARGEST_WEIGHT, f"an int8 weight of {largest} can saturate"
         onnx_ir.save(model, out, external_data=f"{out.name}_data" if large else None)
+
+
+def write_fp16(path: Path, out: Path) -> None:
+    """Write a graph with weights and numbers in fp16; inputs and outputs stay as they are.
+
+    RoPE's angles stay fp32, because fp16 has no place for position 2,049, and so do sums over a text, which can leave
+    its range. The mask's smallest number becomes -10,000, which Softmax turns into 0 as well.
+    """
+    import onnx
+    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+
+    large = path.with_name(f"{path.name}_data").is_file()
+    with _quiet():
+        model = onnx.load(path)
+        angles = _ancestors(model.graph.node, ("Cos", "Sin"))
+        model = convert_float_to_float16(
+            model, keep_io_types=True, node_block_list=sorted(angles), disable_shape_infer=large,
+            op_block_list=[*DEFAULT_OP_BLOCK_LIST, "ReduceSum", "ReduceMean", "ReduceL2"],
+        )  # fmt: skip
+        del model.graph.value_info[:]  # the converter leaves wrong types for what stays fp32, and tract believes them
+        onnx.save(model, out, save_as_external_data=large, location=f"{out.name}_data" if large else None)
+
+
+def _ancestors(nodes: Any, kinds: tuple[str, ...]) -> set[str]:
+    """Return the names of the nodes of these kinds, and of all that they are computed from."""
+    makers = {value: node for node in nodes for value in node.output}
+    found: set[str] = set()
+    waiting = [node for node in nodes if node.op_type in kinds]
+    while waiting:
+        node = waiting.pop()
+        if node.name not in found:
+            found.add(node.name)
+            waiting += [makers[value] for value in node.input if value in makers]
+    return found
 
 
 def largest_weight(model: Any) -> int:
