@@ -140,6 +140,7 @@ def test_node_embeds(name: str, vectors: ExportReport, masked_lm: Path) -> None:
     found = np.array(node("embedding", vectors.out, list(TEXTS), DTYPES[name]))
     if name == FP32:
         np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
+    found /= np.linalg.norm(found, axis=1, keepdims=True)  # in fp16, a unit length is one to three digits
     assert (found * wanted).sum(axis=1).min() > {FP32: 0.999999, FP16: 0.9999, INT8: 0.9}[name]
 
 
@@ -155,7 +156,7 @@ def test_node_runs_pipelines(masked_lm: Path, tokenizer: Tokenizer, tmp_path: Pa
     logits = exported(masked_lm, tmp_path / "logits").out
     for text, found in zip(masks, node("fill-mask", logits, masks), strict=True):
         ours = fill(text, top_k=5)
-        assert [tokenizer.id_to_token(one["token"]) for one in found] == [one.token for one in ours]
+        assert [one["token"] for one in found] == [one.id for one in ours]
         np.testing.assert_allclose([one["score"] for one in found], [one.score for one in ours], rtol=0, atol=1e-5)
 
     labels = ["good", "bad", "neither"]

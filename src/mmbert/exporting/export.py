@@ -279,9 +279,9 @@ def _output(source: Source, format: Format, output: Output | None) -> Output:
 
 def _check_options(format: Format, output: Output, own: Mapping[str, Any], chosen: Mapping[str, Any]) -> None:
     """Raise ConfigError for options without effect: ``own`` are of one format, ``chosen`` about vectors of texts."""
-    for name, needed in (("int8", "onnx"), ("layout", "onnx"), ("dtypes", "gguf")):
-        if own[name] and format != needed:
-            raise ConfigError(f"{name} is an option of {needed}, not of {format}")
+    for name, only in (("int8", "onnx"), ("layout", "onnx"), ("dtypes", "gguf")):
+        if own[name] and format != only:
+            raise ConfigError(f"{name} is an option of {only}, not of {format}")
     if own["layout"] not in (None, *get_args(Layout)):
         raise ConfigError(f"layout {own['layout']!r} is none of {', '.join(get_args(Layout))}")
     for name, value in chosen.items():

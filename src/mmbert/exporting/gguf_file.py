@@ -216,4 +216,5 @@ def _error(array: np.ndarray, kind: str) -> np.ndarray | float:
     largest = np.abs(array.reshape(-1, BLOCK)).max(axis=1, keepdims=True)
     # a step is largest / 127, itself rounded to f16: 127 steps of relative error 2^-11 each, and f16's smallest number
     bound = largest * (0.5 / 127 + 2.0**-11) + 127 * 2.0**-25
-    return np.broadcast_to(bound, (len(bound), BLOCK)).reshape(array.shape)
+    each: np.ndarray = np.broadcast_to(bound, (len(bound), BLOCK)).reshape(array.shape)
+    return each

@@ -87,7 +87,7 @@ def read_ids(metadata: Mapping[str, Any], texts: Sequence[str]) -> list[list[int
     vocab = {token: index for index, token in enumerate(tokens)}
     model = models.BPE(vocab, merges, unk_token=tokens[values["unknown_token_id"]], byte_fallback=True)
     rust = tokenizers.Tokenizer(model)
-    steps = [normalizers.Replace(" ", SPACE)]
+    steps: list[Any] = [normalizers.Replace(" ", SPACE)]
     whole = {index for index, kind in enumerate(types) if kind in (CONTROL, USER_DEFINED, UNKNOWN)}
     if values["add_space_prefix"]:
         steps.append(normalizers.Prepend(SPACE))
