@@ -102,5 +102,15 @@ def test_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_help_states_the_quality() -> None:
     said = CliRunner().invoke(app, ["export", "--help"]).stdout
-    assert "Keep the int8 file" in said
+    assert "Keep a narrower file" in said
     assert "[default: 0.99]" in said
+
+
+def test_gguf(folder: Path) -> None:
+    """Rows of 16 numbers do not fit into q8_0's blocks of 32: they stay f32, and the file is exact."""
+    pytest.importorskip("gguf")
+    options = ["--dtype", "f16", "--dtype", "q8_0", "--prompt", "query=query: ", "--text", folder / "texts.txt"]
+    lines = mmbert(folder / "model", "--format", "gguf", *options, "--out", folder / "out").splitlines()
+    assert lines[0] == f"{folder / 'out'}: gguf, embedding"
+    assert re.fullmatch(r"model-f16\.gguf +0\.\d MB   5 texts: largest difference \S+, smallest cosine \S+", lines[1])
+    assert re.fullmatch(r"model-q8_0\.gguf +0\.\d MB   5 texts: largest difference 0\.0e\+00, .* 1\.0000000", lines[2])

@@ -160,7 +160,7 @@ def test_node_runs_pipelines(masked_lm: Path, tokenizer: Tokenizer, tmp_path: Pa
         np.testing.assert_allclose([one["score"] for one in found], [one.score for one in ours], rtol=0, atol=1e-5)
 
     labels = ["good", "bad", "neither"]
-    save_task(tmp_path / "task", tokenizer, SequenceClassifier, labels, problem="single_label_classification")
+    save_task(tmp_path / "task", tokenizer, SequenceClassifier, labels, problem_type="single_label_classification")
     classes = exported(tmp_path / "task", tmp_path / "classes").out
     classifier = mmbert.Classifier.load(tmp_path / "task", precision="plain")
     for text, found in zip(texts, node("text-classification", classes, texts), strict=True):

@@ -212,7 +212,8 @@ def _error(array: np.ndarray, kind: str) -> np.ndarray | float:
     if kind == "F32":
         return 0.0
     if kind == "F16":
-        return np.maximum(np.abs(array) * 2.0**-11, 2.0**-25)
+        half: np.ndarray = np.maximum(np.abs(array) * 2.0**-11, 2.0**-25)
+        return half
     largest = np.abs(array.reshape(-1, BLOCK)).max(axis=1, keepdims=True)
     # a step is largest / 127, itself rounded to f16: 127 steps of relative error 2^-11 each, and f16's smallest number
     bound = largest * (0.5 / 127 + 2.0**-11) + 127 * 2.0**-25
