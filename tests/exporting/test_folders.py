@@ -191,7 +191,7 @@ def test_card(masked_lm: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"format": "gguf"}, "format 'gguf' is none of sentence-transformers, onnx, huggingface"),
+        ({"format": "tflite"}, "format 'tflite' is none of sentence-transformers, onnx, huggingface, gguf"),
         ({"format": "huggingface", "output": "embedding"}, "output 'embedding' is not of huggingface"),
         ({"format": "huggingface", "int8": True}, "int8 is an option of onnx"),
         ({"format": "huggingface", "normalize": True}, "normalize is about vectors of texts"),

@@ -33,9 +33,7 @@ def export(
     ] = None,
     quality: Annotated[
         float,
-        typer.Option(
-            min=0, max=1, help="Keep a narrower file only if the worst text has at least this cosine to fp32."
-        ),
+        typer.Option(min=0, max=1, help="Keep a narrower file only if every text has this cosine to fp32, or more."),
     ] = 0.99,
     pooling: Annotated[
         list[str] | None,

@@ -119,10 +119,9 @@ def export(
         raise DataError("no text to compare by: is the file empty?")
     with atomic_folder(place) as partial:
         if format == "onnx":
-            narrow = (INT8, FP16) if layout else (INT8,) if int8 else ()
-            checks = _write_onnx(source, wanted, partial, compared, narrow)
+            checks = _write_onnx(source, wanted, partial, compared, (INT8, FP16) if layout else (INT8,) if int8 else ())
         elif format == "gguf":
-            checks = _write_gguf(source, wanted, partial, compared, dtypes=tuple(dtypes or ("f16",)), quality=quality)
+            checks = _write_gguf(source, wanted, partial, compared, tuple(dtypes or ("f16",)), quality)
         else:
             checks = _write_folder(source, format, wanted, partial, compared)
         poor = _drop_poor(checks, quality, partial)
@@ -130,12 +129,7 @@ def export(
         sizes = {path.relative_to(partial).as_posix(): path.stat().st_size for path in weights}
         report = ExportReport(place, format, wanted, sizes, checks)
         write_json(partial / RECORD, _record(report, source))
-    for kind, found in poor.items():
-        raise MMBertError(
-            f"{kind}: the smallest cosine to fp32 is {found.cosine:.7f} (text {found.worst}), below the quality "
-            f"{quality} asked for: no {kind} file was written. Use {place / FP32}, which is fp32 and correct, or a "
-            "lower quality"
-        )
+    _check_quality(poor, quality, place)
     return report
 
 
@@ -147,6 +141,16 @@ def _drop_poor(checks: dict[str, Agreement], quality: float, folder: Path) -> di
         for path in (folder / name).parent.glob(f"{Path(name).name}*"):
             path.unlink()
     return {kind: checks.pop(name) for kind, name in poor.items()}
+
+
+def _check_quality(poor: Mapping[str, Agreement], quality: float, place: Path) -> None:
+    """Raise MMBertError for the first graph that was removed."""
+    for kind, found in poor.items():
+        raise MMBertError(
+            f"{kind}: the smallest cosine to fp32 is {found.cosine:.7f} (text {found.worst}), below the quality "
+            f"{quality} asked for: no {kind} file was written. Use {place / FP32}, which is fp32 and correct, or a "
+            "lower quality"
+        )
 
 
 def _write_folder(
@@ -201,7 +205,7 @@ def _write_onnx(
 
 
 def _write_gguf(
-    source: Source, output: Output, folder: Path, texts: Sequence[str], *, dtypes: tuple[str, ...], quality: float
+    source: Source, output: Output, folder: Path, texts: Sequence[str], dtypes: tuple[str, ...], quality: float
 ) -> dict[str, Agreement]:
     """Write a file of each type with a card, and return their comparisons: this package computes with their weights."""
     check_gguf(source, output, dtypes)
