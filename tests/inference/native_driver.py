@@ -31,8 +31,8 @@ def compile_driver(compiler: str, flags: Sequence[str], folder: Path) -> Path:
 class DrivenKernels(Kernels):
     """A target's functions, each call of which is a run of ``command``."""
 
-    def __init__(self, target: Target, command: Sequence[str], folder: Path) -> None:
-        self.target, self.command, self.folder = target, command, folder
+    def __init__(self, target: Target, command: Sequence[str], folder: Path, *, sanitized: bool) -> None:
+        self.target, self.command, self.folder, self.sanitized = target, command, folder, sanitized
         self.lanes, bf16_dot, self.columns, self.int8_zero, *self.int8_largest = map(int, self._run().split())  # type: ignore[assignment]
         self.bf16_dot, self.int8_largest = bool(bf16_dot), tuple(self.int8_largest)
         self.run_attention, self.run_layer = self._attention, self._layer

@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 
 from mmbert.inference.native.kernel import Kernels
+from mmbert.inference.native.layer import NativeLayer
 from mmbert.model.attention import plan_attention
 from mmbert.model.config import ModelConfig
 from mmbert.model.encoder import Encoder
+from mmbert.model.layers import Layer
 from mmbert.model.rope import angles, rotate
 from mmbert.packed import Packed
 
@@ -84,3 +86,16 @@ def rows(tokens: int, width: int = 128, seed: int = 0) -> torch.Tensor:
 def layer_error(found: torch.Tensor, wanted: torch.Tensor, x: torch.Tensor) -> float:
     """Of what a layer adds."""
     return float((found - wanted).norm() / (wanted - x).norm())
+
+
+def largest_products_are_whole(kernels: Kernels) -> bool:
+    """Whether int8 has the largest inputs and weights of either sign right, whose products 16 bits would cut off."""
+    layer = encoder(shape(hidden=64, inner=64, heads=1)).layers[0]
+    assert isinstance(layer, Layer)
+    whole = True
+    for weight in (0.5, -0.5):
+        layer.attn.Wqkv.weight.fill_(weight)
+        made = NativeLayer(layer, "int8", kernels)
+        for x in (torch.ones(7, 64), -torch.ones(7, 64)):
+            whole &= torch.allclose(made.project(x).float(), x @ layer.attn.Wqkv.weight.t(), rtol=1e-2)
+    return whole

@@ -231,7 +231,7 @@ def test_a_target_that_is_forced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MMBERT_NATIVE", "avx512")
     assert kernel.find() == "the processor has no avx512_bw"
     monkeypatch.setenv("MMBERT_NATIVE", "sse")
-    with pytest.raises(ConfigError, match="MMBERT_NATIVE is 'sse': it is one of avx512, avx2"):
+    with pytest.raises(ConfigError, match="MMBERT_NATIVE is 'sse': it is one of neon, avx512, avx2"):
         kernel.find()
 
 
@@ -243,6 +243,13 @@ def test_targets_by_what_the_processor_has(monkeypatch: pytest.MonkeyPatch) -> N
     assert isinstance(chosen, targets.Target)
     assert chosen.name == "avx2"
     assert "-mavxvnni" in chosen.all_flags()
+    able.clear()
+    able.update(neon=True, dot=True, i8mm=True)
+    chosen = targets.choose()
+    assert isinstance(chosen, targets.Target)
+    assert chosen.name == "neon"
+    assert chosen.extensions() == ("dot",)
+    assert chosen.all_flags()[-1] == "-march=armv8.2-a+dotprod"
     able.clear()
     assert str(targets.choose()).startswith("the processor has no ")
 

@@ -118,7 +118,8 @@ def describe() -> str:
         return f"torch: {found}"
     built_by = ctypes.c_char_p(ctypes.addressof(ctypes.c_char.in_dll(found.library, "built_by"))).value or b""
     names = ", ".join([found.target.name, *found.target.extensions()])
-    return f"native kernels ({names}), built by {built_by.decode()}"
+    speed = "" if found.target.measured else "; their speed is unmeasured"
+    return f"native kernels ({names}), built by {built_by.decode()}{speed}"
 
 
 @lru_cache(maxsize=4)

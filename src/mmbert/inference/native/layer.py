@@ -5,7 +5,7 @@ used by torch. Results equal those of ``OneDnnLayer`` and ``Int8Layer``, or are 
 residual stream and the input of norms is not rounded. The result of a token outside attention depends on it alone.
 
 bf16 without dot products of bf16 rounds the weights alone: they are widened in registers and multiplied in fp32. int8
-without VNNI has 7 bits for weights and inputs, with which nothing can saturate (``lanes_avx2.h``).
+without VNNI on x86 has 7 bits for weights and inputs, with which nothing can saturate (``lanes_avx2.h``).
 
 Shapes: ``T`` tokens, ``h`` hidden size, ``i`` intermediate size.
 """
