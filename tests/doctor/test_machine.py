@@ -22,7 +22,21 @@ def test_the_target_and_what_to_expect(target: targets.Target, monkeypatch: pyte
     assert machine.attention(CPU).startswith(f"native kernels ({target.name}")
     assert machine._matrices(CPU) == "int8, bf16, fp32: native layers (MMBERT_NATIVE=0: torch)"
     seven_bits = min(found.int8_largest) < 127
-    assert ("twice as fast as fp32" if seven_bits else "three to four times as fast as fp32") in machine._int8(CPU)
+    expected = "twice as fast as fp32" if seven_bits else "three to four times as fast as fp32"
+    assert (expected if target.measured else "their speed is unmeasured") in machine._int8(CPU)
+
+
+def test_a_target_that_was_never_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No speed is promised; the kernels are those of this machine, which is said to be another."""
+    found = kernel.find()
+    if isinstance(found, str):
+        pytest.skip(found)
+    neon = next(target for target in targets.TARGETS if target.name == "neon")
+    monkeypatch.setattr(found, "target", neon)
+    assert machine.attention(CPU).startswith("native kernels (neon")
+    assert "unmeasured" in machine.attention(CPU)
+    assert "unmeasured" in machine._int8(CPU)
+    assert "fast" not in machine._int8(CPU)
 
 
 def test_int8_that_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

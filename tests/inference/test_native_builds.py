@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 import subprocess
 from dataclasses import replace
@@ -34,6 +35,8 @@ COMPILERS = ("gcc", "clang")
 
 
 def needs(compiler: str) -> None:
+    if platform.machine() not in ("x86_64", "AMD64"):
+        pytest.skip("this processor's compiler does not know these targets")
     if not shutil.which(compiler):
         pytest.skip(f"there is no {compiler}")
 

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
+from native_oracles import attend, bound, error, masked, projection
 from native_targets import built
 from sentence_folders import TEXTS, write_model
 
@@ -27,10 +28,8 @@ from mmbert.inference.native import build, kernel, targets
 from mmbert.inference.native.kernel import Kernels
 from mmbert.inference.onednn_layers import OneDnnLayer
 from mmbert.inference.precision import apply_precision
-from mmbert.model.attention import plan_attention
 from mmbert.model.config import ModelConfig
 from mmbert.model.encoder import Encoder
-from mmbert.model.rope import angles, rotate
 from mmbert.packed import Packed
 from mmbert.tokenizer.tokenizer import Tokenizer
 
@@ -57,41 +56,6 @@ FLAGS = next(iter(BUILT.values())).target.all_flags() if BUILT else ()
 def switched_on() -> Iterator[None]:
     yield
     kernel.use(True)
-
-
-def projection(
-    tokens: int, head_dim: int, dtype: torch.dtype, *, heads: int = 2, scale: float = 1.0, seed: int = 0
-) -> torch.Tensor:
-    drawn = torch.randn(tokens, 3, heads, head_dim, generator=torch.Generator().manual_seed(seed))
-    drawn[:, :2] *= scale
-    return drawn.to(dtype)
-
-
-def attend(kernels: Kernels, qkv: torch.Tensor, lengths: Sequence[int], window: int, *, local: bool) -> torch.Tensor:
-    """By the kernel; ``lengths`` ascend, as the plan would have them."""
-    plan = plan_attention(Packed.from_lists([np.zeros(n, np.int64) for n in lengths]).to(), window, torch.float32)
-    return kernels.attend(qkv, angles(plan.positions, qkv.shape[-1], 10_000.0), plan, local=local)
-
-
-def masked(qkv: torch.Tensor, lengths: Sequence[int], half: int | None) -> torch.Tensor:
-    """All tokens against all in fp32, with a mask that says who sees whom."""
-    counts = torch.tensor(lengths)
-    document = torch.repeat_interleave(torch.arange(len(lengths)), counts)
-    where = torch.cat([torch.arange(n) for n in lengths])
-    seen = document[:, None] == document
-    if half is not None:
-        seen &= (where[:, None] - where).abs() <= half
-    cos_sin = angles(where, qkv.shape[-1], 10_000.0, qkv.shape[2])
-    q, k, v = (x.transpose(0, 1) for x in rotate(qkv.float(), cos_sin, torch.float32))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=seen).transpose(0, 1)
-
-
-def bound(dtype: torch.dtype) -> float:
-    return 1e-2 if dtype == torch.bfloat16 else 2e-6
-
-
-def error(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    return float((found.float() - wanted).norm() / wanted.norm())
 
 
 LENGTHS = st.lists(st.sampled_from([1, 2, 5, 6, 7, 15, 16, 17, 63, 64, 65, 128, 129, 130, 500]), min_size=1, max_size=5)
@@ -267,7 +231,7 @@ def test_a_target_that_is_forced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MMBERT_NATIVE", "avx512")
     assert kernel.find() == "the processor has no avx512_bw"
     monkeypatch.setenv("MMBERT_NATIVE", "sse")
-    with pytest.raises(ConfigError, match="MMBERT_NATIVE is 'sse': it is one of avx512, avx2"):
+    with pytest.raises(ConfigError, match="MMBERT_NATIVE is 'sse': it is one of neon, avx512, avx2"):
         kernel.find()
 
 
@@ -279,6 +243,13 @@ def test_targets_by_what_the_processor_has(monkeypatch: pytest.MonkeyPatch) -> N
     assert isinstance(chosen, targets.Target)
     assert chosen.name == "avx2"
     assert "-mavxvnni" in chosen.all_flags()
+    able.clear()
+    able.update(neon=True, dot=True, i8mm=True)
+    chosen = targets.choose()
+    assert isinstance(chosen, targets.Target)
+    assert chosen.name == "neon"
+    assert chosen.extensions() == ("dot",)
+    assert chosen.all_flags()[-1] == "-march=armv8.2-a+dotprod"
     able.clear()
     assert str(targets.choose()).startswith("the processor has no ")
 

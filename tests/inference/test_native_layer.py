@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from native_oracles import encoder, largest_products_are_whole, layer_error, rows, run, shape
 from native_targets import built
 
 from mmbert.inference import precision
@@ -19,33 +20,10 @@ from mmbert.inference.native import layer as native
 from mmbert.inference.native.kernel import Kernels
 from mmbert.inference.native.layer import NativeLayer
 from mmbert.inference.onednn_layers import OneDnnLayer
-from mmbert.model.attention import plan_attention
-from mmbert.model.config import ModelConfig
-from mmbert.model.encoder import Encoder
 from mmbert.model.layers import Layer
-from mmbert.model.rope import angles
 from mmbert.packed import Packed
 
 CPU = torch.device("cpu")
-
-
-def shape(hidden: int = 128, inner: int = 96, heads: int = 2) -> ModelConfig:
-    return ModelConfig(
-        vocab_size=300, hidden_size=hidden, intermediate_size=inner, num_layers=4, num_heads=heads,
-        rope_theta=160_000.0, local_rope_theta=10_000.0,
-    )  # fmt: skip
-
-
-def encoder(config: ModelConfig) -> Encoder:
-    """Random weights large enough for attention to choose and GELU to bend."""
-    torch.manual_seed(0)
-    made = Encoder(config).eval().requires_grad_(False)
-    for name, parameter in made.named_parameters():
-        if name.endswith("norm.weight"):
-            parameter.uniform_(0.5, 1.5)
-        elif parameter.dim() == 2:
-            parameter.normal_(0, 0.1 if "Wqkv" in name else 0.06)
-    return made
 
 
 BUILT = {name: found for name, found in built().items() if isinstance(found, Kernels)}
@@ -63,22 +41,6 @@ def switched_on() -> Iterator[None]:
     kernel.use(True)
 
 
-def run(layer: torch.nn.Module, x: torch.Tensor, lengths: list[int]) -> torch.Tensor:
-    plan = plan_attention(Packed.from_lists([np.zeros(n, np.int64) for n in lengths]).to(), 128, torch.float32)
-    with torch.inference_mode():
-        found: torch.Tensor = layer(x, plan, angles(plan.positions, 64, 10_000.0, 2))
-    return found
-
-
-def rows(tokens: int, width: int = 128, seed: int = 0) -> torch.Tensor:
-    return torch.randn(tokens, width, generator=torch.Generator().manual_seed(seed))
-
-
-def error(found: torch.Tensor, wanted: torch.Tensor, x: torch.Tensor) -> float:
-    """Of what a layer adds."""
-    return float((found - wanted).norm() / (wanted - x).norm())
-
-
 @by_all
 @precisions
 @pytest.mark.parametrize("inner", [96, 416, 1024])
@@ -93,7 +55,9 @@ def test_nearer_than_torchs_layers(kernels: Kernels, index: int, inner: int, use
     kernel.use(False)
     theirs = Int8Layer(layer, compiled=False) if used == "int8" else OneDnnLayer(layer, dtype)
     wanted = run(layer, x, lengths)
-    mine, torchs = (error(run(made, x, lengths), wanted, x) for made in (NativeLayer(layer, used, kernels), theirs))
+    mine, torchs = (
+        layer_error(run(made, x, lengths), wanted, x) for made in (NativeLayer(layer, used, kernels), theirs)
+    )
     seven_bits = used == "int8" and min(kernels.int8_largest) < 127
     assert NEAR[used][0] < mine < (2.5 if seven_bits else 1.2) * torchs + 2e-7
     assert torchs < NEAR[used][1] or used == "int8"  # torch's own int8 saturates without VNNI
@@ -140,7 +104,9 @@ def test_rows_of_any_size(kernels: Kernels, size: float, used: str) -> None:
     found, wanted = run(NativeLayer(layer, used, kernels), x, [20]), run(layer, x, [20])
     assert found.isfinite().all()
     if size:
-        assert error(found, wanted, x) < {"int8": 0.1, "bf16": 0.02, "fp32": 2e-5}[used]  # of 1e4, fp32 keeps 1e-3
+        assert (
+            layer_error(found, wanted, x) < {"int8": 0.1, "bf16": 0.02, "fp32": 2e-5}[used]
+        )  # of 1e4, fp32 keeps 1e-3
     else:
         assert not found.any()
 
@@ -165,14 +131,7 @@ def test_gelu_is_exact(kernels: Kernels, used: str) -> None:
 
 @by_all
 def test_int8_cannot_saturate(kernels: Kernels) -> None:
-    """The largest inputs and weights of one sign: products that 16 bits would cut off come out whole."""
-    layer = encoder(shape(hidden=64, inner=64, heads=1)).layers[0]
-    assert isinstance(layer, Layer)
-    for sign in (1, -1):
-        layer.attn.Wqkv.weight.fill_(sign * 0.5)
-        for x in (torch.ones(7, 64), -torch.ones(7, 64)):
-            found = NativeLayer(layer, "int8", kernels).project(x)
-            assert torch.allclose(found.float(), x @ layer.attn.Wqkv.weight.t(), rtol=1e-2)
+    assert largest_products_are_whole(kernels)
 
 
 @by_all

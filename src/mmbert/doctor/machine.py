@@ -87,6 +87,8 @@ def _int8(device: torch.device) -> str:
     if device.type != "cpu":
         return f"for CPUs only: take {precision.choose(device)[0]}"
     kernels = layer.usable("int8")
+    if kernels and not kernels.target.measured:
+        return f"ready on request: 8 bits, by the native kernels ({kernels.target.name}); their speed is unmeasured"
     if kernels and min(kernels.int8_largest) < 127:
         return "ready on request: 7 bits, as the processor has no VNNI; some twice as fast as fp32"
     if kernels:

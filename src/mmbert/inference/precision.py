@@ -67,7 +67,8 @@ def choose(device: torch.device) -> tuple[str, str]:
     if found:
         return "bf16", f"the processor has {found}"
     if kernels := native.usable("bf16"):
-        return "bf16", f"weights are kept in bf16 and multiplied in fp32, by the native kernels ({kernels.target.name})"
+        how = "multiplied in bf16" if kernels.bf16_dot else "kept in bf16 and multiplied in fp32"
+        return "bf16", f"weights are {how}, by the native kernels ({kernels.target.name})"
     return "fp32", "the processor has no instructions for bf16"
 
 

@@ -50,13 +50,14 @@ class Kernels:
     lanes         numbers of 32 bits in a register: keys come in groups of so many
     bf16_dot      it multiplies bf16; without, bf16 is only how weights are kept, and attention is fp32
     columns       of a matrix, that are multiplied together
+    int8_zero     what is added to inputs of int8, where instructions take unsigned ones
     int8_largest  numbers that int8 rounds the largest input and the largest weight to
     """
 
     def __init__(self, target: Target, library: ctypes.CDLL) -> None:
         self.target, self.library = target, library
         self.lanes, bf16_dot = (ctypes.c_int32 * 2).in_dll(library, "attention_traits")
-        self.columns, *int8_largest = (ctypes.c_int32 * 3).in_dll(library, "layer_traits")
+        self.columns, self.int8_zero, *int8_largest = (ctypes.c_int32 * 4).in_dll(library, "layer_traits")
         self.bf16_dot, self.int8_largest = bool(bf16_dot), tuple(int8_largest)
         self.run_attention, self.run_layer = library.attend, library.run_layer
         self.run_attention.restype = self.run_layer.restype = None
@@ -117,7 +118,8 @@ def describe() -> str:
         return f"torch: {found}"
     built_by = ctypes.c_char_p(ctypes.addressof(ctypes.c_char.in_dll(found.library, "built_by"))).value or b""
     names = ", ".join([found.target.name, *found.target.extensions()])
-    return f"native kernels ({names}), built by {built_by.decode()}"
+    speed = "" if found.target.measured else "; their speed is unmeasured"
+    return f"native kernels ({names}), built by {built_by.decode()}{speed}"
 
 
 @lru_cache(maxsize=4)

@@ -81,7 +81,7 @@ INLINE void transpose(words rows[LANES]) {
 
 /* sum + four products of unsigned and signed bytes in each lane, for INT8_STEP words that follow one another. */
 #if defined(__AVXVNNI__) || (defined(__AVX512VNNI__) && defined(__AVX512VL__))
-enum { INT8_ROWS = 6, INT8_STEP = 1, INT8_LARGEST = 127, INT8_WEIGHT = 127 };
+enum { INT8_ROWS = 6, INT8_STEP = 1, INT8_LARGEST = 127, INT8_WEIGHT = 127, INT8_ZERO = 128 };
 INLINE words dot_int8(words sum, const words in[INT8_STEP], const words weight[INT8_STEP]) {
 #ifdef __AVXVNNI__
     return (words)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)in[0], (__m256i)weight[0]);
@@ -90,7 +90,7 @@ INLINE words dot_int8(words sum, const words in[INT8_STEP], const words weight[I
 #endif
 }
 #else
-enum { INT8_ROWS = 4, INT8_STEP = 2, INT8_LARGEST = 63, INT8_WEIGHT = 63 };
+enum { INT8_ROWS = 4, INT8_STEP = 2, INT8_LARGEST = 63, INT8_WEIGHT = 63, INT8_ZERO = 64 };
 INLINE words dot_int8(words sum, const words in[INT8_STEP], const words weight[INT8_STEP]) {
     const __m256i first = _mm256_maddubs_epi16((__m256i)in[0], (__m256i)weight[0]);
     const __m256i both = _mm256_add_epi16(first, _mm256_maddubs_epi16((__m256i)in[1], (__m256i)weight[1]));

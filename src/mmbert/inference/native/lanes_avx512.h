@@ -72,13 +72,13 @@ INLINE floats dot_bf16(floats sum, words a, words b) {
 
 /* sum + four products of unsigned and signed bytes in each lane, for INT8_STEP words that follow one another. */
 #ifdef __AVX512VNNI__
-enum { INT8_ROWS = 6, INT8_STEP = 1, INT8_LARGEST = 127, INT8_WEIGHT = 127 };
+enum { INT8_ROWS = 6, INT8_STEP = 1, INT8_LARGEST = 127, INT8_WEIGHT = 127, INT8_ZERO = 128 };
 INLINE words dot_int8(words sum, const words in[INT8_STEP], const words weight[INT8_STEP]) {
     return (words)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)in[0], (__m512i)weight[0]);
 }
 #else
 /* 7 bits, as in lanes_avx2.h. */
-enum { INT8_ROWS = 6, INT8_STEP = 2, INT8_LARGEST = 63, INT8_WEIGHT = 63 };
+enum { INT8_ROWS = 6, INT8_STEP = 2, INT8_LARGEST = 63, INT8_WEIGHT = 63, INT8_ZERO = 64 };
 INLINE words dot_int8(words sum, const words in[INT8_STEP], const words weight[INT8_STEP]) {
     const __m512i first = _mm512_maddubs_epi16((__m512i)in[0], (__m512i)weight[0]);
     const __m512i both = _mm512_add_epi16(first, _mm512_maddubs_epi16((__m512i)in[1], (__m512i)weight[1]));

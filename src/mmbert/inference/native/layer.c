@@ -17,12 +17,12 @@ enum { BLOCK = 48 /* the most rows at a time */, COLUMNS = WIDE * LANES };
 typedef enum { INT8, BF16, FP32 } Kind;
 
 /* What the caller must know to pack matrices. */
-const int32_t layer_traits[3] = {COLUMNS, INT8_LARGEST, INT8_WEIGHT};
+const int32_t layer_traits[4] = {COLUMNS, INT8_ZERO, INT8_LARGEST, INT8_WEIGHT};
 
 typedef struct {
     const char *weight;      /* (N / COLUMNS, K / n, COLUMNS, n): n = 4 of int8, 2 of bf16 or 1 of fp32 */
     const float *scale;      /* of int8: (N,), what a column counts in */
-    const int32_t *first;    /* of int8: (N,), where sums begin: inputs are unsigned, INT8_LARGEST + 1 too large */
+    const int32_t *first;    /* of int8: (N,), where sums begin: inputs are INT8_ZERO too large */
     int64_t in, out;         /* K, N */
 } Matrix;
 
@@ -80,7 +80,7 @@ INLINE void norm(const float *x, const float *weight, float eps, float *to, int6
     for (int64_t i = 0; i < n; i += LANES) store(to + i, (load(x + i) - mean) * factor * load(weight + i));
 }
 
-/* A row as matrices take it; int8 is unsigned, its largest number INT8_LARGEST. Returns what that counts in. */
+/* A row as matrices take it; int8 is at most INT8_LARGEST, and INT8_ZERO is added. Returns what that counts in. */
 INLINE float rounded(const float *x, char *to, int64_t n, Kind kind) {
     if (kind != INT8) {
         for (int64_t i = 0; i < n; i += LANES) store_numbers(to, i, load(x + i), HALF(kind));
@@ -91,7 +91,7 @@ INLINE float rounded(const float *x, char *to, int64_t n, Kind kind) {
     const float largest = largest_of(top);
     const floats factor = all(INT8_LARGEST / largest);
     for (int64_t i = 0; i < n; i += LANES)
-        store_bytes(to + i, rounded_words(load(x + i) * factor) + all_words(INT8_LARGEST + 1));
+        store_bytes(to + i, rounded_words(load(x + i) * factor) + all_words(INT8_ZERO));
     return largest / INT8_LARGEST;
 }
 

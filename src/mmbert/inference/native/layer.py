@@ -5,7 +5,7 @@ used by torch. Results equal those of ``OneDnnLayer`` and ``Int8Layer``, or are 
 residual stream and the input of norms is not rounded. The result of a token outside attention depends on it alone.
 
 bf16 without dot products of bf16 rounds the weights alone: they are widened in registers and multiplied in fp32. int8
-without VNNI has 7 bits for weights and inputs, with which nothing can saturate (``lanes_avx2.h``).
+without VNNI on x86 has 7 bits for weights and inputs, with which nothing can saturate (``lanes_avx2.h``).
 
 Shapes: ``T`` tokens, ``h`` hidden size, ``i`` intermediate size.
 """
@@ -85,10 +85,9 @@ class NativeMatrix(nn.Module):
         columns, self.width = weight.shape
         scale = first = torch.empty(0)
         if precision == "int8":
-            largest_input, largest_weight = kernels.int8_largest
-            weight, scale = by_channel(weight, largest_weight)
-            # inputs are unsigned: layer.c adds largest + 1 to them, and starts its sums from what that makes too much
-            first = -(largest_input + 1) * weight.sum(dim=1, dtype=torch.int32)
+            weight, scale = by_channel(weight, kernels.int8_largest[1])
+            # layer.c adds int8_zero to inputs, and starts its sums from what that makes too much
+            first = -kernels.int8_zero * weight.sum(dim=1, dtype=torch.int32)
         # panels of columns, inner dimension in groups of 4 bytes: what one lane multiplies
         group = 4 // _DTYPES[precision].itemsize
         packed = weight.detach().view(columns // kernels.columns, kernels.columns, -1, group).transpose(1, 2)

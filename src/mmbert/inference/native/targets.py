@@ -21,16 +21,18 @@ SOURCES = tuple(sorted(Path(__file__).parent.glob("*.[ch]")))
 class Target:
     """An instruction set.
 
-    name    as in ``MMBERT_NATIVE``
-    needs   names of ``torch.cpu.get_capabilities`` that it cannot do without
-    flags   of the compiler
-    more    names of further capabilities, and flags that are added where the processor has them
+    name      as in ``MMBERT_NATIVE``
+    needs     names of ``torch.cpu.get_capabilities`` that it cannot do without
+    flags     of the compiler
+    more      names of further capabilities, and flags that are added where it has them (of -march, the last one counts)
+    measured  whether its speed is known
     """
 
     name: str
     needs: tuple[str, ...]
     flags: tuple[str, ...]
     more: tuple[tuple[str, str], ...]
+    measured: bool = True
 
     def missing(self) -> str | None:
         """Return the name of what this processor lacks for it, or None."""
@@ -49,6 +51,14 @@ class Target:
 
 TARGETS = (
     Target(
+        "neon",
+        ("neon",),
+        ("-march=armv8-a",),
+        # processors with bf16 have the dot products of int8 too
+        (("dot", "-march=armv8.2-a+dotprod"), ("bf16", "-march=armv8.2-a+dotprod+bf16")),
+        measured=False,
+    ),
+    Target(
         "avx512",
         ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl"),
         ("-march=x86-64-v4",),
@@ -56,7 +66,7 @@ TARGETS = (
     ),
     Target("avx2", ("avx2", "fma3"), ("-march=x86-64-v3",), (("avx_vnni", "-mavxvnni"),)),
 )
-"""The better first."""
+"""Of each kind of processor, the better first."""
 
 
 def choose() -> Target | str:
