@@ -49,7 +49,7 @@ def alive(client: httpx.Client) -> Iterator[None]:
         ("/embed", b"{}", 422, "Validation", "inputs: Field required"),
         ("/embed", b'{"inputs": 3}', 422, "Validation", "send strings"),
         ("/embed", b'{"inputs": []}', 400, "Empty", "no text"),
-        ("/embed", b'{"inputs": "a", "dimensions": 99}', 422, "Validation", "vectors have 1 to 32"),
+        ("/embed", b'{"inputs": "a", "dimensions": 99}', 422, "Validation", "must be a whole number from 1 to 32"),
         ("/embed", b'{"inputs": "a", "prompt_name": "none"}', 422, "Validation", "document, query"),
         ("/embed", b'{"inputs": "a", "model": "none"}', 404, "NotFound", "no model 'none' is served here: tuned"),
         ("/embed", b'{"inputs": "a", "model": "tags"}', 424, "Backend", "tags: /token_classify"),

@@ -128,7 +128,9 @@ def write_gguf(source: Source, output: Output, dtype: str, path: Path) -> None:
     values, tensors = metadata(source, output, dtype), _tensors(source, output)
     writer = gguf.GGUFWriter(path, ARCH)
     for key, value in values.items():
-        kinds = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+        kinds: dict[type, Any] = {
+            bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string,
+        }  # fmt: skip
         kinds.get(type(value), writer.add_array)(key, value)
     for name, array in tensors.items():
         kind = _kind(name, array, dtype)

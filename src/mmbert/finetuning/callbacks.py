@@ -71,7 +71,8 @@ class Patience(EarlyStoppingCallback):  # type: ignore[misc]
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **more: Any) -> None:
         super().on_evaluate(args, state, control, metrics, **more)
-        if control.should_training_stop and state.is_world_process_zero:
+        patient = self.early_stopping_patience_counter < self.early_stopping_patience
+        if not patient and state.is_world_process_zero:  # a run that is at its last step stops as well
             metric = args.metric_for_best_model.removeprefix("eval_")
             log.info(
                 "stopped at step %d of %d: %s has not risen above %.4f in the last %d evaluation%s (training.patience)",
