@@ -66,11 +66,13 @@ import os, sys, time
 from pathlib import Path
 from mmbert.locks import lock_folder
 with lock_folder(Path(sys.argv[1])):
-    child = os.fork()
-    if child == 0:
+    ready, told = os.pipe()
+    if os.fork() == 0:  # what a fork runs in the child has let go of the lock by now
         os.close(1)
+        Path(sys.argv[1], "child").write_text(str(os.getpid()))
+        os.write(told, b"1")
         time.sleep(600)
-    Path(sys.argv[1], "child").write_text(str(child))
+    os.read(ready, 1)
     print("held", flush=True)
     time.sleep(600)
 """
