@@ -106,8 +106,9 @@ def int8(encoder: Encoder, *, compiled: bool) -> Encoder:
 
 def test_how_near_int8(trained: Encoder, packed: Packed) -> None:
     error, cosine = nearness(states(int8(trained, compiled=False), packed), states(trained, packed))
-    assert 1e-4 < error < 0.04
-    assert cosine > 0.999
+    eight_bits = cpu.int8_instructions() is not None  # else 7, so that no product saturates
+    assert 1e-4 < error < (0.04 if eight_bits else 0.08)
+    assert cosine > (0.999 if eight_bits else 0.99)
 
 
 @pytest.mark.parametrize("isa", ["AVX2", "DEFAULT"])
@@ -229,7 +230,10 @@ def test_what_auto_is(bare: Path) -> None:
     chosen, why = choose(CPU)
     assert chosen in ("fp32", "bf16")
     assert why
-    assert Embedder.load(bare, device="cpu").loaded.precision == chosen
+    # the kernels for which bf16 is chosen on some processors do not take so narrow a model
+    assert Embedder.load(bare, device="cpu").loaded.precision in (
+        {chosen} if cpu.bf16_instructions() else {chosen, "fp32"}
+    )
 
 
 @pytest.mark.parametrize(
@@ -263,6 +267,7 @@ def test_auto_keeps_weights_in_bf16_where_native_kernels_multiply_them_in_fp32(
     assert apply_precision(narrow, CPU, "auto") == "fp32"  # heads of 16 dimensions are torch's
 
 
+@pytest.mark.skipif(cpu.int8_instructions() is None, reason="int8 by torch is refused here")
 @pytest.mark.usefixtures("torch_alone")
 def test_int8_without_a_compiler_says_so(
     trained: Encoder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
