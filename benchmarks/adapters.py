@@ -11,7 +11,7 @@ merged, each  a merged model for each adapter, which computes its own requests i
 peft, turn    transformers and peft: ``set_adapter`` and a forward pass for each request, as routers do
 peft, grouped the same with the requests of each adapter in one padded batch
 
-One thread, seconds of processor, systems alternate, medians. Memory: private memory of a process of its own that has
+One thread, seconds of processor, systems alternate, medians. Memory: resident memory of a process of its own that has
 loaded the models and computed the requests once, less that of one which has only imported the libraries.
 Prints Markdown for RECORDS.md.
 """
@@ -217,10 +217,11 @@ def private_memory(options: argparse.Namespace) -> float:
         import transformers.models.modernbert.modeling_modernbert  # noqa: F401
     elif name != "imports":
         with torch.inference_mode():
-            SYSTEMS[name](options, int(count))()
+            kept = SYSTEMS[name](options, int(count))  # so that nothing is freed before the memory is read
+            kept()
     lines = Path("/proc/self/smaps_rollup").read_text(encoding="utf-8").splitlines()
-    # weights that stay in the map of their file are the process's too
-    return sum(int(line.split()[1]) for line in lines if line.startswith(("Private_", "Shared_Clean"))) * 1.024 / 1e3
+    # all resident pages: weights stay in the map of their file, or lie in huge pages of their own
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Rss:")) * 1.024 / 1e3
 
 
 def child(options: argparse.Namespace, name: str, count: int) -> float:
