@@ -37,9 +37,10 @@ from safetensors.torch import save_file
 
 from mmbert.inference.adapters import load_adapters
 from mmbert.inference.classifier import Classifier
-from mmbert.model.adapter import CONFIG, FILE
+from mmbert.model.adapter import FILE
 from mmbert.model.config import ModelConfig
 from mmbert.model.encoder import Encoder
+from mmbert.model.folder import ADAPTER
 from mmbert.model.tasks import SequenceClassifier
 from mmbert.packed import Packed
 
@@ -115,7 +116,7 @@ def write_adapter(folder: Path, base: Path, config: ModelConfig, rank: int, seed
     values = {"peft_type": "LORA", "task_type": "SEQ_CLS", "r": rank, "lora_alpha": 2 * rank,
               "base_model_name_or_path": str(base), "target_modules": list(MATRICES),
               "modules_to_save": ["classifier"], "inference_mode": True}  # fmt: skip
-    (folder / CONFIG).write_text(json.dumps(values), encoding="utf-8")
+    (folder / ADAPTER).write_text(json.dumps(values), encoding="utf-8")
 
 
 def requests(options: argparse.Namespace, adapters: int) -> Rows:

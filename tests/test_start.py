@@ -101,7 +101,7 @@ def test_a_dry_run_reads_the_config_alone(start: Path) -> None:
     ("content", "says"),
     [
         (None, "is not a model folder"),
-        ("[1]", "is not a JSON object"),
+        ("[1]", "not a JSON object"),
         ('{"model_type": "bert"}', "this is not an mmBERT"),
         ('{"model_type": "modernbert"}', "hidden_size is missing"),
     ],

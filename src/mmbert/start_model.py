@@ -9,10 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mmbert.errors import MMBertError, WeightsError
-from mmbert.files import read_json
+from mmbert.errors import WeightsError
 from mmbert.hub import HubFailed, hub_file
 from mmbert.model.config import ModelConfig, config_from_hf
+from mmbert.model.folder import read_config, read_object
 from mmbert.recipe import ModelSpec, Phase, Recipe
 
 _MUST_AGREE = (
@@ -37,18 +37,14 @@ def resolve(recipe: Recipe) -> Recipe:
 def start_config(start: str) -> ModelConfig:
     """Return the configuration of a model in a folder or on the hub; only ``config.json`` is fetched."""
     folder = Path(start)
-    if folder.is_dir():
-        path = folder / "config.json"
-    elif folder.exists() or len(folder.parts) != 2 or start.startswith((".", "/", "~")):
+    local = folder.is_dir()
+    if not local and (folder.exists() or len(folder.parts) != 2 or start.startswith((".", "/", "~"))):
         raise WeightsError(f"start: no such model folder: {start} (a hub name looks like jhu-clsp/mmBERT-base)")
-    else:
-        path = _fetch_config(start)
+    path = folder / "config.json" if local else _fetch_config(start)
     try:
-        values = read_json(path)
-    except MMBertError as error:
+        values = read_config(folder) if local else read_object(path)
+    except WeightsError as error:
         raise WeightsError(f"start: {start} is not a model folder ({error})") from error
-    if not isinstance(values, dict):
-        raise WeightsError(f"start: {path} is not a JSON object")
     return config_from_hf(values, str(path))
 
 

@@ -103,6 +103,7 @@ def test_an_encoder_bound_to_an_adapter_uses_it_where_the_batch_does_not_say() -
     [
         ({"replaced": {"embeddings.tok_embeddings.weight": torch.zeros(1)}}, "changes embeddings.tok_embeddings"),
         ({"low_rank": {"layers.0.attn.Wo": LowRank(torch.zeros(2, 9), torch.zeros(64, 2), 1.0)}}, "was made for base"),
+        ({"low_rank": {"layers.9.attn.Wo": LowRank(torch.zeros(2, 64), torch.zeros(64, 2), 1.0)}}, "changes layers.9"),
     ],
 )
 def test_what_adapters_cannot_share_is_refused(changes: dict[str, Any], named: str) -> None:

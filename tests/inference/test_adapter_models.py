@@ -14,11 +14,16 @@ import torch
 from task_folders import TEXTS, save_theirs
 
 import mmbert
+from mmbert.doctor.model import examine
 from mmbert.errors import ConfigError, WeightsError
+from mmbert.exporting.export import export
 from mmbert.inference.adapters import load_adapters
 from mmbert.inference.classifier import Classifier
+from mmbert.inference.load import hash_folder
 from mmbert.inference.tagger import Tagger
-from mmbert.model.adapter import CONFIG
+from mmbert.model.encoder import Encoder
+from mmbert.model.folder import ADAPTER
+from mmbert.model.heads import MaskedLM
 
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
@@ -103,9 +108,9 @@ def test_adapters_that_share_an_encoder_have_the_logits_of_peft(tuned: Tuned) ->
 
 def test_the_base_may_be_given_and_is_named_where_it_is_missing(tuned: Tuned, tmp_path: Path) -> None:
     moved = shutil.copytree(tuned.folders["jailbreak"], tmp_path / "adapter")
-    config = json.loads((moved / CONFIG).read_text())
+    config = json.loads((moved / ADAPTER).read_text())
     for base, named in ((None, "does not say of which model"), (str(tmp_path / "gone"), "no such model folder")):
-        (moved / CONFIG).write_text(json.dumps({**config, "base_model_name_or_path": base}))
+        (moved / ADAPTER).write_text(json.dumps({**config, "base_model_name_or_path": base}))
         with pytest.raises(WeightsError, match=named):
             Classifier.load(moved)
     model = Classifier.load(moved, base=tuned.base, precision="fp32")
@@ -116,6 +121,40 @@ def test_the_base_may_be_given_and_is_named_where_it_is_missing(tuned: Tuned, tm
         Classifier.load(moved, base=tuned.folders["intent"])
     with pytest.raises(ConfigError, match="not in int8: load each merged"):
         load_adapters(tuned.base, tuned.folders, precision="int8")
+
+
+def test_an_adapter_is_exported_whole_and_its_hash_is_of_both(tuned: Tuned, tmp_path: Path) -> None:
+    for name in ("intent", "pii"):
+        export(tuned.folders[name], tmp_path / name, format="huggingface")
+        model = load(name, tmp_path / name, precision="fp32")
+        for found, wanted in zip(logits_of(model), tuned.logits[name], strict=True):
+            np.testing.assert_allclose(found, wanted, atol=1e-4)
+        theirs = getattr(transformers, CLASSES[OPTIONS[name][0]]).from_pretrained(tmp_path / name)
+        assert theirs.config.id2label == model.loaded.labels
+    moved = shutil.copytree(tuned.folders["intent"], tmp_path / "moved")
+    hashes = {hash_folder(tuned.folders["intent"])}
+    config = json.loads((moved / ADAPTER).read_text())
+    for change in ({"lora_alpha": 3}, {"base_model_name_or_path": str(tmp_path / "intent")}):
+        (moved / ADAPTER).write_text(json.dumps({**config, **change}))
+        hashes.add(hash_folder(moved))
+    assert len(hashes) == 3, "another scale and another base are other models"
+    loaded = load("intent", tuned.folders["intent"]).loaded
+    assert loaded.model_hash == hash_folder(tuned.folders["intent"])
+
+
+def test_what_needs_a_whole_model_says_how_to_get_one(tuned: Tuned) -> None:
+    for read in (Encoder.load, MaskedLM.load, mmbert.MaskedLM.load):
+        with pytest.raises(WeightsError, match=r"is an adapter, and a whole model is needed here: merge it .* export"):
+            read(tuned.folders["intent"])
+
+
+def test_doctor_says_what_an_adapter_belongs_to(tuned: Tuned) -> None:
+    found = examine(str(tuned.folders["pii"]), device="cpu")
+    assert not found.problems
+    assert found.facts["base"] == str(tuned.base)
+    assert found.facts["changes"] == "16 matrices, rank 2, DoRA"
+    assert found.facts["labels"] == ["pii 0", "pii 1", "pii 2"]
+    assert [(verdict.reader, verdict.reads) for verdict in found.readers] == [("mmbert", "rightly")]
 
 
 def test_the_wrong_predictor_is_told_the_right_one(tuned: Tuned) -> None:

@@ -20,7 +20,8 @@ from mmbert.errors import ConfigError, WeightsError
 from mmbert.files import write_json
 from mmbert.inference.classifier import Classifier
 from mmbert.inference.tagger import Tagger
-from mmbert.model.adapter import CONFIG, FILE
+from mmbert.model.adapter import FILE
+from mmbert.model.folder import ADAPTER
 from mmbert.model.weights import load_config
 from mmbert.serving.queue import QueuedTask, RequestQueue
 from mmbert.serving.server import Server
@@ -47,7 +48,7 @@ def write_adapter(folder: Path, base: Path, task: str, labels: list[str], seed: 
             state[f"model.layers.{layer}.{name}.lora_B.weight"] = random(out, 4)
     folder.mkdir()
     save_file({f"base_model.model.{name}": value for name, value in state.items()}, folder / FILE)
-    write_json(folder / CONFIG, {
+    write_json(folder / ADAPTER, {
         "peft_type": "LORA", "task_type": task, "r": 4, "lora_alpha": 8, "base_model_name_or_path": str(base),
         "target_modules": list(shapes), "modules_to_save": ["classifier"],
     })  # fmt: skip

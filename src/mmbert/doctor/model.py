@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,9 @@ from mmbert.inference.pooling import Pooling
 from mmbert.inference.precision import choose
 from mmbert.inference.predictor import READERS, tuning
 from mmbert.inference.sentence_transformers_folder import Dense
+from mmbert.model.adapter import read_adapter
 from mmbert.model.config import ModelConfig, config_from_hf
+from mmbert.model.folder import is_adapter
 from mmbert.model.rope_parameters import LAYER_TYPES
 from mmbert.model.weights import model_folder
 from mmbert.tokenizer.folder import SPECIALS
@@ -50,6 +53,8 @@ class Examination:
 def examine(name: str, *, device: str = "auto") -> Examination:
     """Read, check and try a folder or hub name. Raises WeightsError only if there is no such folder."""
     path = model_folder(name)
+    if is_adapter(path):
+        return _examine_adapter(path, device)
     if not (path / "config.json").is_file() and not (path / "modules.json").is_file():
         raise WeightsError(f"no config.json in {path}: not a model folder")
     folder = read_folder(path)
@@ -60,12 +65,37 @@ def examine(name: str, *, device: str = "auto") -> Examination:
     examination.facts |= {"folder": str(path), "class": folder.architecture, "kind": f"{kind}: {reader}"}
     _look_at_weights(folder, kind, examination)
     _look_at_tokenizer(folder, examination)
-    error = _try(name, device, examination)
-    ours = Verdict("mmbert", "not", (Fault("not", str(error)),)) if error else Verdict("mmbert", "rightly")
+    ours = _own_verdict(_try(name, device, examination))
     # last: problems of our own loader come before those of others
     examination.readers = [*check_readers(folder, kind), ours]
     examination.problems += _others(examination.readers[:-1])
     return examination
+
+
+def _examine_adapter(path: Path, device: str) -> Examination:
+    """Say what an adapter is and belongs to, and whether it works with its base; other readers need peft for it."""
+    examination = Examination()
+    examination.facts |= {"folder": str(path), "kind": "adapter of peft (LoRA)"}
+    try:
+        adapter = read_adapter(path)
+    except WeightsError as error:
+        examination.problems.append(Problem.of(error))
+        examination.readers = [_own_verdict(error)]
+        return examination
+    ranks = sorted({change.down.shape[0] for change in adapter.low_rank.values()})
+    dora = any(change.magnitude is not None for change in adapter.low_rank.values())
+    examination.facts |= {
+        "base": adapter.base or "not said: give it in Python (base=)",
+        "class": adapter.architecture or "that of the base",
+        "changes": f"{len(adapter.low_rank)} matrices, rank {', '.join(map(str, ranks))}{', DoRA' if dora else ''}",
+        "replaces": sorted(adapter.replaced) or "nothing",
+    }
+    examination.readers = [_own_verdict(_try(str(path), device, examination))]
+    return examination
+
+
+def _own_verdict(error: MMBertError | None) -> Verdict:
+    return Verdict("mmbert", "not", (Fault("not", str(error)),)) if error else Verdict("mmbert", "rightly")
 
 
 def _others(verdicts: list[Verdict]) -> list[Problem]:

@@ -14,6 +14,8 @@ from mmbert.inference.load import KINDS, Loaded, load
 from mmbert.inference.pooling import Pooling
 from mmbert.inference.sentence_transformers_folder import Normalize, Truncate
 from mmbert.inference.vectors import Similarity
+from mmbert.model.adapter import read_adapter
+from mmbert.model.folder import is_adapter
 from mmbert.model.weights import TIED, cut_padding, drop_layers, load_state, take_encoder
 
 Output = Literal["hidden", "embedding", "logits"]
@@ -82,6 +84,10 @@ class Source(Loaded):
     def state(self, *, head: bool) -> dict[str, Tensor]:
         """Return the tensors as stored, by the names of transformers' class with a head, or of the bare encoder."""
         state = load_state(self.place)
+        if is_adapter(self.folder):
+            read_adapter(self.folder).merge(state)
+            # one type for all, as config.json says: the merged matrices are fp32
+            state = {name: value.float() for name, value in state.items()}
         state.pop(TIED, None)
         cut_padding(state, self.config.vocab_size)
         drop_layers(state, self.config.num_layers)

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mmbert.files import read_json
 from mmbert.finetuning.examples import read_examples, read_splits
 from mmbert.finetuning.finetune import compare_begun
 from mmbert.finetuning.labels import Examples, Fields
@@ -23,6 +22,7 @@ from mmbert.finetuning.recipe_sentence import early_layers
 from mmbert.finetuning.task_rows import NUMBER, TRAINED_HERE, TaskRows, read_task, task_fields
 from mmbert.model.config import ModelConfig, config_from_hf
 from mmbert.model.count import parameters
+from mmbert.model.folder import read_config
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ def _config(recipe: FinetuneRecipe) -> ModelConfig | None:
         return None
     path = Path(name) / "config.json"
     if path.is_file():
-        return config_from_hf(read_json(path), str(path))
+        return config_from_hf(read_config(path.parent), str(path))
     from mmbert.model.weights import load_config, model_folder  # for what is wrong; it imports torch
 
     folder = model_folder(name)

@@ -126,8 +126,9 @@ def adapt(encoder: Encoder, adapters: Sequence[Adapter], precision: str) -> None
     precision  fp32 or bf16
     Raises WeightsError for an adapter that changes something of the encoder beside the matrices of its layers.
     """
+    matrices = {f"layers.{index}.{name}" for index in range(len(encoder.layers)) for name in MATRICES}
     for adapter in adapters:
-        _refuse_other_changes(adapter)
+        _refuse_other_changes(adapter, matrices)
 
     def adapted(index: int, layer: Layer) -> AdaptedLayer:
         own: list[dict[str, LowRank]] = []
@@ -141,11 +142,12 @@ def adapt(encoder: Encoder, adapters: Sequence[Adapter], precision: str) -> None
     replace_layers(encoder, adapted)
 
 
-def _refuse_other_changes(adapter: Adapter) -> None:
-    heads = ("head.", "classifier")
-    low_rank = [name for name in adapter.low_rank if not name.startswith(("layers.", *heads))]
-    other = low_rank + [name for name in adapter.replaced if not name.startswith(heads)]
+def _refuse_other_changes(adapter: Adapter, matrices: set[str]) -> None:
+    """Raise WeightsError for a change of something else than these matrices of the encoder, or the adapter's head."""
+    changed = [*(name for name in adapter.low_rank if name not in matrices), *adapter.replaced]
+    other = [name for name in changed if not name.startswith(("head.", "classifier"))]
     if other:
         raise WeightsError(
-            f"{adapter.folder} changes {other[0]}, which all adapters of a server share: serve it as a model of its own"
+            f"{adapter.folder} changes {other[0]}, which is no matrix of a layer here, and all adapters of a server "
+            "share the rest: serve it as a model of its own"
         )

@@ -22,10 +22,10 @@ from mmbert.inference.checks import whole
 from mmbert.inference.pick_device import pick_device
 from mmbert.inference.precision import apply_precision
 from mmbert.inference.sentence_transformers_folder import FolderOptions, read_options
-from mmbert.model.adapter import Adapter, is_adapter, read_adapter
+from mmbert.model.adapter import Adapter, read_adapter
 from mmbert.model.config import ModelConfig, config_from_hf
 from mmbert.model.encoder import Encoder
-from mmbert.model.folder import read_config, read_object
+from mmbert.model.folder import ADAPTER, is_adapter, read_config, read_object
 from mmbert.model.heads import MaskedLM
 from mmbert.model.tasks import TaskHead
 from mmbert.model.weights import drop_layers, fill, load_state, model_folder
@@ -88,7 +88,7 @@ class Loaded(FolderOptions):
     @cached_property
     def model_hash(self) -> str:
         """16 hexadecimal digits of a hash over all weights, configs and the tokenizer."""
-        return hash_folder(self.folder)
+        return hash_folder(self.folder, base=self.place)
 
     def prompt_text(self, prompt: str | None) -> str:
         """Return the folder's prompt of that name, else ``prompt`` itself; for None the folder's default, or none."""
@@ -105,10 +105,15 @@ class Loaded(FolderOptions):
         return name
 
 
-def hash_folder(folder: Path) -> str:
-    """Return 16 hexadecimal digits of a SHA-256 over all weights, configs and the tokenizer, without loading them."""
+def hash_folder(folder: Path, *, base: Path | None = None) -> str:
+    """Return 16 hexadecimal digits of a SHA-256 over all weights, configs and the tokenizer, without loading them.
+
+    The base of an adapter (``base``; default: what it names) is a part of it.
+    """
     digest = hashlib.sha256()
-    names = ("config.json", "modules.json", "tokenizer.json", "sentence_bert_config.json")
+    if is_adapter(folder):
+        digest.update(hash_folder(base or read_adapter(folder).base_folder()).encode())
+    names = ("config.json", "modules.json", "tokenizer.json", "sentence_bert_config.json", ADAPTER)
     wanted = [p for p in folder.rglob("*") if p.name in names or p.suffix in (".safetensors", ".bin")]
     for path in sorted(wanted):
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0")

@@ -22,10 +22,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mmbert.errors import WeightsError
-from mmbert.model.folder import read_object
+from mmbert.model.folder import ADAPTER, is_adapter, read_object
 from mmbert.model.weights import model_folder
 
-CONFIG, FILE = "adapter_config.json", "adapter_model.safetensors"
+FILE = "adapter_model.safetensors"
 
 CLASSES = {
     "SEQ_CLS": "ModernBertForSequenceClassification",
@@ -125,12 +125,16 @@ class Adapter:
         """Return the folder of the base: ``given``, a folder or hub name, else the one that the adapter names."""
         name = given or self.base
         if name is None:
-            raise WeightsError(f"{self.folder} is an adapter and does not say of which model: give its base")
+            raise WeightsError(
+                f"{self.folder} is an adapter and does not say of which model: write base_model_name_or_path into its "
+                f"{ADAPTER}, or give base in Python"
+            )
         try:
             folder = model_folder(name)
         except WeightsError as error:
             raise WeightsError(
-                f"base of the adapter {self.folder}: {error} (give base if it lies elsewhere)"
+                f"base of the adapter {self.folder}: {error}: if it lies elsewhere, change base_model_name_or_path in "
+                f"{ADAPTER}, or give base in Python"
             ) from error
         if is_adapter(folder):
             raise WeightsError(f"{folder}, the base of the adapter {self.folder}, is an adapter itself: merge it first")
@@ -158,16 +162,11 @@ class Adapter:
         return None if classifier is None else int(classifier.shape[0])
 
 
-def is_adapter(folder: Path) -> bool:
-    """Return whether a folder holds an adapter and no model of its own."""
-    return (folder / CONFIG).is_file() and not any(folder.glob("model*.safetensors"))
-
-
 def read_adapter(folder: Path) -> Adapter:
     """Return the adapter of a folder. Raises WeightsError for what is missing, damaged or not supported."""
-    where = folder / CONFIG
+    where = folder / ADAPTER
     if not where.is_file():
-        raise WeightsError(f"no {CONFIG} in {folder}: not an adapter of peft")
+        raise WeightsError(f"no {ADAPTER} in {folder}: not an adapter of peft")
     config = read_object(where)
     _check(config, where)
     if not (folder / FILE).is_file():
@@ -202,7 +201,7 @@ def _check(config: Mapping[str, Any], where: Path) -> None:
     if not isinstance(base, str | None):
         raise WeightsError(f"{where}: base_model_name_or_path is {base!r}: write the name of the model it belongs to")
     task = config.get("task_type")
-    if task is not None and task not in CLASSES:
+    if task is not None and (not isinstance(task, str) or task not in CLASSES):
         raise WeightsError(f"{where}: task_type {task!r} is not supported: it is none of {', '.join(CLASSES)}")
     refused = [key for key in _REFUSED if config.get(key)]
     if config.get("init_lora_weights", True) not in _PLAIN_INITS:
@@ -211,8 +210,18 @@ def _check(config: Mapping[str, Any], where: Path) -> None:
         told = ", ".join(f"{key} {config[key]}" for key in refused)
         raise WeightsError(f"{where}: {told}: not supported, merge the adapter with peft (merge_and_unload) first")
     rank, alpha = config.get("r"), config.get("lora_alpha")
-    if type(rank) is not int or rank < 1 or isinstance(alpha, bool) or not isinstance(alpha, int | float):
+    if type(rank) is not int or rank < 1 or not _is_number(alpha):
         raise WeightsError(f"{where}: r is {rank!r} and lora_alpha {alpha!r}: expected a whole number and a number")
+    patterns = config.get("alpha_pattern") or {}
+    if not isinstance(patterns, dict) or not all(map(_is_number, patterns.values())):
+        raise WeightsError(f"{where}: alpha_pattern is {str(patterns)[:60]}: expected numbers by the name of a matrix")
+    for pattern in patterns:
+        if not re.fullmatch(r"(?:[\w.^$|]|\\\.)+", pattern):  # without repetition, no pattern takes long to match
+            raise WeightsError(f"{where}: alpha_pattern {pattern!r} is more than names and |: not supported")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _low_rank(matrix: str, parts: Mapping[str, Tensor], config: Mapping[str, Any], folder: Path) -> LowRank:
@@ -228,7 +237,7 @@ def _low_rank(matrix: str, parts: Mapping[str, Tensor], config: Mapping[str, Any
         raise WeightsError(f"{folder / FILE}: {matrix}: lora_A {tuple(down.shape)} and lora_B {tuple(up.shape)}")
     if not all(bool(part.isfinite().all()) for part in parts.values()):
         raise WeightsError(f"{folder / FILE}: {matrix} holds NaN or infinite values: take an earlier checkpoint")
-    alpha = _alpha(config, matrix, folder)
+    alpha = _alpha(config, matrix)
     scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     magnitude = parts.get("magnitude_vector")
     if bool(config.get("use_dora")) != (magnitude is not None):
@@ -236,11 +245,9 @@ def _low_rank(matrix: str, parts: Mapping[str, Tensor], config: Mapping[str, Any
     return LowRank(down, up, scale, magnitude)
 
 
-def _alpha(config: Mapping[str, Any], matrix: str, folder: Path) -> float:
+def _alpha(config: Mapping[str, Any], matrix: str) -> float:
     """Return lora_alpha of a matrix: that of the first pattern that its name ends in, as peft matches them."""
     for pattern, value in (config.get("alpha_pattern") or {}).items():
-        if not re.fullmatch(r"[\w.^$\\|]+", pattern):  # without repetition, no pattern takes long to match
-            raise WeightsError(f"{folder / CONFIG}: alpha_pattern {pattern!r} is more than names and |: not supported")
         # As peft: a pattern has to match the end of the name, from a dot on.
         if re.match(rf"(.*\.)?({pattern})$", f"model.{matrix}"):
             return float(value)

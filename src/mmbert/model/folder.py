@@ -11,6 +11,9 @@ from mmbert.files import read_json
 LISTING = "modules.json"
 """The file that makes a folder one of sentence-transformers."""
 
+ADAPTER = "adapter_config.json"
+"""The file that makes a folder an adapter of peft."""
+
 
 def read_object(path: Path) -> dict[str, Any]:
     """Return a JSON object, an empty one for a file that is missing. Raises WeightsError for anything else."""
@@ -24,8 +27,18 @@ def read_object(path: Path) -> dict[str, Any]:
     return values
 
 
+def is_adapter(folder: Path) -> bool:
+    """Return whether a folder holds an adapter and no model of its own."""
+    return (folder / ADAPTER).is_file() and not any(folder.glob("model*.safetensors"))
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """Return the ``config.json`` of a model folder. Raises WeightsError if it is missing or no JSON object."""
+    if is_adapter(folder):
+        raise WeightsError(
+            f"{folder} is an adapter, and a whole model is needed here: merge it into one by "
+            f"mmbert export {folder} --format huggingface --out DIR"
+        )
     if not (folder / "config.json").is_file():
         raise WeightsError(f"no config.json in {folder}: not a model folder")
     return read_object(folder / "config.json")

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mmbert.errors import WeightsError
 from mmbert.files import atomic_folder, read_json, write_json, write_text
-from mmbert.model.folder import read_modules
+from mmbert.model.folder import read_config, read_modules
 from mmbert.model.mapped import TensorInfo
 from mmbert.model.weights import TIED, WEIGHTS, model_folder, tensor_writer
 from mmbert.surgery.bpe import Bpe
@@ -89,13 +89,11 @@ class ModelFolder:
         self.inner = inner
         """The encoder's folder within the root; empty if it is the root."""
         self.encoder = root / inner
-        if not (self.encoder / "config.json").is_file():
-            raise WeightsError(f"no config.json in {self.encoder}: give the folder of a saved model")
+        self._config = read_config(self.encoder)
 
     def config(self) -> dict[str, Any]:
-        """Return the encoder's ``config.json``."""
-        values: dict[str, Any] = read_json(self.encoder / "config.json")
-        return values
+        """Return the encoder's ``config.json``, a copy that may be changed."""
+        return dict(self._config)
 
     def token_names(self) -> set[str]:
         """Return the tokens that the files beside ``tokenizer.json`` name.
