@@ -290,6 +290,11 @@ def environment(name: str) -> str | None:
     return os.environ.get(name)
 
 
+def secret(name: str) -> str | None:
+    """Return an environment variable that holds a key, which belongs in no recipe and no file; None if it is not set."""
+    return os.environ.get(name) or None
+
+
 def is_main_process() -> bool:
     """Return whether this process writes files: the only one, or the first of those that ``torchrun`` started."""
     return environment("RANK") in (None, "0")

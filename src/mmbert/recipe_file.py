@@ -133,13 +133,18 @@ class SpecFile(Spec):
 
 def read_recipe(path: Path, overrides: list[str]) -> dict[str, Any]:
     """Return the file's values with ``extends``, ``a.b=c`` overrides and the lists of languages it names resolved."""
-    values = _read_extended(path, seen=())
+    values = apply_overrides(_read_extended(path, seen=()), overrides)
+    _read_lists(values, path.parent)  # those named by overrides
+    return values
+
+
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Change values in place by ``a.b=c``, and return them. Raises ConfigError for another form."""
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise ConfigError(f"override {override!r} is not of the form key.path=value")
         assign(values, key.split("."), _yaml(text, f"override {override!r}"))
-    _read_lists(values, path.parent)  # those named by overrides
     return values
 
 

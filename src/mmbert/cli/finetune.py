@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mmbert.cli.options import RunFolder
+
+if TYPE_CHECKING:
+    from mmbert.finetuning.finetune import FinetuneResult
 
 
 def finetune(
@@ -41,11 +44,16 @@ def finetune(
 
         typer.echo(show(plan(wanted, out or Path("runs") / wanted.name)))
         return
-    from mmbert.files import is_main_process
     from mmbert.finetuning.finetune import finetune as run
+
+    show_result(run(wanted, out=out, sweep=sweep))
+
+
+def show_result(result: FinetuneResult) -> None:
+    """Print what a run measured, and where its model is."""
+    from mmbert.files import is_main_process
     from mmbert.finetuning.finetune import summarise
 
-    result = run(wanted, out=out, sweep=sweep)
     if not is_main_process():
         return
     for trial in result.trials:

@@ -80,6 +80,7 @@ def _add_commands() -> None:
     from mmbert.cli import (
         checkpoint,
         data,
+        distill,
         doctor,
         embed,
         evaluate,
@@ -97,6 +98,7 @@ def _add_commands() -> None:
     app.add_typer(tokenizer.app, name="tokenizer", help="Train a tokenizer or measure one.")
     app.command()(train.pretrain)
     app.command()(finetune.finetune)
+    app.command()(distill.distill)
     app.command()(evaluate.evaluate)
     app.command()(surgery.merge)
     app.command()(surgery.trim)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmbert.cli.corpus_texts import chosen_texts
 from mmbert.cli.options import LanguageField, Model, OutFolder, Overrides, RecipeFile, RunFolder, TextField
+from mmbert.data.corpus_texts import chosen_texts
 
 if TYPE_CHECKING:
     from mmbert.surgery.compare_tokenizers import Comparison

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmbert.cli.corpus_texts import file_texts
 from mmbert.cli.options import LanguageField, OutFolder, TextField
+from mmbert.data.corpus_texts import file_texts
 
 if TYPE_CHECKING:
     from mmbert.recipe import TokenizerTraining

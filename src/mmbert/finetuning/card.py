@@ -53,6 +53,42 @@ def tuned_card(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def distilled_card(
+    recipe: FinetuneRecipe,
+    metrics: Mapping[str, Mapping[str, float]],
+    languages: Sequence[str],
+    teacher: str,
+    licence: str | None,
+) -> str:
+    """Return README.md of a distilled student.
+
+    languages  of each text that it learned from
+    licence    of the teacher, as its card states it
+    """
+    stated = sorted(set(languages))
+    listed = ", ".join(stated) if len(stated) <= 12 else f"{len(stated)} languages"
+    rows = [f"| {split} | {name} | {value:.4g} |" for split, found in metrics.items() for name, value in found.items()]
+    start = called(recipe.model)
+    made = f"a fresh encoder with the tokenizer and token embeddings of {start}"
+    if recipe.student is None:
+        made = start
+    elif recipe.student.keep is not None:
+        made = f"{recipe.student.keep} layers of {start}"
+    parts = [
+        front_matter(stated, recipe.model, "sentence-similarity", ("modernbert", "mmbert", "sentence-transformers")),
+        f"# {recipe.name}",
+        f"A sentence encoder that was distilled from {called(teacher)} with [mmbert](https://pypi.org/project/mmbert/) "
+        f"{__version__}: {made}, trained to give the teacher's vectors of {len(languages):,} texts in {listed}.",
+        f"Licence of the teacher, as its card states it: {licence or 'not stated'}. It may hold for this model too.",
+        "\n".join(["| split | metric | value |", "| --- | --- | ---: |", *rows]) if rows else "",
+        "``cosine`` compares vectors with the teacher's on texts that were held out." if rows else "",
+        "## Use\n\n```python\nfrom sentence_transformers import SentenceTransformer\n\n"
+        'vectors = SentenceTransformer("FOLDER").encode(["A text", "Ein Text"])\n```',
+        _training(recipe),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
 def _use(recipe: FinetuneRecipe) -> str:
     pipeline, predictor, arguments = _USES[recipe.task]
     auto = _CLASSES.get(recipe.task)

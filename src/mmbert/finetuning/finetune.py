@@ -51,6 +51,7 @@ TASKS = {
     "answer": "mmbert.finetuning.span",
     "choose": "mmbert.finetuning.choose",
     **dict.fromkeys(("embed", "rerank", "sparse", "late_interaction"), "mmbert.finetuning.sentence_training"),
+    "distil": "mmbert.finetuning.distil",
 }
 
 _LIBRARIES = ("transformers", "accelerate", "datasets", "sentence-transformers", "peft", "tokenizers", "numpy")

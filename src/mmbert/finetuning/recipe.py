@@ -18,13 +18,14 @@ from typing import Any, Literal, Self
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from mmbert.finetuning.recipe_data import Data, Sampling
+from mmbert.finetuning.recipe_distil import Distil, Student
 from mmbert.finetuning.recipe_sentence import Embed, LateInteraction, Rerank, Sparse
 from mmbert.recipe_file import Spec, SpecFile, assign, read_recipe
 from mmbert.recipe_text import Share
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["classify", "tag", "answer", "choose", "embed", "rerank", "sparse", "late_interaction"]
+Kind = Literal["classify", "tag", "answer", "choose", "embed", "rerank", "sparse", "late_interaction", "distil"]
 
 PUBLISHED: dict[str, dict[str, Any]] = {
     "classify": {"learning_rate": 2e-5, "epochs": 3, "max_tokens": 128},
@@ -35,14 +36,15 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "rerank": {"learning_rate": 2e-5, "epochs": 1, "batch": 64, "warmup": 0.1, "max_tokens": 512},
     "sparse": {"learning_rate": 2e-5, "epochs": 1, "batch": 16, "warmup": 0.1, "max_tokens": 512},
     "late_interaction": {"learning_rate": 8e-5, "epochs": 1, "batch": 16, "warmup": 0.05, "max_tokens": 512},
+    "distil": {"learning_rate": 1e-3, "epochs": 3, "batch": 64, "warmup": 0.05, "max_tokens": 512, "eval_every": 0.5},
 }
 """Defaults of ``training`` by task. GLUE and XTREME: the paper's protocol and nlu-evals (its GLUE lengths and epochs,
 XTREME's for tags, answers and choices); the sentence tasks: Ettin's ``train_st.py`` and the mmBERT blog's scripts."""
 
 _UNREAD = (
-    ("training", "dropout", ("embed", "sparse", "late_interaction"), "it has no classifier"),
-    ("training", "head_learning_rate", ("embed", "sparse"), "it has no new head"),
-    ("data", "no_label", ("answer", "sparse", "late_interaction"), "its examples have no labels"),
+    ("training", "dropout", ("embed", "sparse", "late_interaction", "distil"), "it has no classifier"),
+    ("training", "head_learning_rate", ("embed", "sparse", "distil"), "it has no new head"),
+    ("data", "no_label", ("answer", "sparse", "late_interaction", "distil"), "its examples have no labels"),
 )
 """(block, option, tasks that do not read it, why): set for one of these tasks, the option is an error."""
 
@@ -203,7 +205,9 @@ class FinetuneRecipe(SpecFile):
     with the same labels."""
     model_revision: str | None = None
     """Commit of ``model`` to read, if that is a hub name."""
-    data: Data
+    student: Student | None = None
+    """Make a smaller model of ``model`` first, and tune that; null: ``model`` itself."""
+    data: Data = Data()
     sampling: Sampling = Sampling()
     training: Training = Training()
     classify: Classify = Classify()
@@ -214,6 +218,7 @@ class FinetuneRecipe(SpecFile):
     rerank: Rerank = Rerank()
     sparse: Sparse = Sparse()
     late_interaction: LateInteraction = LateInteraction()
+    distil: Distil = Distil()
     sweep: Sweep = Sweep()
 
     @property
@@ -273,7 +278,7 @@ class FinetuneRecipe(SpecFile):
 
     @model_validator(mode="after")
     def _combinations(self) -> Self:
-        if self.data.split("train") is None:
+        if self.data.split("train") is None and self.task != "distil":
             raise ValueError("data.train says neither path nor hub: give data.train.path=FILE")
         for role in ("train", "dev", "test"):
             spec = self.data.split(role)

@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 from mmbert.exporting.plain import write_card, write_plain
 from mmbert.exporting.sentence import write_listing, write_module, write_modules, write_settings
 from mmbert.exporting.source import Source
-from mmbert.files import atomic_folder
+from mmbert.files import atomic_folder, write_text
 from mmbert.finetuning.adapters import merge_lora
 from mmbert.finetuning.sentence_model import encoder_of
 
@@ -37,8 +37,11 @@ _LATE = {
 """Where version 6 has them: older ones have no multi-vector models."""
 
 
-def save_folder(model: BaseModel, task: str, folder: Path) -> None:
-    """Write ``folder``, whole or not at all. Adapters are merged into the weights, in place."""
+def save_folder(model: BaseModel, task: str, folder: Path, card: str | None = None) -> None:
+    """Write ``folder``, whole or not at all. Adapters are merged into the weights, in place.
+
+    card  its README.md; None: the library's
+    """
     merge_lora(encoder_of(model))
     with atomic_folder(folder) as partial:
         raw = partial.with_name(partial.name + ".raw")
@@ -46,6 +49,8 @@ def save_folder(model: BaseModel, task: str, folder: Path) -> None:
         try:
             write = {"embed": _dense, "rerank": _cross, "sparse": _sparse, "late_interaction": _late}[task]
             write(model, raw, partial)
+            if card is not None:
+                write_text(partial / "README.md", card)
         finally:
             shutil.rmtree(raw, ignore_errors=True)
 

@@ -26,7 +26,7 @@ from mmbert.errors import ConfigError, WeightsError, first_line
 from mmbert.files import read_json
 from mmbert.finetuning.packed_engine import PackedBody, pack_engine
 from mmbert.finetuning.recipe import FinetuneRecipe
-from mmbert.finetuning.recipe_sentence import early_layers
+from mmbert.finetuning.recipe_sentence import Embed, early_layers
 from mmbert.inference.load import read_labels
 from mmbert.model.folder import LISTING, read_modules
 from mmbert.model.weights import model_folder
@@ -40,7 +40,7 @@ def build_model(recipe: FinetuneRecipe) -> BaseModel:
     """
     folder = model_folder(recipe.model, revision=recipe.model_revision)
     transformers.set_seed(recipe.training.seed)
-    build = {"embed": _dense, "rerank": _cross, "sparse": _sparse, "late_interaction": _late}[recipe.task]
+    build = {"embed": _embed, "rerank": _cross, "sparse": _sparse, "late_interaction": _late}[recipe.task]
     try:
         with quiet():
             model: BaseModel = build(recipe, folder)
@@ -82,8 +82,17 @@ def body_of(model: BaseModel) -> PackedBody:
     return body
 
 
-def _dense(recipe: FinetuneRecipe, folder: Path) -> SentenceTransformer:
-    options, longest, prompts = recipe.embed, recipe.training.max_tokens, recipe.embed.prompts
+def _embed(recipe: FinetuneRecipe, folder: Path) -> SentenceTransformer:
+    return dense_model(recipe.model, folder, recipe.embed, recipe.training.max_tokens)
+
+
+def dense_model(name: str, folder: Path, options: Embed, longest: int) -> SentenceTransformer:
+    """Return the model of a folder with one vector a text, packed, on the CPU; ``name`` is said in errors.
+
+    longest  tokens of the longest text
+    Raises WeightsError or ConfigError.
+    """
+    prompts = options.prompts
     tuned = (folder / LISTING).is_file()
     if tuned and options.pooling is None and not options.mix_layers:
         model = SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
@@ -106,7 +115,7 @@ def _dense(recipe: FinetuneRecipe, folder: Path) -> SentenceTransformer:
             _mix_inside(body, module)
             encoder_of(model).config.output_hidden_states = False  # what is mixed inside is not listed
             if options.layers:
-                raise ConfigError(f"embed.layers: {recipe.model} pools a mix of all layers, none can be left out")
+                raise ConfigError(f"embed.layers: {name} pools a mix of all layers, none can be left out")
     body.layers = early_layers("embed", options.layers, body.encoder.config.num_layers)
     too_wide = [width for width in options.matryoshka if width > (model.get_embedding_dimension() or 0)]
     if too_wide:

@@ -30,7 +30,8 @@ class TaskSpec:
     """One sentence task.
 
     trainer    sentence-transformers' class; ``arguments``: class of its options
-    make_loss  (model, options of the recipe) -> sentence-transformers' loss of the recipe's name
+    make_loss  (model, options of the recipe) -> sentence-transformers' loss of the recipe's name; ``distil`` makes its
+               own, which needs the teacher's vectors
     measures   evaluators of its models; None: documents are ranked by the model itself
     head       pattern of the names that ``head_learning_rate`` applies to
     """
@@ -83,14 +84,15 @@ def _rerank_loss(model: Any, options: Rerank) -> Any:
         "margin_mse": lambda: pair.MarginMSELoss(model),
     }
     loss = losses[options.loss]()
-    return RerankLayersLoss(loss, body_of(model)) if options.layers else loss
+    return LayersLoss(loss, body_of(model)) if options.layers else loss
 
 
-class RerankLayersLoss(torch.nn.Module):
-    """The loss of a reranker behind all layers, plus the mean of its losses behind each of ``body.layers``.
+class LayersLoss(torch.nn.Module):
+    """A loss behind all layers, plus the mean of the same loss behind each of ``body.layers``.
 
-    AdaptiveLayerLoss for cross-encoders, which sentence-transformers has not: its weights, without its KL term, which
-    compares vectors (the softmax of a single score is always 1). Encoder passes: one for each batch.
+    AdaptiveLayerLoss for what sentence-transformers' own does not fit: its weights, without its KL term between the
+    vectors of layers (the softmax of a reranker's single score is always 1, and each layer of a distilled student has
+    the teacher itself to learn from). Encoder passes: one for each batch.
     """
 
     def __init__(self, loss: torch.nn.Module, body: PackedBody) -> None:
@@ -136,9 +138,16 @@ def _late_loss(model: Any, options: LateInteraction) -> Any:
     return late.CachedMultiVectorMultipleNegativesRankingLoss(model, mini_batch_size=options.mini_batch)
 
 
+def _no_loss(model: Any, options: Any) -> torch.nn.Module:
+    raise AssertionError("the loss of distil is made where the teacher's vectors are")
+
+
 SPECS = {
     "embed": TaskSpec(
         library.SentenceTransformerTrainer, library.SentenceTransformerTrainingArguments, _embed_loss, DENSE
+    ),
+    "distil": TaskSpec(
+        library.SentenceTransformerTrainer, library.SentenceTransformerTrainingArguments, _no_loss, DENSE
     ),
     "rerank": TaskSpec(
         library.CrossEncoderTrainer, library.CrossEncoderTrainingArguments, _rerank_loss, head=r"\.(head|classifier)\."

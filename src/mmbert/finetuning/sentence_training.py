@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from sentence_transformers.base.model import BaseModel
 from transformers import PrinterCallback, TrainerCallback
@@ -49,7 +50,7 @@ def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[TrainerCallb
     splits = group_splits(read_splits(recipe, fields_of(task, options.loss, texts)), texts, options.loss)
     config = load_config(encoder_folder(model_folder(recipe.model, revision=recipe.model_revision)))
     with quiet():
-        args = _arguments(recipe, folder, config, dev="dev" in splits)
+        args = sentence_arguments(recipe, folder, config, dev="dev" in splits)
         if options.mine is not None:
             with args.main_process_first():  # the others read its file
                 device = pick_device(recipe.training.device, "training.device")
@@ -58,7 +59,7 @@ def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[TrainerCallb
         # a group may give several rows, of which each then states its language
         languages = columns.pop("language", None) or [group.language for group in splits["train"]]
         rows = Dataset.from_dict(columns)
-        _plan_batches(recipe, args, rows, languages)
+        plan_batches(recipe, args, rows, languages)
         args.prompts = _column_prompts(columns, options) or None
         warn_small_model(recipe.training, config)
         model = build_model(recipe)
@@ -70,13 +71,14 @@ def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[TrainerCallb
             for role, groups in splits.items()
             if role != "train"
         }
-        before = {role: _measure(f"{role} before training", evaluator, model) for role, evaluator in measured.items()}
-        trainer = _trainer(recipe, folder, model, args, rows, measured.get("dev"), callbacks)
+        before = {role: measure(f"{role} before training", evaluator, model) for role, evaluator in measured.items()}
+        loss = SPECS[task].make_loss(model, options)
+        trainer = make_trainer(recipe, folder, model, loss, args, rows, measured.get("dev"), callbacks)
         trainer.train(resume_from_checkpoint=last_checkpoint(folder / CHECKPOINTS))
         log_kept(trainer.state, "score")
-        after = {role: _measure(role, evaluator, model) for role, evaluator in measured.items()}
+        after = {role: measure(role, evaluator, model) for role, evaluator in measured.items()}
         chosen = after["dev"]["score"] if "dev" in after else None
-        _check_best(trainer.state, chosen)
+        check_best(trainer.state, chosen)
         if is_main_process():
             save_folder(model, task, folder / FINAL)
         trainer.accelerator.wait_for_everyone()
@@ -91,7 +93,8 @@ def _evaluators(recipe: FinetuneRecipe, groups: Sequence[Group]) -> list[Any]:
     return make_evaluators(groups, options.evaluator, measures, prompts=any(options.prompts.values()))
 
 
-def _measure(what: str, evaluator: CombinedEvaluator, model: BaseModel) -> dict[str, float]:
+def measure(what: str, evaluator: CombinedEvaluator, model: BaseModel) -> dict[str, float]:
+    """Return the figures of a split, by name; a log line says the most important."""
     log.info("measuring on %s", what)
     found = evaluator.figures(model)
     log.info("%s: %s", what, summarise(found))
@@ -105,13 +108,13 @@ def _column_prompts(columns: dict[str, list[Any]], options: Any) -> dict[str, st
     return {name: text for number, name in enumerate(texts) if (text := prompts[min(number, 1)])}
 
 
-def _plan_batches(recipe: FinetuneRecipe, args: Any, rows: Dataset, languages: Sequence[str]) -> None:
+def plan_batches(recipe: FinetuneRecipe, args: Any, rows: Dataset, languages: Sequence[str]) -> None:
     """Give the trainer our batches, and its evaluations their steps, which depend on the number of batches."""
     processes = world_size()
     make = partial(
         LanguageBatches,
         order=LanguageSampler(languages, recipe.sampling, recipe.training.seed, recipe.training.epochs),
-        no_duplicates=recipe.options.no_duplicates,
+        no_duplicates=getattr(recipe.options, "no_duplicates", False),
         processes=processes,
     )
     args.batch_sampler = make
@@ -129,7 +132,7 @@ def _plan_batches(recipe: FinetuneRecipe, args: Any, rows: Dataset, languages: S
         args.eval_steps = args.save_steps
 
 
-def _arguments(recipe: FinetuneRecipe, folder: Path, config: ModelConfig, *, dev: bool) -> Any:
+def sentence_arguments(recipe: FinetuneRecipe, folder: Path, config: ModelConfig, *, dev: bool) -> Any:
     """Return the trainer's arguments, but for what depends on the number of batches."""
     spec = SPECS[recipe.task]
     rates = learning_rates(recipe.training, config.num_layers, spec.head)
@@ -141,7 +144,7 @@ def _arguments(recipe: FinetuneRecipe, folder: Path, config: ModelConfig, *, dev
     )
 
 
-class _AdapterCheckpoints:
+class _TrainedCheckpoints:
     """Put before a trainer class of sentence-transformers: its checkpoints then hold the weights that train."""
 
     model: Any
@@ -154,24 +157,34 @@ class _AdapterCheckpoints:
         load_trained(self.model, Path(checkpoint_path))
 
 
-def _trainer(
-    recipe: FinetuneRecipe, folder: Path, model: BaseModel, args: Any, rows: Dataset, dev: Any, callbacks: Sequence[Any]
+def make_trainer(
+    recipe: FinetuneRecipe,
+    folder: Path,
+    model: BaseModel,
+    loss: torch.nn.Module,
+    args: Any,
+    rows: Dataset,
+    dev: Any,
+    callbacks: Sequence[Any],
 ) -> Any:
-    spec = SPECS[recipe.task]
-    model.model_card_data.widget = [{"text": rows[0]["query"]}]  # the library's own choice draws a bar
+    """Return sentence-transformers' trainer of a task, with our callbacks.
+
+    Where some weights are frozen, its checkpoints hold the others alone.
+    """
+    model.model_card_data.widget = [{"text": rows[0][rows.column_names[0]]}]  # the library's own choice draws a bar
     body_of(model).base.gradient_checkpointing = recipe.training.gradient_checkpointing
-    kind = spec.trainer
-    if recipe.training.lora is not None:
-        kind = type(kind.__name__, (_AdapterCheckpoints, kind), {})
+    kind = SPECS[recipe.task].trainer
+    if not all(parameter.requires_grad for parameter in model.parameters()):
+        kind = type(kind.__name__, (_TrainedCheckpoints, kind), {})
     trainer = kind(
-        model=model, args=args, train_dataset=rows, loss=spec.make_loss(model, recipe.options), evaluator=dev,
+        model=model, args=args, train_dataset=rows, loss=loss, evaluator=dev,
         callbacks=run_callbacks(recipe, folder, callbacks, dev=dev is not None),
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)  # it prints on stdout
     return trainer
 
 
-def _check_best(state: Any, chosen: float | None) -> None:
+def check_best(state: Any, chosen: float | None) -> None:
     """Raise TrainingError if the library could not load the best model: it then goes on with the last one."""
     if chosen is not None and state.best_metric is not None and abs(chosen - state.best_metric) > 0.02:
         raise TrainingError(

@@ -1,0 +1,92 @@
+"""``mmbert distill``: a small, fast student of a sentence encoder."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+_SHAPE = re.compile(r"(\d+)x(\d+)")
+
+
+def distill(
+    teacher: Annotated[
+        str,
+        typer.Argument(
+            help="Folder or hub name of any sentence-transformers model; with --endpoint its name there.",
+            show_default=False,
+        ),
+    ],
+    text: Annotated[
+        list[str] | None,
+        typer.Argument(help="Files, folders or globs of text in its languages, or a run with prepared text."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run; the student is in its `final`.")] = Path(
+        "runs/distil"
+    ),
+    student: Annotated[
+        str,
+        typer.Option(
+            help="LAYERSxWIDTH of a fresh student with the teacher's tokenizer and token embeddings, or folder or hub "
+            "name of an mmBERT that becomes the student."
+        ),
+    ] = "6x384",
+    keep: Annotated[
+        int | None, typer.Option(help="Keep only so many layers of the mmBERT that --student names.")
+    ] = None,
+    texts: Annotated[int | None, typer.Option(help="Number of texts to learn from. Default: 200000.")] = None,
+    languages: Annotated[
+        str | None, typer.Option(help="Only texts in these languages, such as deu_Latn,swh_Latn. Default: all.")
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="The teacher's prompt, by name or as text. Default: its default, or `query`.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(help="File, folder or glob of evaluation data whose sentences are left out. May be repeated."),
+    ] = None,
+    endpoint: Annotated[
+        str | None, typer.Option(help="OpenAI-compatible server that runs the teacher: http://127.0.0.1:8080/v1")
+    ] = None,
+    vectors: Annotated[
+        str | None, typer.Option(help="File with columns `text` and `vector` instead of texts and a running teacher.")
+    ] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Another option of the recipe: training.epochs=1. May be repeated."),
+    ] = None,
+) -> None:
+    """Distil a sentence encoder into an mmBERT and write it to OUT/final. The same command resumes if interrupted.
+
+    The teacher's vectors are computed once and kept in OUT/teacher. As a recipe: recipes/finetune/distil.yaml.
+    """
+    from mmbert.cli.finetune import show_result
+    from mmbert.finetuning.finetune import finetune as run
+    from mmbert.finetuning.recipe import FinetuneRecipe
+    from mmbert.recipe_file import apply_overrides
+
+    values: dict[str, Any] = {
+        "name": re.sub(r"[^A-Za-z0-9._-]", "-", out.resolve().name).lstrip("._-") or "distil",
+        "task": "distil",
+        **_student(teacher, student, keep),
+        "distil": {
+            "teacher": teacher, "text": text or [], "prompt": prompt, "exclude": exclude or [], "endpoint": endpoint,
+            "vectors": vectors, "languages": languages.split(",") if languages else [],
+            **({} if texts is None else {"texts": texts}),
+        },
+    }  # fmt: skip
+    show_result(run(FinetuneRecipe.of_values(apply_overrides(values, options or []), out), out=out))
+
+
+def _student(teacher: str, student: str, keep: int | None) -> dict[str, Any]:
+    """Return the recipe's ``model`` and ``student``."""
+    from mmbert.errors import ConfigError
+
+    shape = _SHAPE.fullmatch(student)
+    if shape is None:
+        return {"model": student, **({} if keep is None else {"student": {"keep": keep}})}
+    if keep is not None:
+        raise ConfigError("--keep takes layers of an mmBERT: name it with --student")
+    return {"model": teacher, "student": {"num_layers": int(shape[1]), "hidden_size": int(shape[2])}}

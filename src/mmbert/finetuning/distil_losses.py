@@ -1,0 +1,121 @@
+"""Losses of a student's vectors against a teacher's, and the targets that the teacher's vectors become."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmbert.errors import ConfigError
+from mmbert.finetuning.recipe_distil import Distil
+
+_ROWS = 65_536
+"""Vectors read from disk at a time."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The vectors that a student learns: the teacher's, centred, turned, of unit length, as far as was asked.
+
+    rows  (n, D) float16, the teacher's
+    mean  (D,) float32, subtracted; zeros if vectors are not centred
+    axes  (D, d) float32, orthonormal columns; None: as they are
+    """
+
+    rows: np.ndarray
+    mean: Tensor
+    axes: Tensor | None
+    unit: bool
+
+    @property
+    def width(self) -> int:
+        """Return d."""
+        return len(self.mean) if self.axes is None else self.axes.shape[1]
+
+    def __call__(self, rows: Tensor | slice) -> Tensor:
+        """Return the targets of some rows (m, d), float32."""
+        index = rows if isinstance(rows, slice) else rows.cpu().numpy()
+        found = torch.from_numpy(np.asarray(self.rows[index], dtype=np.float32)) - self.mean
+        if self.axes is not None:
+            found = found @ self.axes
+        return F.normalize(found, dim=-1) if self.unit else found
+
+
+def make_targets(rows: np.ndarray, training: int, options: Distil, hidden: int) -> Targets:
+    """Return the targets of a run. Mean and axes are those of the first ``training`` rows.
+
+    hidden  the student's hidden size
+    The axes are the principal ones: of all subspaces of d dimensions theirs keeps most of the vectors' squared length,
+    and with d = D no dot product changes. Raises ConfigError for more dimensions than the teacher has.
+    """
+    teacher = rows.shape[1]
+    width = options.dimensions or min(teacher, hidden)
+    if width > teacher:
+        raise ConfigError(f"distil.dimensions {width}: the teacher's vectors have {teacher}")
+    wide = [each for each in options.matryoshka if each > width]
+    if wide:
+        raise ConfigError(f"distil.matryoshka {wide[0]}: the student's vectors have {width} dimensions")
+    mean, moment = torch.zeros(teacher, dtype=torch.float64), torch.zeros(teacher, teacher, dtype=torch.float64)
+    turned = width < teacher or bool(options.matryoshka)
+    for start in range(0, training, _ROWS):
+        some = torch.from_numpy(np.asarray(rows[start : min(start + _ROWS, training)], dtype=np.float64))
+        mean += some.sum(0) / training
+        if turned:
+            moment += some.T @ some / training
+    if not options.center:
+        mean.zero_()
+    axes = None
+    if turned:
+        axes = torch.linalg.eigh(moment - torch.outer(mean, mean))[1].flip(1)[:, :width].float()
+    return Targets(rows, mean.float(), axes, options.loss == "cosine")
+
+
+class DistilLoss(nn.Module):
+    """The loss of a batch; labels are row numbers of ``targets``.
+
+    With several texts a row, such as a text and its translation, all of them learn the vector of the first
+    (2004.09813).
+    """
+
+    def __init__(self, model: Any, targets: Targets, options: Distil) -> None:
+        super().__init__()
+        self.model, self._targets, self._options = model, targets, options
+        self._widths = sorted({*options.matryoshka, targets.width}, reverse=True)
+
+    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor:
+        """Return the mean loss over texts and widths."""
+        losses = []
+        for features in sentence_features:
+            vectors: Tensor = self.model(features)["sentence_embedding"].float()
+            targets = self._targets(labels).to(vectors.device)
+            losses += [self._compare(vectors[:, :width], targets[:, :width]) for width in self._widths]
+        return torch.stack(losses).mean()
+
+    def _compare(self, vectors: Tensor, targets: Tensor) -> Tensor:
+        if self._options.loss == "cosine":
+            found = 1 - F.cosine_similarity(vectors, targets).mean()
+        else:
+            # The sum over dimensions, not their mean: the loss then has the size of a squared distance.
+            found = (vectors - targets).square().sum(1).mean()
+        if self._options.relational and len(vectors) > 2:
+            found = found + self._options.relational * relational(
+                vectors, targets, self._options.relational_temperature
+            )
+        return found
+
+
+def relational(vectors: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """Return KL(teacher || student) of each text's similarities to the other texts of the batch, as softmax.
+
+    vectors, targets  (m, d) and (m, D), m > 1
+    """
+    own, wanted = F.normalize(vectors, dim=1), F.normalize(targets, dim=1)
+    others = ~torch.eye(len(own), dtype=torch.bool, device=own.device)  # a text's similarity to itself says nothing
+    logits = (own @ own.T / temperature)[others].view(len(own), -1).log_softmax(1)
+    goal = (wanted @ wanted.T / temperature)[others].view(len(own), -1).log_softmax(1)
+    return F.kl_div(logits, goal, reduction="batchmean", log_target=True)

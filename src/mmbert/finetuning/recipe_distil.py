@@ -1,0 +1,117 @@
+"""The options of ``distil``: a student whose vectors are like those of a teacher, any sentence encoder.
+
+Defaults come from the ablation in docs/results/distil; papers are named where a loss or a trick is theirs.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from mmbert.finetuning.recipe_sentence import Layers
+from mmbert.recipe_file import Spec
+from mmbert.recipe_text import Share
+
+
+class Student(Spec):
+    """A new student, when it is not the model of ``model:`` as it is.
+
+    ``{num_layers: 6, hidden_size: 384}`` is a fresh encoder with the tokenizer of ``model`` and its token embeddings
+    (reduced by PCA where it is wider). ``{keep: 6}`` is ``model`` with 6 of its layers, at even distances.
+    """
+
+    keep: int | None = Field(None, ge=1)
+    """Number of layers to take over from ``model``, an mmBERT: the first, the last and those between at even distances
+    (DistilBERT, 1910.01108, takes every second). null: a fresh encoder."""
+    num_layers: int = Field(6, ge=1)
+    """Fresh: number of layers."""
+    hidden_size: int = Field(384, ge=8)
+    """Fresh: width of the layers."""
+    intermediate_size: int | None = Field(None, ge=8)
+    """Fresh: width inside the MLP; null: three times the hidden size, as in mmBERT small."""
+    num_heads: int | None = Field(None, ge=1)
+    """Fresh: attention heads; null: one for every 64 dimensions, as in mmBERT."""
+    max_context: int = Field(8192, ge=16)
+    """Fresh: longest text in tokens. RoPE has no table of positions, so that it may be longer than the teacher's."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_kind(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("keep") is not None and len(values) > 1:
+            other = next(name for name in values if name != "keep")
+            raise ValueError(f"keep takes layers of the model, whose shape stays: remove {other}")
+        return values
+
+
+class Distil(Spec):
+    """``distil``: vectors like a teacher's, learned from texts alone."""
+
+    teacher: str = ""
+    """Folder or hub name that sentence-transformers loads, of any architecture; with ``endpoint`` the model's name
+    there."""
+    teacher_revision: str | None = None
+    """Commit of ``teacher``, if that is a hub name."""
+    endpoint: str | None = None
+    """Base URL of an OpenAI-compatible server that gives the teacher's vectors: ``http://127.0.0.1:8080/v1``. Its key
+    is read from the variable OPENAI_API_KEY."""
+    vectors: str | None = None
+    """Vectors that were computed elsewhere, instead of a teacher: a Parquet or JSON-lines file with columns ``text``
+    and ``vector``, and perhaps ``language``. Its texts are the ones that are learned from."""
+    prompt: str | None = None
+    """Name of the teacher's prompt, or the prompt itself, before every text. null: the teacher's default prompt or, if
+    it has none, the one that it calls ``query``. The student needs none."""
+    batch: int = Field(32, ge=1)
+    """Texts that the teacher encodes at once."""
+
+    text: tuple[str, ...] = ()
+    """Files, folders or globs of text (JSON lines, Parquet or plain text; the file's name tells the language), or a run
+    with prepared text."""
+    languages: tuple[str, ...] = ()
+    """Only these languages of it; empty: all."""
+    texts: int = Field(200_000, ge=8)
+    """Number of texts to learn from, fewer if there are not so many. Whole sentences; some are several sentences."""
+    temperature: Share = 0.5
+    """Share of a language = its number of texts ** temperature, as in the phases of pretraining (mmBERT section 3)."""
+    shortest: int = Field(16, ge=1)
+    """Characters of the shortest text."""
+    longest: int = Field(600, ge=16)
+    """Characters of the longest. Lengths are drawn evenly on a logarithmic scale, so that most texts are sentences."""
+    exclude: tuple[str, ...] = ()
+    """Files or globs with evaluation data: sentences that occur in any of their fields are not learned from."""
+    heldout: int = Field(1000, ge=0)
+    """Number of texts that are not learned from, on which the student is compared with the teacher."""
+
+    loss: Literal["cosine", "mse"] = "cosine"
+    """What a vector is compared with the teacher's by. mse: Reimers and Gurevych, 2004.09813."""
+    center: bool = True
+    """Subtract the mean of the teacher's vectors first. Encoders leave all texts in a narrow cone (1909.00512), where
+    cosines of unrelated texts are far above 0; the mean carries no meaning, and a student need not learn it."""
+    relational: float = Field(0.0, ge=0)
+    """Weight of a loss on the similarities within a batch: the KL divergence of their softmax from the teacher's
+    (1904.05068 compares them likewise)."""
+    relational_temperature: float = Field(0.05, gt=0)
+    """Temperature of both softmaxes."""
+    matryoshka: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Widths at which truncated vectors are trained too (2205.13147). The teacher's vectors are then turned onto their
+    principal axes, which changes no similarity and puts most of it into the first dimensions."""
+    layers: Layers = ()
+    """Numbers of layers that are trained too, so that ``num_layers`` of them may be loaded (2402.14776)."""
+    dimensions: int | None = Field(None, ge=1)
+    """Width of the student's vectors; null: the teacher's, or the student's hidden size if that is less. A teacher with
+    more is reduced to its principal axes."""
+    projection: bool | None = None
+    """A linear layer after pooling, from the hidden size to the width of the vectors. null: only where these differ."""
+    train_embeddings: bool | None = None
+    """Whether the token embeddings are trained. null: not those that a fresh student has from the teacher, which hold
+    most of its weights."""
+
+    @model_validator(mode="after")
+    def _combinations(self) -> Self:
+        if self.endpoint is not None and self.vectors is not None:
+            raise ValueError("distil: endpoint and vectors are two sources of vectors: give one")
+        if self.vectors is not None and (self.text or self.exclude):
+            raise ValueError("distil: vectors come with their texts: remove text and exclude")
+        if self.longest < self.shortest:
+            raise ValueError(f"distil: longest {self.longest} is less than shortest {self.shortest}")
+        return self

@@ -1,0 +1,370 @@
+"""Distilling a sentence encoder: the texts that are chosen, the teacher's vectors, the student and its folder."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from little_sentences import WORDS, pretrained  # noqa: F401  (a fixture)
+from sentence_transformers import SentenceTransformer
+
+from mmbert import Embedder
+from mmbert.errors import ConfigError, DataError, MMBertError, TrainingError, WeightsError
+from mmbert.files import read_json
+from mmbert.finetuning.distil_losses import make_targets, relational
+from mmbert.finetuning.distil_texts import Texts, passages, prepare_texts
+from mmbert.finetuning.finetune import finetune
+from mmbert.finetuning.recipe import FinetuneRecipe
+from mmbert.finetuning.recipe_distil import Distil
+from mmbert.finetuning.sentence_model import quiet
+from mmbert.finetuning.student import reduce_width, spread
+from mmbert.finetuning.teacher import choose_prompt
+from mmbert.finetuning.teacher_vectors import _CHUNK, teacher_vectors
+from mmbert.model.config import ModelConfig
+
+
+@pytest.fixture(scope="module")
+def teacher(request: pytest.FixtureRequest) -> Path:
+    """A language model whose vectors have 32 dimensions."""
+    folder: Path = request.getfixturevalue("pretrained")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sentences of random words in two languages, ten times as many in the first."""
+    folder, draw = tmp_path_factory.mktemp("corpus"), random.Random(0)
+    for code, count in (("eng_Latn", 300), ("swh_Latn", 30)):
+        lines = [" ".join(draw.choices(WORDS[code], k=draw.randint(4, 12))) + "." for _ in range(count)]
+        (folder / f"{code}.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    return folder
+
+
+def _recipe(teacher: Path, corpus: Path, *, training: dict[str, Any] | None = None, **more: Any) -> FinetuneRecipe:
+    distil = {"teacher": str(teacher), "text": [str(corpus)], "texts": 120, "heldout": 12, **more.pop("distil", {})}
+    own = {"epochs": 1, "batch": 16, "max_tokens": 48, "precision": "fp32", "device": "cpu", **(training or {})}
+    values = {"name": "distil", "task": "distil", "model": str(teacher), "distil": distil, "training": own, **more}
+    return FinetuneRecipe.model_validate(values)
+
+
+def test_a_fresh_student_learns_the_teacher(teacher: Path, corpus: Path, tmp_path: Path) -> None:
+    recipe = _recipe(
+        teacher, corpus, student={"num_layers": 1, "hidden_size": 32}, training={"epochs": 6, "learning_rate": 5e-3}
+    )
+    result = finetune(recipe, out=tmp_path / "run")
+    before, after = result.metrics["dev_before"]["cosine"], result.metrics["dev"]["cosine"]
+    assert after > before + 0.2
+    final = tmp_path / "run" / "final"
+    texts = ["water fire house.", "maji moto."]
+    with quiet():
+        library = SentenceTransformer(str(final), device="cpu")
+    np.testing.assert_allclose(Embedder.load(final, precision="fp32")(texts), library.encode(texts), atol=2e-5)
+    card = (final / "README.md").read_text()
+    assert "distilled from" in card
+    assert "Licence of the teacher" in card
+    # the table is the teacher's, and was not trained
+    table = library[0].model.get_input_embeddings().weight
+    with quiet():
+        source = SentenceTransformer(str(teacher), device="cpu")
+    torch.testing.assert_close(table, source[0].model.get_input_embeddings().weight)
+
+
+def test_it_goes_on_where_it_was_stopped(teacher: Path, corpus: Path, tmp_path: Path) -> None:
+    import transformers
+
+    class Stop(transformers.TrainerCallback):  # type: ignore[misc]
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            raise KeyboardInterrupt
+
+    recipe = _recipe(teacher, corpus, student={"num_layers": 1, "hidden_size": 16}, training={"epochs": 2})
+    whole = finetune(recipe, out=tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        finetune(recipe, out=tmp_path / "parted", callbacks=[Stop()])
+    assert finetune(recipe, out=tmp_path / "parted").metrics == whole.metrics
+
+
+@pytest.mark.parametrize(
+    ("distil", "student", "width"),
+    [
+        ({"matryoshka": [8, 4], "relational": 0.5}, {"num_layers": 1, "hidden_size": 16}, 16),
+        ({"dimensions": 6, "center": False}, {"keep": 1}, 6),
+        ({"loss": "mse", "projection": True}, {"keep": 1}, 32),
+        ({"layers": [1], "train_embeddings": True}, None, 32),
+    ],
+)
+def test_options(
+    distil: dict[str, Any],
+    student: Any,
+    width: int,
+    teacher: Path,
+    corpus: Path,
+    tmp_path: Path,
+) -> None:
+    recipe = _recipe(teacher, corpus, distil=distil, student=student, training={"learning_rate": 1e-3})
+    result = finetune(recipe, out=tmp_path / "run")
+    assert Embedder.load(tmp_path / "run" / "final")("water").shape == (width,)
+    assert result.metrics["dev"]["cosine"] == result.metrics["dev"]["score"]
+
+
+def test_translations_are_retrieved_while_training(teacher: Path, corpus: Path, tmp_path: Path) -> None:
+    dev = tmp_path / "dev.jsonl"
+    pairs = zip(WORDS["swh_Latn"], WORDS["eng_Latn"], strict=True)
+    dev.write_text("".join(json.dumps({"query": own, "positive": english}) + "\n" for own, english in pairs))
+    recipe = _recipe(teacher, corpus, data={"dev": {"path": str(dev)}}, student={"keep": 1})
+    figures = finetune(recipe, out=tmp_path / "run").metrics["dev"]
+    assert any("accuracy" in name for name in figures)
+    assert figures["score"] == figures["cosine"]
+
+
+def test_vectors_of_a_file(teacher: Path, tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    rows = [{"text": f"{a} {b}", "language": "eng_Latn", "vector": draw.normal(size=8).tolist()}
+            for a in WORDS["eng_Latn"] for b in WORDS["eng_Latn"]]  # fmt: skip
+    path = tmp_path / "vectors.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = _recipe(teacher, tmp_path, distil={"teacher": "", "text": [], "vectors": str(path)}, student={"keep": 1})
+    finetune(recipe, out=tmp_path / "run")
+    assert Embedder.load(tmp_path / "run" / "final")("water").shape == (8,)
+    for wrong in ({"text": "water"}, {"text": "x", "vector": [1.0]}, {"text": "x", "vector": [float("nan")] * 8}):
+        path.write_text("".join(json.dumps(row) + "\n" for row in [rows[0], wrong]))
+        with pytest.raises(DataError, match=r"vectors\.jsonl:2: "):
+            finetune(recipe, out=tmp_path / f"wrong{len(wrong)}{len(str(wrong))}")
+
+
+class _Openai(BaseHTTPRequestHandler):
+    """``/v1/embeddings`` with the vectors of an Embedder; answers 503 once, as a server that starts does."""
+
+    embedder: Embedder
+    refused = False
+
+    def do_POST(self) -> None:
+        content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if not type(self).refused:
+            type(self).refused = True
+            self.send_error(503)
+            return
+        rows = [{"index": n, "embedding": v.tolist()} for n, v in enumerate(self.embedder(content["input"]))]
+        body = json.dumps({"data": rows[::-1], "model": content["model"]}).encode()
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def endpoint(teacher: Path) -> Iterator[str]:
+    _Openai.embedder, _Openai.refused = Embedder.load(teacher), False
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Openai)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/v1"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_teacher_behind_an_endpoint(teacher: Path, corpus: Path, endpoint: str, tmp_path: Path) -> None:
+    recipe = _recipe(teacher, corpus, distil={"endpoint": endpoint, "teacher": "any"}, student={"keep": 1})
+    finetune(recipe, out=tmp_path / "run")
+    found = np.load(tmp_path / "run" / "teacher" / "vectors.npy")
+    texts = [json.loads(line)["text"] for line in (tmp_path / "run" / "texts.jsonl").read_text().splitlines()]
+    np.testing.assert_allclose(found, Embedder.load(teacher)(texts), atol=1e-3)
+
+
+class _Counting:
+    """A teacher that counts what it is asked, and fails or gives NaN where told."""
+
+    name, digest, licence = "counting", "a", None
+
+    def __init__(self, stop: int | None = None, nan: int | None = None, width: int = 4) -> None:
+        self.asked, self._stop, self._nan, self._width = 0, stop, nan, width
+
+    def encode(self, texts: Sequence[str], /) -> np.ndarray:
+        if self._stop is not None and self.asked >= self._stop:
+            raise KeyboardInterrupt
+        found = np.ones((len(texts), self._width), dtype=np.float32)
+        if self._nan is not None and self.asked <= self._nan < self.asked + len(texts):
+            found[self._nan - self.asked, 0] = np.nan
+        self.asked += len(texts)
+        return found
+
+
+def test_vectors_are_computed_once(tmp_path: Path) -> None:
+    count = _CHUNK * 2 + 10
+    texts = Texts([f"text {n}" for n in range(count)], ["eng_Latn"] * count, 0, "digest")
+    with pytest.raises(KeyboardInterrupt):
+        teacher_vectors(texts, tmp_path, lambda: _Counting(stop=_CHUNK))
+    again = _Counting()
+    assert teacher_vectors(texts, tmp_path, lambda: again).rows.shape == (count, 4)
+    assert again.asked == count - _CHUNK
+    third = _Counting()
+    teacher_vectors(texts, tmp_path, lambda: third)
+    assert third.asked == 0
+
+
+def test_what_is_wrong_with_a_cache(tmp_path: Path) -> None:
+    count = _CHUNK + 10
+    texts = Texts([f"text {n}" for n in range(count)], ["eng_Latn"] * count, 0, "digest")
+    with pytest.raises(DataError, match=rf"text {_CHUNK + 3} \('text {_CHUNK + 3}'\) is not finite"):
+        teacher_vectors(texts, tmp_path, lambda: _Counting(nan=_CHUNK + 3))
+    with pytest.raises(DataError, match="4 dimensions, and the teacher gives 5"):
+        teacher_vectors(texts, tmp_path, lambda: _Counting(width=5))
+    other = _Counting()
+    other.digest = "b"
+    with pytest.raises(TrainingError, match="vectors of another teacher, counting"):
+        teacher_vectors(texts, tmp_path, lambda: other)
+    with pytest.raises(TrainingError, match="vectors of other texts"):
+        teacher_vectors(Texts(["x"], ["eng_Latn"], 0, "other"), tmp_path, _Counting)
+    teacher_vectors(texts, tmp_path, _Counting)
+    (tmp_path / "teacher" / "vectors.npy").write_bytes(b"")
+    with pytest.raises(DataError, match="missing or damaged"):
+        teacher_vectors(texts, tmp_path, _Counting)
+
+
+def test_texts_are_balanced_and_without_evaluation_data(corpus: Path, tmp_path: Path) -> None:
+    lines = [json.loads(line)["text"] for line in (corpus / "eng_Latn.jsonl").read_text().splitlines()]
+    exclude = tmp_path / "test.jsonl"
+    exclude.write_text("".join(json.dumps({"nested": {"sentence": line}}) + "\n" for line in lines[:100]))
+    options = Distil(text=(str(corpus),), texts=100, heldout=10, temperature=0.5, exclude=(str(exclude),))
+    found = prepare_texts(options, 1, tmp_path)
+    counts = Counter(found.languages[: found.training])
+    # shares like the square roots of about 200 and 30 texts, but no more than 27 of the 30
+    assert counts["swh_Latn"] in range(24, 29)
+    assert found.training == 100
+    assert not {*found.texts} & {*lines[:100]}
+    assert len({*found.texts}) == len(found.texts)
+    assert read_json(tmp_path / "texts.json")["dropped"]["evaluation data"] == 100
+    assert prepare_texts(options, 1, tmp_path).texts == found.texts
+    with pytest.raises(ConfigError, match=r"another distil\.texts"):
+        prepare_texts(options.model_copy(update={"texts": 99}), 1, tmp_path)
+    (tmp_path / "texts.jsonl").write_text('{"language": "eng_Latn", "text": "changed"}\n')
+    with pytest.raises(DataError, match="was changed"):
+        prepare_texts(options, 1, tmp_path)
+    with pytest.raises(DataError, match="no text of deu_Latn"):
+        prepare_texts(options.model_copy(update={"languages": ("deu_Latn",)}), 1, tmp_path / "other")
+
+
+def test_passages_are_whole_sentences() -> None:
+    options = Distil(shortest=20, longest=120)
+    sentence = "The cat sat on a mat and slept. "
+    dropped = {"evaluation data": 0}
+    found = list(passages(sentence * 50 + "x" * 500, options, 0, set(), dropped))
+    assert all(20 <= len(text) <= 120 for text in found)
+    assert all(text.endswith(".") for text in found[:-1])
+    assert len({len(text) for text in found}) > 1
+    assert " ".join(found[:-1]).count("cat") == 50
+
+
+def test_targets_keep_similarities() -> None:
+    rows = (np.random.default_rng(0).normal(size=(200, 12)) + 3).astype(np.float16)
+    rows[:, 6:] = 3  # six dimensions hold all that differs
+    plain = make_targets(rows, 200, Distil(), 12)(slice(0, 50))
+    turned = make_targets(rows, 200, Distil(dimensions=6), 12)(slice(0, 50))
+    torch.testing.assert_close(turned @ turned.T, plain @ plain.T, atol=1e-4, rtol=0)
+    assert plain.mean().abs() < 0.05
+    away = make_targets(rows, 200, Distil(center=False, matryoshka=(4,)), 12)(slice(0, 50))
+    raw = torch.nn.functional.normalize(torch.from_numpy(rows[:50].astype(np.float32)))
+    torch.testing.assert_close(away @ away.T, raw @ raw.T, atol=1e-4, rtol=0)
+    for options, says in ((Distil(dimensions=13), "dimensions 13"), (Distil(matryoshka=(20,)), "matryoshka 20")):
+        with pytest.raises(ConfigError, match=says):
+            make_targets(rows, 200, options, 16)
+
+
+def test_relational_loss() -> None:
+    """It is 0 where all similarities agree, whatever the space, and else the KL divergence of a formula by hand."""
+    draw = torch.Generator().manual_seed(0)
+    targets = torch.randn(5, 8, generator=draw)
+    turn = torch.linalg.qr(torch.randn(8, 8, generator=draw))[0]
+    assert relational(targets @ turn, targets, 0.1).abs() < 1e-5
+    vectors = torch.randn(5, 8, generator=draw)
+    own, goal = (torch.nn.functional.normalize(each) for each in (vectors, targets))
+    total = 0.0
+    for i in range(5):
+        others = [j for j in range(5) if j != i]
+        p, q = ((each[i] @ each[others].T / 0.1).softmax(0) for each in (goal, own))
+        total += float((p * (p / q).log()).sum())
+    assert relational(vectors, targets, 0.1).item() == pytest.approx(total / 5, rel=1e-4)
+
+
+def test_layers_that_are_kept() -> None:
+    base = ModelConfig.preset("base")
+    assert spread(base, 1) == [0]
+    kept = spread(base, 11)
+    assert kept[0] == 0
+    assert kept == sorted({*kept})
+    assert all(base.is_global(layer) == base.is_global(place) for place, layer in enumerate(kept))
+    assert max(after - before for before, after in itertools.pairwise(kept)) <= 4
+    for count in (0, 22, 30):
+        with pytest.raises(ConfigError, match=r"student\.keep"):
+            spread(base, count)
+
+
+def test_narrower_embeddings_keep_what_differs() -> None:
+    draw = torch.Generator().manual_seed(0)
+    table = torch.randn(50, 4, generator=draw) @ torch.randn(4, 10, generator=draw)
+    reduced = reduce_width(table, 4)
+    torch.testing.assert_close(torch.pdist(reduced), torch.pdist(table), atol=1e-4, rtol=0)
+    assert reduce_width(table, 10) is table
+
+
+def test_prompts() -> None:
+    named = {"query": "query: ", "passage": "passage: "}
+    assert choose_prompt(None, named, None, "t") == "query: "
+    assert choose_prompt(None, named, "passage", "t") == "passage: "
+    assert choose_prompt("passage", named, None, "t") == "passage: "
+    assert choose_prompt("ask: ", named, None, "t") == "ask: "
+    assert choose_prompt(None, {}, None, "t") == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "says"),
+    [
+        ({"distil": {"teacher": "no/such/folder"}}, WeightsError, "teacher no/such/folder"),
+        ({"distil": {"teacher": ""}}, ConfigError, r"distil\.teacher is empty"),
+        ({"distil": {"text": []}}, ConfigError, r"distil\.text names no text"),
+        ({"distil": {"text": ["gone"]}}, DataError, "gone"),
+        ({"student": {"hidden_size": 64}}, ConfigError, "more than the 32 of the token embeddings"),
+        ({"student": {"hidden_size": 15}}, ConfigError, "even multiple"),
+        ({"student": {"keep": 9}}, ConfigError, r"student\.keep 9"),
+        ({"distil": {"layers": [7]}}, ConfigError, r"distil\.layers"),
+        ({"distil": {"projection": False, "dimensions": 4}}, ConfigError, "projection false"),
+        ({"distil": {"endpoint": "127.0.0.1"}}, ConfigError, "is no URL"),
+    ],
+)
+def test_what_is_wrong(
+    changes: dict[str, Any],
+    kind: type[MMBertError],
+    says: str,
+    teacher: Path,
+    corpus: Path,
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(kind, match=says) as caught:
+        finetune(_recipe(teacher, corpus, **changes), out=tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run" / "final").exists()
+
+
+@pytest.mark.parametrize(
+    ("distil", "student", "says"),
+    [
+        ({"endpoint": "http://x", "vectors": "y"}, None, "two sources"),
+        ({"vectors": "y", "text": ["z"]}, None, "remove text"),
+        ({"longest": 20, "shortest": 30}, None, "less than shortest"),
+        ({}, {"keep": 2, "num_layers": 3}, "remove num_layers"),
+    ],
+)
+def test_options_that_do_not_go_together(distil: dict[str, Any], student: Any, says: str) -> None:
+    values = {"name": "a", "task": "distil", "model": "b", "distil": distil, "student": student}
+    with pytest.raises(ValueError, match=says):
+        FinetuneRecipe.model_validate(values)
