@@ -291,7 +291,7 @@ def environment(name: str) -> str | None:
 
 
 def secret(name: str) -> str | None:
-    """Return an environment variable that holds a key, which belongs in no recipe and no file; None if it is not set."""
+    """Return an environment variable that holds a key, which belongs in no recipe and no file; None if not set."""
     return os.environ.get(name) or None
 
 

@@ -23,6 +23,7 @@ from mmbert.errors import ConfigError, DataError, MMBertError, TrainingError, We
 from mmbert.files import read_json
 from mmbert.finetuning.distil_losses import make_targets, relational
 from mmbert.finetuning.distil_texts import Texts, passages, prepare_texts
+from mmbert.finetuning.dry_run import dry_run
 from mmbert.finetuning.finetune import finetune
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.finetuning.recipe_distil import Distil
@@ -353,6 +354,24 @@ def test_what_is_wrong(
         finetune(_recipe(teacher, corpus, **changes), out=tmp_path / "run")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run" / "final").exists()
+
+
+def test_the_recipe_and_its_plan(teacher: Path, corpus: Path, tmp_path: Path) -> None:
+    recipes = Path(__file__).parents[2] / "recipes" / "finetune"
+    changes = [
+        f"model={teacher}", f"distil.teacher={teacher}", f"distil.text=[{corpus}]", "distil.texts=64",
+        "student={num_layers: 1, hidden_size: 32}", "training.epochs=1", "distil.heldout=8",
+    ]  # fmt: skip
+    recipe = FinetuneRecipe.load(recipes / "distil.yaml", changes)
+    plan = dict(dry_run(recipe, tmp_path / "run"))
+    assert plan["text"] == "at most 64 texts of 2 files"
+    assert plan["steps"].startswith("1 (1 epoch of 1, batches of 64)")
+    assert "tokenizer and token embeddings" in plan["student"]
+    with pytest.raises(DataError, match="gone"):
+        dry_run(recipe.changed({"distil.text": ["gone"]}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "gone.yaml").write_text("")
+    assert finetune(recipe, out=tmp_path / "run").chosen is not None
 
 
 @pytest.mark.parametrize(

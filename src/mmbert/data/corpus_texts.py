@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mmbert.recipe_text import Source
 
 UNKNOWN = "und"
 """Code of a language that nothing names, where the language does not matter."""
@@ -43,6 +47,18 @@ def chosen_texts(
         raise DataError(f"no text of {', '.join(sorted(missing))} in {', '.join(paths)}")
 
 
+def text_files(path: str) -> int:
+    """Return the number of files that :func:`chosen_texts` reads of a path; of a run, its sources. Raises DataError."""
+    prepared = next((place for place in (Path(path), Path(path) / "data") if _is_prepared(place)), None)
+    if prepared is not None:
+        from mmbert.data.store import Report
+
+        return len(Report.load(prepared).sources)
+    from mmbert.data.sources.read import source_inputs
+
+    return sum(1 for _ in source_inputs(path, _source(path, None, None, "text")))
+
+
 def _is_prepared(folder: Path) -> bool:
     return (folder / "text" / "report.json").is_file()
 
@@ -59,6 +75,15 @@ def _prepared(folder: Path, languages: Collection[str]) -> Iterator[tuple[str, s
                     yield language, document.text
 
 
+def _source(path: str, language: str | None, language_field: str | None, text_field: str) -> Source:
+    from mmbert.io.find import bare_name
+    from mmbert.recipe import Source
+
+    form = {".txt": "text", ".parquet": "parquet"}.get(Path(bare_name(path)).suffix, "jsonl")
+    options = {"kind": form, "path": path, "language": language, "language_field": language_field}
+    return Source.model_validate({**options, "text_field": text_field, "id_field": None})
+
+
 def _read(
     path: str, languages: Collection[str] | None, language: str | None, language_field: str | None, text_field: str
 ) -> Iterator[tuple[str, str]]:
@@ -66,13 +91,9 @@ def _read(
     from mmbert.data.sources.inputs import input_language
     from mmbert.data.sources.read import read_input, source_inputs
     from mmbert.errors import DataError
-    from mmbert.io.find import bare_name
     from mmbert.languages import matches
-    from mmbert.recipe import Source
 
-    form = {".txt": "text", ".parquet": "parquet"}.get(Path(bare_name(path)).suffix, "jsonl")
-    options = {"kind": form, "path": path, "language": language, "language_field": language_field}
-    source = Source.model_validate({**options, "text_field": text_field, "id_field": None})
+    source = _source(path, language, language_field, text_field)
     if languages is not None and language_field is None and Path(path).is_file():
         try:
             input_language(path, source, Path(path).name, path)

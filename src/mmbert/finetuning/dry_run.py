@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mmbert.errors import ConfigError
 from mmbert.finetuning.examples import read_examples, read_splits
 from mmbert.finetuning.finetune import compare_begun
 from mmbert.finetuning.labels import Examples, Fields
@@ -20,6 +21,7 @@ from mmbert.finetuning.recipe import FinetuneRecipe, Training
 from mmbert.finetuning.recipe_data import DataSpec
 from mmbert.finetuning.recipe_sentence import early_layers
 from mmbert.finetuning.task_rows import NUMBER, TRAINED_HERE, TaskRows, read_task, task_fields
+from mmbert.io.rows import read_rows
 from mmbert.model.config import ModelConfig, config_from_hf
 from mmbert.model.count import parameters
 from mmbert.model.folder import read_config
@@ -42,6 +44,8 @@ def dry_run(recipe: FinetuneRecipe, folder: Path) -> Lines:
     folder  of the run, which may have been begun with another recipe; nothing is written
     """
     compare_begun(recipe, folder)
+    if recipe.task == "distil":
+        return _distillation(recipe, folder)
     specs = {role: spec for role in ("train", "dev", "test") if (spec := recipe.data.split(role)) is not None}
     far = {role: spec for role, spec in specs.items() if spec.path is None}
     wanted = task_reads(recipe)
@@ -67,6 +71,34 @@ def dry_run(recipe: FinetuneRecipe, folder: Path) -> Lines:
         early_layers(recipe.task, getattr(recipe.options, "layers", ()), config.num_layers)
         warn_small_model(recipe.training, config)
     return [*lines, ("run", str(folder))]
+
+
+def _distillation(recipe: FinetuneRecipe, folder: Path) -> Lines:
+    """Return the plan of a distillation. Texts are not read, only looked for."""
+    from mmbert.data.corpus_texts import text_files
+
+    options, own = recipe.distil, recipe.student
+    where = f" behind {options.endpoint}" if options.endpoint is not None else ""
+    lines = [("task", recipe.task), ("teacher", options.vectors or f"{options.teacher}{where}")]
+    if own is None:
+        lines.append(("student", _model(recipe, _config(recipe))))
+    elif own.keep is not None:
+        lines.append(("student", f"{own.keep} layers of {recipe.model}"))
+    else:
+        shape = f"{own.num_layers} layers of {own.hidden_size}"
+        lines.append(("student", f"{shape}, fresh, with tokenizer and token embeddings of {recipe.model}"))
+    count = options.texts
+    if options.vectors is not None:
+        count = sum(1 for _ in read_rows(options.vectors))
+        count -= min(options.heldout, count // 10)
+        lines.append(("text", f"{count:,} texts of {options.vectors}"))
+    else:
+        if not options.text:
+            raise ConfigError("distil.text names no text to learn from: give distil.text=[FOLDER]")
+        files = sum(text_files(path) for path in options.text)
+        lines.append(("text", f"at most {count:,} texts of {files:,} file{'s' if files > 1 else ''}"))
+    judged = bool(options.heldout) or recipe.data.split("dev") is not None
+    return [*lines, ("steps", _steps(recipe, count, judged=judged)), ("run", str(folder))]
 
 
 def warn_small_model(training: Training, config: ModelConfig) -> None:
