@@ -98,7 +98,7 @@ def _nearest(place: int, start: int, length: int) -> bool:
     ],
 )
 def test_tokens_are_put_in_the_place_of_the_mask(text: str, span: tuple[int, int], token: str, expected: str) -> None:
-    assert _put(text, span, token) == expected
+    assert _put(text, span, token, "<mask>") == expected
 
 
 def test_bad_input_is_named(tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ from mmbert.model.config import ModelConfig, config_from_hf
 from mmbert.model.folder import is_adapter
 from mmbert.model.rope_parameters import LAYER_TYPES
 from mmbert.model.weights import model_folder
-from mmbert.tokenizer.folder import SPECIALS
 from mmbert.tokenizer.spelling import SPACE
 from mmbert.tokenizer.tokenizer import Tokenizer
 
@@ -165,14 +164,15 @@ def _look_at_tokenizer(folder: Folder, examination: Examination) -> None:
     except MMBertError as error:
         examination.problems.append(Problem.of(error))
         return
-    ids = {token: getattr(tokenizer, f"{role}_id") for role, token in SPECIALS.items()}
     examination.facts["tokenizer"] = {
         "tokens": tokenizer.vocab_size,
         "fingerprint": tokenizer.fingerprint,
         "class": folder.tokenizer_config.get("tokenizer_class", "not written"),
         "byte fallback": _byte_fallback(tokenizer),
     }
-    examination.facts["specials"] = " ".join(f"{token} {index}" for token, index in ids.items())
+    examination.facts["specials"] = " ".join(
+        f"{token} {tokenizer.role_ids[role]}" for role, token in tokenizer.specials.items()
+    )
     examination.facts["spaces"] = spaces(tokenizer)
 
 
