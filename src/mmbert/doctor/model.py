@@ -167,6 +167,7 @@ def _look_at_tokenizer(folder: Folder, examination: Examination) -> None:
     examination.facts["tokenizer"] = {
         "tokens": tokenizer.vocab_size,
         "fingerprint": tokenizer.fingerprint,
+        "model": type(tokenizer.written.model).__name__,
         "class": folder.tokenizer_config.get("tokenizer_class", "not written"),
         "byte fallback": _byte_fallback(tokenizer),
     }
@@ -180,6 +181,8 @@ def spaces(tokenizer: Tokenizer) -> str:
     """Return what a tokenizer does with spaces, found by trying."""
     (spaced,) = tokenizer.encode_batch([" a"])
     written = f"written {SPACE}" if any(SPACE in (tokenizer.id_to_token(i) or "") for i in spaced) else "kept"
+    if tokenizer.continuing_prefix:
+        written = f"dropped, {tokenizer.continuing_prefix} goes on with a word"
     put = "one is put before every text" if tokenizer.puts_space else "none is put before a text"
     exact = all(tokenizer.decode(tokenizer.encode(text)) == text for text in ("a", " a", "a  b", "a \n b "))
     return f"{written}; {put}; {'decoding gives the text back' if exact else 'decoding loses some'}"

@@ -7,10 +7,12 @@ Five roles are known: ``bos`` begins every text (BERT calls it CLS) and ``eos`` 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import tokenizers
+from tokenizers import pre_tokenizers
+from tokenizers.processors import TemplateProcessing
 
 from mmbert.errors import TokenizerError
 from mmbert.tokenizer.guard import no_panic
@@ -74,13 +76,6 @@ def _unknown(model: Any) -> str | None:
     return None if stated is None else model.id_to_token(int(stated[1]))
 
 
-def falls_back_to_bytes(model: Any) -> bool:
-    """Return whether a model spells what it does not know in the tokens ``<0x00>`` to ``<0xFF>``."""
-    if isinstance(model, tokenizers.models.Unigram):  # the library says it nowhere else
-        return bool(model.__getstate__().endswith(b'"byte_fallback":true}'))
-    return getattr(model, "byte_fallback", False) is True
-
-
 def _content(value: Any) -> str | None:
     """Return the content of a token in ``tokenizer_config.json``: a string, or an object with its flags."""
     content = value.get("content") if isinstance(value, Mapping) else value
@@ -89,3 +84,44 @@ def _content(value: Any) -> str | None:
 
 def _has(rust: tokenizers.Tokenizer, token: str) -> bool:
     return rust.token_to_id(token) is not None
+
+
+def around(specials: Mapping[str, str], ids: Mapping[str, int], origin: str) -> TemplateProcessing:
+    """Return what puts ``<bos>`` and ``<eos>`` around a text, and joins two."""
+    bos, eos = specials["bos"], specials["eos"]
+    try:
+        return TemplateProcessing(
+            single=f"{bos} $A {eos}",
+            pair=f"{bos} $A {eos} $B {eos}",
+            special_tokens=[(bos, ids["bos"]), (eos, ids["eos"])],
+        )
+    except ValueError as error:  # a template cannot say a token with a space or a colon
+        raise TokenizerError(f"{origin}: {bos!r} and {eos!r} around a text are not supported") from error
+
+
+def add_specials(rust: tokenizers.Tokenizer, specials: Mapping[str, str]) -> None:
+    """Make added tokens of the special tokens that are so far only in the vocabulary, as readers do by their config.
+
+    The mask then takes the space before it with it, as in XLM-R: it stands for a word.
+    """
+    known = {token.content for token in rust.get_added_tokens_decoder().values()}
+    for role, token in specials.items():
+        if token not in known:
+            rust.add_special_tokens(
+                [tokenizers.AddedToken(token, special=True, normalized=False, lstrip=role == "mask")]
+            )
+
+
+def kept_apart(rust: tokenizers.Tokenizer, contents: Iterable[str]) -> None:
+    """Make a tokenizer that ignores special strings in a text read them as other text.
+
+    The vocabulary of a Unigram or WordPiece model holds them, so the model itself would find them. A split behind the
+    first character keeps it from that; all other text stays as it was.
+    """
+    model = rust.model
+    if isinstance(model, tokenizers.models.BPE) and not model.ignore_merges:
+        return  # merges make no special token
+    pattern = "|".join(f"{re.escape(one[0])}(?={re.escape(one[1:])})" for one in contents if len(one) > 1)
+    split = pre_tokenizers.Split(tokenizers.Regex(pattern), "merged_with_previous")
+    before = rust.pre_tokenizer
+    rust.pre_tokenizer = split if before is None else pre_tokenizers.Sequence([before, split])

@@ -31,7 +31,6 @@ from typing import Any
 
 import numpy as np
 import tokenizers
-from tokenizers.processors import TemplateProcessing
 
 from mmbert.cancellation import check_cancelled, count_tokens
 from mmbert.errors import DataError, TokenizerError, first_line
@@ -42,8 +41,8 @@ from mmbert.tokenizer.folder import download, read_config, write_side_files
 from mmbert.tokenizer.guard import check_expansion, no_panic, unreadable
 from mmbert.tokenizer.load_bpe import load_bpe
 from mmbert.tokenizer.long_texts import chunks, encode_all
-from mmbert.tokenizer.specials import falls_back_to_bytes, find_specials
-from mmbert.tokenizer.spelling import SPACE, spelled_bytes
+from mmbert.tokenizer.specials import add_specials, around, find_specials, kept_apart
+from mmbert.tokenizer.spelling import SPACE, continuing_prefix, falls_back_to_bytes, opens_word, spelled_bytes
 
 BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 """How byte fallback writes a byte."""
@@ -70,7 +69,7 @@ class Tokenizer:
         self._marked.no_padding()
         self.specials = find_specials(self._marked, config or {}, origin)
         """Role (``pad eos bos unk mask``) -> content of the special tokens; without ``mask`` if there is none."""
-        _add_specials(self._marked, self.specials)
+        add_specials(self._marked, self.specials)
         self._added: dict[int, tokenizers.AddedToken] = self._marked.get_added_tokens_decoder()
         ids = ((role, self._marked.token_to_id(token)) for role, token in self.specials.items())
         self.role_ids: dict[str, int] = {role: index for role, index in ids if index is not None}
@@ -79,7 +78,7 @@ class Tokenizer:
             self.role_ids[role] for role in ("pad", "eos", "bos", "unk")
         )
         self._template = self._marked.post_processor
-        self._marked.post_processor = _around(self.specials, self.role_ids, origin)
+        self._marked.post_processor = around(self.specials, self.role_ids, origin)
 
     @classmethod
     def load(cls, name: str | Path, revision: str | None = None) -> Tokenizer:
@@ -184,8 +183,10 @@ class Tokenizer:
     @cached_property
     def _plain(self) -> Any:
         """Return the tokenizer that ignores special strings in text (Gemma's file does not mark <mask> as special)."""
-        plain = self._sharing({index: self._special(token) for index, token in self._added.items()})
+        added = {index: self._special(token) for index, token in self._added.items()}
+        plain = self._sharing(added)
         plain.encode_special_tokens = True
+        kept_apart(plain, [token.content for token in added.values() if token.special])
         return plain
 
     def _sharing(self, added: Mapping[int, tokenizers.AddedToken]) -> Any:
@@ -233,7 +234,9 @@ class Tokenizer:
             ids, spans = np.array(encoding.ids, np.uint32), np.array(encoding.offsets, np.int64).reshape(-1, 2)
             for place in np.flatnonzero(ids == self._space_put):
                 start, end = spans[place].tolist()
-                if text[start:end] not in (" ", SPACE):
+                # a space of the text has characters of its own; one that was put shares them with the next token
+                follows = place + 1 < len(spans) and spans[place + 1, 0] == start
+                if text[start:end] != SPACE and (follows or not text[start:end].isspace()):
                     spans[place, 1] = start
             count_tokens(len(ids))
             found.append((ids, spans))
@@ -304,21 +307,39 @@ class Tokenizer:
         token: str | None = self._marked.id_to_token(int(index))
         return token
 
+    def shown(self, index: int) -> str:
+        """Return a token with the space before it written as ``▁``, whatever form the file has: ``▁Paris``, ``ing``."""
+        name = self.id_to_token(index) or ""
+        prefix = self.continuing_prefix
+        if not prefix or index in self.special_ids:
+            return name.replace(" ", SPACE)
+        return name[len(prefix) :] if name.startswith(prefix) else SPACE * opens_word(name) + name
+
+    @cached_property
+    def continuing_prefix(self) -> str:
+        """Return what WordPiece writes before a token that goes on with a word (``##``); empty for other models."""
+        return continuing_prefix(self._marked.model)
+
     def token_texts(self) -> list[str]:
-        """Return the text of each token (V,): empty for a special token, U+FFFD for a part of a character."""
+        """Return the text of each token (V,): empty for a special token, U+FFFD for a part of a character.
+
+        WordPiece drops white space: a token that begins a word of letters or digits has one space before it here.
+        """
         return [spelled.decode(errors="replace") for spelled in self._spelled()]
 
     def token_bytes(self) -> np.ndarray:
         """Return the UTF-8 bytes of each token's text (V,) int64: 1 for a byte token, 0 for a special token.
 
         Summed over a text's tokens this is the text's length in bytes; one more where the file puts a space before it.
+        Where the file changes a text (NFKC, lower case, white space), it is about the length of what it makes of it;
+        <unk> counts as nothing.
         """
         return np.array([len(spelled) for spelled in self._spelled()], dtype=np.int64)
 
     def _spelled(self) -> list[bytes]:
         return spelled_bytes(
             self._marked.get_vocab(with_added_tokens=True), specials={*self.special_ids}, added=self._added,
-            byte_tokens=self.byte_tokens, spacing=self._spacing,
+            byte_tokens=self.byte_tokens, spacing=self._spacing, continuing=self.continuing_prefix,
         )  # fmt: skip
 
     @cached_property
@@ -357,32 +378,6 @@ def _read(content: str, origin: str) -> tokenizers.Tokenizer:
         raise
     except Exception as error:  # the Rust library raises bare Exception for whatever it cannot read
         raise TokenizerError(f"{origin} is not a tokenizer.json: {first_line(error)}") from error
-
-
-def _around(specials: Mapping[str, str], ids: Mapping[str, int], origin: str) -> TemplateProcessing:
-    """Return what puts ``<bos>`` and ``<eos>`` around a text, and joins two."""
-    bos, eos = specials["bos"], specials["eos"]
-    try:
-        return TemplateProcessing(
-            single=f"{bos} $A {eos}",
-            pair=f"{bos} $A {eos} $B {eos}",
-            special_tokens=[(bos, ids["bos"]), (eos, ids["eos"])],
-        )
-    except ValueError as error:  # a template cannot say a token with a space or a colon
-        raise TokenizerError(f"{origin}: {bos!r} and {eos!r} around a text are not supported") from error
-
-
-def _add_specials(rust: tokenizers.Tokenizer, specials: Mapping[str, str]) -> None:
-    """Make added tokens of the special tokens that are so far only in the vocabulary, as readers do by their config.
-
-    The mask then takes the space before it with it, as in XLM-R: it stands for a word.
-    """
-    known = {token.content for token in rust.get_added_tokens_decoder().values()}
-    for role, token in specials.items():
-        if token not in known:
-            rust.add_special_tokens(
-                [tokenizers.AddedToken(token, special=True, normalized=False, lstrip=role == "mask")]
-            )
 
 
 def _bare(value: Any) -> Any:
