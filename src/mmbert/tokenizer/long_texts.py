@@ -3,7 +3,8 @@
 A text is cut before a space that follows another character: no token of a common vocabulary crosses such a border, and
 the text on one side does not change the tokens of the other. If there is no space for long (Chinese, Thai, one letter a
 million times), the text is cut anywhere and the tokens next to the cut are discarded: the merges of byte-pair encoding
-and the paths of a unigram model rarely reach farther than a few tokens. So the ids are those of the whole text.
+and the paths of a unigram model rarely reach farther than a few tokens. So the ids are those of the whole text. (One
+thing differs: what lacks a token for thousands of characters is one <unk> in Unigram and WordPiece, here one a part.)
 """
 
 from __future__ import annotations
