@@ -34,6 +34,18 @@ def test_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def e5() -> Path:
+    """Return the folder of multilingual-e5-small that MMBERT_TEST_E5 names; ``../shared/tools/e5_small.py`` makes one.
+
+    Not to be changed.
+    """
+    folder = Path(os.environ.get("MMBERT_TEST_E5") or "nowhere")
+    if not (folder / "tokenizer.json").is_file():
+        pytest.skip("MMBERT_TEST_E5 names no folder of multilingual-e5-small")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def gemma2(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the real Gemma 2 tokenizer, which mmBERT's configurations name; not to be changed."""
     folder = tmp_path_factory.mktemp("gemma2")

@@ -41,9 +41,12 @@ def hub_folder(name: str, patterns: Sequence[str], *, revision: str | None = Non
         raise HubFailed(reason(error)) from error
 
 
-def hub_file(name: str, file: str, *, revision: str | None = None) -> Path:
-    """Return the local path of one file of ``name``. Raises HubFailed."""
-    path = hub_folder(name, [file], revision=revision) / file
+def hub_file(name: str, file: str, *, beside: Sequence[str] = (), revision: str | None = None) -> Path:
+    """Return the local path of one file of ``name``. Raises HubFailed.
+
+    beside  patterns of other files that are downloaded too, if there are any
+    """
+    path = hub_folder(name, [file, *beside], revision=revision) / file
     if not path.is_file():
         raise HubFailed(f"{name} has no {file} there, or the hub could not be reached and none is in the cache")
     return path

@@ -12,7 +12,12 @@ import torch
 import transformers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from older_tokenizers import BERT, FORMS, XLMR, older_json
+
 SPECIALS = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+OLDER = FORMS
+"""Forms of tokenizers that older encoders have."""
+
 PAIR = "<bos> $A <eos> $B <eos>"
 
 TEXTS = [
@@ -31,7 +36,12 @@ TEXTS = [
 
 @cache
 def tokenizer_json(form: str = "ours", pair: str = PAIR) -> str:
-    """``ours``: the space stays a space. ``metaspace``: the released mmBERT's, ``gemma``: Gemma 2's; ▁ in both."""
+    """``ours``: the space stays a space. ``metaspace``: the released mmBERT's, ``gemma``: Gemma 2's; ▁ in both.
+
+    ``pair`` names the special tokens as Gemma's are called; one of the ``OLDER`` forms takes its own for them.
+    """
+    if form in OLDER:
+        return _older(form, pair)
     sign = " " if form == "ours" else "▁"
     made = tokenizers.Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
     trainer = trainers.BpeTrainer(
@@ -58,6 +68,29 @@ def tokenizer_json(form: str = "ours", pair: str = PAIR) -> str:
     return json.dumps(values)
 
 
+def roles_of(form: str) -> dict[str, str]:
+    """Return role -> content of the special tokens of a form."""
+    if form in OLDER:
+        return XLMR if form == "unigram" else BERT
+    return {token.strip("<>"): token for token in SPECIALS}
+
+
+def mask_of(form: str) -> str:
+    """Return what stands for a mask in a text."""
+    return roles_of(form)["mask"]
+
+
+def _older(form: str, pair: str) -> str:
+    made = tokenizers.Tokenizer.from_str(older_json(form, TEXTS[:8] * 3, size=700))
+    roles = roles_of(form)
+    ends = [(roles[role], made.token_to_id(roles[role])) for role in ("bos", "eos")]
+    single, pair = (
+        template.replace("<bos>", roles["bos"]).replace("<eos>", roles["eos"]) for template in ("<bos> $A <eos>", pair)
+    )
+    made.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=ends)
+    return made.to_str()
+
+
 def save_theirs(
     folder: Path, name: str, *, form: str = "ours", pair: str = PAIR, max_tokens: int = 256, **config: Any
 ) -> tuple[Any, Any]:
@@ -66,15 +99,16 @@ def save_theirs(
     name  what follows ModernBertFor. Weights are drawn large, so that answers differ and errors show.
     """
     made = tokenizers.Tokenizer.from_str(tokenizer_json(form, pair))
-    roles = {f"{token.strip('<>')}_token": token for token in SPECIALS}
+    own = roles_of(form)
+    roles = {f"{role}_token": token for role, token in own.items()}
     words = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=made, model_max_length=max_tokens, cls_token="<bos>", sep_token="<eos>", **roles
+        tokenizer_object=made, model_max_length=max_tokens, cls_token=own["bos"], sep_token=own["eos"], **roles
     )
-    ids = {f"{token.strip('<>')}_token_id": index for index, token in enumerate(SPECIALS)}
+    ids = {f"{role}_token_id": made.token_to_id(token) for role, token in own.items()}
     shape = transformers.ModernBertConfig(
         vocab_size=made.get_vocab_size(), hidden_size=32, intermediate_size=48, num_hidden_layers=4,
         num_attention_heads=4, max_position_embeddings=256, local_attention=16,
-        cls_token_id=2, sep_token_id=1, **ids, **config,
+        cls_token_id=ids["bos_token_id"], sep_token_id=ids["eos_token_id"], **ids, **config,
     )  # fmt: skip
     torch.manual_seed(0)
     model = getattr(transformers, f"ModernBertFor{name}")(shape).eval()

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from task_folders import PAIR, TEXTS, save_theirs
+from task_folders import OLDER, PAIR, TEXTS, save_theirs
 
 from mmbert.errors import ConfigError, DataError, TokenizerError, TooLong, WeightsError
 from mmbert.inference.answerer import Answer, Answerer
@@ -36,7 +36,7 @@ def all_pieces(answerer: Answerer, context: str, longest: int) -> tuple[dict[tup
 
 
 @pytest.mark.parametrize("pair", [PAIR, "<bos> $A <eos> <bos> $B <eos>"])
-@pytest.mark.parametrize("form", ["ours", "metaspace", "gemma"])
+@pytest.mark.parametrize("form", ["ours", "metaspace", "gemma", *OLDER])
 def test_logits_are_those_of_transformers(form: str, pair: str, tmp_path: Path) -> None:
     theirs, words = save_theirs(tmp_path, "QuestionAnswering", form=form, pair=pair)
     answerer = Answerer.load(tmp_path, precision="fp32")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from task_folders import TEXTS, save_theirs, their_logits
+from task_folders import OLDER, TEXTS, save_theirs, their_logits
 
 from mmbert.errors import ConfigError, DataError, TokenizerError, WeightsError
 from mmbert.inference.classifier import Classifier, apply
@@ -23,7 +23,7 @@ def classifier(tmp_path: Path) -> Classifier:
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
-@pytest.mark.parametrize("form", ["ours", "metaspace"])
+@pytest.mark.parametrize("form", ["ours", "metaspace", *OLDER])
 def test_logits_are_those_of_transformers(pooling: str, form: str, tmp_path: Path) -> None:
     theirs, words = save_theirs(tmp_path, "SequenceClassification", form=form, classifier_pooling=pooling, **NAMES)
     classifier = Classifier.load(tmp_path, precision="fp32")

@@ -6,7 +6,7 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from task_folders import PAIR, TEXTS, save_theirs, tokenizer_json
+from task_folders import OLDER, PAIR, TEXTS, save_theirs, tokenizer_json
 
 from mmbert.errors import DataError, TokenizerError
 from mmbert.inference.load import load
@@ -24,7 +24,7 @@ def test_pairs_are_cut_as_the_library_cuts_them(first: int, second: int, longest
     assert cut_pair(first, second, longest - 3) == (found.count(0), found.count(1))
 
 
-@pytest.mark.parametrize("form", ["ours", "metaspace", "gemma"])
+@pytest.mark.parametrize("form", ["ours", "metaspace", "gemma", *OLDER])
 @pytest.mark.parametrize("pair", [PAIR, "<bos> $A <eos> <bos> $B <eos>", "$A <eos> <eos> $B"])
 def test_pairs_are_joined_as_the_folder_says(form: str, pair: str, tmp_path: Path) -> None:
     _, words = save_theirs(tmp_path, "SequenceClassification", form=form, pair=pair, max_tokens=48)

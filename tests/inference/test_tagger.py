@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import transformers
-from task_folders import TEXTS, save_theirs, their_logits
+from task_folders import OLDER, TEXTS, save_theirs, their_logits
 
 from mmbert.errors import ConfigError, DataError, TokenizerError, WeightsError
 from mmbert.inference.tagger import Tagger
@@ -22,7 +22,7 @@ def tagger(tmp_path: Path) -> Tagger:
     return Tagger.load(tmp_path, device="cpu", precision="fp32")
 
 
-@pytest.mark.parametrize("form", ["ours", "metaspace", "gemma"])
+@pytest.mark.parametrize("form", ["ours", "metaspace", "gemma", *OLDER])
 def test_probabilities_are_those_of_transformers(form: str, tmp_path: Path) -> None:
     theirs, words = save_theirs(tmp_path, "TokenClassification", form=form, **NAMES)
     tagger = Tagger.load(tmp_path, precision="fp32")
@@ -47,7 +47,7 @@ def start_of(entity: Any) -> int:
     return int(entity["start"] if isinstance(entity, dict) else entity.start)
 
 
-@pytest.mark.parametrize("form", ["ours", "metaspace"])
+@pytest.mark.parametrize("form", ["ours", "metaspace", "wordpiece", "cased"])  # unigram: theirs tags lone spaces
 def test_entities_are_those_of_the_pipeline(form: str, tmp_path: Path) -> None:
     theirs, words = save_theirs(tmp_path, "TokenClassification", form=form, **NAMES)
     pipeline = transformers.TokenClassificationPipeline(model=theirs, tokenizer=words, aggregation_strategy="simple")

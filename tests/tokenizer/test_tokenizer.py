@@ -13,7 +13,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from mmbert.doctor.model import _byte_fallback
 from mmbert.errors import TokenizerError
-from mmbert.tokenizer.folder import SPECIALS
+from mmbert.tokenizer.specials import GEMMA
 from mmbert.tokenizer.tokenizer import Tokenizer
 
 SP = "\u2581"
@@ -26,7 +26,7 @@ thorough = settings(max_examples=150, deadline=None, database=None, derandomize=
 def released_form(kind: str, *, mask_is_special: bool = False, without: str = "") -> str:
     """A tiny tokenizer.json in the form of the released mmBERT (``metaspace``) or of Gemma 2 (``gemma``)."""
     pieces = [SP, "a", "b", "c", "h", "o", f"{SP}a", "ab", f"{SP}ab", ".", "é"]
-    specials = [token for token in SPECIALS.values() if token != without]
+    specials = [token for token in GEMMA.values() if token != without]
     vocab = {token: i for i, token in enumerate([*specials, *(f"<0x{b:02X}>" for b in range(256)), *pieces])}
     merges = [(SP, "a"), ("a", "b"), (f"{SP}a", "b")]
     made = tokenizers.Tokenizer(
@@ -130,10 +130,10 @@ def test_token_texts_of_released_form(token: str, text: str) -> None:
 
 def test_token_texts_of_a_byte_level_tokenizer() -> None:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {token: i for i, token in enumerate([*SPECIALS.values(), *alphabet, "\u0120a"])}
+    vocab = {token: i for i, token in enumerate([*GEMMA.values(), *alphabet, "\u0120a"])}
     model = tokenizers.Tokenizer(models.BPE(vocab, [("\u0120", "a")]))
     model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    model.add_special_tokens(list(SPECIALS.values()))
+    model.add_special_tokens(list(GEMMA.values()))
     tokenizer = Tokenizer(model.to_str(), "tiny")
     (ids,) = tokenizer.encode_batch(["b a\u00e9"])
     assert [tokenizer.token_texts()[index] for index in ids] == ["b", " a", "\ufffd", "\ufffd"]
@@ -230,16 +230,28 @@ def test_decode_refuses_unknown_ids(trained: Tokenizer) -> None:
         trained.decode([5, trained.vocab_size])
 
 
-@pytest.mark.parametrize("missing", ["<mask>", "<bos>", "<eos>", "<pad>", "<unk>"])
-def test_a_tokenizer_without_a_special_token_is_refused(missing: str) -> None:
+def without(token: str) -> Tokenizer:
+    """Gemma's form with another token in the place of a special one."""
     content = json.loads(released_form("gemma"))
-    content["added_tokens"] = [t for t in content["added_tokens"] if t["content"] != missing]
-    index = content["model"]["vocab"].pop(missing)
-    content["model"]["vocab"]["[MASK]"] = index
-    if missing == "<unk>":
+    content["added_tokens"] = [t for t in content["added_tokens"] if t["content"] != token]
+    content["model"]["vocab"]["[MASK]"] = content["model"]["vocab"].pop(token)
+    if token == "<unk>":
         content["model"]["unk_token"] = None
-    with pytest.raises(TokenizerError, match=f"has no {missing}: mmBERT needs"):
-        Tokenizer(json.dumps(content), "tiny")
+    return Tokenizer(json.dumps(content), "tiny")
+
+
+@pytest.mark.parametrize("missing", ["<bos>", "<eos>", "<pad>", "<unk>"])
+def test_a_tokenizer_without_a_special_token_is_refused(missing: str) -> None:
+    with pytest.raises(TokenizerError, match=f"has no {missing}: mmBERT needs <pad> <eos> <bos> <unk>"):
+        without(missing)
+
+
+def test_a_tokenizer_without_a_mask_is_of_use_but_for_masks() -> None:
+    tokenizer = without("<mask>")
+    assert tokenizer.specials == {"pad": "<pad>", "eos": "<eos>", "bos": "<bos>", "unk": "<unk>"}
+    assert tokenizer.decode(tokenizer.encode("ab <mask>", specials=True)) == "ab <mask>"
+    with pytest.raises(TokenizerError, match="tiny has no mask token: masked language modelling needs one"):
+        _ = tokenizer.mask_id
 
 
 def test_bad_files(tmp_path: Path) -> None:

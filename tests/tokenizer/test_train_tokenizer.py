@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mmbert.errors import TokenizerError
 from mmbert.recipe import TokenizerTraining
-from mmbert.tokenizer.folder import SPECIALS
+from mmbert.tokenizer.specials import GEMMA
 from mmbert.tokenizer.spelling import SPACE
 from mmbert.tokenizer.tokenizer import Tokenizer
 from mmbert.tokenizer.train import _Sample, sample_by_language, train_tokenizer
@@ -147,7 +147,7 @@ def test_mask_is_saved_as_a_word_with_its_space(trained: Tokenizer, prefixed: To
     for tokenizer, right in ((trained, False), (prefixed, True)):
         tokenizer.save(tmp_path)
         added = json.loads((tmp_path / "tokenizer.json").read_text())["added_tokens"]
-        assert [token["content"] for token in added] == list(SPECIALS.values())
+        assert [token["content"] for token in added] == list(GEMMA.values())
         assert added[4]["lstrip"]
         assert added[4]["rstrip"] is right
         assert not any(token["lstrip"] or token["rstrip"] for token in added[:4])

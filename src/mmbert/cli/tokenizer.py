@@ -83,7 +83,7 @@ def measure(
     language_field: LanguageField = None,
     text_field: TextField = "text",
 ) -> None:
-    """Measure bytes per token, tokens per word and byte fallback of each language, worst first."""
+    """Measure bytes per token, tokens per word, byte fallback and unknown tokens of each language, worst first."""
     from dataclasses import asdict
 
     from mmbert.errors import DataError
@@ -124,7 +124,7 @@ def _print_table(found: list[Fertility]) -> None:
     table = Table(caption=f"{len(found)} languages, fewest bytes per token first", box=None)
     table.add_column("language")
     table.add_column("name")
-    for column in ("bytes/token", "characters/token", "tokens/word", "byte fallback", "tokens"):
+    for column in ("bytes/token", "characters/token", "tokens/word", "byte fallback", "unknown", "tokens"):
         table.add_column(column, justify="right")
     for row in found:
         table.add_row(
@@ -134,6 +134,7 @@ def _print_table(found: list[Fertility]) -> None:
             f"{row.characters_per_token:.2f}",
             f"{row.tokens_per_word:.2f}",
             f"{row.byte_fallback_rate:.1%}",
+            f"{row.unknown_rate:.1%}",
             f"{row.tokens:,}",
         )
     console = Console()

@@ -21,7 +21,6 @@ from mmbert.model.config import ModelConfig, config_from_hf
 from mmbert.model.folder import is_adapter
 from mmbert.model.rope_parameters import LAYER_TYPES
 from mmbert.model.weights import model_folder
-from mmbert.tokenizer.folder import SPECIALS
 from mmbert.tokenizer.spelling import SPACE
 from mmbert.tokenizer.tokenizer import Tokenizer
 
@@ -165,14 +164,16 @@ def _look_at_tokenizer(folder: Folder, examination: Examination) -> None:
     except MMBertError as error:
         examination.problems.append(Problem.of(error))
         return
-    ids = {token: getattr(tokenizer, f"{role}_id") for role, token in SPECIALS.items()}
     examination.facts["tokenizer"] = {
         "tokens": tokenizer.vocab_size,
         "fingerprint": tokenizer.fingerprint,
+        "model": type(tokenizer.written.model).__name__,
         "class": folder.tokenizer_config.get("tokenizer_class", "not written"),
         "byte fallback": _byte_fallback(tokenizer),
     }
-    examination.facts["specials"] = " ".join(f"{token} {index}" for token, index in ids.items())
+    examination.facts["specials"] = " ".join(
+        f"{token} {tokenizer.role_ids[role]}" for role, token in tokenizer.specials.items()
+    )
     examination.facts["spaces"] = spaces(tokenizer)
 
 
@@ -180,6 +181,8 @@ def spaces(tokenizer: Tokenizer) -> str:
     """Return what a tokenizer does with spaces, found by trying."""
     (spaced,) = tokenizer.encode_batch([" a"])
     written = f"written {SPACE}" if any(SPACE in (tokenizer.id_to_token(i) or "") for i in spaced) else "kept"
+    if tokenizer.continuing_prefix:
+        written = f"dropped, {tokenizer.continuing_prefix} goes on with a word"
     put = "one is put before every text" if tokenizer.puts_space else "none is put before a text"
     exact = all(tokenizer.decode(tokenizer.encode(text)) == text for text in ("a", " a", "a  b", "a \n b "))
     return f"{written}; {put}; {'decoding gives the text back' if exact else 'decoding loses some'}"

@@ -91,8 +91,8 @@ def fill(
     filled = []
     for sentence, row, chances in zip(sentences, tokens.tolist(), probabilities.tolist(), strict=True):
         before, after = _around(tokenizer, sentence)
-        truth = _spelled(tokenizer, sentence.ids[sentence.position])
-        guesses = [Guess(token=_spelled(tokenizer, i), probability=p) for i, p in zip(row, chances, strict=True)]
+        truth = tokenizer.shown(sentence.ids[sentence.position])
+        guesses = [Guess(token=tokenizer.shown(i), probability=p) for i, p in zip(row, chances, strict=True)]
         filled.append(FilledMask(language=sentence.language, before=before, after=after, truth=truth, guesses=guesses))
     return filled
 
@@ -103,7 +103,7 @@ def _choose(language: str, documents: Sequence[str], tokenizer: Tokenizer, seed:
     fitting = [s for s in sentences if _MIN_CHARACTERS <= len(s) <= _MAX_CHARACTERS]
     for place in rng.permutation(len(fitting))[:20]:
         ids = tokenizer.encode(fitting[place])
-        tokens = [_spelled(tokenizer, token) for token in ids]
+        tokens = [tokenizer.shown(token) for token in ids]
         # place 0 is <bos>, and the first word is left out: nothing before it helps to guess it
         readable = [i for i in range(2, len(ids) - 1) if _is_word(tokens[i])]
         starts = [i for i in readable if tokens[i].startswith(SPACE)]
@@ -111,10 +111,6 @@ def _choose(language: str, documents: Sequence[str], tokenizer: Tokenizer, seed:
         if choice := whole or starts or readable:
             return MaskedSentence(language, tuple(ids), int(rng.choice(choice)))
     return None
-
-
-def _spelled(tokenizer: Tokenizer, token: int) -> str:
-    return (tokenizer.id_to_token(token) or "").replace(" ", SPACE)
 
 
 def _is_word(token: str) -> bool:
@@ -128,7 +124,7 @@ def _around(tokenizer: Tokenizer, sentence: MaskedSentence) -> tuple[str, str]:
     """The text before and after the hidden token, with the spaces between: decoding a part drops those at its ends."""
     hidden, end = sentence.position, len(sentence.ids) - 1
     before = tokenizer.decode(list(sentence.ids[1:hidden])).rstrip()
-    after = tokenizer.decode(list(sentence.ids[hidden + 1 : end])).lstrip()
-    follows = hidden + 1 < end and _spelled(tokenizer, sentence.ids[hidden + 1]).startswith(SPACE)
-    precedes = hidden > 1 and _spelled(tokenizer, sentence.ids[hidden]).startswith(SPACE)
+    after = tokenizer.decode(list(sentence.ids[hidden + 1 : end])).lstrip().removeprefix(tokenizer.continuing_prefix)
+    follows = hidden + 1 < end and tokenizer.shown(sentence.ids[hidden + 1]).startswith(SPACE)
+    precedes = hidden > 1 and tokenizer.shown(sentence.ids[hidden]).startswith(SPACE)
     return before + " " * precedes, " " * follows + after

@@ -92,15 +92,18 @@ def plan_windows(tokens: int, capacity: int, overlap: int) -> list[Window]:
     return [Window(*run, first, last) for run, first, last in zip(runs, firsts, lasts, strict=True)]
 
 
-def token_spans(spans: Sequence[Span], characters: np.ndarray, where: str = "the text") -> list[Span]:
+def token_spans(
+    spans: Sequence[Span], characters: np.ndarray, where: str = "the text", *, length: int | None = None
+) -> list[Span]:
     """Return the tokens of each passage: those whose centre lies in it, or else the one that covers its start.
 
     characters  (n, 2) characters of each token, ascending
+    length      of the text. Default: to the end of its last token, behind which a normalizer may drop characters
     Raises DataError for a span that is empty or outside.
     """
     if not len(characters) or not len(spans):
         return [(0, 0) for _ in spans]
-    length = int(characters[-1, 1])
+    length = int(characters[-1, 1]) if length is None else length
     borders = np.asarray(spans, np.int64).reshape(-1, 2)
     starts, ends = borders[:, 0], borders[:, 1]
     wrong = np.flatnonzero((starts < 0) | (starts >= ends) | (starts >= length))

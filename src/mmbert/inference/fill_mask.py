@@ -14,11 +14,11 @@ from torch import Tensor
 
 from mmbert.errors import DataError
 from mmbert.inference.checks import whole
+from mmbert.inference.load import Loaded
 from mmbert.inference.predictor import Predictor, respond
 from mmbert.inference.windows import Place, Rows, run_rows, tokenised, windows, with_ends
 from mmbert.model.heads import MaskedLM
 from mmbert.packed import Packed
-from mmbert.tokenizer.folder import SPECIALS
 from mmbert.tokenizer.tokenizer import BYTE, Tokenizer
 
 Best = tuple[np.ndarray, np.ndarray]
@@ -61,6 +61,13 @@ class FillMask(Predictor):
 
     kinds = ("masked_lm",)
 
+    def __init__(self, loaded: Loaded) -> None:
+        super().__init__(loaded)
+        tokenizer = loaded.tokenizer
+        self._mask_id = tokenizer.mask_id  # raises TokenizerError here and not with the first text
+        self.mask = tokenizer.specials["mask"]
+        """What stands for a token in a text: ``<mask>``, or what the model's tokenizer has for it."""
+
     def __call__(self, texts: Any, *, top_k: int = 5, progress: bool | None = None) -> Any:
         """Return the ``top_k`` best fills of a text's mask, best first; for several masks, such a list for each.
 
@@ -83,7 +90,7 @@ class FillMask(Predictor):
         """
         model, top_k = self.loaded.head, max(text.metadata.top_k for text, _ in places)
         assert isinstance(model, MaskedLM)
-        targets = (packed.ids == self.loaded.tokenizer.mask_id).nonzero().squeeze(1)
+        targets = (packed.ids == self._mask_id).nonzero().squeeze(1)
         asked = replace(packed, targets=targets)
         asked.__dict__["lengths"] = packed.lengths  # a cached property: computing it again would wait for the device
         scores, tokens = (found.cpu().numpy() for found in best_tokens(model, asked, top_k, self._unknown))
@@ -108,11 +115,10 @@ class FillMask(Predictor):
 
         Raises DataError for a text without one.
         """
-        mask = self.loaded.tokenizer.mask_id
         for number, text, ids, spans in tokenised(self.loaded, texts):
-            masks = np.flatnonzero(ids == mask)
+            masks = np.flatnonzero(ids == self._mask_id)
             if not len(masks):
-                raise DataError(f"text {number} has no {SPECIALS['mask']}: write it where a token is asked for")
+                raise DataError(f"text {number} has no {self.mask}: write it where a token is asked for")
             rows, taken = [], []
             for window in windows(self.loaded, ids):
                 here = masks[slice(*np.searchsorted(masks, [window.first, window.last]))]
@@ -126,7 +132,7 @@ class FillMask(Predictor):
 
     def _fill(self, text: str, span: tuple[int, int], token: int, score: float) -> Fill:
         spelled = self._spell(token)
-        return Fill(spelled.removeprefix(" ") or spelled, token, score, _put(text, span, spelled))
+        return Fill(spelled.removeprefix(" ") or spelled, token, score, _put(text, span, spelled, self.mask))
 
     def _spell(self, token: int) -> str:
         """Return the text of a token with the space before it; its name if it is no text."""
@@ -174,14 +180,14 @@ def best_tokens(model: MaskedLM, packed: Packed, top: int, unknown: Tensor) -> t
     return torch.cat(scores), torch.cat(tokens)
 
 
-def _put(text: str, span: tuple[int, int], token: str) -> str:
-    """Return the text with a token in the place of a mask.
+def _put(text: str, span: tuple[int, int], token: str, mask: str) -> str:
+    """Return the text with a token in the place of a mask, which stands in the text as ``mask``.
 
     The span of a mask may contain spaces that its tokenizer took with it. A token that begins with a space keeps the
     one before the mask, or adds one; any other token is put where the span begins.
     """
     start, end = span
-    left, _, right = text[start:end].partition(SPECIALS["mask"])
+    left, _, right = text[start:end].partition(mask)
     before, after = text[:start], right + text[end:]
     if token.startswith(" "):
         gap = left if left or not before or before[-1].isspace() else " "

@@ -316,8 +316,9 @@ def _tokenizer(place: Path, config: ModelConfig) -> Tokenizer:
         )
     written = tokenizer.encode_written("a")
     if written.ids != tokenizer.encode("a"):
+        bos, eos = tokenizer.specials["bos"], tokenizer.specials["eos"]
         raise TokenizerError(
-            f"{path} reads 'a' as {' '.join(written.tokens)}, not as <bos> a <eos>: if the model was trained with "
+            f"{path} reads 'a' as {' '.join(written.tokens)}, not as {bos} a {eos}: if the model was trained with "
             f'both, write the file again by mmbert.Tokenizer.load("{place}").save("{place}"); else it is not supported'
         )
     side = _tokenizer_config(place).get("truncation_side", "right")

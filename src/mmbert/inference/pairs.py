@@ -15,7 +15,7 @@ import numpy as np
 from mmbert.errors import TokenizerError
 from mmbert.inference.checks import check_pair
 from mmbert.inference.load import Loaded
-from mmbert.tokenizer.long_texts import encode_ends
+from mmbert.tokenizer.long_texts import encode_ends, is_whole
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,10 @@ def pair_encoder(
             if single:
                 rows.append(np.concatenate([bos, a[: longest - 2], eos]))
             else:
-                sizes = len(a), len(b)
-                if min(sizes) > longest:  # both are cut, so tokens do not tell which is longer
-                    sizes = len(firsts[number - start]) + longest, len(seconds[number - start]) + longest
+                sizes, texts = (len(a), len(b)), (firsts[number - start], seconds[number - start])
+                if min(sizes) > longest and not all(is_whole(text, longest) for text in texts):
+                    # ids of a part do not tell which text is longer, and characters nearly always do
+                    sizes = len(texts[0]) + longest, len(texts[1]) + longest
                 keep, keep_second = cut_pair(*sizes, longest - template.size)
                 rows.append(template.join(a[:keep], b[:keep_second]))
         return rows

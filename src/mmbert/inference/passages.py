@@ -229,7 +229,7 @@ class _Late:
             runs = split_tokens(len(spans), self.size)
             passages = [character_span(span, spans) for span in runs]
         else:
-            runs = token_spans(passages, spans, f"text {number}")
+            runs = token_spans(passages, spans, f"text {number}", length=len(text))
         return Cut(text, passages, runs, len(spans), plan_windows(len(spans), self.capacity, self.overlap))
 
     def _passages(self, number: int, text: str) -> list[Span]:

@@ -145,7 +145,8 @@ def _handlers(loaded: Loaded) -> tuple[Any, ...]:
     # Refused when the server starts, not at the first request.
     if loaded.kind not in _HANDLERS:
         raise WeightsError(f"{loaded.folder} is a multiple-choice model, which has no route: use mmbert.MultipleChoice")
-    return tuple(make(loaded) for make in _HANDLERS[loaded.kind])
+    makers = [make for make in _HANDLERS[loaded.kind] if make is not FillMaskHandler or loaded.tokenizer.has_mask]
+    return tuple(make(loaded) for make in makers)
 
 
 def warm_up(served: Served) -> None:

@@ -3,7 +3,8 @@
 A text is cut before a space that follows another character: no token of a common vocabulary crosses such a border, and
 the text on one side does not change the tokens of the other. If there is no space for long (Chinese, Thai, one letter a
 million times), the text is cut anywhere and the tokens next to the cut are discarded: the merges of byte-pair encoding
-and the paths of a unigram model rarely reach farther than a few tokens. So the ids are those of the whole text.
+and the paths of a unigram model rarely reach farther than a few tokens. So the ids are those of the whole text. (One
+thing differs: what lacks a token for thousands of characters is one <unk> in Unigram and WordPiece, here one a part.)
 """
 
 from __future__ import annotations
@@ -102,6 +103,11 @@ def encode_ends(
     return rows
 
 
+def is_whole(text: str, tokens: int) -> bool:
+    """Return whether :func:`encode_ends` gives all ids of a text, so that their number is its length."""
+    return len(text) <= _PER_TOKEN * tokens + 2 * _REACH
+
+
 def _beginning(text: str, size: int) -> str:
     if len(text) <= size + _REACH:
         return text
@@ -145,15 +151,22 @@ def encode_parts(encode: EncodeSome, text: str, number: int = 0) -> Iterator[Enc
 
 
 def _resume(part: str, spans: np.ndarray) -> int:
-    """Return the first token of a part that is left to the next one: where there is, one that begins with a space."""
+    """Return the first token of a part that is left to the next one: where there is, one at the beginning of a word.
+
+    That is one that begins with a space, or else one behind white space: WordPiece leaves that out.
+    """
     last = len(spans) - _MARGIN
-    for index in range(last, max(last - _REACH, last // 2), -1):
+    nearby = range(last, max(last - _REACH, last // 2), -1)
+    for index in nearby:
         place = int(spans[index, 0])
         if place and part[place] == " " and not part[place - 1].isspace():
             return index
-    for index in range(
-        last, 0, -1
-    ):  # between characters: not those of one in bytes, nor a space that was put before it
+    for index in nearby:
+        place = int(spans[index, 0])
+        if place and part[place - 1].isspace() and spans[index - 1, 1] < place:
+            return index
+    for index in range(last, 0, -1):
+        # between characters: not those of one in bytes, nor a space that was put before it
         if spans[index - 1, 0] < spans[index, 0] and spans[index - 1, 1] <= spans[index, 0]:
             return index
     return 0

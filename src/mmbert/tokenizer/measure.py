@@ -27,6 +27,8 @@ class Fertility:
     """A word is what stands between white space, so this says little for Thai, Chinese or Japanese."""
     byte_fallback_rate: float
     """Part of the tokens that are single bytes of a character the vocabulary lacks."""
+    unknown_rate: float
+    """Part of the tokens that are <unk>, for what a vocabulary without byte fallback lacks."""
     tokens: int
     characters: int
     bytes: int
@@ -36,6 +38,7 @@ class Fertility:
 class _Sums:
     tokens: int = 0
     fallback: int = 0
+    unknown: int = 0
     words: int = 0
     characters: int = 0
     bytes: int = 0
@@ -59,6 +62,7 @@ def measure(
             of = sums[language]
             of.tokens += len(ids)
             of.fallback += int(is_byte[ids].sum())
+            of.unknown += int((ids == tokenizer.unk_id).sum())
             of.words += len(text.split())
             of.bytes += len(text.encode())
         batch.clear()
@@ -87,6 +91,7 @@ def _fertility(language: str, of: _Sums) -> Fertility:
         characters_per_token=of.characters / of.tokens,
         tokens_per_word=of.tokens / max(of.words, 1),
         byte_fallback_rate=of.fallback / of.tokens,
+        unknown_rate=of.unknown / of.tokens,
         tokens=of.tokens,
         characters=of.characters,
         bytes=of.bytes,

@@ -6,11 +6,16 @@ A tokenizer knows three forms of text:
 - :meth:`Tokenizer.encode` and :meth:`Tokenizer.pack`: ``<bos> text <eos>``, what the model reads;
 - with ``specials=True``, the same where special strings in the text are special tokens: ``"Paris is <mask>."``.
 
+``<bos>``, ``<eos>`` and ``<mask>`` stand for whatever has these roles in a file (``specials.py``): ``<s> text </s>`` in
+the Unigram tokenizers of XLM-R's family, ``[CLS] text [SEP]`` in the WordPiece tokenizers of BERT's.
+
 What is lossless. Tokenizers trained here keep the space as a space, so that ``decode(encode(text)) == text`` for all
 of Unicode. Gemma 2's own form and the Metaspace form of the released mmBERT write a space as U+2581 and therefore
 read a U+2581 of the text as a space. Metaspace also puts a space before the text and behind every added token (tags,
 runs of newlines): ``"a\nb"`` has the ids of ``"a\n b"``. Decoding takes the first of these spaces away, together with
-one that was there, and keeps the others. This is in their files and stays as it is.
+one that was there, and keeps the others. This is in their files and stays as it is. Older tokenizers lose more: XLM-R's
+family writes compatibility characters and runs of spaces in one way (NFKC), BERT's drops white space, and often case
+and accents; what their vocabularies lack is ``<unk>``.
 """
 
 from __future__ import annotations
@@ -26,54 +31,61 @@ from typing import Any
 
 import numpy as np
 import tokenizers
-from tokenizers.processors import TemplateProcessing
 
 from mmbert.cancellation import check_cancelled, count_tokens
 from mmbert.errors import DataError, TokenizerError, first_line
 from mmbert.files import write_text
 from mmbert.io.stream import read_text
 from mmbert.packed import Packed
-from mmbert.tokenizer.folder import SPECIALS, download, write_side_files
+from mmbert.tokenizer.folder import download, read_config, write_side_files
 from mmbert.tokenizer.guard import check_expansion, no_panic, unreadable
 from mmbert.tokenizer.load_bpe import load_bpe
 from mmbert.tokenizer.long_texts import chunks, encode_all
-from mmbert.tokenizer.spelling import SPACE, spelled_bytes
+from mmbert.tokenizer.specials import add_specials, around, find_specials, kept_apart
+from mmbert.tokenizer.spelling import SPACE, continuing_prefix, falls_back_to_bytes, opens_word, spelled_bytes
 
 BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 """How byte fallback writes a byte."""
 
 
 class Tokenizer:
-    """A tokenizer with ``<pad> <eos> <bos> <unk> <mask>``. Made by :meth:`load` or ``train_tokenizer``."""
+    """A tokenizer with tokens for padding, for both ends of a text, for what is unknown and, but for some, for masks.
 
-    def __init__(self, content: str | tokenizers.Tokenizer, origin: str) -> None:
-        """Read the text of a ``tokenizer.json``, or take what it holds. ``origin`` names it in errors.
+    Made by :meth:`load` or ``train_tokenizer``.
+    """
 
+    def __init__(
+        self, content: str | tokenizers.Tokenizer, origin: str, *, config: Mapping[str, Any] | None = None
+    ) -> None:
+        """Read the text of a ``tokenizer.json``, or take what it holds.
+
+        origin  names it in errors
+        config  the ``tokenizer_config.json`` beside it, which names special tokens
         Raises TokenizerError.
         """
         self.origin = origin
         self._marked = _read(content, origin) if isinstance(content, str) else content
-        self._added: dict[int, tokenizers.AddedToken] = self._marked.get_added_tokens_decoder()
-        ids = {role: self._marked.token_to_id(token) for role, token in SPECIALS.items()}
-        missing = [SPECIALS[role] for role, index in ids.items() if index is None]
-        if missing:
-            raise TokenizerError(f"{origin} has no {', '.join(missing)}: mmBERT needs {' '.join(SPECIALS.values())}")
-        self._ids = [int(index) for index in ids.values() if index is not None]
-        self.pad_id, self.eos_id, self.bos_id, self.unk_id, self.mask_id = self._ids
         self._marked.no_truncation()
         self._marked.no_padding()
-        self._template = self._marked.post_processor
-        self._marked.post_processor = TemplateProcessing(
-            single="<bos> $A <eos>",
-            pair="<bos> $A <eos> $B <eos>",
-            special_tokens=[("<bos>", self.bos_id), ("<eos>", self.eos_id)],
+        self.specials = find_specials(self._marked, config or {}, origin)
+        """Role (``pad eos bos unk mask``) -> content of the special tokens; without ``mask`` if there is none."""
+        add_specials(self._marked, self.specials)
+        self._added: dict[int, tokenizers.AddedToken] = self._marked.get_added_tokens_decoder()
+        ids = ((role, self._marked.token_to_id(token)) for role, token in self.specials.items())
+        self.role_ids: dict[str, int] = {role: index for role, index in ids if index is not None}
+        """Role -> id of the same tokens."""
+        self.pad_id, self.eos_id, self.bos_id, self.unk_id = (
+            self.role_ids[role] for role in ("pad", "eos", "bos", "unk")
         )
+        self._template = self._marked.post_processor
+        self._marked.post_processor = around(self.specials, self.role_ids, origin)
 
     @classmethod
     def load(cls, name: str | Path, revision: str | None = None) -> Tokenizer:
         """Load a folder with a ``tokenizer.json``, such a file, or a repository of the hub at ``revision``.
 
-        Raises TokenizerError if there is none, it cannot be read, or it lacks a special token.
+        The ``tokenizer_config.json`` beside it, if there is one, names special tokens. Raises TokenizerError if there
+        is no tokenizer, it cannot be read, or it lacks a special token.
         """
         path = Path(name)
         if path.is_dir():
@@ -81,7 +93,7 @@ class Tokenizer:
         if not path.is_file():
             path = download(str(name), revision)
         try:
-            return cls(load_bpe(path, str(path)) or read_text(path), str(path))
+            return cls(load_bpe(path, str(path)) or read_text(path), str(path), config=read_config(path))
         except DataError as error:
             raise TokenizerError(str(error)) from error
 
@@ -95,15 +107,29 @@ class Tokenizer:
             return max(size, added)
         return max(self._marked.get_vocab(with_added_tokens=True).values()) + 1
 
+    @property
+    def has_mask(self) -> bool:
+        """Return whether there is a token for masks."""
+        return "mask" in self.role_ids
+
+    @property
+    def mask_id(self) -> int:
+        """Return the id of the mask. Raises TokenizerError if the tokenizer has none."""
+        if not self.has_mask:
+            raise TokenizerError(f"{self.origin} has no mask token: masked language modelling needs one")
+        return self.role_ids["mask"]
+
     @cached_property
     def special_ids(self) -> tuple[int, ...]:
-        """Return the ids that stand for no text, ascending: the five, and all others that the file marks as special."""
-        return tuple(sorted({*self._ids, *(index for index, token in self._added.items() if token.special)}))
+        """Return the ids that stand for no text, ascending: those with a role, and all that the file marks special."""
+        return tuple(
+            sorted({*self.role_ids.values(), *(index for index, token in self._added.items() if token.special)})
+        )
 
     @cached_property
     def byte_tokens(self) -> dict[int, int]:
         """Return id -> byte of the existing tokens <0x00> .. <0xFF>; empty without byte fallback."""
-        if getattr(self._marked.model, "byte_fallback", True) is False:  # a Unigram model does not say
+        if not falls_back_to_bytes(self._marked.model):
             return {}
         ids = {self._marked.token_to_id(f"<0x{byte:02X}>"): byte for byte in range(256)}
         return {index: byte for index, byte in ids.items() if index is not None}
@@ -157,8 +183,10 @@ class Tokenizer:
     @cached_property
     def _plain(self) -> Any:
         """Return the tokenizer that ignores special strings in text (Gemma's file does not mark <mask> as special)."""
-        plain = self._sharing({index: self._special(token) for index, token in self._added.items()})
+        added = {index: self._special(token) for index, token in self._added.items()}
+        plain = self._sharing(added)
         plain.encode_special_tokens = True
+        kept_apart(plain, [token.content for token in added.values() if token.special])
         return plain
 
     def _sharing(self, added: Mapping[int, tokenizers.AddedToken]) -> Any:
@@ -171,8 +199,8 @@ class Tokenizer:
         return other
 
     def _special(self, token: tokenizers.AddedToken) -> tokenizers.AddedToken:
-        """Return an added token, made special if it is one of the five."""
-        if token.content in SPECIALS.values():
+        """Return an added token, made special if it has a role."""
+        if token.content in self.specials.values():
             token = copy.copy(token)
             token.special = True
         return token
@@ -206,7 +234,9 @@ class Tokenizer:
             ids, spans = np.array(encoding.ids, np.uint32), np.array(encoding.offsets, np.int64).reshape(-1, 2)
             for place in np.flatnonzero(ids == self._space_put):
                 start, end = spans[place].tolist()
-                if text[start:end] not in (" ", SPACE):
+                # a space of the text has characters of its own; one that was put shares them with the next token
+                follows = place + 1 < len(spans) and spans[place + 1, 0] == start
+                if text[start:end] != SPACE and (follows or not text[start:end].isspace()):
                     spans[place, 1] = start
             count_tokens(len(ids))
             found.append((ids, spans))
@@ -261,7 +291,7 @@ class Tokenizer:
         if wrong is not None:
             raise TokenizerError(f"id {wrong} is not in the vocabulary of {self.origin} (0 to {self.vocab_size - 1})")
         if not specials:
-            hidden = set(self._ids)
+            hidden = set(self.role_ids.values())
             numbers = [index for index in numbers if index not in hidden]
         with no_panic(self.origin):
             text: str = self._marked.decode(numbers, skip_special_tokens=not specials)
@@ -277,21 +307,39 @@ class Tokenizer:
         token: str | None = self._marked.id_to_token(int(index))
         return token
 
+    def shown(self, index: int) -> str:
+        """Return a token with the space before it written as ``▁``, whatever form the file has: ``▁Paris``, ``ing``."""
+        name = self.id_to_token(index) or ""
+        prefix = self.continuing_prefix
+        if not prefix or index in self.special_ids:
+            return name.replace(" ", SPACE)
+        return name[len(prefix) :] if name.startswith(prefix) else SPACE * opens_word(name) + name
+
+    @cached_property
+    def continuing_prefix(self) -> str:
+        """Return what WordPiece writes before a token that goes on with a word (``##``); empty for other models."""
+        return continuing_prefix(self._marked.model)
+
     def token_texts(self) -> list[str]:
-        """Return the text of each token (V,): empty for a special token, U+FFFD for a part of a character."""
+        """Return the text of each token (V,): empty for a special token, U+FFFD for a part of a character.
+
+        WordPiece drops white space: a token that begins a word of letters or digits has one space before it here.
+        """
         return [spelled.decode(errors="replace") for spelled in self._spelled()]
 
     def token_bytes(self) -> np.ndarray:
         """Return the UTF-8 bytes of each token's text (V,) int64: 1 for a byte token, 0 for a special token.
 
         Summed over a text's tokens this is the text's length in bytes; one more where the file puts a space before it.
+        Where the file changes a text (NFKC, lower case, white space), it is about the length of what it makes of it;
+        <unk> counts as nothing.
         """
         return np.array([len(spelled) for spelled in self._spelled()], dtype=np.int64)
 
     def _spelled(self) -> list[bytes]:
         return spelled_bytes(
             self._marked.get_vocab(with_added_tokens=True), specials={*self.special_ids}, added=self._added,
-            byte_tokens=self.byte_tokens, spacing=self._spacing,
+            byte_tokens=self.byte_tokens, spacing=self._spacing, continuing=self.continuing_prefix,
         )  # fmt: skip
 
     @cached_property
@@ -318,7 +366,7 @@ class Tokenizer:
         folder = Path(folder)
         rust = self.written if as_written else self._marked
         write_text(folder / "tokenizer.json", rust.to_str(pretty=True) + "\n")
-        write_side_files(folder, dict(zip(SPECIALS, self._ids, strict=True)), self._added, max_tokens)
+        write_side_files(folder, self.specials, self.role_ids, self._added, max_tokens)
 
 
 def _read(content: str, origin: str) -> tokenizers.Tokenizer:

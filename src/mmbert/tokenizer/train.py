@@ -23,7 +23,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from mmbert.errors import TokenizerError
 from mmbert.recipe import TokenizerTraining
-from mmbert.tokenizer.folder import SPECIALS
+from mmbert.tokenizer.specials import GEMMA
 from mmbert.tokenizer.spelling import SPACE
 from mmbert.tokenizer.tokenizer import Tokenizer
 
@@ -50,14 +50,14 @@ def train_tokenizer(texts: Iterable[tuple[str, str]], spec: TokenizerTraining) -
     if not sample.sizes:
         raise TokenizerError("no text to train a tokenizer on: are the sources empty, or was everything dropped?")
     drawn = list(sample.draw())
-    budget = spec.vocab_size - len(SPECIALS) - len(_BYTES)
+    budget = spec.vocab_size - len(GEMMA) - len(_BYTES)
     alphabet = _alphabet(drawn, budget)
     trained = tokenizers.Tokenizer(models.BPE())
     trained.pre_tokenizer = _pre_tokenizer()
     if spec.prefix_space:
         trained.normalizer = normalizers.Prepend(" ")
     trainer = trainers.BpeTrainer(
-        vocab_size=budget + len(SPECIALS),  # a special string that was learned as a word is dropped again
+        vocab_size=budget + len(GEMMA),  # a special string that was learned as a word is dropped again
         min_frequency=2,
         special_tokens=[],
         initial_alphabet=sorted(alphabet),
@@ -189,14 +189,14 @@ def _pre_tokenizer() -> Any:
 
 def _assemble(model: dict[str, Any], spec: TokenizerTraining) -> Tokenizer:
     """Return the tokenizer of specials, bytes, characters and merges, in this order of ids."""
-    reserved = {*SPECIALS.values(), *_BYTES}
+    reserved = {*GEMMA.values(), *_BYTES}
     learned = [token for token, _ in sorted(model["vocab"].items(), key=lambda item: item[1]) if token not in reserved]
-    tokens = [*SPECIALS.values(), *_BYTES, *learned][: spec.vocab_size]
+    tokens = [*GEMMA.values(), *_BYTES, *learned][: spec.vocab_size]
     vocab = {token: index for index, token in enumerate(tokens)}
     regular = vocab.keys() - reserved
     merges = [(a, b) for a, b in model["merges"] if a in regular and b in regular and a + b in regular]
     built = tokenizers.Tokenizer(
-        models.BPE(vocab=vocab, merges=merges, unk_token=SPECIALS["unk"], fuse_unk=True, byte_fallback=True)
+        models.BPE(vocab=vocab, merges=merges, unk_token=GEMMA["unk"], fuse_unk=True, byte_fallback=True)
     )
     built.pre_tokenizer = _pre_tokenizer()
     decoder: list[Any] = [decoders.ByteFallback(), decoders.Fuse()]
@@ -212,10 +212,10 @@ def _assemble(model: dict[str, Any], spec: TokenizerTraining) -> Tokenizer:
                 normalized=False,
                 # a mask stands for a word with the space before it: " <mask>" must not leave a lone space behind;
                 # where the text after it gets a space put before it, the one that is there goes too
-                lstrip=token == SPECIALS["mask"],
-                rstrip=token == SPECIALS["mask"] and spec.prefix_space,
+                lstrip=token == GEMMA["mask"],
+                rstrip=token == GEMMA["mask"] and spec.prefix_space,
             )
-            for token in SPECIALS.values()
+            for token in GEMMA.values()
         ]
     )
     return Tokenizer(built.to_str(), "the trained tokenizer")

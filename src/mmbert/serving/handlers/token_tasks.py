@@ -15,7 +15,6 @@ from mmbert.inference.tagger import Tagger
 from mmbert.inference.windows import Rows
 from mmbert.serving.handlers.texts import characters, check_size
 from mmbert.serving.task import Task
-from mmbert.tokenizer.folder import SPECIALS
 
 R = TypeVar("R")
 
@@ -69,7 +68,7 @@ class FillMaskHandler:
         def prepare() -> list[Rows[Any]]:
             fills = text = 0
             for one in texts:
-                masks = one.count(SPECIALS["mask"])
+                masks = one.count(self._model.mask)
                 fills += masks * top_k
                 text += masks * top_k * len(one)
                 check_size(4 * fills, text, limit)
@@ -82,7 +81,7 @@ class FillMaskHandler:
 
     def warm_up(self, texts: Sequence[str]) -> Task[Any]:
         """Return a task that runs all of the model's code."""
-        return self.fill([f"{text}{SPECIALS['mask']}" for text in texts])
+        return self.fill([f"{text}{self._model.mask}" for text in texts])
 
 
 class AnswerHandler:

@@ -28,7 +28,6 @@ from mmbert.serving.schemas import (
     SimilarityParameters,
     TokenClassify,
 )
-from mmbert.tokenizer.folder import SPECIALS
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -41,7 +40,9 @@ async def root(request: Root, context: RequestContext) -> Any:
         fields = {"inputs": inputs, "parameters": options, "model": request.model}
         return await tei.similarity(await read(Similarity, fields, context), context)
     served = context.service.models.find(request.model)
-    if served.handler_for(FillMaskHandler) is not None and not _masked(inputs):
+    if served.handler_for(FillMaskHandler) is not None and not _masked(
+        inputs, served.loaded.tokenizer.specials["mask"]
+    ):
         return await _embed(request, parameters, context)
     for handler, respond in _RESPOND.items():
         if served.handler_for(handler) is not None:
@@ -113,9 +114,9 @@ async def _fill(request: Root, parameters: RootParameters, context: RequestConte
     return flat[0] if isinstance(request.inputs, str) else flat
 
 
-def _masked(inputs: Any) -> bool:
+def _masked(inputs: Any, mask: str) -> bool:
     texts = inputs if isinstance(inputs, list) else [inputs]
-    return any(isinstance(text, str) and SPECIALS["mask"] in text for text in texts)
+    return any(isinstance(text, str) and mask in text for text in texts)
 
 
 async def _answer(request: Root, parameters: RootParameters, context: RequestContext) -> Any:
