@@ -1,6 +1,7 @@
-"""Score sentence encoders on topics (SIB-200, zero-shot from English) and translations (Tatoeba, to and from English).
+r"""Score sentence encoders on topics (SIB-200, zero-shot from English) and translations (Tatoeba, to and from English).
 
-    python docs/results/distil/compare.py EVAL teacher=TEACHER student=runs/distil/final static=static:TEACHER ngrams=ngrams:
+    python docs/results/distil/compare.py EVAL teacher=TEACHER student=runs/distil/final static=static:TEACHER \
+        ngrams=ngrams:
 
 EVAL      folder with sib200/<language>/{train,test}.jsonl.gz and tatoeba/<language>/test.jsonl.gz
 NAME=...  a folder for our Embedder or, if that is no mmBERT, for sentence-transformers; `static:FOLDER`: the mean of a
@@ -9,7 +10,8 @@ NAME=...  a folder for our Embedder or, if that is no mmBERT, for sentence-trans
 Topics: logistic regression (scikit-learn, C chosen on the English dev part) on vectors of the 701 English training
 sentences, accuracy on the 204 test sentences of each language. Translations: of each of the first 300 pairs the nearest
 of the other side by cosine, mean of both directions. ``--save`` keeps all scores as JSON; ``--groups`` names a table
-``languages.tsv`` whose ``tier`` and ``script`` the means are taken over, ``--known`` a file with the languages that count.
+``languages.tsv`` whose ``tier`` and ``script`` the means are taken over, ``--known`` a file with the languages of the
+teacher.
 """
 
 from __future__ import annotations
