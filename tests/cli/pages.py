@@ -32,7 +32,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 ORDER = (
-    "README", "embed", "search", "classify", "tag", "qa", "choose", "tune-embeddings", "rerank", "tasks", "trim",
+    "README", "embed", "search", "classify", "tag", "qa", "choose", "tune-embeddings", "distil", "rerank", "tasks", "trim",
     "data", "settings", "adapt", "serve", "clients",
 )  # fmt: skip
 """Pages whose models others use come first; the others follow by name."""
