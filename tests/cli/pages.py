@@ -32,8 +32,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 ORDER = (
-    "README", "embed", "search", "classify", "tag", "qa", "choose", "tune-embeddings", "distil", "rerank", "tasks", "trim",
-    "data", "settings", "adapt", "serve", "clients",
+    "README", "embed", "search", "classify", "tag", "qa", "choose", "tune-embeddings", "distil", "rerank", "tasks",
+    "trim", "data", "settings", "adapt", "serve", "clients",
 )  # fmt: skip
 """Pages whose models others use come first; the others follow by name."""
 

@@ -17,8 +17,10 @@ import pytest
 import torch
 from little_sentences import WORDS, pretrained  # noqa: F401  (a fixture)
 from sentence_transformers import SentenceTransformer
+from typer.testing import CliRunner
 
 from mmbert import Embedder
+from mmbert.cli.main import app
 from mmbert.errors import ConfigError, DataError, MMBertError, TrainingError, WeightsError
 from mmbert.files import read_json
 from mmbert.finetuning.distil_losses import make_targets, relational
@@ -29,7 +31,7 @@ from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.finetuning.recipe_distil import Distil
 from mmbert.finetuning.sentence_model import quiet
 from mmbert.finetuning.student import reduce_width, spread
-from mmbert.finetuning.teacher import choose_prompt
+from mmbert.finetuning.teacher import choose_prompt, stated_licence
 from mmbert.finetuning.teacher_vectors import _CHUNK, teacher_vectors
 from mmbert.model.config import ModelConfig
 
@@ -185,7 +187,7 @@ def test_a_teacher_behind_an_endpoint(teacher: Path, corpus: Path, endpoint: str
 class _Counting:
     """A teacher that counts what it is asked, and fails or gives NaN where told."""
 
-    name, digest, licence = "counting", "a", None
+    name, digest = "counting", "a"
 
     def __init__(self, stop: int | None = None, nan: int | None = None, width: int = 4) -> None:
         self.asked, self._stop, self._nan, self._width = 0, stop, nan, width
@@ -206,7 +208,7 @@ def test_vectors_are_computed_once(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         teacher_vectors(texts, tmp_path, lambda: _Counting(stop=_CHUNK))
     again = _Counting()
-    assert teacher_vectors(texts, tmp_path, lambda: again).rows.shape == (count, 4)
+    assert teacher_vectors(texts, tmp_path, lambda: again).shape == (count, 4)
     assert again.asked == count - _CHUNK
     third = _Counting()
     teacher_vectors(texts, tmp_path, lambda: third)
@@ -316,6 +318,30 @@ def test_narrower_embeddings_keep_what_differs() -> None:
     reduced = reduce_width(table, 4)
     torch.testing.assert_close(torch.pdist(reduced), torch.pdist(table), atol=1e-4, rtol=0)
     assert reduce_width(table, 10) is table
+
+
+@pytest.mark.parametrize(
+    ("card", "licence"), [("---\nlicense: mit\n---\n", "mit"), ("# none\n", None), ("---\n[\n---", None)]
+)
+def test_licence(card: str, licence: str | None, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(card)
+    assert stated_licence(Distil(teacher=str(tmp_path))) == licence
+    assert stated_licence(Distil(teacher="a", endpoint="http://b")) is None
+
+
+def test_command(teacher: Path, corpus: Path, tmp_path: Path) -> None:
+    words = [
+        "distill", str(teacher), str(corpus), "--out", str(tmp_path / "run"), "--student", "1x32", "--texts", "64",
+        "--languages", "eng_Latn", "--set", "training.epochs=1", "--set", "distil.heldout=8",
+    ]  # fmt: skip
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert f"model   {tmp_path / 'run' / 'final'}" in result.output
+    recipe = FinetuneRecipe.load(tmp_path / "run" / "recipe.yaml")
+    assert recipe.distil.languages == ("eng_Latn",)
+    assert recipe.student is not None
+    wrong = CliRunner().invoke(app, [*words, "--keep", "2"])
+    assert isinstance(wrong.exception, ConfigError)
 
 
 def test_prompts() -> None:

@@ -57,7 +57,6 @@ def distilled_card(
     recipe: FinetuneRecipe,
     metrics: Mapping[str, Mapping[str, float]],
     languages: Sequence[str],
-    teacher: str,
     licence: str | None,
 ) -> str:
     """Return README.md of a distilled student.
@@ -77,8 +76,8 @@ def distilled_card(
     parts = [
         front_matter(stated, recipe.model, "sentence-similarity", ("modernbert", "mmbert", "sentence-transformers")),
         f"# {recipe.name}",
-        f"A sentence encoder that was distilled from {called(teacher)} with [mmbert](https://pypi.org/project/mmbert/) "
-        f"{__version__}: {made}, trained to give the teacher's vectors of {len(languages):,} texts in {listed}.",
+        f"A sentence encoder that was distilled from {called(recipe.distil.teacher or str(recipe.distil.vectors))} with "
+        f"[mmbert](https://pypi.org/project/mmbert/) {__version__}: {made}, trained to give the teacher's vectors of {len(languages):,} texts in {listed}.",
         f"Licence of the teacher, as its card states it: {licence or 'not stated'}. It may hold for this model too.",
         "\n".join(["| split | metric | value |", "| --- | --- | ---: |", *rows]) if rows else "",
         "``cosine`` compares vectors with the teacher's on texts that were held out." if rows else "",

@@ -44,7 +44,7 @@ from mmbert.finetuning.sentence_model import body_of, dense_model, encoder_folde
 from mmbert.finetuning.sentence_tasks import LayersLoss
 from mmbert.finetuning.sentence_training import check_best, make_trainer, measure, plan_batches, sentence_arguments
 from mmbert.finetuning.student import student_folder
-from mmbert.finetuning.teacher import open_teacher
+from mmbert.finetuning.teacher import open_teacher, stated_licence
 from mmbert.finetuning.teacher_vectors import import_vectors, teacher_vectors
 from mmbert.model.weights import load_config
 from mmbert.training.distributed import pick_device
@@ -61,6 +61,8 @@ def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[TrainerCallb
     callbacks  of the user, after ours
     """
     options, device = recipe.distil, pick_device(recipe.training.device, "training.device")
+    licence = stated_licence(options)
+    log.info("teacher %s: licence %s", options.teacher or options.vectors, licence or "not stated")
     with quiet():
         if options.vectors is not None:
             import_vectors(options, recipe.training.seed, folder)
@@ -69,7 +71,7 @@ def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[TrainerCallb
         start = student_folder(recipe, folder)
         config = load_config(encoder_folder(start))
         warn_small_model(recipe.training, config)
-        targets = make_targets(vectors.rows, texts.training, options, config.hidden_size)
+        targets = make_targets(vectors, texts.training, options, config.hidden_size)
         model = _student(recipe, start, targets.width).to(device)
         evaluators = _evaluators(recipe, texts, targets)
         dev = (
@@ -92,7 +94,7 @@ def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[TrainerCallb
         check_best(trainer.state, chosen)
         metrics = {"dev": after, "dev_before": before} if dev is not None else {}
         if is_main_process():
-            card = distilled_card(recipe, metrics, texts.languages[: texts.training], vectors.teacher, vectors.licence)
+            card = distilled_card(recipe, metrics, texts.languages[: texts.training], licence)
             save_folder(model, "embed", folder / FINAL, card)
         trainer.accelerator.wait_for_everyone()
     return FinetuneResult(folder / FINAL, metrics, chosen, [dict(line) for line in trainer.state.log_history])

@@ -13,12 +13,15 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from huggingface_hub import ModelCard
 from sentence_transformers import SentenceTransformer
+from yaml import YAMLError
 
 from mmbert.errors import ConfigError, DataError, WeightsError, first_line
 from mmbert.files import secret
 from mmbert.finetuning.recipe_distil import Distil
 from mmbert.finetuning.sentence_model import quiet
+from mmbert.hub import HubFailed, hub_file
 from mmbert.training.run_folder import choose_precision
 
 _RETRIES = 4
@@ -28,14 +31,12 @@ _RETRIES = 4
 class Teacher(Protocol):
     """What gives vectors of texts.
 
-    name      folder, hub name, or model of an endpoint
-    digest    of whatever its vectors depend on
-    licence   as its model card states it; None where it does not
+    name    folder, hub name, or model of an endpoint
+    digest  of whatever its vectors depend on
     """
 
     name: str
     digest: str
-    licence: str | None
 
     def encode(self, texts: Sequence[str], /) -> np.ndarray:
         """Return the vectors of texts (n, d), fp32."""
@@ -65,7 +66,6 @@ class LocalTeacher:
             raise WeightsError(f"teacher {options.teacher}: sentence-transformers: {first_line(error)}") from error
         self.prompt = choose_prompt(options.prompt, self.model.prompts, self.model.default_prompt_name, self.name)
         self.digest = _digest(self.model, self.prompt)
-        self.licence = _licence(self.model)
         if choose_precision(torch.device(device), self.model.get_embedding_dimension() or 0) == "bf16":
             self.model.bfloat16()
 
@@ -99,19 +99,17 @@ def _digest(model: SentenceTransformer, prompt: str) -> str:
     return found.hexdigest()
 
 
-def _licence(model: SentenceTransformer) -> str | None:
-    stated = getattr(model.model_card_data, "license", None)
-    if stated:
-        return str(stated)
-    name = Path(getattr(model[0].model, "name_or_path", "") or ".") / "README.md"
-    if not name.is_file():
+def stated_licence(options: Distil) -> str | None:
+    """Return the teacher's licence as its model card states it; None where no card does."""
+    if options.endpoint is not None or options.vectors is not None or not options.teacher:
         return None
-    from huggingface_hub import ModelCard
-
+    card = Path(options.teacher) / "README.md"
     try:
-        found = ModelCard.load(name, ignore_metadata_errors=True).data.get("license")
-    except (ValueError, OSError):
-        return None
+        if not Path(options.teacher).is_dir():
+            card = hub_file(options.teacher, "README.md", revision=options.teacher_revision)
+        found = ModelCard.load(card, ignore_metadata_errors=True).data.get("license")
+    except (OSError, ValueError, YAMLError, HubFailed):
+        return None  # what is wrong with the teacher itself is said when it is loaded
     return str(found) if found else None
 
 
@@ -121,7 +119,6 @@ class Endpoint:
     def __init__(self, options: Distil) -> None:
         assert options.endpoint is not None, "the caller asked for one"
         self.name, self._batch = options.teacher, options.batch
-        self.licence: str | None = None
         self._url = f"{options.endpoint.rstrip('/')}/embeddings"
         if not self._url.startswith(("http://", "https://")):
             raise ConfigError(f"distil.endpoint {options.endpoint} is no URL: write http://HOST:PORT/v1")

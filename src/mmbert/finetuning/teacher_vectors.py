@@ -1,7 +1,7 @@
 """A teacher's vectors of all texts of a run: computed once, kept in float16, continued where a run was stopped.
 
     teacher/vectors.npy      (n, d) float16, one row for each text in the run's order
-    teacher/manifest.json    the teacher, its digest and licence, the digest of the texts, and the rows that are done
+    teacher/manifest.json    the teacher and its digest, the digest of the texts, and the rows that are done
 
 Rows are written first and counted afterwards: whatever the manifest counts is on the disk.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,20 +33,8 @@ _CHUNK = 1024
 """Texts between two entries of the manifest. The teacher sorts them by length, so that its batches pad little."""
 
 
-@dataclass(frozen=True)
-class TeacherVectors:
-    """The vectors and where they come from.
-
-    rows  (n, d) float16, mapped from disk
-    """
-
-    rows: np.ndarray
-    teacher: str
-    licence: str | None
-
-
-def teacher_vectors(texts: Texts, folder: Path, open_teacher: Callable[[], Teacher]) -> TeacherVectors:
-    """Return the vectors of all texts, computing those that are missing.
+def teacher_vectors(texts: Texts, folder: Path, open_teacher: Callable[[], Teacher]) -> np.ndarray:
+    """Return the vectors of all texts (n, d), float16, mapped from disk, computing those that are missing.
 
     open_teacher  loads the teacher; not called if nothing is missing
     Raises TrainingError for vectors of another teacher or of other texts, DataError for a vector that is not finite.
@@ -59,7 +46,6 @@ def teacher_vectors(texts: Texts, folder: Path, open_teacher: Callable[[], Teach
     if kept is not None and kept["done"] == len(texts.texts):
         return _open(place, kept)
     teacher = open_teacher()
-    log.info("teacher %s: licence %s", teacher.name, teacher.licence or "not stated")
     if kept is not None and kept["digest"] != teacher.digest:
         raise TrainingError(
             f"{place} holds vectors of another teacher, {kept['teacher']} ({kept['digest'][:8]}), not of "
@@ -67,12 +53,7 @@ def teacher_vectors(texts: Texts, folder: Path, open_teacher: Callable[[], Teach
         )
     place.mkdir(parents=True, exist_ok=True)
     done = kept["done"] if kept is not None else 0
-    manifest: dict[str, Any] = {
-        "teacher": teacher.name,
-        "digest": teacher.digest,
-        "licence": teacher.licence,
-        "texts": texts.digest,
-    }
+    manifest: dict[str, Any] = {"teacher": teacher.name, "digest": teacher.digest, "texts": texts.digest}
     bar: progress[None]
     with progress(total=len(texts.texts), initial=done, desc="teacher", unit=" texts") as bar:
         while done < len(texts.texts):
@@ -125,7 +106,7 @@ def import_vectors(options: Distil, seed: int, folder: Path) -> None:
     write_json(
         place / MANIFEST,
         {
-            "teacher": options.teacher or options.vectors, "digest": "", "licence": None,
+            "teacher": options.teacher or options.vectors, "digest": "",
             "texts": digest_of(texts), "width": found.shape[1], "rows": len(found), "done": len(found),
         },
     )  # fmt: skip
@@ -158,12 +139,12 @@ def _mapped(place: Path, rows: int, width: int, *, new: bool) -> Any:
     return found
 
 
-def _open(place: Path, manifest: dict[str, Any]) -> TeacherVectors:
+def _open(place: Path, manifest: dict[str, Any]) -> np.ndarray:
     path, wanted = place / VECTORS, (manifest["rows"], manifest["width"])
     try:
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+        rows: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, EOFError, ValueError) as error:
         raise DataError(f"{path} is missing or damaged ({error}): remove {place}") from error
     if rows.shape != wanted or rows.dtype != np.float16:
         raise DataError(f"{path} is {rows.shape} of {rows.dtype}, expected {wanted} of float16: remove {place}")
-    return TeacherVectors(rows, manifest["teacher"], manifest["licence"])
+    return rows
