@@ -67,7 +67,7 @@ def distilled_card(
     stated = sorted(set(languages))
     listed = ", ".join(stated) if len(stated) <= 12 else f"{len(stated)} languages"
     rows = [f"| {split} | {name} | {value:.4g} |" for split, found in metrics.items() for name, value in found.items()]
-    start = called(recipe.model)
+    taught_by, start = recipe.distil.teacher or str(recipe.distil.vectors), called(recipe.model)
     made = f"a fresh encoder with the tokenizer and token embeddings of {start}"
     if recipe.student is None:
         made = start
@@ -76,8 +76,9 @@ def distilled_card(
     parts = [
         front_matter(stated, recipe.model, "sentence-similarity", ("modernbert", "mmbert", "sentence-transformers")),
         f"# {recipe.name}",
-        f"A sentence encoder that was distilled from {called(recipe.distil.teacher or str(recipe.distil.vectors))} with "
-        f"[mmbert](https://pypi.org/project/mmbert/) {__version__}: {made}, trained to give the teacher's vectors of {len(languages):,} texts in {listed}.",
+        f"A sentence encoder that was distilled from {called(taught_by)} with "
+        f"[mmbert](https://pypi.org/project/mmbert/) {__version__}: {made}, trained to give the teacher's vectors of "
+        f"{len(languages):,} texts in {listed}.",
         f"Licence of the teacher, as its card states it: {licence or 'not stated'}. It may hold for this model too.",
         "\n".join(["| split | metric | value |", "| --- | --- | ---: |", *rows]) if rows else "",
         "``cosine`` compares vectors with the teacher's on texts that were held out." if rows else "",
