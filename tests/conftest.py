@@ -104,6 +104,28 @@ def real_models(gemma2: Path, released: Path, tmp_path_factory: pytest.TempPathF
 
 
 @pytest.fixture(scope="session")
+def older_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return a masked language model with each of the tokenizers of older encoders; not to be changed."""
+    import torch
+
+    from mmbert import MaskedLM, ModelConfig, Tokenizer
+    from older_tokenizers import FORMS, older_json
+
+    folders = {}
+    for form in FORMS:
+        words = Tokenizer(older_json(form, FIVE * 3, size=700), form)
+        folders[form] = tmp_path_factory.mktemp("older") / form
+        torch.manual_seed(0)
+        config = ModelConfig(
+            vocab_size=words.vocab_size, hidden_size=32, intermediate_size=32, num_layers=2, num_heads=2,
+            max_context=128, initializer_range=0.3, **{f"{role}_id": index for role, index in words.role_ids.items()},
+        )  # fmt: skip
+        MaskedLM(config).save(folders[form])
+        words.save(folders[form], max_tokens=128, as_written=True)
+    return folders
+
+
+@pytest.fixture(scope="session")
 def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of ours for each head, with random weights: masks, classes, ranks, tags, spans. They read 64 tokens."""
     import torch

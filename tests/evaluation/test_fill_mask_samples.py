@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from human_rights import TEXTS
 
 from mmbert.evaluation.fill_mask_samples import MaskedSentence, choose_sentences, fill
+from mmbert.model.config import ModelConfig
 from mmbert.model.heads import MaskedLM
 from mmbert.tokenizer.tokenizer import Tokenizer
+from older_tokenizers import FORMS, older_json
 
 LISTED = {language: [text] for language, text in TEXTS.items()}
 
@@ -56,3 +59,20 @@ def test_the_model_does_not_see_the_hidden_token(model: MaskedLM, tokenizer: Tok
 def test_text_without_a_sentence_of_fitting_length_gives_nothing(model: MaskedLM, tokenizer: Tokenizer) -> None:
     assert choose_sentences({"eng_Latn": ["Short. " * 9, "x" * 500]}, tokenizer) == []
     assert fill(model, tokenizer, []) == []
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_words_of_older_tokenizers_are_hidden_and_put_back(form: str) -> None:
+    tokenizer = Tokenizer(older_json(form, [*TEXTS.values()] * 3, size=700), form)
+    torch.manual_seed(0)
+    shape = ModelConfig(
+        vocab_size=tokenizer.vocab_size, hidden_size=16, intermediate_size=16, num_layers=1, num_heads=1
+    )
+    sentences = choose_sentences(LISTED, tokenizer)
+    assert sentences
+    for sentence, filled in zip(sentences, fill(MaskedLM(shape), tokenizer, sentences), strict=True):
+        truth = filled.truth.removeprefix("▁")
+        assert truth.isalpha() or not truth.isascii()
+        assert not any(guess.token.startswith("##") for guess in filled.guesses)
+        whole = tokenizer.decode(sentence.ids)
+        assert "".join((filled.before + truth + filled.after).split()) == "".join(whole.split())

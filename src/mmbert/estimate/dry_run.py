@@ -208,7 +208,9 @@ def _vocab_size(recipe: Recipe) -> int:
     if not path.is_file():
         raise ConfigError(f"the vocabulary of {recipe.vocabulary} is not known unless fetched: set model.vocab_size")
     content = read_json(path)
-    ids = [*content["model"]["vocab"].values(), *(token["id"] for token in content.get("added_tokens", []))]
+    vocab = content["model"]["vocab"]
+    known = range(len(vocab)) if isinstance(vocab, list) else vocab.values()  # a Unigram model has a list
+    ids = [*known, *(token["id"] for token in content.get("added_tokens", []))]
     return int(max(ids)) + 1
 
 
