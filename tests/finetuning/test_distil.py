@@ -23,17 +23,19 @@ from mmbert import Embedder
 from mmbert.cli.main import app
 from mmbert.errors import ConfigError, DataError, MMBertError, TrainingError, WeightsError
 from mmbert.files import read_json
-from mmbert.finetuning.distil_losses import make_targets, relational
+from mmbert.finetuning.distil_losses import DistilLoss, join_texts, make_targets, relational
 from mmbert.finetuning.distil_texts import Texts, passages, prepare_texts
 from mmbert.finetuning.dry_run import dry_run
 from mmbert.finetuning.finetune import finetune
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.finetuning.recipe_distil import Distil
-from mmbert.finetuning.sentence_model import quiet
+from mmbert.finetuning.recipe_sentence import Embed
+from mmbert.finetuning.sentence_model import dense_model, quiet
 from mmbert.finetuning.student import reduce_width, spread
 from mmbert.finetuning.teacher import choose_prompt, stated_licence
 from mmbert.finetuning.teacher_vectors import _CHUNK, teacher_vectors
 from mmbert.model.config import ModelConfig
+from mmbert.tokenizer.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +105,7 @@ def test_it_goes_on_where_it_was_stopped(teacher: Path, corpus: Path, tmp_path: 
         ({"dimensions": 6, "center": False}, {"keep": 1}, 6),
         ({"loss": "mse", "projection": True}, {"keep": 1}, 32),
         ({"layers": [1], "train_embeddings": True}, None, 32),
+        ({"documents": 4}, None, 32),
     ],
 )
 def test_options(
@@ -281,6 +284,31 @@ def test_targets_keep_similarities() -> None:
     for options, says in ((Distil(dimensions=13), "dimensions 13"), (Distil(matryoshka=(20,)), "matryoshka 20")):
         with pytest.raises(ConfigError, match=says):
             make_targets(rows, 200, options, 16)
+
+
+def test_texts_of_a_document_have_the_vectors_of_late_chunking(teacher: Path) -> None:
+    """What the loss compares is what ``Embedder.passages`` gives for the joined text."""
+    texts = ["water fire house", "maji moto", "bread and water by the river"]
+    with quiet():
+        model = dense_model("a", teacher, Embed(normalize=True), 64)
+    loss = DistilLoss(model, make_targets(np.eye(32, dtype=np.float16), 32, Distil(), 32), Distil(documents=3))
+    vectors = loss._late(model.preprocess(texts))
+    starts = [0, len(texts[0]), len(texts[0] + texts[1])]
+    joined = "".join(texts)  # the tokenizer puts no space before a text
+    spans = [(start, start + len(text)) for start, text in zip(starts, texts, strict=True)]
+    late = Embedder.load(teacher, precision="fp32").passages(joined, by=[spans])
+    assert vectors.shape == (3, 32)
+    whole = Tokenizer.load(teacher).encode(joined)
+    parts = [index for text in texts for index in Tokenizer.load(teacher).encode(text)[1:-1]]
+    assert whole[1:-1] == parts, "else the two read other tokens"
+    np.testing.assert_allclose(vectors.detach().numpy(), late.vectors, atol=2e-5)
+
+
+def test_texts_are_joined() -> None:
+    ids = torch.tensor([[2, 10, 11, 1], [2, 1, 0, 0], [2, 12, 1, 0], [2, 13, 1, 0]])
+    documents, spans = join_texts(ids, (ids != 0).long(), 3)
+    assert documents.tolist() == [[2, 10, 11, 2, 12, 1], [2, 13, 1, -1, -1, -1]]
+    assert spans == [(0, 0, 3), (0, 3, 4), (0, 4, 6), (1, 0, 3)]
 
 
 def test_relational_loss() -> None:

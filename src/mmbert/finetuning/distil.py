@@ -22,6 +22,7 @@ from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.evaluation import BaseEvaluator
 from sentence_transformers.base.modules import Dense, Normalize
+from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor
 from transformers import TrainerCallback
 
@@ -107,6 +108,8 @@ def _student(recipe: FinetuneRecipe, start: Path, width: int) -> SentenceTransfo
     """
     options = recipe.distil
     model = dense_model(recipe.model, start, Embed(), recipe.training.max_tokens)
+    if options.documents > 1 and not any(isinstance(part, Pooling) and part.pooling_mode == "mean" for part in model):
+        raise ConfigError(f"distil.documents takes the mean of a text's tokens, and {recipe.model} does not pool so")
     own = model.get_embedding_dimension()
     project = own != width if options.projection is None else options.projection
     if own != width and not project:

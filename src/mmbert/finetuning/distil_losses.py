@@ -9,10 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor, nn
 
 from mmbert.errors import ConfigError
 from mmbert.finetuning.recipe_distil import Distil
+
+DOCUMENTS_EVERY = 4
+"""One batch in so many is read as documents, with the option of that name."""
 
 _ROWS = 65_536
 """Vectors read from disk at a time."""
@@ -90,11 +94,27 @@ class DistilLoss(nn.Module):
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor:
         """Return the mean loss over texts and widths."""
         losses = []
+        # A choice by the batch's first row, not by a count of steps: a run that goes on makes the same one.
+        joined = self._options.documents > 1 and int(labels[0]) % DOCUMENTS_EVERY == 0
         for features in sentence_features:
-            vectors: Tensor = self.model(features)["sentence_embedding"].float()
+            vectors = self._late(features) if joined else self.model(features)["sentence_embedding"]
+            vectors = vectors.float()
             targets = self._targets(labels).to(vectors.device)
             losses += [self._compare(vectors[:, :width], targets[:, :width]) for width in self._widths]
         return torch.stack(losses).mean()
+
+    def _late(self, features: dict[str, Tensor]) -> Tensor:
+        """Return the vectors of texts (S, d) that are read together, ``documents`` of them at a time."""
+        ids, spans = join_texts(features["input_ids"], features["attention_mask"], self._options.documents)
+        mask = ids >= 0
+        inputs = {"input_ids": ids.clamp(min=0), "attention_mask": mask.long()}
+        tokens = self.model[0](inputs)["token_embeddings"]
+        rows = [tokens[row, start:end].mean(0) for row, start, end in spans]
+        found = {"sentence_embedding": torch.stack(rows)}
+        for module in list(self.model)[1:]:
+            if not isinstance(module, Pooling):
+                found = module(found)
+        return found["sentence_embedding"]
 
     def _compare(self, vectors: Tensor, targets: Tensor) -> Tensor:
         if self._options.loss == "cosine":
@@ -107,6 +127,31 @@ class DistilLoss(nn.Module):
                 vectors, targets, self._options.relational_temperature
             )
         return found
+
+
+def join_texts(ids: Tensor, mask: Tensor, count: int) -> tuple[Tensor, list[tuple[int, int, int]]]:
+    """Return documents of ``count`` texts each, and where each text is in them.
+
+    ids, mask  (S, L), every text between a first and a last special token, which a document has once: they belong to
+               its first and its last text, as in ``Embedder.passages``
+    Returns ids (ceil(S / count), longest document), -1 behind the end of one, and for each text (row, start, end).
+    """
+    lengths = mask.sum(1).tolist()
+    documents: list[Tensor] = []
+    spans: list[tuple[int, int, int]] = []
+    for first in range(0, len(ids), count):
+        last = min(first + count, len(ids)) - 1
+        parts: list[Tensor] = []
+        at = 0
+        for index in range(first, last + 1):
+            part = ids[index, index != first : lengths[index] - (index != last)]
+            # A text of nothing but its two special tokens is one of them, so that every text has a token.
+            part = part if len(part) else ids[index, :1]
+            parts.append(part)
+            spans.append((len(documents), at, at + len(part)))
+            at += len(part)
+        documents.append(torch.cat(parts))
+    return nn.utils.rnn.pad_sequence(documents, batch_first=True, padding_value=-1), spans
 
 
 def relational(vectors: Tensor, targets: Tensor, temperature: float) -> Tensor:

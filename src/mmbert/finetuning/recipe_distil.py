@@ -97,6 +97,10 @@ class Distil(Spec):
     principal axes, which changes no similarity and puts most of it into the first dimensions."""
     layers: Layers = ()
     """Numbers of layers that are trained too, so that ``num_layers`` of them may be loaded (2402.14776)."""
+    documents: int = Field(1, ge=1)
+    """Above 1: every fourth batch is read as documents of so many of its texts, and the mean of each text's tokens in
+    its document learns the text's vector. The student is then better at late chunking (2409.04701), and reads longer
+    texts than the teacher."""
     dimensions: int | None = Field(None, ge=1)
     """Width of the student's vectors; null: the teacher's, or the student's hidden size if that is less. A teacher with
     more is reduced to its principal axes."""
