@@ -92,7 +92,7 @@ def real_models(gemma2: Path, released: Path, tmp_path_factory: pytest.TempPathF
     folders = {}
     for name, source in (("gemma2", gemma2), ("released", released)):
         bpe = Bpe.load(source)
-        kept = select(bpe, count_tokens(bpe.tokenizer, FIVE)[1])
+        kept = select(bpe, count_tokens(bpe, FIVE)[1])
         folders[name] = tmp_path_factory.mktemp("real") / name
         torch.manual_seed(0)
         config = ModelConfig(

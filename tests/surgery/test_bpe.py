@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from little_vocabulary import FORMS, tokenizer_json
 
 from mmbert.errors import TokenizerError
-from mmbert.surgery.bpe import Bpe, is_space, is_wordlike
+from mmbert.surgery.bpe import Bpe, is_wordlike
+from mmbert.surgery.tokenizer_json import is_space
 
 SEEDS = st.integers(0, 2**32)
 
@@ -76,7 +77,7 @@ def test_refusals() -> None:
     with pytest.raises(TokenizerError, match="end_of_word_suffix"):
         Bpe(json.dumps({**content, "model": {**content["model"], "end_of_word_suffix": "</w>"}}), "test")
     vocab = [[token, -1.0] for token in content["model"]["vocab"]]
-    with pytest.raises(TokenizerError, match="no BPE"):
+    with pytest.raises(TokenizerError, match="is no BPE but Unigram"):
         Bpe(json.dumps({**content, "model": {"type": "Unigram", "unk_id": 3, "vocab": vocab}}), "test")
 
 

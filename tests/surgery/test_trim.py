@@ -38,7 +38,7 @@ TEXTS = [text(seed, letters="abc") for seed in range(6)]
 def test_text_of_kept_tokens_is_cut_as_before(form: str, seed: int, min_count: int, max_tokens: int | None) -> None:
     bpe = Bpe(tokenizer_json(form, seed), "old")
     known = [text(seed + k, words=6) for k in range(4)]
-    _, counts = count_tokens(bpe.tokenizer, known)
+    _, counts = count_tokens(bpe, known)
     kept = select(bpe, counts, min_count=min_count, max_tokens=max_tokens)
     new = Tokenizer(bpe.restricted(kept), "new")
     assert new.vocab_size == len(kept) <= (max_tokens or len(bpe.ids))
@@ -71,11 +71,11 @@ def test_what_a_token_is_made_of_is_kept() -> None:
         content["model"]["vocab"][token] = len(content["model"]["vocab"])
     content["model"]["merges"] = [["é", "a"], ["b", "éa"], ["b", "é"]]
     bpe = Bpe(json.dumps(content), "old")
-    _, counts = count_tokens(bpe.tokenizer, ["béa"])
+    _, counts = count_tokens(bpe, ["béa"])
     kept = {bpe.tokenizer.id_to_token(index) for index in select(bpe, counts)}
     assert {"béa", "éa", "é"} <= kept
     assert "bé" not in kept, "that merge loses against the other"
-    _, counts = count_tokens(bpe.tokenizer, ["bbb"])
+    _, counts = count_tokens(bpe, ["bbb"])
     kept = {bpe.tokenizer.id_to_token(index) for index in select(bpe, counts)}
     assert "é" not in kept
     assert {"a", "0", " ", "\n\n", "<0xC3>", "<mask>"} <= kept
@@ -83,7 +83,7 @@ def test_what_a_token_is_made_of_is_kept() -> None:
 
 def test_most_frequent_first() -> None:
     bpe = Bpe(tokenizer_json("ours", 5, merges=0), "old")
-    _, counts = count_tokens(bpe.tokenizer, ["é"])
+    _, counts = count_tokens(bpe, ["é"])
     least = len(select(bpe, np.zeros_like(counts)))
     assert len(select(bpe, counts, max_tokens=least + 1)) == least + 1
     assert len(select(bpe, counts, max_tokens=least)) == least

@@ -20,7 +20,8 @@ import tokenizers
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers
 
 from mmbert.errors import ConfigError
-from mmbert.surgery.bpe import Bpe, is_space
+from mmbert.surgery.bpe import Bpe
+from mmbert.surgery.tokenizer_json import is_space
 from mmbert.tokenizer.spelling import SPACE
 from mmbert.tokenizer.tokenizer import Tokenizer
 

@@ -12,55 +12,44 @@ merge of the list, join the earliest listed one, leftmost first. Two facts follo
 
 from __future__ import annotations
 
-import copy
 import json
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
-from mmbert.errors import TokenizerError
-from mmbert.io.stream import read_text
+from mmbert.surgery.tokenizer_json import Json, TokenizerJson
 from mmbert.tokenizer.spelling import SPACE
-from mmbert.tokenizer.tokenizer import BYTE, Tokenizer
-
-Json = dict[str, Any]
+from mmbert.tokenizer.tokenizer import BYTE
 
 
-class Bpe:
-    """The tokens, ids and merges of a ``tokenizer.json``; the rest of the file is kept unchanged.
+class Bpe(TokenizerJson):
+    """The tokens, ids and merges of a ``tokenizer.json`` with a plain BPE."""
 
-    ``ids`` holds all tokens, ``added`` those that are found in a text before it is cut. Raises TokenizerError if the
-    model is no plain BPE.
-    """
+    kind = "BPE"
+    # Both facts above are proved for plain BPE only. Dropout or affixes would make the encoding of a token's own text
+    # differ from its encoding inside a word.
+    refused = ("continuing_subword_prefix", "end_of_word_suffix", "dropout")
 
-    def __init__(self, content: str, origin: str) -> None:
-        self.tokenizer = Tokenizer(content, origin)
-        self._content: Json = json.loads(content)
-        model = self._content["model"]
-        # Both facts above are proved for plain BPE only. Dropout or affixes would make the encoding of a token's own
-        # text
-        # differ from its encoding inside a word.
-        if model.get("type", "BPE") != "BPE" or "merges" not in model:
-            raise TokenizerError(f"{origin} is no BPE ({model.get('type')}): its vocabulary cannot be changed")
-        for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
-            if model.get(key):
-                raise TokenizerError(f"{origin}: {key} is {model[key]!r}, which is not supported")
-        self.added: dict[str, int] = {
-            token["content"]: token["id"] for token in self._content.get("added_tokens") or []
-        }
-        self.ids: dict[str, int] = {**model["vocab"], **self.added}
-        self.merges: list[tuple[str, str]] = [_pair(merge) for merge in model["merges"]]
+    def __init__(self, content: str, origin: str, *, config: Json | None = None) -> None:
+        super().__init__(content, origin, config=config)
+        self.merges: list[tuple[str, str]] = [_pair(merge) for merge in self._content["model"]["merges"]]
         self._rank = {pair: rank for rank, pair in enumerate(self.merges)}
 
-    @classmethod
-    def load(cls, folder: Path) -> Bpe:
-        """Load ``folder/tokenizer.json``. Raises TokenizerError if there is none."""
-        path = folder / "tokenizer.json"
-        if not path.is_file():
-            raise TokenizerError(f"no tokenizer.json in {folder}: put the model's tokenizer beside its weights")
-        return cls(read_text(path), str(path))
+    def needs(self, token: str) -> set[int]:
+        """Return the ids of a token and of the tokens on its path. Added tokens are found in a text as they are."""
+        return {self.ids[part] for part in ({token} if token in self.added else self.path(token))}
+
+    def always(self) -> list[str]:
+        """Return the tokens that are kept whatever the text; without byte fallback, all single characters.
+
+        They stand for bytes then (byte-level BPE).
+        """
+        kept = super().always()
+        return kept if self.tokenizer.byte_ids else [*kept, *(token for token in self.ids if len(token) == 1)]
+
+    def beside(self, counts: object, min_count: int) -> tuple[list[str], list[str]]:
+        """Return nothing more: :meth:`always` has all characters, or bytes that spell them."""
+        return [], []
 
     def path(self, token: str) -> set[str]:
         """Return the token and all intermediate tokens of its merges; the token alone if no merges make it."""
@@ -76,24 +65,12 @@ class Bpe:
             seen.add(parts[place])
         return seen
 
-    def restricted(self, ids: Sequence[int]) -> str:
-        """Return the ``tokenizer.json`` with the tokens of these ids only, which become 0, 1, 2, ... in this order.
-
-        Every merge stays whose parts and product stay. Ids elsewhere in the file (added tokens, template, padding)
-        follow.
-        """
-        new = {old: index for index, old in enumerate(ids)}
+    def _restricted_model(self, new: Mapping[int, int]) -> Json:
+        """Return the model with the kept tokens; every merge stays whose parts and product stay."""
         tokens = {token: new[index] for token, index in self.ids.items() if index in new}
         # Removing a merge that a text never applies does not change how the text is split (fact 2 above).
         merges = [pair for pair in self.merges if all(part in tokens for part in (*pair, "".join(pair)))]
-        content = self._rebuilt(tokens, merges)
-        content["added_tokens"] = [
-            {**token, "id": new[token["id"]]} for token in content.get("added_tokens") or [] if token["id"] in new
-        ]
-        content["post_processor"] = _with_ids(content.get("post_processor"), new)
-        if content.get("padding"):
-            content["padding"]["pad_id"] = new[content["padding"]["pad_id"]]
-        return json.dumps(content, ensure_ascii=False) + "\n"
+        return self._model(tokens, merges)
 
     def extended(self, tokens: Sequence[str], merges: Iterable[tuple[str, str]]) -> str:
         """Return the ``tokenizer.json`` with more tokens, under the next ids, and more merges, after the others."""
@@ -101,22 +78,13 @@ class Bpe:
         first = max(known.values()) + 1
         known.update({token: first + number for number, token in enumerate(tokens)})
         # New merges come last: a text is first split as before, and then its tokens are joined further.
-        content = self._rebuilt(known, [*self.merges, *merges])
+        content = {**self._without_model(), "model": self._model(known, [*self.merges, *merges])}
         return json.dumps(content, ensure_ascii=False) + "\n"
 
-    def _rebuilt(self, tokens: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> Json:
-        """Return the file with another vocabulary, added tokens included: the library would renumber them otherwise."""
-        content = copy.deepcopy({key: value for key, value in self._content.items() if key != "model"})
-        model = {key: value for key, value in self._content["model"].items() if key not in ("vocab", "merges")}
-        model["vocab"] = dict(sorted(tokens.items(), key=lambda item: item[1]))
-        model["merges"] = [list(pair) for pair in merges]
-        content["model"] = model
-        return content
-
-
-def is_space(token: str) -> bool:
-    """Return whether a token is only white space, as characters or as SentencePiece writes it."""
-    return bool(token) and all(character == SPACE or character.isspace() for character in token)
+    def _model(self, tokens: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> Json:
+        """Return a model of another vocabulary, added tokens included: the library would renumber them otherwise."""
+        vocab = dict(sorted(tokens.items(), key=lambda item: item[1]))
+        return {**self._model_without("vocab", "merges"), "vocab": vocab, "merges": [list(pair) for pair in merges]}
 
 
 def is_wordlike(token: str) -> bool:
@@ -131,18 +99,3 @@ def _pair(merge: str | Sequence[str]) -> tuple[str, str]:
     """Return a merge in either of its JSON forms: ``"a b"`` (old) or ``["a", "b"]`` (new)."""
     left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
     return left, right
-
-
-def _with_ids(value: Any, new: Mapping[int, int]) -> Any:
-    """Return a post-processor of any kind with the ids of its special tokens replaced."""
-    if isinstance(value, list):
-        return [_with_ids(item, new) for item in value]
-    if not isinstance(value, dict):
-        return value
-    changed = {key: _with_ids(inner, new) for key, inner in value.items()}
-    if isinstance(value.get("ids"), list):  # TemplateProcessing
-        changed["ids"] = [new[index] for index in value["ids"]]
-    for key in ("sep", "cls"):  # BertProcessing, RobertaProcessing
-        if isinstance(value.get(key), list) and len(value[key]) == 2:
-            changed[key] = [value[key][0], new[value[key][1]]]
-    return changed

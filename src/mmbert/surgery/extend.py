@@ -21,9 +21,10 @@ from pathlib import Path
 import numpy as np
 
 from mmbert.errors import DataError, TokenizerError
-from mmbert.surgery.bpe import Bpe, is_space, is_wordlike
+from mmbert.surgery.bpe import Bpe, is_wordlike
 from mmbert.surgery.compare_tokenizers import batches
 from mmbert.surgery.learn import Pair, learn_merges
+from mmbert.surgery.tokenizer_json import is_space
 from mmbert.surgery.vocabulary import Row, Size, open_vocabulary, rewrite
 from mmbert.tokenizer.spelling import SPACE
 
@@ -56,6 +57,10 @@ def extend(
     gives no new token, TokenizerError and WeightsError for a model that cannot be extended.
     """
     source, bpe = open_vocabulary(model)
+    if not isinstance(bpe, Bpe):
+        raise TokenizerError(
+            f"{source.encoder}: the tokenizer is no BPE but {bpe.kind}, to which no tokens can be added"
+        )
     if not bpe.tokenizer.byte_ids:
         raise TokenizerError(f"{source.encoder}: the tokenizer has no byte fallback: there is nothing it cannot write")
     # Characters first: merges are learned on text in which these characters are tokens already.

@@ -1,10 +1,11 @@
 """Make a smaller model that keeps only the tokens of some languages, with the same output for their text.
 
-What is kept: the tokens that the given text is cut into, and what is made on the way to them (``bpe.py``); all bytes,
-so that any text can still be written; special, other added and named tokens; white space; ASCII characters. Ids are
-given anew in the old order, so the five specials keep 0 to 4. What is then guaranteed, for any text at all: if every
-token that the old tokenizer cuts it into is kept, the new one cuts it alike, and the model computes the same numbers.
-Other text is cut into more, smaller tokens, down to bytes, where it was cut into a token that is gone.
+What is kept: the tokens that the given text is cut into, and what these need (``bpe.py``, ``unigram.py``,
+``wordpiece.py``); all bytes, so that any text can still be written, or else single characters; special, other added and
+named tokens; white space; ASCII characters. Ids are given anew in the old order, so that five specials at the beginning
+keep 0 to 4. What is then guaranteed, for any text at all: if every token that the old tokenizer cuts it into is kept,
+the new one cuts it alike, and the model computes the same numbers. Other text is cut into more, smaller tokens, down to
+bytes or <unk>, where it was cut into a token that is gone.
 """
 
 from __future__ import annotations
@@ -17,10 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from mmbert.errors import ConfigError, DataError
-from mmbert.surgery.bpe import Bpe, is_space
 from mmbert.surgery.compare_tokenizers import batches
+from mmbert.surgery.tokenizer_json import TokenizerJson
 from mmbert.surgery.vocabulary import Size, open_vocabulary, rewrite
-from mmbert.tokenizer.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -54,64 +54,60 @@ def trim(
     Raises ConfigError if ``max_tokens`` is below what every model needs, DataError for no text, TokenizerError and
     WeightsError for a model that cannot be trimmed.
     """
-    source, bpe = open_vocabulary(model)
-    tokenizer = bpe.tokenizer
-    documents, counts = count_tokens(tokenizer, texts)
-    kept = select(bpe, counts, min_count=min_count, max_tokens=max_tokens, named=source.token_names())
-    content = bpe.restricted(kept)
-    # Row i of the new embedding is the token with id i, so a gap would shift all rows behind it.
-    assert Tokenizer(content, "the trimmed tokenizer").vocab_size == len(kept), "ids must be without gaps"
+    source, vocabulary = open_vocabulary(model)
+    documents, counts = count_tokens(vocabulary, texts)
+    kept = select(vocabulary, counts, min_count=min_count, max_tokens=max_tokens, named=source.token_names())
+    content = vocabulary.restricted(kept)
     before, after = rewrite(source, out, content, kept)
     covered = int(counts[kept].sum())
-    logger.info("kept %d of %d tokens in %s", len(kept), tokenizer.vocab_size, out)
+    logger.info("kept %d of %d tokens in %s", len(kept), vocabulary.tokenizer.vocab_size, out)
     return TrimReport(documents, int(counts.sum()), covered, int((counts > 0).sum()), before, after)
 
 
-def count_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[int, np.ndarray]:
+def count_tokens(vocabulary: TokenizerJson, texts: Iterable[str]) -> tuple[int, np.ndarray]:
     """Return the number of documents, and how often each token occurs (V,). Raises DataError if there is no text."""
+    tokenizer = vocabulary.tokenizer
     counts = np.zeros(tokenizer.vocab_size, dtype=np.int64)
     documents = 0
     for batch in batches(texts):
         documents += len(batch)
         # Encoded without <bos> and <eos>: added tokens are kept anyway, whatever their count.
-        counts += np.bincount(np.concatenate(tokenizer.encode_batch(batch)), minlength=len(counts))
+        rows = tokenizer.encode_batch(batch)
+        counts += np.bincount(np.concatenate(rows), minlength=len(counts))
+        for text, ids in zip(batch, rows, strict=True):
+            vocabulary.look_at(text, ids)
     if not documents:
         raise DataError("no text to trim by: is the file empty, or of other languages?")
     return documents, counts
 
 
 def select(
-    bpe: Bpe, counts: np.ndarray, *, min_count: int = 1, max_tokens: int | None = None, named: Iterable[str] = ()
+    vocabulary: TokenizerJson,
+    counts: np.ndarray,
+    *,
+    min_count: int = 1,
+    max_tokens: int | None = None,
+    named: Iterable[str] = (),
 ) -> list[int]:
-    """Return the ids to keep, ascending: required ones, frequent ones, and all intermediate tokens of their merges.
+    """Return the ids to keep, ascending: required ones, frequent ones, and all that these need.
 
     ``counts`` (V,) says how often each token occurs. ``named`` tokens are kept too, if the tokenizer has them. Raises
     ConfigError if ``max_tokens`` is too small for what must be kept.
     """
-    always = [*_always(bpe), *(token for token in named if token in bpe.ids)]
-    kept = {index for token in always for index in _needs(bpe, token)}
+    required, others = vocabulary.beside(counts, min_count)
+    always = [*vocabulary.always(), *required, *(token for token in named if token in vocabulary.ids)]
+    kept = {index for token in always for index in vocabulary.needs(token)}
     if max_tokens is not None and max_tokens < len(kept):
-        raise ConfigError(f"max_tokens is {max_tokens}: bytes, specials, spaces and ASCII alone are {len(kept)}")
-    names = {index: token for token, index in bpe.ids.items()}
+        what = "specials, spaces, ASCII, and bytes or the characters of the text"
+        raise ConfigError(f"max_tokens is {max_tokens}: {what} alone are {len(kept)}")
+    names = {index: token for token, index in vocabulary.ids.items()}
     order = np.lexsort((np.arange(len(counts)), -counts))  # most frequent first, then by id
     for index in order[counts[order] >= max(min_count, 1)].tolist():
-        needed = _needs(bpe, names[index]) - kept  # a token is useless without the intermediate tokens of its merges
+        # a token is useless without the intermediate tokens of its merges
+        needed = vocabulary.needs(names[index]) - kept
         if max_tokens is not None and len(kept) + len(needed) > max_tokens:
             break  # stop here rather than skip: a rarer token must not be kept when a more frequent one is not
         kept |= needed
+    rest = [index for token in dict.fromkeys(others) if (index := vocabulary.ids[token]) not in kept]
+    kept.update(rest if max_tokens is None else rest[: max_tokens - len(kept)])
     return sorted(kept)
-
-
-def _always(bpe: Bpe) -> list[str]:
-    """Return the tokens that are kept whatever the text."""
-    bytes_, kept = set(bpe.tokenizer.byte_ids), list(bpe.added)
-    for token, index in bpe.ids.items():
-        # without byte fallback single characters stand for bytes
-        if index in bytes_ or is_space(token) or (len(token) == 1 and (token.isascii() or not bytes_)):
-            kept.append(token)
-    return kept
-
-
-def _needs(bpe: Bpe, token: str) -> set[int]:
-    """Return the ids of a token and of the tokens on its path. Added tokens are found in the text as they are."""
-    return {bpe.ids[part] for part in ({token} if token in bpe.added else bpe.path(token))}

@@ -18,13 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmbert.errors import WeightsError
+from mmbert.errors import MMBertError, TokenizerError, WeightsError
 from mmbert.files import atomic_folder, read_json, write_json, write_text
 from mmbert.model.folder import read_config, read_modules
 from mmbert.model.mapped import TensorInfo
 from mmbert.model.weights import TIED, WEIGHTS, model_folder, tensor_writer
 from mmbert.surgery.bpe import Bpe
 from mmbert.surgery.tensor_files import TensorFile
+from mmbert.surgery.tokenizer_json import TokenizerJson, find_tokenizer, model_kind
+from mmbert.surgery.unigram import Unigram
+from mmbert.surgery.wordpiece import WordPiece
 
 Row = int | tuple[int, ...]
 """A new row: an old one, or the mean of several."""
@@ -118,17 +121,30 @@ class ModelFolder:
             return _embedding(file).shape[0]
 
 
-def open_vocabulary(model: str | Path) -> tuple[ModelFolder, Bpe]:
+def open_vocabulary(model: str | Path) -> tuple[ModelFolder, TokenizerJson]:
     """Return the folder of a model (or hub name) and its tokenizer.
 
     Raises WeightsError and TokenizerError for one whose vocabulary cannot be changed.
     """
     source = ModelFolder(model_folder(model))
-    bpe = Bpe.load(source.encoder)
-    tokens, rows = bpe.tokenizer.vocab_size, source.rows()
+    words = _read_tokenizer(source.encoder)
+    tokens, rows = words.tokenizer.vocab_size, source.rows()
     if tokens > rows:
         raise WeightsError(f"{source.encoder}: the tokenizer has {tokens} tokens, the embedding {rows} rows")
-    return source, bpe
+    return source, words
+
+
+def _read_tokenizer(folder: Path) -> TokenizerJson:
+    """Return the tokens of a folder's ``tokenizer.json`` by the kind of its model. Raises TokenizerError."""
+    kinds: dict[str, type[TokenizerJson]] = {kind.kind: kind for kind in (Bpe, Unigram, WordPiece)}
+    path = find_tokenizer(folder)
+    try:
+        kind = model_kind(read_json(path))
+    except MMBertError as error:
+        raise TokenizerError(str(error)) from error
+    if kind not in kinds:
+        raise TokenizerError(f"{path} has a model of the kind {kind}: only {', '.join(kinds)} can be changed")
+    return kinds[kind].load(folder)
 
 
 def rewrite(source: ModelFolder, out: Path, tokenizer: str, rows: Sequence[Row]) -> tuple[Size, Size]:

@@ -354,6 +354,12 @@ class Tokenizer:
         with no_panic(self.origin):
             return text if normalizer is None else str(normalizer.normalize_str(text))
 
+    def split_words(self, text: str) -> list[str]:
+        """Return the words of a text that the model cuts, each by itself; special strings are text."""
+        normalised, splitter = self.normalise(text), self._plain.pre_tokenizer
+        with no_panic(self.origin):
+            return [normalised] if splitter is None else [word for word, _ in splitter.pre_tokenize_str(normalised)]
+
     def save(self, folder: Path, *, max_tokens: int = 8192, as_written: bool = False) -> None:
         """Write ``tokenizer.json``, ``tokenizer_config.json`` and ``special_tokens_map.json`` for Hugging Face readers.
 
