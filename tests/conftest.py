@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,14 @@ os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
+
+
+@pytest.fixture(autouse=True)
+def log_lines() -> Iterator[None]:
+    """The command line sends log lines to the stderr of its time; a test must not leave that to the next ones."""
+    yield
+    logging.getLogger("mmbert").handlers.clear()
+    logging.getLogger("mmbert").propagate = True
 
 
 @pytest.fixture(scope="session")

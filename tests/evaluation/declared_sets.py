@@ -49,8 +49,8 @@ def _recipes() -> Iterator[tuple[str, ...]]:
     for path in sorted(RECIPES.glob("*.yaml")):
         recipe = FinetuneRecipe.load(path)
         roles = {role: spec for role in SPLITS if (spec := recipe.data.split(role)) is not None}
-        train = roles["train"]
-        if train.hub is None:
+        train = roles.get("train")
+        if train is None or train.hub is None:
             continue
         parts = ", ".join(dict.fromkeys(spec.split or SPLITS[role] for role, spec in roles.items()))
         yield f"`{path.name}`", *_set(train), parts, train.licence or "", train.checked or ""

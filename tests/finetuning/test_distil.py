@@ -435,9 +435,12 @@ def test_the_recipe_and_its_plan(teacher: Path, corpus: Path, tmp_path: Path) ->
         ({"vectors": "y", "text": ["z"]}, None, "remove text"),
         ({"longest": 20, "shortest": 30}, None, "less than shortest"),
         ({}, {"keep": 2, "num_layers": 3}, "remove num_layers"),
+        ({"data": {"train": {"path": "rows.jsonl"}}}, None, r"texts in distil\.text"),
     ],
 )
 def test_options_that_do_not_go_together(distil: dict[str, Any], student: Any, says: str) -> None:
-    values = {"name": "a", "task": "distil", "model": "b", "distil": distil, "student": student}
+    data = distil.get("data", {})
+    distil = {key: value for key, value in distil.items() if key != "data"}
+    values = {"name": "a", "task": "distil", "model": "b", "distil": distil, "student": student, "data": data}
     with pytest.raises(ValueError, match=says):
         FinetuneRecipe.model_validate(values)

@@ -13,7 +13,7 @@ import pytest
 from little_sentences import adaptation, examples, write_rows
 from little_sets import write
 from test_read_examples import BAD
-from test_recipes import RECIPES, SETS
+from test_recipes import RECIPES, SETS, WITH_ROWS
 
 import mmbert
 from mmbert.errors import ConfigError, DataError, TrainingError, WeightsError
@@ -38,7 +38,7 @@ def sentence_sets(tmp_path: Path) -> dict[str, Path]:
     }
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", WITH_ROWS, ids=lambda path: path.stem)
 def test_every_recipe_on_own_files(
     path: Path, heads: Path, sets: Path, sentence_sets: dict[str, Path], tmp_path: Path
 ) -> None:

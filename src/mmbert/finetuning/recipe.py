@@ -278,6 +278,8 @@ class FinetuneRecipe(SpecFile):
 
     @model_validator(mode="after")
     def _combinations(self) -> Self:
+        if self.task == "distil" and (self.data.split("train") is not None or self.data.dev_share):
+            raise ValueError("data.train and data.dev_share have no effect on distil: name its texts in distil.text")
         if self.data.split("train") is None and self.task != "distil":
             raise ValueError("data.train says neither path nor hub: give data.train.path=FILE")
         for role in ("train", "dev", "test"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 import shlex
 import shutil
@@ -44,13 +43,6 @@ def lines(beginning: str) -> list[str]:
         for line in b.splitlines()
     ]
     return [line for line in found if re.match(rf"(\w+=\S+ )?{beginning}", line)]
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Any:
-    yield
-    logging.getLogger("mmbert").handlers.clear()
-    logging.getLogger("mmbert").propagate = True
 
 
 @pytest.mark.parametrize("line", lines("curl "))
