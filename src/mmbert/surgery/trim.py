@@ -1,11 +1,11 @@
 """Make a smaller model that keeps only the tokens of some languages, with the same output for their text.
 
-What is kept: the tokens that the given text is cut into, and what these need (``bpe.py``, ``unigram.py``,
-``wordpiece.py``); all bytes, so that any text can still be written, or else single characters; special, other added and
-named tokens; white space; ASCII characters. Ids are given anew in the old order, so that five specials at the beginning
-keep 0 to 4. What is then guaranteed, for any text at all: if every token that the old tokenizer cuts it into is kept,
-the new one cuts it alike, and the model computes the same numbers. Other text is cut into more, smaller tokens, down to
-bytes or <unk>, where it was cut into a token that is gone.
+What is kept: the tokens that the given text and the folder's prompts are cut into, and what these need (``bpe.py``,
+``unigram.py``, ``wordpiece.py``); all bytes, so that any text can still be written, or else single characters; special,
+other added and named tokens; white space; ASCII characters. Ids are given anew in the old order, so that five specials
+at the beginning keep 0 to 4. What is then guaranteed, for any text at all: if every token that the old tokenizer cuts
+it into is kept, the new one cuts it alike, and the model computes the same numbers. Other text is cut into more,
+smaller tokens, down to bytes or <unk>, where it was cut into a token that is gone.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def trim(
     """
     source, vocabulary = open_vocabulary(model)
     documents, counts = count_tokens(vocabulary, texts)
-    kept = select(vocabulary, counts, min_count=min_count, max_tokens=max_tokens, named=source.token_names())
+    named = source.token_names() | tokens_of(vocabulary, source.prompts())
+    kept = select(vocabulary, counts, min_count=min_count, max_tokens=max_tokens, named=named)
     content = vocabulary.restricted(kept)
     before, after = rewrite(source, out, content, kept)
     covered = int(counts[kept].sum())
@@ -79,6 +80,12 @@ def count_tokens(vocabulary: TokenizerJson, texts: Iterable[str]) -> tuple[int, 
     if not documents:
         raise DataError("no text to trim by: is the file empty, or of other languages?")
     return documents, counts
+
+
+def tokens_of(vocabulary: TokenizerJson, texts: list[str]) -> set[str]:
+    """Return the tokens that texts are cut into."""
+    rows = vocabulary.tokenizer.encode_batch(texts)
+    return {vocabulary.tokenizer.id_to_token(index) or "" for row in rows for index in row.tolist()}
 
 
 def select(

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mmbert.errors import MMBertError, TokenizerError, WeightsError
 from mmbert.files import atomic_folder, read_json, write_json, write_text
-from mmbert.model.folder import read_config, read_modules
+from mmbert.model.folder import read_config, read_modules, read_object
 from mmbert.model.mapped import TensorInfo
 from mmbert.model.weights import TIED, WEIGHTS, model_folder, tensor_writer
 from mmbert.surgery.bpe import Bpe
@@ -114,6 +114,12 @@ class ModelFolder:
                 if key.endswith("_token") or key in ("additional_special_tokens", "extra_special_tokens"):
                     names.update(_strings(value))
         return names
+
+    def prompts(self) -> list[str]:
+        """Return the prompts of sentence-transformers, which stand before texts."""
+        path = self.root / "config_sentence_transformers.json"
+        stated = read_object(path).get("prompts")
+        return [text for text in stated.values() if isinstance(text, str) and text] if isinstance(stated, dict) else []
 
     def rows(self) -> int:
         """Return the rows of the token embedding; there may be more rows than tokens."""
