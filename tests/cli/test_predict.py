@@ -106,12 +106,13 @@ def test_answer(models: Path, run: Command, tmp_path: Path) -> None:
     expected = Answerer.load(models / "spans", precision="fp32")("Who is free?", TEXTS[0], top_k=2)
     record = lines(tmp_path / "asked.jsonl", [{"question": "Who is free?", "context": TEXTS[0], "id": "a"}])
     context = lines(tmp_path / "context.txt", [TEXTS[0]])
+    model = (models / "spans", "--precision", "fp32")
     for found in (
-        run("answer", models / "spans", record, "-k", 2),
-        run("answer", models / "spans", "-q", "Who is free?", "-k", 2, stdin=TEXTS[0]),
-        run("answer", models / "spans", "--context-file", context, "-k", 2, stdin="Who is free?"),
-        run("answer", models / "spans", "--context", TEXTS[0], "-k", 2, stdin="Who is free?"),
-        run("answer", models / "spans", "-q", "Who is free?", "--context", TEXTS[0], "-k", 2),
+        run("answer", *model, record, "-k", 2),
+        run("answer", *model, "-q", "Who is free?", "-k", 2, stdin=TEXTS[0]),
+        run("answer", *model, "--context-file", context, "-k", 2, stdin="Who is free?"),
+        run("answer", *model, "--context", TEXTS[0], "-k", 2, stdin="Who is free?"),
+        run("answer", *model, "-q", "Who is free?", "--context", TEXTS[0], "-k", 2),
     ):
         assert [answer["text"] for answer in found[0]["answers"]] == [answer.text for answer in expected]
     with_none = run("answer", models / "spans", record, "--no-answer", "-k", 10_000)[0]["answers"]

@@ -338,8 +338,9 @@ class TestCatalogs:
         assert len(pairs) > 70
         english = set("\n".join(held["eng_Latn"]).casefold().split("\n"))
         for language, found in pairs.items():
-            lines = set("\n".join(held[language]).split("\n"))
-            assert {pair["text"] for pair in found} <= lines
+            # Older releases have so few messages of some languages that none is held out.
+            lines = set("\n".join(held.get(language, [])).split("\n"))
+            assert language not in held or {pair["text"] for pair in found} <= lines
             assert {pair["english"].casefold() for pair in found} <= english
             assert all(set(pair) == {"id", "text", "english"} for pair in found)
         for language in ("fra_Latn", "swh_Latn", "eng_Latn"):

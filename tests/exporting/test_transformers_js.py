@@ -89,7 +89,7 @@ def test_positions_beyond_fp16(tokenizer: Tokenizer, vectors: ExportReport) -> N
         )[0]
         for name in (FP32, FP16)
     )
-    assert (fp32 * fp16).sum(axis=1).min() > 0.9999
+    assert (fp32 * fp16).sum(axis=1).min() > 0.999  # ONNX Runtime 1.24 also sums in fp16
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -87,7 +87,7 @@ def load(name: str, folder: Path, **options: Any) -> Classifier | Tagger:
 def test_a_merged_adapter_has_the_logits_of_peft(tuned: Tuned, name: str) -> None:
     model = load(name, tuned.folders[name], precision="fp32")
     for found, wanted in zip(logits_of(model), tuned.logits[name], strict=True):
-        np.testing.assert_allclose(found, wanted, atol=1e-5, rtol=1e-5)
+        np.testing.assert_allclose(found, wanted, atol=3e-5, rtol=1e-5)
     labels = list((model.loaded.labels or {}).values())
     own = "LABEL_" if name == "jailbreak" else f"{name} "
     assert labels == [f"{own}{number}" for number in range(OPTIONS[name][1])]
@@ -99,7 +99,7 @@ def test_adapters_that_share_an_encoder_have_the_logits_of_peft(tuned: Tuned) ->
     for name, loaded in models.items():
         model = Tagger(loaded) if name == "pii" else Classifier(loaded)
         for found, wanted in zip(logits_of(model), tuned.logits[name], strict=True):
-            np.testing.assert_allclose(found, wanted, atol=1e-5, rtol=1e-5)
+            np.testing.assert_allclose(found, wanted, atol=3e-5, rtol=1e-5)
         assert loaded.encoder.layers is base.encoder.layers, "one copy of the weights"
     plain = mmbert.FillMask.load(tuned.base, precision="fp32")
     asked = "All human beings are <mask> free."

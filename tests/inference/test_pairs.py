@@ -6,6 +6,7 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packaging.version import Version
 from task_folders import OLDER, PAIR, TEXTS, save_theirs, tokenizer_json
 
 from mmbert.errors import DataError, TokenizerError
@@ -15,6 +16,12 @@ from mmbert.inference.pairs import cut_pair, pair_encoder
 WORDS = tokenizers.Tokenizer.from_str(tokenizer_json())
 
 
+today = pytest.mark.skipif(
+    Version(tokenizers.__version__) < Version("0.23.3"), reason="tokenizers before 0.23.3 cut pairs by other rules"
+)
+
+
+@today
 @settings(deadline=None)
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(4, 60))
 def test_pairs_are_cut_as_the_library_cuts_them(first: int, second: int, longest: int) -> None:
@@ -24,6 +31,7 @@ def test_pairs_are_cut_as_the_library_cuts_them(first: int, second: int, longest
     assert cut_pair(first, second, longest - 3) == (found.count(0), found.count(1))
 
 
+@today
 @pytest.mark.parametrize("form", ["ours", "metaspace", "gemma", *OLDER])
 @pytest.mark.parametrize("pair", [PAIR, "<bos> $A <eos> <bos> $B <eos>", "$A <eos> <eos> $B"])
 def test_pairs_are_joined_as_the_folder_says(form: str, pair: str, tmp_path: Path) -> None:

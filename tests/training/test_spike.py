@@ -1,4 +1,4 @@
-"""A gradient that jumps, as it really does at step 43 of this run, and one that is no number."""
+"""A gradient that jumps, as it really does at step 43 of this run with torch 2.13, and one that is no number."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from packaging.version import Version
 from ranks import Ranks
 from small_run import write_recipe
 
@@ -56,9 +57,15 @@ def same_weights(one: Path, two: Path) -> bool:
     return all(torch.equal(a[name], b[name]) for name in a)
 
 
+def _jumps() -> None:
+    if Version(torch.__version__) < Version("2.13"):
+        pytest.skip("with the numbers of older torch no gradient jumps")
+
+
 @pytest.fixture(scope="module")
 def stopped(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Stopped:
     """A run that the jump ended."""
+    _jumps()
     folder = tmp_path_factory.mktemp("stopped")
     with pytest.raises(Spike) as caught:
         pretrain(write_recipe(trained.home, [*LONG, TWICE])[0], folder, trained.data)
@@ -68,6 +75,7 @@ def stopped(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Stopp
 @pytest.fixture(scope="module")
 def back(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that went back before the jump."""
+    _jumps()
     folder = tmp_path_factory.mktemp("back")
     pretrain(write_recipe(trained.home, [*LONG, TWICE, BACK])[0], folder, trained.data)
     return folder

@@ -65,7 +65,7 @@ async def _not_found(request: Request, error: Exception) -> Response:
     """Return starlette's own errors in the form of the route's family."""
     assert isinstance(error, HTTPException)
     what = {404: "there is nothing at", 405: f"{request.method} is not for"}.get(error.status_code, str(error.detail))
-    message = f"{what} {request.url.path}: GET /openapi.json lists the routes"
+    message = f"{what} {request.scope['path']}: GET /openapi.json lists the routes"
     return refuse(request, Refused(error.status_code, message, error.headers))[0]
 
 

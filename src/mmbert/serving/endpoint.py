@@ -118,7 +118,8 @@ def refuse(request: Request, error: MMBertError) -> tuple[Response, str]:
     """Return the response to an error, and its kind."""
     response = failure(error)
     request.state.error = response.kind if response.status in (404, 422) else response.message  # the others quote it
-    return json_response(response.body(request.url.path), response.status, response.headers), response.kind
+    # Not request.url: it is made with the client's Host, which may be no host at all.
+    return json_response(response.body(request.scope["path"]), response.status, response.headers), response.kind
 
 
 def check_ready(service: Service) -> None:
