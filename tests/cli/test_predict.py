@@ -114,7 +114,8 @@ def test_answer(models: Path, run: Command, tmp_path: Path) -> None:
         run("answer", *model, "--context", TEXTS[0], "-k", 2, stdin="Who is free?"),
         run("answer", *model, "-q", "Who is free?", "--context", TEXTS[0], "-k", 2),
     ):
-        assert [answer["text"] for answer in found[0]["answers"]] == [answer.text for answer in expected]
+        # In any order: with random weights the two scores may be next to equal.
+        assert {answer["text"] for answer in found[0]["answers"]} == {answer.text for answer in expected}
     with_none = run("answer", models / "spans", record, "--no-answer", "-k", 10_000)[0]["answers"]
     assert "" in [answer["text"] for answer in with_none]
 

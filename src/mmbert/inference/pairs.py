@@ -51,7 +51,7 @@ def read_template(loaded: Loaded) -> Template:
 
 
 def cut_pair(first: int, second: int, room: int) -> tuple[int, int]:
-    """Return the lengths that two texts of ``first`` and ``second`` tokens keep, as the tokenizers library cuts from 0.23.3 on."""
+    """Return the lengths that two texts of ``first`` and ``second`` tokens keep, as tokenizers cuts since 0.23.3."""
     if first + second <= room:
         return first, second
     short, long = min(first, second), max(first, second)
