@@ -34,6 +34,11 @@ def number_words(text: str) -> np.ndarray:
     return words
 
 
+def word_spans(text: str) -> list[tuple[int, int]]:
+    """Return the characters [start, end) of each word, in order."""
+    return [match.span() for match in _WORD.finditer(text.translate(_KINDS))]
+
+
 def _kind(character: str) -> str:
     """Return s: space, w: letter or digit, u: letter of an unspaced script, m: mark, j: joiner, p: other sign."""
     category = unicodedata.category(character)

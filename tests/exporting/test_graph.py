@@ -17,6 +17,7 @@ from export_models import padded, random_rows, save_task
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from onnxruntime import quantization
+from safetensors.torch import load_file
 
 import mmbert
 from mmbert.errors import ConfigError, MissingExtra, MMBertError
@@ -90,6 +91,21 @@ def test_int8_file(hidden: ExportReport) -> None:
     assert hidden.sizes[INT8] < hidden.sizes[FP32]
     values = [value.type.tensor_type.shape.dim for value in onnx.load(hidden.out / FP32).graph.input]
     assert [[dim.dim_param for dim in dims] for dims in values] == [["batch_size", "sequence_length"]] * 2
+
+
+def test_the_token_embedding_of_an_int8_file(hidden: ExportReport, masked_lm: Path, tmp_path: Path) -> None:
+    """Each row is within half a step of its own scale; a decoder that is tied to the embedding keeps it in fp32."""
+    (table,) = (value for name, value in load_file(masked_lm / "model.safetensors").items() if "tok_embeddings" in name)
+    kept = {value.name: onnx.numpy_helper.to_array(value) for value in onnx.load(hidden.out / INT8).graph.initializer}
+    (rounded,) = (value for value in kept.values() if value.shape == table.shape)
+    (scale,) = (value for value in kept.values() if value.shape == (len(table), 1))
+    assert (rounded.dtype, scale.dtype) == (np.int8, np.float32)
+    assert int(np.abs(rounded.astype(int)).max()) == 127
+    assert bool((np.abs(rounded * scale - table.numpy()) <= scale / 2 + 1e-7).all())
+    tied = mmbert.export(masked_lm, tmp_path / "tied", format="onnx", int8=True, quality=0.5)
+    assert tied.output == "logits"
+    kept = {value.name: value for value in onnx.load(tied.out / INT8).graph.initializer}
+    assert not [name for name in kept if name.endswith("_int8")]
 
 
 class MatMulInteger(OpRun):

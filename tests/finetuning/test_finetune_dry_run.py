@@ -28,7 +28,11 @@ def sentence_sets(tmp_path: Path) -> dict[str, Path]:
     scored = [{**row, "negative": row["negative"][0], "score": 3.5} for row in rows]
     translated = [{"text": row["query"], "english": row["positive"]} for row in rows]
     write_rows(tmp_path / "test.jsonl", translated)
+    lines = tmp_path / "lines.txt"
+    lines.write_text("".join(f"{row['query']}\n" for row in rows))
     return {
+        "distil-classify": lines,
+        "distil-tag": lines,
         "embed": write_rows(tmp_path / "plain.jsonl", rows),
         "rerank": tmp_path / "plain.jsonl",
         "splade": tmp_path / "plain.jsonl",
@@ -50,12 +54,18 @@ def test_every_recipe_on_own_files(
         changes[1] = f"data.path={tmp_path}"
     if path.stem == "regression":
         changes.append("data.columns.text_pair=null")
+    if path.stem.startswith("distil-"):
+        changes.append(f"teacher.model={heads / ('tags' if path.stem == 'distil-tag' else 'classes')}")
     lines = dict(dry_run(FinetuneRecipe.load(path, changes), tmp_path / "run"))
     total = 40 if path.stem not in SETS else 16 if path.stem == "qa" else 24
     dev = int(lines["dev"].split()[0])
-    assert dev == 2, "a tenth, or 5 % where the recipe's share is too small for so few"
+    share = 4 if path.stem.startswith("distil-") else 2
+    assert dev == share, "a tenth, or 5 % where the recipe's share is too small for so few"
     assert int(lines["train"].split()[0]) == total - dev
     assert "not read" not in str(lines)
+    if path.stem == "distil-classify":
+        assert lines["student"].startswith("2 layers of 256, fresh, ")
+        assert lines["teacher"] == f"{heads / 'classes'}, 2 labels; its logits are computed first"
     assert not (tmp_path / "run").exists()
     assert show(list(lines.items())).startswith("task    ")
 

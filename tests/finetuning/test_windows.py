@@ -24,7 +24,8 @@ from mmbert.finetuning.span import Scores as AnswerScores
 from mmbert.finetuning.span import answer_tokens, make_features
 from mmbert.finetuning.tag import Scores as TagScores
 from mmbert.finetuning.tag import make_features as tag_features
-from mmbert.finetuning.task_rows import question_of, read_sentences
+from mmbert.finetuning.tag_rows import read_sentences
+from mmbert.finetuning.task_rows import question_of
 from mmbert.model.encoder import Encoder
 from mmbert.model.tasks import SpanClassifier, TokenClassifier
 

@@ -371,3 +371,12 @@ def test_more_than_memory_should_hold_is_an_error_with_its_place(
     path.write_bytes(zstandard.compress(head + tail))
     with pytest.raises(DataError, match=f"{path}:{said}"):
         list(read_rows(path))
+
+
+def test_lines_of_text_are_rows(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(gzip.compress("\ufeffone\r\n\n \n  Τι κάνεις; \nlast".encode()))
+    assert list(read_rows(path)) == [(1, {"text": "one"}), (4, {"text": "Τι κάνεις;"}), (5, {"text": "last"})]
+    path.write_bytes(gzip.compress(b"one\n\xff\n"))
+    with pytest.raises(DataError, match=r"a\.txt\.gz:2: not UTF-8 at byte 1"):
+        list(read_rows(path))

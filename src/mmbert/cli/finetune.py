@@ -52,7 +52,7 @@ def finetune(
 def show_result(result: FinetuneResult) -> None:
     """Print what a run measured, and where its model is."""
     from mmbert.files import is_main_process
-    from mmbert.finetuning.finetune import summarise
+    from mmbert.finetuning.figures import summarise
 
     if not is_main_process():
         return

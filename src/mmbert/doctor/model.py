@@ -11,14 +11,14 @@ import torch
 from mmbert.doctor.compatibility import Fault, Verdict, check_readers, stated_thetas
 from mmbert.doctor.model_folder import Folder, Problem, check_shapes, read_folder
 from mmbert.errors import MMBertError, WeightsError
-from mmbert.inference.load import KINDS, Loaded, load, read_labels
+from mmbert.inference.load import KINDS, Loaded, load
 from mmbert.inference.pooling import Pooling
 from mmbert.inference.precision import choose
 from mmbert.inference.predictor import READERS, tuning
 from mmbert.inference.sentence_transformers_folder import Dense
 from mmbert.model.adapter import read_adapter
 from mmbert.model.config import ModelConfig, config_from_hf
-from mmbert.model.folder import is_adapter
+from mmbert.model.folder import is_adapter, read_labels
 from mmbert.model.rope_parameters import LAYER_TYPES
 from mmbert.model.weights import model_folder
 from mmbert.tokenizer.spelling import SPACE

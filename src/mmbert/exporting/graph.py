@@ -88,8 +88,9 @@ def write_int8(path: Path, out: Path) -> None:
     255) and a weight in 16 bits, saturating at 32,767: with weights of 8 bits the results of a file would be right on
     one CPU and wrong on another.
 
-    Products of attention, the norms and the token embedding stay fp32, and so does the decoder tied to it, which would
-    otherwise be a second copy.
+    The token embedding is rounded to int8 too, each row with a scale of its own, and rows are scaled when they are
+    looked up (:func:`round_rows`). One that a decoder is tied to stays fp32, and so does the decoder, which would
+    otherwise be a second copy. Products of attention and the norms stay fp32.
     """
     import onnx_ir
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -110,7 +111,53 @@ def write_int8(path: Path, out: Path) -> None:
         model = onnx_ir.load(rounded)
         largest = largest_weight(model)
         assert largest <= LARGEST_WEIGHT, f"an int8 weight of {largest} can saturate"
+        round_rows(model)
         onnx_ir.save(model, out, external_data=f"{out.name}_data" if large else None)
+
+
+def round_rows(model: Any) -> None:
+    """Round tables (V, d) that are only looked up to int8, in place: row v is about scale_v * q_v, q from -127 to 127.
+
+    Their numbers are in no int8 product, so that all 8 bits can be used.
+    """
+    import onnx_ir
+
+    graph = model.graph
+    for table in list(graph.initializers.values()):
+        uses = [use.node for use in table.uses() if use.idx == 0]
+        looked_up = len(uses) == len(table.uses()) and all(node.op_type == "Gather" for node in uses)
+        if not uses or not looked_up or table.const_value is None or table.dtype != onnx_ir.DataType.FLOAT:
+            continue
+        rows = table.const_value.numpy()
+        if rows.ndim != 2 or rows.shape[1] < 8:
+            continue
+        scale = np.abs(rows).max(axis=1, keepdims=True) / 127
+        rounded = np.rint(rows / np.where(scale == 0, 1, scale)).astype(np.int8)
+        q, s = (
+            onnx_ir.val(f"{table.name}_{name}", const_value=onnx_ir.tensor(values))
+            for name, values in (("int8", rounded), ("scale", scale.astype(np.float32)))
+        )
+        for value in (q, s):
+            graph.register_initializer(value)
+        for node in uses:
+            _scaled_lookup(graph, node, q, s)
+        del graph.initializers[table.name]
+
+
+def _scaled_lookup(graph: Any, node: Any, rounded: Any, scale: Any) -> None:
+    """Replace a Gather of a table by Cast(Gather(rounded)) * Gather(scale)."""
+    import onnx_ir
+
+    ids, old = node.inputs[1], node.outputs[0]
+    looked = onnx_ir.node("Gather", [rounded, ids])
+    cast = onnx_ir.node("Cast", [looked.outputs[0]], {"to": int(onnx_ir.DataType.FLOAT)})
+    scales = onnx_ir.node("Gather", [scale, ids])
+    product = onnx_ir.node("Mul", [cast.outputs[0], scales.outputs[0]])
+    made = product.outputs[0]
+    made.type, made.shape, made.name = old.type, old.shape, f"{old.name}_scaled"
+    graph.insert_before(node, [looked, cast, scales, product])
+    old.replace_all_uses_with(made)
+    graph.remove(node, safe=True)
 
 
 def write_fp16(path: Path, out: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from mmbert.files import is_main_process
-from mmbert.finetuning.finetune import summarise
+from mmbert.finetuning.figures import summarise
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.log import progress
 

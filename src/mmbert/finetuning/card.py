@@ -8,6 +8,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 
+from mmbert.finetuning.figures import COUNT, LEAST, split_languages
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.hub_names import PIPELINES, called, front_matter
 from mmbert.version import __version__
@@ -39,18 +40,52 @@ def tuned_card(
     """
     stated = sorted({code for code in languages if code})
     listed = ", ".join(stated) if len(stated) <= 12 else f"{len(stated)} languages"
-    rows = [f"| {split} | {name} | {value:.4g} |" for split, found in metrics.items() for name, value in found.items()]
+    figures = {split: split_languages(found) for split, found in metrics.items()}
+    rows = [f"| {split} | {name} | {value:.4g} |" for split, (own, _) in figures.items() for name, value in own.items()]
     parts = [
         front_matter(stated, recipe.model, _USES[recipe.task][0], ("modernbert", "mmbert")),
         f"# {recipe.name}",
-        f"{called(recipe.model)} fine-tuned ({recipe.task}) with [mmbert](https://pypi.org/project/mmbert/) "
-        f"{__version__} on {examples:,} examples" + (f" in {listed}" if stated else "") + ".",
+        f"{_start(recipe)} fine-tuned ({recipe.task}) with [mmbert](https://pypi.org/project/mmbert/) "
+        f"{__version__} on {examples:,} examples" + (f" in {listed}" if stated else "") + _taught(recipe) + ".",
         "\n".join(["| split | metric | value |", "| --- | --- | ---: |", *rows]) if rows else "",
+        *(_by_language(split, own) for split, (_, own) in figures.items()),
         _use(recipe),
         _training(recipe),
         f"## Labels\n\n{', '.join(labels)}" if labels else "",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _start(recipe: FinetuneRecipe) -> str:
+    """Return what the run began with, in words."""
+    start = called(recipe.model)
+    if recipe.student is not None:
+        own = recipe.student
+        fresh = f"A fresh encoder of {own.num_layers} layers with the tokens of {start},"
+        start = fresh if own.keep is None else f"{own.keep} layers of {start}"
+    return f"{start}, its vocabulary trimmed to the training text," if recipe.trim is not None else start
+
+
+def _taught(recipe: FinetuneRecipe) -> str:
+    if recipe.teacher is None:
+        return ""
+    return f", as a student of {called(recipe.teacher.model)} (weight {recipe.teacher.weight:g} of its logits)"
+
+
+def _by_language(split: str, figures: Mapping[str, Mapping[str, float]]) -> str:
+    """Return a table of each language's figures and examples; empty where there are none."""
+    counts = figures.get(COUNT)
+    names = [name for name in figures if name != COUNT]
+    if not counts:
+        return ""
+    rows = []
+    for code, count in counts.items():
+        few = count < LEAST
+        values = [f"{figures[name][code]:.4g}" if code in figures[name] else "" for name in names]
+        rows.append(f"| {code} | {count:.0f}{'*' if few else ''} | {' | '.join(values)} |")
+    note = f"\n\n\\* fewer than {LEAST} examples: no result" if any(count < LEAST for count in counts.values()) else ""
+    heads = [f"| language | examples | {' | '.join(names)} |", f"| --- | ---: |{' ---: |' * len(names)}"]
+    return f"## By language, {split}\n\n" + "\n".join([*heads, *rows]) + note
 
 
 def distilled_card(

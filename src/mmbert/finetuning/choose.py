@@ -6,7 +6,7 @@ example, however many it has.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from mmbert.finetuning.init_model import Start, load_start
 from mmbert.finetuning.losses import NONE, Items, choice_loss
 from mmbert.finetuning.packed_model import PackedModel
 from mmbert.finetuning.recipe import FinetuneRecipe
+from mmbert.finetuning.scores import SplitScores
+from mmbert.finetuning.start_folder import start_folder
 from mmbert.finetuning.task_rows import METRICS, read_task
 from mmbert.finetuning.trainer import fit
 from mmbert.metrics.classes import accuracy
@@ -33,11 +35,12 @@ def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any] = ()) -
     """Train as :mod:`mmbert.finetuning.finetune` describes."""
     own = recipe.choose
     rows = read_task(recipe)
-    start = load_start(recipe, ChoiceClassifier, NAMES, own.pooling)
+    texts = (text for question, choices, _ in rows.items["train"] for text in (question, *choices))
+    start = load_start(recipe, ChoiceClassifier, NAMES, own.pooling, start_folder(recipe, folder, texts))
     data = {role: make_features(items, role, start) for role, items in rows.items.items()}
     gold = {role: [feature["labels"] for feature in features] for role, features in data.items()}
     model = PackedModel(start, _loss, partial(choices_as_rows, nothing=NONE), choices=True)
-    return fit(recipe, folder, model, data, rows.splits["train"].languages, Scores(gold), callbacks)
+    return fit(recipe, folder, model, data, rows.languages["train"], Scores(gold, rows.languages), callbacks)
 
 
 def make_features(items: Sequence[tuple[str, list[str], int]], role: str, start: Start) -> list[Feature]:
@@ -57,13 +60,18 @@ def _loss(scores: Tensor, packed: Packed, labels: Tensor, items: Items) -> Tenso
     return choice_loss(scores, labels, items)
 
 
-class Scores:
+class Scores(SplitScores):
     """Part of the examples whose choice is right."""
 
     names = METRICS["choose"]
 
-    def __init__(self, gold: dict[str, list[int]]) -> None:
-        self._gold = gold
+    def __init__(self, gold: dict[str, list[int]], languages: Mapping[str, Sequence[str]]) -> None:
+        self._gold, self.languages = gold, languages
 
-    def __call__(self, role: str, scores: Any) -> dict[str, float]:
-        return {"accuracy": accuracy(scores.argmax(axis=1).tolist(), self._gold[role])}
+    def read(self, role: str, predictions: Any) -> list[int]:
+        said: list[int] = predictions.argmax(axis=1).tolist()
+        return said
+
+    def figures(self, role: str, said: Sequence[int], chosen: Sequence[int]) -> dict[str, float]:
+        gold = self._gold[role]
+        return {"accuracy": accuracy([said[at] for at in chosen], [gold[at] for at in chosen])}

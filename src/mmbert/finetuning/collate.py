@@ -1,6 +1,7 @@
 """Features to packed batches, and per-token answers back to one row an example.
 
-A feature is a map: ``ids``, uint32 of one text, or a list of them for one example's choices, and ``labels``.
+A feature is a map: ``ids``, uint32 of one text, or a list of them for one example's choices, ``labels``, and with a
+teacher ``teacher``, its logits of a text (labels,), or of the words that have a label in ``labels`` (words, labels).
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ def collate(features: Sequence[Feature]) -> dict[str, Tensor]:
         labels = [feature["labels"] for feature in features]
         flat = isinstance(labels[0], np.ndarray)
         batch["labels"] = torch.from_numpy(np.concatenate(labels)) if flat else torch.tensor(labels)
+    if "teacher" in features[0]:
+        batch["teacher"] = torch.from_numpy(np.concatenate([np.atleast_2d(f["teacher"]) for f in features]))
     return batch
 
 

@@ -20,7 +20,9 @@ from mmbert.finetuning.ranking_examples import Texts, fields_of, group_splits, t
 from mmbert.finetuning.recipe import FinetuneRecipe, Training
 from mmbert.finetuning.recipe_data import DataSpec
 from mmbert.finetuning.recipe_sentence import early_layers
+from mmbert.finetuning.recipe_teacher import Teacher
 from mmbert.finetuning.task_rows import NUMBER, TRAINED_HERE, TaskRows, read_task, task_fields
+from mmbert.finetuning.teacher_config import TeacherConfig, is_near, read_teacher
 from mmbert.io.rows import read_rows
 from mmbert.model.config import ModelConfig, config_from_hf
 from mmbert.model.count import parameters
@@ -49,19 +51,24 @@ def dry_run(recipe: FinetuneRecipe, folder: Path) -> Lines:
     specs = {role: spec for role in ("train", "dev", "test") if (spec := recipe.data.split(role)) is not None}
     far = {role: spec for role, spec in specs.items() if spec.path is None}
     wanted = task_reads(recipe)
+    teacher = read_teacher(recipe) if recipe.teacher is not None and is_near(recipe.teacher) else None
     if "train" in far:
         local = {role: read_examples(spec, role, wanted) for role, spec in specs.items() if role not in far}
         found, count, labels = local, None, ""
     else:
         near = recipe.model_copy(update={"data": recipe.data.model_copy(update=dict.fromkeys(far))})
         if recipe.task in TRAINED_HERE:
-            rows = read_task(near)
+            rows = read_task(near, teacher)
             found, count, labels = rows.splits, len(rows.items["train"]), _label_counts(rows)
         else:
             found = read_splits(near, wanted)
             count, labels = _check_groups(recipe, found), ""
     config = _config(recipe)
     lines = [("task", recipe.task), ("model", _model(recipe, config))]
+    if student := _student(recipe):
+        lines.append(("student", student))
+    if recipe.teacher is not None:
+        lines.append(("teacher", _teacher(recipe.teacher, teacher)))
     lines += [(role, _split(found[role])) for role in ("train", "dev", "test") if role in found]
     lines += [(role, f"{_hub(spec)}: not read in a dry run") for role, spec in far.items()]
     if labels:
@@ -77,16 +84,10 @@ def _distillation(recipe: FinetuneRecipe, folder: Path) -> Lines:
     """Return the plan of a distillation. Texts are not read, only looked for."""
     from mmbert.data.corpus_texts import text_files
 
-    options, own = recipe.distil, recipe.student
+    options = recipe.distil
     where = f" behind {options.endpoint}" if options.endpoint is not None else ""
     lines = [("task", recipe.task), ("teacher", options.vectors or f"{options.teacher}{where}")]
-    if own is None:
-        lines.append(("student", _model(recipe, _config(recipe))))
-    elif own.keep is not None:
-        lines.append(("student", f"{own.keep} layers of {recipe.model}"))
-    else:
-        shape = f"{own.num_layers} layers of {own.hidden_size}"
-        lines.append(("student", f"{shape}, fresh, with tokenizer and token embeddings of {recipe.model}"))
+    lines.append(("student", _student(recipe) or _model(recipe, _config(recipe))))
     count = options.texts
     if options.vectors is not None:
         count = sum(1 for _ in read_rows(options.vectors))
@@ -118,13 +119,15 @@ def task_reads(recipe: FinetuneRecipe) -> Fields:
         return task_fields(recipe)
     options = recipe.options
     looked_up = options.lookup.queries or options.lookup.documents
-    return fields_of(recipe.task, options.loss, None if looked_up else Texts(options.lookup))
+    texts = None if looked_up else Texts(options.lookup)
+    return fields_of(recipe.task, options.loss, texts, taught=recipe.teacher is not None)
 
 
 def _label_counts(rows: TaskRows) -> str:
     """Return the labels of the training rows in words."""
     if rows.names == (NUMBER,):
-        return f"numbers from {min(rows.items['train']):g} to {max(rows.items['train']):g}"
+        numbers = [number for number in rows.items["train"] if number is not None]
+        return f"numbers from {min(numbers):g} to {max(numbers):g}" if numbers else ""
     return _counted({name: rows.counts[name] for name in rows.names})
 
 
@@ -134,7 +137,11 @@ def _check_groups(recipe: FinetuneRecipe, splits: Mapping[str, Examples]) -> int
     if any(spec is not None and spec.path is None for spec in (lookup.queries, lookup.documents)):
         return len(splits["train"])  # the texts are on the hub
     texts = Texts(lookup)
-    groups = group_splits(splits, texts, options.loss)
+    groups = group_splits(splits, texts, options.loss, taught=recipe.teacher is not None)
+    if recipe.teacher is not None:  # each document is an example, or all of a query together
+        count = None if options.negatives is None else options.negatives + 1
+        pairs = sum(len(group.documents[:count]) for group in groups["train"])
+        return len(groups["train"]) if options.loss == "margin_mse" else pairs
     negatives = None if options.mine is not None else options.negatives
     return len(training_columns(recipe.task, options.loss, groups["train"], negatives)["query"])
 
@@ -163,6 +170,26 @@ def _model(recipe: FinetuneRecipe, config: ModelConfig | None) -> str:
     longest = min(recipe.training.max_tokens, config.max_context)
     size = parameters(config).encoder
     return f"{recipe.model}, {size / 1e6:,.1f} million weights, reads {longest} tokens of a text"
+
+
+def _student(recipe: FinetuneRecipe) -> str:
+    """Return what is made of the model before training; empty where nothing is."""
+    own, said = recipe.student, []
+    if own is not None and own.keep is not None:
+        said = [f"{own.keep} layers of {recipe.model}"]
+    elif own is not None:
+        shape = f"{own.num_layers} layers of {own.hidden_size}"
+        said = [f"{shape}, fresh, with tokenizer and token embeddings of {recipe.model}"]
+    if recipe.trim is not None:
+        most = f"at most {recipe.trim.max_tokens:,} " if recipe.trim.max_tokens else ""
+        said.append(f"with {most}tokens, those of the training text")
+    return ", ".join(said)
+
+
+def _teacher(stated: Teacher, config: TeacherConfig | None) -> str:
+    if config is None:
+        return f"{stated.model} of the hub: not read in a dry run"
+    return f"{stated.model}, {len(config.labels)} labels; its logits are computed first"
 
 
 def _split(examples: Examples) -> str:

@@ -26,7 +26,7 @@ import numpy as np
 
 from mmbert.errors import ConfigError, DataError
 from mmbert.finetuning.hub import HubTable, load_tables
-from mmbert.finetuning.labels import Examples, Fields, gold_labels, leave_out, no_label_marks
+from mmbert.finetuning.labels import Examples, Fields, gold_labels, leave_out, no_label_marks, without_marks
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.finetuning.recipe_data import DataSpec
 from mmbert.finetuning.tables import Table, canonical, find_tables
@@ -43,7 +43,8 @@ _COLUMN = re.compile(r"\{([^{}]+)\}")
 def read_splits(recipe: FinetuneRecipe, fields: Fields, stated: Sequence[str] = ()) -> dict[str, Examples]:
     """Return ``train``, and ``dev`` and ``test`` where the recipe has them; ``dev`` out of train by ``data.dev_share``.
 
-    stated  names of the classes in the recipe. Rows without a gold label are left out (``no_label_marks``).
+    stated  names of the classes in the recipe. Rows without a gold label are left out (``no_label_marks``) unless the
+            task has a teacher (``fields.unlabelled``).
     """
     found = {}
     for role in ("train", "dev", "test"):
@@ -54,7 +55,11 @@ def read_splits(recipe: FinetuneRecipe, fields: Fields, stated: Sequence[str] = 
         labels = Counter(label for row in found["train"].rows for label in gold_labels(row, fields.gold))
         declared = found["train"].names.get(fields.gold, ())
         marks = no_label_marks(labels, fields, (*stated, *declared), recipe.data.no_label)
-        found = {role: leave_out(examples, role, fields.gold, marks) for role, examples in found.items()}
+        for role, examples in found.items():
+            if fields.unlabelled:
+                found[role] = without_marks(examples, fields.gold, marks)
+            else:
+                found[role] = leave_out(examples, role, fields.gold, marks)
     if "dev" not in found and recipe.data.dev_share:
         found["train"], found["dev"] = split_off(found["train"], recipe.data.dev_share, recipe.training.seed)
     return found

@@ -6,6 +6,9 @@ A run's folder (``runs/<name>`` or ``out``):
     environment.json versions, device, threads
     checkpoints/     the trainer's; a stopped run resumes from the last one
     tensorboard/     its curves
+    student/         what the run begins with, if that was made for it
+    trimmed/         the same with the tokens of the training text alone
+    teacher/<split>/ logits of the recipe's teacher, if it has one
     final/           the model: transformers, sentence-transformers and this package load it
     result.json      metrics and history; written last, so its presence means finished
     sweep/<trial>/   of a sweep: such a folder for each trial; final/ is then the best one's
@@ -26,9 +29,8 @@ import hashlib
 import itertools
 import json
 import logging
-import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
@@ -57,12 +59,8 @@ TASKS = {
 _LIBRARIES = ("transformers", "accelerate", "datasets", "sentence-transformers", "peft", "tokenizers", "numpy")
 """What results depend on beside torch, for ``environment.json``."""
 
-FEW = 4
-"""From so many languages on, their figures are shown as a mean."""
-
-_CODE = re.compile(r"([a-z]{3}_[A-Z][a-z]{3})_")
-
 RECIPE, RESULT, FINAL, CHECKPOINTS, SWEEP = "recipe.yaml", "result.json", "final", "checkpoints", "sweep"
+TEACHER, TRIMMED = "teacher", "trimmed"
 
 
 @dataclass(frozen=True)
@@ -112,31 +110,6 @@ def finetune(
         if is_main_process():
             _finish(wanted, folder, result, sweep)
     return result
-
-
-def summarise(numbers: Mapping[str, float], most: int = 8) -> str:
-    """Return figures as one short line: those of many languages as their mean and the worst; ``result.json`` has all.
-
-    A figure of a language is called by its code: ``swh_Latn_mean_accuracy``.
-    """
-    others: dict[str, float] = {}
-    languages: dict[str, dict[str, float]] = {}
-    for name, value in numbers.items():
-        code = _CODE.match(name)
-        if code is None:
-            others[name] = value
-        else:
-            languages.setdefault(name[code.end() :], {})[code[1]] = value
-    said = [f"{name} {value:.4f}" for name, value in others.items()]
-    for name, found in languages.items():
-        if len(found) < FEW:
-            said += [f"{code}_{name} {value:.4f}" for code, value in found.items()]
-            continue
-        worst = min(found, key=lambda code: found[code])
-        mean = sum(found.values()) / len(found)
-        said.append(f"{name} {mean:.4f} (mean of {len(found)} languages, worst {worst} {found[worst]:.4f})")
-    more = [f"{len(said) - most} more"] if len(said) > most else []
-    return ", ".join([*said[:most], *more])
 
 
 def _train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any]) -> FinetuneResult:
@@ -205,6 +178,8 @@ def _fixed(recipe: FinetuneRecipe) -> dict[str, Any]:
     values = recipe.model_dump(mode="json")
     for free in ("device", "log_every", "keep", "push_to_hub"):
         del values["training"][free]
+    if values["teacher"] is not None:
+        del values["teacher"]["cache"]
     for role in ("train", "dev", "test"):
         for note in ("licence", "checked") if values["data"][role] else ():
             del values["data"][role][note]
@@ -220,7 +195,8 @@ def _sweep(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any]) -> Fi
     for number, changes in enumerate(trials, 1):
         said = ", ".join(f"{key} {value}" for key, value in changes.items())
         log.info("trial %d of %d: %s", number, len(trials), said)
-        one = recipe.changed({**changes, "sweep": {}, "training.push_to_hub": None})
+        shared = {"teacher.cache": str(folder / TEACHER)} if shares_teacher(recipe) else {}
+        one = recipe.changed({**changes, **shared, "sweep": {}, "training.push_to_hub": None})
         result = finetune(one, out=folder / SWEEP / _trial_name(changes), callbacks=callbacks)
         log.info("trial %d of %d: %s on dev", number, len(trials), f"{result.chosen:.4f}")
         runs.append((changes, result))
@@ -243,6 +219,17 @@ def plan_trials(recipe: FinetuneRecipe) -> list[dict[str, Any]]:
     if recipe.sweep.seeds:
         values["training.seed"] = recipe.sweep.seeds
     return [dict(zip(values, combination, strict=True)) for combination in itertools.product(*values.values())]
+
+
+def shares_teacher(recipe: FinetuneRecipe) -> bool:
+    """Return whether the trials of a sweep learn from the same logits: one teacher, and the same texts for all."""
+    if recipe.teacher is None or recipe.teacher.cache is not None:
+        return False
+    keys = {*recipe.sweep.values, *(["training.seed"] if recipe.sweep.seeds else [])}
+    same = {"teacher.weight", "teacher.temperature"}
+    # the length decides what is read of a text, and the seed which examples become dev
+    other = {"training.max_tokens", *(["training.seed"] if recipe.data.dev_share else [])}
+    return all((key.startswith(("training.", "sampling.")) and key not in other) or key in same for key in keys)
 
 
 def _trial_name(changes: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -18,8 +19,8 @@ from mmbert.errors import TokenizerError
 from mmbert.files import read_json
 from mmbert.finetuning.dry_run import warn_small_model
 from mmbert.finetuning.recipe import FinetuneRecipe
-from mmbert.inference.load import read_labels
 from mmbert.model.encoder import Encoder
+from mmbert.model.folder import read_labels
 from mmbert.model.tasks import ChoiceClassifier, SpanClassifier, TaskModel
 from mmbert.model.weights import load_state, model_folder
 from mmbert.tokenizer.tokenizer import Tokenizer
@@ -44,9 +45,15 @@ class Start:
     max_tokens: int
 
 
-def load_start(recipe: FinetuneRecipe, kind: type[TaskModel], names: Sequence[str], pooling: str | None) -> Start:
-    """Return the recipe's model with a head for these classes. Raises WeightsError or TokenizerError."""
-    folder = model_folder(recipe.model, revision=recipe.model_revision)
+def load_start(
+    recipe: FinetuneRecipe, kind: type[TaskModel], names: Sequence[str], pooling: str | None, begin: Path | None = None
+) -> Start:
+    """Return the recipe's model with a head for these classes. Raises WeightsError or TokenizerError.
+
+    begin  the folder to begin with (``start_folder``); None: that of the recipe's model. A student of its layers has
+           no head: it takes the model's
+    """
+    folder = model_folder(recipe.model, revision=recipe.model_revision) if begin is None else begin
     tokenizer = Tokenizer.load(folder)
     torch.manual_seed(recipe.training.seed)
     encoder = Encoder.load(folder)
@@ -57,7 +64,12 @@ def load_start(recipe: FinetuneRecipe, kind: type[TaskModel], names: Sequence[st
             f"{encoder.config.vocab_size}: not its tokenizer"
         )
     task = kind(encoder, len(names), pooling=pooling, dropout=recipe.training.dropout)
-    kept = _take_head(task, load_state(folder), read_json(folder / "config.json"), tuple(names), recipe.model)
+    headed, name = folder, recipe.model
+    if begin is not None and recipe.student is not None and recipe.student.keep is not None:
+        headed = model_folder(recipe.model, revision=recipe.model_revision)
+    elif begin is not None and (recipe.student is not None or recipe.trim is not None):
+        name = str(begin)
+    kept = _take_head(task, load_state(headed), read_json(headed / "config.json"), tuple(names), name)
     return Start(task, tokenizer, kept, min(recipe.training.max_tokens, encoder.config.max_context))
 
 

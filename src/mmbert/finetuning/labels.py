@@ -39,6 +39,8 @@ class Fields:
     """The one that holds the gold label, of which -1 may mean that there is none."""
     kind: Literal["class", "number", "choice"] = "class"
     """What the gold label is: a class, a number on a scale, or the number of a choice."""
+    unlabelled: bool = False
+    """Whether rows without a gold label are kept: a teacher has logits for them."""
     check: Callable[[Row], object] | None = None
     """Raises DataError for a row that the task cannot use by itself; ``skip_bad_rows`` passes over it."""
 
@@ -150,6 +152,17 @@ def gold_labels(row: Row, name: str) -> list[str]:
         raise DataError(f"{row['place']}: {name} is empty: fix or remove the row")
     labels = [as_label(each) for each in values]
     return [NO_LABEL if _NO_LABEL.fullmatch(label) else label for label in labels]
+
+
+def without_marks(examples: Examples, name: str, marks: frozenset[str]) -> Examples:
+    """Return all examples; a label that means "no gold label" is taken away."""
+
+    def bare(row: Row) -> Row:
+        return {key: value for key, value in row.items() if key != name}
+
+    return replace(
+        examples, rows=[row if marks.isdisjoint(gold_labels(row, name)) else bare(row) for row in examples.rows]
+    )
 
 
 def leave_out(examples: Examples, role: str, name: str, marks: frozenset[str]) -> Examples:

@@ -23,6 +23,10 @@ NONE = -1e4
 """A logit that no softmax gives weight: for choices an example does not have."""
 
 
+UNLABELLED = -1
+"""Stands for the number of a class: the example has no gold label, and learns from a teacher alone."""
+
+
 class ClassLoss:
     """Cross entropy of rows (N, labels) with labels (N,), -100 left out.
 
@@ -37,28 +41,35 @@ class ClassLoss:
     def __call__(self, logits: Tensor, packed: Packed, labels: Tensor, items: Items) -> Tensor:
         known = labels.flatten() != IGNORED
         rows, wanted = logits[known], labels.flatten()[known]
-        return self._total(F.cross_entropy(rows, wanted, reduction="none"), wanted, items, len(wanted))
+        return over(self.each(rows, wanted).sum(), items, len(wanted))
 
-    def _total(self, each: Tensor, classes: Any, items: Items, own: int) -> Tensor:
-        """Return the sum of losses ``each``, of which p = exp(-loss), focused and weighted by their ``classes``."""
+    def each(self, rows: Tensor, wanted: Tensor) -> Tensor:
+        """Return the loss (N,) of each row."""
+        return self._weigh(F.cross_entropy(rows, wanted, reduction="none"), wanted)
+
+    def _weigh(self, each: Tensor, classes: Any) -> Tensor:
+        """Return losses ``each``, of which p = exp(-loss), focused and weighted by their ``classes``."""
         if self._gamma:
             each = each * (1 - torch.exp(-each)) ** self._gamma
         if self._weights is not None:
             each = each * self._weights.to(each.device)[classes]
-        return _over(each.sum(), items, own)
+        return each
 
 
 class MultiLabelLoss(ClassLoss):
     """Binary cross entropy of each class by itself: (S, labels) with labels (S, labels) of 0 and 1."""
 
     def __call__(self, logits: Tensor, packed: Packed, labels: Tensor, items: Items) -> Tensor:
-        each = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
-        return self._total(each, ..., items, labels.numel())
+        return over(self.each(logits, labels).sum(), items, labels.numel())
+
+    def each(self, rows: Tensor, wanted: Tensor) -> Tensor:
+        """Return the loss (S, labels) of each class of each text."""
+        return self._weigh(F.binary_cross_entropy_with_logits(rows, wanted, reduction="none"), ...)
 
 
 def number_loss(logits: Tensor, packed: Packed, labels: Tensor, items: Items) -> Tensor:
     """Return the squared error of (S, 1) with labels (S,)."""
-    return _over(F.mse_loss(logits[:, 0], labels, reduction="sum"), items, labels.numel())
+    return over(F.mse_loss(logits[:, 0], labels, reduction="sum"), items, labels.numel())
 
 
 def span_loss(logits: Tensor, packed: Packed, labels: Tensor, items: Items) -> Tensor:
@@ -72,12 +83,12 @@ def span_loss(logits: Tensor, packed: Packed, labels: Tensor, items: Items) -> T
     sums = torch.zeros((count, 2), device=logits.device).scatter_add(0, index, torch.exp(logits - top[owner]))
     totals = torch.log(sums) + top
     places = packed.offsets.long()[:-1, None] + labels
-    return _over((totals - torch.gather(logits, 0, places)).sum(), items, labels.numel())
+    return over((totals - torch.gather(logits, 0, places)).sum(), items, labels.numel())
 
 
 def choice_loss(scores: Tensor, labels: Tensor, items: Items) -> Tensor:
     """Return the cross entropy over the choices of each example: (E, C) with labels (E,)."""
-    return _over(F.cross_entropy(scores, labels, reduction="sum"), items, len(labels))
+    return over(F.cross_entropy(scores, labels, reduction="sum"), items, len(labels))
 
 
 def balanced_weights(counts: Sequence[int]) -> list[float]:
@@ -86,5 +97,6 @@ def balanced_weights(counts: Sequence[int]) -> list[float]:
     return [total / (len(counts) * count) if count else 0.0 for count in counts]
 
 
-def _over(total: Tensor, items: Items, own: int) -> Tensor:
+def over(total: Tensor, items: Items, own: int) -> Tensor:
+    """Return a sum divided by the items of the step, or by the ``own`` ones of the batch where those are not given."""
     return total / (max(own, 1) if items is None else items)

@@ -8,6 +8,7 @@ that saved folders load there. A batch:
                        first, since the trainer takes the first tensor's rows for the number of examples
     input_ids  (T,)    texts end to end, never padded
     labels             as the task's loss wants them
+    teacher            logits of a teacher, for a loss that takes them
 
 Letters: S texts, T tokens, E examples, C choices.
 """
@@ -32,8 +33,9 @@ from mmbert.model.tasks import TaskHead, TaskModel, pool_texts
 from mmbert.model.weights import fill
 from mmbert.packed import Packed
 
-Loss = Callable[[Tensor, Packed, Tensor, "Tensor | int | None"], Tensor]
-"""(logits, packed, labels, items in the whole step or None) -> the sum over labelled items, divided by the items."""
+Loss = Callable[..., Tensor]
+"""(logits, packed, labels, items in the whole step or None), and a teacher's logits where the batch has them -> the sum
+over labelled items, divided by the items."""
 
 Gather = Callable[[Tensor, Packed, Tensor], Tensor]
 """(logits, packed, lengths) -> one row an example, which the trainer can put under one another."""
@@ -70,6 +72,7 @@ class PackedModel(PreTrainedModel):  # type: ignore[misc]
         input_ids: Tensor,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        teacher: Tensor | None = None,
         **more: Any,
     ) -> dict[str, Tensor]:
         """Return ``loss``, if there are labels, and in evaluation ``logits``, a row an example."""
@@ -80,7 +83,8 @@ class PackedModel(PreTrainedModel):  # type: ignore[misc]
         rows = self._gather(logits, packed, lengths) if self._choices or not self.training else logits
         out = {}
         if labels is not None:
-            out["loss"] = self._loss(rows if self._choices else logits, packed, labels, num_items_in_batch)
+            taught = () if teacher is None else (teacher,)
+            out["loss"] = self._loss(rows if self._choices else logits, packed, labels, num_items_in_batch, *taught)
         if not self.training:
             out["logits"] = rows
         return out

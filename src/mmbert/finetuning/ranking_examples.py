@@ -29,6 +29,7 @@ class Group:
     documents  the first is the right one, the rest are not; for scored pairs the second text alone
     scores     a teacher's, one a document; of scored pairs and labelled pairs the one there is; None without
     margin     ``scores`` is one number: by how much the first document is better than the second
+    labelled   whether it is known which documents are right; else only a teacher tells
     """
 
     query: str
@@ -37,10 +38,14 @@ class Group:
     language: str
     place: str
     margin: bool = False
+    labelled: bool = True
 
 
-def fields_of(task: str, loss: str, texts: Texts | None = None) -> Fields:
-    """Return what the reader looks for in a row; with ``texts`` also its check of a row."""
+def fields_of(task: str, loss: str, texts: Texts | None = None, *, taught: bool = False) -> Fields:
+    """Return what the reader looks for in a row; with ``texts`` also its check of a row.
+
+    taught  a teacher scores the documents: rows need no label
+    """
     if loss in PAIR_LOSSES:
         return Fields(required=("text", "text_pair", "score"), gold="score", kind="number", check=_scored_pair)
     check = None if texts is None else partial(_group, texts=texts)
@@ -48,7 +53,7 @@ def fields_of(task: str, loss: str, texts: Texts | None = None) -> Fields:
     if task == "rerank":
         optional += ["document", "label"]
         kind: Literal["class", "number"] = "class" if loss == "bce" else "number"
-        return Fields(required=("query",), optional=tuple(optional), gold="label", kind=kind, check=check)
+        return Fields(("query",), tuple(optional), gold="label", kind=kind, check=check, unlabelled=taught)
     return Fields(required=("query",), optional=tuple(optional), check=check)
 
 
@@ -130,9 +135,15 @@ def training_columns(task: str, loss: str, groups: Sequence[Group], negatives: i
     return (labelled_pairs if single else columns)(groups, loss, negatives)
 
 
-def group_splits(splits: Mapping[str, Examples], texts: Texts, loss: str) -> dict[str, list[Group]]:
-    """Return the groups of every split; those of dev and test need no teacher's scores."""
-    own = {role: loss if role == "train" or loss in PAIR_LOSSES else "contrastive" for role in splits}
+def group_splits(
+    splits: Mapping[str, Examples], texts: Texts, loss: str, *, taught: bool = False
+) -> dict[str, list[Group]]:
+    """Return the groups of every split; those of dev and test need no teacher's scores.
+
+    taught  a teacher is asked, so the training rows need none either
+    """
+    scored = loss in PAIR_LOSSES or not taught
+    own = {role: loss if (role == "train" and scored) or loss in PAIR_LOSSES else "contrastive" for role in splits}
     return {role: make_groups(examples, texts, own[role]) for role, examples in splits.items()}
 
 
@@ -190,7 +201,8 @@ def _group(row: Row, texts: Texts) -> Group:
         scores, margin = (number_in(row, "score", row["score"]),), len(documents) > 1
         if len(documents) > 2:
             raise DataError(f"{row['place']}: one score for {len(documents)} documents: give 'scores'")
-    return Group(query, documents, scores, row["language"] or "", row["place"], margin)
+    labelled = scores is not None or "document" not in row or "positive" in row or "documents" in row
+    return Group(query, documents, scores, row["language"] or "", row["place"], margin, labelled)
 
 
 def _scored_pair(row: Row) -> Group:

@@ -20,6 +20,8 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 from mmbert.finetuning.recipe_data import Data, Sampling
 from mmbert.finetuning.recipe_distil import Distil, Student
 from mmbert.finetuning.recipe_sentence import Embed, LateInteraction, Rerank, Sparse
+from mmbert.finetuning.recipe_teacher import TAUGHT, UNREAD_OPTIONS, Teacher
+from mmbert.finetuning.recipe_trim import Trim
 from mmbert.recipe_file import Spec, SpecFile, assign, read_recipe
 from mmbert.recipe_text import Share
 
@@ -45,6 +47,7 @@ _UNREAD = (
     ("training", "dropout", ("embed", "sparse", "late_interaction", "distil"), "it has no classifier"),
     ("training", "head_learning_rate", ("embed", "sparse", "distil"), "it has no new head"),
     ("data", "no_label", ("answer", "sparse", "late_interaction", "distil"), "its examples have no labels"),
+    *UNREAD_OPTIONS,
 )
 """(block, option, tasks that do not read it, why): set for one of these tasks, the option is an error."""
 
@@ -207,6 +210,8 @@ class FinetuneRecipe(SpecFile):
     """Commit of ``model`` to read, if that is a hub name."""
     student: Student | None = None
     """Make a smaller model of ``model`` first, and tune that; null: ``model`` itself."""
+    trim: Trim | None = None
+    """Keep only the tokens that the training texts need; null: all."""
     data: Data = Data()
     sampling: Sampling = Sampling()
     training: Training = Training()
@@ -219,6 +224,8 @@ class FinetuneRecipe(SpecFile):
     sparse: Sparse = Sparse()
     late_interaction: LateInteraction = LateInteraction()
     distil: Distil = Distil()
+    teacher: Teacher | None = None
+    """A tuned model to learn from, beside the labels or without any; null: none."""
     sweep: Sweep = Sweep()
 
     @property
@@ -273,8 +280,22 @@ class FinetuneRecipe(SpecFile):
         values: dict[str, Any] = handler(self)
         for block, option, tasks, _ in _UNREAD:
             if self.task in tasks:
-                values.get(block, {}).pop(option, None)
+                (values.get(block) or {}).pop(option, None)
         return {key: value for key, value in values.items() if key == self.task or key not in PUBLISHED}
+
+    @model_validator(mode="after")
+    def _taught(self) -> Self:
+        if self.trim is not None and self.task == "distil":
+            raise ValueError("trim: a student of distil keeps the vocabulary; trim it afterwards: mmbert trim")
+        if self.teacher is None:
+            return self
+        if self.task not in TAUGHT:
+            raise ValueError(
+                f"teacher: its logits are learnt in {', '.join(TAUGHT)}, and task is {self.task}: remove it"
+            )
+        if self.teacher.outside is not None and self.teacher.doc_stride is None:
+            raise ValueError("teacher.outside is a label of windows: give teacher.doc_stride")
+        return self
 
     @model_validator(mode="after")
     def _combinations(self) -> Self:

@@ -27,18 +27,19 @@ from mmbert.files import read_json
 from mmbert.finetuning.packed_engine import PackedBody, pack_engine
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.finetuning.recipe_sentence import Embed, early_layers
-from mmbert.inference.load import read_labels
-from mmbert.model.folder import LISTING, read_modules
+from mmbert.model.folder import LISTING, read_labels, read_modules
 from mmbert.model.weights import model_folder
 from mmbert.training.distributed import pick_device
 
 
-def build_model(recipe: FinetuneRecipe) -> BaseModel:
+def build_model(recipe: FinetuneRecipe, begin: Path | None = None) -> BaseModel:
     """Return the fp32 model that a recipe trains, on its device; new parts are initialised from its seed.
+
+    begin  the folder to begin with (``start_folder``); None: that of the recipe's model
 
     Raises WeightsError for a folder that cannot be read, ConfigError for options that do not fit it.
     """
-    folder = model_folder(recipe.model, revision=recipe.model_revision)
+    folder = model_folder(recipe.model, revision=recipe.model_revision) if begin is None else begin
     transformers.set_seed(recipe.training.seed)
     build = {"embed": _embed, "rerank": _cross, "sparse": _sparse, "late_interaction": _late}[recipe.task]
     try:

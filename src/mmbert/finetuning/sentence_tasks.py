@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import sentence_transformers as library
 import torch
@@ -21,8 +21,11 @@ from sentence_transformers.sparse_encoder import losses as sparse
 
 from mmbert.finetuning.evaluators import DENSE, LATE, SPARSE, Measures
 from mmbert.finetuning.packed_engine import Exits, PackedBody
+from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.finetuning.recipe_sentence import Embed, LateInteraction, Rerank, Sparse
+from mmbert.finetuning.recipe_teacher import Teacher
 from mmbert.finetuning.sentence_model import body_of
+from mmbert.finetuning.teacher_pairs import TaughtPairLoss
 
 
 @dataclass(frozen=True)
@@ -75,10 +78,12 @@ def _contrastive(model: Any, options: Embed) -> Any:
     )
 
 
-def _rerank_loss(model: Any, options: Rerank) -> Any:
+def _rerank_loss(model: Any, options: Rerank, teacher: Teacher | None = None) -> Any:
     losses: dict[str, Callable[[], torch.nn.Module]] = {
-        "bce": lambda: pair.BinaryCrossEntropyLoss(
-            model, pos_weight=torch.tensor(options.pos_weight, device=model.device)
+        "bce": lambda: (
+            pair.BinaryCrossEntropyLoss(model, pos_weight=torch.tensor(options.pos_weight, device=model.device))
+            if teacher is None
+            else TaughtPairLoss(model, options, teacher)
         ),
         "mse": lambda: pair.MSELoss(model),
         "margin_mse": lambda: pair.MarginMSELoss(model),
@@ -157,3 +162,10 @@ SPECS = {
         library.MultiVectorEncoderTrainer, library.MultiVectorEncoderTrainingArguments, _late_loss, LATE, r"\.linear\."
     ),
 }
+
+
+def make_loss(recipe: FinetuneRecipe, model: Any) -> torch.nn.Module:
+    """Return the loss of a recipe for a model of sentence-transformers."""
+    if recipe.task == "rerank":
+        return cast(torch.nn.Module, _rerank_loss(model, recipe.rerank, recipe.teacher))
+    return SPECS[recipe.task].make_loss(model, recipe.options)

@@ -23,7 +23,8 @@ from mmbert.finetuning.callbacks import last_checkpoint, log_kept, run_callbacks
 from mmbert.finetuning.dry_run import warn_small_model
 from mmbert.finetuning.evaluators import CombinedEvaluator, make_evaluators, rank_candidates
 from mmbert.finetuning.examples import read_splits
-from mmbert.finetuning.finetune import CHECKPOINTS, FINAL, FinetuneResult, summarise
+from mmbert.finetuning.figures import summarise
+from mmbert.finetuning.finetune import CHECKPOINTS, FINAL, FinetuneResult
 from mmbert.finetuning.language_batches import LanguageBatches
 from mmbert.finetuning.mining import mine
 from mmbert.finetuning.ranking_examples import Group, Texts, fields_of, group_splits, training_columns
@@ -31,10 +32,12 @@ from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.finetuning.sampling import LanguageSampler
 from mmbert.finetuning.sentence_folder import save_folder
 from mmbert.finetuning.sentence_model import body_of, build_model, encoder_folder, encoder_of, quiet
-from mmbert.finetuning.sentence_tasks import SPECS
+from mmbert.finetuning.sentence_tasks import SPECS, make_loss
+from mmbert.finetuning.start_folder import start_folder
+from mmbert.finetuning.teacher_pairs import taught_columns
 from mmbert.finetuning.trainer_arguments import learning_rates, training_arguments
 from mmbert.model.config import ModelConfig
-from mmbert.model.weights import load_config, model_folder
+from mmbert.model.weights import load_config
 from mmbert.training.distributed import pick_device
 
 log = logging.getLogger(__name__)
@@ -47,22 +50,29 @@ def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[TrainerCallb
     """
     options, task = recipe.options, recipe.task
     texts = Texts(options.lookup)
-    splits = group_splits(read_splits(recipe, fields_of(task, options.loss, texts)), texts, options.loss)
-    config = load_config(encoder_folder(model_folder(recipe.model, revision=recipe.model_revision)))
+    taught = recipe.teacher is not None
+    rows_of = read_splits(recipe, fields_of(task, options.loss, texts, taught=taught))
+    splits = group_splits(rows_of, texts, options.loss, taught=taught)
+    words = (text for group in splits["train"] for text in (group.query, *group.documents))
+    begin = start_folder(recipe, folder, words)
+    config = load_config(encoder_folder(begin))
     with quiet():
         args = sentence_arguments(recipe, folder, config, dev="dev" in splits)
         if options.mine is not None:
             with args.main_process_first():  # the others read its file
                 device = pick_device(recipe.training.device, "training.device")
                 splits["train"] = mine(options.mine, splits["train"], folder, device)
-        columns = training_columns(task, options.loss, splits["train"], options.negatives)
+        if taught:
+            columns = taught_columns(recipe, folder, splits["train"])
+        else:
+            columns = training_columns(task, options.loss, splits["train"], options.negatives)
         # a group may give several rows, of which each then states its language
         languages = columns.pop("language", None) or [group.language for group in splits["train"]]
         rows = Dataset.from_dict(columns)
         plan_batches(recipe, args, rows, languages)
         args.prompts = _column_prompts(columns, options) or None
         warn_small_model(recipe.training, config)
-        model = build_model(recipe)
+        model = build_model(recipe, begin)
         if recipe.training.lora is not None:
             inner = encoder_of(model)
             add_lora(inner.model if task == "rerank" else inner, recipe.training.lora)  # a reranker's head trains too
@@ -72,7 +82,7 @@ def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[TrainerCallb
             if role != "train"
         }
         before = {role: measure(f"{role} before training", evaluator, model) for role, evaluator in measured.items()}
-        loss = SPECS[task].make_loss(model, options)
+        loss = make_loss(recipe, model)
         trainer = make_trainer(recipe, folder, model, loss, args, rows, measured.get("dev"), callbacks)
         trainer.train(resume_from_checkpoint=last_checkpoint(folder / CHECKPOINTS))
         log_kept(trainer.state, "score")

@@ -22,6 +22,8 @@ from mmbert.finetuning.init_model import Start, load_start
 from mmbert.finetuning.losses import span_loss
 from mmbert.finetuning.packed_model import PackedModel
 from mmbert.finetuning.recipe import AnswerOptions, FinetuneRecipe
+from mmbert.finetuning.scores import SplitScores
+from mmbert.finetuning.start_folder import start_folder
 from mmbert.finetuning.task_rows import METRICS, Question, read_task
 from mmbert.finetuning.trainer import fit
 from mmbert.inference.answerer import Decoding, Passage, best_answers
@@ -43,12 +45,16 @@ def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any] = ()) -
     own = recipe.answer
     rows = read_task(recipe)
     questions: dict[str, list[Question]] = rows.items
-    start = load_start(recipe, SpanClassifier, NAMES, None)
+    begin = start_folder(
+        recipe, folder, (text for each in questions["train"] for text in (each.question, each.context))
+    )
+    start = load_start(recipe, SpanClassifier, NAMES, None, begin)
     data, passages = {}, {}
     for role, each in questions.items():
         data[role], passages[role] = make_features(each, own, start)
     owners = [index for index, passage in enumerate(passages["train"]) for _ in passage.windows]
-    languages = [rows.splits["train"].languages[owner] for owner in owners]
+    stated = rows.languages["train"]
+    languages = [stated[owner] for owner in owners]
     model = PackedModel(start, span_loss, spans_as_rows)
     return fit(recipe, folder, model, data, languages, Scores(questions, passages, own), callbacks)
 
@@ -93,7 +99,7 @@ def answer_tokens(spans: np.ndarray, answer: tuple[str, int]) -> tuple[int, int]
     return (int(inside[0]), int(inside[-1])) if len(inside) else None
 
 
-class Scores:
+class Scores(SplitScores):
     """Exact match and F1, each by SQuAD's normalisation."""
 
     names = METRICS["answer"]
@@ -102,12 +108,13 @@ class Scores:
         self, questions: dict[str, list[Question]], passages: dict[str, list[Passage]], own: AnswerOptions
     ) -> None:
         self._questions, self._passages = questions, passages
+        self.languages = {role: [each.row["language"] or "" for each in own] for role, own in questions.items()}
         self._decoding = Decoding(1, own.max_answer, own.no_answer, 0.0)
 
-    def __call__(self, role: str, rows: Any) -> dict[str, float]:
+    def read(self, role: str, predictions: Any) -> list[str]:
         said, next_row = [], 0
         for passage in self._passages[role]:
-            own = rows[next_row : next_row + len(passage.windows)]
+            own = predictions[next_row : next_row + len(passage.windows)]
             next_row += len(passage.windows)
             logits = [
                 # The trainer pads rows to the longest one; only a row's own tokens, up to its last <eos>, are read.
@@ -115,9 +122,13 @@ class Scores:
                 for row, window in zip(own, passage.windows, strict=True)
             ]
             said.append(best_answers(passage, logits, self._decoding)[0].text)
+        return said
+
+    def figures(self, role: str, said: Sequence[str], chosen: Sequence[int]) -> dict[str, float]:
         # "" stands for no answer on both sides, so exact match needs no case of its own.
-        gold = [[text for text, _ in each.answers] or [""] for each in self._questions[role]]
-        scores = score_answers(said, gold)
-        none = [answer == "" for answer, wanted in zip(said, gold, strict=True) if wanted == [""]]
+        gold = [[text for text, _ in each.answers] or [""] for each in map(self._questions[role].__getitem__, chosen)]
+        own = [said[at] for at in chosen]
+        scores = score_answers(own, gold)
+        none = [answer == "" for answer, wanted in zip(own, gold, strict=True) if wanted == [""]]
         count = len(gold)  # SQuAD 2.0: where there is none, saying so is an F1 of 1, for which no words are shared
         return {"f1": scores.f1 + sum(none) / count, "exact": scores.exact}

@@ -14,11 +14,14 @@ from mmbert.errors import ConfigError, DataError
 from mmbert.finetuning.recipe_data import DataSpec
 from mmbert.io.find import find_files, is_hidden, walk
 from mmbert.io.row_errors import Numbered, RowFaults
-from mmbert.io.rows import TABLES, read_rows
+from mmbert.io.rows import TABLES, TEXTS, read_rows
 from mmbert.io.rows import Choose as Columns
 
 SPLITS = {"train": ("train",), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
 """Names that a file of a split may have, the likeliest first."""
+
+FORMS = (*TABLES, *TEXTS)
+"""Endings of files with examples. Lines of text have no labels: a teacher gives them."""
 
 _CODE = re.compile(r"[a-z]{2,3}[_-][A-Z][a-z]{3}")
 """A language with its script: sure enough to be read out of a file's name."""
@@ -49,10 +52,10 @@ def find_tables(spec: DataSpec, role: str) -> list[Table]:
     place, option = Path(spec.path), f"data.{role}.path"
     if place.is_dir():
         return _in_folder(place, spec, role)
-    _, paths = find_files(spec.path, TABLES, option)
+    _, paths = find_files(spec.path, FORMS, option)
     for path in paths:
-        if not path.name.lower().endswith(TABLES):
-            raise DataError(f"{path}: not a form that is read ({', '.join(TABLES)}): convert it, or set {option}")
+        if not path.name.lower().endswith(FORMS):
+            raise DataError(f"{path}: not a form that is read ({', '.join(FORMS)}): convert it, or set {option}")
     tables = [Table(path, _stated(spec, role) or _of_name(path)) for path in paths]
     wanted = [canonical(code, f"data.{role}.languages") for code in spec.languages]
     kept = [
@@ -84,7 +87,7 @@ def _in_folder(folder: Path, spec: DataSpec, role: str) -> list[Table]:
             found[canonical(inner.name, f"folder {inner} of data.{role} is not named as a language")] = path
     if not found:
         raise DataError(
-            f"{folder} has no {names[0]}.jsonl (or {', '.join(TABLES[1:])}), neither in itself nor in folders named "
+            f"{folder} has no {names[0]}.jsonl (or {', '.join(FORMS[1:])}), neither in itself nor in folders named "
             f"as languages: set data.{role}.path or data.{role}.split"
         )
     if not spec.languages:
@@ -105,8 +108,8 @@ def _known(found: dict[str, Path], code: str, folder: Path, role: str) -> Path:
 
 
 def _split_file(folder: Path, names: tuple[str, ...]) -> Path | None:
-    there = {path.name.lower(): path for path in walk(folder, TABLES, deep=False)}
-    wanted = (f"{name}{suffix}".lower() for name in names for suffix in TABLES)
+    there = {path.name.lower(): path for path in walk(folder, FORMS, deep=False)}
+    wanted = (f"{name}{suffix}".lower() for name in names for suffix in FORMS)
     return next((there[name] for name in wanted if name in there), None)
 
 

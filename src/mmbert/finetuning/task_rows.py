@@ -14,9 +14,11 @@ from typing import Any, Literal
 
 from mmbert.errors import ConfigError, DataError
 from mmbert.finetuning.examples import read_answers, read_splits, want_text
-from mmbert.finetuning.labels import Examples, Fields, as_label, label_names, label_number, no_label_marks, number_in
-from mmbert.finetuning.recipe import AnswerOptions, Choose, Classify, FinetuneRecipe, Tag
-from mmbert.finetuning.word_labels import Span, find_words, join_words
+from mmbert.finetuning.labels import Examples, Fields, as_label, label_names, label_number, number_in
+from mmbert.finetuning.recipe import AnswerOptions, Choose, Classify, FinetuneRecipe
+from mmbert.finetuning.scores import AGREEMENT
+from mmbert.finetuning.tag_rows import NOTHING, TAG_FIELDS, TAUGHT_TAG_FIELDS, Sentence, read_all, words_of
+from mmbert.finetuning.teacher_config import TeacherConfig
 from mmbert.io.row_errors import Row
 
 log = logging.getLogger(__name__)
@@ -34,17 +36,6 @@ TRAINED_HERE = ("classify", "tag", "answer", "choose")
 NUMBER = "score"
 """The name of a regression's only class."""
 
-TAG_FIELDS = Fields(("tokens", "tags"), ("text",), ("tokens", "tags"))
-"""Not ``gold``: a word without a tag does not take its sentence along."""
-
-NOTHING = "O"
-
-UNTAGGED = ""
-"""Stands for a tag: the word has no gold tag, is not trained on and not scored."""
-
-PADDED_TAG = "-100"
-"""What transformers' own scripts write for such a word."""
-
 
 ANSWER_FIELDS = Fields(("question", "context"), ("answers", "answer", "answer_start"), ("answers",))
 
@@ -56,7 +47,8 @@ class TaskRows:
     """The rows of a task that ``transformers`` trains, checked.
 
     splits  as they were read
-    items   split -> what the task reads of a row: labels or a number, a ``Sentence``, a ``Question``, its choices
+    items   split -> what the task reads of a row: labels or a number (None without, for a teacher), a ``Sentence``, a
+            ``Question``, its choices
     names   of the classes, in their order; empty where a task has none
     counts  class -> how often it comes in the training rows
     """
@@ -66,46 +58,77 @@ class TaskRows:
     names: tuple[str, ...] = ()
     counts: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def languages(self) -> dict[str, list[str]]:
+        """Return split -> language of each row; "" where it is unknown."""
+        return {role: examples.languages for role, examples in self.splits.items()}
 
-def read_task(recipe: FinetuneRecipe) -> TaskRows:
+
+def read_task(recipe: FinetuneRecipe, teacher: TeacherConfig | None = None) -> TaskRows:
     """Read and check the rows of all splits. Raises DataError with the place of the first that is wrong, ConfigError
-    for a ``training.metric`` that the task does not have."""
-    own, task = recipe.options, recipe.task
+    for a ``training.metric`` that the task does not have.
+
+    teacher  the recipe's, whose labels are the classes; None: not read (in a dry run, of the hub)
+    """
+    own, task, taught = recipe.options, recipe.task, recipe.teacher is not None
+    if teacher is not None:
+        own = own.model_copy(update={"labels": teacher.labels})
     splits = read_splits(recipe, task_fields(recipe), own.labels if task == "classify" else ())
     labelled: dict[str, list[tuple[Row, list[str]]]] = {}
     items: dict[str, list[Any]]
     if task == "tag":
-        items = dict(read_all(splits, own, recipe.data.no_label))
+        items = dict(read_all(splits, own, recipe.data.no_label, unlabelled=taught))
         labelled = {role: [(each.row, list(filter(None, each.tags))) for each in items[role]] for role in splits}
     else:
         makers: dict[str, Callable[..., Any]] = {"classify": label_of, "answer": question_of, "choose": choice_of}
         items = {role: [makers[task](row, own, each) for row in each.rows] for role, each in splits.items()}
         if task == "classify" and own.problem != "regression":
-            labelled = {role: list(zip(splits[role].rows, items[role], strict=True)) for role in splits}
+            labelled = {
+                role: [pair for pair in zip(splits[role].rows, items[role], strict=True) if pair[1] is not None]
+                for role in splits
+            }
+    if taught:
+        _log_labelled(items)
     block = "tag" if task == "tag" else "label"
     counts = Counter(label for _, labels in labelled.get("train", ()) for label in labels)
-    names = _class_names(recipe, counts, splits["train"].names.get("tags" if task == "tag" else "label", ()))
+    names = _class_names(recipe, teacher, counts, splits["train"].names.get("tags" if task == "tag" else "label", ()))
     if recipe.training.metric:
         check_metric(recipe.training.metric, metric_names(recipe, len(names)))
     numbers = {name: number for number, name in enumerate(names)}
     for row, labels in (pair for pairs in labelled.values() for pair in pairs):
         for label in labels:
-            label_number(numbers, row, block, label, f"{task}.labels")
+            if teacher is not None:
+                teacher.check_label(row, block, label)
+            else:
+                label_number(numbers, row, block, label, f"{task}.labels")
     return TaskRows(splits, items, names, counts)
 
 
-def _class_names(recipe: FinetuneRecipe, counts: Counter[str], declared: Sequence[str]) -> tuple[str, ...]:
+def _log_labelled(items: dict[str, list[Any]]) -> None:
+    """Log how many examples have a gold label, where some have none."""
+    for role, examples in items.items():
+        count = sum(any(each.tags) if isinstance(each, Sentence) else each is not None for each in examples)
+        if count < len(examples):
+            log.info("%s: %s of %s examples have a label; the others have the teacher alone", role, f"{count:,}",
+                     f"{len(examples):,}")  # fmt: skip
+
+
+def _class_names(
+    recipe: FinetuneRecipe, teacher: TeacherConfig | None, counts: Counter[str], declared: Sequence[str]
+) -> tuple[str, ...]:
     """Return the names of the classes in order; of tags ``O`` is first, unless the recipe or source says otherwise."""
     own = recipe.options
     if recipe.task not in ("classify", "tag"):
         return ()
     if recipe.task == "classify" and own.problem == "regression":
         return (NUMBER,)
+    if teacher is not None:
+        return teacher.labels
     names = label_names(list(counts), declared, own.labels)
     if recipe.task == "tag":
         first = NOTHING in names and not own.labels and not declared
         return (NOTHING, *(name for name in names if name != NOTHING)) if first else names
-    if len(names) < 2 and own.problem == "single_label":
+    if len(names) < 2 and own.problem == "single_label" and recipe.teacher is None:
         raise DataError(f"the training data has one label only ({names[0]}): there is nothing to tell apart")
     return names
 
@@ -113,9 +136,13 @@ def _class_names(recipe: FinetuneRecipe, counts: Counter[str], declared: Sequenc
 def task_fields(recipe: FinetuneRecipe) -> Fields:
     """Return what a task that ``transformers`` trains reads of a row, with its check of a row."""
     if recipe.task == "classify":
-        return replace(fields(recipe.classify), check=partial(label_of, own=recipe.classify))
+        found = fields(recipe.classify)
+        if recipe.teacher is not None:
+            spans = ("start", "end") if recipe.teacher.doc_stride is not None else ()
+            found = replace(found, required=("text",), optional=("label", "text_pair", *spans), unlabelled=True)
+        return replace(found, check=partial(label_of, own=recipe.classify))
     if recipe.task == "tag":
-        return replace(TAG_FIELDS, check=_words_of)
+        return replace(TAG_FIELDS if recipe.teacher is None else TAUGHT_TAG_FIELDS, check=words_of)
     if recipe.task == "answer":
         return replace(ANSWER_FIELDS, check=partial(question_of, own=recipe.answer))
     return replace(CHOICE_FIELDS, check=lambda row: (want_text(row, "question"), choices_of(row)))
@@ -123,31 +150,17 @@ def task_fields(recipe: FinetuneRecipe) -> Fields:
 
 def metric_names(recipe: FinetuneRecipe, classes: int) -> tuple[str, ...]:
     """Return what is measured on dev and test of a task that ``transformers`` trains; the first decides."""
+    more = () if recipe.teacher is None else (AGREEMENT,)
     if recipe.task != "classify":
-        return METRICS[recipe.task]
-    more = ("f1",) if recipe.classify.problem == "single_label" and classes == 2 else ()
-    return (*METRICS[recipe.classify.problem], *more)
+        return (*METRICS[recipe.task], *more)
+    binary = ("f1",) if recipe.classify.problem == "single_label" and classes == 2 else ()
+    return (*METRICS[recipe.classify.problem], *binary, *more)
 
 
 def check_metric(wanted: str, names: Sequence[str]) -> None:
     """Raise ConfigError for a ``training.metric`` that the task does not have."""
     if wanted and wanted not in names:
         raise ConfigError(f"training.metric {wanted!r} is none of {', '.join(names)}")
-
-
-@dataclass(frozen=True)
-class Sentence:
-    """A tagged sentence.
-
-    text   raw, or put together of its words
-    words  characters of each
-    tags   of each; ``UNTAGGED`` where there is no gold one
-    """
-
-    text: str
-    words: list[Span]
-    tags: list[str]
-    row: Row
 
 
 @dataclass(frozen=True)
@@ -167,11 +180,35 @@ def fields(own: Classify) -> Fields:
     return Fields(("text", "label"), ("text_pair",), lists, gold="label", kind=kind)
 
 
-def label_of(row: Row, own: Classify, _: Examples | None = None) -> float | list[str]:
-    """Return the number or the labels of a row. Raises DataError for a text or label of the wrong kind."""
+def label_of(row: Row, own: Classify, _: Examples | None = None) -> float | list[str] | None:
+    """Return the number or the labels of a row, None without. Raises DataError for a text or label of the wrong kind,
+    or a span of the label outside the text."""
     for name in ("text", *(("text_pair",) if "text_pair" in row else ())):
         want_text(row, name)
+    label_span(row)
+    if "label" not in row:
+        return None
     return number_in(row, "label", row["label"]) if own.problem == "regression" else labels_of(row, own)
+
+
+def label_span(row: Row) -> tuple[int, int] | None:
+    """Return the characters that the label of a row is about; None where it does not say.
+
+    Raises DataError for a span outside the text.
+    """
+    given = [row.get(name) for name in ("start", "end")]
+    if given == [None, None]:
+        return None
+    try:
+        start, end = (int(str(value).removesuffix(".0")) for value in given)
+    except ValueError:
+        start, end = -1, -1
+    if not 0 <= start < end <= len(row["text"]):
+        raise DataError(
+            f"{row['place']}: start {given[0]!r} and end {given[1]!r} are no span of the text of {len(row['text'])} "
+            "characters: fix the row, counting from 0, the end not included"
+        )
+    return start, end
 
 
 def choice_of(row: Row, own: Choose, examples: Examples) -> tuple[str, list[str], int]:
@@ -189,67 +226,6 @@ def labels_of(row: Row, own: Classify) -> list[str]:
     if not isinstance(value, list):
         raise DataError(f"{row['place']}: label is {type(value).__name__}, not a list of labels: fix the row")
     return [as_label(each) for each in value]
-
-
-def read_all(splits: dict[str, Examples], own: Tag, no_label: Sequence[str | int] | None) -> dict[str, list[Sentence]]:
-    """Return the sentences of every split; tags that mean "no gold tag" (-100, or -1) become ``UNTAGGED``."""
-    train = splits["train"]
-    found = Counter(tag for row in train.rows for tag in _words_of(row)[2] if tag != PADDED_TAG)
-    marks = no_label_marks(found, TAG_FIELDS, (*own.labels, *train.names.get("tags", ())), no_label)
-    if no_label is None:
-        marks |= {PADDED_TAG}
-    return {role: read_sentences(examples, role, own, marks) for role, examples in splits.items()}
-
-
-def read_sentences(
-    examples: Examples, role: str, own: Tag, marks: frozenset[str] = frozenset((PADDED_TAG,))
-) -> list[Sentence]:
-    """Return words in their sentences. Raises DataError with the place of what is wrong.
-
-    marks  tags that mean that a word has none; sentences without any other are left out
-    """
-    found, rebuilt = [], 0
-    for row in examples.rows:
-        text, words, tags = _words_of(row)
-        tags = [UNTAGGED if tag in marks else tag for tag in tags]
-        if not any(tags):
-            continue
-        spans = None if text is None else find_words(text, words)
-        if spans is None:
-            rebuilt += text is not None
-            text, spans = join_words(words, own.join)
-        found.append(Sentence(str(text), spans, tags, row))
-    if len(found) < len(examples):
-        log.info("%s: %d of %d sentences have no gold tag (%s) and are left out", role, len(examples) - len(found),
-                 len(examples), " or ".join(sorted(marks)))  # fmt: skip
-    if not found:
-        raise DataError(f"data.{role}: no sentence has a gold tag: give a split with tags")
-    if rebuilt:
-        log.info("%s: in %d of %d sentences the words are not those of the text: put together again", role, rebuilt,
-                 len(found))  # fmt: skip
-    return found
-
-
-def _words_of(row: Row) -> tuple[str | None, list[str], list[str]]:
-    """Return the raw text, if there is one, the words and the tags."""
-    text = row.get("text")
-    if text is not None and not isinstance(text, str):
-        raise DataError(f"{row['place']}: text is {type(text).__name__}, not text: fix or remove the row")
-    for name in ("tokens", "tags"):
-        if not isinstance(row[name], list) or not row[name]:
-            said = "is empty" if row[name] == [] else f"is {type(row[name]).__name__}, not a list"
-            raise DataError(f"{row['place']}: {name} {said}: fix or remove the row")
-    words, tags = row["tokens"], ["" if tag is None else as_label(tag) for tag in row["tags"]]
-    if len(words) != len(tags):
-        raise DataError(f"{row['place']}: {len(words)} tokens and {len(tags)} tags: give each token one")
-    if not all(tag.strip() for tag in tags):
-        raise DataError(
-            f"{row['place']}: tag {[tag.strip() for tag in tags].index('')} is empty: fix or remove the row"
-        )
-    for number, word in enumerate(words):
-        if not isinstance(word, str) or not word:
-            raise DataError(f"{row['place']}: token {number} is {word!r}: fix or remove the row")
-    return text, words, tags
 
 
 def question_of(row: Row, own: AnswerOptions, _: Examples | None = None) -> Question:

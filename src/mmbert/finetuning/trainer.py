@@ -25,18 +25,15 @@ from mmbert.finetuning.adapters import ADAPTERS, add_lora, load_trained
 from mmbert.finetuning.callbacks import Patience, last_checkpoint, log_kept, run_callbacks
 from mmbert.finetuning.card import tuned_card
 from mmbert.finetuning.collate import Feature, collate
-from mmbert.finetuning.finetune import CHECKPOINTS, FINAL, FinetuneResult, summarise
+from mmbert.finetuning.figures import summarise
+from mmbert.finetuning.finetune import CHECKPOINTS, FINAL, FinetuneResult
 from mmbert.finetuning.packed_model import PackedModel
 from mmbert.finetuning.recipe import FinetuneRecipe, Training
 from mmbert.finetuning.sampling import LanguageSampler
+from mmbert.finetuning.scores import SplitScores
 from mmbert.finetuning.trainer_arguments import parameter_groups, training_arguments
 
 log = logging.getLogger(__name__)
-
-
-Score = Any
-"""What a task measures: (role, predictions of its examples in order) -> name -> number. ``names``: of the numbers, the
-first of which chooses the checkpoint."""
 
 
 class PackedTrainer(Trainer):  # type: ignore[misc]
@@ -88,13 +85,13 @@ def fit(
     model: PackedModel,
     data: Mapping[str, Sequence[Feature]],
     languages: Sequence[str],
-    score: Score,
+    score: SplitScores,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> FinetuneResult:
     """Train on ``data["train"]``, choose the best on dev, score test, and write ``folder/final``.
 
     languages  of the training features
-    score      its first name is the metric that chooses unless the recipe names another
+    score      what is measured; its first name is the metric that chooses unless the recipe names another
     callbacks  of the user, after ours
     """
     wanted = recipe.training
@@ -126,6 +123,9 @@ def fit(
         found = trainer.evaluate(data["test"], metric_key_prefix="test")
         metrics["test"] = _numbers(found, "test_")
         log.info("test: %s", summarise(metrics["test"]))
+    for role in [role for role in ("dev", "test") if role in data]:
+        if of_teacher := score.of_teacher(role, metric):
+            metrics[f"{role}_teacher"] = of_teacher
     if is_main_process():
         with atomic_folder(folder / FINAL) as partial:
             model.save_pretrained(partial)
@@ -135,9 +135,9 @@ def fit(
     return FinetuneResult(folder / FINAL, metrics, chosen, trainer.state.log_history)
 
 
-def _measure(score: Score, role: str, predictions: Any, metric: str) -> dict[str, float]:
+def _measure(score: SplitScores, role: str, predictions: Any, metric: str) -> dict[str, float]:
     """Return the metrics of a split. Raises UndefinedMetric if the deciding one has no value on dev."""
-    found: dict[str, float] = score(role, predictions)
+    found = score.with_languages(role, score.read(role, predictions), metric)
     if role == "dev" and metric not in found:
         raise UndefinedMetric(
             f"{metric}, which decides, has no value on data.dev: its gold labels are all alike, or there are none; "

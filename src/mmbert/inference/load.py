@@ -25,7 +25,7 @@ from mmbert.inference.sentence_transformers_folder import FolderOptions, read_op
 from mmbert.model.adapter import Adapter, read_adapter
 from mmbert.model.config import ModelConfig, config_from_hf
 from mmbert.model.encoder import Encoder
-from mmbert.model.folder import ADAPTER, is_adapter, read_config, read_object
+from mmbert.model.folder import ADAPTER, is_adapter, read_config, read_labels, read_object
 from mmbert.model.heads import MaskedLM
 from mmbert.model.tasks import TaskHead
 from mmbert.model.weights import drop_layers, fill, load_state, model_folder
@@ -47,10 +47,6 @@ Options = TypeVar("Options", bound=FolderOptions)
 
 PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
 """What ``problem_type`` may be."""
-
-
-_MOST_LABELS = 2**20
-"""Each gets a name, before the weights are there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,33 +247,6 @@ def _labels(values: Mapping[str, Any], kind: Kind, place: Path) -> dict[int, str
     if kind == "span" and len(labels) != 2:
         raise WeightsError(f"{place / 'config.json'}: {len(labels)} classes: answers have two, start and end")
     return labels
-
-
-def read_labels(values: Mapping[str, Any], where: str) -> dict[int, str]:
-    """Return the names of classes by number, from ``id2label`` as in transformers, or from ``label2id`` alone.
-
-    Without names they are LABEL_0 and so on, ``num_labels`` of them or two. Raises WeightsError for other values.
-    """
-    try:
-        named = {int(number): str(name) for number, name in (values.get("id2label") or {}).items()}
-        turned = {int(number): str(name) for name, number in (values.get("label2id") or {}).items()}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{where}: id2label and label2id must map numbers to names and back") from error
-    labels, key = (named, "id2label") if named or not turned else (turned, "label2id")
-    count = values.get("num_labels")
-    if count is not None and (type(count) is not int or not 1 <= count <= _MOST_LABELS):
-        raise WeightsError(f"{where}: num_labels is {count!r}, not a whole number from 1 to {_MOST_LABELS:,}")
-    if not labels:
-        return {number: f"LABEL_{number}" for number in range(count or 2)}
-    if count not in (None, len(labels)):
-        raise WeightsError(
-            f"{where}: {key} names {len(labels)} classes, num_labels is {count}: write what the weights have"
-        )
-    missing = next((number for number in range(len(labels)) if number not in labels), None)
-    if missing is not None or len(labels) < len(values.get(key) or ()):
-        what = f"has no name for class {missing}" if missing is not None else "names a class twice"
-        raise WeightsError(f"{where}: {key} {what}: number the classes from 0 on")
-    return dict(sorted(labels.items()))
 
 
 def _one_of(values: Mapping[str, Any], key: str, known: tuple[str, ...], place: Path, kind: Kind) -> str | None:

@@ -88,6 +88,13 @@ class Tagger(Predictor):
             text, ids, spans = found.metadata.text, found.metadata.ids, found.metadata.spans
             yield TokenScores(text, ids, trim_spans(text, spans), _probabilities(found))
 
+    def stream_logits(
+        self, texts: Iterable[str], *, progress: bool | None = False
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the characters of each text's tokens (n, 2), and their logits (n, labels) fp32."""
+        for found in self._run(texts, progress):
+            yield found.metadata.spans, _logits(found)
+
     def _run(self, texts: Iterable[str], progress: bool | None) -> Iterator[Rows[TokenMetadata]]:
         return run_rows(self.loaded, self.rows(texts), self.logits_of, progress=progress, what="tagging")
 
@@ -108,7 +115,12 @@ class Tagger(Predictor):
         return read_entities(found.metadata.text, found.metadata.spans, _probabilities(found), self._scheme, strategy)
 
 
+def _logits(found: Rows[TokenMetadata]) -> np.ndarray:
+    """Return (tokens, labels) of a text, each token's from the row that it is taken from."""
+    parts = [row[taken] for row, taken in zip(found.results, found.metadata.taken, strict=True)]
+    return np.concatenate(parts)
+
+
 def _probabilities(found: Rows[TokenMetadata]) -> np.ndarray:
     """Return (tokens, labels) of a text, from the logits of its rows."""
-    parts = [row[taken] for row, taken in zip(found.results, found.metadata.taken, strict=True)]
-    return apply("softmax", np.concatenate(parts))
+    return apply("softmax", _logits(found))

@@ -1,11 +1,11 @@
-"""The one reader of rows: JSON lines, JSON lists, CSV, TSV and Parquet as dicts with their numbers.
+"""The one reader of rows: JSON lines, JSON lists, CSV, TSV, Parquet and lines of text as dicts with their numbers.
 
     for number, row in read_rows("train.csv.gz", RowFaults("data.train")):
         ...
 
 The number is that of the line where a row begins, in a JSON list and in Parquet that of the row, both from 1. An empty
 cell and NaN are null, as pandas writes them. Columns without a name (pandas' index, or a comma at the end of each line)
-are passed over.
+are passed over. A line of a text file is a row with the field ``text``; blank lines are passed over.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ from mmbert.io.row_errors import FIX_LINE, LastLine, Numbered, Row, RowFaults, s
 from mmbert.io.stream import AGAIN, BOM, LONGEST, Advance, decode, join, open_file, read_lines
 
 TABLES = (*packed(".jsonl", ".ndjson", ".json", ".csv", ".tsv"), ".parquet")
-"""Endings of what ``read_rows`` reads."""
+"""Endings of what ``read_rows`` reads as rows of several fields."""
+
+TEXTS = packed(".txt")
+"""Endings of files of text, whose rows have the field ``text`` alone."""
 
 Choose = Callable[[list[str]], list[str]]
 """Names of columns -> those to read."""
@@ -51,6 +54,8 @@ def read_rows(
     if name.endswith(".parquet"):
         return parquet_rows(opened, str(path), faults, choose)
     lines = read_lines(opened, str(path))
+    if name.endswith(".txt"):
+        return text_rows(lines, str(path))
     if name.endswith((".csv", ".tsv")):
         return table_rows(lines, str(path), faults, "\t" if name.endswith(".tsv") else ",")
     return json_rows(lines, str(path), faults)
@@ -88,6 +93,13 @@ def json_rows(lines: Iterator[bytes], path: str, faults: RowFaults) -> Iterator[
                 break
         yield number, row
     last.end()
+
+
+def text_rows(lines: Iterator[bytes], path: str) -> Iterator[Numbered]:
+    """Yield each line that is not blank as a row with the field ``text``. Raises DataError for what is not UTF-8."""
+    for number, line in enumerate(lines, 1):
+        if text := decode(line, path, number).strip():
+            yield number, {"text": text}
 
 
 def _list_text(first: bytes, lines: Iterator[bytes], path: str) -> bytes:

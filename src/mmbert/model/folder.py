@@ -1,7 +1,9 @@
-"""What a model folder holds beside its weights: JSON objects, and the modules of sentence-transformers. No torch."""
+"""What a model folder holds beside its weights: JSON objects, names of classes, modules of sentence-transformers. No
+torch."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ LISTING = "modules.json"
 
 ADAPTER = "adapter_config.json"
 """The file that makes a folder an adapter of peft."""
+
+_MOST_LABELS = 2**20
+"""Each gets a name, before the weights are there."""
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -61,3 +66,30 @@ def read_modules(folder: Path) -> list[tuple[str, str]]:
         if not (folder / place).resolve().is_relative_to(folder.resolve()):
             raise WeightsError(f"{listing}: path of {name} leads out of the folder")
     return modules
+
+
+def read_labels(values: Mapping[str, Any], where: str) -> dict[int, str]:
+    """Return the names of classes by number, from ``id2label`` as in transformers, or from ``label2id`` alone.
+
+    Without names they are LABEL_0 and so on, ``num_labels`` of them or two. Raises WeightsError for other values.
+    """
+    try:
+        named = {int(number): str(name) for number, name in (values.get("id2label") or {}).items()}
+        turned = {int(number): str(name) for name, number in (values.get("label2id") or {}).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{where}: id2label and label2id must map numbers to names and back") from error
+    labels, key = (named, "id2label") if named or not turned else (turned, "label2id")
+    count = values.get("num_labels")
+    if count is not None and (type(count) is not int or not 1 <= count <= _MOST_LABELS):
+        raise WeightsError(f"{where}: num_labels is {count!r}, not a whole number from 1 to {_MOST_LABELS:,}")
+    if not labels:
+        return {number: f"LABEL_{number}" for number in range(count or 2)}
+    if count not in (None, len(labels)):
+        raise WeightsError(
+            f"{where}: {key} names {len(labels)} classes, num_labels is {count}: write what the weights have"
+        )
+    missing = next((number for number in range(len(labels)) if number not in labels), None)
+    if missing is not None or len(labels) < len(values.get(key) or ()):
+        what = f"has no name for class {missing}" if missing is not None else "names a class twice"
+        raise WeightsError(f"{where}: {key} {what}: number the classes from 0 on")
+    return dict(sorted(labels.items()))
