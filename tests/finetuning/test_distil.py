@@ -33,6 +33,7 @@ from mmbert.finetuning.recipe_sentence import Embed
 from mmbert.finetuning.sentence_model import dense_model, quiet
 from mmbert.finetuning.student import reduce_width, spread
 from mmbert.finetuning.teacher import choose_prompt, stated_licence
+from mmbert.finetuning.teacher_config import task_of
 from mmbert.finetuning.teacher_vectors import _CHUNK, teacher_vectors
 from mmbert.model.config import ModelConfig
 from mmbert.tokenizer.tokenizer import Tokenizer
@@ -370,6 +371,25 @@ def test_command(teacher: Path, corpus: Path, tmp_path: Path) -> None:
     assert recipe.student is not None
     wrong = CliRunner().invoke(app, [*words, "--keep", "2"])
     assert isinstance(wrong.exception, ConfigError)
+
+
+@pytest.mark.parametrize(
+    ("head", "task"), [("classes", "classify"), ("tags", "tag"), ("ranks", "rerank"), ("masks", "embed")]
+)
+def test_the_task_is_that_of_the_teacher(head: str, task: str, heads: Path, tmp_path: Path) -> None:
+    assert task_of(str(heads / head)) == task
+    if task in ("classify", "tag"):
+        text = tmp_path / "text.txt"
+        text.write_text(
+            "\n".join(f"{one} and {other} are free" for one in WORDS["eng_Latn"] for other in WORDS["swh_Latn"])
+        )
+        words = ["distill", str(heads / head), str(text), "--out", str(tmp_path / "run"), "--student", "1x16"]
+        result = CliRunner().invoke(app, [*words, "--set", "training.max_steps=2"])
+        assert result.exit_code == 0, result.output
+        recipe = FinetuneRecipe.load(tmp_path / "run" / "recipe.yaml")
+        assert (recipe.task, recipe.teacher and recipe.teacher.model) == (task, str(heads / head))
+        for more, says in ((["--prompt", "query"], "--prompt is for sentence encoders"), ([str(text)], "given: 2")):
+            assert says in str(CliRunner().invoke(app, [*words, *more]).exception)
 
 
 def test_prompts() -> None:

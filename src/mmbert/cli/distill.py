@@ -1,4 +1,4 @@
-"""``mmbert distill``: a small, fast student of a sentence encoder."""
+"""``mmbert distill``: a small, fast student of a sentence encoder, or of a tuned classifier, tagger or reranker."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ def distill(
     teacher: Annotated[
         str,
         typer.Argument(
-            help="Folder or hub name of any sentence-transformers model; with --endpoint its name there.",
+            help="Folder or hub name of any sentence-transformers model (with --endpoint its name there), or of a "
+            "tuned classifier, tagger or reranker.",
             show_default=False,
         ),
     ],
@@ -36,6 +37,9 @@ def distill(
     keep: Annotated[
         int | None, typer.Option(help="Keep only so many layers of the mmBERT that --student names.")
     ] = None,
+    task: Annotated[
+        str, typer.Option(help="What the teacher does: embed, classify, tag or rerank. Default: as its config says.")
+    ] = "auto",
     texts: Annotated[int | None, typer.Option(help="Number of texts to learn from. Default: 200000.")] = None,
     languages: Annotated[
         str | None, typer.Option(help="Only texts in these languages, such as deu_Latn,swh_Latn. Default: all.")
@@ -60,23 +64,39 @@ def distill(
 ) -> None:
     """Distil a sentence encoder into an mmBERT and write it to OUT/final. The same command resumes if interrupted.
 
-    The teacher's vectors are computed once and kept in OUT/teacher. As a recipe: recipes/finetune/distil.yaml.
+    The teacher's vectors are computed once and kept in OUT/teacher. As a recipe: recipes/finetune/distil.yaml. Of a
+    tuned classifier, tagger or reranker the student learns the logits, as recipes/finetune/distil-classify.yaml says.
     """
     from mmbert.cli.finetune import show_result
+    from mmbert.errors import ConfigError
     from mmbert.finetuning.finetune import finetune as run
     from mmbert.finetuning.recipe import FinetuneRecipe
+    from mmbert.finetuning.teacher_config import task_of
     from mmbert.recipe_file import apply_overrides
 
+    if task == "auto":
+        task = "embed" if endpoint is not None or vectors is not None else task_of(teacher)
+    distil = {
+        "text": text or [], "prompt": prompt, "exclude": exclude or [], "endpoint": endpoint, "vectors": vectors,
+        "languages": languages.split(",") if languages else [], **({} if texts is None else {"texts": texts}),
+    }  # fmt: skip
     values: dict[str, Any] = {
         "name": re.sub(r"[^A-Za-z0-9._-]", "-", out.resolve().name).lstrip("._-") or "distil",
-        "task": "distil",
         **_student(teacher, student, keep),
-        "distil": {
-            "teacher": teacher, "text": text or [], "prompt": prompt, "exclude": exclude or [], "endpoint": endpoint,
-            "vectors": vectors, "languages": languages.split(",") if languages else [],
-            **({} if texts is None else {"texts": texts}),
-        },
-    }  # fmt: skip
+    }
+    if task == "embed":
+        values |= {"task": "distil", "distil": {"teacher": teacher, **distil}}
+    else:
+        given = next((name for name, value in distil.items() if value and name != "text"), None)
+        if given is not None:
+            raise ConfigError(
+                f"--{given} is for sentence encoders, and {teacher} has a head (--task {task}): remove it"
+            )
+        if not text or len(text) != 1:
+            raise ConfigError(f"name one file of texts for a student of a {task} model (given: {len(text or [])})")
+        values |= {"task": task, "trim": {"max_tokens": 8000}, "teacher": {"model": teacher}}
+        values |= {"data": {"train": {"path": text[0]}, "dev_share": 0.1}}
+        values |= {"training": {"learning_rate": 1e-3, "epochs": 10, "batch": 64}}
     show_result(run(FinetuneRecipe.of_values(apply_overrides(values, options or []), out), out=out))
 
 
