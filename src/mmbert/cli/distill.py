@@ -11,6 +11,21 @@ import typer
 _SHAPE = re.compile(r"(\d+)x(\d+)")
 
 
+Student = Annotated[
+    str,
+    typer.Option(
+        help="LAYERSxWIDTH of a fresh student with the teacher's tokenizer and token embeddings, or folder or hub name "
+        "of an mmBERT that becomes the student."
+    ),
+]
+Endpoint = Annotated[
+    str | None, typer.Option(help="OpenAI-compatible server that runs the teacher: http://127.0.0.1:8080/v1")
+]
+Vectors = Annotated[
+    str | None, typer.Option(help="File with columns `text` and `vector` instead of texts and a running teacher.")
+]
+
+
 def distill(
     teacher: Annotated[
         str,
@@ -27,13 +42,7 @@ def distill(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run; the student is in its `final`.")] = Path(
         "runs/distil"
     ),
-    student: Annotated[
-        str,
-        typer.Option(
-            help="LAYERSxWIDTH of a fresh student with the teacher's tokenizer and token embeddings, or folder or hub "
-            "name of an mmBERT that becomes the student."
-        ),
-    ] = "6x384",
+    student: Student = "6x384",
     keep: Annotated[
         int | None, typer.Option(help="Keep only so many layers of the mmBERT that --student names.")
     ] = None,
@@ -51,12 +60,8 @@ def distill(
         list[str] | None,
         typer.Option(help="File, folder or glob of evaluation data whose sentences are left out. May be repeated."),
     ] = None,
-    endpoint: Annotated[
-        str | None, typer.Option(help="OpenAI-compatible server that runs the teacher: http://127.0.0.1:8080/v1")
-    ] = None,
-    vectors: Annotated[
-        str | None, typer.Option(help="File with columns `text` and `vector` instead of texts and a running teacher.")
-    ] = None,
+    endpoint: Endpoint = None,
+    vectors: Vectors = None,
     options: Annotated[
         list[str] | None,
         typer.Option("--set", help="Another option of the recipe: training.epochs=1. May be repeated."),
@@ -68,7 +73,6 @@ def distill(
     tuned classifier, tagger or reranker the student learns the logits, as recipes/finetune/distil-classify.yaml says.
     """
     from mmbert.cli.finetune import show_result
-    from mmbert.errors import ConfigError
     from mmbert.finetuning.finetune import finetune as run
     from mmbert.finetuning.recipe import FinetuneRecipe
     from mmbert.finetuning.teacher_config import task_of
@@ -76,28 +80,33 @@ def distill(
 
     if task == "auto":
         task = "embed" if endpoint is not None or vectors is not None else task_of(teacher)
-    distil = {
+    given = {
         "text": text or [], "prompt": prompt, "exclude": exclude or [], "endpoint": endpoint, "vectors": vectors,
         "languages": languages.split(",") if languages else [], **({} if texts is None else {"texts": texts}),
     }  # fmt: skip
     values: dict[str, Any] = {
         "name": re.sub(r"[^A-Za-z0-9._-]", "-", out.resolve().name).lstrip("._-") or "distil",
         **_student(teacher, student, keep),
+        **({"task": "distil", "distil": {"teacher": teacher, **given}} if task == "embed" else {}),
+        **(_of_head(teacher, task, given) if task != "embed" else {}),
     }
-    if task == "embed":
-        values |= {"task": "distil", "distil": {"teacher": teacher, **distil}}
-    else:
-        given = next((name for name, value in distil.items() if value and name != "text"), None)
-        if given is not None:
-            raise ConfigError(
-                f"--{given} is for sentence encoders, and {teacher} has a head (--task {task}): remove it"
-            )
-        if not text or len(text) != 1:
-            raise ConfigError(f"name one file of texts for a student of a {task} model (given: {len(text or [])})")
-        values |= {"task": task, "trim": {"max_tokens": 8000}, "teacher": {"model": teacher}}
-        values |= {"data": {"train": {"path": text[0]}, "dev_share": 0.1}}
-        values |= {"training": {"learning_rate": 1e-3, "epochs": 10, "batch": 64}}
     show_result(run(FinetuneRecipe.of_values(apply_overrides(values, options or []), out), out=out))
+
+
+def _of_head(teacher: str, task: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a student of a tuned model. Raises ConfigError for those of sentence encoders."""
+    from mmbert.errors import ConfigError
+
+    other = next((name for name, value in given.items() if value and name != "text"), None)
+    if other is not None:
+        raise ConfigError(f"--{other} is for sentence encoders, and {teacher} has a head (--task {task}): remove it")
+    if len(given["text"]) != 1:
+        raise ConfigError(f"name one file of texts for a student of a {task} model (given: {len(given['text'])})")
+    return {
+        "task": task, "teacher": {"model": teacher}, "trim": {"max_tokens": 8000},
+        "data": {"train": {"path": given["text"][0]}, "dev_share": 0.1},
+        "training": {"learning_rate": 1e-3, "epochs": 10, "batch": 64},
+    }  # fmt: skip
 
 
 def _student(teacher: str, student: str, keep: int | None) -> dict[str, Any]:
