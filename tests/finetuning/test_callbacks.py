@@ -9,7 +9,7 @@ import pytest
 from transformers import TrainerControl, TrainerState
 
 from mmbert.finetuning.callbacks import Patience, Progress
-from mmbert.finetuning.finetune import summarise
+from mmbert.finetuning.figures import summarise
 
 
 def test_an_evaluation_in_many_languages_is_one_short_line(caplog: pytest.LogCaptureFixture) -> None:

@@ -13,7 +13,8 @@ class DataSpec(Spec):
 
     path: str | None = None
     """A file, a glob, or a folder: ``<language>/<split>.jsonl.gz`` or ``<split>.jsonl``. JSON lines, a JSON list, CSV,
-    TSV or Parquet, the first four also as .gz, .zst, .xz or .bz2. Relative to the working directory."""
+    TSV or Parquet, all but the last also as .gz, .zst, .xz or .bz2; with a teacher also .txt, a text in each line.
+    Relative to the working directory."""
     hub: str | None = None
     """A data set on the Hugging Face hub: ``unimelb-nlp/wikiann``. Its code is never run."""
     config: str | None = None
