@@ -1,6 +1,6 @@
 """The options of ``distil``: a student whose vectors are like those of a teacher, any sentence encoder.
 
-Defaults come from the ablation in docs/results/distil; papers are named where a loss or a trick is theirs.
+Papers are named where a loss or a trick is theirs; docs/results/distil has a run.
 """
 
 from __future__ import annotations
