@@ -76,9 +76,13 @@ def blocks(page: Path) -> Iterator[Block]:
     block: Block | None = None
     held = ""
     for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
-        if note := re.match(r"\s*<!-- not run: (.+) -->", line):
-            reason = note[1]
+        note = re.match(r"\s*<!-- not run: (.+) -->", line)
         mark = re.match(r"\s*```(\w*)", line)
+        if block is not None and fence is None and (note or mark):  # a session ends where another block begins
+            yield block
+            block = reason = None
+        if note:
+            reason = note[1]
         if mark:
             fence = mark[1] if fence is None else None
             if fence is None and block is not None:
@@ -125,16 +129,20 @@ def _serve(line: str, folder: Path, environment: dict[str, str]) -> subprocess.P
     server = subprocess.Popen(
         ["bash", "-c", f"exec {line}" if "=" not in line.split()[0] else line], cwd=folder, env=environment
     )
-    port = re.search(r"--port (\d+)", line)
     for _ in range(240):
         if server.poll() is not None:
             raise SystemExit(f"{line} ended with {server.returncode}")
         try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port[1] if port else 8000}/health", timeout=5)
+            urllib.request.urlopen(f"http://127.0.0.1:{_port(line)}/health", timeout=5)
             return server
         except (urllib.error.URLError, OSError):
             time.sleep(0.5)
     raise SystemExit(f"{line}: not ready after two minutes")
+
+
+def _port(line: str) -> str:
+    stated = re.search(r"--port (\d+)", line)
+    return stated[1] if stated else "8000"
 
 
 def _end(server: subprocess.Popen[bytes] | None) -> None:
@@ -217,7 +225,7 @@ def _session(block: Block, folder: Path, environment: dict[str, str]) -> Iterato
 def run(page: Path, folder: Path) -> list[str]:
     """Run a page's blocks; returns what failed or differs."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    server = None
+    servers: dict[str, subprocess.Popen[bytes]] = {}
     failed: list[str] = []
     for block in blocks(page):
         if block.reason is not None:
@@ -229,15 +237,17 @@ def run(page: Path, folder: Path) -> list[str]:
         for script in _scripts(block):
             print(f"$ {script}", flush=True)
             if _SERVES.match(script):
-                _end(server)
-                server = _serve(script, folder, environment)
+                port = _port(script)
+                _end(servers.pop(port, None))  # a page may ask several servers, each at a port of its own
+                servers[port] = _serve(script, folder, environment)
                 continue
             ended = subprocess.run(
                 ["bash", "-e", "-o", "pipefail", "-c", script], cwd=folder, env=environment, check=False
             )
             if not _ended_well(ended.returncode, script):
                 failed.append(f"{block.page}:{block.number} ended with {ended.returncode}: {script}")
-    _end(server)
+    for server in servers.values():
+        _end(server)
     return failed
 
 
