@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -288,6 +289,15 @@ def cache_folder() -> Path:
 def environment(name: str) -> str | None:
     """Return an environment variable. The only other reader is ``log``."""
     return os.environ.get(name)
+
+
+def wait_for_main(ready: Callable[[], bool]) -> None:
+    """Wait, in a process that is not the main one, until what the main process makes is there.
+
+    Not a barrier of torch.distributed: those give up after some minutes, and a teacher may take hours.
+    """
+    while not is_main_process() and not ready():
+        time.sleep(0.5)
 
 
 def secret(name: str) -> str | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -97,6 +99,21 @@ def test_it_goes_on_where_it_was_stopped(teacher: Path, corpus: Path, tmp_path: 
     with pytest.raises(KeyboardInterrupt):
         finetune(recipe, out=tmp_path / "parted", callbacks=[Stop()])
     assert finetune(recipe, out=tmp_path / "parted").metrics == whole.metrics
+
+
+@pytest.mark.distributed
+def test_two_processes_make_one_student(teacher: Path, corpus: Path, tmp_path: Path) -> None:
+    recipe = _recipe(teacher, corpus, student={"num_layers": 1, "hidden_size": 32})
+    recipe.save(tmp_path / "recipe.yaml")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29623"]
+    command += ["-m", "mmbert", "finetune", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "run")]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert found.returncode == 0, found.stderr[-3000:]
+    assert found.stderr.count("student: 1 layers") == 1
+    assert found.stderr.count("texts in 2 languages") == 1
+    alone = finetune(recipe, out=tmp_path / "alone")
+    both = read_json(tmp_path / "run" / "result.json")
+    assert both["chosen"] == pytest.approx(alone.chosen, abs=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from mmbert.errors import ConfigError
-from mmbert.files import is_main_process
+from mmbert.files import is_main_process, wait_for_main
 from mmbert.finetuning.callbacks import last_checkpoint, log_kept
 from mmbert.finetuning.card import distilled_card
 from mmbert.finetuning.distil_losses import DistilLoss, Targets, make_targets
@@ -44,9 +44,9 @@ from mmbert.finetuning.sentence_folder import save_folder
 from mmbert.finetuning.sentence_model import body_of, dense_model, encoder_folder, encoder_of, quiet
 from mmbert.finetuning.sentence_tasks import LayersLoss
 from mmbert.finetuning.sentence_training import check_best, make_trainer, measure, plan_batches, sentence_arguments
-from mmbert.finetuning.student import student_folder
+from mmbert.finetuning.student import is_made, student_folder
 from mmbert.finetuning.teacher import open_teacher, stated_licence
-from mmbert.finetuning.teacher_vectors import import_vectors, teacher_vectors
+from mmbert.finetuning.teacher_vectors import import_vectors, is_complete, teacher_vectors
 from mmbert.model.weights import load_config
 from mmbert.training.distributed import pick_device
 
@@ -64,6 +64,8 @@ def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[TrainerCallb
     options, device = recipe.distil, pick_device(recipe.training.device, "training.device")
     licence = stated_licence(options)
     log.info("teacher %s: licence %s", options.teacher or options.vectors, licence or "not stated")
+    # The others then read what the main process has made.
+    wait_for_main(lambda: is_complete(folder) and (recipe.student is None or is_made(folder)))
     with quiet():
         if options.vectors is not None:
             import_vectors(options, recipe.training.seed, folder)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
 from mmbert.data.corpus_texts import chosen_texts
-from mmbert.files import is_main_process
+from mmbert.files import is_main_process, wait_for_main
 from mmbert.finetuning.finetune import TRIMMED
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.model.weights import model_folder
@@ -28,8 +27,7 @@ def start_folder(recipe: FinetuneRecipe, folder: Path, texts: Iterable[str]) -> 
         return model_folder(recipe.model, revision=recipe.model_revision)
     if not is_main_process():
         place = folder / (TRIMMED if recipe.trim is not None else "student")
-        while not (place / "config.json").is_file():
-            time.sleep(0.5)
+        wait_for_main((place / "config.json").is_file)
         return place
     if recipe.student is None:
         begin = model_folder(recipe.model, revision=recipe.model_revision)

@@ -37,13 +37,18 @@ def student_folder(recipe: FinetuneRecipe, folder: Path) -> Path:
     if recipe.student is None:
         return model_folder(recipe.model, revision=recipe.model_revision)
     place = folder / STUDENT
-    if not (place / "config.json").is_file():
+    if not is_made(folder):
         with atomic_folder(place) as partial:
             if recipe.student.keep is not None:
                 _keep_layers(recipe, recipe.student.keep, partial)
             else:
                 _fresh(recipe, recipe.student, partial)
     return place
+
+
+def is_made(folder: Path) -> bool:
+    """Return whether a run's folder has its student."""
+    return (folder / STUDENT / "config.json").is_file()
 
 
 def _keep_layers(recipe: FinetuneRecipe, count: int, folder: Path) -> None:

@@ -10,7 +10,6 @@ never mixed in: the manifest would differ, which is an error.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import numpy as np
 
 from mmbert.arrays import load_arrays, save_arrays
 from mmbert.errors import DataError
-from mmbert.files import is_main_process, read_json, write_json
+from mmbert.files import is_main_process, read_json, wait_for_main, write_json
 from mmbert.locks import lock_folder
 
 PART = 1024
@@ -54,10 +53,7 @@ class LogitCache:
                 self._claim()
                 for first, last in self._missing():
                     self._compute(first, last, compute)
-        else:
-            # Not a barrier of torch.distributed: those give up after some minutes, and a teacher may take hours.
-            while not self._is_complete():
-                time.sleep(0.5)
+        wait_for_main(self._is_complete)
         parts = [self._load(number) for number in range(self._parts)]
         return np.concatenate([part["logits"] for part in parts]), np.concatenate([part["counts"] for part in parts])
 

@@ -68,6 +68,13 @@ def teacher_vectors(texts: Texts, folder: Path, open_teacher: Callable[[], Teach
     return _open(place, manifest)
 
 
+def is_complete(folder: Path) -> bool:
+    """Return whether a run's folder has the vectors of all its texts."""
+    path = folder / FOLDER / MANIFEST
+    kept = read_json(path) if path.is_file() else None
+    return kept is not None and bool(kept["done"] == kept["rows"])
+
+
 def import_vectors(options: Distil, seed: int, folder: Path) -> None:
     """Make the texts and vectors of a file, ``distil.vectors``, those of a run; once.
 
