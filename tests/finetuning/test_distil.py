@@ -278,6 +278,13 @@ def test_texts_are_balanced_and_without_evaluation_data(corpus: Path, tmp_path: 
         prepare_texts(options.model_copy(update={"languages": ("deu_Latn",)}), 1, tmp_path / "other")
 
 
+def test_a_field_names_the_language(tmp_path: Path) -> None:
+    rows = [{"text": f"{one} and {other} are free", "lang": "swh_Latn"} for one in WORDS["eng_Latn"] for other in "ab"]
+    (tmp_path / "mixed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = Distil(text=(str(tmp_path / "mixed.jsonl"),), language_field="lang", texts=8)
+    assert {*prepare_texts(options, 0, tmp_path / "run").languages} == {"swh_Latn"}
+
+
 def test_passages_are_whole_sentences() -> None:
     options = Distil(shortest=20, longest=120)
     sentence = "The cat sat on a mat and slept. "

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from mmbert.cli.options import LanguageField
+
 _SHAPE = re.compile(r"(\d+)x(\d+)")
 
 
@@ -60,6 +62,7 @@ def distill(
         list[str] | None,
         typer.Option(help="File, folder or glob of evaluation data whose sentences are left out. May be repeated."),
     ] = None,
+    language_field: LanguageField = None,
     endpoint: Endpoint = None,
     vectors: Vectors = None,
     options: Annotated[
@@ -82,7 +85,8 @@ def distill(
         task = "embed" if endpoint is not None or vectors is not None else task_of(teacher)
     given = {
         "text": text or [], "prompt": prompt, "exclude": exclude or [], "endpoint": endpoint, "vectors": vectors,
-        "languages": languages.split(",") if languages else [], **({} if texts is None else {"texts": texts}),
+        "languages": languages.split(",") if languages else [], "language_field": language_field,
+        **({} if texts is None else {"texts": texts}),
     }  # fmt: skip
     values: dict[str, Any] = {
         "name": re.sub(r"[^A-Za-z0-9._-]", "-", out.resolve().name).lstrip("._-") or "distil",

@@ -116,7 +116,7 @@ def distilled_card(
         f"{len(languages):,} texts in {listed}.",
         f"Licence of the teacher, as its card states it: {licence or 'not stated'}. It may hold for this model too.",
         "\n".join(["| split | metric | value |", "| --- | --- | ---: |", *rows]) if rows else "",
-        "``cosine`` compares vectors with the teacher's on texts that were held out." if rows else "",
+        "`cosine` compares vectors with the teacher's on texts that were held out." if rows else "",
         "## Use\n\n```python\nfrom sentence_transformers import SentenceTransformer\n\n"
         'vectors = SentenceTransformer("FOLDER").encode(["A text", "Ein Text"])\n```',
         _training(recipe),

@@ -80,7 +80,18 @@ def prepare_texts(options: Distil, seed: int, folder: Path) -> Texts:
     return found
 
 
-_CHOICES = {"vectors", "text", "languages", "texts", "temperature", "shortest", "longest", "exclude", "heldout"}
+_CHOICES = {
+    "vectors",
+    "text",
+    "language_field",
+    "languages",
+    "texts",
+    "temperature",
+    "shortest",
+    "longest",
+    "exclude",
+    "heldout",
+}
 
 
 def _choose(options: Distil, seed: int, folder: Path) -> None:
@@ -91,7 +102,9 @@ def _choose(options: Distil, seed: int, folder: Path) -> None:
     most = options.texts + options.heldout
     bar: progress[None]
     with progress(desc="reading text", unit=" documents") as bar:
-        for language, document in chosen_texts(list(options.text), options.languages):
+        for language, document in chosen_texts(
+            list(options.text), options.languages, language_field=options.language_field
+        ):
             heap = found.setdefault(language, [])
             for text in passages(document, options, seed, excluded, dropped):
                 if not seen.add(text):

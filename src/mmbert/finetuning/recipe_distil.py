@@ -70,6 +70,8 @@ class Distil(Spec):
     with prepared text."""
     languages: tuple[str, ...] = ()
     """Only these languages of it; empty: all."""
+    language_field: str | None = None
+    """The field of each text that names its language; null: the file's name does."""
     texts: int = Field(200_000, ge=8)
     """Number of texts to learn from, fewer if there are not so many. Whole sentences; some are several sentences."""
     temperature: Share = 0.5
