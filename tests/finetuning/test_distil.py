@@ -36,7 +36,7 @@ from mmbert.finetuning.sentence_model import dense_model, quiet
 from mmbert.finetuning.student import reduce_width, spread
 from mmbert.finetuning.teacher import choose_prompt, stated_licence
 from mmbert.finetuning.teacher_config import task_of
-from mmbert.finetuning.teacher_vectors import _CHUNK, teacher_vectors
+from mmbert.finetuning.teacher_vectors import _CHUNK, import_vectors, teacher_vectors
 from mmbert.model.config import ModelConfig
 from mmbert.tokenizer.tokenizer import Tokenizer
 
@@ -163,6 +163,28 @@ def test_vectors_of_a_file(teacher: Path, tmp_path: Path) -> None:
         path.write_text("".join(json.dumps(row) + "\n" for row in [rows[0], wrong]))
         with pytest.raises(DataError, match=r"vectors\.jsonl:2: "):
             finetune(recipe, out=tmp_path / f"wrong{len(wrong)}{len(str(wrong))}")
+
+
+def test_vectors_of_an_array(teacher: Path, tmp_path: Path) -> None:
+    texts = [f"{a} {b}" for a in WORDS["eng_Latn"] for b in WORDS["swh_Latn"]]
+    vectors = np.random.default_rng(0).normal(size=(len(texts), 8))
+    array, table = tmp_path / "vectors.npy", tmp_path / "texts.jsonl"
+    np.save(array, vectors)
+    order = list(range(len(texts)))[::-1]
+    rows = [{"text": texts[index], "id": index} for index in order]
+    options = Distil(vectors=str(array), text=(str(table),))
+    for name, some in (("ids", rows), ("order", [{"text": text} for text in texts])):
+        table.write_text("".join(json.dumps(row) + "\n" for row in some))
+        import_vectors(options, 1, tmp_path / name)
+        kept = [json.loads(line)["text"] for line in (tmp_path / name / "texts.jsonl").read_text().splitlines()]
+        found = np.load(tmp_path / name / "teacher" / "vectors.npy")
+        np.testing.assert_array_equal(found, vectors[[texts.index(text) for text in kept]].astype(np.float16))
+    table.write_text(json.dumps({"text": "water", "id": len(texts)}))
+    with pytest.raises(DataError, match=r"texts\.jsonl:1: id \d+ is no row of .*vectors\.npy"):
+        import_vectors(options, 1, tmp_path / "outside")
+    array.write_bytes(b"")
+    with pytest.raises(DataError, match="missing or damaged"):
+        import_vectors(options, 1, tmp_path / "damaged")
 
 
 class _Openai(BaseHTTPRequestHandler):
@@ -477,6 +499,7 @@ def test_the_recipe_and_its_plan(teacher: Path, corpus: Path, tmp_path: Path) ->
     [
         ({"endpoint": "http://x", "vectors": "y"}, None, "two sources"),
         ({"vectors": "y", "text": ["z"]}, None, "remove text"),
+        ({"vectors": "y.npy"}, None, "name the one file"),
         ({"longest": 20, "shortest": 30}, None, "less than shortest"),
         ({}, {"keep": 2, "num_layers": 3}, "remove num_layers"),
         ({"data": {"train": {"path": "rows.jsonl"}}}, None, r"texts in distil\.text"),

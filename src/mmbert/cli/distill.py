@@ -24,7 +24,7 @@ Endpoint = Annotated[
     str | None, typer.Option(help="OpenAI-compatible server that runs the teacher: http://127.0.0.1:8080/v1")
 ]
 Vectors = Annotated[
-    str | None, typer.Option(help="File with columns `text` and `vector` instead of texts and a running teacher.")
+    str | None, typer.Option(help="File with columns `text` and `vector`, or .npy beside TEXT, instead of a teacher.")
 ]
 
 

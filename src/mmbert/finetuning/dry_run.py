@@ -90,7 +90,7 @@ def _distillation(recipe: FinetuneRecipe, folder: Path) -> Lines:
     lines.append(("student", _student(recipe) or _model(recipe, _config(recipe))))
     count = options.texts
     if options.vectors is not None:
-        count = sum(1 for _ in read_rows(options.vectors))
+        count = sum(1 for _ in read_rows(options.text[0] if options.text else options.vectors))
         count -= min(options.heldout, count // 10)
         lines.append(("text", f"{count:,} texts of {options.vectors}"))
     else:

@@ -58,7 +58,9 @@ class Distil(Spec):
     is read from the variable OPENAI_API_KEY."""
     vectors: str | None = None
     """Vectors that were computed elsewhere, instead of a teacher: a Parquet or JSON-lines file with columns ``text``
-    and ``vector``, and perhaps ``language``. Its texts are the ones that are learned from."""
+    and ``vector``, and perhaps ``language``; or a ``.npy`` array (n, d), whose texts are the rows of the one file in
+    ``text``: a row's ``id`` is its row in the array (from 0), without ``id`` rows and array have one order. All these
+    texts are learned from."""
     prompt: str | None = None
     """Name of the teacher's prompt, or the prompt itself, before every text. null: the teacher's default prompt or, if
     it has none, the one that it calls ``query``. The student needs none."""
@@ -117,8 +119,12 @@ class Distil(Spec):
     def _combinations(self) -> Self:
         if self.endpoint is not None and self.vectors is not None:
             raise ValueError("distil: endpoint and vectors are two sources of vectors: give one")
-        if self.vectors is not None and (self.text or self.exclude):
-            raise ValueError("distil: vectors come with their texts: remove text and exclude")
+        if self.vectors is not None:
+            array = self.vectors.endswith(".npy")
+            if self.exclude or (self.text and not array):
+                raise ValueError("distil: vectors come with their texts: remove text and exclude")
+            if array and len(self.text) != 1:
+                raise ValueError("distil: vectors is an array: name the one file of its texts in text")
         if self.longest < self.shortest:
             raise ValueError(f"distil: longest {self.longest} is less than shortest {self.shortest}")
         return self

@@ -9,7 +9,7 @@ Rows are written first and counted afterwards: whatever the manifest counts is o
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from mmbert.data.corpus_texts import UNKNOWN
 from mmbert.data.permute import key_of
-from mmbert.errors import DataError, TrainingError
+from mmbert.errors import DataError, TrainingError, first_line
 from mmbert.files import atomic_file, read_json, write_json
 from mmbert.finetuning.distil_texts import Texts, digest_of, keep_texts
 from mmbert.finetuning.recipe_distil import Distil
@@ -76,30 +76,27 @@ def is_complete(folder: Path) -> bool:
 
 
 def import_vectors(options: Distil, seed: int, folder: Path) -> None:
-    """Make the texts and vectors of a file, ``distil.vectors``, those of a run; once.
+    """Make texts and vectors that were computed elsewhere, ``distil.vectors``, those of a run; once.
 
-    Rows have ``text`` and ``vector``, and perhaps ``language``. Raises DataError with the row of what is wrong.
+    Raises DataError with the row of what is wrong.
     """
-    assert options.vectors is not None, "the caller has them"
     place = folder / FOLDER
     if (place / MANIFEST).is_file():
         return
     rows: dict[str, tuple[str, np.ndarray]] = {}
-    for number, row in read_rows(options.vectors):
-        text, values = row.get("text"), row.get("vector")
-        if not isinstance(text, str) or not text.strip() or not isinstance(values, list):
-            raise DataError(f"{options.vectors}:{number}: needs a text and a list of numbers, `text` and `vector`")
+    width = None
+    for where, text, language, values in _given(options):
         try:
-            vector = np.array(values, dtype=np.float16)
+            with np.errstate(over="ignore"):
+                vector = np.array(values, dtype=np.float16)
         except (ValueError, TypeError) as error:
-            raise DataError(f"{options.vectors}:{number}: vector: {error}") from error
-        width = len(next(iter(rows.values()))[1]) if rows else len(vector)
+            raise DataError(f"{where}: vector: {error}") from error
+        width = len(vector) if width is None and vector.ndim == 1 else width
         if vector.shape != (width,) or not np.isfinite(vector).all():
             raise DataError(
-                f"{options.vectors}:{number}: vector of shape {vector.shape}, or not finite in float16: the first one "
-                f"has {width} numbers"
+                f"{where}: vector of shape {vector.shape}, or not finite in float16: the first one has {width} numbers"
             )
-        rows.setdefault(text, (str(row.get("language") or UNKNOWN), vector))
+        rows.setdefault(text, (language, vector))
     if not rows:
         raise DataError(f"{options.vectors} has no rows")
     # A random order, so that the held-out texts at the end are a sample.
@@ -117,6 +114,34 @@ def import_vectors(options: Distil, seed: int, folder: Path) -> None:
             "texts": digest_of(texts), "width": found.shape[1], "rows": len(found), "done": len(found),
         },
     )  # fmt: skip
+
+
+def _given(options: Distil) -> Iterator[tuple[str, str, str, Any]]:
+    """Yield (file and row, text, language, vector) of ``distil.vectors``; the vectors are not checked."""
+    assert options.vectors is not None, "the caller has them"
+    array = _load(Path(options.vectors)) if options.vectors.endswith(".npy") else None
+    path = options.vectors if array is None else options.text[0]
+    read = 0
+    for number, row in read_rows(path):
+        text, values = row.get("text"), row.get("vector")
+        if array is not None:
+            index = row.get("id", read)
+            if not isinstance(index, int) or not 0 <= index < len(array):
+                raise DataError(f"{path}:{number}: id {index!r} is no row of {options.vectors}, which has {len(array)}")
+            values = array[index]
+        if not isinstance(text, str) or not text.strip() or not isinstance(values, list | np.ndarray):
+            raise DataError(f"{path}:{number}: needs a text and a list of numbers, `text` and `vector`")
+        read += 1
+        yield f"{path}:{number}", text, str(row.get("language") or UNKNOWN), values
+
+
+def _load(path: Path, cure: str = "make it again") -> np.ndarray:
+    """Return an array that is mapped from disk. Raises DataError, which ends with ``cure``."""
+    try:
+        found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, EOFError, ValueError) as error:
+        raise DataError(f"{path} is missing or damaged ({first_line(error)}): {cure}") from error
+    return found
 
 
 def _encode(teacher: Teacher, texts: list[str], first: int) -> np.ndarray:
@@ -148,10 +173,7 @@ def _mapped(place: Path, rows: int, width: int, *, new: bool) -> Any:
 
 def _open(place: Path, manifest: dict[str, Any]) -> np.ndarray:
     path, wanted = place / VECTORS, (manifest["rows"], manifest["width"])
-    try:
-        rows: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
-        raise DataError(f"{path} is missing or damaged ({error}): remove {place}") from error
+    rows = _load(path, f"remove {place}")
     if rows.shape != wanted or rows.dtype != np.float16:
         raise DataError(f"{path} is {rows.shape} of {rows.dtype}, expected {wanted} of float16: remove {place}")
     return rows
