@@ -121,8 +121,7 @@ def _given(options: Distil) -> Iterator[tuple[str, str, str, Any]]:
     assert options.vectors is not None, "the caller has them"
     array = _load(Path(options.vectors)) if options.vectors.endswith(".npy") else None
     path = options.vectors if array is None else options.text[0]
-    read = 0
-    for number, row in read_rows(path):
+    for read, (number, row) in enumerate(read_rows(path)):
         text, values = row.get("text"), row.get("vector")
         if array is not None:
             index = row.get("id", read)
@@ -131,7 +130,6 @@ def _given(options: Distil) -> Iterator[tuple[str, str, str, Any]]:
             values = array[index]
         if not isinstance(text, str) or not text.strip() or not isinstance(values, list | np.ndarray):
             raise DataError(f"{path}:{number}: needs a text and a list of numbers, `text` and `vector`")
-        read += 1
         yield f"{path}:{number}", text, str(row.get("language") or UNKNOWN), values
 
 
