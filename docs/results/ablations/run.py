@@ -11,11 +11,11 @@ phase from another one of its seed where phase, what it follows, model and seed 
 give the same weights. ``--steps 24`` tries the script in minutes.
 
 runs/<configuration>-<seed>.json:
-  recipe, text, heldout   hashes; the summary refuses to compare runs that differ in the last two
+  recipe, text, heldout   hashes; the summary refuses runs of another recipe, and runs that differ in the last two
   languages               code -> [tier, bits per byte, bits per byte of its unigram model, tokens seen]
   curve                   [{"phase", "tokens", "sample": {code: [bits per byte, tokens seen]}}, ...] at every checkpoint
   loss                    [[tokens, loss], ...] over the phases in order, thinned
-  merged                  for TIES: tier -> mean bits per byte of decay_all before the merge
+  before_merge            for TIES: tier -> mean bits per byte of decay_all before the merge
 """
 
 from __future__ import annotations
@@ -148,9 +148,9 @@ def measure(made: Recipe, folder: Path, shared: Shared) -> dict[str, Any]:
     environment = {key: record.environment[key] for key in ("device", "threads", "precision", "versions")}
     return {
         "configuration": made.name, "seed": made.seed, "recipe": identity(made), "text": shared.text,
-        "heldout": shared.heldout.fingerprint, "tokens": record.tokens_seen(),
+        "heldout": shared.heldout.fingerprint, "steps": tokens_of(made) // STEP, "tokens": record.tokens_seen(),
         "seconds": round(sum(record.seconds(phase) or 0 for phase in made.order())), **environment,
-        "tiers": by_tier(bits, shared), "merged": before_merge,
+        "tiers": by_tier(bits, shared), "before_merge": before_merge,
         "languages": {
             code: [tier, round(bits[code], 4), round(shared.baseline.losses[code].bits_per_byte, 4), seen[code]]
             for code, tier in shared.tier_of.items()
