@@ -17,8 +17,8 @@ from mmbert.evaluation.task import Task
 from mmbert.evaluation.task_metrics import check, score
 from mmbert.evaluation.tuning_chain import TuningStep, train_spec
 from mmbert.finetuning.examples import read_examples
-from mmbert.finetuning.recipe import AnswerOptions
 from mmbert.finetuning.recipe_data import DataSpec
+from mmbert.finetuning.recipe_heads import AnswerOptions
 from mmbert.finetuning.task_rows import ANSWER_FIELDS, question_of
 
 UPOS = "ADJ ADP ADV AUX CCONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ SYM VERB X"

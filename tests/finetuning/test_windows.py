@@ -19,7 +19,8 @@ from mmbert import ModelConfig, Tokenizer
 from mmbert.errors import DataError
 from mmbert.finetuning.init_model import Start, load_start
 from mmbert.finetuning.labels import Examples
-from mmbert.finetuning.recipe import AnswerOptions, FinetuneRecipe, Tag
+from mmbert.finetuning.recipe import FinetuneRecipe
+from mmbert.finetuning.recipe_heads import AnswerOptions, Tag
 from mmbert.finetuning.span import Scores as AnswerScores
 from mmbert.finetuning.span import answer_tokens, make_features
 from mmbert.finetuning.tag import Scores as TagScores

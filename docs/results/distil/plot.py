@@ -32,7 +32,13 @@ def languages(scores: dict[str, dict[str, dict[str, float]]], tiers: dict[str, s
         for code, score in scores["student"][task].items():
             group = tiers.get(code, OUTSIDE) if code in known else OUTSIDE
             rows.append(
-                {"task": task, "language": code, "group": group, "teacher": scores["teacher"][task][code], "student": score}
+                {
+                    "task": task,
+                    "language": code,
+                    "group": group,
+                    "teacher": scores["teacher"][task][code],
+                    "student": score,
+                }
             )
     groups = [*dict.fromkeys(tiers.values()), OUTSIDE]
     colours = [*(phase_colour(number) for number in range(1, len(groups))), "#8a8f98"]

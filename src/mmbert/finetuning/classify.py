@@ -26,7 +26,8 @@ from mmbert.finetuning.init_model import Start, load_start
 from mmbert.finetuning.labels import Examples, label_number, number_in
 from mmbert.finetuning.losses import UNLABELLED, ClassLoss, MultiLabelLoss, balanced_weights, number_loss
 from mmbert.finetuning.packed_model import Loss, PackedModel
-from mmbert.finetuning.recipe import Classify, FinetuneRecipe
+from mmbert.finetuning.recipe import FinetuneRecipe
+from mmbert.finetuning.recipe_heads import Classify
 from mmbert.finetuning.scores import AGREEMENT, SplitScores
 from mmbert.finetuning.start_folder import start_folder
 from mmbert.finetuning.task_rows import TaskRows, label_span, labels_of, metric_names, read_task

@@ -21,7 +21,8 @@ from mmbert.finetuning.finetune import FinetuneResult
 from mmbert.finetuning.init_model import Start, load_start
 from mmbert.finetuning.losses import span_loss
 from mmbert.finetuning.packed_model import PackedModel
-from mmbert.finetuning.recipe import AnswerOptions, FinetuneRecipe
+from mmbert.finetuning.recipe import FinetuneRecipe
+from mmbert.finetuning.recipe_heads import AnswerOptions
 from mmbert.finetuning.scores import SplitScores
 from mmbert.finetuning.start_folder import start_folder
 from mmbert.finetuning.task_rows import METRICS, Question, read_task

@@ -26,7 +26,8 @@ from mmbert.finetuning.init_model import Start, load_start
 from mmbert.finetuning.labels import label_number
 from mmbert.finetuning.losses import IGNORED, UNLABELLED, ClassLoss
 from mmbert.finetuning.packed_model import Loss, PackedModel
-from mmbert.finetuning.recipe import FinetuneRecipe, Tag
+from mmbert.finetuning.recipe import FinetuneRecipe
+from mmbert.finetuning.recipe_heads import Tag
 from mmbert.finetuning.scores import AGREEMENT, SplitScores
 from mmbert.finetuning.start_folder import start_folder
 from mmbert.finetuning.tag_rows import NOTHING, UNTAGGED, Sentence

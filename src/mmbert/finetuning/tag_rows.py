@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from mmbert.errors import DataError
 from mmbert.finetuning.labels import Examples, Fields, as_label, no_label_marks
-from mmbert.finetuning.recipe import Tag
+from mmbert.finetuning.recipe_heads import Tag
 from mmbert.finetuning.word_labels import Span, find_words, join_words
 from mmbert.io.row_errors import Row
 from mmbert.words import word_spans

@@ -15,7 +15,8 @@ from typing import Any, Literal
 from mmbert.errors import ConfigError, DataError
 from mmbert.finetuning.examples import read_answers, read_splits, want_text
 from mmbert.finetuning.labels import Examples, Fields, as_label, label_names, label_number, number_in
-from mmbert.finetuning.recipe import AnswerOptions, Choose, Classify, FinetuneRecipe
+from mmbert.finetuning.recipe import FinetuneRecipe
+from mmbert.finetuning.recipe_heads import AnswerOptions, Choose, Classify
 from mmbert.finetuning.scores import AGREEMENT
 from mmbert.finetuning.tag_rows import NOTHING, TAG_FIELDS, TAUGHT_TAG_FIELDS, Sentence, read_all, words_of
 from mmbert.finetuning.teacher_config import TeacherConfig

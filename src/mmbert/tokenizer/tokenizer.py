@@ -20,9 +20,6 @@ and accents; what their vocabularies lack is ``<unk>``.
 
 from __future__ import annotations
 
-import copy
-import hashlib
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -33,12 +30,13 @@ import numpy as np
 import tokenizers
 
 from mmbert.cancellation import check_cancelled, count_tokens
-from mmbert.errors import DataError, TokenizerError, first_line
+from mmbert.errors import DataError, TokenizerError
 from mmbert.files import write_text
 from mmbert.io.stream import read_text
 from mmbert.packed import Packed
 from mmbert.tokenizer.folder import download, read_config, write_side_files
-from mmbert.tokenizer.guard import check_expansion, no_panic, unreadable
+from mmbert.tokenizer.guard import no_panic, unreadable
+from mmbert.tokenizer.json_form import as_special, fingerprint_of, read_json, sharing, spacing_of
 from mmbert.tokenizer.load_bpe import load_bpe
 from mmbert.tokenizer.long_texts import chunks, encode_all
 from mmbert.tokenizer.specials import add_specials, around, find_specials, kept_apart
@@ -64,7 +62,7 @@ class Tokenizer:
         Raises TokenizerError.
         """
         self.origin = origin
-        self._marked = _read(content, origin) if isinstance(content, str) else content
+        self._marked = read_json(content, origin) if isinstance(content, str) else content
         self._marked.no_truncation()
         self._marked.no_padding()
         self.specials = find_specials(self._marked, config or {}, origin)
@@ -160,17 +158,12 @@ class Tokenizer:
 
         False and null count as absent, so that the same tokenizer written by a newer library keeps its fingerprint.
         """
-        values = json.loads(self._marked.to_str())
-        parts = {key: _bare(values.get(key)) for key in ("normalizer", "pre_tokenizer", "added_tokens")}
-        large = {key: values["model"].pop(key) for key in ("vocab", "merges") if key in values["model"]}
-        parts["model"] = {**_bare(values["model"]), **large}  # nothing in these is false or null
-        text = json.dumps(parts, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return fingerprint_of(self._marked)
 
     @cached_property
     def written(self) -> Any:
         """Return the ``tokenizers.Tokenizer`` of the file, with the special tokens that the file puts around texts."""
-        written = self._sharing(self._added)
+        written = sharing(self._marked, self._added)
         if self._template is not None:
             written.post_processor = self._template
         return written
@@ -183,27 +176,12 @@ class Tokenizer:
     @cached_property
     def _plain(self) -> Any:
         """Return the tokenizer that ignores special strings in text (Gemma's file does not mark <mask> as special)."""
-        added = {index: self._special(token) for index, token in self._added.items()}
-        plain = self._sharing(added)
+        roles = {*self.specials.values()}
+        added = {index: as_special(token) if token.content in roles else token for index, token in self._added.items()}
+        plain = sharing(self._marked, added)
         plain.encode_special_tokens = True
         kept_apart(plain, [token.content for token in added.values() if token.special])
         return plain
-
-    def _sharing(self, added: Mapping[int, tokenizers.AddedToken]) -> Any:
-        """Return another tokenizer that shares the same model in memory."""
-        other = tokenizers.Tokenizer(self._marked.model)
-        for part in ("normalizer", "pre_tokenizer", "decoder"):
-            if (value := getattr(self._marked, part)) is not None:
-                setattr(other, part, value)
-        other.add_tokens([added[index] for index in sorted(added)])
-        return other
-
-    def _special(self, token: tokenizers.AddedToken) -> tokenizers.AddedToken:
-        """Return an added token, made special if it has a role."""
-        if token.content in self.specials.values():
-            token = copy.copy(token)
-            token.special = True
-        return token
 
     def encode_batch(self, texts: Sequence[str], *, specials: bool = False, first: int = 0) -> list[np.ndarray]:
         """Encode texts: the ids of each, uint32, without <bos> and <eos>. Uses all cores and releases the GIL.
@@ -245,7 +223,7 @@ class Tokenizer:
     @cached_property
     def _space_put(self) -> int:
         """Return the id of the token that is a lone space if the tokenizer puts spaces before texts; else -1."""
-        index = self._marked.token_to_id(SPACE if SPACE in self._spacing else " ")
+        index = self._marked.token_to_id(SPACE if SPACE in spacing_of(self._marked) else " ")
         return -1 if index is None or not self.puts_space else int(index)
 
     def _encode(self, encode: Callable[..., Any], texts: Sequence[str], first: int) -> Iterator[Any]:
@@ -339,14 +317,8 @@ class Tokenizer:
     def _spelled(self) -> list[bytes]:
         return spelled_bytes(
             self._marked.get_vocab(with_added_tokens=True), specials={*self.special_ids}, added=self._added,
-            byte_tokens=self.byte_tokens, spacing=self._spacing, continuing=self.continuing_prefix,
+            byte_tokens=self.byte_tokens, spacing=spacing_of(self._marked), continuing=self.continuing_prefix,
         )  # fmt: skip
-
-    @cached_property
-    def _spacing(self) -> str:
-        """Return the file's normalizer and pre-tokenizer as JSON."""
-        parts = (self._marked.normalizer, self._marked.pre_tokenizer)
-        return "".join(part.__getstate__().decode() for part in parts if part is not None)
 
     def normalise(self, text: str) -> str:
         """Return the text as the model of the tokenizer sees it, before it is split."""
@@ -373,23 +345,3 @@ class Tokenizer:
         rust = self.written if as_written else self._marked
         write_text(folder / "tokenizer.json", rust.to_str(pretty=True) + "\n")
         write_side_files(folder, self.specials, self.role_ids, self._added, max_tokens)
-
-
-def _read(content: str, origin: str) -> tokenizers.Tokenizer:
-    try:
-        check_expansion(json.loads(content), origin)
-        with no_panic(origin):
-            return tokenizers.Tokenizer.from_str(content)
-    except TokenizerError:
-        raise
-    except Exception as error:  # the Rust library raises bare Exception for whatever it cannot read
-        raise TokenizerError(f"{origin} is not a tokenizer.json: {first_line(error)}") from error
-
-
-def _bare(value: Any) -> Any:
-    """Return a value without what is false or null, at any depth."""
-    if isinstance(value, dict):
-        return {key: _bare(inner) for key, inner in value.items() if inner is not None and inner is not False}
-    if isinstance(value, list):
-        return [_bare(inner) for inner in value]
-    return value
