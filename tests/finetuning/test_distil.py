@@ -26,7 +26,7 @@ from mmbert.cli.main import app
 from mmbert.errors import ConfigError, DataError, MMBertError, TrainingError, WeightsError
 from mmbert.files import read_json
 from mmbert.finetuning.distil_losses import DistilLoss, join_texts, make_targets, relational
-from mmbert.finetuning.distil_texts import Texts, passages, prepare_texts
+from mmbert.finetuning.distil_texts import ChosenTexts, passages, prepare_texts
 from mmbert.finetuning.dry_run import dry_run
 from mmbert.finetuning.finetune import finetune
 from mmbert.finetuning.recipe import FinetuneRecipe
@@ -247,7 +247,7 @@ class _Counting:
 
 def test_vectors_are_computed_once(tmp_path: Path) -> None:
     count = _CHUNK * 2 + 10
-    texts = Texts([f"text {n}" for n in range(count)], ["eng_Latn"] * count, 0, "digest")
+    texts = ChosenTexts([f"text {n}" for n in range(count)], ["eng_Latn"] * count, 0, "digest")
     with pytest.raises(KeyboardInterrupt):
         teacher_vectors(texts, tmp_path, lambda: _Counting(stop=_CHUNK))
     again = _Counting()
@@ -260,7 +260,7 @@ def test_vectors_are_computed_once(tmp_path: Path) -> None:
 
 def test_what_is_wrong_with_a_cache(tmp_path: Path) -> None:
     count = _CHUNK + 10
-    texts = Texts([f"text {n}" for n in range(count)], ["eng_Latn"] * count, 0, "digest")
+    texts = ChosenTexts([f"text {n}" for n in range(count)], ["eng_Latn"] * count, 0, "digest")
     with pytest.raises(DataError, match=rf"text {_CHUNK + 3} \('text {_CHUNK + 3}'\) is not finite"):
         teacher_vectors(texts, tmp_path, lambda: _Counting(nan=_CHUNK + 3))
     with pytest.raises(DataError, match="4 dimensions, and the teacher gives 5"):
@@ -270,7 +270,7 @@ def test_what_is_wrong_with_a_cache(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="vectors of another teacher, counting"):
         teacher_vectors(texts, tmp_path, lambda: other)
     with pytest.raises(TrainingError, match="vectors of other texts"):
-        teacher_vectors(Texts(["x"], ["eng_Latn"], 0, "other"), tmp_path, _Counting)
+        teacher_vectors(ChosenTexts(["x"], ["eng_Latn"], 0, "other"), tmp_path, _Counting)
     teacher_vectors(texts, tmp_path, _Counting)
     (tmp_path / "teacher" / "vectors.npy").write_bytes(b"")
     with pytest.raises(DataError, match="missing or damaged"):

@@ -31,13 +31,12 @@ from mmbert.files import is_main_process, wait_for_main
 from mmbert.finetuning.callbacks import last_checkpoint, log_kept
 from mmbert.finetuning.card import distilled_card
 from mmbert.finetuning.distil_losses import DistilLoss, Targets, make_targets
-from mmbert.finetuning.distil_texts import Texts, prepare_texts
+from mmbert.finetuning.distil_texts import ChosenTexts, prepare_texts
 from mmbert.finetuning.dry_run import warn_small_model
 from mmbert.finetuning.evaluators import DENSE, CombinedEvaluator, make_evaluators
 from mmbert.finetuning.examples import read_examples
 from mmbert.finetuning.finetune import CHECKPOINTS, FINAL, FinetuneResult
-from mmbert.finetuning.ranking_examples import Texts as Lookups
-from mmbert.finetuning.ranking_examples import fields_of, make_groups
+from mmbert.finetuning.ranking_examples import Texts, fields_of, make_groups
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.finetuning.recipe_sentence import Embed, Lookup, early_layers
 from mmbert.finetuning.sentence_folder import save_folder
@@ -155,7 +154,7 @@ class TeacherSimilarity(BaseEvaluator):  # type: ignore[misc, unused-ignore]
         return {"cosine": sum(cosines) / len(cosines), "languages_cosine": sum(means) / len(means)}
 
 
-def _evaluators(recipe: FinetuneRecipe, texts: Texts, targets: Targets) -> list[Any]:
+def _evaluators(recipe: FinetuneRecipe, texts: ChosenTexts, targets: Targets) -> list[Any]:
     """Return what is measured while training: the similarity to the teacher, and retrieval of translations if given."""
     found: list[Any] = []
     if texts.heldout:
@@ -163,7 +162,7 @@ def _evaluators(recipe: FinetuneRecipe, texts: Texts, targets: Targets) -> list[
         found.append(TeacherSimilarity(texts.texts[aside], texts.languages[aside], targets(aside)))
     spec = recipe.data.split("dev")
     if spec is not None:
-        lookup = Lookups(Lookup())
+        lookup = Texts(Lookup())
         groups = make_groups(
             read_examples(spec, "dev", fields_of("embed", "contrastive", lookup)), lookup, "contrastive"
         )

@@ -37,7 +37,7 @@ TEXTS, CHOSEN = "texts.jsonl", "texts.json"
 
 
 @dataclass(frozen=True)
-class Texts:
+class ChosenTexts:
     """Texts and their languages: of training, then ``heldout`` more that the student is compared on.
 
     digest  of all texts in their order, which the teacher's vectors belong to
@@ -54,7 +54,7 @@ class Texts:
         return len(self.texts) - self.heldout
 
 
-def prepare_texts(options: Distil, seed: int, folder: Path) -> Texts:
+def prepare_texts(options: Distil, seed: int, folder: Path) -> ChosenTexts:
     """Return the texts of a run, chosen once and kept in ``folder``.
 
     Raises ConfigError or DataError: nothing to read, a language without text, or a folder with other choices.
@@ -74,7 +74,9 @@ def prepare_texts(options: Distil, seed: int, folder: Path) -> Texts:
         _choose(options, seed, folder)
         kept = read_json(folder / CHOSEN)
     rows = [row for _, row in read_rows(folder / TEXTS)]
-    found = Texts([row["text"] for row in rows], [row["language"] for row in rows], kept["heldout"], kept["digest"])
+    found = ChosenTexts(
+        [row["text"] for row in rows], [row["language"] for row in rows], kept["heldout"], kept["digest"]
+    )
     if digest_of(found.texts) != found.digest:
         raise DataError(f"{folder / TEXTS} was changed since it was written: remove it and {folder / CHOSEN}")
     return found

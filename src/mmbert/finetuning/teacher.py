@@ -28,7 +28,7 @@ _RETRIES = 4
 """Times that a request to an endpoint is made again, after 1, 2, 4 and 8 seconds."""
 
 
-class Teacher(Protocol):
+class SentenceTeacher(Protocol):
     """What gives vectors of texts.
 
     name    folder, hub name, or model of an endpoint
@@ -43,7 +43,7 @@ class Teacher(Protocol):
         ...
 
 
-def open_teacher(options: Distil, device: str) -> Teacher:
+def open_teacher(options: Distil, device: str) -> SentenceTeacher:
     """Return the teacher of a recipe. Raises ConfigError or WeightsError where there is none."""
     if not options.teacher:
         raise ConfigError("distil.teacher is empty: name a folder or hub name of a sentence encoder")

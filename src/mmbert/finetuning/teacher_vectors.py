@@ -19,9 +19,9 @@ from mmbert.data.corpus_texts import UNKNOWN
 from mmbert.data.permute import key_of
 from mmbert.errors import DataError, TrainingError, first_line
 from mmbert.files import atomic_file, read_json, write_json
-from mmbert.finetuning.distil_texts import Texts, digest_of, keep_texts
+from mmbert.finetuning.distil_texts import ChosenTexts, digest_of, keep_texts
 from mmbert.finetuning.recipe_distil import Distil
-from mmbert.finetuning.teacher import Teacher
+from mmbert.finetuning.teacher import SentenceTeacher
 from mmbert.io.rows import read_rows
 from mmbert.log import progress
 
@@ -33,7 +33,7 @@ _CHUNK = 1024
 """Texts between two entries of the manifest. The teacher sorts them by length, so that its batches pad little."""
 
 
-def teacher_vectors(texts: Texts, folder: Path, open_teacher: Callable[[], Teacher]) -> np.ndarray:
+def teacher_vectors(texts: ChosenTexts, folder: Path, open_teacher: Callable[[], SentenceTeacher]) -> np.ndarray:
     """Return the vectors of all texts (n, d), float16, mapped from disk, computing those that are missing.
 
     open_teacher  loads the teacher; not called if nothing is missing
@@ -142,7 +142,7 @@ def _load(path: Path, cure: str = "make it again") -> np.ndarray:
     return found
 
 
-def _encode(teacher: Teacher, texts: list[str], first: int) -> np.ndarray:
+def _encode(teacher: SentenceTeacher, texts: list[str], first: int) -> np.ndarray:
     # The cast may overflow: what is then infinite is found below.
     with np.errstate(over="ignore"):
         found = teacher.encode(texts).astype(np.float16)
