@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 import mmbert
 from mmbert.errors import ConfigError, DataError, WeightsError
 from mmbert.finetuning.recipe import FinetuneRecipe
+from mmbert.finetuning.teacher_config import task_of
 
 Make = Callable[..., FinetuneRecipe]
 
@@ -70,6 +71,21 @@ def test_a_student_of_text_alone_says_what_its_teacher_says(
         wanted = teacher.logits([row["text"] for row in make()])
         assert kept["logits"].dtype == (np.float32 if name == "regression" else np.float16)
         np.testing.assert_allclose(kept["logits"], wanted, atol=5e-3, rtol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("classify", ("classify", "single_label")),
+        ("multi_label", ("classify", "multi_label")),
+        ("regression", ("classify", "regression")),
+        ("tag", ("tag", None)),
+    ],
+)
+def test_the_command_asks_the_teacher_for_task_and_problem(
+    name: str, found: tuple[str, str | None], teachers: Path
+) -> None:
+    assert task_of(str(teachers / name / "final")) == found
 
 
 def test_lines_of_text_teach_without_any_label(recipe: Make, teachers: Path, tmp_path: Path) -> None:

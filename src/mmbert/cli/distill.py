@@ -81,8 +81,9 @@ def distill(
     from mmbert.finetuning.teacher_config import task_of
     from mmbert.recipe_file import apply_overrides
 
+    problem = None
     if task == "auto":
-        task = "embed" if endpoint is not None or vectors is not None else task_of(teacher)
+        task, problem = ("embed", None) if endpoint is not None or vectors is not None else task_of(teacher)
     given = {
         "text": text or [], "prompt": prompt, "exclude": exclude or [], "endpoint": endpoint, "vectors": vectors,
         "languages": languages.split(",") if languages else [], "language_field": language_field,
@@ -93,6 +94,7 @@ def distill(
         **_student(teacher, student, keep),
         **({"task": "distil", "distil": {"teacher": teacher, **given}} if task == "embed" else {}),
         **(_of_head(teacher, task, given) if task != "embed" else {}),
+        **({"classify": {"problem": problem}} if problem is not None else {}),
     }
     show_result(run(FinetuneRecipe.of_values(apply_overrides(values, options or []), out), out=out))
 

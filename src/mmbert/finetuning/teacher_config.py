@@ -51,14 +51,15 @@ class TeacherConfig:
             )
 
 
-def task_of(name: str) -> str:
+def task_of(name: str) -> tuple[str, str | None]:
     """Return the task that a teacher of any architecture was tuned on: classify, tag, rerank, or embed without a head.
 
-    Raises WeightsError for a folder or hub name without a config.
+    Beside it stands ``classify.problem``, where its config names one; one score alone is a regression if the config
+    says so, and else a reranker's. Raises WeightsError for a folder or hub name without a config.
     """
     folder = Path(name)
     if (folder / LISTING).is_file():
-        return "embed"
+        return "embed", None
     try:
         path = folder / "config.json" if folder.is_dir() else hub_file(name, "config.json")
     except HubFailed as error:
@@ -66,10 +67,16 @@ def task_of(name: str) -> str:
     values = read_object(path)
     head = next((str(each) for each in values.get("architectures") or []), "")
     if head.endswith(HEADS["tag"]):
-        return "tag"
+        return "tag", None
     if not head.endswith(HEADS["classify"]):
-        return "embed"
-    return "rerank" if len(values.get("id2label") or {"0": "", "1": ""}) == 1 else "classify"
+        return "embed", None
+    problem = _PROBLEMS.get(str(values.get("problem_type")))
+    # cross encoders of sentence-transformers have a key of that name
+    if len(values.get("id2label") or {"0": "", "1": ""}) == 1 and (
+        problem != "regression" or "sentence_transformers" in values
+    ):
+        return "rerank", None
+    return "classify", problem
 
 
 def is_near(teacher: Teacher) -> bool:
