@@ -35,7 +35,7 @@ $(VENV)/.dev: $(VENV)/.torch
 	@touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo
-	$(BIN)/mmbert run recipes/nano.yaml
+	$(BIN)/mmbert run nano
 
 guides: $(VENV)/.dev
 	$(BIN)/python tests/cli/pages.py  # every line of README and guides, with the demo's model, in an empty folder

@@ -28,7 +28,6 @@ from mmbert.training.optim import StableAdamW, parameter_groups
 from mmbert.training.phase_context import PhaseContext
 from mmbert.training.saver import Saver
 
-RECIPES = Path(__file__).parent.parent / "recipes"
 SAMPLE = 200
 """Documents for a tokenizer to save; its size does not matter here."""
 
@@ -38,9 +37,7 @@ def job_in(folder: Path) -> PhaseContext:
     documents = read_catalogs(("pycountry",))
     texts = [(found.language, found.text) for _, found in zip(range(SAMPLE), documents, strict=False)]
     tokenizer = train_tokenizer(texts, TokenizerTraining(vocab_size=512, sample_characters=100_000))
-    return PhaseContext(
-        Recipe.load(RECIPES / "mmbert-small.yaml"), "pretrain", folder, folder, tokenizer, Mesh(), "bf16"
-    )
+    return PhaseContext(Recipe.load("mmbert-small"), "pretrain", folder, folder, tokenizer, Mesh(), "bf16")
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
     python examples/answer.py MODEL "Where was Kofi Annan born?" article.txt
 
-MODEL is a folder with a ModernBertForQuestionAnswering; recipes/finetune/qa.yaml tunes one.
+MODEL is a folder with a ModernBertForQuestionAnswering; `mmbert finetune qa` tunes one.
 """
 
 import argparse

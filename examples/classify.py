@@ -2,7 +2,7 @@
 
     python examples/classify.py MODEL texts.txt
 
-MODEL is a folder with a ModernBertForSequenceClassification; recipes/finetune/classify.yaml tunes one.
+MODEL is a folder with a ModernBertForSequenceClassification; `mmbert finetune classify` tunes one.
 """
 
 import argparse

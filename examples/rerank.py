@@ -2,7 +2,7 @@
 
     python examples/rerank.py MODEL "when does the train leave?" passages.txt
 
-MODEL is a cross-encoder with one label; recipes/finetune/rerank.yaml tunes one.
+MODEL is a cross-encoder with one label; `mmbert finetune rerank` tunes one.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
     python examples/tag.py MODEL "Kofi Annan left Accra for New York."
 
-MODEL is a folder with a ModernBertForTokenClassification; recipes/finetune/ner.yaml tunes one.
+MODEL is a folder with a ModernBertForTokenClassification; `mmbert finetune ner` tunes one.
 """
 
 import argparse

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import mmbert
-from mmbert import extras
+from mmbert import extras, recipe_names
 from mmbert.errors import MissingExtra
 
 ROOT = Path(__file__).parents[1]
@@ -72,7 +72,7 @@ def test_extras_in_texts_exist() -> None:
         *PACKAGE.rglob("*.py"),
         *ROOT.glob("*.md"),
         *(ROOT / "docs").rglob("*.md"),
-        *(ROOT / "recipes").rglob("*.yaml"),
+        *recipe_names.RECIPES.rglob("*.yaml"),
     ]
     for path in files:
         for names in re.findall(r"mmbert\[([a-z,]+)\]", path.read_text(encoding="utf-8")):

@@ -10,8 +10,8 @@ import pytest
 from mmbert.errors import ConfigError
 from mmbert.recipe import Recipe
 from mmbert.recipe_file import parse_count, read_languages, read_recipe
+from mmbert.recipe_names import RECIPES
 
-RECIPES = Path(__file__).parents[1] / "recipes"
 PHASE = "tokens: 1M, context: 64, mask_rate: 0.3, batch: 4096, micro_batch: 2048, peak_lr: 1e-3"
 SMALLEST = f"""
 name: tiny
@@ -197,7 +197,9 @@ def test_files_that_are_no_recipes(path: Path) -> None:
     write(folder, "two.yaml", "extends: one.yaml\n")
     assert "one.yaml extends itself: one.yaml -> two.yaml -> one.yaml" in message(folder / "one.yaml")
     assert "no such recipe" in message(write(folder, "orphan.yaml", "extends: gone.yaml\n"))
-    assert "extends should be the path of one recipe" in message(write(folder, "odd.yaml", "extends: [tiny.yaml]\n"))
+    assert "extends should be the path or name of one recipe" in message(
+        write(folder, "odd.yaml", "extends: [tiny.yaml]\n")
+    )
 
 
 def test_order_puts_each_phase_after_the_one_it_follows(path: Path) -> None:
@@ -242,4 +244,5 @@ def test_a_missing_recipe_says_where_recipes_are(tmp_path: Path) -> None:
     assert str(RECIPES / "nano.yaml") in message(RECIPES / "nan.yaml")
     assert "holds adapt.yaml" in message(RECIPES / "qqqqqqqqqq.yaml")
     assert "that is a folder, name one of adapt.yaml" in message(RECIPES)
-    assert "in the folder recipes of mmbert's repository" in message(tmp_path / "recipes" / "nano.yaml")
+    assert message(tmp_path / "recipes" / "nano.yaml").endswith("nano.yaml: did you mean nano?")
+    assert "`mmbert recipes` lists those of the package" in message(tmp_path / "qqqqqqqqqq.yaml")

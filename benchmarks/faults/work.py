@@ -103,7 +103,7 @@ class Work:
     def _finetune(self, out: Path) -> list[str]:
         sets = self.home / "sets/sib200/eng_Latn"
         return [
-            "finetune", str(ROOT / "recipes/finetune/classify.yaml"), f"model={self.model}", "data.columns=null",
+            "finetune", "classify", f"model={self.model}", "data.columns=null",
             f"data.train={{path: {sets}/train.jsonl}}", f"data.dev={{path: {sets}/dev.jsonl}}", "data.test=null",
             "training.epochs=2", "training.batch=16", "training.max_tokens=32", "training.device=cpu",
             "--out", str(out),

@@ -4,12 +4,13 @@ A recipe is one YAML 1.2 file. It states where text comes from, the tokenizer an
 ``follows`` another), how their results are merged and how the model is evaluated. Options enter the program only here,
 and are checked strictly:
 
-    recipe = Recipe.load("recipes/nano.yaml", ["phases.extend.mask_rate=0.2"])
+    recipe = Recipe.load("nano", ["phases.extend.mask_rate=0.2"])
 
-``extends: other.yaml`` starts from another recipe; maps are merged key by key. Null removes what is inherited: a phase,
-an entry of a map, or a value, which then is null or, where null is not allowed, the default.
+``extends: other.yaml`` starts from another recipe, ``extends: nano`` from one of the package; maps are merged key by
+key. Null removes what is inherited: a phase, an entry of a map, or a value, which then is null or, where null is not
+allowed, the default.
 Everything in a schedule is counted in tokens (``3B``, ``2.3T``, ``1_048_576``), never in steps.
-Sources: mmBERT (arXiv 2509.06888) and its published configurations; see the comments in ``recipes/``.
+Sources: mmBERT (arXiv 2509.06888) and its published configurations; see the comments in the recipes.
 """
 
 from __future__ import annotations
@@ -191,6 +192,8 @@ class Runtime(Spec):
 
 class Recipe(SpecFile):
     """A whole run, from raw text to an evaluated model."""
+
+    command = "run"
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = Field(0, ge=0)

@@ -5,13 +5,12 @@ Also what all parts of a recipe share (``Spec``) and how counts of tokens are wr
 
 from __future__ import annotations
 
-import difflib
 import io
 import re
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -33,6 +32,7 @@ from mmbert.io.delimited import read_tsv
 from mmbert.io.row_errors import shown
 from mmbert.io.stream import read_text, text_lines
 from mmbert.recipe_errors import explain
+from mmbert.recipe_names import RECIPES, beside_or_shipped, find_recipe
 
 _SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
 
@@ -113,10 +113,17 @@ def _takes_flags(annotation: Any) -> bool:
 class SpecFile(Spec):
     """Options that stand in a file of their own."""
 
+    command: ClassVar[str | None] = None
+    """The command whose recipes of the package ``load`` finds by name (``mmbert.recipe_names``)."""
+
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
-        """Read a file with ``key.path=value`` overrides. Raises ConfigError with the dotted path of what is wrong."""
-        return cls.of_values(read_recipe(Path(path), list(overrides)), Path(path))
+        """Read a file, or a recipe of the package by its name, with ``key.path=value`` overrides.
+
+        Raises ConfigError with the dotted path of what is wrong.
+        """
+        file = find_recipe(path, cls.command)
+        return cls.of_values(read_recipe(file, list(overrides)), file)
 
     @classmethod
     def of_values(cls, values: dict[str, Any], path: Path) -> Self:
@@ -151,7 +158,7 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
 def read_languages(folder: Path, reference: str) -> list[str]:
     """Return codes from a list (one a line, ``#`` comments) or from ``table.tsv#column=value,value``."""
     name, _, condition = reference.partition("#")
-    path = folder / name if (folder / name).is_file() else Path(name)
+    path = next((path for path in (folder / name, Path(name)) if path.is_file()), RECIPES / name)
     if not path.is_file():
         raise ConfigError(f"no such list of languages: {name} (looked in {folder.resolve()} and {Path.cwd()})")
     if condition:
@@ -204,8 +211,6 @@ def _read_extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in seen:
         chain = " -> ".join(each.name for each in (*seen, path))
         raise ConfigError(f"{path} extends itself: {chain}")
-    if not path.is_file():
-        raise ConfigError(f"no such recipe: {path}{f' (extended by {seen[-1]})' if seen else ''}{_elsewhere(path)}")
     try:
         values = _yaml(read_text(path), str(path))
     except DataError as error:
@@ -217,30 +222,14 @@ def _read_extended(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if parent is None:
         return values
     if not isinstance(parent, str):
-        raise ConfigError(f"{path}: extends should be the path of one recipe (given: {parent})")
-    inherited = _read_extended(path.parent / parent, (*seen, path.resolve()))
-    _move_tables(inherited, (path.parent / parent).parent, path.parent)
+        raise ConfigError(f"{path}: extends should be the path or name of one recipe (given: {parent})")
+    try:
+        extended = find_recipe(beside_or_shipped(path.parent, parent))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: extends: {error}") from error
+    inherited = _read_extended(extended, (*seen, path.resolve()))
+    _move_tables(inherited, extended.parent, path.parent)
     return _merge(inherited, values)
-
-
-def _elsewhere(path: Path) -> str:
-    """Return where a recipe that is not at ``path`` may be: under a similar name, in its folder, in the repository."""
-    if path.is_dir():
-        return f": that is a folder, name one of {', '.join(_recipes(path)) or 'its files'}"
-    near = difflib.get_close_matches(path.name, _recipes(path.parent), n=2, cutoff=0.6)
-    if near:
-        return f": did you mean {' or '.join(str(path.parent / name) for name in near)}?"
-    there = ", ".join(_recipes(path.parent))
-    if there:
-        return f": {path.parent} holds {there}"
-    return (
-        ": recipes are in the folder recipes of mmbert's repository, which pip does not install: run from a clone of "
-        "it, or give the path of a file of your own"
-    )
-
-
-def _recipes(folder: Path) -> list[str]:
-    return sorted(file.name for file in folder.glob("*.yaml")) if folder.is_dir() else []
 
 
 def _read_lists(values: dict[str, Any], folder: Path) -> None:
@@ -255,8 +244,15 @@ def _move_tables(values: dict[str, Any], old: Path, new: Path) -> None:
     """Make the paths of an extended file (tables of counts, a suite's ``tune``) relative to the file that is loaded."""
     if old.resolve() == new.resolve():
         return
+
+    def moved(reference: str) -> str:
+        """Return an absolute path, but a name or path of the package's as it is, since every folder finds those."""
+        found = beside_or_shipped(old, reference)
+        # Absolute, it would change with the installation, and a run resumes only with the recipe it began with.
+        return reference if found.is_relative_to(RECIPES) else str(found.resolve())
+
     if isinstance(values.get("tune"), str):
-        values["tune"] = str((old / values["tune"]).resolve())
+        values["tune"] = moved(values["tune"])
     tables = set()  # YAML aliases make several phases share one map
     for phase in _maps(values.get("phases")):
         data = phase.get("data")
@@ -264,7 +260,7 @@ def _move_tables(values: dict[str, Any], old: Path, new: Path) -> None:
             counts = budget.get("counts")
             if isinstance(counts, dict) and isinstance(counts.get("file"), str) and id(counts) not in tables:
                 tables.add(id(counts))
-                counts["file"] = str((old / counts["file"]).resolve())
+                counts["file"] = moved(counts["file"])
 
 
 def _maps(value: Any) -> list[dict[str, Any]]:

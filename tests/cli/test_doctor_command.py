@@ -9,10 +9,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from mmbert import recipe_names
 from mmbert.cli.main import app
 from mmbert.errors import ConfigError
 
-BASE = Path(__file__).parents[2] / "recipes" / "mmbert-base.yaml"
+BASE = recipe_names.RECIPES / "mmbert-base.yaml"
 
 
 def mmbert(*arguments: str) -> str:

@@ -246,7 +246,7 @@ def test_what_is_wrong_is_one_line_with_its_place(models: Path, fails: Any, tmp_
     assert fails("tag", models / "tags", "a text " * 99).endswith(hint)
     said = fails("tag", masks, "-t", "a")
     assert "use mmbert.FillMask" in said
-    assert said.endswith(f"or tune it: mmbert finetune recipes/finetune/ner.yaml model={masks}")
+    assert said.endswith(f"or tune it: mmbert finetune ner model={masks}")
 
 
 def test_a_text_is_not_taken_for_a_file_nor_a_file_for_a_text(models: Path, fails: Any, tmp_path: Path) -> None:

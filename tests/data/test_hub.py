@@ -147,7 +147,7 @@ class TestFineWeb:
             "stackexchange": ["data/stackexchange/stackexchange-0000.json.gz"],
         }
         hub.files["allenai/dolmino-mix-1124"] = {name: rows for part in names.values() for name in part}
-        recipe = Recipe.load("recipes/mmbert-base.yaml")
+        recipe = Recipe.load("mmbert-base")
         for part, wanted in names.items():
             found = hub_inputs(part, recipe.sources[f"{part}_dolmino" if part != "dclm" else "dclm_dolmino"])
             assert [file.name for file in found] == wanted

@@ -17,9 +17,9 @@ from mmbert.estimate.speed import better_micro_batch
 from mmbert.files import write_json
 from mmbert.model.config import ModelConfig, config_to_hf
 from mmbert.recipe import Recipe
+from mmbert.recipe_names import RECIPES
 
 ROOT = Path(__file__).parents[2]
-RECIPES = ROOT / "recipes"
 PAGE = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
 
 

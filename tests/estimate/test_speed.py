@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import pytest
 
@@ -25,8 +24,8 @@ from mmbert.estimate.traffic import OPTIMISER, PACKING
 from mmbert.model.config import ModelConfig
 from mmbert.model.count import layer_matrices, parameters
 from mmbert.recipe import Recipe
+from mmbert.recipe_names import RECIPES
 
-RECIPES = Path(__file__).parents[2] / "recipes"
 BASE = ModelConfig.preset("base")
 ALL = Utilisation(matrices=1.0, attention=1.0, memory=1.0, links=1.0)
 ROUND = Device("round numbers", "cuda", 100 * TERA, 10 * TERA, 80 * GB, 1000 * GB, 100 * GB, 10 * GB, 10 * GB, ALL)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from mmbert import recipe_names
 from mmbert.evaluation.task import Task, task_names
 from mmbert.finetuning.hub import SPLITS
 from mmbert.finetuning.recipe import FinetuneRecipe
@@ -15,7 +16,7 @@ from mmbert.finetuning.recipe_data import DataSpec
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "guides" / "evaluate.md"
-RECIPES = ROOT / "recipes" / "finetune"
+RECIPES = recipe_names.RECIPES / "finetune"
 
 BEGIN = "<!-- declared sets: tests/evaluation/declared_sets.py -->\n"
 END = "<!-- end of declared sets -->\n"
@@ -53,7 +54,7 @@ def _recipes() -> Iterator[tuple[str, ...]]:
         if train is None or train.hub is None:
             continue
         parts = ", ".join(dict.fromkeys(spec.split or SPLITS[role] for role, spec in roles.items()))
-        yield f"`{path.name}`", *_set(train), parts, train.licence or "", train.checked or ""
+        yield f"`{path.stem}`", *_set(train), parts, train.licence or "", train.checked or ""
 
 
 def _set(spec: DataSpec) -> tuple[str, str]:

@@ -10,6 +10,7 @@ import declared_sets
 import pytest
 
 import mmbert
+from mmbert import recipe_names
 from mmbert.errors import ConfigError
 from mmbert.evaluation.published import AVERAGE, PRINTED, published
 from mmbert.evaluation.suite import Suite
@@ -17,8 +18,8 @@ from mmbert.evaluation.task import Task, task_names
 from mmbert.finetuning.recipe import FinetuneRecipe
 
 ROOT = Path(mmbert.__file__).parents[2]
-SUITES = sorted((ROOT / "recipes" / "evaluate").glob("*.yaml"))
-FINETUNE = sorted((ROOT / "recipes" / "finetune").glob("*.yaml"))
+SUITES = sorted((recipe_names.RECIPES / "evaluate").glob("*.yaml"))
+FINETUNE = sorted((recipe_names.RECIPES / "finetune").glob("*.yaml"))
 
 GLUE = {"cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte"}
 XTREME = {"xnli", "pawsx", "xcopa", "xquad", "mlqa", "tydiqa", "wikiann", "udpos"}
@@ -221,4 +222,4 @@ def test_commands_of_the_guides_are_understood() -> None:
                 next(options)
             else:
                 changes.append(word)
-        Suite.load(ROOT / words[0], changes)
+        Suite.load(words[0], changes)

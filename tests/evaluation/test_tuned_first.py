@@ -25,10 +25,9 @@ from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.inference.load import hash_folder
 from mmbert.model.config import ModelConfig
 from mmbert.model.heads import MaskedLM
+from mmbert.recipe_names import RECIPES
 from mmbert.reporting.scores import write_scores
 from mmbert.tokenizer.tokenizer import Tokenizer
-
-RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 @pytest.fixture(scope="module")

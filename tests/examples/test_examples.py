@@ -85,7 +85,7 @@ def test_what_is_wrong_is_one_line(
     assert ends(monkeypatch, path) == 2
     assert "usage:" in capsys.readouterr().err
     said = str(ends(monkeypatch, path, str(heads / "masks")))
-    assert re.search(r" needs a ModernBertFor\w+: .*mmbert finetune recipes/finetune/\w+\.yaml model=", said)
+    assert re.search(r" needs a ModernBertFor\w+: .*mmbert finetune \w+ model=", said)
     assert "\n" not in said
 
 

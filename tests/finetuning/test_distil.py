@@ -21,7 +21,7 @@ from little_sentences import WORDS, pretrained  # noqa: F401  (a fixture)
 from sentence_transformers import SentenceTransformer
 from typer.testing import CliRunner
 
-from mmbert import Embedder
+from mmbert import Embedder, recipe_names
 from mmbert.cli.main import app
 from mmbert.errors import ConfigError, DataError, MMBertError, TrainingError, WeightsError
 from mmbert.files import read_json
@@ -477,7 +477,7 @@ def test_what_is_wrong(
 
 
 def test_the_recipe_and_its_plan(teacher: Path, corpus: Path, tmp_path: Path) -> None:
-    recipes = Path(__file__).parents[2] / "recipes" / "finetune"
+    recipes = recipe_names.RECIPES / "finetune"
     changes = [
         f"model={teacher}", f"distil.teacher={teacher}", f"distil.text=[{corpus}]", "distil.texts=64",
         "student={num_layers: 1, hidden_size: 32}", "training.epochs=1", "distil.heldout=8",

@@ -18,6 +18,7 @@ from little_sets import answers, choices, classes, tags, write
 from pyarrow import parquet
 
 import mmbert
+from mmbert import recipe_names
 from mmbert.errors import ConfigError, DataError, MMBertError
 from mmbert.finetuning.dry_run import task_reads
 from mmbert.finetuning.examples import read_answers, read_examples, read_splits, split_off
@@ -26,7 +27,7 @@ from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.finetuning.recipe_data import Data, DataSpec
 from mmbert.finetuning.task_rows import fields
 
-RECIPES = Path(__file__).parents[2] / "recipes" / "finetune"
+RECIPES = recipe_names.RECIPES / "finetune"
 FIELDS = Fields(("text", "label"), ("text_pair",))
 ROWS = [{"text": 'She said: "no",\tthen left.', "label": "bad"}, {"text": "Τι κάνεις;", "label": "good"}]
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 import mmbert
+from mmbert import recipe_names
 from mmbert.errors import ConfigError
 from mmbert.finetuning.recipe import PUBLISHED, FinetuneRecipe
 
-RECIPES = Path(__file__).parents[2] / "recipes" / "finetune"
+RECIPES = recipe_names.RECIPES / "finetune"
 SETS = {
     "classify": "classify", "nli": "pairs", "pairs": "pairs", "regression": "regression", "multilabel": "multi_label",
     "ner": "tag", "pos": "tag", "qa": "answer", "choice": "choose", "copa": "choose",
@@ -145,15 +146,16 @@ def test_dev_and_test_that_are_given_stay(caplog: pytest.LogCaptureFixture) -> N
     )
 
 
-GUIDES = RECIPES.parents[1] / "docs" / "guides"
+ROOT = Path(__file__).parents[2]
+GUIDES = ROOT / "docs" / "guides"
 
 
 @pytest.mark.parametrize("guide", ["finetune", "classify", "tag", "qa", "choose"])
 def test_commands_of_the_guides_are_understood(guide: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(RECIPES.parents[1])
+    monkeypatch.chdir(ROOT)
     text = (GUIDES / f"{guide}.md").read_text(encoding="utf-8").replace("\\\n", " ")
-    commands = re.findall(r"mmbert finetune (recipes/\S+)([^`\n]*)", text)
+    commands = re.findall(r"mmbert finetune ([a-z]\S+)([^`\n]*)", text)
     assert commands
-    for path, rest in commands:
+    for name, rest in commands:
         changes = [word for word in shlex.split(rest, comments=True) if "=" in word]
-        assert FinetuneRecipe.load(path, changes).name
+        assert FinetuneRecipe.load(name, changes).name

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mmbert import recipe_names
 from mmbert.errors import ConfigError
 from mmbert.finetuning.recipe import FinetuneRecipe
 
-RECIPES = Path(__file__).parents[2] / "recipes" / "finetune"
+RECIPES = recipe_names.RECIPES / "finetune"
 
 PUBLISHED: dict[str, dict[str, Any]] = {
     "embed": {

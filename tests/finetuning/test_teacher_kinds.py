@@ -224,7 +224,7 @@ def test_recipes_make_students_of_text(name: str, teacher: str, heads: Path, tmp
         f"model={heads / teacher}", f"teacher.model={heads / teacher}", f"data.train.path={text}",
         "student.hidden_size=16", "student.num_layers=1", "trim.max_tokens=350", "training.max_steps=2",
     ]  # fmt: skip
-    recipe = FinetuneRecipe.load(Path(__file__).parents[2] / f"recipes/finetune/{name}.yaml", changes)
+    recipe = FinetuneRecipe.load(name, changes)
     result = mmbert.finetune(recipe, out=tmp_path / "run")
     assert "agreement" in result.metrics["dev"]
     assert mmbert.Tokenizer.load(result.folder).vocab_size <= 350

@@ -116,7 +116,7 @@ def test_warns_once_that_nothing_was_tuned(bare: Path, caplog: pytest.LogCapture
         embed(TEXTS[0])
         embed(TEXTS[0])
     assert len(caplog.records) == 1
-    assert "tune it: mmbert finetune recipes/finetune/embed.yaml model=" in caplog.text
+    assert "tune it: mmbert finetune embed model=" in caplog.text
 
 
 def test_warns_once_of_empty_and_of_long_texts(bare: Path, caplog: pytest.LogCaptureFixture) -> None:

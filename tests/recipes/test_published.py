@@ -22,9 +22,9 @@ from mmbert.estimate.dry_run import DryRun, dry_run
 from mmbert.estimate.hardware import Machine
 from mmbert.estimate.print_estimate import print_estimate
 from mmbert.recipe import Recipe
+from mmbert.recipe_names import RECIPES
 from mmbert.recipe_schema import editor_schema
 
-RECIPES = Path(__file__).parents[2] / "recipes"
 SHIPPED = sorted(RECIPES.glob("*.yaml"))
 PUBLISHED_COLUMN = {"pretrain": "pretrain", "extend": "ext", "decay_all": "decay-all", "decay_cont": "decay-mid",
                     "decay_eng": "decay-eng"}  # fmt: skip

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mmbert import MaskedLM, Recipe, run
+from mmbert import MaskedLM, Recipe, recipe_names, run
 from mmbert.errors import TokenizerError, TrainingError, WeightsError
 from mmbert.evaluation.results import read_models
 from mmbert.files import read_json
@@ -24,7 +24,7 @@ from mmbert.surgery.average import average
 from mmbert.training.pretrain import pretrain
 from ties_in_memory import ties
 
-ADAPT = Path(__file__).parents[2] / "recipes" / "adapt.yaml"
+ADAPT = recipe_names.RECIPES / "adapt.yaml"
 KNOWN = {"deu_Latn": "de", "spa_Latn": "es", "fra_Latn": "fr"}
 NEW = {"ell_Grek": "el", "kat_Geor": "ka"}
 START = """

@@ -128,10 +128,11 @@ def plan(
 
     from mmbert.data import mixture_report
     from mmbert.recipe import Recipe
+    from mmbert.recipe_names import find_recipe
 
     wanted = Recipe.load(recipe, overrides or [])
     folder = data or (Path(wanted.shards) if wanted.shards else Path("runs") / wanted.name / "data")
-    drawn = mixture_report.mixtures(wanted, recipe.parent, folder / "shards", phase or ())
+    drawn = mixture_report.mixtures(wanted, find_recipe(recipe).parent, folder / "shards", phase or ())
     rows = mixture_report.language_rows(drawn)
     if out is not None:
         from mmbert.reporting.mixture_plot import draw_mixture

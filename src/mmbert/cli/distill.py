@@ -72,8 +72,8 @@ def distill(
 ) -> None:
     """Distil a sentence encoder into an mmBERT and write it to OUT/final. The same command resumes if interrupted.
 
-    The teacher's vectors are computed once and kept in OUT/teacher. As a recipe: recipes/finetune/distil.yaml. Of a
-    tuned classifier, tagger or reranker the student learns the logits, as recipes/finetune/distil-classify.yaml says.
+    The teacher's vectors are computed once and kept in OUT/teacher. As a recipe: `mmbert finetune distil`. Of a tuned
+    classifier, tagger or reranker the student learns the logits, as the recipe distil-classify says.
     """
     from mmbert.cli.finetune import show_result
     from mmbert.finetuning.finetune import finetune as run

@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
+from mmbert.cli.options import recipe_argument
+
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="A model folder or hub name, pretrained or tuned.")],
-    recipe: Annotated[Path, typer.Argument(help="A suite, such as recipes/evaluate/xtreme.yaml.")],
+    recipe: Annotated[Path, recipe_argument("evaluate", "A suite", "xtreme")],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmbert.cli.options import RunFolder
+from mmbert.cli.options import RunFolder, recipe_argument
 
 if TYPE_CHECKING:
     from mmbert.finetuning.finetune import FinetuneResult
 
 
 def finetune(
-    recipe: Annotated[Path, typer.Argument(help="Recipe file, such as recipes/finetune/ner.yaml.")],
+    recipe: Annotated[Path, recipe_argument("finetune", "A recipe", "ner")],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(help="Options to change: model=runs/nano/final data.train.path=train.jsonl ..."),

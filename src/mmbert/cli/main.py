@@ -88,6 +88,7 @@ def _add_commands() -> None:
         finetune,
         index,
         predict,
+        recipes,
         serve,
         surgery,
         tokenizer,
@@ -111,6 +112,7 @@ def _add_commands() -> None:
         app.command()(command)
     app.add_typer(index.app, name="index", help="Build a search index of texts and search it.")
     app.command()(serve.serve)
+    app.command()(recipes.recipes)
     app.command()(doctor.doctor)
 
 

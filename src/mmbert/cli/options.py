@@ -2,10 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+
+def complete_recipe(command: str | None = None) -> Callable[[str], list[tuple[str, str]]]:
+    """Return what completes the name of a recipe of the package in a shell: (name, summary) pairs.
+
+    command  only recipes that this command reads
+    """
+
+    def complete(incomplete: str) -> list[tuple[str, str]]:
+        from mmbert.recipe_names import shipped
+
+        found = [recipe for recipe in shipped().values() if command in (None, recipe.command)]
+        return [(recipe.name, recipe.summary) for recipe in found if recipe.name.startswith(incomplete)]
+
+    return complete
+
+
+def recipe_argument(command: str, what: str, example: str) -> Any:
+    """Return the argument of a command that reads a recipe: a name of the package's, or a file."""
+    return typer.Argument(
+        help=f"{what} of the package by name, such as {example} (`mmbert recipes` lists them), or a YAML file. "
+        "A file of that very name in the working folder comes first.",
+        autocompletion=complete_recipe(command),
+    )
+
 
 Model = Annotated[str, typer.Argument(help="Model folder or hub name.", show_default=False)]
 Source = Annotated[
@@ -30,7 +56,7 @@ Layers = Annotated[
     int | None, typer.Option(help="Read and compute only the first layers (2D Matryoshka models). Default: all.")
 ]
 Dimensions = Annotated[int | None, typer.Option(help="Keep only the first dimensions (Matryoshka). Default: all.")]
-RecipeFile = Annotated[Path, typer.Argument(help="Recipe file, such as recipes/nano.yaml.")]
+RecipeFile = Annotated[Path, recipe_argument("run", "A recipe", "nano")]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="Options to change in the recipe: phases.extend.tokens=3M cleaning.min_characters=32 ..."),

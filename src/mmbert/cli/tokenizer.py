@@ -26,7 +26,11 @@ _Language = Annotated[
 @app.command()
 def train(
     texts: Annotated[
-        list[str], typer.Argument(metavar="RECIPE_OR_TEXT...", help="A recipe, or files and folders of text.")
+        list[str],
+        typer.Argument(
+            metavar="RECIPE_OR_TEXT...",
+            help="A recipe (a YAML file, or a name of the package's), or files and folders of text.",
+        ),
     ],
     out: OutFolder,
     vocab_size: Annotated[int | None, typer.Option(min=512, max=262_144, help="Size of the vocabulary.")] = None,
@@ -48,11 +52,12 @@ def train(
     from mmbert.errors import ConfigError
     from mmbert.log import progress
     from mmbert.recipe import TokenizerTraining
+    from mmbert.recipe_names import is_recipe
     from mmbert.tokenizer.train import train_tokenizer
 
     spec = TokenizerTraining()
     pairs: Iterator[tuple[str, str]]
-    recipes = [text for text in texts if Path(text).suffix in (".yaml", ".yml")]
+    recipes = [text for text in texts if is_recipe(text)]
     if recipes and len(texts) > 1:
         raise ConfigError(f"train on one recipe or on files, not on {' and '.join(texts)}")
     if recipes:

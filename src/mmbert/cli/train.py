@@ -51,6 +51,7 @@ def pretrain(
     With several processes: `torchrun --nproc-per-node 8 -m mmbert pretrain RECIPE`.
     """
     from mmbert.recipe import Recipe
+    from mmbert.recipe_names import find_recipe
 
     wanted = Recipe.load(recipe, overrides or [])
     folder = out or Path("runs") / wanted.name
@@ -62,7 +63,9 @@ def pretrain(
 
         bytes_a_second = None if network is None else network * 1e9
         machine = Machine.named(device, devices, nodes, utilisation=utilisation or (), network=bytes_a_second)
-        print_estimate(estimate(wanted, folder=recipe.parent, data=prepared, machine=machine, length=length))
+        print_estimate(
+            estimate(wanted, folder=find_recipe(recipe).parent, data=prepared, machine=machine, length=length)
+        )
         return
     from mmbert.files import is_main_process
     from mmbert.training.pretrain import pretrain as train

@@ -11,6 +11,7 @@ from mmbert import languages
 from mmbert.errors import ConfigError
 from mmbert.io.delimited import read_tsv
 from mmbert.recipe import Counts, Phase, Source
+from mmbert.recipe_names import beside_or_shipped
 
 
 class KnownSizes(NamedTuple):
@@ -52,7 +53,7 @@ def counts_sizes(phase: Phase, sources: Mapping[str, Source], folder: Path) -> K
 
 def read_counts(folder: Path, counts: Counts) -> dict[str, float]:
     """Return language -> natural size, from a table of tokens drawn at an exponent. Languages with 0 are left out."""
-    path = folder / counts.file
+    path = beside_or_shipped(folder, counts.file)
     if not path.is_file():
         raise ConfigError(f"no such table of counts: {path}")
     sizes: dict[str, float] = {}

@@ -227,9 +227,7 @@ def _use(loaded: Loaded) -> dict[str, Any]:
             **({"dimensions kept": loaded.truncate_dim} if loaded.truncate_dim else {}),
         }
         facts["prompts"] = {key: repr(text) for key, text in loaded.prompts.items()} or "none"
-        facts["tuned"] = (
-            "for embeddings" if loaded.tuned else f"never for embeddings: {tuning('embed.yaml', loaded.folder)}"
-        )
+        facts["tuned"] = "for embeddings" if loaded.tuned else f"never for embeddings: {tuning('embed', loaded.folder)}"
     if loaded.labels is not None:
         labels = list(loaded.labels.values())
         facts["labels"] = labels[:12] + [f"and {len(labels) - 12} more"] * (len(labels) > 12)

@@ -1,6 +1,6 @@
 """Evaluate models and baselines on the tasks of a suite: scores by task and language.
 
-    suite = Suite.load("recipes/evaluate/local.yaml", ["data=evaldata"])
+    suite = Suite.load("local", ["data=evaldata"])
     found = evaluate("models/nano", suite, baselines=["untrained"])
     found.columns[0].tasks["sib200"].figure.mean
 

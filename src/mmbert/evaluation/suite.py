@@ -1,6 +1,6 @@
 """A suite: the tasks of one evaluation, where their local data is, and what differs from their declarations.
 
-    suite = Suite.load("recipes/evaluate/local.yaml", ["data=evaldata", "tasks.sib200.limit=100"])
+    suite = Suite.load("local", ["data=evaldata", "tasks.sib200.limit=100"])
     suite.task("sib200")        # the declaration with the suite's changes
     suite.tuning()              # the recipe by which a model is tuned before all tasks; None: it is taken as it is
 
@@ -22,6 +22,7 @@ from mmbert.evaluation.task import TRAINED, Task
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.recipe_errors import explain
 from mmbert.recipe_file import Spec, SpecFile
+from mmbert.recipe_names import beside_or_shipped, find_recipe
 
 PRETRAINED = "pretrained"
 """As a task's ``start``: no other task's model, since null only says that nothing is changed."""
@@ -50,6 +51,8 @@ class TaskChange(Spec):
 class Suite(SpecFile):
     """What is evaluated."""
 
+    command = "evaluate"
+
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     tasks: dict[str, TaskChange] = Field(min_length=1)
     """Tasks in the order in which they run and are shown; ``{}``: as declared."""
@@ -67,9 +70,9 @@ class Suite(SpecFile):
     limit: int | None = Field(None, ge=1)
     """At most so many rows of a language in every task, to try things out."""
     tune: str | None = None
-    """A fine-tuning recipe of ``task: embed``, relative to the suite's file: every model is tuned by it once, before
-    all tasks, as in the paper's protocol for MTEB. Models that are tuned for embeddings already are taken as they
-    are."""
+    """A fine-tuning recipe of ``task: embed``, a path relative to the suite's file or a name of the package's: every
+    model is tuned by it once, before all tasks, as in the paper's protocol for MTEB. Models that are tuned for
+    embeddings already are taken as they are."""
     tune_changes: dict[str, Any] = Field({})
     """Changes of that recipe: ``{training: {batch: 256}, data: {train: {path: pairs.jsonl}}}``."""
     published: str | None = None
@@ -81,11 +84,14 @@ class Suite(SpecFile):
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
-        """Read a file with ``key.path=value`` overrides. Raises ConfigError with the dotted path of what is wrong."""
+        """Read a file, or a suite of the package by its name, with ``key.path=value`` overrides.
+
+        Raises ConfigError with the dotted path of what is wrong.
+        """
         suite = super().load(path, overrides)
         if suite.tune is None:
             return suite
-        beside = Path(os.path.normpath(Path(path).parent / suite.tune))
+        beside = Path(os.path.normpath(beside_or_shipped(find_recipe(path).parent, suite.tune)))
         found = beside if beside.is_file() else Path(suite.tune)  # an override is relative to the working directory
         if not found.is_file():
             raise ConfigError(

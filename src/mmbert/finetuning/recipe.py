@@ -1,6 +1,6 @@
 """Every option of a fine-tuning run, on one page (those about examples in ``recipe_data``, about sentences next to it).
 
-    recipe = FinetuneRecipe.load("recipes/finetune/ner.yaml", ["model=models/nano", "data.path=data/masakhaner"])
+    recipe = FinetuneRecipe.load("ner", ["model=models/nano", "data.path=data/masakhaner"])
 
 A YAML file is read as ``mmbert.recipe`` reads its own: ``extends``, overrides, an unknown key is an error. Defaults are
 the published ones and depend on the task (``PUBLISHED``): mmBERT (arXiv 2509.06888, section 4: batch 32, warm-up 0.06,
@@ -24,6 +24,7 @@ from mmbert.finetuning.recipe_sentence import Embed, LateInteraction, Rerank, Sp
 from mmbert.finetuning.recipe_teacher import TAUGHT, UNREAD_OPTIONS, Teacher
 from mmbert.finetuning.recipe_trim import Trim
 from mmbert.recipe_file import Spec, SpecFile, assign, read_recipe
+from mmbert.recipe_names import find_recipe
 from mmbert.recipe_text import Share
 
 log = logging.getLogger(__name__)
@@ -142,6 +143,8 @@ class Sweep(Spec):
 class FinetuneRecipe(SpecFile):
     """A whole fine-tuning run: task, model, examples, training."""
 
+    command = "finetune"
+
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     task: Kind
     model: str
@@ -176,15 +179,17 @@ class FinetuneRecipe(SpecFile):
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
-        """Read a file with ``key.path=value`` overrides. Raises ConfigError with the dotted path of what is wrong.
+        """Read a file, or a recipe of the package by its name, with ``key.path=value`` overrides.
 
         If an override names a local file (``data.train.path=train.csv``), it replaces the hub data set of the recipe,
         and the dev and test parts and tables of texts of that set are removed unless an override gives them; a log line
         says so. Without a dev a tenth of the training rows serves as one.
+        Raises ConfigError with the dotted path of what is wrong.
         """
-        values = read_recipe(Path(path), list(overrides))
+        file = find_recipe(path, cls.command)
+        values = read_recipe(file, list(overrides))
         _leave_hub(values, [override.partition("=")[0] for override in overrides])
-        return cls.of_values(values, Path(path))
+        return cls.of_values(values, file)
 
     def changed(self, changes: dict[str, Any]) -> FinetuneRecipe:
         """Return the recipe with other values at dotted keys. Raises ConfigError naming a key that is not there."""

@@ -67,7 +67,7 @@ class Answerer(Predictor):
     """
 
     kinds = ("span",)
-    recipe = "qa.yaml"
+    recipe = "qa"
 
     def __init__(self, loaded: Loaded) -> None:
         super().__init__(loaded)

@@ -39,7 +39,7 @@ class Classifier(SequencePredictor):
     """
 
     kinds = ("sequence",)
-    recipe = "classify.yaml"
+    recipe = "classify"
 
     def __call__(
         self, texts: Any, *, function: Function | None = None, threshold: float = 0.5, progress: bool | None = None

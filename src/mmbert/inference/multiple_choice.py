@@ -27,7 +27,7 @@ class MultipleChoice(SequencePredictor):
     """Ranks choices by how well they answer or continue a text, by a folder with a ModernBertForMultipleChoice."""
 
     kinds = ("choice",)
-    recipe = "choice.yaml"
+    recipe = "choice"
 
     def __call__(self, question: str, choices: Sequence[str], *, progress: bool | None = None) -> list[Choice]:
         """Return the choices, most probable first. Raises ConfigError for fewer than two."""

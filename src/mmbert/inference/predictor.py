@@ -33,7 +33,7 @@ READERS: dict[Kind, str] = {
 
 def tuning(recipe: str, folder: str | Path) -> str:
     """Return the command that tunes the model of a folder."""
-    return f"mmbert finetune recipes/finetune/{recipe} model={folder}"
+    return f"mmbert finetune {recipe} model={folder}"
 
 
 class Predictor:
@@ -42,7 +42,7 @@ class Predictor:
     kinds: ClassVar[tuple[Kind, ...]] = tuple(READERS)
     """Kinds of models that it can use."""
     recipe: ClassVar[str | None] = None
-    """The recipe in ``recipes/finetune`` that tunes a model for it."""
+    """The recipe of ``mmbert finetune`` that tunes a model for it."""
 
     def __init__(self, loaded: Loaded) -> None:
         if loaded.kind not in self.kinds:

@@ -32,7 +32,7 @@ class Reranker(SequencePredictor):
     """
 
     kinds = ("sequence",)
-    recipe = "rerank.yaml"
+    recipe = "rerank"
 
     def __call__(
         self, query: str, documents: Iterable[str], *, top_k: int | None = None, progress: bool | None = None

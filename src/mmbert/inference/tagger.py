@@ -52,7 +52,7 @@ class Tagger(Predictor):
     """
 
     kinds = ("tokens",)
-    recipe = "ner.yaml"
+    recipe = "ner"
 
     def __init__(self, loaded: Loaded) -> None:
         super().__init__(loaded)

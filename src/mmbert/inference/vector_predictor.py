@@ -151,7 +151,7 @@ class VectorPredictor(Predictor):
             self.warn_once(
                 "untuned",
                 f"{self.loaded.folder} was never tuned for embeddings: similar texts may get dissimilar vectors; "
-                f"tune it: {tuning('embed.yaml', self.loaded.folder)}",
+                f"tune it: {tuning('embed', self.loaded.folder)}",
             )
 
 
