@@ -1,4 +1,4 @@
-# make demo · make guides · make test · make check · make bench: each sets up .venv by itself.
+# make demo · make wheel · make guides · make test · make check · make bench: each sets up .venv by itself.
 # make test-avx2 · make test-no-compiler · make test-oldest: on other machines, as it were.
 # On a machine with a GPU: make install CONSTRAINTS=   (leaves the CPU pin of torch out)
 
@@ -13,7 +13,7 @@ PYTEST := $(CURDIR)/$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 # What depends on the processor and on compilers.
 ON_THE_MACHINE := tests/inference tests/exporting tests/training tests/doctor
 
-.PHONY: install demo guides test test-avx2 test-no-compiler test-oldest check bench clean
+.PHONY: install wheel demo guides test test-avx2 test-no-compiler test-oldest check bench clean
 
 install: $(VENV)/.demo
 
@@ -36,6 +36,10 @@ $(VENV)/.dev: $(VENV)/.torch
 
 demo: $(VENV)/.demo
 	$(BIN)/mmbert run nano
+
+# For other machines: pip install 'dist/mmbert-0.1.0-py3-none-any.whl[demo]'
+wheel: | $(BIN)/python
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
 guides: $(VENV)/.dev
 	$(BIN)/python tests/cli/pages.py  # every line of README and guides, with the demo's model, in an empty folder

@@ -8,8 +8,8 @@ differ, since they do between processors, and so may times before lines of the l
 others, ``...`` at the end of a line for its rest.
 
 A block behind a comment ``<!-- not run: REASON -->`` is left out: it needs the hub, a GPU, a cluster or data that is
-not in the repository. The folder has links to ``examples`` and ``benchmarks`` and a copy of the demo's
-run, ``runs/nano``. A page may use the models of pages that stand before it in ``ORDER``.
+not in the repository. The folder has the examples, links to ``benchmarks``, ``docs`` and ``deploy``, and a copy of the
+demo's run, ``runs/nano``. A page may use the models of pages that stand before it in ``ORDER``.
 """
 
 from __future__ import annotations
@@ -118,8 +118,9 @@ def blocks(page: Path) -> Iterator[Block]:
 
 def _scratch() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="guides-"))
-    for name in ("examples", "benchmarks", "docs", "deploy"):
+    for name in ("benchmarks", "docs", "deploy"):
         (folder / name).symlink_to(ROOT / name)
+    subprocess.run([sys.executable, "-m", "mmbert", "examples"], cwd=folder, check=True)
     shutil.copytree(ROOT / "runs" / "nano", folder / "runs" / "nano")
     return folder
 

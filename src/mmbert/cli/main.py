@@ -113,6 +113,7 @@ def _add_commands() -> None:
     app.add_typer(index.app, name="index", help="Build a search index of texts and search it.")
     app.command()(serve.serve)
     app.command()(recipes.recipes)
+    app.command()(recipes.examples)
     app.command()(doctor.doctor)
 
 
