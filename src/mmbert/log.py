@@ -24,9 +24,14 @@ class _AboveBars(RichHandler):
             super().emit(record)
 
 
-def setup(*, verbose: bool = False) -> None:
-    """Send the package's log lines to stderr; called by the command line only, never on import."""
+def setup(*, verbose: bool = False, quiet: bool = False) -> None:
+    """Send the package's log lines to stderr; called by the command line only, never on import.
+
+    verbose  details too;  quiet  warnings and errors only, and no progress bars
+    Called again, it changes the level.
+    """
     logger = logging.getLogger("mmbert")
+    logger.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
     if logger.handlers:
         return
     console = Console(stderr=True, soft_wrap=True)
@@ -39,7 +44,6 @@ def setup(*, verbose: bool = False) -> None:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     logger.addHandler(handler)
-    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
     logger.propagate = False
 
 
@@ -84,6 +88,8 @@ class _Lines:
 class progress(Generic[T]):  # noqa: N801  (reads as the built-in it stands for: ``for x in progress(xs)``)
     """A progress bar on a terminal; elsewhere (CI, a file, a notebook) a line every 15 seconds.
 
+    None of both with ``MMBERT_QUIET=1``, or where the package's logger leaves out what is no warning.
+
     ``with progress(total=n, desc="...") as bar: bar.update(k); bar.note(loss=2.1)`` or ``for x in progress(xs): ...``.
     """
 
@@ -99,7 +105,7 @@ class progress(Generic[T]):  # noqa: N801  (reads as the built-in it stands for:
         self._items = iterable
         if total is None and isinstance(iterable, Sized):
             total = len(iterable) or None
-        quiet = os.environ.get("MMBERT_QUIET") == "1"
+        quiet = os.environ.get("MMBERT_QUIET") == "1" or logging.getLogger("mmbert").level >= logging.WARNING
         self._bar: Any
         if quiet or sys.stderr.isatty():
             self._bar = tqdm(

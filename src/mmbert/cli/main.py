@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.completion import completion_init
 
+from mmbert.cli.log_options import Quiet, Verbose, add_log_options, set_up_log
 from mmbert.cli.options import Overrides, RecipeFile, RunFolder
 from mmbert.errors import MissingExtra, MMBertError
 from mmbert.extras import extra_of
-from mmbert.log import setup
 from mmbert.version import __version__
 
 app = typer.Typer(
@@ -33,12 +34,13 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more details on stderr.")] = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    setup(verbose=verbose)
+    set_up_log(verbose, quiet)
 
 
 @app.command()
@@ -79,6 +81,7 @@ def report(
 def _add_commands() -> None:
     from mmbert.cli import (
         checkpoint,
+        completion,
         data,
         distill,
         doctor,
@@ -115,9 +118,12 @@ def _add_commands() -> None:
     app.command()(recipes.recipes)
     app.command()(recipes.examples)
     app.command()(doctor.doctor)
+    app.command()(completion.completion)
+    add_log_options(app)
 
 
 _add_commands()
+completion_init()  # what `mmbert completion` prints asks this program in the way of typer's scripts
 
 
 def main() -> None:
