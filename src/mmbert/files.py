@@ -287,7 +287,7 @@ def cache_folder() -> Path:
 
 
 def environment(name: str) -> str | None:
-    """Return an environment variable. The only other reader is ``log``."""
+    """Return an environment variable. The only other reader is ``log``; docs/environment.md lists all variables."""
     return os.environ.get(name)
 
 

@@ -25,6 +25,6 @@ def completion(shell: Annotated[Shell, typer.Argument(help="The shell.")]) -> No
 
     fish: `mmbert completion fish > ~/.config/fish/completions/mmbert.fish`
     """
-    from typer.completion import get_completion_script
+    from typer.completion import get_completion_script  # type: ignore[attr-defined]  # imported there for others
 
     typer.echo(get_completion_script(prog_name="mmbert", complete_var="_MMBERT_COMPLETE", shell=shell.value))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from typer.completion import completion_init
+from typer.completion import completion_init  # type: ignore[attr-defined]  # imported there for others
 
 from mmbert.cli.log_options import Quiet, Verbose, add_log_options, set_up_log
 from mmbert.cli.options import Overrides, RecipeFile, RunFolder
