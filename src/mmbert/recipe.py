@@ -32,6 +32,7 @@ from mmbert.recipe_text import NearDuplicates as NearDuplicates
 from mmbert.recipe_text import Share as Share
 from mmbert.recipe_text import Source as Source
 from mmbert.recipe_text import TokenizerTraining as TokenizerTraining
+from mmbert.trackers import TRACKER
 
 Precision = Literal["fp32", "bf16", "fp16"]
 """Of the operands of matrix products."""
@@ -179,6 +180,8 @@ class Runtime(Spec):
     out, whatever this option is by then."""
     log_every: int = Field(10, ge=1)
     """Steps between lines of metrics."""
+    tracker: str | None = Field(None, pattern=TRACKER)
+    """``wandb`` or ``trackio``, with ``:PROJECT`` if that is not mmbert: the metrics are sent there too."""
     timeout: float = Field(600.0, gt=0)
     """Seconds after which a process that does not answer counts as lost, and the others end."""
     on_spike: Literal["stop", "rollback"] = "stop"

@@ -36,6 +36,7 @@ eval_every: eval_steps eval_strategy evaluation_strategy eval_interval save_step
 checkpoint_every: save_steps save_interval save_strategy
 seed: random_seed data_seed random_state
 push_to_hub: hub_model_id
+tracker: report_to logger loggers wandb_project
 layer_decay: llrd layerwise_lr_decay layer_lr_decay
 head_learning_rate: head_lr classifier_lr
 dropout: classifier_dropout hidden_dropout_prob lora_dropout

@@ -18,7 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = {
     "errors": 0, "cancellation": 0, "extras": 0, "log": 0, "files": 0, "locks": 0, "arrays": 0, "hub": 0, "io": 0,
-    "formatting": 0, "memory": 0, "version": 0,
+    "formatting": 0, "memory": 0, "trackers": 0, "version": 0,
     "recipe_file": 1, "recipe_errors": 1, "recipe_names": 1, "recipe_phases": 1, "recipe_schema": 1, "recipe_text": 1,
     "recipe": 1, "rope_scaling": 1,
     "languages": 1, "hub_names": 1, "packed": 1, "metrics": 1, "words": 1, "cpu": 1, "device": 1,

@@ -18,12 +18,15 @@ from little_sets import classes, write
 from safetensors.torch import load_file
 
 import mmbert
+from little_trackio import stored_runs, trackio_folder
 from mmbert.errors import ConfigError, TrainingError
 from mmbert.finetuning.finetune import plan_trials
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.finetuning.trainer_arguments import parameter_groups
 from mmbert.model.encoder import Encoder
 from mmbert.model.tasks import SequenceClassifier
+
+__all__ = ["trackio_folder"]
 
 Make = Callable[..., FinetuneRecipe]
 
@@ -164,6 +167,16 @@ def test_callbacks_and_upload(recipe: Make, tmp_path: Path, monkeypatch: pytest.
     assert (steps.steps, steps.evaluations) == (3, 1)
     assert Hub.calls[0] == ("create", "me/mine")
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(Hub.calls[1][1])  # type: ignore[call-overload]
+
+
+def test_curves_in_a_tracker(recipe: Make, tmp_path: Path, trackio_folder: Path) -> None:
+    mmbert.finetune(recipe("classify", training__tracker="trackio"), out=tmp_path / "mine")
+    ((name, lines),) = stored_runs(trackio_folder, "mmbert").items()
+    assert name.startswith("mine-")
+    assert {"train/loss", "train/learning_rate"} <= lines[0][1].keys()
+    assert [step for step, line in lines if "eval/accuracy" in line] == [3]
+    # What is sent where is no part of what was trained.
+    assert mmbert.finetune(recipe("classify"), out=tmp_path / "mine").metrics
 
 
 def test_rates_fall_from_the_head_down(heads: Path, recipe: Make) -> None:

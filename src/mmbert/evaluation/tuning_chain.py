@@ -150,7 +150,9 @@ def tune_first(recipe: FinetuneRecipe, model: Path, weights: str, folder: Path, 
     # neither the name nor the path of the model is in the key: its hash is
     values |= {"model": str(model), "model_revision": None, "sweep": {}}
     values["training"]["push_to_hub"] = None
-    key = hash_of({**{k: v for k, v in values.items() if k not in ("name", "model")}, "rows": rows, "start": weights})
+    made_of = {k: v for k, v in values.items() if k not in ("name", "model")}
+    made_of["training"] = {k: v for k, v in values["training"].items() if k != "tracker"}
+    key = hash_of({**made_of, "rows": rows, "start": weights})
     out = folder / f"{recipe.name}-{key}"
     if (out / RESULT).is_file():
         log.info("tuned by %s: %s", recipe.name, out)

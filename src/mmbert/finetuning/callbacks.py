@@ -1,10 +1,11 @@
-"""Callbacks of a run: progress bar and log lines on stderr, TensorBoard, early stopping, the last evaluation."""
+"""Callbacks of a run: progress bar and log lines on stderr, curves, early stopping, the last evaluation."""
 
 from __future__ import annotations
 
 import logging
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from mmbert.files import is_main_process
 from mmbert.finetuning.figures import summarise
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.log import progress
+from mmbert.trackers import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +68,31 @@ class Progress(TrainerCallback):  # type: ignore[misc]
             self._bar = None
 
 
+class Tracked(TrainerCallback):  # type: ignore[misc]
+    """Sends what the trainer logs to an experiment tracker, as ``train/loss``, ``eval/f1`` and so on."""
+
+    def __init__(self, wanted: str, recipe: FinetuneRecipe, folder: Path) -> None:
+        self._open = partial(Tracker, wanted, folder, folder.resolve().name, group=recipe.name)
+        self._config = recipe.model_dump(mode="json")
+        self._tracker: Tracker | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        self._tracker = self._open(config=self._config)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **more: Any) -> None:
+        if self._tracker is not None:
+            named = {key.replace("eval_", "eval/", 1): value for key, value in (logs or {}).items()}
+            self._tracker.log(
+                {key if key.startswith("eval/") else f"train/{key}": value for key, value in named.items()},
+                state.global_step,
+            )
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        if self._tracker is not None:
+            self._tracker.close()
+            self._tracker = None
+
+
 class Patience(EarlyStoppingCallback):  # type: ignore[misc]
     """The trainer's early stopping, which says that it stops, why, and what is kept."""
 
@@ -89,8 +116,11 @@ def run_callbacks(recipe: FinetuneRecipe, folder: Path, own: Sequence[Any], *, d
     found: list[Any] = [LastEvaluation(dev), Progress(recipe.name)]
     if recipe.training.patience is not None and dev:
         found.append(Patience(recipe.training.patience))
-    curves = tensorboard_callback(folder / "tensorboard") if is_main_process() else None
-    return [*found, *([] if curves is None else [curves]), *own]
+    if is_main_process():
+        curves = tensorboard_callback(folder / "tensorboard")
+        found += [] if curves is None else [curves]
+        found += [] if recipe.training.tracker is None else [Tracked(recipe.training.tracker, recipe, folder)]
+    return [*found, *own]
 
 
 def last_checkpoint(folder: Path) -> str | None:

@@ -176,7 +176,7 @@ def _push(name: str, folder: Path) -> None:
 def _fixed(recipe: FinetuneRecipe) -> dict[str, Any]:
     """Return the options that must not change once a run has begun."""
     values = recipe.model_dump(mode="json")
-    for free in ("device", "log_every", "keep", "push_to_hub"):
+    for free in ("device", "log_every", "keep", "tracker", "push_to_hub"):
         del values["training"][free]
     if values["teacher"] is not None:
         del values["teacher"]["cache"]

@@ -26,6 +26,7 @@ from mmbert.finetuning.recipe_trim import Trim
 from mmbert.recipe_file import Spec, SpecFile, assign, read_recipe
 from mmbert.recipe_names import find_recipe
 from mmbert.recipe_text import Share
+from mmbert.trackers import TRACKER
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +113,8 @@ class Training(Spec):
     """Seed of the head, the order and dropout (the trainer's default; the paper states none)."""
     log_every: int = Field(10, ge=1)
     """Steps between log lines (TensorBoard, if it is installed, and the history)."""
+    tracker: str | None = Field(None, pattern=TRACKER)
+    """``wandb`` or ``trackio``, with ``:PROJECT`` if that is not mmbert: the curves are sent there too."""
     push_to_hub: str | None = None
     """Name of a repository on the hub that the finished model is uploaded to."""
     lora: Lora | None = None

@@ -82,7 +82,9 @@ def _train(
     scaler = loss_scaler(ctx.mesh.device, ctx.precision, state)
     with (
         Loader(ctx.steps(), state.cursor) as loader,
-        Meters(ctx.folder, ctx.name, ctx.phase, state, every=runtime.log_every, main=ctx.mesh.main) as meters,
+        Meters(
+            ctx.folder, ctx.name, ctx.phase, state, every=runtime.log_every, main=ctx.mesh.main, tracker=ctx.tracker()
+        ) as meters,
     ):
         for step in loader:
             # By tokens seen before the step, from the cursor: a resumed run computes the same rate.

@@ -1,4 +1,5 @@
-"""Metrics of a run while it trains: a progress bar, a line of ``metrics.jsonl`` every few steps, TensorBoard's files.
+"""Metrics of a run while it trains: a progress bar, a line of ``metrics.jsonl`` every few steps, TensorBoard's files,
+and an experiment tracker where the recipe names one.
 
 A line covers the steps since the previous one. The sums for the next line are part of a checkpoint, and lines after a
 checkpoint are dropped when training resumes from it: a run that was killed leaves the same lines as one that was not,
@@ -19,11 +20,14 @@ from mmbert.data.steps import Step
 from mmbert.files import disk_errors, write_text
 from mmbert.log import progress
 from mmbert.recipe import Phase
+from mmbert.trackers import Tracker
 from mmbert.training.checkpoint import State
 
 log = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
+CURVES = ("loss", "learning_rate", "grad_norm", "mask_rate", "tokens_per_second", "batch")
+"""What is drawn of a line."""
 
 
 @dataclass
@@ -43,11 +47,26 @@ class Sums:
 class Meters:
     """Metrics of one phase, from ``state`` on. Of several processes only the ``main`` one writes and logs."""
 
-    def __init__(self, folder: Path, name: str, phase: Phase, state: State, *, every: int, main: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        phase: Phase,
+        state: State,
+        *,
+        every: int,
+        main: bool = True,
+        tracker: Tracker | None = None,
+    ) -> None:
+        """Open the files of a phase.
+
+        every    steps between lines
+        tracker  where the numbers of a line are sent too; closed with the files
+        """
         self.sums = Sums(**state.meters)  # type: ignore[arg-type]
         self._past = {"rollbacks": state.rollbacks, "skipped_steps": state.skipped_steps}
         self._path = folder / METRICS
-        self._phase, self._every, self._main = phase, every, main
+        self._phase, self._every, self._main, self._tracker = phase, every, main, tracker
         # perf_counter, not time(): the clock of the day may be set back.
         self._clock = time.perf_counter()
         if main:
@@ -99,6 +118,8 @@ class Meters:
             self._file.close()
             if self._board is not None:
                 self._board.close()
+            if self._tracker is not None:
+                self._tracker.close()
 
     def __enter__(self) -> Self:
         return self
@@ -110,9 +131,11 @@ class Meters:
         with disk_errors(self._path):
             self._file.write(json.dumps(line).encode() + b"\n")
         if self._board is not None:
-            for name in ("loss", "learning_rate", "grad_norm", "mask_rate", "tokens_per_second", "batch"):
+            for name in CURVES:
                 if line[name] is not None:  # the gradient of a step that fp16 could not hold
                     self._board.add_scalar(name, line[name], line["step"])
+        if self._tracker is not None:
+            self._tracker.log({name: line[name] for name in ("tokens", *CURVES)}, line["step"])
 
 
 def _keep_lines(path: Path, step: int) -> None:

@@ -9,6 +9,7 @@ from mmbert.data.bad_shards import BadShards
 from mmbert.data.steps import Steps
 from mmbert.recipe import Phase, Recipe
 from mmbert.tokenizer.tokenizer import Tokenizer
+from mmbert.trackers import Tracker
 from mmbert.training.distributed import Mesh
 
 
@@ -35,6 +36,14 @@ class PhaseContext:
         # Read anew for each loader: a rollback or restart must see shards that were found damaged meanwhile.
         bad = BadShards(self.folder.parent)
         return Steps(self.recipe, self.name, self.shards, self.tokenizer, self.mesh, bad)
+
+    def tracker(self) -> Tracker | None:
+        """Open the run of this phase in the recipe's experiment tracker; None without one, and on other ranks."""
+        wanted = self.recipe.runtime.tracker
+        if wanted is None or not self.mesh.main:
+            return None
+        name, config = f"{self.recipe.name}-{self.name}", self.recipe.model_dump(mode="json")
+        return Tracker(wanted, self.folder, name, group=self.recipe.name, config=config)
 
     @property
     def keep(self) -> int:
