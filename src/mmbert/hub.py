@@ -1,4 +1,4 @@
-"""Download files of a model or dataset from the Hugging Face hub with one request and a one-line error.
+"""Files from and to the Hugging Face hub: download with one request, upload a folder, errors of one line.
 
 ``hf_hub_download`` of the hub's library repeats a failed request five times, which without a network takes half a
 minute and prints ten lines. ``snapshot_download`` asks once and then takes what an earlier download left in the cache.
@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmbert.errors import first_line
+from mmbert.errors import ConfigError, MMBertError, first_line
 
 _NO_NETWORK = r"ConnectError|ConnectionError|NameResolution|Timeout|Network is unreachable|check your (Internet )?conn"
 
@@ -62,3 +62,45 @@ def reason(error: Exception) -> str:
     if "RepositoryNotFound" in text:
         return "there is no such repository, or it needs a login (hf auth login)"
     return first_line(error)
+
+
+_LOGIN = "log in with `hf auth login`, or set HF_TOKEN to a token that may write"
+
+
+def check_upload(name: str) -> None:
+    """Raise ConfigError if nobody is logged in to the hub, or ``name`` is no USER/NAME. Asks no server."""
+    from huggingface_hub import get_token
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise ConfigError(f"{name!r} is no repository of the hub: {first_line(error)}") from error
+    if "/" not in name:
+        raise ConfigError(f"{name!r} is no repository of the hub: write USER/{name}")
+    if get_token() is None:
+        raise ConfigError(f"cannot upload to {name}: nobody is logged in to the hub: {_LOGIN}")
+
+
+def upload(folder: Path, name: str, *, private: bool = False) -> str:
+    """Upload a folder to the repository ``name``, made if it is not there, and return its address.
+
+    private  make it a private one; a repository that is there stays what it is
+    Raises ConfigError as ``check_upload`` does, and MMBertError if the hub refuses.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    check_upload(name)
+    api = HfApi()
+    try:
+        address = str(api.create_repo(name, private=private or None, exist_ok=True))
+        api.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload by mmbert")
+    except (OSError, ValueError, network_error()) as error:
+        status = getattr(error.response, "status_code", None) if isinstance(error, HfHubHTTPError) else None
+        why = f"the hub refuses ({status}): {_LOGIN}" if status in (401, 403) else first_line(error)
+        raise MMBertError(
+            f"cannot upload to {name}: {why}; the folder is complete: run this again, or `hf upload {name} {folder}`"
+        ) from error
+    return address

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 import torch
@@ -151,22 +150,20 @@ def test_callbacks_are_called(name: str, recipe: Make, tmp_path: Path) -> None:
     assert (steps.steps, steps.evaluations) == (2, 1)
 
 
-def test_callbacks_and_upload(recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Hub:
-        calls: ClassVar[list[tuple[str, object]]] = []
-
-        def create_repo(self, name: str, exist_ok: bool) -> None:
-            self.calls.append(("create", name))
-
-        def upload_folder(self, repo_id: str, folder_path: Path) -> None:
-            self.calls.append(("upload", sorted(path.name for path in folder_path.iterdir())))
-
-    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+def test_callbacks_are_called_at_every_step(recipe: Make, tmp_path: Path) -> None:
     steps = Steps()
-    mmbert.finetune(recipe("classify", training__push_to_hub="me/mine"), out=tmp_path, callbacks=[steps])
+    mmbert.finetune(recipe("classify"), out=tmp_path, callbacks=[steps])
     assert (steps.steps, steps.evaluations) == (3, 1)
-    assert Hub.calls[0] == ("create", "me/mine")
-    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(Hub.calls[1][1])  # type: ignore[call-overload]
+
+
+def test_an_upload_without_login_is_refused_before_training(
+    recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    steps = Steps()
+    with pytest.raises(ConfigError, match="cannot upload to me/mine: nobody is logged in"):
+        mmbert.finetune(recipe("classify", training__push_to_hub="me/mine"), out=tmp_path, callbacks=[steps])
+    assert steps.steps == 0
 
 
 def test_curves_in_a_tracker(recipe: Make, tmp_path: Path, trackio_folder: Path) -> None:

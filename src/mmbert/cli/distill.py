@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from mmbert.cli.options import LanguageField
+from mmbert.cli.push import Private, Push, check_push, push_folder
 
 _SHAPE = re.compile(r"(\d+)x(\d+)")
 
@@ -69,6 +70,8 @@ def distill(
         list[str] | None,
         typer.Option("--set", help="Another option of the recipe: training.epochs=1. May be repeated."),
     ] = None,
+    push: Push = None,
+    private: Private = False,
 ) -> None:
     """Distil a sentence encoder into an mmBERT and write it to OUT/final. The same command resumes if interrupted.
 
@@ -81,6 +84,7 @@ def distill(
     from mmbert.finetuning.teacher_config import task_of
     from mmbert.recipe_file import apply_overrides
 
+    check_push(push)
     problem = None
     if task == "auto":
         task, problem = ("embed", None) if endpoint is not None or vectors is not None else task_of(teacher)
@@ -96,7 +100,9 @@ def distill(
         **(_of_head(teacher, task, given) if task != "embed" else {}),
         **({"classify": {"problem": problem}} if problem is not None else {}),
     }
-    show_result(run(FinetuneRecipe.of_values(apply_overrides(values, options or []), out), out=out))
+    result = run(FinetuneRecipe.of_values(apply_overrides(values, options or []), out), out=out)
+    show_result(result)
+    push_folder(result.folder, push, private)
 
 
 def _of_head(teacher: str, task: str, given: dict[str, Any]) -> dict[str, Any]:

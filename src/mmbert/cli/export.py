@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from mmbert.cli.options import Dimensions, Layers, Model, OutFolder
+from mmbert.cli.push import Private, Push, check_push, push_folder
 from mmbert.io.stream import text_lines
 
 
@@ -57,6 +58,8 @@ def export(
     text: Annotated[
         Path | None, typer.Option(help="File of text lines for the comparison. Default: sentences in 12 scripts.")
     ] = None,
+    push: Push = None,
+    private: Private = False,
 ) -> None:
     """Write a model for sentence-transformers, ONNX runtimes, transformers or llama.cpp, load it and compare outputs.
 
@@ -66,6 +69,7 @@ def export(
     from mmbert.exporting.export import INT8
     from mmbert.exporting.export import export as export_model
 
+    check_push(push)
     options: dict[str, Any] = {"format": format, "output": output, "layout": layout}  # checked there
     report = export_model(
         model, out, **options, int8=int8, dtypes=dtype, quality=quality, pooling=pooling, normalize=normalize,
@@ -81,6 +85,7 @@ def export(
         )
     if INT8 in report.checks:
         typer.echo(f"{INT8}: weights of 7 bits, so that no product saturates and the cosine holds on any x86 CPU")
+    push_folder(out, push, private)
 
 
 def _prompts(given: list[str] | None) -> dict[str, str] | None:

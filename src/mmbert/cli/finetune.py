@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmbert.cli.options import RunFolder, recipe_argument
+from mmbert.cli.push import Private, Push, check_push, push_folder
 
 if TYPE_CHECKING:
     from mmbert.finetuning.finetune import FinetuneResult
@@ -30,6 +31,8 @@ def finetune(
         bool,
         typer.Option("--dry-run", help="Check the recipe, local data and model, and print the plan; train nothing."),
     ] = False,
+    push: Push = None,
+    private: Private = False,
 ) -> None:
     """Fine-tune a model on a task and write it to RUN/final. The same command resumes if interrupted.
 
@@ -37,6 +40,7 @@ def finetune(
     """
     from mmbert.finetuning.recipe import FinetuneRecipe
 
+    check_push(push)
     wanted = FinetuneRecipe.load(recipe, overrides or [])
     if dry_run:
         from mmbert.finetuning.dry_run import dry_run as plan
@@ -46,7 +50,9 @@ def finetune(
         return
     from mmbert.finetuning.finetune import finetune as run
 
-    show_result(run(wanted, out=out, sweep=sweep))
+    result = run(wanted, out=out, sweep=sweep)
+    show_result(result)
+    push_folder(result.folder, push, private)
 
 
 def show_result(result: FinetuneResult) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmbert.cli.options import LanguageField, Model, OutFolder, Overrides, RecipeFile, RunFolder, TextField
+from mmbert.cli.push import Private, Push, check_push, push_folder
 from mmbert.data.corpus_texts import chosen_texts
 
 if TYPE_CHECKING:
@@ -29,18 +30,22 @@ def merge(
     recipe: RecipeFile,
     overrides: Overrides = None,
     out: RunFolder = None,
+    push: Push = None,
+    private: Private = False,
 ) -> None:
     """Merge the last checkpoints of a run's phases as the recipe says, and write the model to RUN/final."""
     from mmbert.errors import ConfigError
     from mmbert.pipeline import merge_phases
     from mmbert.recipe import Recipe
 
+    check_push(push)
     wanted = Recipe.load(recipe, overrides or [])
     folder = out or Path("runs") / wanted.name
     if wanted.merge is None:
         raise ConfigError(f"{recipe} has no merge: name the phases under `merge`")
     merge_phases(wanted, folder, folder / "final")
     typer.echo(folder / "final")
+    push_folder(folder / "final", push, private)
 
 
 def trim(
@@ -58,6 +63,8 @@ def trim(
     ] = None,
     language_field: LanguageField = None,
     text_field: TextField = "text",
+    push: Push = None,
+    private: Private = False,
 ) -> None:
     """Make a smaller model that keeps only the tokens of some languages, with the same output for their text."""
     from mmbert.log import progress
@@ -68,6 +75,7 @@ def trim(
         found = chosen_texts(paths, _codes(languages), language_field=language_field, text_field=text_field)
         return (text for _, text in progress(found, desc=what, unit="doc"))
 
+    check_push(push)
     report = trim_model(model, texts(text, "reading text"), out, min_count=min_count, max_tokens=max_tokens)
     before, after = _tokenizers(model, out)
     checked = compare(before, after, texts(check or text, "checking"))
@@ -75,6 +83,7 @@ def trim(
     _save(out, "trim.json", record)
     _print_sizes(report.before, report.after)
     _print_comparison("of the text to check" if check else "of the text", checked)
+    push_folder(out, push, private)
 
 
 def extend(
@@ -93,6 +102,8 @@ def extend(
     min_count: Annotated[int, typer.Option(min=1, help="Least number of occurrences of a new token.")] = 2,
     language_field: LanguageField = None,
     text_field: TextField = "text",
+    push: Push = None,
+    private: Private = False,
 ) -> None:
     """Add tokens for a language or script that the tokenizer splits into bytes or short tokens."""
     from mmbert.log import progress
@@ -103,6 +114,7 @@ def extend(
         found = chosen_texts(paths, codes, language_field=language_field, text_field=text_field)
         return (text for _, text in progress(found, desc=what, unit="doc"))
 
+    check_push(push)
     codes = _codes(languages)
     kept = texts(keep, "reading text to keep", []) if keep else iter(())
     new = list(texts(text, "reading text", codes))
@@ -118,6 +130,7 @@ def extend(
     _print_comparison("of the new language", checks["new"])
     if keep:
         _print_comparison("of the text to keep", checks["kept"])
+    push_folder(out, push, private)
 
 
 def convert(
@@ -131,16 +144,20 @@ def convert(
     tokenizer: Annotated[
         str | None, typer.Option(help="Folder or hub name of a tokenizer to write into the folder.")
     ] = None,
+    push: Push = None,
+    private: Private = False,
 ) -> None:
     """Convert a Composer checkpoint of the mmBERT release into a Hugging Face folder."""
     from mmbert.model.count import parameters
     from mmbert.surgery.convert import convert as convert_checkpoint
 
+    check_push(push)
     config = convert_checkpoint(checkpoint, out, size=size, phase=phase, tokenizer=tokenizer)
     typer.echo(f"model       {out}")
     typer.echo(f"parameters  {parameters(config).masked_lm:,}")
     typer.echo(f"RoPE bases  {config.rope_theta:g} global, {config.local_rope_theta:g} local")
     typer.echo(f"context     {config.max_context}")
+    push_folder(out, push, private)
 
 
 def _codes(languages: str) -> list[str]:

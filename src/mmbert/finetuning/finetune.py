@@ -37,11 +37,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from mmbert.errors import ConfigError, MissingExtra, TrainingError, first_line
+from mmbert.errors import ConfigError, MissingExtra, TrainingError
 from mmbert.extras import extra_of
 from mmbert.files import is_main_process, publish_folder, read_json, write_json
 from mmbert.finetuning.recipe import FinetuneRecipe
-from mmbert.hub import network_error
+from mmbert.hub import check_upload, upload
 from mmbert.locks import lock_folder
 from mmbert.recipe_file import refuse_changes
 
@@ -104,6 +104,8 @@ def finetune(
         if finished is not None:
             log.info("%s is finished: nothing to do", folder)
             return finished
+        if wanted.training.push_to_hub is not None:
+            check_upload(wanted.training.push_to_hub)  # now, not after hours
         if sweep:
             return _sweep(wanted, folder, callbacks)
         result = _train(wanted, folder, callbacks)
@@ -154,23 +156,9 @@ def compare_begun(recipe: FinetuneRecipe, folder: Path) -> None:
 
 def _finish(recipe: FinetuneRecipe, folder: Path, result: FinetuneResult, sweep: bool) -> None:
     if recipe.training.push_to_hub is not None and not sweep:
-        _push(recipe.training.push_to_hub, result.folder)
+        upload(result.folder, recipe.training.push_to_hub)
     values = {key: value for key, value in asdict(result).items() if key != "folder"}
     write_json(folder / RESULT, {"task": recipe.task, "model": recipe.model, "sweep": sweep, **values})
-
-
-def _push(name: str, folder: Path) -> None:
-    from huggingface_hub import HfApi
-
-    try:
-        api = HfApi()
-        api.create_repo(name, exist_ok=True)
-        api.upload_folder(repo_id=name, folder_path=folder)
-    except (OSError, ValueError, network_error()) as error:
-        raise TrainingError(
-            f"cannot upload to {name}: {first_line(error)}; the model is in {folder}: "
-            "see `hf auth login`, then run this again"
-        ) from error
 
 
 def _fixed(recipe: FinetuneRecipe) -> dict[str, Any]:
