@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from mmbert.cli.options import LanguageField
-from mmbert.cli.push import Private, Push, check_push, push_folder
+from mmbert.cli.push import pushes
 
 _SHAPE = re.compile(r"(\d+)x(\d+)")
 
@@ -29,6 +29,7 @@ Vectors = Annotated[
 ]
 
 
+@pushes
 def distill(
     teacher: Annotated[
         str,
@@ -70,9 +71,7 @@ def distill(
         list[str] | None,
         typer.Option("--set", help="Another option of the recipe: training.epochs=1. May be repeated."),
     ] = None,
-    push: Push = None,
-    private: Private = False,
-) -> None:
+) -> Path:
     """Distil a sentence encoder into an mmBERT and write it to OUT/final. The same command resumes if interrupted.
 
     The teacher's vectors are computed once and kept in OUT/teacher. As a recipe: `mmbert finetune distil`. Of a tuned
@@ -84,7 +83,6 @@ def distill(
     from mmbert.finetuning.teacher_config import task_of
     from mmbert.recipe_file import apply_overrides
 
-    check_push(push)
     problem = None
     if task == "auto":
         task, problem = ("embed", None) if endpoint is not None or vectors is not None else task_of(teacher)
@@ -102,7 +100,7 @@ def distill(
     }
     result = run(FinetuneRecipe.of_values(apply_overrides(values, options or []), out), out=out)
     show_result(result)
-    push_folder(result.folder, push, private)
+    return result.folder
 
 
 def _of_head(teacher: str, task: str, given: dict[str, Any]) -> dict[str, Any]:

@@ -8,10 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from mmbert.cli.options import Dimensions, Layers, Model, OutFolder
-from mmbert.cli.push import Private, Push, check_push, push_folder
+from mmbert.cli.push import pushes
 from mmbert.io.stream import text_lines
 
 
+@pushes
 def export(
     model: Model,
     format: Annotated[str, typer.Option(help="Format to write: sentence-transformers, onnx, huggingface or gguf.")],
@@ -58,9 +59,7 @@ def export(
     text: Annotated[
         Path | None, typer.Option(help="File of text lines for the comparison. Default: sentences in 12 scripts.")
     ] = None,
-    push: Push = None,
-    private: Private = False,
-) -> None:
+) -> Path:
     """Write a model for sentence-transformers, ONNX runtimes, transformers or llama.cpp, load it and compare outputs.
 
     Nothing is written unless fp32 outputs agree to 1e-4 of the largest number (or of 1). If the int8 file is below
@@ -69,7 +68,6 @@ def export(
     from mmbert.exporting.export import INT8
     from mmbert.exporting.export import export as export_model
 
-    check_push(push)
     options: dict[str, Any] = {"format": format, "output": output, "layout": layout}  # checked there
     report = export_model(
         model, out, **options, int8=int8, dtypes=dtype, quality=quality, pooling=pooling, normalize=normalize,
@@ -85,7 +83,7 @@ def export(
         )
     if INT8 in report.checks:
         typer.echo(f"{INT8}: weights of 7 bits, so that no product saturates and the cosine holds on any x86 CPU")
-    push_folder(out, push, private)
+    return out
 
 
 def _prompts(given: list[str] | None) -> dict[str, str] | None:

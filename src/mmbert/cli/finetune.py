@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmbert.cli.options import RunFolder, recipe_argument
-from mmbert.cli.push import Private, Push, check_push, push_folder
+from mmbert.cli.push import pushes
 
 if TYPE_CHECKING:
     from mmbert.finetuning.finetune import FinetuneResult
 
 
+@pushes
 def finetune(
     recipe: Annotated[Path, recipe_argument("finetune", "A recipe", "ner")],
     overrides: Annotated[
@@ -31,28 +32,25 @@ def finetune(
         bool,
         typer.Option("--dry-run", help="Check the recipe, local data and model, and print the plan; train nothing."),
     ] = False,
-    push: Push = None,
-    private: Private = False,
-) -> None:
+) -> Path | None:
     """Fine-tune a model on a task and write it to RUN/final. The same command resumes if interrupted.
 
     With several processes: `torchrun --nproc-per-node 8 -m mmbert finetune RECIPE`.
     """
     from mmbert.finetuning.recipe import FinetuneRecipe
 
-    check_push(push)
     wanted = FinetuneRecipe.load(recipe, overrides or [])
     if dry_run:
         from mmbert.finetuning.dry_run import dry_run as plan
         from mmbert.finetuning.dry_run import show
 
         typer.echo(show(plan(wanted, out or Path("runs") / wanted.name)))
-        return
+        return None
     from mmbert.finetuning.finetune import finetune as run
 
     result = run(wanted, out=out, sweep=sweep)
     show_result(result)
-    push_folder(result.folder, push, private)
+    return result.folder
 
 
 def show_result(result: FinetuneResult) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
 
+from mmbert.cli.added_options import with_options
 from mmbert.log import setup
 
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log more details on stderr.")]
@@ -39,14 +39,4 @@ def _with_log_options(function: Callable[..., Any]) -> Callable[..., Any]:
             set_up_log(verbose, quiet)
         return function(*arguments, **options)
 
-    # Typer reads the options of a command from its signature and its type hints.
-    hints = {**get_type_hints(function, include_extras=True), "verbose": Verbose, "quiet": Quiet}
-    signature = inspect.signature(function)
-    own = [each.replace(annotation=hints.get(name, Any)) for name, each in signature.parameters.items()]
-    ours = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=hints[name])
-        for name in ("verbose", "quiet")
-    ]
-    command.__annotations__ = hints
-    command.__signature__ = signature.replace(parameters=[*own, *ours])  # type: ignore[attr-defined]
-    return command
+    return with_options(command, function, {"verbose": (Verbose, False), "quiet": (Quiet, False)})

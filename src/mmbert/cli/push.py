@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from mmbert.cli.added_options import with_options
 
 Push = Annotated[
     str | None,
@@ -16,20 +20,22 @@ Push = Annotated[
 Private = Annotated[bool, typer.Option("--private", help="--push creates the repository as a private one.")]
 
 
-def check_push(name: str | None) -> None:
-    """Raise ConfigError, before anything is computed, if an upload to ``name`` could not begin."""
-    if name is not None:
-        from mmbert.hub import check_upload
+def pushes(function: Callable[..., Path | None]) -> Callable[..., Any]:
+    """Give ``--push`` and ``--private`` to a command that returns the folder which it wrote, or None."""
 
-        check_upload(name)
+    @functools.wraps(function)
+    def command(*arguments: Any, push: str | None, private: bool, **options: Any) -> None:
+        if push is not None:
+            from mmbert.hub import check_upload
 
+            check_upload(push)  # before anything is computed
+        folder = function(*arguments, **options)
+        if push is None or folder is None:
+            return
+        from mmbert.files import is_main_process
+        from mmbert.hub import upload
 
-def push_folder(folder: Path, name: str | None, private: bool) -> None:
-    """Upload a written folder, if ``name`` is given, and print where it is."""
-    from mmbert.files import is_main_process
+        if is_main_process():
+            typer.echo(f"uploaded    {upload(folder, push, private=private)}")
 
-    if name is None or not is_main_process():
-        return
-    from mmbert.hub import upload
-
-    typer.echo(f"uploaded    {upload(folder, name, private=private)}")
+    return with_options(command, function, {"push": (Push, None), "private": (Private, False)})

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmbert.cli.options import LanguageField, Model, OutFolder, Overrides, RecipeFile, RunFolder, TextField
-from mmbert.cli.push import Private, Push, check_push, push_folder
+from mmbert.cli.push import pushes
 from mmbert.data.corpus_texts import chosen_texts
 
 if TYPE_CHECKING:
@@ -26,28 +26,27 @@ _Languages = Annotated[
 _TEXT = "File, folder or glob of JSONL, text or Parquet, or the folder of a run. May be repeated."
 
 
+@pushes
 def merge(
     recipe: RecipeFile,
     overrides: Overrides = None,
     out: RunFolder = None,
-    push: Push = None,
-    private: Private = False,
-) -> None:
+) -> Path:
     """Merge the last checkpoints of a run's phases as the recipe says, and write the model to RUN/final."""
     from mmbert.errors import ConfigError
     from mmbert.pipeline import merge_phases
     from mmbert.recipe import Recipe
 
-    check_push(push)
     wanted = Recipe.load(recipe, overrides or [])
     folder = out or Path("runs") / wanted.name
     if wanted.merge is None:
         raise ConfigError(f"{recipe} has no merge: name the phases under `merge`")
     merge_phases(wanted, folder, folder / "final")
     typer.echo(folder / "final")
-    push_folder(folder / "final", push, private)
+    return folder / "final"
 
 
+@pushes
 def trim(
     model: Model,
     text: Annotated[list[str], typer.Option(help=f"Text of the languages to keep. {_TEXT}")],
@@ -63,9 +62,7 @@ def trim(
     ] = None,
     language_field: LanguageField = None,
     text_field: TextField = "text",
-    push: Push = None,
-    private: Private = False,
-) -> None:
+) -> Path:
     """Make a smaller model that keeps only the tokens of some languages, with the same output for their text."""
     from mmbert.log import progress
     from mmbert.surgery.compare_tokenizers import compare
@@ -75,7 +72,6 @@ def trim(
         found = chosen_texts(paths, _codes(languages), language_field=language_field, text_field=text_field)
         return (text for _, text in progress(found, desc=what, unit="doc"))
 
-    check_push(push)
     report = trim_model(model, texts(text, "reading text"), out, min_count=min_count, max_tokens=max_tokens)
     before, after = _tokenizers(model, out)
     checked = compare(before, after, texts(check or text, "checking"))
@@ -83,9 +79,10 @@ def trim(
     _save(out, "trim.json", record)
     _print_sizes(report.before, report.after)
     _print_comparison("of the text to check" if check else "of the text", checked)
-    push_folder(out, push, private)
+    return out
 
 
+@pushes
 def extend(
     model: Model,
     text: Annotated[list[str], typer.Option(help=f"Text of the new language. {_TEXT}")],
@@ -102,9 +99,7 @@ def extend(
     min_count: Annotated[int, typer.Option(min=1, help="Least number of occurrences of a new token.")] = 2,
     language_field: LanguageField = None,
     text_field: TextField = "text",
-    push: Push = None,
-    private: Private = False,
-) -> None:
+) -> Path:
     """Add tokens for a language or script that the tokenizer splits into bytes or short tokens."""
     from mmbert.log import progress
     from mmbert.surgery.compare_tokenizers import compare
@@ -114,7 +109,6 @@ def extend(
         found = chosen_texts(paths, codes, language_field=language_field, text_field=text_field)
         return (text for _, text in progress(found, desc=what, unit="doc"))
 
-    check_push(push)
     codes = _codes(languages)
     kept = texts(keep, "reading text to keep", []) if keep else iter(())
     new = list(texts(text, "reading text", codes))
@@ -130,9 +124,10 @@ def extend(
     _print_comparison("of the new language", checks["new"])
     if keep:
         _print_comparison("of the text to keep", checks["kept"])
-    push_folder(out, push, private)
+    return out
 
 
+@pushes
 def convert(
     checkpoint: Annotated[Path, typer.Argument(help="Composer checkpoint (.pt) of mmBERT-checkpoints.")],
     out: OutFolder,
@@ -144,20 +139,17 @@ def convert(
     tokenizer: Annotated[
         str | None, typer.Option(help="Folder or hub name of a tokenizer to write into the folder.")
     ] = None,
-    push: Push = None,
-    private: Private = False,
-) -> None:
+) -> Path:
     """Convert a Composer checkpoint of the mmBERT release into a Hugging Face folder."""
     from mmbert.model.count import parameters
     from mmbert.surgery.convert import convert as convert_checkpoint
 
-    check_push(push)
     config = convert_checkpoint(checkpoint, out, size=size, phase=phase, tokenizer=tokenizer)
     typer.echo(f"model       {out}")
     typer.echo(f"parameters  {parameters(config).masked_lm:,}")
     typer.echo(f"RoPE bases  {config.rope_theta:g} global, {config.local_rope_theta:g} local")
     typer.echo(f"context     {config.max_context}")
-    push_folder(out, push, private)
+    return out
 
 
 def _codes(languages: str) -> list[str]:
