@@ -139,7 +139,7 @@ class TestFineWeb:
         ]
 
     def test_a_configuration_with_folders_of_its_own(self, hub: Hub) -> None:
-        """The layout of allenai/dolmino-mix-1124, whose parts recipes/mmbert-base.yaml reads."""
+        """The layout of allenai/dolmino-mix-1124, whose parts the recipe mmbert-base reads."""
         rows = gzip.compress("".join(json.dumps(row) + "\n" for row in little_corpus.documents("eng_Latn", 2)).encode())
         names = {
             "dclm": ["data/dclm/0000/dclm-0000.json.gz", "data/dclm/0049/dclm-0007.json.gz"],

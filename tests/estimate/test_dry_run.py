@@ -110,7 +110,7 @@ def test_the_recipe_for_32k_continues_a_released_shape(tmp_path: Path) -> None:
 
 
 def test_sizes_of_prepared_data_are_read(tmp_path: Path) -> None:
-    """``recipes/adapt.yaml`` has no counts: the shards have them, and before there are any the text."""
+    """The recipe ``adapt`` has no counts: the shards have them, and before there are any the text."""
     for source, codes in (("new", ["fao_Latn"]), ("keep", ["deu_Latn", "fra_Latn"])):
         for number, code in enumerate(codes, 1):
             rows = [

@@ -1,4 +1,4 @@
-"""``recipes/adapt.yaml`` in seconds, on Django's own translations: a model of three languages learns two more."""
+"""The recipe ``adapt`` in seconds, on Django's own translations: a model of three languages learns two more."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ SHORT = ("decay_cont", "decay_eng")
 SHORT_STEPS = 122
 """Of each of the two short decays that are merged; decay_all gives them up."""
 EPOCHS = 5.0
-"""How often a language may be repeated: in each phase as in ``recipes/corpus.yaml``; where all languages are drawn from
+"""How often a language may be repeated: in each phase as in the recipe ``corpus``; where all languages are drawn from
 the start, in the whole run. A language of the last tier is then repeated at most this often in every configuration."""
 
 MEANING = {
@@ -108,7 +108,7 @@ def _changes(configuration: str, lengths: dict[str, int]) -> list[str]:
 
 
 def _ties(lengths: dict[str, int]) -> list[str]:
-    """Return the two short decays of ``recipes/corpus.yaml``, and a merge that weights each decay by its tokens."""
+    """Return the two short decays of the recipe ``corpus``, and a merge that weights each decay by its tokens."""
     fixed = {"decay_cont": "", "decay_eng": ", fixed: {eng: 0.18}"}
     overrides = [
         f"phases.{name}={{follows: extend, tokens: {lengths[name] * STEP}, context: 1024, rope_theta: 160000, "

@@ -38,7 +38,7 @@ both draw the last tier."""
 
 HEAD = """# Ablations of the phases
 
-What the phases of `recipes/corpus.yaml` are worth at this size: languages that are added phase by phase, the
+What the phases of the recipe `corpus` are worth at this size: languages that are added phase by phase, the
 temperature, the mask rate, and merged decays. Every configuration trains the same model (4 layers of 128, 4,096 tokens)
 on the same text, with one tokenizer and the same learning rates, contexts and number of training tokens ({tokens}, all
 decays included), in fp32. `CORPUS` and `HELDOUT` are the folders described in [results](../README.md).
