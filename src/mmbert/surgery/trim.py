@@ -46,7 +46,8 @@ def trim(
 ) -> TrimReport:
     """Write ``model`` with the tokens that ``texts`` need to the folder ``out`` (Hugging Face form, atomic).
 
-    model       a folder (masked language model, encoder, classifier, sentence-transformers) or a hub name
+    model       a folder (masked language model, encoder, classifier, sentence-transformers) or a hub name, of
+                ModernBERT, BERT, RoBERTa or XLM-RoBERTa
     texts       text of the languages to keep, read once
     min_count   how often a token must occur in it
     max_tokens  size of the new vocabulary at most: the most frequent tokens that fit with what they need
@@ -57,6 +58,7 @@ def trim(
     source, vocabulary = open_vocabulary(model)
     documents, counts = count_tokens(vocabulary, texts)
     named = source.token_names() | tokens_of(vocabulary, source.prompts())
+    named |= {vocabulary.tokenizer.id_to_token(index) or "" for index in source.fixed_ids()}
     kept = select(vocabulary, counts, min_count=min_count, max_tokens=max_tokens, named=named)
     content = vocabulary.restricted(kept)
     before, after = rewrite(source, out, content, kept)

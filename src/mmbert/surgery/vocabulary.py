@@ -1,9 +1,10 @@
 """Rewrite a model folder for another vocabulary: rows of the embedding are selected, reordered or added.
 
 The matrices with one row for each token are the token embedding and, in a masked language model, the decoder with its
-bias. They are read and written in chunks, so that memory does not grow with the model. All other tensors are copied.
-Folders of sentence-transformers keep their modules (pooling, dense layers). Files that are made from the old weights or
-contain old ids are not copied: ONNX files, a SentencePiece model, other copies of the weights.
+bias; the models are ModernBERT, BERT, RoBERTa and XLM-RoBERTa. These matrices are read and written in chunks, so that
+memory does not grow with the model. All other tensors are copied. Folders of sentence-transformers keep their modules
+(pooling, dense layers). Files that are made from the old weights or contain old ids are not copied: ONNX files, a
+SentencePiece model, other copies of the weights.
 """
 
 from __future__ import annotations
@@ -35,8 +36,14 @@ Row = int | tuple[int, ...]
 CHUNK = 1 << 18
 """Entries of a tensor in memory at once."""
 
-_EMBEDDING = "embeddings.tok_embeddings.weight"
-_PER_TOKEN = (_EMBEDDING, TIED, "decoder.bias")
+_KINDS = ("modernbert", "bert", "roberta", "xlm-roberta")
+"""``model_type`` of the models that can be changed."""
+
+_COUNT_FROM_PAD = ("roberta", "xlm-roberta")
+"""Those whose first position is the id of <pad> and one."""
+
+_EMBEDDINGS = ("embeddings.tok_embeddings.weight", "embeddings.word_embeddings.weight")
+_PER_TOKEN = (*_EMBEDDINGS, TIED, "decoder.bias", "predictions.bias", "lm_head.bias")
 """Ends of the names of tensors with a row a token."""
 
 _STALE = {
@@ -121,6 +128,12 @@ class ModelFolder:
         stated = read_object(path).get("prompts")
         return [text for text in stated.values() if isinstance(text, str) and text] if isinstance(stated, dict) else []
 
+    def fixed_ids(self) -> range:
+        """Return the first ids, whose tokens must keep them; empty for most models."""
+        # With another id of <pad>, all positions would be shifted.
+        pad = self._config.get("pad_token_id", 1) if self._config.get("model_type") in _COUNT_FROM_PAD else None
+        return range(0 if pad is None else pad + 1)
+
     def rows(self) -> int:
         """Return the rows of the token embedding; there may be more rows than tokens."""
         with TensorFile(self.encoder) as file:
@@ -133,6 +146,10 @@ def open_vocabulary(model: str | Path) -> tuple[ModelFolder, TokenizerJson]:
     Raises WeightsError and TokenizerError for one whose vocabulary cannot be changed.
     """
     source = ModelFolder(model_folder(model))
+    kind = source.config().get("model_type")
+    if kind not in _KINDS:
+        known = ", ".join(_KINDS)
+        raise WeightsError(f"{source.encoder}: model_type is {kind}: only the tokens of {known} can be changed")
     words = _read_tokenizer(source.encoder)
     tokens, rows = words.tokenizer.vocab_size, source.rows()
     if tokens > rows:
@@ -177,7 +194,7 @@ def rewrite(source: ModelFolder, out: Path, tokenizer: str, rows: Sequence[Row])
         for part in {"", source.inner}:  # a set: in a plain folder both are the root
             _copy_side_files(source.root / part, folder / part, new_ids, len(rows))
         # A stored decoder that is a copy of the token embedding need not be stored.
-        tied = bool(source.config().get("tie_word_embeddings", True)) and TIED in file.tensors
+        tied = bool(source.config().get("tie_word_embeddings", True))
         _write_weights(file, folder / source.inner / WEIGHTS, rows, tied=tied)
         write_text(folder / source.inner / "tokenizer.json", tokenizer)
         before = _size(file, tied=tied)
@@ -189,7 +206,7 @@ def _write_weights(file: TensorFile, path: Path, rows: Sequence[Row], *, tied: b
     old = _embedding(file).shape[0]
     tensors = []
     for info in file.tensors.values():
-        if tied and info.name == TIED:
+        if tied and info.name.endswith(TIED):
             continue
         if info.name.endswith(_PER_TOKEN):
             # Embedding, decoder and its bias must all have one row for each token, or rows would be mixed up.
@@ -307,15 +324,15 @@ def _strings(value: Any) -> Iterator[str]:
 
 def _embedding(file: TensorFile) -> TensorInfo:
     for name, info in file.tensors.items():
-        if name.endswith(_EMBEDDING):
+        if name.endswith(_EMBEDDINGS):
             return info
-    raise WeightsError(f"no {_EMBEDDING} in the weights of {file.folder}: this is no ModernBERT")
+    raise WeightsError(f"no token embedding in the weights of {file.folder}: its config.json is that of another model")
 
 
 def _size(file: TensorFile, *, tied: bool) -> Size:
     embedding = _embedding(file)
     # A stored copy of a tied matrix is one matrix for the model, but two on disk.
-    counted = [info for info in file.tensors.values() if not (tied and info.name == TIED)]
+    counted = [info for info in file.tensors.values() if not (tied and info.name.endswith(TIED))]
     return Size(
         tokens=embedding.shape[0],
         parameters=sum(info.numel for info in counted),
