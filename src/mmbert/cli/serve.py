@@ -27,6 +27,15 @@ _Models = Annotated[
 ]
 
 
+_Indexes = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Search index that one of the models made, for /search and the web page. May be repeated.",
+    ),
+]
+
+
 def _limit(help: str) -> Any:
     return typer.Option(min=1, help=help)
 
@@ -48,6 +57,7 @@ def serve(
             "weights and its batches.",
         ),
     ] = None,
+    index: _Indexes = None,
     device: Device = "auto",
     precision: Precision = "auto",
     max_batch_tokens: Annotated[
@@ -89,7 +99,7 @@ def serve(
 
     try:
         run(
-            models, names=served_model_name or (), adapters=_adapters(adapter or ()), host=host,
+            models, names=served_model_name or (), adapters=_adapters(adapter or ()), indexes=index or (), host=host,
             port=port, device=device, precision=precision,
             max_batch_tokens=max_batch_tokens, max_queue_tokens=max_queue_tokens, max_body=max_body,
             drain_seconds=drain_seconds, auto_truncate=auto_truncate, api_key=api_key, cors=cors_allow_origin or (),

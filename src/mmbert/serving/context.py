@@ -10,6 +10,7 @@ from typing import Literal, TypeVar
 from mmbert.errors import Overloaded, TooLong
 from mmbert.serving.errors import Empty
 from mmbert.serving.handlers.texts import Cut, check_size
+from mmbert.serving.indexes import ServedIndex
 from mmbert.serving.models import Served
 from mmbert.serving.service import LARGE, Service
 from mmbert.serving.task import Task, Timing
@@ -38,6 +39,12 @@ class RequestContext:
         served, own = self.service.models.handler_for(handler, name)
         self.model, self.device = served.name, served.loaded.device.type
         return served, own
+
+    def index_for(self, name: str | None, model: str | None) -> ServedIndex:
+        """Return the index that is searched. Raises UnknownModel."""
+        found = self.service.indexes.find(name, model)
+        self.model, self.device = found.model.name, found.model.loaded.device.type
+        return found
 
     @property
     def max_numbers(self) -> int:

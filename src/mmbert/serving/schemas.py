@@ -216,6 +216,15 @@ class AnswerRequest(Own):
     top_k: Count = 1
 
 
+class SearchRequest(Own):
+    """The nearest texts of an index."""
+
+    inputs: str | Many[str]
+    index: Annotated[str | None, Field(description="The name of an index; default: the first.")] = None
+    top_k: Count = 10
+    where: Annotated[dict[str, Any] | None, Field(description="A filter on metadata, as of SearchIndex.")] = None
+
+
 class PassagesRequest(Own):
     """Passages of long texts with their vectors, by late chunking."""
 

@@ -28,6 +28,7 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtra(str(error.name), "serve") from error
 
+from mmbert.search.index_manifest import IndexManifest
 from mmbert.serving.app import make_app
 from mmbert.serving.http import Bounds, make_http, most_connections
 from mmbert.serving.lines import Lines, log_through
@@ -68,6 +69,7 @@ class Server:
         *,
         names: Sequence[str] = (),
         adapters: Mapping[str, str | Path] | None = None,
+        indexes: Sequence[str | Path] = (),
         host: str = "127.0.0.1",
         port: int = 8000,
         device: str = "auto",
@@ -90,6 +92,11 @@ class Server:
         self.service = Service(options or Options(), workers=_processors())
         specs = [parse_spec(model) for model in models]
         self._models = list(zip(served_names(specs, names), specs, strict=True))
+        self._indexes = {Path(folder).resolve().name: Path(folder) for folder in indexes}
+        for folder in self._indexes.values():
+            IndexManifest.load(folder)  # no index: known before gigabytes of weights are read
+        if len(self._indexes) < len(indexes):
+            raise ConfigError("two indexes have the same name, which is that of their folders: rename one")
         self._device, self._precision = device, precision
         self._budgets = (batch_tokens, queue_tokens)
         self._tracer = None if otlp_endpoint is None else Tracer(otlp_endpoint)
@@ -125,13 +132,15 @@ class Server:
         self._socket.listen(2048)  # the kernel's queue; asyncio's own backlog is how many it accepts in one round
 
     def load(self) -> None:
-        """Load all models, warm them up, and become ready. Raises the errors of loading a model."""
+        """Load all models and indexes, and become ready. Raises the errors of loading them."""
         for name, spec in self._models:
             shared = Shared(self._worker, self._pool, self._budgets, self.service.metrics)
             for served in load_served(name, spec, self._adapters, shared, self._device, self._precision):
                 # Before the model is added: no client is served by kernels that are still being prepared.
                 warm_up(served)
                 self.service.models.add(served)
+        for name, folder in self._indexes.items():
+            self.service.indexes.open(name, folder, self.service.models)
         self.service.state = "ready"
 
     def _run_http(self) -> None:
@@ -196,6 +205,7 @@ def serve(
     *,
     names: Sequence[str] = (),
     adapters: Mapping[str, str | Path] | None = None,
+    indexes: Sequence[str | Path] = (),
     host: str = "127.0.0.1",
     port: int = 8000,
     device: str = "auto",
@@ -218,6 +228,7 @@ def serve(
     names             what clients call them; default: hub names as they are, the last part of folders
     adapters          folders or hub names of adapters of the one model, by what clients call them; they share its
                       weights and its batches
+    indexes           folders of search indexes, each made by one of the models; called by the last part of the folder
     host              127.0.0.1: this machine only
     port              0: any that is free
     device            auto, cpu, cuda, cuda:1
@@ -239,14 +250,12 @@ def serve(
     options = Options(
         max_body=max_body, max_bodies=8 * max_body if max_bodies is None else max_bodies,
         max_connections=max_connections, drain_seconds=drain_seconds, auto_truncate=auto_truncate,
-        api_key=api_key, cors=tuple(cors),
-        allowed_hosts=tuple(allowed_hosts),
+        api_key=api_key, cors=tuple(cors), allowed_hosts=tuple(allowed_hosts),
     )  # fmt: skip
     given = [models] if isinstance(models, str | Path) else list(models)
     server = Server(
-        given, names=names, adapters=adapters, host=host,
-        port=port, device=device, precision=precision, batch_tokens=max_batch_tokens,
-        queue_tokens=max_queue_tokens, options=options, otlp_endpoint=otlp_endpoint,
+        given, names=names, adapters=adapters, indexes=indexes, host=host, port=port, device=device, options=options,
+        precision=precision, batch_tokens=max_batch_tokens, queue_tokens=max_queue_tokens, otlp_endpoint=otlp_endpoint,
     )  # fmt: skip
     if host not in ("127.0.0.1", "::1", "localhost") and api_key is None:
         log.warning("bound to %s without an API key: everyone who reaches this machine may ask", host)
@@ -261,7 +270,8 @@ def _serve(server: Server) -> None:
         try:
             server.start()
             server.load()
-            log.info("%s serves %s", server.url, ", ".join(served.describe() for served in server.service.models))
+            served = [*server.service.models, *server.service.indexes]
+            log.info("%s serves %s", server.url, ", ".join(each.describe() for each in served))
             stopped.wait_for_one()
             say(lambda: log.info("draining: %s requests are answered, new ones refused", server.service.outstanding))
         except _Stopped:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal
 
+from mmbert.serving.indexes import Indexes
 from mmbert.serving.metrics import ServerMetrics
 from mmbert.serving.models import Models
 
@@ -58,6 +59,7 @@ class Service:
 
     options: Options = field(default_factory=Options)
     models: Models = field(default_factory=Models)
+    indexes: Indexes = field(default_factory=Indexes)
     metrics: ServerMetrics = field(default_factory=ServerMetrics)
     state: State = "loading"
     workers: int = 1

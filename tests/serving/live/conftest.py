@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
-from mmbert import MaskedLM, ModelConfig, train_tokenizer
+from mmbert import MaskedLM, ModelConfig, SearchIndex, train_tokenizer
 from mmbert.model.encoder import Encoder
 from mmbert.model.tasks import SequenceClassifier, SpanClassifier, TokenClassifier
 from mmbert.recipe import TokenizerTraining
@@ -42,9 +42,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @contextmanager
-def serving(*folders: Path) -> Iterator[str]:
+def serving(*folders: Path, indexes: Sequence[Path] = ()) -> Iterator[str]:
     """The address of a server."""
-    server = Server(folders, port=0, precision="fp32", quiet=True)
+    server = Server(folders, indexes=indexes, port=0, precision="fp32", quiet=True)
     server.start()
     try:
         server.load()
@@ -54,10 +54,26 @@ def serving(*folders: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def served(models: dict[str, Path]) -> Iterator[str]:
-    """All models behind one address; the one for masks and vectors comes first."""
+def indexes(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of two indexes of the tuned model: one of lines, and an empty one."""
+    root = tmp_path_factory.mktemp("indexes")
+    lines = [
+        {"id": 1, "text": "Born free", "metadata": {"language": "eng_Latn", "year": 1948, "tags": ["udhr"]}},
+        {"id": 2, "text": "يولد جميع الناس أحرارا", "metadata": {"lang": "arb_Arab", "english": "All are born free"}},
+        {"id": 3, "text": "Watu wote ni huru", "metadata": {"language": "not a code", "<b>": "<i>bold</i>"}},
+        {"id": 4, "text": "Tous naissent libres"},
+    ]
+    for name, records in (("lines", lines), ("empty", [])):
+        with SearchIndex.create(root / name, models["tuned"], precision="fp32") as index:
+            index.add(records)
+    return root
+
+
+@pytest.fixture(scope="session")
+def served(models: dict[str, Path], indexes: Path) -> Iterator[str]:
+    """All models behind one address; the one for masks and vectors comes first, and the next one has indexes."""
     names = ["pretrained", "tuned", "sentiment", "names", "reranker", "answers"]
-    with serving(*(models[name] for name in names)) as url:
+    with serving(*(models[name] for name in names), indexes=[indexes / "lines", indexes / "empty"]) as url:
         yield url
 
 

@@ -18,6 +18,8 @@ from mmbert.serving.server import Server
 
 GUIDES = Path(__file__).parents[3] / "docs" / "guides"
 ADDRESS = "http://127.0.0.1:8000"
+OF_INDEX = "http://127.0.0.1:8002"
+"""The address of the server with an index."""
 OFTEN_ABSENT = ("langchain_openai", "llama_index", "haystack")
 
 
@@ -48,15 +50,17 @@ def lines(beginning: str) -> list[str]:
 @pytest.mark.parametrize("line", lines("curl "))
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_requests_are_answered(line: str, guided: str) -> None:
-    arguments = shlex.split(as_served(line).replace(ADDRESS, guided))
+    arguments = shlex.split(as_served(line).replace(ADDRESS, guided).replace(OF_INDEX, guided))
     done = subprocess.run([*arguments, "--silent", "--fail-with-body"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
     assert json.loads(done.stdout)
 
 
 @pytest.mark.parametrize("line", lines("mmbert serve "))
-def test_commands_are_understood(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_are_understood(line: str, indexes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As far as the server's start: that is tested elsewhere, and hub names are not downloaded."""
+    (tmp_path / "texts.served").symlink_to(indexes / "lines")
+    monkeypatch.chdir(tmp_path)
     started: list[Server] = []
     *environment, rest = re.fullmatch(r"(?:(\w+)=(\S+) )?(.*)", line).groups()  # type: ignore[union-attr]
     if environment[0]:

@@ -73,6 +73,51 @@ def test_search(page: Any) -> None:
     assert "curl " in page.text_content("#request code")
 
 
+def test_an_index_is_searched(page: Any) -> None:
+    assert page.locator("#place-field").is_hidden(), "the first model has no index"
+    page.select_option("#model", "tuned")
+    assert page.locator("#place option").all_inner_texts() == ["lines, 4 texts", "empty, 0 texts", "texts of your own"]
+    assert page.locator("#texts").is_hidden()
+    page.fill("#query", "Born free")
+    page.click("#search button.primary")
+    found = finished(page, "search")
+    assert found.locator(".said").inner_text().startswith("The best of 4 texts in lines, ")
+    assert sorted(found.locator(".text").all_inner_texts()) == [
+        "Born free", "Tous naissent libres", "Watu wote ni huru", "يولد جميع الناس أحرارا",
+    ]  # fmt: skip
+    scores = [float(text.replace("−", "-")) for text in found.locator(".score").all_inner_texts()]
+    assert scores == sorted(scores, reverse=True)
+    arabic, english, other, plain = (
+        found.locator("li", has_text=text) for text in ("يولد", "Born free", "Watu", "Tous")
+    )
+    assert arabic.locator(".facts > *").all_inner_texts() == ["Arabic", "english All are born free"]
+    assert arabic.locator(".text").evaluate("node => [getComputedStyle(node).direction, node.lang]") == [
+        "rtl", "ar-Arab",
+    ]  # fmt: skip
+    assert english.first.locator(".facts > *").all_inner_texts() == ["English", "year 1948"]
+    assert other.locator(".facts").inner_text().split("\n") == ["language not a code", "<b> <i>bold</i>"]
+    assert other.locator(".text").get_attribute("lang") is None
+    assert plain.locator(".facts").count() == 0
+    assert "/search" in page.text_content("#request code")
+
+
+def test_an_empty_index_and_texts_of_your_own(page: Any) -> None:
+    page.select_option("#model", "tuned")
+    page.fill("#query", "free")
+    page.select_option("#place", "empty")
+    page.click("#search button.primary")
+    found = finished(page, "search")
+    assert found.inner_text().startswith("No texts in empty")
+    page.select_option("#place", "")
+    assert found.inner_text() == "", "hits of another place are gone"
+    page.fill("#texts", "one\ntwo")
+    page.click("#search button.primary")
+    assert finished(page, "search").locator("li").count() == 2
+    page.select_option("#model", "pretrained")
+    assert page.locator("#place-field").is_hidden()
+    assert page.locator("#texts").is_visible()
+
+
 def test_a_click_on_an_example_searches(page: Any) -> None:
     page.click("#search [data-fill]")
     page.click("#search .chips button:nth-child(2)")

@@ -51,19 +51,21 @@ class EmbeddingHandler:
         texts: Sequence[str],
         *,
         prompt: str | None = None,
+        prefix: str | None = None,
         dimensions: int | None = None,
         normalize: bool = True,
         cut: Cut = None,
     ) -> Task[np.ndarray]:
         """Return the task for (n, d) fp32, as ``Embedder.__call__``. ``prompt``: a name, or None for the default.
 
-        cut  what is kept of a text that is too long; None: TooLong is raised
+        prefix  the text of a prompt instead of its name
+        cut     what is kept of a text that is too long; None: TooLong is raised
         """
         width = self.embedder.width(dimensions)
-        prefix, skip = self._prefix(prompt)
+        before, skip = self._prefix(prompt) if prefix is None else (prefix, self.embedder.skipped(prefix))
 
         def prepare() -> list[Rows[Any]]:
-            rows = self._encoder(prefix, cut)(texts, 0)
+            rows = self._encoder(before, cut)(texts, 0)
             return [Rows([row], _Pooled(skip)) for row in rows]
 
         def finish(rows: list[Rows[Any]]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The routes of mmbert: entities with character offsets, filled masks, answers, passages of long texts."""
+"""The routes of mmbert: entities with character offsets, filled masks, answers, passages of long texts, search."""
 
 from __future__ import annotations
 
@@ -9,12 +9,20 @@ from pydantic import BaseModel
 from mmbert.inference.answerer import Answer
 from mmbert.inference.entities import Entity
 from mmbert.inference.fill_mask import Fill
+from mmbert.search.query import Hit
 from mmbert.serving.context import RequestContext
 from mmbert.serving.handlers.embedding import EmbeddingHandler
 from mmbert.serving.handlers.token_tasks import AnswerHandler, FillMaskHandler, TaggingHandler
 from mmbert.serving.routes.route import Route
 from mmbert.serving.routes.tei import check_vectors, listed
-from mmbert.serving.schemas import AnswerRequest, FillMaskRequest, PassagesRequest, Question, TokenClassify
+from mmbert.serving.schemas import (
+    AnswerRequest,
+    FillMaskRequest,
+    PassagesRequest,
+    Question,
+    SearchRequest,
+    TokenClassify,
+)
 
 
 class PassageAnswer(BaseModel):
@@ -71,9 +79,20 @@ async def passages(request: PassagesRequest, context: RequestContext) -> Any:
     return found[0] if isinstance(request.inputs, str) else found
 
 
+async def search(request: SearchRequest, context: RequestContext) -> Any:
+    """Texts of an index that are nearest to a query, best first; a list for a list."""
+    index = context.index_for(request.index, request.model)
+    queries = listed(request.inputs)
+    context.check_count(len(queries), len(queries) * request.top_k)
+    task = index.search(queries, top_k=request.top_k, where=request.where, limit=context.max_numbers)
+    found = await context.run(index.model, task)
+    return found[0] if isinstance(request.inputs, str) else found
+
+
 ROUTES = (
     Route("/token_classify", token_classify, list[Entity] | list[list[Entity]], "token_classify"),
     Route("/fill_mask", fill_mask, list[list[Fill]] | list[list[list[Fill]]], "fill_mask"),
     Route("/answer", answer, list[Answer] | list[list[Answer]], "answer"),
     Route("/passages", passages, list[PassageAnswer] | list[list[PassageAnswer]], "embed"),
+    Route("/search", search, list[Hit] | list[list[Hit]], "embed"),
 )

@@ -111,6 +111,7 @@ def describe(service: Service, served: Served) -> dict[str, Any]:
         "max_queue_tokens": limits.queue_tokens,
         "device": str(loaded.device),
         "tuned": loaded.tuned,
+        "indexes": [{"name": found.name, "records": len(found.index)} for found in service.indexes.of(served)],
     }
 
 

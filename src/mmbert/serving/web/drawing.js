@@ -6,6 +6,7 @@ const MOST_SHOWN = 500;
 const MOST_LABELS = 6;
 const MOST_NAME = 24; // characters of a label before it is broken
 const MOST_PAIRS = 3;
+const MOST_FACTS = 4;
 
 export const find = (selector, root = document) => root.querySelector(selector);
 export const all = (selector, root = document) => [...root.querySelectorAll(selector)];
@@ -32,15 +33,16 @@ const fixed = (value) => value.toFixed(2).replace("-", "−");
 const bytes = (text) => new TextEncoder().encode(text).length;
 const meter = (part) => make("span", { className: "meter" }, make("i", { style: { "--part": Math.min(1, Math.max(0, part)) } }));
 
-/** Texts in the order of their scores. Of cosines and probabilities a bar is as long as the number says, full at 1;
+/** {text, score, metadata} in the order of their scores, metadata if there is some. Of cosines and probabilities a bar is as long as the number says, full at 1;
     scores without such an end are shown between the lowest and the best. */
-export function hits(texts, scores) {
-  const order = texts.map((text, place) => ({ text, score: scores[place] })).sort((a, b) => b.score - a.score);
+export function hits(found) {
+  if (!found.length) return [];
+  const order = [...found].sort((a, b) => b.score - a.score);
   const top = order[0].score, last = order.at(-1).score, ended = top <= 1.001 && last >= -1.001;
   const part = (score) => (ended ? score : (score - Math.min(0, last)) / (top - Math.min(0, last)));
-  const row = ({ text, score }, place) => make("li", {},
-    make("span", { className: "rank" }, `${place + 1}`), make("span", { className: "text", dir: "auto" }, text),
-    make("span", { className: "score" }, fixed(score)), meter(part(score)));
+  const row = ({ text, score, metadata = {} }, place) => make("li", {},
+    make("span", { className: "rank" }, `${place + 1}`), make("span", { className: "text", dir: "auto", ...spoken(metadata) }, text),
+    make("span", { className: "score" }, fixed(score)), facts(metadata), meter(part(score)));
   const first = order.length <= SHOWN + FEW ? order.length : SHOWN;
   const list = make("ol", { className: "hits" }, order.slice(0, first).map(row));
   const rest = order.slice(first, MOST_SHOWN);
@@ -50,6 +52,35 @@ export function hits(texts, scores) {
     more.remove();
   } }, `Show ${number.format(rest.length)} more`);
   return [list, more];
+}
+
+const LANGUAGE = /^lang(uage)?$/i;
+const names = new Intl.DisplayNames("en", { type: "language" });
+
+/** A code such as swh or swh_Latn as browsers write it, and its name; null for what is no code. */
+function languageOf(code) {
+  try {
+    const { baseName, language } = new Intl.Locale(String(code).replaceAll("_", "-"));
+    return { tag: baseName, name: names.of(language) };
+  } catch {
+    return null;
+  }
+}
+
+/** The language of a text as an attribute, so that a font of its own is chosen, and a voice. */
+function spoken(metadata) {
+  const found = Object.entries(metadata).filter(([key]) => LANGUAGE.test(key)).map(([, value]) => languageOf(value));
+  return found[0] ? { lang: found[0].tag } : {};
+}
+
+/** What else is known of a text: its language by name, other words and numbers beside their keys. */
+function facts(metadata) {
+  const known = Object.entries(metadata).filter(([, value]) => ["string", "number", "boolean"].includes(typeof value)).slice(0, MOST_FACTS);
+  const fact = ([key, value]) => {
+    const language = LANGUAGE.test(key) && languageOf(value);
+    return language ? make("b", { title: value }, language.name) : make("span", {}, `${key} `, make("bdi", {}, `${value}`));
+  };
+  return known.length ? make("span", { className: "facts" }, known.map(fact)) : "";
 }
 
 /** A table of numbers whose colour says the same, from the smallest to the largest of them; and the closest pairs. */

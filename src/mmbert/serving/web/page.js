@@ -6,6 +6,7 @@ import { ask, embed, hasKey, post, Problem, setKey, TITLES } from "./server.js";
 const MOST_COMPARED = 40;
 const MOST_CUT = 50;
 const MOST_JUDGED = 200;
+const MOST_FOUND = 50;
 
 /** Titles of tabs in their order, and the routes that a model has to have, one of them, for each. */
 const TABS = {
@@ -23,10 +24,14 @@ let models = []; // {id, routes, prompts, tuned} of each that the server has
 
 const RUNS = {
   async search(task) {
-    const query = find("#query").value.trim();
+    const query = find("#query").value.trim(), index = task.model.indexes.find(({ name }) => name === find("#place").value);
+    if (index) {
+      const found = await post("search", { inputs: query, index: index.name, top_k: MOST_FOUND }, task);
+      return [found.length ? `The best of ${counted(index.records, "text")} in ${index.name}` : `No texts in ${index.name}`, ...hits(found)];
+    }
     const texts = some(task.lines, "Paste some texts first, or take the examples.");
     const scores = task.model.routes.includes("/embed") ? await nearest(query, texts, task) : await rerank(query, texts, task);
-    return [`The best of ${counted(texts.length, "text")}`, ...hits(texts, scores)];
+    return [`The best of ${counted(texts.length, "text")}`, ...hits(texts.map((text, place) => ({ text, score: scores[place] })))];
   },
 
   async compare(task) {
@@ -201,7 +206,7 @@ function choose(name, focus = false) {
   find("#model-field").hidden = false;
   field.disabled = fitting.length === 1;
   history.replaceState(null, "", `#${name}`);
-  showHint();
+  showModel();
 }
 
 /** Scroll the list of tabs alone: scrollIntoView would also move the place where the Tab key begins. */
@@ -210,10 +215,21 @@ function centre(tab) {
   list.scrollLeft = tab.offsetLeft - list.offsetLeft - (list.clientWidth - tab.offsetWidth) / 2;
 }
 
-/** A model that was only pretrained says less of meaning than its scores suggest. */
-function showHint() {
-  const { tuned } = models.find(({ id }) => id === find("#model").value);
+/** What goes with the model: its indexes, and a hint; one that was only pretrained says less of meaning than its scores suggest. */
+function showModel() {
+  const { tuned, indexes } = models.find(({ id }) => id === find("#model").value);
   for (const hint of all("[data-untuned]")) hint.hidden = tuned;
+  const field = find("#place"), before = field.value;
+  field.replaceChildren(...indexes.map(({ name, records }) => make("option", { value: name }, `${name}, ${counted(records, "text")}`)),
+    make("option", { value: "" }, "texts of your own"));
+  if (indexes.some(({ name }) => name === before)) field.value = before;
+  find("#place-field").hidden = !indexes.length;
+  showPlace();
+}
+
+/** Texts to paste are of no use while an index is searched. */
+function showPlace() {
+  find("#search [data-lines]").hidden = find("#place").value !== "";
 }
 
 function moveAlongTabs(event) {
@@ -275,7 +291,8 @@ function prepare() {
     });
   }
   find("#tabs").addEventListener("keydown", moveAlongTabs);
-  find("#model").addEventListener("change", showHint);
+  find("#model").addEventListener("change", showModel);
+  find("#place").addEventListener("change", () => { find("#search [data-out]").replaceChildren(); showPlace(); });
   addEventListener("hashchange", () => location.hash.slice(1) in TABS && find(`#tab-${location.hash.slice(1)}`) && choose(location.hash.slice(1)));
   find("#copy").addEventListener("click", async ({ target }) => {
     await navigator.clipboard.writeText(find("#request code").textContent);
@@ -285,9 +302,9 @@ function prepare() {
 }
 
 /** A head of one label ranks, one of several classifies; tokens are a matter of any model. */
-function readModel({ model_id: id, model_type: type, routes, prompts, tuned }) {
+function readModel({ model_id: id, model_type: type, routes, prompts, tuned, indexes }) {
   const other = type.reranker ? "/predict" : "/rerank";
-  return { id, tuned: tuned || !routes.includes("/embed"), prompts: Object.keys(prompts), routes: ["/tokenize", ...routes.filter((route) => route !== other)] };
+  return { id, indexes, tuned: tuned || !routes.includes("/embed"), prompts: Object.keys(prompts), routes: ["/tokenize", ...routes.filter((route) => route !== other)] };
 }
 
 async function start() {
