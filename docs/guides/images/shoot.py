@@ -1,8 +1,9 @@
 """Pictures of the page for the guides, of a server that runs: search, comparison, tokens, and a phone.
 
-    python docs/guides/images/shoot.py http://127.0.0.1:8000 [--model NAME] [--out docs/guides/images]
+    python docs/guides/images/shoot.py http://127.0.0.1:8000 [--model NAME] [--index] [--out docs/guides/images]
 
-Needs playwright and a Chromium. ``--model`` is chosen where the server has several.
+Needs playwright and a Chromium. ``--model`` is chosen where the server has several. ``--index``: instead of the others,
+a picture of the server's index.
 """
 
 from __future__ import annotations
@@ -24,6 +25,11 @@ def search(page: Page) -> None:
     page.press("#query", "Enter")
 
 
+def index(page: Page) -> None:
+    page.fill("#query", "I am reading an interesting book.")
+    page.press("#query", "Enter")
+
+
 def compare(page: Page) -> None:
     page.click("#compare button.primary")
 
@@ -38,13 +44,14 @@ def tokens(page: Page) -> None:
 
 def shoot(browser: Browser, options: argparse.Namespace, name: str, *, dark: bool = False, phone: bool = False) -> None:
     """One picture: what the tab of this name shows when it has done its work."""
-    act: Callable[[Page], None] = {"search": search, "compare": compare, "fill": fill, "tokens": tokens}[name]
+    acts = {"search": search, "index": index, "compare": compare, "fill": fill, "tokens": tokens}
+    act: Callable[[Page], None] = acts[name]
     context = browser.new_context(
         viewport=PHONE if phone else DESK, color_scheme="dark" if dark else "light", device_scale_factor=1.25
     )
     page = context.new_page()
     page.goto(options.url)
-    page.click(f"#tab-{name}")
+    page.click(f"#tab-{'search' if name == 'index' else name}")
     if options.model:
         page.select_option("#model", options.model)
     act(page)
@@ -61,6 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("url", help="of the server")
     parser.add_argument("--model", help="a served name")
+    parser.add_argument("--index", action="store_true", help="a picture of the server's index")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     options = parser.parse_args()
     found = shutil.which("chromium") or shutil.which("google-chrome")
@@ -68,10 +76,13 @@ def main() -> None:
         sys.exit("no Chromium on the PATH")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"] if os.geteuid() == 0 else [])
-        shoot(browser, options, "search")
-        shoot(browser, options, "compare", dark=True)
-        shoot(browser, options, "tokens")
-        shoot(browser, options, "search", phone=True)
+        if options.index:
+            shoot(browser, options, "index")
+        else:
+            shoot(browser, options, "search")
+            shoot(browser, options, "compare", dark=True)
+            shoot(browser, options, "tokens")
+            shoot(browser, options, "search", phone=True)
         browser.close()
 
 
