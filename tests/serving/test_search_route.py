@@ -110,6 +110,7 @@ def test_records_that_are_added_later_are_found(folders: Path, indexes: Path, tm
         ({"inputs": "a", "where": {"year": 1948}}, 422, "year"),
         ({"inputs": "a", "top_k": 0}, 422, "top_k"),
         ({"inputs": []}, 400, "no text"),
+        ({"inputs": ["a", " "]}, 422, "query 1 is empty"),
         ({"inputs": "a word " * 400}, 413, "the model reads"),
     ],
 )

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mmbert.errors import ConfigError
+from mmbert.errors import ConfigError, DataError
 from mmbert.inference.windows import Rows
 from mmbert.search.index import SearchIndex
 from mmbert.search.query import Hit
@@ -38,7 +38,11 @@ class ServedIndex:
         """Return the task for the hits of each query, as ``SearchIndex.__call__``.
 
         limit  characters of all hits, four of them counted as one; TooLong is raised for more
+        Raises DataError for an empty query.
         """
+        for number, query in enumerate(queries):
+            if not query.strip():
+                raise DataError(f"query {number} is empty")
         made = self.index.manifest
         task = self.embedding.embed(
             queries, prefix=made.query_prompt, dimensions=made.dimensions, normalize=made.similarity == "cosine"

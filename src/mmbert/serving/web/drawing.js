@@ -33,8 +33,8 @@ const fixed = (value) => value.toFixed(2).replace("-", "−");
 const bytes = (text) => new TextEncoder().encode(text).length;
 const meter = (part) => make("span", { className: "meter" }, make("i", { style: { "--part": Math.min(1, Math.max(0, part)) } }));
 
-/** {text, score, metadata} in the order of their scores, metadata if there is some. Of cosines and probabilities a bar is as long as the number says, full at 1;
-    scores without such an end are shown between the lowest and the best. */
+/** {text, score} in the order of their scores, with metadata where there is some. Of cosines and probabilities a bar is
+    as long as the number says, full at 1; scores without such an end are shown between the lowest and the best. */
 export function hits(found) {
   if (!found.length) return [];
   const order = [...found].sort((a, b) => b.score - a.score);
