@@ -1,4 +1,4 @@
-# make demo · make wheel · make guides · make test · make check · make bench: each sets up .venv by itself.
+# make demo · make wheel · make guides · make docs · make test · make check · make bench: each sets up .venv by itself.
 # make test-avx2 · make test-no-compiler · make test-oldest: on other machines, as it were.
 # On a machine with a GPU: make install CONSTRAINTS=   (leaves the CPU pin of torch out)
 
@@ -13,7 +13,7 @@ PYTEST := $(CURDIR)/$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 # What depends on the processor and on compilers.
 ON_THE_MACHINE := tests/inference tests/exporting tests/training tests/doctor
 
-.PHONY: install wheel demo guides test test-avx2 test-no-compiler test-oldest check bench clean
+.PHONY: install wheel demo guides docs test test-avx2 test-no-compiler test-oldest check bench clean
 
 install: $(VENV)/.demo
 
@@ -34,6 +34,10 @@ $(VENV)/.dev: $(VENV)/.torch
 	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check $(CONSTRAINTS) --editable '.[dev]'
 	@touch $@ $(VENV)/.demo
 
+$(VENV)/.docs: $(VENV)/.demo
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check $(CONSTRAINTS) --editable '.[demo,docs]'
+	@touch $@
+
 demo: $(VENV)/.demo
 	$(BIN)/mmbert run nano
 
@@ -43,6 +47,9 @@ wheel: | $(BIN)/python
 
 guides: $(VENV)/.dev
 	$(BIN)/python tests/cli/pages.py  # every line of README and guides, with the demo's model, in an empty folder
+
+docs: $(VENV)/.docs
+	$(BIN)/python docs/site/build_site.py  # into build/docs/site; a broken link or a name without a page fails
 
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(PYTEST)  # one thread a worker

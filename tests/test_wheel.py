@@ -18,7 +18,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 OURS = {"src", "examples", "README.md", "LICENSE", "pyproject.toml", ".gitignore", "PKG-INFO"}
 SUFFIXES = {
-    ".py", ".typed", ".yaml", ".tsv", ".txt", ".jsonl", ".md", ".c", ".h", ".html", ".css", ".js", ".svg", ".j2",
+    ".py", ".typed", ".yaml", ".tsv", ".txt", ".jsonl", ".ipynb", ".md", ".c", ".h", ".html", ".css", ".js", ".svg",
+    ".j2",
 }  # fmt: skip
 """Of files that belong into the package; a new one is added here with intent."""
 

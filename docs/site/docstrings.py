@@ -14,7 +14,9 @@ from typing import Any
 
 import griffe
 
-_ROW = re.compile(r"^(\*{0,2}[\w./<>-]+(?:, [\w./<>-]+)*) {2,}(\S.*)$")
+_ROW = re.compile(r"^(\S(?:\S| (?! )){0,40}) {2,}(\S.*)$")
+"""Sentences have single spaces."""
+
 _ROLE = re.compile(r":\w+:`~?([^`]+)`")
 
 
@@ -27,16 +29,22 @@ def markdown(text: str) -> str:
         if row:
             if not rows:
                 lines.append("")
-            lines.append(f"- `{row[1]}`: {row[2]}")
+            lines.append(f"- `{row[1]}`: {_escape(row[2])}")
             rows = True
         elif rows and line.startswith("    ") and line.strip():
-            lines[-1] += f" {line.strip()}"
+            lines[-1] += f" {_escape(line.strip())}"
         else:
             if rows and line.strip():
                 lines.append("")
             rows = False
-            lines.append(re.sub(r"::$", ":", line))
+            lines.append(line if line.startswith("    ") else re.sub(r"::$", ":", _escape(line)))
     return "\n".join(lines)
+
+
+def _escape(text: str) -> str:
+    """Return a line of prose in which ``<bos>`` outside code is no tag of HTML."""
+    parts = re.split(r"(``[^`]+``|`[^`]+`)", text)
+    return "".join(part if number % 2 else part.replace("<", "&lt;") for number, part in enumerate(parts))
 
 
 class HouseDocstrings(griffe.Extension):

@@ -35,15 +35,19 @@ def page_of(source: Path, root: Path) -> str | None:
         return None
     place = inside.relative_to("docs")
     if source.is_dir():
-        has_index = (source / "README.md").is_file() or place == Path("decisions")  # build.py writes that one's
+        has_index = (source / "README.md").is_file() or place == Path("decisions")  # build_site.py writes that one's
         return (place / "index.md").as_posix() if has_index else None
     if place.name == "README.md":
         return place.with_name("index.md").as_posix()
     return place.as_posix() if place.suffix in (".md", *ASSETS) else None
 
 
+_COMMENT = re.compile(r"^[ ]*<!--.*?-->[ ]*$", re.MULTILINE)
+"""Notes for the tests of the guides. They would also hide a table that follows them."""
+
+
 def rewrite(text: str, source: Path, root: Path, repository: str | None) -> str:
-    """Return a page's Markdown with links that work on the site. Code is left as it is.
+    """Return a page's Markdown with links that work on the site, without comments. Code is left as it is.
 
     source      the page's file in the repository
     repository  URL of the published repository; None: links to what is not on the site become plain text
@@ -69,9 +73,12 @@ def rewrite(text: str, source: Path, root: Path, repository: str | None) -> str:
             url = os.path.relpath(place, os.path.dirname(here) or ".")
         return f"{found['image']}[{found['text']}]({url}{'#' + anchor if anchor else ''})"
 
+    def prose(text: str) -> str:
+        return _LINK.sub(link, _COMMENT.sub("", text))
+
     parts: list[str] = []
     end = 0
     for fenced in _FENCED.finditer(text):
-        parts += [_LINK.sub(link, text[end : fenced.start()]), fenced[0]]
+        parts += [prose(text[end : fenced.start()]), fenced[0]]
         end = fenced.end()
-    return "".join([*parts, _LINK.sub(link, text[end:])])
+    return "".join([*parts, prose(text[end:])])

@@ -16,6 +16,10 @@ _USES = {
 }
 
 
+SUFFIXES = (".py", ".ipynb", ".txt", ".jsonl", ".html", ".js")
+"""Of the example files that are handed out."""
+
+
 def recipes(
     name: Annotated[
         str | None, typer.Argument(help="Print this recipe instead of the list.", autocompletion=complete_recipe())
@@ -40,11 +44,11 @@ def examples(
         "examples"
     ),
 ) -> None:
-    """Write the example files that the guides use: small data sets, scripts, a search page."""
+    """Write the example files that the guides use: small data sets, scripts, a notebook, a search page."""
     from mmbert.files import write_text
 
     source = _examples()
-    files = sorted(path for path in source.rglob("*") if path.suffix in (".py", ".txt", ".jsonl", ".html", ".js"))
+    files = sorted(path for path in source.rglob("*") if path.suffix in SUFFIXES)
     new = [path for path in files if not (out / path.relative_to(source)).exists()]
     for path in new:
         write_text(out / path.relative_to(source), path.read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
 """Build the documentation site into build/docs/site; needs the extra ``docs``.
 
-    python docs/site/build.py
+    python docs/site/build_site.py
 
 The pages are those of docs/, README.md as the home page, an index of the decisions, and the reference (``reference``).
 A broken link or anchor, a public name that is on no page of the reference, and any warning of zensical fail.
