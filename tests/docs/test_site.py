@@ -8,6 +8,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -95,6 +96,20 @@ def test_links_are_those_of_the_site(site: dict[str, ModuleType], tmp_path: Path
     for text in ("[c](no.md)", "![c](no.png)", "[c](../../../outside.md)"):
         with pytest.raises(broken, match=r"docs/guides/a\.md: the link to .* leads to no file"):
             shown(text)
+
+
+def test_lists_are_read_alike_on_github_and_on_the_site(site: dict[str, ModuleType]) -> None:
+    """Python-Markdown needs four spaces before a block within a list, and an empty line before a list or table."""
+    faults = []
+    for page in site["build"].sources():
+        text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        lines = ["", *site["links"].rewrite(text, page, ROOT, None).splitlines()]
+        for before, line in pairwise(lines):
+            narrow = not before.strip() and re.match(r" {1,3}\S", line)
+            joined = re.match(r"([-*+]|1\.) |\|", line) and re.match(r"(?!([-*+]|\d+\.) |\|)\S", before)
+            if narrow or joined:
+                faults.append(f"{page.relative_to(ROOT)}: {line}")
+    assert faults == []
 
 
 def test_nothing_is_loaded_from_other_hosts() -> None:
