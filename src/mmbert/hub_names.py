@@ -44,7 +44,12 @@ def called(start: str) -> str:
 
 
 def front_matter(
-    languages: Iterable[str], start: str | None, pipeline: str, tags: Iterable[str], more: str = ""
+    languages: Iterable[str],
+    start: str | None,
+    pipeline: str,
+    tags: Iterable[str],
+    more: str = "",
+    library: str = "transformers",
 ) -> str:
     """Return the YAML that begins a model card; ``start`` is named as its base model if it is on the hub."""
     # Codes are quoted: readers of YAML 1.1 take the Norwegian code no for false.
@@ -54,7 +59,7 @@ def front_matter(
         + (f"language:\n{codes}" if codes else "")
         + more
         + (f"base_model: {json.dumps(start)}\n" if start and on_hub(start) else "")
-        + f"library_name: transformers\npipeline_tag: {pipeline}\ntags:\n"
+        + f"library_name: {library}\npipeline_tag: {pipeline}\ntags:\n"
         + "".join(f"- {tag}\n" for tag in tags)
         + "---"
     )

@@ -86,6 +86,8 @@ def damaged(folder: Path, **changes: Any) -> Path:
     [
         ({"peft_type": "IA3"}, "peft_type is 'IA3', only LORA"),
         ({"base_model_name_or_path": 7}, "base_model_name_or_path is 7"),
+        ({"revision": 7}, "revision is 7: write the commit of it"),
+        ({"task_type": None, "auto_mapping": ["x"]}, "auto_mapping is ['x']: expected names"),
         ({"task_type": "CAUSAL_LM"}, "task_type 'CAUSAL_LM' is not supported"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights pissa: not supported, merge the adapter with peft"),
         ({"trainable_token_indices": [1, 2]}, "trainable_token_indices"),

@@ -1,6 +1,6 @@
 """The model card of a tuned folder (README.md): from what, on what, how well, and how to use it.
 
-Sentence tasks have sentence-transformers' own card instead.
+Sentence tasks have sentence-transformers' own card instead, but for adapters.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 from mmbert.finetuning.figures import COUNT, LEAST, split_languages
-from mmbert.finetuning.recipe import FinetuneRecipe
-from mmbert.hub_names import PIPELINES, called, front_matter
+from mmbert.finetuning.recipe import FinetuneRecipe, Lora
+from mmbert.hub_names import PIPELINES, called, front_matter, on_hub
 from mmbert.version import __version__
 
 _USES = {
@@ -18,11 +18,20 @@ _USES = {
     "tag": (PIPELINES["tokens"], "Tagger", '"A sentence"'),
     "answer": (PIPELINES["span"], "Answerer", '"Where is it?", "It is in the north."'),
     "choose": (PIPELINES["choice"], "MultipleChoice", '"A question", ["one choice", "another"]'),
+    "embed": (PIPELINES["sentence"], "Embedder", '"A text"'),
+    "rerank": ("text-ranking", "Reranker", '"A query", ["one document", "another"]'),
 }
 """Task -> its name on the hub, our predictor, and an example of its arguments."""
 
 _CLASSES = {"answer": "AutoModelForQuestionAnswering", "choose": "AutoModelForMultipleChoice"}
 """Where transformers has no pipeline."""
+
+_ADAPTED = {
+    **dict.fromkeys(("classify", "rerank"), "AutoModelForSequenceClassification"),
+    "tag": "AutoModelForTokenClassification",
+    **_CLASSES,
+}
+"""What peft puts an adapter into."""
 
 
 def tuned_card(
@@ -42,18 +51,32 @@ def tuned_card(
     listed = ", ".join(stated) if len(stated) <= 12 else f"{len(stated)} languages"
     figures = {split: split_languages(found) for split, found in metrics.items()}
     rows = [f"| {split} | {name} | {value:.4g} |" for split, (own, _) in figures.items() for name, value in own.items()]
+    adapter = is_adapter(recipe)
+    tags = ("modernbert", "mmbert", *(_adapter_tags(recipe) if adapter else ()))
+    library = "transformers" if not adapter else "sentence-transformers" if recipe.task == "embed" else "peft"
     parts = [
-        front_matter(stated, recipe.model, _USES[recipe.task][0], ("modernbert", "mmbert")),
+        front_matter(stated, recipe.model, _USES[recipe.task][0], tags, library=library),
         f"# {recipe.name}",
-        f"{_start(recipe)} fine-tuned ({recipe.task}) with [mmbert](https://pypi.org/project/mmbert/) "
+        f"{'A LoRA adapter: ' if adapter else ''}{_start(recipe)} fine-tuned ({recipe.task}) with "
+        "[mmbert](https://pypi.org/project/mmbert/) "
         f"{__version__} on {examples:,} examples" + (f" in {listed}" if stated else "") + _taught(recipe) + ".",
         "\n".join(["| split | metric | value |", "| --- | --- | ---: |", *rows]) if rows else "",
         *(_by_language(split, own) for split, (_, own) in figures.items()),
-        _use(recipe),
+        _use_adapter(recipe) if adapter else _use(recipe),
         _training(recipe),
         f"## Labels\n\n{', '.join(labels)}" if labels else "",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def is_adapter(recipe: FinetuneRecipe) -> bool:
+    """Return whether a run's ``final`` is an adapter of peft."""
+    return recipe.training.lora is not None and not recipe.training.lora.merge
+
+
+def _adapter_tags(recipe: FinetuneRecipe) -> tuple[str, ...]:
+    """Return the tags by which the hub lists an adapter under its base."""
+    return ("lora", *((f"base_model:adapter:{recipe.model}",) if on_hub(recipe.model) else ()))
 
 
 def _start(recipe: FinetuneRecipe) -> str:
@@ -144,11 +167,46 @@ model = {made}
 ```"""
 
 
+def _use_adapter(recipe: FinetuneRecipe) -> str:
+    _, predictor, arguments = _USES[recipe.task]
+    base, auto = recipe.model if on_hub(recipe.model) else "BASE", _ADAPTED.get(recipe.task)
+    others = f"""from peft import PeftModel
+from transformers import AutoConfig, {auto}
+
+config = AutoConfig.from_pretrained("FOLDER")
+base = {auto}.from_pretrained("{base}", config=config, ignore_mismatched_sizes=True)
+model = PeftModel.from_pretrained(base, "FOLDER")"""
+    if recipe.task == "embed":
+        others = """from sentence_transformers import SentenceTransformer  # with peft installed
+
+vectors = SentenceTransformer("FOLDER").encode(["A text", "Ein Text"])"""
+    return f"""## Use
+
+```python
+import mmbert
+
+mmbert.{predictor}.load("FOLDER")({arguments})
+```
+
+```python
+{others}
+```
+
+One base with this adapter and others: `mmbert serve {base} --adapter NAME=FOLDER`"""
+
+
 def _training(recipe: FinetuneRecipe) -> str:
     own = recipe.training
     said = (
         f"{own.epochs:g} epochs, batches of {own.batch}, AdamW with a peak learning rate of {own.learning_rate:g} "
         f"({own.warmup:.0%} warm-up, then {own.schedule}), at most {own.max_tokens} tokens, seed {own.seed}"
-        + (f", LoRA of rank {own.lora.rank}, merged" if own.lora is not None else "")
+        + _lora(own.lora)
     )
     return f"## Training\n\n{textwrap.fill(said + '.', 120)}"
+
+
+def _lora(lora: Lora | None) -> str:
+    if lora is None:
+        return ""
+    how = "merged" if lora.merge else f"alpha {lora.alpha:g}, of {', '.join(lora.targets)}"
+    return f", LoRA of rank {lora.rank}, {how}"

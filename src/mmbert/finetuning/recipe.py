@@ -46,6 +46,9 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 """Defaults of ``training`` by task. GLUE and XTREME: the paper's protocol and nlu-evals (its GLUE lengths and epochs,
 XTREME's for tags, answers and choices); the sentence tasks: Ettin's ``train_st.py`` and the mmBERT blog's scripts."""
 
+ADAPTED = ("classify", "tag", "answer", "choose", "embed", "rerank")
+"""Tasks whose ``final`` may be an adapter of peft (``training.lora.merge: false``)."""
+
 _UNREAD = (
     ("training", "dropout", ("embed", "sparse", "late_interaction", "distil"), "it has no classifier"),
     ("training", "head_learning_rate", ("embed", "sparse", "distil"), "it has no new head"),
@@ -56,7 +59,7 @@ _UNREAD = (
 
 
 class Lora(Spec):
-    """Low-rank adapters (arXiv 2106.09685) by peft; merged into the weights of everything that is saved."""
+    """Low-rank adapters (arXiv 2106.09685) by peft."""
 
     rank: int = Field(8, ge=1)
     alpha: float = Field(16.0, gt=0)
@@ -65,6 +68,8 @@ class Lora(Spec):
     """Dropout of the adapter's input, in training."""
     targets: tuple[str, ...] = ("Wqkv", "Wo", "Wi")
     """Ends of the names of linear layers that get one. The last ones of attention and MLP are both ``Wo``."""
+    merge: bool = True
+    """``final`` is a whole model, adapters merged into its weights; false: an adapter of peft, for ``model``."""
 
 
 class Training(Spec):
@@ -256,6 +261,13 @@ class FinetuneRecipe(SpecFile):
             spec = self.data.split(role)
             if spec is not None and spec.path is None and "{language}" in (spec.config or "") and not spec.languages:
                 raise ValueError(f"data.{role}.config {spec.config} has a place for languages: give data.languages")
+        if self.training.lora is not None and not self.training.lora.merge:
+            if self.task not in ADAPTED:
+                raise ValueError(
+                    f"training.lora.merge: adapters are written by {', '.join(ADAPTED)}, not by {self.task}"
+                )
+            if self.student is not None or self.trim is not None:
+                raise ValueError("training.lora.merge false makes an adapter of model: remove student and trim")
         if self.training.patience is not None and self.data.split("dev") is None and not self.data.dev_share:
             raise ValueError("training.patience needs examples to judge by: give data.dev or data.dev_share")
         return self

@@ -24,7 +24,8 @@ from mmbert.exporting.plain import write_card, write_plain
 from mmbert.exporting.sentence import write_listing, write_module, write_modules, write_settings
 from mmbert.exporting.source import Source
 from mmbert.files import atomic_folder, write_text
-from mmbert.finetuning.adapters import merge_lora
+from mmbert.finetuning.adapters import adapter_state, make_adapter, merge_lora
+from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.finetuning.sentence_model import encoder_of
 
 _OLD = "sentence_transformers.sparse_encoder.models"
@@ -37,11 +38,15 @@ _LATE = {
 """Where version 6 has them: older ones have no multi-vector models."""
 
 
-def save_folder(model: BaseModel, task: str, folder: Path, card: str | None = None) -> None:
+def save_folder(
+    model: BaseModel, task: str, folder: Path, card: str | None = None, adapter_of: FinetuneRecipe | None = None
+) -> None:
     """Write ``folder``, whole or not at all. Adapters are merged into the weights, in place.
 
-    card  its README.md; None: the library's
+    card        its README.md; None: the library's
+    adapter_of  a recipe whose adapter, not the merged model, is written
     """
+    state = adapter_state(encoder_of(model)) if adapter_of is not None else {}
     merge_lora(encoder_of(model))
     with atomic_folder(folder) as partial:
         raw = partial.with_name(partial.name + ".raw")
@@ -51,6 +56,8 @@ def save_folder(model: BaseModel, task: str, folder: Path, card: str | None = No
             write(model, raw, partial)
             if card is not None:
                 write_text(partial / "README.md", card)
+            if adapter_of is not None:
+                make_adapter(partial, state, adapter_of)
         finally:
             shutil.rmtree(raw, ignore_errors=True)
 

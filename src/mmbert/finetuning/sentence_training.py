@@ -16,10 +16,11 @@ from datasets import Dataset
 from sentence_transformers.base.model import BaseModel
 from transformers import PrinterCallback, TrainerCallback
 
-from mmbert.errors import TrainingError
+from mmbert.errors import ConfigError, TrainingError
 from mmbert.files import is_main_process, world_size
 from mmbert.finetuning.adapters import add_lora, load_trained, save_trained
 from mmbert.finetuning.callbacks import last_checkpoint, log_kept, run_callbacks
+from mmbert.finetuning.card import is_adapter, tuned_card
 from mmbert.finetuning.dry_run import warn_small_model
 from mmbert.finetuning.evaluators import CombinedEvaluator, make_evaluators, rank_candidates
 from mmbert.finetuning.examples import read_splits
@@ -28,7 +29,7 @@ from mmbert.finetuning.finetune import CHECKPOINTS, FINAL, FinetuneResult
 from mmbert.finetuning.language_batches import LanguageBatches
 from mmbert.finetuning.mining import mine
 from mmbert.finetuning.ranking_examples import Group, Texts, fields_of, group_splits, training_columns
-from mmbert.finetuning.recipe import FinetuneRecipe
+from mmbert.finetuning.recipe import FinetuneRecipe, Lora
 from mmbert.finetuning.sampling import LanguageSampler
 from mmbert.finetuning.sentence_folder import save_folder
 from mmbert.finetuning.sentence_model import body_of, build_model, encoder_folder, encoder_of, quiet
@@ -74,8 +75,7 @@ def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[TrainerCallb
         warn_small_model(recipe.training, config)
         model = build_model(recipe, begin)
         if recipe.training.lora is not None:
-            inner = encoder_of(model)
-            add_lora(inner.model if task == "rerank" else inner, recipe.training.lora)  # a reranker's head trains too
+            _add_adapters(model, task, recipe.training.lora)
         measured = {
             role: CombinedEvaluator(_evaluators(recipe, groups), recipe.training.metric)
             for role, groups in splits.items()
@@ -89,11 +89,22 @@ def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[TrainerCallb
         after = {role: measure(role, evaluator, model) for role, evaluator in measured.items()}
         chosen = after["dev"]["score"] if "dev" in after else None
         check_best(trainer.state, chosen)
+        metrics = {**after, **{f"{role}_before": found for role, found in before.items()}}
         if is_main_process():
-            save_folder(model, task, folder / FINAL)
+            made = (tuned_card(recipe, metrics, len(rows), languages, ()), recipe) if is_adapter(recipe) else ()
+            save_folder(model, task, folder / FINAL, *made)
         trainer.accelerator.wait_for_everyone()
-    metrics = {**after, **{f"{role}_before": found for role, found in before.items()}}
     return FinetuneResult(folder / FINAL, metrics, chosen, [dict(line) for line in trainer.state.log_history])
+
+
+def _add_adapters(model: BaseModel, task: str, lora: Lora) -> None:
+    if not lora.merge and body_of(model).mix is not None:
+        raise ConfigError(
+            "training.lora.merge false: libraries that read adapters take the last layer alone, and this model pools a "
+            "mix of all: leave out merge"
+        )
+    inner = encoder_of(model)
+    add_lora(inner.model if task == "rerank" else inner, lora)  # a reranker's head trains too
 
 
 def _evaluators(recipe: FinetuneRecipe, groups: Sequence[Group]) -> list[Any]:

@@ -13,9 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from mmbert.errors import ConfigError
-from mmbert.inference.load import Loaded, adapted, load, with_head
+from mmbert.inference.load import Loaded, activation, load, max_tokens, options_with, with_head
 from mmbert.inference.pick_device import pick_device
 from mmbert.inference.precision import DTYPES, choose
+from mmbert.inference.sentence_transformers_folder import read_options
 from mmbert.model.adapter import Adapter, read_adapter
 from mmbert.model.weights import load_state, model_folder, take_encoder
 
@@ -50,5 +51,10 @@ def _with(base: Loaded, adapter: Adapter, number: int) -> Loaded:
     take_encoder(state)
     in_head = {name: change for name, change in adapter.low_rank.items() if not name.startswith("layers.")}
     replace(adapter, low_rank=in_head).merge(state)
-    shared = replace(adapted(adapter, base), folder=adapter.folder, encoder=encoder)
-    return with_head(shared, adapter.config(base.values), state)
+    values, options = adapter.config(base.values), options_with(adapter, read_options(base.folder))
+    stated = vars(options) | {
+        "after": tuple(module.eval().requires_grad_(False) for module in options.after),
+        "activation": activation(values, options),
+        "max_tokens": max_tokens(base.config, options, adapter.folder),
+    }
+    return with_head(replace(base, folder=adapter.folder, encoder=encoder, **stated), values, state)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from mmbert.inference.sentence_transformers_folder import FolderOptions, read_op
 from mmbert.model.adapter import Adapter, read_adapter
 from mmbert.model.config import ModelConfig, config_from_hf
 from mmbert.model.encoder import Encoder
-from mmbert.model.folder import ADAPTER, is_adapter, read_config, read_labels, read_object
+from mmbert.model.folder import ADAPTER, LISTING, is_adapter, read_config, read_labels, read_object
 from mmbert.model.heads import MaskedLM
 from mmbert.model.tasks import TaskHead
 from mmbert.model.weights import drop_layers, fill, load_state, model_folder
@@ -42,8 +42,6 @@ KINDS: dict[str, Kind] = {
     "ModernBertForMultipleChoice": "choice",
 }
 """transformers' classes; ``sentence`` is an encoder with a Pooling module around it."""
-
-Options = TypeVar("Options", bound=FolderOptions)
 
 PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
 """What ``problem_type`` may be."""
@@ -144,7 +142,7 @@ def load(
     options = read_options(folder if adapter is None else adapter.base_folder(base))
     place, values = options.place, read_config(options.place)
     if adapter is not None:
-        options, values = adapted(adapter, options), adapter.config(values)
+        options, values = options_with(adapter, options), adapter.config(values)
     kind = _kind(values, options)
     config = _shorter(config_from_hf(values, str(place / "config.json")), num_layers, options)
     where = pick_device(device, config, precision)
@@ -160,8 +158,8 @@ def load(
     used = precision if adapters else apply_precision(encoder, where, precision)
     stated = vars(options) | {
         "after": tuple(module.to(where).eval().requires_grad_(False) for module in options.after),
-        "activation": _activation(values, options),
-        "max_tokens": _max_tokens(config, options),
+        "activation": activation(values, options),
+        "max_tokens": max_tokens(config, options, folder),
     }
     loaded = Loaded(
         **stated,
@@ -209,9 +207,15 @@ _HEADLESS: tuple[Kind, ...] = ("encoder", "sentence", "masked_lm")
 """Kinds without a TaskHead."""
 
 
-def adapted(adapter: Adapter, options: Options) -> Options:
-    """Return the options of an adapter's base without its pooling, if the adapter has a head that takes its place."""
-    return replace(options, pooling=None, after=(), truncate_dim=None) if adapter.has_head else options
+def options_with(adapter: Adapter, options: FolderOptions) -> FolderOptions:
+    """Return the options of base and adapter together, from those of the base.
+
+    They are those of the adapter's folder if that is one of sentence-transformers. With a head, pooling, prompts and
+    the longest text of the base's vectors have no effect.
+    """
+    if (adapter.folder / LISTING).is_file():
+        return replace(read_options(adapter.folder), place=options.place)
+    return FolderOptions(place=options.place, activation=options.activation) if adapter.has_head else options
 
 
 def _shorter(config: ModelConfig, num_layers: int | None, options: FolderOptions) -> ModelConfig:
@@ -300,21 +304,23 @@ def _tokenizer_config(place: Path) -> dict[str, Any]:
     return read_object(place / "tokenizer_config.json")
 
 
-def _max_tokens(config: ModelConfig, options: FolderOptions) -> int:
-    """Return the limit as sentence-transformers: its own file's, else the smaller of tokenizer's and model's."""
+def max_tokens(config: ModelConfig, options: FolderOptions, folder: Path) -> int:
+    """Return the limit as sentence-transformers: its own file's, else the smaller of tokenizer's and model's.
+
+    folder  of an adapter, whose tokenizer's limit comes before that of its base; else of the model
+    """
     if options.max_tokens is not None:
         return options.max_tokens
-    stated = _tokenizer_config(options.place).get("model_max_length", config.longest_text)
+    place = folder if is_adapter(folder) and (folder / "tokenizer_config.json").is_file() else options.place
+    stated = _tokenizer_config(place).get("model_max_length", config.longest_text)
     if not isinstance(stated, int | float):
         return config.longest_text
     if not stated >= 3:
-        raise TokenizerError(
-            f"{options.place / 'tokenizer_config.json'}: model_max_length is {stated}: <bos>, a token, <eos>"
-        )
+        raise TokenizerError(f"{place / 'tokenizer_config.json'}: model_max_length is {stated}: <bos>, a token, <eos>")
     return int(min(stated, config.longest_text))
 
 
-def _activation(values: Mapping[str, Any], options: FolderOptions) -> str | None:
+def activation(values: Mapping[str, Any], options: FolderOptions) -> str | None:
     """Return a CrossEncoder's activation, from its own file (version 6) or from config.json (4 and 5, older key)."""
     if options.activation is not None:
         return options.activation

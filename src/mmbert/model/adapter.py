@@ -35,6 +35,12 @@ CLASSES = {
 }
 """peft's ``task_type`` and the class of transformers that the adapter was trained in."""
 
+_HEADS = (*CLASSES.values(), "ModernBertForMultipleChoice")
+"""Classes that an adapter without ``task_type`` may name (``auto_mapping``)."""
+
+_ACTIVATIONS = ("sentence_transformers", "sbert_ce_default_activation_function")
+"""Keys under which CrossEncoders of several versions keep the activation of their scores."""
+
 _REFUSED = (
     "fan_in_fan_out", "layer_replication", "use_qalora", "alora_invocation_tokens", "target_parameters",
     "trainable_token_indices", "megatron_config", "arrow_config", "use_bdlora", "lora_bias",
@@ -90,6 +96,7 @@ class Adapter:
     """An adapter's tensors by the names that its base has for them, without the prefix ``model.`` of the encoder.
 
     base          name or folder of the base, None if the adapter does not say
+    revision      commit of the base, None if the adapter does not say
     architecture  class of transformers that base and adapter make together; None: the base's own
     low_rank      by name of the matrix, such as ``layers.0.attn.Wqkv``
     replaced      whole tensors, such as ``classifier.weight``
@@ -100,6 +107,7 @@ class Adapter:
     architecture: str | None
     low_rank: Mapping[str, LowRank]
     replaced: Mapping[str, Tensor]
+    revision: str | None = None
 
     def merge(self, state: dict[str, Tensor]) -> None:
         """Add the adapter to the tensors of its base, in place. Raises WeightsError if they do not fit."""
@@ -130,7 +138,7 @@ class Adapter:
                 f"{ADAPTER}, or give base in Python"
             )
         try:
-            folder = model_folder(name)
+            folder = model_folder(name, revision=None if given else self.revision)
         except WeightsError as error:
             raise WeightsError(
                 f"base of the adapter {self.folder}: {error}: if it lies elsewhere, change base_model_name_or_path in "
@@ -146,13 +154,15 @@ class Adapter:
         What the adapter's own file says of classes counts; without it they are as many as its classifier has.
         """
         own = read_object(self.folder / "config.json")
-        keys = ("id2label", "label2id", "problem_type", "classifier_pooling")
+        keys = ("id2label", "label2id", "problem_type", "classifier_pooling", *_ACTIVATIONS)
         kept: dict[str, Any] = {key: own[key] for key in keys if key in own}
         together: dict[str, Any] = {**base, **kept}
         if self.architecture is not None:
             together["architectures"] = [self.architecture]
-        if self.labels is not None and len(together.get("id2label") or ()) != self.labels:
-            together.update(num_labels=self.labels, id2label=None, label2id=None)
+        if self.labels is not None:
+            together["num_labels"] = self.labels
+            if len(together.get("id2label") or ()) != self.labels:
+                together.update(id2label=None, label2id=None)
         return together
 
     @property
@@ -188,8 +198,16 @@ def read_adapter(folder: Path) -> Adapter:
     low_rank = {matrix: _low_rank(matrix, parts, config, folder) for matrix, parts in halves.items()}
     if not low_rank and not replaced:
         raise WeightsError(f"{folder / FILE} holds no tensors")
-    task = config.get("task_type")
-    return Adapter(folder, config.get("base_model_name_or_path") or None, CLASSES.get(str(task)), low_rank, replaced)
+    base, revision = (config.get(key) or None for key in ("base_model_name_or_path", "revision"))
+    return Adapter(folder, base, _architecture(config), low_rank, replaced, revision)
+
+
+def _architecture(config: Mapping[str, Any]) -> str | None:
+    """Return the class of transformers that an adapter names by its task, or by itself; None for the base's own."""
+    if config.get("task_type") is not None:
+        return CLASSES[config["task_type"]]
+    named = (config.get("auto_mapping") or {}).get("base_model_class")
+    return named if named in _HEADS else None
 
 
 def _check(config: Mapping[str, Any], where: Path) -> None:
@@ -197,9 +215,11 @@ def _check(config: Mapping[str, Any], where: Path) -> None:
     kind = config.get("peft_type")
     if kind != "LORA":
         raise WeightsError(f"{where}: peft_type is {kind!r}, only LORA (with rsLoRA and DoRA) is supported")
-    base = config.get("base_model_name_or_path")
-    if not isinstance(base, str | None):
-        raise WeightsError(f"{where}: base_model_name_or_path is {base!r}: write the name of the model it belongs to")
+    for key, wanted in (("base_model_name_or_path", "name of the model it belongs to"), ("revision", "commit of it")):
+        if not isinstance(config.get(key), str | None):
+            raise WeightsError(f"{where}: {key} is {config[key]!r}: write the {wanted}")
+    if not isinstance(config.get("auto_mapping"), dict | None):
+        raise WeightsError(f"{where}: auto_mapping is {str(config['auto_mapping'])[:60]}: expected names")
     task = config.get("task_type")
     if task is not None and (not isinstance(task, str) or task not in CLASSES):
         raise WeightsError(f"{where}: task_type {task!r} is not supported: it is none of {', '.join(CLASSES)}")
