@@ -45,7 +45,13 @@ def start_config(start: str) -> ModelConfig:
         values = read_config(folder) if local else read_object(path)
     except WeightsError as error:
         raise WeightsError(f"start: {start} is not a model folder ({error})") from error
-    return config_from_hf(values, str(path))
+    config = config_from_hf(values, str(path))
+    if not config.tied:
+        raise WeightsError(
+            f"start: {path}: tie_word_embeddings is false, and pretraining ties the decoder to the token embedding: "
+            "start from another model"
+        )
+    return config
 
 
 def _fetch_config(name: str) -> Path:

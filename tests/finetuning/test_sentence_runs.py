@@ -249,3 +249,22 @@ def test_what_does_not_fit_is_refused(pretrained: Path, rows: dict[str, Path], t
                              embed={"evaluator": "retrieval"}), out=tmp_path / "other")  # fmt: skip
     with pytest.raises(ConfigError, match="not a multiple of 1 processes"):
         run("embed", training={"micro_batch": 3})
+
+
+def test_a_sparse_model_begins_with_an_untied_decoder(
+    pretrained: Path, rows: dict[str, Path], tmp_path: Path  # noqa: F811
+) -> None:  # fmt: skip
+    theirs = transformers.AutoModelForMaskedLM.from_pretrained(pretrained)
+    theirs.config.tie_word_embeddings = False
+    theirs.decoder.weight = torch.nn.Parameter(0.5 * theirs.decoder.weight.detach().clone())
+    theirs.save_pretrained(tmp_path / "untied")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "untied" / name).write_bytes((pretrained / name).read_bytes())
+    recipe = make_recipe("sparse", tmp_path / "untied", rows["plain"], training={"max_steps": 2, "learning_rate": 1e-2})
+    final = finetune(recipe, out=tmp_path / "run").folder
+    before, after = _state(tmp_path / "untied"), _state(final)
+    assert not torch.equal(after["decoder.weight"], before["decoder.weight"]), "it trains"
+    assert not torch.equal(after["decoder.weight"], after["model.embeddings.tok_embeddings.weight"])
+    with quiet():
+        vectors = SparseEncoder(str(final), device="cpu").encode(TEXTS)
+    assert torch.isfinite(vectors.to_dense()).all()

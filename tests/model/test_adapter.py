@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -127,5 +129,9 @@ def test_a_damaged_file_or_a_wrong_base_is_named(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="cannot be read"):
         read_adapter(tmp_path)
     (tmp_path / FILE).rename(tmp_path / "adapter_model.bin")
-    with pytest.raises(WeightsError, match=r"convert its \.bin to safetensors"):
+    with pytest.raises(WeightsError, match=r"adapter_model\.bin is not read: convert it .*: python -c") as error:
         read_adapter(tmp_path)
+    torch.save(state, tmp_path / "adapter_model.bin")
+    command = str(error.value).partition(": python -c ")[2].strip('"')
+    subprocess.run([sys.executable, "-c", command], cwd=tmp_path, check=True)
+    assert read_adapter(tmp_path).low_rank

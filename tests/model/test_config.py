@@ -83,7 +83,6 @@ def test_written_config_holds_the_keys_of_both_dialects() -> None:
         ({"decoder_bias": False}, "decoder_bias"),
         ({"hidden_activation": "silu"}, "hidden_activation is 'silu'"),
         ({"classifier_activation": "relu"}, "classifier_activation"),
-        ({"tie_word_embeddings": False}, "tie_word_embeddings"),
         ({"model_type": "bert"}, "model_type is 'bert'"),
         ({"hidden_size": "many"}, "hidden_size"),
         ({"num_attention_heads": 7}, "7 heads"),

@@ -143,7 +143,12 @@ def test_decoder_stored_too_is_accepted_if_it_is_the_embedding(model: MaskedLM, 
     assert same(MaskedLM.load(folder), model)
     state["decoder.weight"][3, 3] += 1
     save_file(state, folder / "model.safetensors")
-    assert "untied decoders are not supported" in refused(folder)
+    assert "decoder.weight differs from the token embedding, and config.json ties them" in refused(folder)
+    change_config(folder, tie_word_embeddings=False)
+    assert torch.equal(MaskedLM.load(folder).decoder.weight, state["decoder.weight"])
+    del state["decoder.weight"]
+    save_file(state, folder / "model.safetensors")
+    assert "1 missing: decoder.weight" in refused(folder)
 
 
 def test_shards_are_joined_and_a_missing_one_is_named(model: MaskedLM, folder: Path) -> None:
@@ -172,12 +177,14 @@ def test_an_index_names_no_file_of_another_folder(folder: Path, tmp_path: Path, 
     assert any("which is no file of its folder" in what for what, _ in read_tensors(folder).faults)
 
 
-def test_old_bin_is_read_as_tensors_only(model: MaskedLM, folder: Path) -> None:
+def test_old_bin_is_read_as_tensors_only(model: MaskedLM, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / "model.safetensors").unlink()
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
     assert same(MaskedLM.load(folder), model)
+    assert f"convert it once: mmbert export {folder} --format huggingface --out DIR" in caplog.text
     torch.save({"model": Path("/")}, folder / "pytorch_model.bin")
     assert "cannot be read as plain tensors" in refused(folder)
+    assert "save the model again where it was trained, by model.save_pretrained(FOLDER)" in refused(folder)
     torch.save([1, 2], folder / "pytorch_model.bin")
     assert "does not hold a table of tensors" in refused(folder)
 

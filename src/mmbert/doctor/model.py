@@ -113,9 +113,13 @@ def _others(verdicts: list[Verdict]) -> list[Problem]:
 
 def _look_at_weights(folder: Folder, kind: str, examination: Examination) -> None:
     """Find size, shape, context and RoPE bases; whether the weights are finite and those that the config describes."""
-    tensors = folder.tensors
+    tensors, tied = folder.tensors, folder.config.get("tie_word_embeddings") is not False
     if tensors.shapes:
-        examination.facts["size"] = {"parameters": tensors.parameters, "bytes": tensors.bytes, "dtype": tensors.dtype}
+        examination.facts["size"] = {
+            "parameters": tensors.parameters(tied=tied),
+            "bytes": tensors.bytes,
+            "dtype": tensors.dtype,
+        }
     if tensors.nan:
         listed = ", ".join(tensors.nan[:3]) + (", ..." if tensors.nan[3:] else "")
         what = f"{len(tensors.nan)} weights hold NaN or infinite values ({listed})"

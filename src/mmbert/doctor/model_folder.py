@@ -53,10 +53,9 @@ class Tensors:
     nan: list[str] = field(default_factory=list)
     faults: list[Problem] = field(default_factory=list)
 
-    @property
-    def parameters(self) -> int:
-        """Number of weights; a tied matrix that is stored twice counts once."""
-        return sum(prod(shape) for name, shape in self.shapes.items() if name != TIED)
+    def parameters(self, *, tied: bool) -> int:
+        """Return the number of weights; a tied matrix that is stored twice counts once."""
+        return sum(prod(shape) for name, shape in self.shapes.items() if name != TIED or not tied)
 
     @property
     def bytes(self) -> int:
@@ -110,7 +109,9 @@ def check_shapes(tensors: Tensors, config: ModelConfig, kind: str, labels: int) 
     wanted = _expected(config, kind, labels)
     if not any(name.startswith("model.") for name in tensors.shapes):  # a bare encoder has no prefix
         wanted = {name.removeprefix("model."): shape for name, shape in wanted.items()}
-    stored = {name: fitted(name, shape, config.vocab_size) for name, shape in tensors.shapes.items() if name != TIED}
+    left_out = TIED if config.tied else None
+    shapes = {name: shape for name, shape in tensors.shapes.items() if name != left_out}
+    stored = {name: fitted(name, shape, config.vocab_size) for name, shape in shapes.items()}
     for fault in islice(misfits(wanted, stored), 3):
         yield Problem(f"weights do not fit config.json: {fault}", "restore those saved together")
 
@@ -126,7 +127,11 @@ def _expected(config: ModelConfig, kind: str, labels: int) -> dict[str, tuple[in
     shapes = {
         prefix + name: tuple(value.shape) for prefix, part in parts.items() for name, value in part.state_dict().items()
     }
-    return shapes | ({"decoder.bias": (config.vocab_size,)} if kind == "masked_lm" else {})
+    if kind == "masked_lm":
+        shapes["decoder.bias"] = (config.vocab_size,)
+        if not config.tied:
+            shapes[TIED] = (config.vocab_size, config.hidden_size)
+    return shapes
 
 
 @dataclass

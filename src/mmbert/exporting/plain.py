@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 import shutil
+from functools import reduce
 from pathlib import Path
+
+import torch
 
 from mmbert.exporting.source import CLASSES, Source
 from mmbert.files import write_json, write_text
@@ -39,10 +42,13 @@ def write_config(source: Source, folder: Path, dtype: str, *, head: bool) -> Non
 
 
 def write_weights(source: Source, folder: Path, *, head: bool) -> str:
-    """Write ``model.safetensors`` in the type in which the model is stored, and return that."""
+    """Write ``model.safetensors`` in the types in which the model is stored, and return the one that holds them all.
+
+    transformers loads weights in the type that ``config.json`` says.
+    """
     state = source.state(head=head)
     save_state(state, folder / WEIGHTS, None)
-    return str(next(iter(state.values())).dtype).removeprefix("torch.")
+    return str(reduce(torch.promote_types, (value.dtype for value in state.values()))).removeprefix("torch.")
 
 
 def write_tokenizer(source: Source, folder: Path) -> None:

@@ -88,7 +88,8 @@ class Source(Loaded):
             read_adapter(self.folder).merge(state)
             # one type for all, as config.json says: the merged matrices are fp32
             state = {name: value.float() for name, value in state.items()}
-        state.pop(TIED, None)
+        if self.config.tied:
+            state.pop(TIED, None)
         cut_padding(state, self.config.vocab_size)
         drop_layers(state, self.config.num_layers)
         own = take_encoder(state)

@@ -180,8 +180,7 @@ def read_adapter(folder: Path) -> Adapter:
     config = read_object(where)
     _check(config, where)
     if not (folder / FILE).is_file():
-        other = f": convert its {'.bin' if (folder / 'adapter_model.bin').is_file() else 'file'} to safetensors"
-        raise WeightsError(f"no {FILE} in {folder}{other}")
+        raise WeightsError(f"no {FILE} in {folder}{_convert(folder / 'adapter_model.bin')}")
     try:
         stored = load_file(folder / FILE)
     except (SafetensorError, OSError) as error:
@@ -208,6 +207,16 @@ def _architecture(config: Mapping[str, Any]) -> str | None:
         return CLASSES[config["task_type"]]
     named = (config.get("auto_mapping") or {}).get("base_model_class")
     return named if named in _HEADS else None
+
+
+def _convert(path: Path) -> str:
+    """Return how to convert the older file of an adapter; empty if it is not there."""
+    if not path.is_file():
+        return ": is its download complete?"
+    return (
+        f', and {path.name} is not read: convert it in that folder: python -c "import torch, safetensors.torch as s; '
+        f"s.save_file(torch.load('{path.name}', weights_only=True), '{FILE}')\""
+    )
 
 
 def _check(config: Mapping[str, Any], where: Path) -> None:

@@ -20,7 +20,8 @@ _LARGEST = 2**31 - 1
 class ModelConfig(BaseModel):
     """All options of the encoder's function and shape (mmBERT table 8).
 
-    ``window`` is Hugging Face's ``local_attention``: token i sees j iff |i - j| <= window / 2.
+    ``window`` is Hugging Face's ``local_attention``: token i sees j iff |i - j| <= window / 2. ``tied``: the decoder of
+    a masked language model is the token embedding.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -43,6 +44,7 @@ class ModelConfig(BaseModel):
     mlp_dropout: float = 0.0
     initializer_range: float = 0.02
     initializer_cutoff: float = 2.0
+    tied: bool = True
     pad_id: int = 0
     eos_id: int = 1
     bos_id: int = 2
@@ -129,7 +131,6 @@ FIXED: dict[str, Any] = {
     "norm_bias": False,
     "classifier_bias": False,
     "decoder_bias": True,
-    "tie_word_embeddings": True,
 }
 """Values of every mmBERT, the only ones that this package computes; ``config.json`` may leave them out."""
 
@@ -140,7 +141,8 @@ _OURS = {
     "num_hidden_layers": "num_layers", "num_attention_heads": "num_heads", "local_attention": "window",
     "max_position_embeddings": "max_context", "norm_eps": "norm_eps", "embedding_dropout": "embed_dropout",
     "attention_out_dropout": "attention_out_dropout", "mlp_dropout": "mlp_dropout",
-    "initializer_range": "initializer_range", "initializer_cutoff_factor": "initializer_cutoff", **IDS,
+    "initializer_range": "initializer_range", "initializer_cutoff_factor": "initializer_cutoff",
+    "tie_word_embeddings": "tied", **IDS,
 }  # fmt: skip
 """Keys of ``config.json`` and the fields that mean the same, with the same defaults."""
 

@@ -20,7 +20,7 @@ class Parameters:
     without_embeddings: int
     """The encoder but for its V x h token embedding."""
     masked_lm: int
-    """The encoder with head and decoder bias; the decoder's matrix is the embedding."""
+    """The encoder with head and decoder bias; the decoder's matrix is the embedding, unless it is untied."""
 
 
 def parameters(config: ModelConfig) -> Parameters:
@@ -29,7 +29,8 @@ def parameters(config: ModelConfig) -> Parameters:
     norms = (1 + (config.num_layers - 1) + config.num_layers + 1) * h  # embedding, attention (not layer 0), MLP, final
     inner = config.num_layers * layer_matrices(config) + norms
     encoder = inner + config.vocab_size * h
-    return Parameters(encoder, inner, encoder + h * h + h + config.vocab_size)
+    decoder = config.vocab_size * (1 if config.tied else 1 + h)
+    return Parameters(encoder, inner, encoder + h * h + h + decoder)
 
 
 def layer_matrices(config: ModelConfig) -> int:

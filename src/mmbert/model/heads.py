@@ -1,4 +1,4 @@
-"""The masked language model: encoder, prediction head, and a decoder tied to the token embedding."""
+"""The masked language model: encoder, prediction head, and a decoder that is the token embedding or a matrix alone."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ from mmbert.packed import Packed
 
 
 class MaskedLM(nn.Module):
-    """logits = head(encoder(ids)) E^T + b. Only the rows of ``packed.targets`` reach the head.
+    """logits = head(encoder(ids)) D^T + b. Only the rows of ``packed.targets`` reach the head.
 
+    D (V, h) is the token embedding, or a matrix of its own if the config says that it is not tied.
     Names of weights are those of Hugging Face's ``ModernBertForMaskedLM``. Fresh weights come from torch's global
     generator (``init_weights`` draws them from one of yours).
     """
@@ -48,8 +49,9 @@ class MaskedLM(nn.Module):
             init_weights(self, config)
 
     def tie(self) -> None:
-        """Make the decoder's matrix the token embedding; needed again after the model leaves the meta device."""
-        self.decoder.weight = self.model.embeddings.tok_embeddings.weight
+        """Make a tied decoder's matrix the token embedding; needed again after the model leaves the meta device."""
+        if self.config.tied:
+            self.decoder.weight = self.model.embeddings.tok_embeddings.weight
 
     @classmethod
     def load(cls, name: str | Path, *, revision: str | None = None) -> MaskedLM:
@@ -65,13 +67,16 @@ class MaskedLM(nn.Module):
         state |= {f"model.{name}": value for name, value in take_encoder(state).items()}
         check_size(config, state, where)
         cut_padding(state, config.vocab_size)
-        stored = state.pop(TIED, None)
-        # A file may hold either matrix or both; two different ones are a model that this class cannot compute.
+        stored = state.pop(TIED, None) if config.tied else None
+        # A file may hold either matrix or both. Of two different ones, transformers 4 takes the first, 5 takes both.
         if stored is not None and not torch.equal(stored, state.setdefault(EMBEDDING, stored)):
-            raise WeightsError(f"{where}: {TIED} differs from the token embedding; untied decoders are not supported")
+            raise WeightsError(
+                f"{where}: {TIED} differs from the token embedding, and config.json ties them: write "
+                '"tie_word_embeddings": false into it, if the decoder was trained by itself'
+            )
         with torch.device("meta"):
             model = cls(config)
-        fill(model, state, where, tied=TIED, mapped=mapped)
+        fill(model, state, where, tied=TIED if config.tied else None, mapped=mapped)
         model.tie()
         return model
 

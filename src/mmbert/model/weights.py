@@ -205,11 +205,16 @@ def _read_bin(path: Path, *, check: bool) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling can raise anything
         raise WeightsError(
-            f"{path} cannot be read as plain tensors ({first_line(error)}): convert it to safetensors"
+            f"{path} cannot be read as plain tensors, and nothing else in it is run ({first_line(error)}): save the "
+            f"model again where it was trained, by model.save_pretrained(FOLDER), which writes {WEIGHTS}"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path} does not hold a table of tensors")
     _refuse_not_finite(path, (name for name, value in state.items() if check and not is_finite(value)))
+    log.warning(
+        "%s is read as plain tensors, all in memory; convert it once: "
+        "mmbert export %s --format huggingface --out DIR", path, path.parent,
+    )  # fmt: skip
     return state
 
 
@@ -264,7 +269,7 @@ def save_model(
     The config comes last: a folder that has one is complete.
     """
     # The tied matrix once: readers tie it again, and a second copy would be 786 MB of mmBERT-base.
-    state = {name: value for name, value in model.state_dict().items() if name != TIED}
+    state = {name: value for name, value in model.state_dict().items() if name != TIED or not config.tied}
     dtype = str(next(iter(state.values())).dtype).removeprefix("torch.")
     folder.mkdir(parents=True, exist_ok=True)
     save_state(state, folder / WEIGHTS)
