@@ -39,10 +39,10 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def theirs(folder: Path) -> Any:
+def theirs(folder: Path, **options: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return sentence_transformers.SentenceTransformer(str(folder), device="cpu")
+        return sentence_transformers.SentenceTransformer(str(folder), device="cpu", model_kwargs=options)
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +177,46 @@ def test_type_of_weights_is_kept(masked_lm: Path, tmp_path: Path) -> None:
         assert read(tmp_path / "out" / "config.json")["dtype"] == "bfloat16"
 
 
+@pytest.mark.parametrize(("dtype", "near"), [("bf16", 0.9995), ("f16", 0.999999)])
+def test_a_folder_in_16_bits_is_loaded_without_the_fp32_weights(
+    dtype: str, near: float, masked_lm: Path, tmp_path: Path
+) -> None:
+    source = Source.load(masked_lm)
+    torch.manual_seed(0)
+    dense = Dense(torch.nn.Linear(32, 8), torch.nn.Tanh(), None).requires_grad_(False)
+    (tmp_path / "fp32").mkdir()
+    made = replace(source, pooling=Pooling(("mean",)), after=(dense, Normalize()), max_tokens=128)
+    exporting.write_plain(made, tmp_path / "fp32", head=False)
+    write_modules(made, tmp_path / "fp32")
+    wanted = mmbert.Embedder.load(tmp_path / "fp32", precision="fp32")(list(TEXTS))
+    mmbert.export(tmp_path / "fp32", tmp_path / "out", format="sentence-transformers", dtypes=[dtype])
+    mmbert.export(masked_lm, tmp_path / "head", format="huggingface", dtypes=[dtype])
+    size = (tmp_path / "fp32" / "model.safetensors").stat().st_size
+    assert (tmp_path / "out" / "model.safetensors").stat().st_size < 0.6 * size
+    shutil.rmtree(tmp_path / "fp32")
+    full = {"bf16": torch.bfloat16, "f16": torch.float16}[dtype]
+    for place in (tmp_path / "out", tmp_path / "head"):
+        assert {value.dtype for value in load_state(place).values()} == {full}
+        assert read(place / "config.json")["dtype"] == str(full).removeprefix("torch.")
+    for precision in ("fp32", "bf16", "auto", "int8"):
+        found = mmbert.Embedder.load(tmp_path / "out", precision=precision)(list(TEXTS))
+        assert (found * wanted).sum(1).min() > (near if precision == "fp32" else 0.99)
+    exact = mmbert.Embedder.load(tmp_path / "out", precision="fp32")(list(TEXTS))
+    np.testing.assert_allclose(exact, theirs(tmp_path / "out", dtype=torch.float32).encode(list(TEXTS)), atol=1e-5)
+    # in its own type the library rounds every step, so it only comes near
+    narrow = theirs(tmp_path / "out").encode(list(TEXTS))
+    assert (narrow.astype(np.float32) * wanted).sum(1).min() > 0.99
+    fills = mmbert.FillMask.load(tmp_path / "head", precision="fp32")("All human beings are <mask> free.")
+    assert all(np.isfinite(fill.score) for fill in fills)
+
+
+def test_a_folder_in_32_bits_is_made_of_one_in_16(masked_lm: Path, tmp_path: Path) -> None:
+    mmbert.export(masked_lm, tmp_path / "narrow", format="huggingface", dtypes=["bf16"], texts=["one"])
+    report = mmbert.export(tmp_path / "narrow", tmp_path / "wide", format="huggingface", dtypes=["f32"], texts=["one"])
+    assert report.checks["model.safetensors"].difference == 0
+    assert {value.dtype for value in load_state(tmp_path / "wide").values()} == {torch.float32}
+
+
 def test_card(masked_lm: Path, tmp_path: Path) -> None:
     shutil.copytree(masked_lm, tmp_path / "model")
     (tmp_path / "model" / "README.md").write_text("---\nlicense: mit\npipeline_tag: fill-mask\n---\n# Mine\n")
@@ -194,6 +234,9 @@ def test_card(masked_lm: Path, tmp_path: Path) -> None:
         ({"format": "tflite"}, "format 'tflite' is none of sentence-transformers, onnx, huggingface, gguf"),
         ({"format": "huggingface", "output": "embedding"}, "output 'embedding' is not of huggingface"),
         ({"format": "huggingface", "int8": True}, "int8 is an option of onnx"),
+        ({"format": "huggingface", "dtypes": ["q8_0"]}, "dtypes q8_0: huggingface takes one of f32, f16, bf16"),
+        ({"format": "huggingface", "dtypes": ["f16", "bf16"]}, "dtypes f16, bf16: huggingface takes one of"),
+        ({"format": "onnx", "dtypes": ["f16"]}, "dtypes is no option of onnx"),
         ({"format": "huggingface", "normalize": True}, "normalize is about vectors of texts"),
         ({"format": "sentence-transformers", "similarity": "hamming"}, "similarity 'hamming' is none of"),
         ({"format": "sentence-transformers", "pooling": "sum"}, "pooling .* is none of"),

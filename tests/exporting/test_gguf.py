@@ -17,7 +17,7 @@ from export_models import save_masked_lm, save_task
 from llama_file import RANK, LlamaFile
 
 import mmbert
-from mmbert.errors import ConfigError, MissingExtra, MMBertError
+from mmbert.errors import ConfigError, MissingExtra, MMBertError, WeightsError
 from mmbert.exporting.export import ExportReport
 from mmbert.exporting.gguf_vocab import UNUSED, has_mask, read_ids, vocabulary
 from mmbert.exporting.texts import TEXTS
@@ -64,6 +64,13 @@ def test_keys_and_numbers(exported: Any, masked_lm: Path, tokenizer: Tokenizer) 
     found = {tensor.name: tensor.data for tensor in gguf.GGUFReader(exported.out / "model-f32.gguf").tensors}
     assert len(found) == 14
     np.testing.assert_array_equal(found["blk.1.attn_qkv.weight"], state["model.layers.1.attn.Wqkv.weight"])
+
+
+def test_our_classes_say_whose_files_they_are(exported: Any) -> None:
+    with pytest.raises(
+        WeightsError, match=r"no config\.json in .*: its \.gguf files are for llama\.cpp; load the model"
+    ):
+        mmbert.Embedder.load(exported.out)
 
 
 def test_report(exported: Any) -> None:

@@ -20,7 +20,7 @@ from onnxruntime import quantization
 from safetensors.torch import load_file
 
 import mmbert
-from mmbert.errors import ConfigError, MissingExtra, MMBertError
+from mmbert.errors import ConfigError, MissingExtra, MMBertError, WeightsError
 from mmbert.exporting import graph
 from mmbert.exporting.export import FP32, INT8, ExportReport
 from mmbert.exporting.texts import TEXTS
@@ -106,6 +106,21 @@ def test_the_token_embedding_of_an_int8_file(hidden: ExportReport, masked_lm: Pa
     assert tied.output == "logits"
     kept = {value.name: value for value in onnx.load(tied.out / INT8).graph.initializer}
     assert not [name for name in kept if name.endswith("_int8")]
+
+
+def test_int8_runs_without_the_fp32_file_and_our_classes_say_whose_it_is(
+    hidden: ExportReport, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(hidden.out, tmp_path / "int8")
+    (folder / FP32).unlink()
+    rows = random_rows([7, 20], tokenizer.vocab_size)
+    (found,) = session(folder / INT8).run(["last_hidden_state"], feed(rows))
+    (wanted,) = session(hidden.out / INT8).run(["last_hidden_state"], feed(rows))
+    np.testing.assert_array_equal(found, wanted)
+    with pytest.raises(
+        WeightsError, match=r"no model\.safetensors in .*: its \.onnx files are for ONNX Runtime .*; load"
+    ):
+        mmbert.Embedder.load(folder)
 
 
 class MatMulInteger(OpRun):

@@ -31,7 +31,10 @@ def export(
     ] = None,
     dtype: Annotated[
         list[str] | None,
-        typer.Option(help="gguf: f32, f16 or q8_0. May be repeated, for a file of each. Default: f16."),
+        typer.Option(
+            help="gguf: f32, f16 or q8_0, and may be repeated, for a file of each. Default: f16. huggingface and "
+            "sentence-transformers: f32, f16 or bf16. Default: as the model is stored."
+        ),
     ] = None,
     quality: Annotated[
         float,

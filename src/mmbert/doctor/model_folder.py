@@ -20,7 +20,7 @@ from mmbert.errors import DataError, MMBertError, WeightsError
 from mmbert.io.stream import begins_with_mark, read_text
 from mmbert.model.config import ModelConfig
 from mmbert.model.encoder import Encoder
-from mmbert.model.folder import read_modules
+from mmbert.model.folder import read_modules, why_no_weights
 from mmbert.model.layers import PredictionHead
 from mmbert.model.mapped import DTYPE_NAMES, finite, read_header
 from mmbert.model.tasks import TaskHead
@@ -85,7 +85,7 @@ def read_tensors(folder: Path) -> Tensors:
         tensors.files = [folder / "pytorch_model.bin"]
         return tensors
     else:
-        tensors.faults.append(Problem(f"no {WEIGHTS} in {folder}", "not a model folder, or its download is incomplete"))
+        tensors.faults.append(Problem(f"no {WEIGHTS} in {folder}", why_no_weights(folder)))
     for file in tensors.files:
         try:
             _read_file(file, tensors)

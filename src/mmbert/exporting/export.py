@@ -13,7 +13,7 @@ from mmbert.exporting import graph
 from mmbert.exporting.compare import TOLERANCE, Agreement, compare, encode, graph_run, model_run
 from mmbert.exporting.gguf_file import check_gguf, file_name, metadata, with_weights_of, write_gguf
 from mmbert.exporting.gguf_vocab import has_mask, read_ids
-from mmbert.exporting.plain import write_card, write_config, write_plain, write_tokenizer
+from mmbert.exporting.plain import DTYPES, write_card, write_config, write_plain, write_tokenizer
 from mmbert.exporting.sentence import write_modules
 from mmbert.exporting.source import Output, Source
 from mmbert.exporting.texts import TEXTS
@@ -92,8 +92,9 @@ def export(
                 the default but for classifiers of texts and rerankers, the only heads that llama.cpp has)
     int8        of onnx: also ``onnx/model_quantized.onnx``, matrices in int8
     layout      of onnx: transformers.js, all files that this library chooses from, ``onnx/model_fp16.onnx`` with them
-    dtypes      of gguf: f32, f16, q8_0, a file for each. Default: f16
-    quality     smallest cosine to fp32 that is accepted of int8, f16 and q8_0
+    dtypes      of gguf: f32, f16, q8_0, a file for each; default: f16. Of huggingface and sentence-transformers: one of
+                f32, f16, bf16; default: as the model is stored
+    quality     smallest cosine to fp32 that is accepted of int8, f16, bf16 and q8_0
     pooling     mean, first, last, max, weightedmean, or several. Default: the model's, or mean
     normalize   scale vectors to unit length, or not. Default: the model's
     prompts     by name, beside the model's own; similarity: cosine, dot, euclidean, manhattan
@@ -123,7 +124,7 @@ def export(
         elif format == "gguf":
             checks = _write_gguf(source, wanted, partial, compared, tuple(dtypes or ("f16",)), quality)
         else:
-            checks = _write_folder(source, format, wanted, partial, compared)
+            checks = _write_folder(source, format, wanted, partial, compared, dtypes[0] if dtypes else None, quality)
         poor = _drop_poor(checks, quality, partial)
         weights = (path for path in sorted(partial.rglob("*")) if _has_weights(path))
         sizes = {path.relative_to(partial).as_posix(): path.stat().st_size for path in weights}
@@ -154,11 +155,17 @@ def _check_quality(poor: Mapping[str, Agreement], quality: float, place: Path) -
 
 
 def _write_folder(
-    source: Source, format: Format, output: Output, folder: Path, texts: Sequence[str]
+    source: Source,
+    format: Format,
+    output: Output,
+    folder: Path,
+    texts: Sequence[str],
+    dtype: str | None,
+    quality: float,
 ) -> dict[str, Agreement]:
     """Write a folder of transformers or sentence-transformers, and return its comparison."""
     sentence, head = format == "sentence-transformers", output == "logits"
-    write_plain(source, folder, head=head)
+    write_plain(source, folder, head=head, dtype=dtype)
     kind = "sentence" if sentence else source.kind if head else "encoder"
     if sentence:
         write_modules(source, folder)
@@ -173,7 +180,7 @@ def _write_folder(
         assert source.prompts.items() <= again.prompts.items(), "prompts of what was written"
     joint = head and source.kind in ("sequence", "choice")
     found = compare(model_run(source, output), model_run(again, output), rows, joint=joint)
-    _check_equal(found, WEIGHTS)
+    _check_near(found, WEIGHTS, dtype or "f32", quality)
     return {WEIGHTS: found}
 
 
@@ -219,13 +226,7 @@ def _write_gguf(
         write_gguf(source, output, dtype, folder / name)
         read = model_run(with_weights_of(folder / name, source), output)
         found = checks[name] = compare(model_run(source, output), read, rows, joint=joint)
-        if dtype == "f32":
-            _check_equal(found, name)
-        elif found.cosine < quality:
-            raise MMBertError(
-                f"{dtype}: the smallest cosine to fp32 is {found.cosine:.7f} (text {found.worst}), below the quality "
-                f"{quality} asked for: nothing was written; ask for f32, or for a lower quality"
-            )
+        _check_near(found, name, dtype, quality)
     return checks
 
 
@@ -283,9 +284,14 @@ def _output(source: Source, format: Format, output: Output | None) -> Output:
 
 def _check_options(format: Format, output: Output, own: Mapping[str, Any], chosen: Mapping[str, Any]) -> None:
     """Raise ConfigError for options without effect: ``own`` are of one format, ``chosen`` about vectors of texts."""
-    for name, only in (("int8", "onnx"), ("layout", "onnx"), ("dtypes", "gguf")):
-        if own[name] and format != only:
-            raise ConfigError(f"{name} is an option of {only}, not of {format}")
+    for name in ("int8", "layout"):
+        if own[name] and format != "onnx":
+            raise ConfigError(f"{name} is an option of onnx, not of {format}")
+    dtypes = own["dtypes"] or ()
+    if dtypes and format == "onnx":
+        raise ConfigError("dtypes is no option of onnx: int8 and layout say which files are written")
+    if dtypes and format != "gguf" and (len(dtypes) > 1 or dtypes[0] not in DTYPES):
+        raise ConfigError(f"dtypes {', '.join(dtypes)}: {format} takes one of {', '.join(DTYPES)}")
     if own["layout"] not in (None, *get_args(Layout)):
         raise ConfigError(f"layout {own['layout']!r} is none of {', '.join(get_args(Layout))}")
     for name, value in chosen.items():
@@ -299,6 +305,17 @@ def _check_equal(found: Agreement, name: str) -> None:
         raise MMBertError(
             f"{name} differs from the model by {found.difference:.2g} (text {found.worst}, cosine {found.cosine:.7f}), "
             f"more than {TOLERANCE:g} of its largest number, {found.largest:.2g}: nothing was written"
+        )
+
+
+def _check_near(found: Agreement, name: str, dtype: str, quality: float) -> None:
+    """Raise MMBertError for fp32 that is not equal, or a narrower type that is further from it than ``quality``."""
+    if dtype == "f32":
+        _check_equal(found, name)
+    elif not found.cosine >= quality:  # NaN is worse than any
+        raise MMBertError(
+            f"{dtype}: the smallest cosine to fp32 is {found.cosine:.7f} (text {found.worst}), below the quality "
+            f"{quality} asked for: nothing was written; ask for f32, or for a lower quality"
         )
 
 

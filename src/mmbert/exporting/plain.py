@@ -41,12 +41,20 @@ def write_config(source: Source, folder: Path, dtype: str, *, head: bool) -> Non
     write_json(folder / "config.json", values)
 
 
-def write_weights(source: Source, folder: Path, *, head: bool) -> str:
-    """Write ``model.safetensors`` in the types in which the model is stored, and return the one that holds them all.
+DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+"""Types of weights that a folder may be written in."""
+
+
+def write_weights(source: Source, folder: Path, *, head: bool, dtype: str | None = None) -> str:
+    """Write ``model.safetensors``, and return the type of its weights, or the one that holds all of several.
 
     transformers loads weights in the type that ``config.json`` says.
+
+    dtype  one of ``DTYPES``. Default: as the model is stored
     """
     state = source.state(head=head)
+    if dtype is not None:
+        state = {name: value.to(DTYPES[dtype]) for name, value in state.items()}
     save_state(state, folder / WEIGHTS, None)
     return str(reduce(torch.promote_types, (value.dtype for value in state.values()))).removeprefix("torch.")
 
@@ -71,8 +79,7 @@ def write_card(source: Source, folder: Path, library: str, pipeline: str) -> Non
     write_text(folder / "README.md", "\n".join(lines) + (body or f"# {source.folder.resolve().name}\n"))
 
 
-def write_plain(source: Source, folder: Path, *, head: bool) -> None:
-    """Write config, weights and tokenizer."""
-    dtype = write_weights(source, folder, head=head)
-    write_config(source, folder, dtype, head=head)
+def write_plain(source: Source, folder: Path, *, head: bool, dtype: str | None = None) -> None:
+    """Write config, weights (``dtype`` as in :func:`write_weights`) and tokenizer."""
+    write_config(source, folder, write_weights(source, folder, head=head, dtype=dtype), head=head)
     write_tokenizer(source, folder)

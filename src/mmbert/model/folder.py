@@ -37,6 +37,14 @@ def is_adapter(folder: Path) -> bool:
     return (folder / ADAPTER).is_file() and not any(folder.glob("model*.safetensors"))
 
 
+def why_no_weights(folder: Path) -> str:
+    """Return why a folder has no weights that this package loads, and what to do."""
+    for ending, readers in {"onnx": "ONNX Runtime and transformers.js", "gguf": "llama.cpp"}.items():
+        if any(folder.glob(f"*.{ending}")) or any(folder.glob(f"onnx/*.{ending}")):
+            return f"its .{ending} files are for {readers}; load the model that they were made from"
+    return "not a model folder, or its download is incomplete"
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """Return the ``config.json`` of a model folder. Raises WeightsError if it is missing or no JSON object."""
     if is_adapter(folder):
@@ -45,7 +53,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"mmbert export {folder} --format huggingface --out DIR"
         )
     if not (folder / "config.json").is_file():
-        raise WeightsError(f"no config.json in {folder}: not a model folder")
+        raise WeightsError(f"no config.json in {folder}: {why_no_weights(folder)}")
     return read_object(folder / "config.json")
 
 

@@ -28,7 +28,7 @@ from mmbert.model.config import ModelConfig
 from mmbert.model.config import config_from_hf as config_from_hf
 from mmbert.model.config import config_to_hf as config_to_hf
 from mmbert.model.count import parameters
-from mmbert.model.folder import read_config
+from mmbert.model.folder import read_config, why_no_weights
 from mmbert.model.mapped import DTYPE_NAMES, TensorInfo, finite, is_finite, map_tensor, read_header
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ def load_state(folder: str | Path, *, check: bool = False) -> dict[str, Tensor]:
         raise WeightsError(
             f"{folder} is a checkpoint in parts of several processes: make a model of it with mmbert checkpoint export"
         )
-    raise WeightsError(f"no {WEIGHTS} in {folder}: not a model folder, or its download is incomplete")
+    raise WeightsError(f"no {WEIGHTS} in {folder}: {why_no_weights(folder)}")
 
 
 def read_index(index: Path) -> dict[str, str]:
