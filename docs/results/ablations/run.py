@@ -1,6 +1,6 @@
 """Train every configuration of the ablations with three seeds, and write what each run leaves as one JSON file.
 
-    python docs/results/ablations/run.py CORPUS HELDOUT --work /tmp/ablations
+    python docs/results/ablations/run.py CORPUS HELDOUT --work WORK
 
 CORPUS, HELDOUT  folders with <language>.jsonl.gz
 WORK             prepared text, tokenizer and shards (``data``, shared by all runs) and the folders of the runs

@@ -11,6 +11,15 @@ from mmbert.cli.options import Dimensions, Layers, Model, OutFolder
 from mmbert.cli.push import pushes
 from mmbert.io.stream import text_lines
 
+Dtypes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dtype",
+        help="gguf: f32, f16 or q8_0, and may be repeated, for a file of each. Default: f16. huggingface and "
+        "sentence-transformers: f32, f16 or bf16. Default: as the model is stored.",
+    ),
+]
+
 
 @pushes
 def export(
@@ -29,13 +38,7 @@ def export(
         str | None,
         typer.Option(help="onnx: transformers.js writes the fp32, fp16 and int8 files under the names it looks for."),
     ] = None,
-    dtype: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="gguf: f32, f16 or q8_0, and may be repeated, for a file of each. Default: f16. huggingface and "
-            "sentence-transformers: f32, f16 or bf16. Default: as the model is stored."
-        ),
-    ] = None,
+    dtype: Dtypes = None,
     quality: Annotated[
         float,
         typer.Option(min=0, max=1, help="Keep a narrower file only if every text has this cosine to fp32, or more."),
