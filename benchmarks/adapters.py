@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -61,6 +62,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=120)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
+    parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(SYSTEMS), help="default: all")
     parser.add_argument("--home", type=Path, help="a folder that keeps the models; default: one that is removed")
     parser.add_argument("--only", help=argparse.SUPPRESS)  # a child process: the system whose memory is measured
     options = parser.parse_args()
@@ -235,13 +237,13 @@ def report(options: argparse.Namespace) -> str:
     """Measure everything, and return Markdown."""
     imports = {peft: child(options, "imports of peft" if peft else "imports", 0) for peft in (False, True)}
     lines = [
-        f"    python benchmarks/adapters.py {' '.join(sys.argv[1:])}\n",
+        f"    python benchmarks/adapters.py {shlex.join(sys.argv[1:])}\n",
         f"{options.shape} shape, rank {options.rank}, {options.precision}, {options.rows} requests, one thread\n",
         "| adapters | system | requests/s | of one merged model | of peft in turn | MB | of one merged model |",
         "| ---: | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for count in options.adapters:
-        runs = {name: make(options, count) for name, make in SYSTEMS.items()}
+        runs = {name: SYSTEMS[name](options, count) for name in options.systems}
         times: dict[str, list[float]] = {name: [] for name in runs}
         with torch.inference_mode():
             for turn in range(options.rounds + 1):
@@ -253,12 +255,15 @@ def report(options: argparse.Namespace) -> str:
         memory = {name: child(options, name, count) - imports["peft" in name] for name in runs}
         rates = {name: options.rows / statistics.median(taken) for name, taken in times.items()}
         lines += [
-            f"| {count} | {name} | {rates[name]:.1f} | {rates[name] / rates['merged, one']:.2f} | "
-            f"{rates[name] / rates['peft, turn']:.1f} | {memory[name]:,.0f} | "
-            f"{memory[name] / memory['merged, one']:.2f} |"
+            f"| {count} | {name} | {rates[name]:.1f} | {_ratio(rates, name, 'merged, one')} | "
+            f"{_ratio(rates, name, 'peft, turn')} | {memory[name]:,.0f} | {_ratio(memory, name, 'merged, one')} |"
             for name in runs
         ]
     return "\n".join(lines)
+
+
+def _ratio(figures: dict[str, float], name: str, other: str) -> str:
+    return f"{figures[name] / figures[other]:.2f}" if other in figures else "-"
 
 
 if __name__ == "__main__":

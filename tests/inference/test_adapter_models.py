@@ -106,6 +106,17 @@ def test_adapters_that_share_an_encoder_have_the_logits_of_peft(tuned: Tuned) ->
     assert [fill.id for fill in mmbert.FillMask(base)(asked)] == [fill.id for fill in plain(asked)]
 
 
+def test_adapters_take_fp32_where_torch_has_no_fast_bf16(
+    tuned: Tuned, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on CPUs with AVX2 alone, where a merged model in bf16 has native layers."""
+    monkeypatch.setattr("mmbert.cpu.bf16_instructions", lambda: None)
+    assert load_adapters(tuned.base, tuned.folders)[0].precision == "fp32"
+    assert not caplog.records
+    assert load_adapters(tuned.base, tuned.folders, precision="bf16")[0].precision == "bf16"
+    assert "bf16 is much slower than fp32 here" in caplog.text
+
+
 def test_the_base_may_be_given_and_is_named_where_it_is_missing(tuned: Tuned, tmp_path: Path) -> None:
     moved = shutil.copytree(tuned.folders["jailbreak"], tmp_path / "adapter")
     config = json.loads((moved / ADAPTER).read_text())

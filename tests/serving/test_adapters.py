@@ -82,7 +82,9 @@ def test_each_name_answers_as_its_merged_model(server: Server, folders: Path, ad
                 found = client.post("/predict", json={"inputs": text, "model": name, "raw_scores": True}).json()
                 logits = {label["label"]: label["score"] for label in found}
                 wanted = dict(zip(model.labels, model.logits([text])[0], strict=True))
-                assert logits == pytest.approx(wanted, abs=1e-4)
+                # one of the texts magnifies rounding: merged and plain modules differ by 2e-5 there, and products of
+                # low rank beside the matrix by 1e-4
+                assert logits == pytest.approx(wanted, abs=3e-4)
             found = client.post("/token_classify", json={"inputs": text, "model": "pii"}).json()
             entities = tagger(text)
             assert [entity["label"] for entity in found] == [entity.label for entity in entities]

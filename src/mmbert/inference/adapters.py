@@ -15,7 +15,7 @@ from pathlib import Path
 from mmbert.errors import ConfigError
 from mmbert.inference.load import Loaded, activation, load, max_tokens, options_with, with_head
 from mmbert.inference.pick_device import pick_device
-from mmbert.inference.precision import DTYPES, choose
+from mmbert.inference.precision import DTYPES, choose, without_kernels
 from mmbert.inference.sentence_transformers_folder import read_options
 from mmbert.model.adapter import Adapter, read_adapter
 from mmbert.model.weights import load_state, model_folder, take_encoder
@@ -38,6 +38,7 @@ def load_adapters(
     used = choose(where)[0] if precision == "auto" else precision
     if used not in DTYPES:
         raise ConfigError(f"adapters share an encoder in fp32 or bf16, not in {used}: load each merged for that")
+    used = without_kernels(used, asked=precision)  # torch multiplies: bf16 without instructions for it is slow
     own = {name: read_adapter(model_folder(place)) for name, place in adapters.items()}
     loaded = load(base, device="cpu", precision=used, adapters=list(own.values()))
     return loaded, {name: _with(loaded, adapter, number) for number, (name, adapter) in enumerate(own.items())}

@@ -90,7 +90,7 @@ def apply_precision(encoder: Encoder, device: torch.device, precision: str) -> s
         log.warning("bf16 is emulated on %s, which is slow: take fp16", device)
     kernels = _native(encoder, used) if device.type == "cpu" else None
     if device.type == "cpu" and not kernels:
-        used = _without_kernels(used, asked=precision)
+        used = without_kernels(used, asked=precision)
     if kernels:
         replace_layers(encoder, lambda _, layer: native.NativeLayer(layer, used, kernels))
     elif used == "int8":
@@ -121,7 +121,7 @@ def _native(encoder: Encoder, used: str) -> Kernels | None:
     return found
 
 
-def _without_kernels(used: str, *, asked: str) -> str:
+def without_kernels(used: str, *, asked: str) -> str:
     """Return the precision by torch alone on a CPU. Raises ConfigError for int8 that is many times slower than fp32."""
     if used == "bf16" and not cpu.bf16_instructions():
         if asked == "auto":
