@@ -8,9 +8,10 @@ from __future__ import annotations
 import base64
 import json
 import re
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from loopback import address, listen
 
 TOKEN = "hf_of_a_test"
 LARGE = (".safetensors", ".onnx", ".gguf")
@@ -27,27 +28,8 @@ class UploadHub:
         self.read_only = False
         """Whether the token may only read."""
         self._objects: dict[str, bytes] = {}
-        hub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                hub.answer(self)
-
-            def do_POST(self) -> None:
-                hub.answer(self)
-
-            def do_PUT(self) -> None:
-                hub.answer(self)
-
-            def log_message(self, *arguments: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.address = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.server = listen(self.answer)
+        self.address = address(self.server)
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         """One request."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmbert.errors import ConfigError, MMBertError, first_line
+from mmbert.files import read_json
 
 _NO_NETWORK = r"ConnectError|ConnectionError|NameResolution|Timeout|Network is unreachable|check your (Internet )?conn"
 
@@ -87,12 +88,14 @@ def upload(folder: Path, name: str, *, private: bool = False) -> str:
     """Upload a folder to the repository ``name``, made if it is not there, and return its address.
 
     private  make it a private one; a repository that is there stays what it is
-    Raises ConfigError as ``check_upload`` does, and MMBertError if the hub refuses.
+    Raises ConfigError as ``check_upload`` does and for an adapter whose base is a folder of this machine, and
+    MMBertError if the hub refuses.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
     check_upload(name)
+    _check_base(folder, name)
     api = HfApi()
     try:
         address = str(api.create_repo(name, private=private or None, exist_ok=True))
@@ -104,3 +107,14 @@ def upload(folder: Path, name: str, *, private: bool = False) -> str:
             f"cannot upload to {name}: {why}; the folder is complete: run this again, or `hf upload {name} {folder}`"
         ) from error
     return address
+
+
+def _check_base(folder: Path, name: str) -> None:
+    """Raise ConfigError for an adapter that names its base by a path, which nobody else has and which tells of here."""
+    config = folder / "adapter_config.json"
+    base = str(read_json(config).get("base_model_name_or_path")) if config.is_file() else ""
+    if Path(base).is_absolute():
+        raise ConfigError(
+            f"cannot upload to {name}: {config} names its base by a path of this machine, {base}: write the base's "
+            f"name on the hub there, then `hf upload {name} {folder}`"
+        )

@@ -13,6 +13,9 @@ import pytest
 import typer
 
 from mmbert.cli.main import app
+from mmbert.errors import ConfigError
+from mmbert.files import write_json
+from mmbert.hub import upload
 from upload_hub import TOKEN, UploadHub
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -129,6 +132,21 @@ def test_a_tuned_model_is_uploaded_by_an_option_or_the_recipe(
     assert hub.files["me/later"] == hub.files["me/option"]
     assert mmbert(*tune, "training.push_to_hub=me/recipe", "--out", "other").returncode == 0
     assert hub.files["me/recipe"] == content(tmp_path / "other/final")
+
+
+def test_an_adapter_does_not_tell_where_its_base_lies(
+    hub: UploadHub, mmbert: Run, heads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = heads / "masks"
+    write_json(tmp_path / "adapter" / "adapter_config.json", {"base_model_name_or_path": str(base)})
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with pytest.raises(ConfigError, match=f"names its base by a path of this machine, {base}: write"):
+        upload(tmp_path / "adapter", "me/adapter")
+    tune = ["finetune", "classify", f"model={base}", "data.path=nowhere", "training.lora.merge=false"]
+    ended = mmbert(*tune, "training.push_to_hub=me/adapter")
+    assert ended.returncode == 2
+    assert "upload that model first" in ended.stderr
+    assert not hub.asked
 
 
 def test_the_commands_that_write_models_have_it() -> None:

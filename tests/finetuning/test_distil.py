@@ -7,10 +7,9 @@ import json
 import random
 import subprocess
 import sys
-import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from little_sentences import WORDS, pretrained  # noqa: F401  (a fixture)
 from sentence_transformers import SentenceTransformer
 from typer.testing import CliRunner
 
+from loopback import address, listen
 from mmbert import Embedder, recipe_names
 from mmbert.cli.main import app
 from mmbert.errors import ConfigError, DataError, MMBertError, TrainingError, WeightsError
@@ -187,36 +187,29 @@ def test_vectors_of_an_array(teacher: Path, tmp_path: Path) -> None:
         import_vectors(options, 1, tmp_path / "damaged")
 
 
-class _Openai(BaseHTTPRequestHandler):
-    """``/v1/embeddings`` with the vectors of an Embedder; answers 503 once, as a server that starts does."""
-
-    embedder: Embedder
-    refused = False
-
-    def do_POST(self) -> None:
-        content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if not type(self).refused:
-            type(self).refused = True
-            self.send_error(503)
-            return
-        rows = [{"index": n, "embedding": v.tolist()} for n, v in enumerate(self.embedder(content["input"]))]
-        body = json.dumps({"data": rows[::-1], "model": content["model"]}).encode()
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
 @pytest.fixture
 def endpoint(teacher: Path) -> Iterator[str]:
-    _Openai.embedder, _Openai.refused = Embedder.load(teacher), False
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Openai)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
+    """``/v1/embeddings`` with the vectors of an Embedder; answers 503 once, as a server that starts does."""
+    embedder, asked = Embedder.load(teacher), []
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        content = json.loads(request.rfile.read(int(request.headers["Content-Length"])))
+        asked.append(content)
+        if len(asked) == 1:
+            request.send_error(503)
+            return
+        rows = [{"index": n, "embedding": v.tolist()} for n, v in enumerate(embedder(content["input"]))]
+        body = json.dumps({"data": rows[::-1], "model": content["model"]}).encode()
+        request.send_response(200)
+        request.send_header("Content-Length", str(len(body)))
+        request.end_headers()
+        request.wfile.write(body)
+
+    server = listen(answer)
+    yield f"{address(server)}/v1"
     server.shutdown()
     server.server_close()
+    assert len(asked) > 1, "the teacher was asked again"
 
 
 def test_a_teacher_behind_an_endpoint(teacher: Path, corpus: Path, endpoint: str, tmp_path: Path) -> None:

@@ -17,11 +17,11 @@ teacher.
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -29,14 +29,16 @@ from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import normalize
 
+from mmbert.io.delimited import read_tsv
+from mmbert.io.rows import read_rows
+
 Encode = Callable[[Sequence[str]], "np.ndarray | csr_matrix"]
 PAIRS = 300
 ENGLISH = "eng_Latn"
 
 
-def read(path: Path) -> list[dict[str, str]]:
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+def read(path: Path) -> list[dict[str, Any]]:
+    return [row for _, row in read_rows(path)]
 
 
 def make_encoder(name: str) -> Encode:
@@ -103,9 +105,7 @@ def groups(path: Path | None) -> dict[str, list[str]]:
     """Language -> its groups: tier and script."""
     if path is None:
         return {}
-    lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
-    column = {name: index for index, name in enumerate(lines[0])}
-    return {row[column["code"]]: [f"tier {row[column['tier']]}", row[column["script"]]] for row in lines[1:]}
+    return {row["code"]: [f"tier {row['tier']}", row["script"]] for _, row in read_tsv(path)}
 
 
 def means(scores: dict[str, float], of: dict[str, list[str]], known: set[str]) -> dict[str, tuple[float, int]]:

@@ -10,10 +10,10 @@ learning.svg   the cosine to the teacher on held-out texts over the texts read, 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
-from mmbert.files import write_json, write_text
+from mmbert.files import read_json, write_json, write_text
+from mmbert.io.delimited import read_tsv
 from mmbert.reporting.charts import ROWS, Row, Spec, dress, load_library
 from mmbert.reporting.markdown import svg
 from mmbert.reporting.palette import phase_colour
@@ -93,9 +93,8 @@ def learning(curves: dict[str, list[list[float]]]) -> Spec:
 
 def curve(path: Path) -> list[list[float]]:
     """Return (texts read, cosine) at each evaluation of a run, from its ``result.json``."""
-    history = json.loads(path.read_text(encoding="utf-8"))["history"]
-    chosen = json.loads((path.parent / "texts.json").read_text(encoding="utf-8"))
-    texts = sum(chosen["languages"].values())
+    history = read_json(path)["history"]
+    texts = sum(read_json(path.parent / "texts.json")["languages"].values())
     return [[round(line["epoch"] * texts), line["eval_cosine"]] for line in history if "eval_cosine" in line]
 
 
@@ -105,13 +104,11 @@ def main() -> None:
     parser.add_argument("known", type=Path, help="file with the languages of the teacher")
     parser.add_argument("--curves", nargs="*", default=[], metavar="NAME=RUN/result.json")
     options = parser.parse_args()
-    lines = [line.split("\t") for line in options.groups.read_text(encoding="utf-8").splitlines()]
-    code, tier = lines[0].index("code"), lines[0].index("tier")
-    tiers = {line[code]: line[tier] for line in lines[1:]}
-    scores = json.loads((PLACE / "scores.json").read_text(encoding="utf-8"))
+    tiers = {row["code"]: row["tier"] for _, row in read_tsv(options.groups)}
+    scores = read_json(PLACE / "scores.json")
     write_text(PLACE / "languages.svg", svg(languages(scores, tiers, set(options.known.read_text().split()))))
     kept = PLACE / "curves.json"
-    curves = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+    curves = read_json(kept) if kept.is_file() else {}
     for each in options.curves:
         name, _, path = each.partition("=")
         curves[name] = curve(Path(path))

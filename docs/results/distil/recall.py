@@ -18,7 +18,6 @@ change. ``--save`` keeps the recall of each language and kind as JSON.
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import random
 import sys
@@ -34,6 +33,7 @@ import numpy as np
 
 from mmbert import Embedder, SearchIndex
 from mmbert.errors import MissingExtra
+from mmbert.io.rows import read_rows
 
 PAIRS = 100
 WARM_UP = 20
@@ -53,15 +53,13 @@ Pair = tuple[str, str, str]
 def read_pairs(folder: Path) -> list[Pair]:
     found = []
     for path in sorted(folder.glob("*/test.jsonl.gz")):
-        with gzip.open(path, "rt", encoding="utf-8") as rows:
-            found += [(path.parent.name, row["text"], row["english"]) for row in map(json.loads, rows)]
+        found += [(path.parent.name, row["text"], row["english"]) for _, row in read_rows(path)]
     return found
 
 
 def lines(path: Path) -> Iterator[str]:
-    with gzip.open(path, "rt", encoding="utf-8") as rows:
-        for row in rows:
-            yield from (line for line in json.loads(row)["text"].splitlines() if 20 <= len(line) <= 200)
+    for _, row in read_rows(path):
+        yield from (line for line in row["text"].splitlines() if 20 <= len(line) <= 200)
 
 
 def distractors(folder: Path, count: int) -> list[str]:

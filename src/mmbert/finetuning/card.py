@@ -51,7 +51,7 @@ def tuned_card(
     listed = ", ".join(stated) if len(stated) <= 12 else f"{len(stated)} languages"
     figures = {split: split_languages(found) for split, found in metrics.items()}
     rows = [f"| {split} | {name} | {value:.4g} |" for split, (own, _) in figures.items() for name, value in own.items()]
-    adapter = is_adapter(recipe)
+    adapter = recipe.writes_adapter
     tags = ("modernbert", "mmbert", *(_adapter_tags(recipe) if adapter else ()))
     library = "transformers" if not adapter else "sentence-transformers" if recipe.task == "embed" else "peft"
     parts = [
@@ -67,11 +67,6 @@ def tuned_card(
         f"## Labels\n\n{', '.join(labels)}" if labels else "",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def is_adapter(recipe: FinetuneRecipe) -> bool:
-    """Return whether a run's ``final`` is an adapter of peft."""
-    return recipe.training.lora is not None and not recipe.training.lora.merge
 
 
 def _adapter_tags(recipe: FinetuneRecipe) -> tuple[str, ...]:

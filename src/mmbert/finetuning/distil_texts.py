@@ -83,17 +83,9 @@ def prepare_texts(options: Distil, seed: int, folder: Path) -> ChosenTexts:
 
 
 _CHOICES = {
-    "vectors",
-    "text",
-    "language_field",
-    "languages",
-    "texts",
-    "temperature",
-    "shortest",
-    "longest",
-    "exclude",
+    "vectors", "text", "language_field", "languages", "texts", "temperature", "shortest", "longest", "exclude",
     "heldout",
-}
+}  # fmt: skip
 
 
 def _choose(options: Distil, seed: int, folder: Path) -> None:

@@ -106,6 +106,11 @@ def finetune(
             return finished
         if wanted.training.push_to_hub is not None:
             check_upload(wanted.training.push_to_hub)  # now, not after hours
+            if wanted.writes_adapter and Path(wanted.model).is_dir():
+                raise ConfigError(
+                    f"training.push_to_hub: the adapter would name {wanted.model} by its path on this machine: upload "
+                    "that model first, and give its name on the hub as model"
+                )
         if sweep:
             return _sweep(wanted, folder, callbacks)
         result = _train(wanted, folder, callbacks)

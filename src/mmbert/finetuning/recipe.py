@@ -181,6 +181,11 @@ class FinetuneRecipe(SpecFile):
     sweep: Sweep = Sweep()
 
     @property
+    def writes_adapter(self) -> bool:
+        """Return whether the run's ``final`` is an adapter of peft, not a whole model."""
+        return self.training.lora is not None and not self.training.lora.merge
+
+    @property
     def options(self) -> Any:
         """Options of the task: the block of its name."""
         return getattr(self, self.task)

@@ -20,7 +20,7 @@ from mmbert.errors import ConfigError, TrainingError
 from mmbert.files import is_main_process, world_size
 from mmbert.finetuning.adapters import add_lora, load_trained, save_trained
 from mmbert.finetuning.callbacks import last_checkpoint, log_kept, run_callbacks
-from mmbert.finetuning.card import is_adapter, tuned_card
+from mmbert.finetuning.card import tuned_card
 from mmbert.finetuning.dry_run import warn_small_model
 from mmbert.finetuning.evaluators import CombinedEvaluator, make_evaluators, rank_candidates
 from mmbert.finetuning.examples import read_splits
@@ -91,8 +91,9 @@ def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[TrainerCallb
         check_best(trainer.state, chosen)
         metrics = {**after, **{f"{role}_before": found for role, found in before.items()}}
         if is_main_process():
-            made = (tuned_card(recipe, metrics, len(rows), languages, ()), recipe) if is_adapter(recipe) else ()
-            save_folder(model, task, folder / FINAL, *made)
+            # a whole model has the library's own card
+            card = tuned_card(recipe, metrics, len(rows), languages, ()) if recipe.writes_adapter else None
+            save_folder(model, task, folder / FINAL, card, recipe if recipe.writes_adapter else None)
         trainer.accelerator.wait_for_everyone()
     return FinetuneResult(folder / FINAL, metrics, chosen, [dict(line) for line in trainer.state.log_history])
 

@@ -23,7 +23,7 @@ from mmbert.errors import UndefinedMetric
 from mmbert.files import atomic_folder, is_main_process, write_text
 from mmbert.finetuning.adapters import ADAPTERS, adapter_state, add_lora, load_trained, make_adapter
 from mmbert.finetuning.callbacks import Patience, last_checkpoint, log_kept, run_callbacks
-from mmbert.finetuning.card import is_adapter, tuned_card
+from mmbert.finetuning.card import tuned_card
 from mmbert.finetuning.collate import Feature, collate
 from mmbert.finetuning.figures import summarise
 from mmbert.finetuning.finetune import CHECKPOINTS, FINAL, FinetuneResult
@@ -129,7 +129,7 @@ def fit(
     if is_main_process():
         with atomic_folder(folder / FINAL) as partial:
             model.save_pretrained(partial)
-            if is_adapter(recipe):
+            if recipe.writes_adapter:
                 make_adapter(partial, adapter_state(model), recipe)
             card = tuned_card(recipe, metrics, len(data["train"]), languages, model.names)
             write_text(partial / "README.md", card)
