@@ -19,6 +19,7 @@ from export_models import save_masked_lm, save_task
 from tokenizers.processors import TemplateProcessing
 
 import mmbert
+from mmbert import cpu
 from mmbert.errors import ConfigError, DataError, MMBertError
 from mmbert.exporting import export as exporting
 from mmbert.exporting.compare import Agreement, compare
@@ -198,7 +199,8 @@ def test_a_folder_in_16_bits_is_loaded_without_the_fp32_weights(
     for place in (tmp_path / "out", tmp_path / "head"):
         assert {value.dtype for value in load_state(place).values()} == {full}
         assert read(place / "config.json")["dtype"] == str(full).removeprefix("torch.")
-    for precision in ("fp32", "bf16", "auto", "int8"):
+    int8 = ("int8",) if cpu.int8_instructions() else ()  # so narrow a model has no fast int8 without them
+    for precision in ("fp32", "bf16", "auto", *int8):
         found = mmbert.Embedder.load(tmp_path / "out", precision=precision)(list(TEXTS))
         assert (found * wanted).sum(1).min() > (near if precision == "fp32" else 0.99)
     exact = mmbert.Embedder.load(tmp_path / "out", precision="fp32")(list(TEXTS))
