@@ -191,14 +191,12 @@ def test_weights_of_any_type_are_those_that_transformers_reads(stored: str, tmp_
         torch.testing.assert_close(their_logits(again, words, text), their_logits(theirs, words, text))
 
 
-def test_an_old_bin_has_the_logits_of_transformers_and_the_line_that_converts_it(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_old_bin_is_refused_with_the_line_that_converts_it(tmp_path: Path) -> None:
     model, words = save_theirs(tmp_path / "old", "SequenceClassification", num_labels=3)
     torch.save(model.state_dict(), tmp_path / "old" / "pytorch_model.bin")
     (tmp_path / "old" / "model.safetensors").unlink()
-    assert_logits(tmp_path / "old", model, words, TEXTS[:2])
-    assert f"mmbert export {tmp_path / 'old'} --format huggingface --out DIR" in caplog.text
+    with pytest.raises(WeightsError, match=f"mmbert export {tmp_path / 'old'} --format huggingface --out DIR"):
+        mmbert.Classifier.load(tmp_path / "old")
     export(tmp_path / "old", tmp_path / "new", format="huggingface")
     assert_logits(tmp_path / "new", model, words, TEXTS[:2])
 

@@ -177,16 +177,16 @@ def test_an_index_names_no_file_of_another_folder(folder: Path, tmp_path: Path, 
     assert any("which is no file of its folder" in what for what, _ in read_tensors(folder).faults)
 
 
-def test_old_bin_is_read_as_tensors_only(model: MaskedLM, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_old_bin_is_refused_but_to_convert_it_and_then_read_as_tensors_only(model: MaskedLM, folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
-    assert same(MaskedLM.load(folder), model)
-    assert f"convert it once: mmbert export {folder} --format huggingface --out DIR" in caplog.text
-    torch.save({"model": Path("/")}, folder / "pytorch_model.bin")
-    assert "cannot be read as plain tensors" in refused(folder)
-    assert "save the model again where it was trained, by model.save_pretrained(FOLDER)" in refused(folder)
-    torch.save([1, 2], folder / "pytorch_model.bin")
-    assert "does not hold a table of tensors" in refused(folder)
+    assert f"read only to convert it, as plain tensors: mmbert export {folder} --format huggingface" in refused(folder)
+    state = load_state(folder, convert=True)
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+    for stored, why in (({"model": Path("/")}, r"cannot be read .*: save the model again"), ([1, 2], "hold a table")):
+        torch.save(stored, folder / "pytorch_model.bin")
+        with pytest.raises(WeightsError, match=why):
+            load_state(folder, convert=True)
 
 
 def test_what_does_not_fit_is_named(folder: Path) -> None:

@@ -83,7 +83,7 @@ class Source(Loaded):
 
     def state(self, *, head: bool) -> dict[str, Tensor]:
         """Return the tensors as stored, by the names of transformers' class with a head, or of the bare encoder."""
-        state = load_state(self.place)
+        state = load_state(self.place, convert=True)
         if is_adapter(self.folder):
             read_adapter(self.folder).merge(state)
             # one type for all, as config.json says: the merged matrices are fp32

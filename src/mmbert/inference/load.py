@@ -147,7 +147,7 @@ def load(
     config = _shorter(config_from_hf(values, str(place / "config.json")), num_layers, options)
     where = pick_device(device, config, precision)
     tokenizer = _tokenizer(place, config)
-    state = load_state(place, check=True)
+    state = load_state(place, check=True, convert=precision == "plain")
     if adapter is not None:
         adapter.merge(state)
     if num_layers is not None:  # else layers that the config does not know are an error

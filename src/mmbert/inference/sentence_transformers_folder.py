@@ -239,7 +239,7 @@ def _layer_weights(place: Path, config: dict[str, Any]) -> tuple[float, ...] | N
     """Return the weights of all layers; None if the model does not output them, so that the module does nothing."""
     if not config.get("output_hidden_states"):
         return None
-    values, state = _listed(place), load_state(place)
+    values, state = _listed(place), load_state(place, convert=True)
     start, layers = values.get("layer_start", 4), config.get("num_hidden_layers")
     if "layer_weights" not in state or type(layers) is not int or type(start) is not int or not 0 <= start <= 1024:
         raise WeightsError(
@@ -258,7 +258,7 @@ def _dense(place: Path) -> Dense:
     width, out, bias = values.get("in_features"), values.get("out_features"), values.get("bias", True)
     if type(width) is not int or type(out) is not int or min(width, out) < 1 or max(width, out) >= 2**31:
         raise WeightsError(f"{place / 'config.json'}: in_features and out_features are not numbers from 1 to 2^31")
-    state = {key: value.float() for key, value in load_state(place).items()}
+    state = {key: value.float() for key, value in load_state(place, convert=True).items()}
     with torch.device("meta"):  # memory is taken by the stored weights, not by the sizes that the config claims
         residual: nn.Module | None = None
         if values.get("use_residual"):

@@ -1,9 +1,9 @@
 """Reading and writing weights in Hugging Face's form.
 
-It reads ``model.safetensors``, a sharded ``model.safetensors.index.json``, or an old ``pytorch_model.bin`` (tensors
-only, no other object is unpickled); models with or without the language-model head, with the tied decoder stored or
-not; a folder or a name on the hub. Names and shapes must match exactly, except for what trainers add: the names of
-wrappers, and rows that pad the vocabulary.
+It reads ``model.safetensors`` or a sharded ``model.safetensors.index.json``, and an old ``pytorch_model.bin`` to
+convert it (tensors only, no other object is unpickled); models with or without the language-model head, with the tied
+decoder stored or not; a folder or a name on the hub. Names and shapes must match exactly, except for what trainers add:
+the names of wrappers, and rows that pad the vocabulary.
 It writes ``config.json`` for transformers 4 and 5, and ``model.safetensors`` without a second copy of the tied matrix.
 """
 
@@ -78,14 +78,16 @@ def load_config(folder: str | Path) -> ModelConfig:
     return config_from_hf(values, str(path))
 
 
-def load_state(folder: str | Path, *, check: bool = False) -> dict[str, Tensor]:
+def load_state(folder: str | Path, *, check: bool = False, convert: bool = False) -> dict[str, Tensor]:
     """Return all tensors of a folder as stored, by their names without ``WRAPPERS``; those of safetensors are mapped.
 
-    check  read all weights once, and refuse NaN and infinite values, which would make all results NaN
+    check    read all weights once, and refuse NaN and infinite values, which would make all results NaN
+    convert  read a folder whose only weights are in ``pytorch_model.bin``, which is else refused
     Raises WeightsError if a file is missing, truncated or corrupt.
     """
     folder = Path(folder)
-    readers = (WEIGHTS, partial(_read_safetensors, check=check)), ("pytorch_model.bin", partial(_read_bin, check=check))
+    old = partial(_read_bin, check=check) if convert else _refuse_bin
+    readers = (WEIGHTS, partial(_read_safetensors, check=check)), ("pytorch_model.bin", old)
     # safetensors first, whole before sharded, as transformers chooses.
     for name, read in readers:
         index = folder / f"{name}.index.json"
@@ -211,11 +213,15 @@ def _read_bin(path: Path, *, check: bool) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path} does not hold a table of tensors")
     _refuse_not_finite(path, (name for name, value in state.items() if check and not is_finite(value)))
-    log.warning(
-        "%s is read as plain tensors, all in memory; convert it once: "
-        "mmbert export %s --format huggingface --out DIR", path, path.parent,
-    )  # fmt: skip
     return state
+
+
+def _refuse_bin(path: Path) -> dict[str, Tensor]:
+    # A pickle is all in memory, may hold code, and is read anew at each start: once is enough.
+    raise WeightsError(
+        f"{path} is no safetensors file, and is read only to convert it, as plain tensors: "
+        f"mmbert export {path.parent} --format huggingface --out DIR"
+    )
 
 
 def misfits(wanted: Mapping[str, tuple[int, ...]], stored: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
