@@ -79,6 +79,14 @@ def test_extras_in_texts_exist() -> None:
             assert set(names.split(",")) <= set(DECLARED), path
 
 
+def test_metadata_that_is_not_found_is_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    extras._stated.cache_clear()
+    with monkeypatch.context() as patched:
+        patched.setattr("sys.path", [])
+        assert extras.extras() == {}
+    assert set(extras.extras()) == set(DECLARED)
+
+
 def test_too_old_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert extras.missing("data") == []
     monkeypatch.setattr(extras, "version", lambda name: "3.0")

@@ -21,15 +21,19 @@ MODULES = {
 FOR_DEVELOPERS = ("dev", "clients")
 
 
-@cache
 def extras() -> dict[str, tuple[Requirement, ...]]:
     """Return the requirements of every extra; without metadata (the source alone on the path) there is none."""
-    from packaging.requirements import Requirement
-
     try:
-        found = metadata("mmbert")
+        return _stated()
     except PackageNotFoundError:
         return {}
+
+
+@cache
+def _stated() -> dict[str, tuple[Requirement, ...]]:
+    from packaging.requirements import Requirement
+
+    found = metadata("mmbert")
     stated = [Requirement(line) for line in found.get_all("Requires-Dist") or ()]
     return {extra: tuple(_of(stated, extra)) for extra in found.get_all("Provides-Extra") or ()}
 
