@@ -53,6 +53,16 @@ def test_a_reranker_learns_the_scores_of_its_teacher(loss: str, pretrained: Path
     assert np.corrcoef(said, wanted)[0, 1] > 0.8
 
 
+def test_a_reranker_of_fewer_layers_begins_with_its_teachers_head(heads: Path, tmp_path: Path) -> None:
+    train, model = write_rows(tmp_path / "train.jsonl", examples(6)), str(heads / "ranks")
+    own = {"training": {"max_steps": 1, "learning_rate": 1e-30}, "teacher": {"model": model}, "student": {"keep": 1}}
+    result = mmbert.finetune(make_recipe("rerank", heads / "ranks", train, **own), out=tmp_path / "run")
+    small, large = (load_file(place / "model.safetensors") for place in (result.folder, heads / "ranks"))
+    assert {name for name in large if ".layers.1." not in name} == set(small)
+    for name, value in small.items():
+        torch.testing.assert_close(value, large[name])
+
+
 def test_pairs_without_a_label(pretrained: Path, heads: Path, tmp_path: Path) -> None:
     rows = [{"query": "water", "document": f"maji {number}", **({"label": number % 2} if number < 3 else {})}
             for number in range(6)]  # fmt: skip

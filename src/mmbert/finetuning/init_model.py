@@ -50,8 +50,7 @@ def load_start(
 ) -> Start:
     """Return the recipe's model with a head for these classes. Raises WeightsError or TokenizerError.
 
-    begin  the folder to begin with (``start_folder``); None: that of the recipe's model. A student of its layers has
-           no head: it takes the model's
+    begin  the folder to begin with (``start_folder``); None: that of the recipe's model
     """
     folder = model_folder(recipe.model, revision=recipe.model_revision) if begin is None else begin
     tokenizer = Tokenizer.load(folder)
@@ -64,12 +63,8 @@ def load_start(
             f"{encoder.config.vocab_size}: not its tokenizer"
         )
     task = kind(encoder, len(names), pooling=pooling, dropout=recipe.training.dropout)
-    headed, name = folder, recipe.model
-    if begin is not None and recipe.student is not None and recipe.student.keep is not None:
-        headed = model_folder(recipe.model, revision=recipe.model_revision)
-    elif begin is not None and (recipe.student is not None or recipe.trim is not None):
-        name = str(begin)
-    kept = _take_head(task, load_state(headed), read_json(headed / "config.json"), tuple(names), name)
+    name = recipe.model if recipe.student is None and recipe.trim is None else str(folder)
+    kept = _take_head(task, load_state(folder), read_json(folder / "config.json"), tuple(names), name)
     return Start(task, tokenizer, kept, min(recipe.training.max_tokens, encoder.config.max_context))
 
 

@@ -14,14 +14,15 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from mmbert.errors import ConfigError, WeightsError, first_line
-from mmbert.files import atomic_folder
+from mmbert.files import atomic_folder, write_json
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.finetuning.recipe_distil import Student
 from mmbert.finetuning.sentence_model import encoder_folder, encoder_of, quiet
 from mmbert.model.config import ModelConfig
 from mmbert.model.encoder import Encoder
+from mmbert.model.folder import read_config
 from mmbert.model.init import init_weights
-from mmbert.model.weights import load_config, load_state, model_folder, save_model, take_encoder
+from mmbert.model.weights import WEIGHTS, config_to_hf, load_config, load_state, model_folder, save_state
 from mmbert.tokenizer.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -53,20 +54,21 @@ def is_made(folder: Path) -> bool:
 
 def _keep_layers(recipe: FinetuneRecipe, count: int, folder: Path) -> None:
     source = encoder_folder(model_folder(recipe.model, revision=recipe.model_revision))
-    config = load_config(source)
+    config, values = load_config(source), read_config(source)
     kept = spread(config, count)
     log.info("student: layers %s of %s", ", ".join(map(str, kept)), recipe.model)
     state: dict[str, Tensor] = {}
-    for name, value in take_encoder(load_state(source)).items():
-        prefix, _, rest = name.partition("layers.")
-        if not rest:
-            state[name] = value
-            continue
+    for name, value in load_state(source).items():
+        prefix, layer, rest = name.partition("layers.")
         index, _, leaf = rest.partition(".")
-        if int(index) in kept:
-            state[f"{prefix}layers.{kept.index(int(index))}.{leaf}"] = value
-    smaller = config.model_copy(update={"num_layers": count})
-    save_model(Encoder.from_state(smaller, state, str(source)), smaller, "ModernBertModel", folder)
+        if not layer:  # embeddings, the last norm, and the head: a student of a tuned model begins with its answers
+            state[name] = value.float()
+        elif int(index) in kept:
+            state[f"{prefix}layers.{kept.index(int(index))}.{leaf}"] = value.float()
+    architecture = values.get("architectures", ["ModernBertModel"])[0]
+    smaller = config_to_hf(config.model_copy(update={"num_layers": count}), architecture, "float32")
+    save_state(state, folder / WEIGHTS)
+    write_json(folder / "config.json", {**values, **smaller})
     Tokenizer.load(source).save(folder, max_tokens=config.max_context, as_written=True)
 
 
