@@ -6,7 +6,7 @@ computed at a time, a full one is cut while the one before it runs, and one that
 
 A batch of R requests with N rows and T tokens takes ``batch + row N + token T`` seconds times a measured factor, and
 ``request R`` for what the server does besides: reading and tokenising requests and writing answers. With cores to spare
-that runs beside the batches and only delays its own request (``beside``). ``beyond`` is what a client waits outside.
+that runs beside the batches and only delays its own request (``beside``).
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ class Service:
     row: float = 0.0
     token: float = 0.0
     request: float = 0.0
-    beyond: float = 0.0
     beside: bool = False
     factors: Sequence[float] = (1.0,)
 
@@ -206,7 +205,7 @@ def simulate(
         while ends and ends[0][0] <= until:
             now, number = heapq.heappop(ends)
             for request in servers[number].end():
-                request.answered = now + service.beyond + (service.request if service.beside else 0.0)
+                request.answered = now + (service.request if service.beside else 0.0)
             start(number, now)
 
     for request in requests:

@@ -2,16 +2,16 @@
 
     python benchmarks/replicas.py measure MODEL [--threads 1] [--seconds 60]
     python benchmarks/replicas.py check MODEL [--loads 0.4 0.7 0.9 1.3] [--seconds 90]
-    python benchmarks/replicas.py table [--replicas 1 2 ...] [--load 2.8] [--seconds 1800]
+    python benchmarks/replicas.py table [--replicas 1 2 ...] [--load 2.8] [--seconds 600]
 
 measure  one connection asks a server on the loopback for 1 to 48 texts at a time, so that each batch holds one request;
-         the seconds of batches over their rows and tokens, and the processor time of a request besides, go to
-         ``replicas.json``
+         seconds of batches over their rows and tokens go to ``replicas.json``, and those that a client waits besides:
+         reading, tokenising and writing, on the one core that server and client share
 check    the same server under Poisson arrivals, at parts of what it can answer, and the simulation of the same arrivals
 table    simulated p50, p99 and share of refused requests over replicas, balancers, and single requests or bursts; draws
          docs/guides/images/replicas.svg
 
-``--core``: the server runs on this core, the clients on the others. Texts of 8 to 512 tokens, most of them short (as in
+Server and client run on the cores that the command is given. Texts of 8 to 512 tokens, most of them short (as in
 ``serving.py``), 1 to 8 a request. ``replica_model.py`` has the simulation and what it assumes.
 """
 
@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import random
 import sys
 import tempfile
@@ -54,16 +53,9 @@ BURST = 16
 """Requests that come at once in a burst."""
 
 
-@contextlib.contextmanager
-def replica(options: argparse.Namespace) -> Iterator[Server]:
-    """A warm server, on its core."""
-    others = os.sched_getaffinity(0)
-    if options.core is not None:
-        os.sched_setaffinity(0, {options.core})  # what it starts inherits it
-    with ours(options.model, options, "--max-queue-tokens", str(QUEUE)) as server:
-        os.sched_setaffinity(0, others - {options.core} or others)
-        yield server
-    os.sched_setaffinity(0, others)
+def replica(options: argparse.Namespace) -> contextlib.AbstractContextManager[Server]:
+    """Return a server with the queue of all replicas here."""
+    return ours(options.model, options, "--max-queue-tokens", str(QUEUE))
 
 
 def fit(rows: np.ndarray, tokens: np.ndarray, seconds: np.ndarray) -> tuple[list[float], np.ndarray]:
@@ -87,7 +79,7 @@ def measure(options: argparse.Namespace) -> Iterator[str]:
     with replica(options) as server, httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=60) as client:
         for one in probes[:30]:
             client.post("/embed", json={"inputs": one["inputs"]})
-        end, spent = time.perf_counter() + options.seconds, server.processor()
+        end = time.perf_counter() + options.seconds
         for one in probes[30:]:
             began = time.perf_counter()
             answer = client.post("/embed", json={"inputs": one["inputs"]}).raise_for_status()
@@ -96,11 +88,9 @@ def measure(options: argparse.Namespace) -> Iterator[str]:
             found.append((len(one["inputs"]), float(headers["x-compute-tokens"]), inference, took))
             if time.perf_counter() > end:
                 break
-        spent = server.processor() - spent
     rows, tokens, inference, took = np.array(found).T
     (batch, row, token), ratios = fit(rows, tokens, inference)
-    request = max(0.0, spent - float(inference.sum())) / len(found)
-    beyond = max(0.0, float(np.median(took - inference)) - request)
+    request = float(np.median(took - inference))
     mix = [one["lengths"] for one in make_requests(options.model, COUNT)]
     write_json(
         MEASURED,
@@ -109,7 +99,7 @@ def measure(options: argparse.Namespace) -> Iterator[str]:
             "model": options.model.name,
             "batches": len(found),
             "service": {
-                "batch": batch, "row": row, "token": token, "request": request, "beyond": beyond, "beside": False,
+                "batch": batch, "row": row, "token": token, "request": request, "beside": False,
                 "factors": np.quantile(ratios, np.linspace(0.01, 0.99, 50)).round(4).tolist(),
             },
             "requests": mix,
@@ -118,8 +108,7 @@ def measure(options: argparse.Namespace) -> Iterator[str]:
     low, high = np.quantile(ratios, [0.05, 0.95])
     yield f"{len(found)} batches of 1 to {int(rows.max())} texts, {int(tokens.min())} to {int(tokens.max())} tokens:"
     yield f"{1e3 * batch:.2f} ms + {1e3 * row:.3f} ms a text + {1e3 * token:.4f} ms a token; nine of ten batches take "
-    yield f"{low:.2f} to {high:.2f} times that. A request takes {1e3 * request:.2f} ms of the processor besides, and"
-    yield f"its client waits {1e3 * beyond:.2f} ms more."
+    yield f"{low:.2f} to {high:.2f} times that. A request takes {1e3 * request:.2f} ms besides."
 
 
 def measured() -> tuple[Service, list[list[int]]]:
@@ -203,6 +192,29 @@ def table(options: argparse.Namespace) -> Iterator[str]:
         found = [run(service, mix, busy * count * one, count, seconds=options.seconds) for busy in options.busy]
         yield f"| {count} | " + " | ".join(f"{1e3 * made.p99:,.0f}" for made in found) + " |"
     write_text(PLOT, draw(rows))
+    yield from large(service, mix, options)
+
+
+def large(service: Service, mix: Sequence[Sequence[int]], options: argparse.Namespace) -> Iterator[str]:
+    """Yield what a large request now and then does to the others, whole and in parts sent at once."""
+    one, count, size = able(service, mix), 4, 256
+    texts = [tokens for request in mix for tokens in request][:size]
+    beside = f"every 20 s one of {size} texts ({sum(texts):,} tokens)"
+    yield f"\n{count} replicas, 50% busy with single requests; {beside}:\n"
+    yield "| the large one is sent | the others: p99 ms | refused | the large one: median s | refused |"
+    yield "| --- | ---: | ---: | ---: | ---: |"
+    for parts in (1, 4, 8):
+        small = stream(poisson(0.5 * count * one, options.seconds, np.random.default_rng(1)), mix)
+        jobs = [
+            [Request(at, texts[part::parts]) for part in range(parts)] for at in np.arange(10.0, options.seconds, 20.0)
+        ]
+        both = sorted([*small, *(request for job in jobs for request in job)], key=lambda request: request.at)
+        simulate(both, count, service, Limits(BATCH, QUEUE))
+        took = [max(request.latency for request in job) for job in jobs]  # nan: a part was refused
+        lost, seen = float(np.isnan(took).mean()), Summary.of(small)
+        name = "whole" if parts == 1 else f"in {parts} requests at once"
+        half = "" if lost == 1 else f"{np.nanmedian(took):.1f}"
+        yield f"| {name} | {1e3 * seen.p99:,.0f} | {seen.refused:.1%} | {half} | {lost:.0%} |"
 
 
 def draw(rows: list[dict[str, Any]]) -> str:
@@ -241,14 +253,13 @@ def main() -> None:
         command = commands.add_parser(name)
         command.add_argument("model", type=Path)
         command.add_argument("--threads", type=int, default=1, help="of the server")
-        command.add_argument("--core", type=int, help="core of the server")
         command.add_argument("--seconds", type=float, default=60.0 if name == "measure" else 90.0)
     command.add_argument("--loads", type=float, nargs="+", default=[0.4, 0.7, 0.9, 1.3])
     command = commands.add_parser("table")
     command.add_argument("--load", type=float, default=2.8, help="in replicas that are never idle")
     command.add_argument("--replicas", type=int, nargs="+", default=list(range(2, 9)))
     command.add_argument("--busy", type=float, nargs="+", default=[0.5, 0.7, 0.8, 0.9])
-    command.add_argument("--seconds", type=float, default=1800.0)
+    command.add_argument("--seconds", type=float, default=600.0)
     options = parser.parse_args()
     print(f"    python benchmarks/replicas.py {' '.join(sys.argv[1:])}\n")
     for line in {"measure": measure, "check": check, "table": table}[options.command](options):
