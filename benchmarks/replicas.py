@@ -197,7 +197,7 @@ def table(options: argparse.Namespace) -> Iterator[str]:
 
 def large(service: Service, mix: Sequence[Sequence[int]], options: argparse.Namespace) -> Iterator[str]:
     """Yield what a large request now and then does to the others, whole and in parts sent at once."""
-    one, count, size = able(service, mix), 4, 256
+    one, count, size = able(service, mix), 4, 128
     texts = [tokens for request in mix for tokens in request][:size]
     beside = f"every 20 s one of {size} texts ({sum(texts):,} tokens)"
     yield f"\n{count} replicas, 50% busy with single requests; {beside}:\n"
