@@ -62,7 +62,7 @@ def make_folder(home: Path, shape: str) -> Path:
 
 
 def make_requests(folder: Path, count: int, most: int = 8) -> list[dict[str, Any]]:
-    """Bodies of texts of mixed lengths, and how many tokens each has."""
+    """Bodies of texts of mixed lengths, how many tokens each text has (``lengths``), and all of them."""
     from texts import cut
 
     from mmbert.tokenizer.tokenizer import Tokenizer
@@ -74,7 +74,8 @@ def make_requests(folder: Path, count: int, most: int = 8) -> list[dict[str, Any
     requests = []
     for size in sizes:
         some = [next(texts) for _ in range(size)]
-        requests.append({"inputs": [text for text, _ in some], "tokens": sum(length for _, length in some)})
+        sizes_of = [length for _, length in some]
+        requests.append({"inputs": [text for text, _ in some], "lengths": sizes_of, "tokens": sum(sizes_of)})
     return requests
 
 
@@ -162,7 +163,7 @@ def run_rival(folder: str, dtype: str, port: int) -> None:
 
 
 def load(server: Server, work: Path, **plan: Any) -> dict[str, Any]:
-    """Run a load generator to its end. plan: connections or rate, seconds."""
+    """Run a load generator to its end. plan: connections, rate or times, and seconds."""
     command = [sys.executable, __file__, "--child-load", json.dumps({"port": server.port, "work": str(work), **plan})]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     found: dict[str, Any] = orjson.loads(done.stdout.splitlines()[-1])
@@ -204,20 +205,22 @@ class Generator:
 
         await asyncio.gather(*(connection() for _ in range(self.plan["connections"])))
 
-    async def handle(self, client: httpx.AsyncClient, end: float) -> None:
-        """So many a second, whatever has been answered; what would be too many in flight is not sent, but counted."""
-        began, sent, flying = time.perf_counter(), 0, set[asyncio.Task[None]]()
-        while (now := time.perf_counter()) < end:
-            due = int((now - began) * self.plan["rate"])
-            for number in range(sent, due):
-                if len(flying) >= MOST_IN_FLIGHT:
-                    self.counts["not sent"] += 1
-                    continue
-                task = asyncio.create_task(self.send(client, number))
-                flying.add(task)
-                task.add_done_callback(flying.discard)
-            sent = due
-            await asyncio.sleep(0.005)
+    async def handle(self, client: httpx.AsyncClient) -> None:
+        """So many a second, or at given times, whatever has been answered.
+
+        What would be too many in flight is not sent, but counted.
+        """
+        rate, seconds = self.plan.get("rate", 0.0), self.plan["seconds"]
+        times = self.plan.get("times") or (number / rate for number in range(int(rate * seconds)))
+        began, flying = time.perf_counter(), set[asyncio.Task[None]]()
+        for number, at in enumerate(times):
+            await asyncio.sleep(max(0.0, began + at - time.perf_counter()))
+            if len(flying) >= MOST_IN_FLIGHT:
+                self.counts["not sent"] += 1
+                continue
+            task = asyncio.create_task(self.send(client, number))
+            flying.add(task)
+            task.add_done_callback(flying.discard)
         await asyncio.gather(*flying)
 
     async def run(self) -> dict[str, Any]:
@@ -225,7 +228,10 @@ class Generator:
         limits = httpx.Limits(max_connections=MOST_IN_FLIGHT, max_keepalive_connections=MOST_IN_FLIGHT)
         began = time.perf_counter()
         async with httpx.AsyncClient(base_url=base, timeout=TIMEOUT, limits=limits, trust_env=False) as client:
-            await (self.handle if "rate" in self.plan else self.closed)(client, began + self.plan["seconds"])
+            if "connections" in self.plan:
+                await self.closed(client, began + self.plan["seconds"])
+            else:
+                await self.handle(client)
         took = time.perf_counter() - began
         quantiles = np.percentile(self.seconds, [50, 95, 99]) if self.seconds else [float("nan")] * 3
         return {

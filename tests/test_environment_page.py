@@ -11,6 +11,7 @@ import mmbert
 
 PACKAGE = Path(mmbert.__file__).parent
 ROOT = Path(__file__).parents[1]
+DEPLOY = [path for path in (ROOT / "deploy").rglob("*") if path.is_file()]
 PAGE = (ROOT / "docs" / "environment.md").read_text(encoding="utf-8")
 READERS = {"environment", "secret", "get", "getenv", "setdefault"}
 """Functions of ``files``, and those of ``os.environ``."""
@@ -46,13 +47,13 @@ def test_the_page_lists_what_the_code_reads() -> None:
 
 def test_variables_of_ours_are_on_the_page_wherever_they_are_named() -> None:
     """Of the package by a prefix; a name elsewhere that nothing reads would be a promise not kept."""
-    places = [*(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").iterdir(), *PACKAGE.rglob("*.py"), ROOT / "README.md"]
+    places = [*(ROOT / "docs").rglob("*.md"), *DEPLOY, *PACKAGE.rglob("*.py"), ROOT / "README.md"]
     named = {name for path in places for name in re.findall(r"\bMMBERT_[A-Z_]+\b", path.read_text(encoding="utf-8"))}
     assert named - listed("Read by mmbert") == {"MMBERT_ARGS"}  # of the systemd unit
 
 
 def test_variables_of_libraries_in_guides_are_on_the_page() -> None:
-    places = [*(ROOT / "docs" / "guides").glob("*.md"), *(ROOT / "deploy").iterdir(), ROOT / "Makefile"]
+    places = [*(ROOT / "docs" / "guides").glob("*.md"), *DEPLOY, ROOT / "Makefile"]
     prefixes = r"\b(?:HF|OMP|RAYON|ONEDNN|LRU|ATEN|TORCHINDUCTOR|MASTER|NCCL|MKL|OTEL)_[A-Z_]+\b"
     named = {name for path in places for name in re.findall(prefixes, path.read_text(encoding="utf-8"))}
     assert named <= listed("Read by libraries")

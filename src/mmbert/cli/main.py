@@ -86,6 +86,7 @@ def _add_commands() -> None:
         distill,
         doctor,
         embed,
+        estimate,
         evaluate,
         export,
         finetune,
@@ -111,6 +112,7 @@ def _add_commands() -> None:
     app.command()(export.export)
     app.add_typer(checkpoint.app, name="checkpoint", help="Export the model of a training checkpoint.")
     app.command()(embed.embed)
+    app.command()(estimate.estimate)
     for command in (predict.fill_mask, predict.classify, predict.tag, predict.answer, predict.rerank):
         app.command()(command)
     app.add_typer(index.app, name="index", help="Build a search index of texts and search it.")

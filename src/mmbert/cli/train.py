@@ -10,7 +10,7 @@ import typer
 from mmbert.cli.options import Overrides, RecipeFile, RunFolder
 from mmbert.estimate.hardware import DEVICES
 
-_UTILISATION = (
+UTILISATION = (
     "Fraction of the data sheet's figure that is reached, in (0, 1], for matrices, attention, memory or links. "
     "May be repeated. Default: assumptions, which are printed."
 )
@@ -39,7 +39,7 @@ def pretrain(
     device: Annotated[str, _of_dry_run(f"One of {', '.join(DEVICES)}.")] = "h100",
     devices: Annotated[int, _of_dry_run("Devices per node.")] = 8,
     nodes: Annotated[int, _of_dry_run("Number of nodes.")] = 1,
-    utilisation: Annotated[list[str] | None, _of_dry_run(_UTILISATION, metavar="PART=NUMBER")] = None,
+    utilisation: Annotated[list[str] | None, _of_dry_run(UTILISATION, metavar="PART=NUMBER")] = None,
     network: Annotated[
         float | None,
         _of_dry_run("Bandwidth of a device to other nodes in GB/s, one way. Default: that of the maker's nodes."),

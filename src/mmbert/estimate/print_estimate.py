@@ -1,4 +1,4 @@
-"""The tables that ``mmbert pretrain RECIPE --dry-run`` prints."""
+"""The tables that ``mmbert pretrain RECIPE --dry-run`` and ``mmbert estimate`` print."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mmbert.data.mixture import CODE, Share
 from mmbert.estimate.dry_run import SECONDS_A_DAY, DryRun, PhaseEstimate
+from mmbert.estimate.embedding import EmbeddingEstimate
 from mmbert.estimate.speed import better_micro_batch, checkpoint_bytes
 from mmbert.formatting import count, duration
 
@@ -25,11 +26,7 @@ _STEP_NOTE = (
 
 def print_estimate(plan: DryRun, console: Console | None = None, *, languages: int = 10) -> None:
     """Print an estimate on stdout. ``languages``: so many of the most and half as many of the least drawn a phase."""
-    from rich.console import Console
-
-    if console is None:
-        console = Console(soft_wrap=True)
-        console = console if console.is_terminal else Console(width=120)  # a file has no width of its own
+    console = console or _console()
     spec, number, phases = plan.config, plan.parameters, plan.phases
     console.print(f"[bold]{plan.recipe.name}[/bold]: {spec.num_layers} layers of {spec.hidden_size}\n", highlight=False)
     rows = [
@@ -61,6 +58,47 @@ def print_estimate(plan: DryRun, console: Console | None = None, *, languages: i
     _show(console, "in all", ("what", "how much"), _totals(plan))
     for each in phases:
         _print_mixture(each, console, languages)
+
+
+def print_embedding(work: EmbeddingEstimate, console: Console | None = None) -> None:
+    """Print what embedding many texts takes, on stdout."""
+    console = console or _console()
+    spec, device = work.config, work.machine.device
+    title = f"{work.texts:,.0f} texts of {work.length:g} tokens on {work.devices} x {device.title}"
+    console.print(f"[bold]{spec.num_layers} layers of {spec.hidden_size}[/bold]: {title}\n", highlight=False)
+    parts = ", ".join(f"{each.name} {getattr(work.machine.parts, each.name):g}" for each in fields(work.machine.parts))
+    note = "Tokens/s of a device: given by --rate." if work.rate else f"Part reached of the published figures: {parts}."
+    rows = [
+        ("tokens", count(work.tokens)),
+        ("tokens/s", count(work.tokens_per_second * work.devices)),
+        ("tokens/s of a device", count(work.tokens_per_second)),
+        ("time", duration(work.seconds)),
+        ("hours", f"{work.seconds / 3600:,.1f}"),
+        ("device-hours", f"{work.seconds / 3600 * work.devices:,.1f}"),
+    ]
+    if work.price is not None:
+        rows.append((f"dollars, at {work.price:g} a device and hour, which you gave", f"{work.dollars:,.0f}"))
+        rows.append(("dollars per million texts", f"{work.dollars / work.texts * 1e6:,.3g}"))
+    rows.append(("cores that tokenise as fast", f"{work.tokenizing_cores:,.1f}"))
+    _show(console, "time", ("", ""), rows, note)
+    if not work.rate:
+        each = work.times
+        named = [(name, f"{1e6 * part:.3g}") for name, part in each.parts.items()]
+        _show(
+            console,
+            "microseconds of a device for a token",
+            ("part", ""),
+            [*named, ("launches, beside", f"{1e6 * each.launches:.3g}")],
+        )
+    held = [(name, f"{size:,}", f"{size * work.texts / 1e9:,.0f}") for name, size in work.sizes.items()]
+    _show(console, f"disk of vectors of {work.width} dimensions", ("form", "bytes a text", "GB"), held)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    console = Console(soft_wrap=True)
+    return console if console.is_terminal else Console(width=120)  # a file has no width of its own
 
 
 def _schedule(each: PhaseEstimate) -> Sequence[str]:

@@ -108,7 +108,7 @@ def step_time(
     own = min(tokens, batch)
     return StepTime(
         matrices=tokens * (3 + again) * flops.matrices / products,
-        attention=tokens * _attention(config, length, machine, traffic, again),
+        attention=tokens * attention_seconds(config, length, machine, traffic, forwards=1 + again, backward=True),
         head=tokens * 3 * flops.head / products + rounds * labels * float(traffic.labelled().sum()) / memory,
         elementwise=float(tokens * passes + rounds * traffic.micro_batch(labels, LOSS_ROWS[device.kind])) / memory,
         optimiser=optimised / shards(runtime, machine) / memory,
@@ -123,17 +123,19 @@ def step_time(
     )
 
 
-def _attention(config: ModelConfig, length: float, machine: Machine, traffic: Traffic, again: int) -> float:
-    """Seconds a token, all layers. Local layers compute whole tiles of keys, of which a window shows some."""
+def attention_seconds(
+    config: ModelConfig, length: float, machine: Machine, traffic: Traffic, *, forwards: int = 1, backward: bool = False
+) -> float:
+    """Return seconds a token, all layers. Local layers compute whole tiles of keys, of which a window shows some."""
     device, utilisation = machine.device, machine.parts
     # on a CPU attention runs in fp32 whatever the products of matrices are in (model/attention.py)
     peak = (device.fp32 if device.kind == "cpu" else machine.peak(traffic.precision)) * utilisation.attention
-    forward, backward = traffic.attention()
-    least = float((1 + again) * forward + backward) / (device.bandwidth * utilisation.memory)
+    there, back = traffic.attention()
+    least = float(forwards * there + backward * back) / (device.bandwidth * utilisation.memory)
     seconds = 0.0
     for layer in range(config.num_layers):
         keys = length if config.is_global(layer) else min(length, device.tile + config.window)
-        seconds += max((1 + again + BACKWARD) * 4 * config.hidden_size * keys / peak, least)
+        seconds += max((forwards + backward * BACKWARD) * 4 * config.hidden_size * keys / peak, least)
     return seconds
 
 
