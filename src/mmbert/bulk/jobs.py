@@ -115,9 +115,10 @@ class Embed(Job):
     def item(self, line: Line) -> Any:
         return line.text(self.text_field or "text")
 
-    def answers(self, predictor: Any, items: Iterator[Any]) -> Iterator[Any]:
+    def answers(self, predictor: Any, items: Iterator[Any], **reading: Any) -> Iterator[Any]:
+        """Yield vectors (d,); ``reading`` are the options of ``Embedder.stream`` that change no number."""
         options = {"prompt": self.prompt, "dimensions": self.dimensions, "normalize": self.normalize}
-        found: Iterator[Any] = predictor.stream(items, **options, output=self.output, progress=False)
+        found: Iterator[Any] = predictor.stream(items, **options, output=self.output, **reading)
         return found
 
     def fields(self, predictor: Any) -> list[tuple[str, Any]]:

@@ -65,9 +65,9 @@ def _common(folders: list[str]) -> PurePosixPath:
 
 def _files(place: str) -> Iterator[Shard]:
     if not is_remote(place):
-        for path in find_files(place, (*TABLES, *TEXTS), "INPUT")[1]:
-            stat = path.stat()
-            yield Shard(path.name, str(path.absolute()), stat.st_size, str(stat.st_mtime_ns))
+        for local in find_files(place, (*TABLES, *TEXTS), "INPUT")[1]:
+            stat = local.stat()
+            yield Shard(local.name, str(local.absolute()), stat.st_size, str(stat.st_mtime_ns))
         return
     with _store_errors(place):
         fs, path = _store(place)
@@ -163,9 +163,11 @@ class ResultFolder:
         """Remove a file, if it is there."""
         if not is_remote(self.place):
             (Path(self.place) / name).unlink(missing_ok=True)
-        elif name in self.names():
+            return
+        with _store_errors(self.place):
             fs, path = _store(f"{self.place}/{name}")
-            fs.rm_file(path)
+            if fs.exists(path):
+                fs.rm_file(path)
 
     def read_json(self, name: str) -> Any:
         """Return the content of a JSON file. Raises DataError."""

@@ -15,7 +15,8 @@ import orjson
 
 from mmbert.bulk.jobs import Job
 from mmbert.bulk.places import ResultFolder, Shard
-from mmbert.bulk.shard_worker import FOOTER, REJECTED, result_name
+from mmbert.bulk.shard_worker import REJECTED, result_name
+from mmbert.bulk.shard_writer import FOOTER
 from mmbert.errors import ConfigError, DataError, first_line
 from mmbert.io.rows import import_pyarrow
 

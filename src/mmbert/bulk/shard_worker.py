@@ -15,7 +15,6 @@ import re
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
@@ -23,22 +22,16 @@ import orjson
 
 from mmbert.bulk.jobs import Embed, Job
 from mmbert.bulk.places import ResultFolder, Shard
+from mmbert.bulk.shard_writer import Row, ShardWriter
 from mmbert.errors import DataError, MMBertError, NotFiniteOutput
 from mmbert.io.lines import Line, lines_of
 from mmbert.io.row_errors import RowFaults, as_name
-from mmbert.io.rows import import_pyarrow
 from mmbert.version import __version__
-
-ROW_GROUP = 4096
-"""Rows of a Parquet row group, which are in memory at a time."""
 
 SAMPLE = 4096
 """Texts from which the ranges of int8 and uint8 are measured."""
 
 REJECTED = "_rejected"
-
-FOOTER = b"mmbert"
-"""Key of what a result says of itself, in the metadata of its Parquet footer."""
 
 _EVERY = 1.0
 """Seconds between two reports of a worker."""
@@ -49,21 +42,6 @@ _NUMBER = re.compile(r"text (\d+)\b")
 def result_name(shard: str) -> str:
     """Return the name of the result of a shard: ``a.jsonl.gz`` -> ``a.jsonl.gz.parquet``."""
     return shard if shard.endswith(".parquet") else f"{shard}.parquet"
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of a shard, ready for the model."""
-
-    line: Line
-    id: str
-    item: Any
-
-    def kept(self, field: str) -> Any:
-        """Return a field of the line; the text of a line that is no object is its field ``text``."""
-        if isinstance(self.line.value, str):
-            return self.line.value if field == "text" else None
-        return self.line.value.get(field)
 
 
 class Rejects(RowFaults):
@@ -123,7 +101,9 @@ class ShardWorker:
             return {"error": str(error)}
         self._predictor.loaded.encoder.register_forward_pre_hook(self._count)
         stamp = self._job.model_stamp(self._predictor)
-        return {"mmbert": __version__, "model_hash": self._predictor.loaded.model_hash, **stamp}
+        columns = ["id", *(name for name, _ in self._job.fields(self._predictor)), *self._keep]
+        hashed = self._predictor.loaded.model_hash
+        return {"mmbert": __version__, "model_hash": hashed, **stamp, "columns": columns}
 
     def _count(self, _: Any, arguments: tuple[Any, ...]) -> None:
         self._tokens += len(arguments[0].ids)
@@ -152,8 +132,10 @@ class ShardWorker:
         told, last = self._tokens, started
         try:
             with self._folder.writing(result_name(shard.name)) as file:
-                for count, write_footer in self._written(shard, rejects, file):
-                    rows += count
+                writer = ShardWriter(file, shard, self._job, self._predictor, self._keep)
+                for pair in answered(self._job, self._predictor, self._rows(shard, rejects), rejects):
+                    writer.add(*pair)
+                    rows += 1
                     if time.monotonic() - last >= _EVERY:
                         yield {"rows": rows - reported, "tokens": self._tokens - told, "notes": self._notes.take()}
                         reported, told, last = rows, self._tokens, time.monotonic()
@@ -166,45 +148,11 @@ class ShardWorker:
                     "rejected": len(rejects.rows), "tokens": self._tokens - first,
                     "seconds": round(time.monotonic() - started, 3),
                 }  # fmt: skip
-                write_footer(done)
+                writer.close(done)
         except MMBertError as error:
             yield {"error": str(error), "notes": self._notes.take()}
             return
         yield {"rows": rows - reported, "tokens": self._tokens - told, "notes": self._notes.take(), "done": done}
-
-    def _written(self, shard: Shard, rejects: Rejects, file: Any) -> Iterator[tuple[int, Any]]:
-        """Write the rows of a shard to ``file``, group by group; yields how many are new, and what closes the file."""
-        arrow = import_pyarrow()
-        stored = _stored_types(shard, self._keep) if self._keep and shard.name.endswith(".parquet") else {}
-        kept = {name: stored.get(name, arrow.string()) for name in self._keep}
-        schema = arrow.schema([("id", arrow.string()), *self._job.fields(self._predictor), *kept.items()])
-        writer = arrow.parquet.ParquetWriter(file, schema, write_page_checksum=True)
-
-        def write_footer(done: dict[str, Any]) -> None:
-            writer.add_key_value_metadata({FOOTER: orjson.dumps(done)})
-            writer.close()
-
-        group: list[tuple[Row, Any]] = []
-
-        def flush() -> None:
-            if not group:
-                return
-            rows, answers = zip(*group, strict=True)
-            if missing := [name for name in kept if all(_lacks(row, name) for row in rows)]:
-                there = ", ".join(rows[0].line.value) if isinstance(rows[0].line.value, dict) else "text"
-                raise DataError(f"{shard.place}: no row has a field {missing[0]!r} (--keep): there are {there}")
-            columns = [[row.id for row in rows], *self._job.columns(list(answers), self._predictor)]
-            columns += [_column([row.kept(name) for row in rows], kind) for name, kind in kept.items()]
-            writer.write_table(arrow.Table.from_arrays([*map(arrow.array, columns[:1]), *columns[1:]], schema=schema))
-            group.clear()
-
-        for pair in answered(self._job, self._predictor, self._rows(shard, rejects), rejects):
-            group.append(pair)
-            if len(group) == ROW_GROUP:
-                flush()
-            yield 1, write_footer
-        flush()
-        yield 0, write_footer
 
     def _rows(self, shard: Shard, rejects: Rejects) -> Iterator[Row]:
         def row(line: Line) -> Row:
@@ -264,30 +212,3 @@ def _number(error: MMBertError) -> int | None:
         return error.number
     found = _NUMBER.match(str(error))
     return int(found[1]) if found else None
-
-
-def _stored_types(shard: Shard, names: tuple[str, ...]) -> dict[str, Any]:
-    arrow = import_pyarrow()
-    try:
-        with shard.open() as file:
-            schema = arrow.parquet.read_schema(file)
-    except (arrow.ArrowException, OSError):
-        return {}  # reading its rows will say what is wrong
-    return {name: schema.field(name).type for name in names if name in schema.names}
-
-
-def _lacks(row: Row, name: str) -> bool:
-    value = row.line.value
-    return name != "text" if isinstance(value, str) else name not in value
-
-
-def _column(values: list[Any], kind: Any) -> Any:
-    """Return kept values as an array: of their Parquet type, or as text, with what is no text as JSON."""
-    arrow = import_pyarrow()
-    if kind == arrow.string():
-        values = [value if value is None or isinstance(value, str) else _as_json(value) for value in values]
-    return arrow.array(values, kind)
-
-
-def _as_json(value: Any) -> str:
-    return orjson.dumps(value, default=str).decode()
