@@ -190,11 +190,7 @@ class _Pool:
 
     def _start(self) -> None:
         threads = self.where.cpus
-        # Each worker's tokenizer would take all cores of its machine.
-        environment = {"RAYON_NUM_THREADS": str(threads), "OMP_NUM_THREADS": str(threads), "MMBERT_QUIET": "1"}
-        remote = self.ray.remote(ShardWorker).options(
-            num_cpus=threads, num_gpus=self.where.gpus, max_restarts=0, runtime_env={"env_vars": environment}
-        )
+        remote = self.ray.remote(ShardWorker).options(num_cpus=threads, num_gpus=self.where.gpus, max_restarts=0)
         actor = remote.remote(self.job, self.run_folder.folder, id_field=self.id_field, keep=self.keep, threads=threads)
         self.starting[actor.load.remote()] = actor
 

@@ -24,6 +24,7 @@ from mmbert.bulk.jobs import Embed, Job
 from mmbert.bulk.places import ResultFolder, Shard
 from mmbert.bulk.shard_writer import Row, ShardWriter
 from mmbert.errors import DataError, MMBertError, NotFiniteOutput
+from mmbert.files import set_environment
 from mmbert.io.lines import Line, lines_of
 from mmbert.io.row_errors import RowFaults, as_name
 from mmbert.version import __version__
@@ -88,6 +89,9 @@ class ShardWorker:
 
     def load(self) -> dict[str, Any]:
         """Load the model, and return what it is, for the manifest: equal on all workers of a run."""
+        # Before torch and the tokenizer are imported: each would take all cores of the machine. No bars in a log file.
+        cores = {"OMP_NUM_THREADS": self._threads, "RAYON_NUM_THREADS": self._threads} if self._threads else {}
+        set_environment(MMBERT_QUIET="1", **{name: str(number) for name, number in cores.items()})
         import torch
 
         logger = logging.getLogger("mmbert")
@@ -131,8 +135,10 @@ class ShardWorker:
         reported = rows = 0
         told, last = self._tokens, started
         try:
-            with self._folder.writing(result_name(shard.name)) as file:
-                writer = ShardWriter(file, shard, self._job, self._predictor, self._keep)
+            with (
+                self._folder.writing(result_name(shard.name)) as file,
+                ShardWriter(file, shard, self._job, self._predictor, self._keep) as writer,
+            ):
                 for pair in answered(self._job, self._predictor, self._rows(shard, rejects), rejects):
                     writer.add(*pair)
                     rows += 1
@@ -148,7 +154,7 @@ class ShardWorker:
                     "rejected": len(rejects.rows), "tokens": self._tokens - first,
                     "seconds": round(time.monotonic() - started, 3),
                 }  # fmt: skip
-                writer.close(done)
+                writer.finish(done)
         except MMBertError as error:
             yield {"error": str(error), "notes": self._notes.take()}
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import orjson
 
@@ -54,11 +54,16 @@ class ShardWriter:
         if len(self._group) == ROW_GROUP:
             self._flush()
 
-    def close(self, done: dict[str, Any]) -> None:
+    def finish(self, done: dict[str, Any]) -> None:
         """Write what is left, and ``done`` into the footer."""
         self._flush()
         self._writer.add_key_value_metadata({FOOTER: orjson.dumps(done)})
-        self._writer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._writer.close()  # also after an error: else it would write when it is collected, into a closed file
 
     def _flush(self) -> None:
         if not self._group:
