@@ -100,8 +100,8 @@ def _start(ray: Any) -> None:
     if (address := ray.nodes()[0]["NodeManagerAddress"]) != _LOOPBACK:
         ray.shutdown()
         raise MMBertError(
-            f"ray {ray.__version__} would listen on {address}, not on {_LOOPBACK} alone: start a cluster yourself with "
-            "`ray start --head`, and give --ray-address auto"
+            f"ray {ray.__version__} would listen on {address}, not on {_LOOPBACK} alone: start a cluster yourself "
+            "(`ray start`), and give --ray-address auto"
         )
 
 
