@@ -221,6 +221,7 @@ def test_workers_of_a_cluster() -> None:
     assert place([node(2)], Cluster(workers=2), "auto") == Placement(2, 1, 0)
     assert place([node(64, 8), node(4)], Cluster(), "auto") == Placement(8, 4, 1)
     assert place([node(64, 8)], Cluster(cpus_per_worker=8), "cpu") == Placement(8, 8, 0)
+    assert place([node(16), node(8)], Cluster(cpus_per_worker=16), "cpu") == Placement(1, 16, 0)
     with pytest.raises(ConfigError, match="no machine of the Ray cluster has a GPU"):
         place([node(2)], Cluster(), "cuda")
     with pytest.raises(ConfigError, match="the largest machine of the Ray cluster has 2"):
