@@ -313,3 +313,12 @@ def is_main_process() -> bool:
 def world_size() -> int:
     """Return the number of processes that ``torchrun`` started; 1 without it."""
     return int(environment("WORLD_SIZE") or 1)
+
+
+def set_environment(**values: str) -> None:
+    """Set environment variables for libraries that are imported later, and for the processes that they start.
+
+    A variable that the user has set stays.
+    """
+    for name, value in values.items():
+        os.environ.setdefault(name, value)

@@ -8,15 +8,19 @@ from typing import Any, get_type_hints
 
 
 def with_options(
-    command: Callable[..., Any], function: Callable[..., Any], added: dict[str, tuple[Any, Any]]
+    command: Callable[..., Any], function: Callable[..., Any], added: dict[str, tuple[Any, Any]], hidden: str = ""
 ) -> Callable[..., Any]:
     """Return ``command``, which wraps ``function``, with the parameters that typer reads: the function's and ``added``.
 
-    added  name -> annotation and default of a parameter that ``command`` takes by keyword
+    added   name -> annotation and default of a parameter that ``command`` takes by keyword
+    hidden  a parameter of ``function`` that ``command`` gives it, and that is no option
     """
     hints = get_type_hints(function, include_extras=True)
+    hints.pop(hidden, None)
     signature = inspect.signature(function)
-    own = [each.replace(annotation=hints.get(name, Any)) for name, each in signature.parameters.items()]
+    own = [
+        each.replace(annotation=hints.get(name, Any)) for name, each in signature.parameters.items() if name != hidden
+    ]
     ours = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
         for name, (annotation, default) in added.items()

@@ -21,9 +21,9 @@ from zlib import crc32
 import orjson
 import typer
 
-from mmbert.cli.input import Line
 from mmbert.errors import ConfigError, DataError, MMBertError
 from mmbert.files import PARTIAL, atomic_file, disk_errors, read_json, sync_file, sync_folder, write_json
+from mmbert.io.lines import Line
 from mmbert.io.row_errors import RowFaults
 from mmbert.io.rows import import_pyarrow
 from mmbert.locks import LOCK, lock_file

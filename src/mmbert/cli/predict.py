@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from mmbert.cli import show
-from mmbert.cli.input import STDIN, Line, open_lines, text_given, text_lines
+from mmbert.cli.bulk import OnRay, Sources, one_source, runs_on_ray
+from mmbert.cli.input import STDIN, open_lines, text_given, text_lines
 from mmbert.cli.options import AsJson, Device, Layers, Model, Precision, SkipBadRows, Source, TextField, Texts
 from mmbert.cli.output import PARQUET, check_out, echo_lines, predict_lines, write_lines
-from mmbert.errors import ConfigError, DataError, TokenizerError
+from mmbert.errors import ConfigError, DataError, MMBertError
+from mmbert.io.lines import Line
 from mmbert.io.row_errors import RowFaults
 from mmbert.io.stream import read_text
 
 if TYPE_CHECKING:
+    from mmbert.bulk.jobs import Job
     from mmbert.inference.predictor import Predictor
 
 Out = Annotated[
@@ -74,10 +78,23 @@ class _Command:
         show_answer = shown if self.shows_tables else None
         predict_lines(self.lines, item, predict, self.out, stamp, self.faults, show_answer)
 
+    def run_job(self, job: Job, shown: Callable[[Any, dict[str, Any]], Iterator[str]], **options: Any) -> None:
+        """Run a job over the lines, see ``run``."""
+        predictor = job.load()
+        self.run(predictor, job.item, partial(_answers, job, predictor), shown, **job.options(), **options)
 
+
+def _answers(job: Job, predictor: Predictor, items: Iterator[Any]) -> Iterator[dict[str, Any]]:
+    for answer in job.answers(predictor, items):
+        if isinstance(answer, MMBertError):
+            raise answer
+        yield answer
+
+
+@runs_on_ray
 def classify(
     model: Model,
-    source: Source = STDIN,
+    sources: Sources = None,
     text: Texts = None,
     out: Out = None,
     text_field: TextField = "text",
@@ -88,27 +105,25 @@ def classify(
     device: Device = "auto",
     precision: Precision = "auto",
     as_json: AsJson = False,
+    on_ray: OnRay | None = None,
 ) -> None:
     """Classify texts or pairs of texts: {"label", "score", "scores", "labels"}."""
-    from mmbert.inference.classifier import Classifier
+    from mmbert.bulk.jobs import Classify
 
-    command = _Command("classify", source, text, out, skip_bad_rows, as_json)
-    classifier = Classifier.load(model, device=device, precision=precision, num_layers=layers)
-
-    def item(line: Line) -> Any:
-        first = line.text(text_field)
-        return first if pair_field is None else (first, line.text(pair_field, "--pair-field"))
-
-    def predict(items: Iterator[Any]) -> Iterator[dict[str, Any]]:
-        return (dict(vars(found)) for found in classifier(items, threshold=threshold))
-
-    options = {"text_field": text_field, "pair_field": pair_field, "threshold": threshold}
-    command.run(classifier, item, predict, show.classes, **options)
+    job = Classify(
+        model=model, device=device, precision=precision, layers=layers, text_field=text_field, pair_field=pair_field,
+        threshold=threshold,
+    )  # fmt: skip
+    if on_ray is not None:
+        on_ray.run(job, sources, text, out)
+        return
+    _Command("classify", one_source(sources), text, out, skip_bad_rows, as_json).run_job(job, show.classes)
 
 
+@runs_on_ray
 def tag(
     model: Model,
-    source: Source = STDIN,
+    sources: Sources = None,
     text: Texts = None,
     out: Out = None,
     text_field: TextField = "text",
@@ -121,18 +136,17 @@ def tag(
     device: Device = "auto",
     precision: Precision = "auto",
     as_json: AsJson = False,
+    on_ray: OnRay | None = None,
 ) -> None:
     """Find entities in texts: {"entities": [{"label", "start", "end", "text", "score"}]}, with character positions."""
-    from mmbert.inference.tagger import Tagger
+    from mmbert.bulk.jobs import Tag
 
-    command = _Command("tag", source, text, out, skip_bad_rows, as_json)
-    tagger = Tagger.load(model, device=device, precision=precision, num_layers=layers)
-
-    def predict(items: Iterator[Any]) -> Iterator[dict[str, Any]]:
-        return ({"entities": found} for found in tagger(items, strategy=strategy))
-
-    options = {"text_field": text_field, "strategy": strategy}
-    command.run(tagger, lambda line: line.text(text_field), predict, show.entities, **options)
+    options: dict[str, Any] = {"text_field": text_field, "strategy": strategy}
+    job = Tag(model=model, device=device, precision=precision, layers=layers, **options)
+    if on_ray is not None:
+        on_ray.run(job, sources, text, out)
+        return
+    _Command("tag", one_source(sources), text, out, skip_bad_rows, as_json).run_job(job, show.entities)
 
 
 def fill_mask(
@@ -218,9 +232,10 @@ def answer(
     command.run(answerer, item, predict, show.answers, **options)
 
 
+@runs_on_ray
 def rerank(
     model: Model,
-    source: Source = STDIN,
+    sources: Sources = None,
     query: Annotated[
         str | None, typer.Option("--query", "-q", help="One query for all lines, which are documents.")
     ] = None,
@@ -234,16 +249,26 @@ def rerank(
     device: Device = "auto",
     precision: Precision = "auto",
     as_json: AsJson = False,
+    on_ray: OnRay | None = None,
 ) -> None:
     """Sort documents by relevance to a query, best first: {"index" (from 0), "score", "text"}.
 
     Without --query each line is a JSON object with a query and its documents, and gets {"ranked": [...]}.
     """
-    from mmbert.inference.reranker import Reranker
+    from mmbert.bulk.jobs import Rerank
 
-    command = _Command("rerank", source, None, out, skip_bad_rows, as_json, text_option=None)
-    reranker = Reranker.load(model, device=device, precision=precision, num_layers=layers)
+    job = Rerank(
+        model=model, device=device, precision=precision, layers=layers, query_field=query_field,
+        documents_field=documents_field, top_k=top_k,
+    )  # fmt: skip
+    if on_ray is not None:
+        if query is not None:
+            raise ConfigError("--query ranks all lines together: with --on ray give lines with a query and documents")
+        on_ray.run(job, sources, None, out)
+        return
+    command = _Command("rerank", one_source(sources), None, out, skip_bad_rows, as_json, text_option=None)
     if query is not None:
+        reranker = job.load()
         documents = list(command.faults.keep(command.lines, lambda line: line.text(text_field)))
         command.faults.report()
         ranked = [dict(vars(found)) for found in reranker(query, documents, top_k=top_k)]
@@ -253,24 +278,10 @@ def rerank(
             write_lines(ranked, out)
         return
 
-    def item(line: Line) -> Any:
-        return line, line.field(query_field, "--query-field"), line.field(documents_field, "--documents-field")
-
-    def predict(items: Iterator[Any]) -> Iterator[dict[str, Any]]:
-        for line, asked, documents in items:
-            try:
-                yield {"ranked": reranker(asked, documents, top_k=top_k)}
-            except (DataError, TokenizerError, ConfigError) as error:
-                raise type(error)(f"{line.where}: {error}") from error
-
     def shown(asked: Any, answer: dict[str, Any]) -> Iterator[str]:
         return show.ranked(asked[1], answer["ranked"])
 
-    options = {
-        "query": query, "top_k": top_k, "query_field": query_field, "text_field": text_field,
-        "documents_field": documents_field,
-    }  # fmt: skip
-    command.run(reranker, item, predict, shown, **options)
+    command.run_job(job, shown, query=query, text_field=text_field)
 
 
 def _context(text: str | None, file: Path | None) -> str | None:

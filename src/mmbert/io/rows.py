@@ -43,14 +43,18 @@ _FLOATS = ("double", "float", "halffloat")
 
 
 def read_rows(
-    path: str | Path, faults: RowFaults | None = None, choose: Choose = lambda names: names
+    path: str | Path,
+    faults: RowFaults | None = None,
+    choose: Choose = lambda names: names,
+    opened: Callable[[], Any] | None = None,
 ) -> Iterator[Numbered]:
-    """Yield the rows of a file on this machine, by the ending of its name. Raises DataError with file and line.
+    """Yield the rows of a file, by the ending of its name. Raises DataError with file and line.
 
-    Of Parquet, the columns that ``choose`` takes are read.
+    choose  the columns of Parquet that are read
+    opened  opens a file that is elsewhere; default: the one at ``path`` on this machine
     """
     name, faults = bare_name(Path(path).name), faults or RowFaults(str(path))
-    opened = partial(open_file, path)
+    opened = opened or partial(open_file, path)
     if name.endswith(".parquet"):
         return parquet_rows(opened, str(path), faults, choose)
     lines = read_lines(opened, str(path))
