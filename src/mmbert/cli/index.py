@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mmbert.cli.options import AsJson, Device, Dimensions, Layers, Model, Precision, SkipBadRows, TextField
+from mmbert.cli.options import AsJson, Device, Dimensions, IdField, Layers, Model, Precision, SkipBadRows, TextField
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -24,7 +24,6 @@ _Files = Annotated[
     ),
 ]
 _ModelFolder = Annotated[str | None, typer.Option(help="Where the model is now, if its folder was moved.")]
-_IdField = Annotated[str, typer.Option(help="Field of JSON lines that holds the id. Lines without it get FILE:LINE.")]
 _BatchSize = Annotated[int, typer.Option(min=1, help="Records that are embedded and saved together.")]
 
 _CONDITION = re.compile(r"([^=<>!]+?)\s*(!=|<=|>=|=|<|>)\s*(.*)", re.DOTALL)
@@ -60,7 +59,7 @@ def build(
     size: Annotated[int | None, typer.Option(help="Length of a passage in tokens.")] = None,
     overlap: Annotated[int | None, typer.Option(help="Tokens shared by two neighbouring windows.")] = None,
     text_field: TextField = "text",
-    id_field: _IdField = "id",
+    id_field: IdField = "id",
     batch_size: _BatchSize = 1024,
     skip_bad_rows: SkipBadRows = False,
     device: Device = "auto",
@@ -87,7 +86,7 @@ def add(
     update: Annotated[bool, typer.Option("--update", help="Replace records that exist with another text.")] = False,
     model: _ModelFolder = None,
     text_field: TextField = "text",
-    id_field: _IdField = "id",
+    id_field: IdField = "id",
     batch_size: _BatchSize = 1024,
     skip_bad_rows: SkipBadRows = False,
     device: Device = "auto",
