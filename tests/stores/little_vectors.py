@@ -39,7 +39,7 @@ def table_of(vectors: np.ndarray, rows: list[int]) -> pa.Table:
             "id": [f"a{row}" for row in rows],
             "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1]),
             "text": [f"text {row} 'quoted' \t é" for row in rows],
-            "lang": ["eng" if row % 2 else None for row in rows],
+            "lang": pa.array(["eng" if row % 2 else None for row in rows], pa.string()),
             "year": [2000 + row for row in rows],
             "draft": [row % 3 == 0 for row in rows],
             "tags": pa.array([[f"x{row}"] for row in rows]),

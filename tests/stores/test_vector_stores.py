@@ -73,7 +73,7 @@ def test_postgres_goes_on_when_its_connection_is_lost(
 
 def test_postgres_types(tmp_path: Path, postgres: str) -> None:
     half = write_run(tmp_path / "half", unit_rows(ROWS).astype(np.float16), output="float16", normalize=False)
-    with pytest.raises(ConfigError, match="nothing says how the vectors of .*half compare: give --metric"):
+    with pytest.raises(ConfigError, match=r"nothing says how the vectors of .*half compare: give --metric"):
         store_vectors(half, postgres.replace("TABLE", "half"))
     store_vectors(half, postgres.replace("TABLE", "half"), metric="dot", columns=["year"])
     (row,) = psql(postgres, "SELECT vector::text FROM half WHERE id = 'a1'")
@@ -88,26 +88,28 @@ def test_postgres_types(tmp_path: Path, postgres: str) -> None:
 
 def test_postgres_leaves_alone_what_is_not_its_own(run: Path, postgres: str, tmp_path: Path) -> None:
     psql(postgres, "CREATE TABLE mine (id text PRIMARY KEY, note text)")
-    with pytest.raises(ConfigError, match="mine in postgresql:///postgres is there and was not made by mmbert store"):
+    with pytest.raises(ConfigError, match=r"mine in postgresql:///postgres is there and was not made by mmbert store"):
         store_vectors(run, postgres.replace("TABLE", "mine"))
     assert psql(postgres, "SELECT count(*) FROM mine") == [(0,)]
     store_vectors(run, postgres.replace("TABLE", "own"))
     other = write_run(tmp_path / "wide", unit_rows(4, width=8))
-    with pytest.raises(ConfigError, match="own in .* has dimensions 16, these vectors 8: choose another table"):
+    with pytest.raises(ConfigError, match=r"own in .* has dimensions 16, these vectors 8: choose another table"):
         store_vectors(other, postgres.replace("TABLE", "own"))
-    with pytest.raises(ConfigError, match="own in .* has metric cosine, these vectors dot"):
+    with pytest.raises(ConfigError, match=r"own in .* has metric cosine, these vectors dot"):
         store_vectors(run, postgres.replace("TABLE", "own"), metric="dot")
     model = write_run(tmp_path / "model", unit_rows(4), model_hash="f" * 16)
-    with pytest.raises(ConfigError, match="own in .* has vectors of model_hash '0123456789abcdef', these are of 'ffff"):
+    with pytest.raises(
+        ConfigError, match=r"own in .* has vectors of model_hash '0123456789abcdef', these are of 'ffff"
+    ):
         store_vectors(model, postgres.replace("TABLE", "own"))
-    with pytest.raises(ConfigError, match="own in .* has columns text .text., .*, these vectors none"):
+    with pytest.raises(ConfigError, match=r"own in .* has columns text .text., .*, these vectors none"):
         store_vectors(run, postgres.replace("TABLE", "own"), columns=[])
 
 
 def test_postgres_refusals_are_one_line_without_the_password(run: Path, postgres: str) -> None:
     url = postgres.replace("mmbert@/postgres/TABLE", "mmbert:sesame@/nowhere/passages")
     with pytest.raises(
-        MMBertError, match='cannot write to passages in postgresql:///nowhere: .*"nowhere" does not'
+        MMBertError, match=r'cannot write to passages in postgresql:///nowhere: .*"nowhere" does not'
     ) as caught:
         store_vectors(run, url)
     assert "sesame" not in str(caught.value)
@@ -130,12 +132,12 @@ def test_qdrant(run: Path, tmp_path: Path) -> None:
     }  # fmt: skip
     opened.create_collection("mine", vectors_config=client.models.VectorParams(size=WIDTH, distance="Cosine"))
     opened.close()
-    with pytest.raises(ConfigError, match="mine in .* is there and was not made by mmbert store"):
+    with pytest.raises(ConfigError, match=r"mine in .* is there and was not made by mmbert store"):
         store_vectors(run, f"qdrant:{place}/mine")
-    with pytest.raises(ConfigError, match="passages in .* has metric cosine, these vectors dot"):
+    with pytest.raises(ConfigError, match=r"passages in .* has metric cosine, these vectors dot"):
         store_vectors(run, to, metric="dot")
     bits = write_run(tmp_path / "bits", np.packbits(unit_rows(9) > 0, axis=1), output="ubinary")
-    with pytest.raises(ConfigError, match="Qdrant stores no vectors of bits"):
+    with pytest.raises(ConfigError, match=r"Qdrant stores no vectors of bits"):
         store_vectors(bits, f"qdrant:{place}/bits")
 
 
@@ -155,7 +157,7 @@ def check_lance(run: Path, to: str, place: str, **options: Any) -> None:
     assert [row["id"] for row in found] == [f"a{row}" for row in np.argsort(-(vectors @ vectors[9]))[:3]]
     assert np.array_equal(np.array(found[0]["vector"], np.float32), vectors[9])
     assert (found[0]["year"], found[0]["tags"]) == (2009, '["x9"]')
-    with pytest.raises(ConfigError, match="passages in .* has metric cosine, these vectors dot"):
+    with pytest.raises(ConfigError, match=r"passages in .* has metric cosine, these vectors dot"):
         store_vectors(run, to, metric="dot")
 
 
@@ -164,7 +166,7 @@ def test_lance(run: Path, tmp_path: Path) -> None:
     import lancedb
 
     lancedb.connect(tmp_path).create_table("mine", [{"id": "a1", "vector": [1.0, 2.0]}])
-    with pytest.raises(ConfigError, match="mine in .* is there and was not made by mmbert store"):
+    with pytest.raises(ConfigError, match=r"mine in .* is there and was not made by mmbert store"):
         store_vectors(run, f"{tmp_path}/mine.lance")
 
 

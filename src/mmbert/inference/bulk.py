@@ -190,9 +190,10 @@ def _made(embedder: Embedder, options: dict[str, Any]) -> dict[str, Any]:
     """Return what a Parquet file says of its vectors, for those who store or index them."""
     loaded, pooling = embedder.loaded, embedder.pooling
     return {
-        "model": str(Path(loaded.folder).absolute()), "model_hash": loaded.model_hash, "num_layers": loaded.config.num_layers,
-        "pooling": list(pooling.modes), "layers": pooling.layers and list(pooling.layers),
-        "max_tokens": embedder.max_tokens, "similarity": loaded.similarity, **options,
+        "model": str(Path(loaded.folder).absolute()), "model_hash": loaded.model_hash,
+        "num_layers": loaded.config.num_layers, "pooling": list(pooling.modes),
+        "layers": pooling.layers and list(pooling.layers), "max_tokens": embedder.max_tokens,
+        "similarity": loaded.similarity, **options,
     }  # fmt: skip
 
 

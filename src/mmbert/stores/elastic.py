@@ -45,6 +45,8 @@ class ElasticStore:
         self.target, self.layout = target, layout
         self._mapping = _opensearch(layout) if target.store == "opensearch" else _elasticsearch(layout)
         self._client = self._connect()
+
+    def open(self) -> None:
         self._try(self._open)
 
     def write(self, batch: VectorBatch) -> None:

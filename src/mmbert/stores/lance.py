@@ -60,6 +60,9 @@ class LanceTable:
         self._schema = self._make_schema()
         self._merges = False
         self._written = 0
+        self._table: Any = None
+
+    def open(self) -> None:
         self._table = self._try(self._open)
 
     def write(self, batch: VectorBatch) -> None:

@@ -46,6 +46,8 @@ class PgvectorStore:
         self._table = self._sql.Identifier(*target.table.split("."))
         self._connection: Any = None
         self._names = ["id", "vector", *layout.columns]
+
+    def open(self) -> None:
         self._try(self._open)
 
     def write(self, batch: VectorBatch) -> None:

@@ -14,8 +14,8 @@ from mmbert.stores.elastic import ElasticStore
 from mmbert.stores.lance import LanceTable
 from mmbert.stores.pgvector import PgvectorStore
 from mmbert.stores.qdrant import QdrantStore
-from mmbert.stores.store import Layout, Store, layout_of
-from mmbert.stores.target import Target, read_target
+from mmbert.stores.store import Store, layout_of
+from mmbert.stores.target import read_target
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +37,6 @@ class Stored:
     sent: int
     rows: int
     table: str
-
-
-def open_store(target: Target, layout: Layout) -> Store:
-    """Return a table of a store, made if it is not there. Raises ConfigError for one of another layout or origin."""
-    store: Store = _STORES[target.store](target, layout)
-    return store
 
 
 def store_vectors(
@@ -68,8 +62,10 @@ def store_vectors(
     batches: Iterator[VectorBatch] = found.batches(batch_size)
     if texts is not None:
         batches = join_texts(batches, texts, str(found.path))
-    store, sent = open_store(target, layout), 0
+    store: Store = _STORES[target.store](target, layout)
+    sent = 0
     try:
+        store.open()
         with progress_bar[Any](desc="storing", unit="vector") as bar:
             for batch in batches:
                 store.write(batch)

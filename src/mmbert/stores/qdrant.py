@@ -37,10 +37,15 @@ class QdrantStore:
     def __init__(self, target: Target, layout: Layout) -> None:
         self._library = import_extra("qdrant_client", "qdrant")
         self._models = self._library.models
+        # HTTP 429 that says when to come back.
+        self._full = import_extra("qdrant_client.common.client_exceptions", "qdrant").ResourceExhaustedResponse
         self.target, self.layout = target, layout
         if layout.output == "ubinary":
             raise ConfigError("Qdrant stores no vectors of bits: store float32, and let Qdrant quantise to binary")
         self._distance = metric_name(layout.metric, _DISTANCES, "Qdrant")
+        self._client: Any = None
+
+    def open(self) -> None:
         with self._errors(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a key over http on loopback, and of a server's version
             self._client = self._connect()
@@ -64,7 +69,8 @@ class QdrantStore:
         return int(self._try(lambda: self._client.count(self.target.table, exact=True)).count)
 
     def close(self) -> None:
-        self._client.close()
+        if self._client is not None:
+            self._client.close()
 
     def _connect(self) -> Any:
         if self.target.local:
@@ -92,10 +98,10 @@ class QdrantStore:
             return retrying(call, self._passes, str(self.target))
 
     def _passes(self, error: Exception) -> bool:
-        problems = import_extra("qdrant_client.http.exceptions", "qdrant")
+        problems = self._library.http.exceptions
         if isinstance(error, problems.UnexpectedResponse):
             return error.status_code in (429, 502, 503, 504)
-        return isinstance(error, problems.ResponseHandlingException | problems.ResourceExhaustedResponse)
+        return isinstance(error, problems.ResponseHandlingException | self._full)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -103,7 +109,7 @@ class QdrantStore:
             yield
         except MMBertError:
             raise
-        except (self._library.http.exceptions.ApiException, RuntimeError, ValueError, OSError) as error:
+        except (self._library.http.exceptions.ApiException, self._full, RuntimeError, ValueError, OSError) as error:
             raise self.target.failed(_reason(error)) from error
 
 

@@ -83,7 +83,10 @@ def _shown(value: Any) -> str:
 
 
 class Store(Protocol):
-    """A table of a vector store, opened for writing by :func:`mmbert.stores.push.open_store`."""
+    """A table of a vector store, for :func:`mmbert.stores.push.store_vectors`."""
+
+    def open(self) -> None:
+        """Connect, and make the table if it is not there. Raises ConfigError for one of another layout or origin."""
 
     def write(self, batch: VectorBatch) -> None:
         """Insert rows, or replace those with the same ids: all of them, or none, wherever the store can."""
@@ -95,7 +98,7 @@ class Store(Protocol):
         """Return the number of rows in the table."""
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection, if there is one."""
 
 
 def layout_of(found: VectorFiles, metric: str | None, columns: dict[str, str]) -> Layout:
@@ -119,7 +122,7 @@ def layout_of(found: VectorFiles, metric: str | None, columns: dict[str, str]) -
     if metric not in METRICS or bits != (metric == "hamming"):
         allowed = "hamming" if bits else ", ".join(METRICS[:-1])
         raise ConfigError(f"metric {metric!r} does not fit {found.output} vectors: choose {allowed}")
-    kept = ("model", "model_hash", "num_layers", "pooling", "max_tokens", "prompt", "normalize")
+    kept = ("model", "model_hash", "num_layers", "pooling", "layers", "max_tokens", "prompt", "normalize")
     return Layout(
         found.dimensions, found.output, metric, found.integers, columns, {key: made[key] for key in kept if key in made}
     )
