@@ -10,6 +10,8 @@ from mmbert.search.filters import check_filter, unknown_key
 
 _NONE = "false"
 
+_LARGEST = 2**63
+
 
 def column_filter(where: Mapping[str, Any], columns: Mapping[str, str]) -> str:
     """Return a condition that is true for the rows that fit.
@@ -55,8 +57,10 @@ def _compared(column: str, kind: str, operator: str, value: Any) -> str:
         return f"({_NONE})"
     if kind == "text":
         literal = "'" + value.replace("'", "''") + "'"
-    elif kind == "boolean":
-        column, literal = f"CAST({column} AS INT)", repr(float(value))
     else:
-        literal = str(int(value)) if isinstance(value, bool | int) else repr(value)
+        column = f"CAST({column} AS BIGINT)" if kind == "boolean" else column
+        if float(value).is_integer() and abs(value) < _LARGEST:
+            literal = str(int(value))
+        else:  # of an integer column LanceDB takes no other literals
+            column, literal = f"CAST({column} AS DOUBLE)", f"CAST('{float(value)}' AS DOUBLE)"
     return f"({column} {operator} {literal})"

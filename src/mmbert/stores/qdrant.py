@@ -101,7 +101,9 @@ class QdrantStore:
         problems = self._library.http.exceptions
         if isinstance(error, problems.UnexpectedResponse):
             return error.status_code in (429, 502, 503, 504)
-        return isinstance(error, problems.ResponseHandlingException | self._full)
+        if isinstance(error, problems.ResponseHandlingException):
+            return not isinstance(error.source, ValueError)  # an answer that is none of Qdrant
+        return isinstance(error, self._full)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
