@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 MODULES = {
     "fasttext": "fasttext-numpy2-wheel",
+    "opensearchpy": "opensearch-py",
     "opentelemetry": "opentelemetry-sdk",
     "sklearn": "scikit-learn",
     "vl_convert": "vl-convert-python",

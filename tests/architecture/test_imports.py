@@ -23,7 +23,7 @@ LAYERS = {
     "recipe": 1, "rope_scaling": 1,
     "languages": 1, "hub_names": 1, "packed": 1, "metrics": 1, "words": 1, "cpu": 1, "device": 1,
     "model": 2, "tokenizer": 2, "data": 2, "start_model": 2,
-    "training": 3, "surgery": 3, "inference": 3, "estimate": 3,
+    "training": 3, "surgery": 3, "inference": 3, "estimate": 3, "stores": 3,
     "finetuning": 4, "search": 4, "exporting": 4, "bulk": 4,
     "evaluation": 5, "reporting": 5, "serving": 5,
     "pipeline": 6, "doctor": 6,

@@ -12,11 +12,18 @@ from typing import Annotated, Any
 
 import typer
 
-from mmbert.cli.options import AsJson, Device, Dimensions, Layers, Model, Precision, SkipBadRows, TextField
+from mmbert.cli.options import AsJson, Device, Dimensions, IdField, Layers, Model, Precision, SkipBadRows, TextField
+from mmbert.cli.store import TextFiles, Vectors
 
 app = typer.Typer(no_args_is_help=True)
 
 _Index = Annotated[Path, typer.Argument(help="Folder of the index.")]
+_Place = Annotated[
+    str,
+    typer.Argument(
+        help="Folder of the index; or a table of mmbert store: FOLDER/TABLE.lance, s3://BUCKET/TABLE.lance."
+    ),
+]
 _Files = Annotated[
     list[str],
     typer.Argument(
@@ -24,8 +31,15 @@ _Files = Annotated[
     ),
 ]
 _ModelFolder = Annotated[str | None, typer.Option(help="Where the model is now, if its folder was moved.")]
-_IdField = Annotated[str, typer.Option(help="Field of JSON lines that holds the id. Lines without it get FILE:LINE.")]
 _BatchSize = Annotated[int, typer.Option(min=1, help="Records that are embedded and saved together.")]
+_Output = Annotated[
+    str, typer.Option(help="Number format of the vectors: float32, float16 (half the disk) or int8 (a quarter).")
+]
+_Store = Annotated[
+    str, typer.Option(help="exact, lance (LanceDB, approximate) or auto: exact up to 200,000 vectors, then lance.")
+]
+_Kind = Annotated[str, typer.Option(help="Type of the LanceDB index: ivf_hnsw_sq, ivf_pq, ivf_sq, ivf_rq or ivf_flat.")]
+_QueryPrompt = Annotated[str, typer.Option(help="A prompt of the model, or text to put before each query.")]
 
 _CONDITION = re.compile(r"([^=<>!]+?)\s*(!=|<=|>=|=|<|>)\s*(.*)", re.DOTALL)
 
@@ -35,20 +49,12 @@ def build(
     model: Model,
     files: _Files,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the new index.")],
-    output: Annotated[
-        str, typer.Option(help="Number format of the vectors: float32, float16 (half the disk) or int8 (a quarter).")
-    ] = "float32",
-    store: Annotated[
-        str, typer.Option(help="exact, lance (LanceDB, approximate) or auto: exact up to 200,000 vectors, then lance.")
-    ] = "auto",
-    kind: Annotated[
-        str, typer.Option(help="Type of the LanceDB index: ivf_hnsw_sq, ivf_pq, ivf_sq, ivf_rq or ivf_flat.")
-    ] = "ivf_hnsw_sq",
+    output: _Output = "float32",
+    store: _Store = "auto",
+    kind: _Kind = "ivf_hnsw_sq",
     layers: Layers = None,
     dimensions: Dimensions = None,
-    query_prompt: Annotated[
-        str, typer.Option(help="A prompt of the model, or text to put before each query.")
-    ] = "query",
+    query_prompt: _QueryPrompt = "query",
     document_prompt: Annotated[
         str, typer.Option(help="A prompt of the model, or text to put before each text.")
     ] = "document",
@@ -60,7 +66,7 @@ def build(
     size: Annotated[int | None, typer.Option(help="Length of a passage in tokens.")] = None,
     overlap: Annotated[int | None, typer.Option(help="Tokens shared by two neighbouring windows.")] = None,
     text_field: TextField = "text",
-    id_field: _IdField = "id",
+    id_field: IdField = "id",
     batch_size: _BatchSize = 1024,
     skip_bad_rows: SkipBadRows = False,
     device: Device = "auto",
@@ -80,6 +86,38 @@ def build(
         _report(out, index.add(read_records(files, text_field, id_field, skip_bad_rows), batch_size=batch_size), index)
 
 
+@app.command("import")
+def import_run(
+    vectors: Vectors,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the new index.")],
+    model: Annotated[
+        str | None, typer.Option(help="The model that made the vectors. Default: the one that the run names.")
+    ] = None,
+    texts: TextFiles = None,
+    output: _Output = "float32",
+    store: _Store = "auto",
+    kind: _Kind = "ivf_hnsw_sq",
+    query_prompt: _QueryPrompt = "query",
+    text_field: TextField = "text",
+    id_field: IdField = "id",
+    batch_size: _BatchSize = 1024,
+    skip_bad_rows: SkipBadRows = False,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Build an index of vectors from a bulk run or mmbert embed. The same command resumes if interrupted."""
+    from mmbert.cli.input import read_records
+    from mmbert.search.import_vectors import import_vectors
+
+    records = read_records(texts, text_field, id_field, skip_bad_rows) if texts else None
+    index, changed = import_vectors(
+        out, vectors, model=model, texts=records, text_column=text_field, output=output, store=store, kind=kind,
+        query_prompt=query_prompt, batch_size=batch_size, device=device, precision=precision,
+    )  # fmt: skip
+    with index:
+        _report(out, changed, index)
+
+
 @app.command()
 def add(
     index: _Index,
@@ -87,7 +125,7 @@ def add(
     update: Annotated[bool, typer.Option("--update", help="Replace records that exist with another text.")] = False,
     model: _ModelFolder = None,
     text_field: TextField = "text",
-    id_field: _IdField = "id",
+    id_field: IdField = "id",
     batch_size: _BatchSize = 1024,
     skip_bad_rows: SkipBadRows = False,
     device: Device = "auto",
@@ -105,7 +143,7 @@ def add(
 
 @app.command()
 def query(
-    index: _Index,
+    index: _Place,
     texts: Annotated[list[str] | None, typer.Argument(help="Queries. Default: the lines of standard input.")] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Number of hits for each query.")] = 10,
     where: Annotated[
@@ -164,7 +202,7 @@ def delete(
 
 
 @app.command()
-def show(index: _Index) -> None:
+def show(index: _Place) -> None:
     """Print the options and counts of an index as JSON."""
     from mmbert.search.index import SearchIndex
 

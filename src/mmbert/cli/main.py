@@ -94,6 +94,7 @@ def _add_commands() -> None:
         predict,
         recipes,
         serve,
+        store,
         surgery,
         tokenizer,
         train,
@@ -116,6 +117,7 @@ def _add_commands() -> None:
     for command in (predict.fill_mask, predict.classify, predict.tag, predict.answer, predict.rerank):
         app.command()(command)
     app.add_typer(index.app, name="index", help="Build a search index of texts and search it.")
+    app.command()(store.store)
     app.command()(serve.serve)
     app.command()(recipes.recipes)
     app.command()(recipes.examples)

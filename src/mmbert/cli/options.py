@@ -41,6 +41,7 @@ Texts = Annotated[
     list[str] | None, typer.Option("--text", "-t", help="Text to use instead of a file. May be repeated.")
 ]
 TextField = Annotated[str, typer.Option(help="Field of JSON lines that holds the text.")]
+IdField = Annotated[str, typer.Option(help="Field of JSON lines that holds the id. Lines without it get FILE:LINE.")]
 LanguageField = Annotated[
     str | None, typer.Option(help="Field that names the language of each text. Default: the file name tells it.")
 ]

@@ -7,7 +7,7 @@ computed again. When all parts are there they become the file, atomically, and t
 computed alone, so that the file has the same bytes however often the work was stopped.
 
 Forms: ``.npy`` (n, d); ``.jsonl``, a line ``{"id": ..., "embedding": [...]}`` a text; ``.parquet``, columns id and
-embedding.
+embedding, and metadata that say which model made them (see ``mmbert.io.vector_files``).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from mmbert.errors import ConfigError, DataError, MMBertError
 from mmbert.files import PARTIAL, atomic_file, disk_errors, read_json, write_json
 from mmbert.inference.checks import whole
 from mmbert.io.rows import import_pyarrow
+from mmbert.io.vector_files import METADATA
 from mmbert.locks import lock_folder
 from mmbert.log import progress as progress_bar
 
@@ -86,7 +87,7 @@ def embed_to_file(
         if output in ("int8", "uint8"):
             with atomic_file(out.with_name(out.name + ".ranges.npy")) as file:
                 np.save(file, cast(np.ndarray, embedder.ranges))
-        _assemble(folder, number, total, out)
+        _assemble(folder, number, total, out, _made(embedder, options))
         shutil.rmtree(folder)
     return total
 
@@ -185,7 +186,18 @@ def _parts(folder: Path, count: int) -> Iterator[tuple[list[Any], np.ndarray]]:
         yield keys, load_arrays(_vectors(folder, number), "run the same again, it is made anew")["vectors"]
 
 
-def _assemble(folder: Path, count: int, total: int, out: Path) -> None:
+def _made(embedder: Embedder, options: dict[str, Any]) -> dict[str, Any]:
+    """Return what a Parquet file says of its vectors, for those who store or index them."""
+    loaded, pooling = embedder.loaded, embedder.pooling
+    return {
+        "model": str(Path(loaded.folder).absolute()), "model_hash": loaded.model_hash,
+        "num_layers": loaded.config.num_layers, "pooling": list(pooling.modes),
+        "layers": pooling.layers and list(pooling.layers), "max_tokens": embedder.max_tokens,
+        "similarity": loaded.similarity, **options,
+    }  # fmt: skip
+
+
+def _assemble(folder: Path, count: int, total: int, out: Path, made: dict[str, Any]) -> None:
     """All parts as one file."""
     parts = _parts(folder, count)
     with atomic_file(out) as file:
@@ -199,10 +211,10 @@ def _assemble(folder: Path, count: int, total: int, out: Path) -> None:
             for keys, vectors in parts:
                 file.writelines(json_line(key, vector) for key, vector in zip(keys, vectors, strict=True))
         else:
-            _write_parquet(parts, file)
+            _write_parquet(parts, file, made)
 
 
-def _write_parquet(parts: Iterator[tuple[list[Any], np.ndarray]], file: BinaryIO) -> None:
+def _write_parquet(parts: Iterator[tuple[list[Any], np.ndarray]], file: BinaryIO, made: dict[str, Any]) -> None:
     arrow = import_pyarrow()
     writer = None
     for keys, vectors in parts:
@@ -212,7 +224,7 @@ def _write_parquet(parts: Iterator[tuple[list[Any], np.ndarray]], file: BinaryIO
                 "id": arrow.array(keys if all(isinstance(key, int) for key in keys) else list(map(str, keys))),
                 "embedding": arrow.FixedSizeListArray.from_arrays(numbers, vectors.shape[1]),
             }
-        )
+        ).replace_schema_metadata({METADATA: json.dumps(made, ensure_ascii=False)})
         if writer is None:
             writer = arrow.parquet.ParquetWriter(file, table.schema, write_page_checksum=True)
         writer.write_table(table if table.schema == writer.schema else table.cast(writer.schema))

@@ -8,7 +8,6 @@ from typing import Any, Literal, Self, cast
 
 import numpy as np
 
-from mmbert.arrays import unit
 from mmbert.errors import ConfigError, DataError, MMBertError, NotFiniteOutput
 from mmbert.files import atomic_folder
 from mmbert.inference.checks import check_texts, many_texts, one_text
@@ -21,6 +20,7 @@ from mmbert.search.index_record import Id, IndexRecord, check_id
 from mmbert.search.lance import libraries
 from mmbert.search.query import Query, SearchOptions, rank
 from mmbert.search.records import Records
+from mmbert.search.table_handle import TableHandle, is_table
 from mmbert.search.vector_store import StoreName
 from mmbert.search.writing import BATCH_SIZE, Changed
 
@@ -32,7 +32,9 @@ class SearchIndex:
     as it was after its last whole batch; the same call goes on from there. Others may search while one writes.
     """
 
-    def __init__(self, handle: IndexHandle, model: str | Path | Embedder | None, device: str, precision: str) -> None:
+    def __init__(
+        self, handle: IndexHandle | TableHandle, model: str | Path | Embedder | None, device: str, precision: str
+    ) -> None:
         self._opened = handle
         self._model = model
         self._device, self._precision = device, precision
@@ -118,11 +120,14 @@ class SearchIndex:
     ) -> SearchIndex:
         """Open an index. The model is loaded when the first text needs it.
 
-        model  where its model is now, if that is not where it was
+        folder  of an index, or the table of LanceDB that ``mmbert store`` wrote, for searching alone:
+                ``FOLDER/TABLE.lance`` or ``s3://BUCKET/TABLE.lance``
+        model   where its model is now, if that is not where it was
         Raises DataError for a folder that is no index, is damaged, or of another version; ConfigError, then or with the
         first text, for another model.
         """
-        index = cls(IndexHandle(Path(folder)), model, device, precision)
+        handle = TableHandle(str(folder)) if is_table(folder) else IndexHandle(Path(folder))
+        index = cls(handle, model, device, precision)
         if isinstance(model, Embedder):
             index.embedder  # noqa: B018  (checks it)
         return index
@@ -148,7 +153,12 @@ class SearchIndex:
         text = one_text(query)
         single = text is not None
         queries = self._queries([text] if single else query, options)
-        hits = rank(self._opened, queries, options, self._lexical() if options.lexical else None) if queries else []
+        if not queries:
+            return []
+        if isinstance(self._opened, TableHandle):
+            hits = self._opened.rank(queries, options)
+        else:
+            hits = rank(self._opened, queries, options, self._lexical() if options.lexical else None)
         return hits[0] if single else hits
 
     def add(
@@ -185,11 +195,11 @@ class SearchIndex:
         names = [ids] if isinstance(ids, str | int) else list(ids)
         for name in names:
             check_id(name, f"id {name!r}")
-        return writing.delete_records(self._opened, names)
+        return writing.delete_records(self.handle, names)
 
     def compact(self) -> int:
         """Write the rows anew without those of removed records; returns how many went."""
-        return writing.compact(self._opened)
+        return writing.compact(self.handle)
 
     @property
     def embedder(self) -> Embedder:
@@ -203,40 +213,41 @@ class SearchIndex:
         return self._embedder
 
     @property
+    def handle(self) -> IndexHandle:
+        """Return the files of an index that can be changed. Raises ConfigError for a table of LanceDB."""
+        if isinstance(self._opened, TableHandle):
+            raise ConfigError(
+                f"{self._opened.folder} is a table: it is changed by mmbert store, and has no word search"
+            )
+        return self._opened
+
+    @property
     def manifest(self) -> IndexManifest:
         """Return what the index was made with."""
         return self._opened.manifest
 
     def describe(self) -> dict[str, Any]:
         """Return the options and counts of the index as JSON values."""
-        with self._opened.records.reading() as state:
-            documents, passages, dead = self._opened.records.counts()
-            keys = self._opened.records.keys()
         made = self._opened.manifest
-        size = sum(path.stat().st_size for path in self._opened.folder.rglob("*") if path.is_file())
         return {
-            "records": documents, "passages": passages, "removed": dead, "metadata": keys, "store": state.store,
-            "kind": made.kind if state.store == "lance" else None, "output": made.output,
-            "dimensions": made.dimensions, "similarity": made.similarity, "bytes": size, "model": made.model,
-            "model_hash": made.model_hash, "query_prompt": made.query_prompt, "document_prompt": made.document_prompt,
-            "chunking": made.chunking,
+            **self._opened.describe(), "output": made.output, "dimensions": made.dimensions,
+            "similarity": made.similarity, "model": made.model, "model_hash": made.model_hash,
+            "query_prompt": made.query_prompt, "document_prompt": made.document_prompt, "chunking": made.chunking,
         }  # fmt: skip
 
     def __len__(self) -> int:
-        with self._opened.records.reading():
-            return self._opened.records.counts()[0]
+        return self._opened.count()
 
     def __contains__(self, name: object) -> bool:
         try:
             check_id(name, "")
         except DataError:
             return False
-        with self._opened.records.reading():
-            return bool(self._opened.records.known([cast(Id, name)]))
+        return self._opened.has(cast(Id, name))
 
     def close(self) -> None:
         """Close its files; it cannot be used any more."""
-        self._opened.records.close()
+        self._opened.close()
 
     def __enter__(self) -> Self:
         return self
@@ -263,7 +274,7 @@ class SearchIndex:
         if isinstance(asked, np.ndarray) and asked.dtype.kind not in "UO":
             if options.lexical:
                 raise ConfigError("hybrid search needs the text of a query, not its vector")
-            return [Query(row) for row in _unit(_checked(asked, made.dimensions), made)]
+            return [Query(row) for row in made.as_rows(made.check_vectors(asked))]
         texts = list(many_texts(asked, "queries", "a str, a list of str, or vectors (n, d)"))
         check_texts(texts, what="query")
         empty = next((number for number, text in enumerate(texts) if not text.strip()), None)
@@ -278,7 +289,7 @@ class SearchIndex:
 
     def _lexical(self) -> Bm25:
         if self._words is None:
-            self._words = Bm25(self._opened.folder, self.embedder.loaded.tokenizer)
+            self._words = Bm25(self.handle.folder, self.embedder.loaded.tokenizer)
         return self._words
 
     def _write(
@@ -291,19 +302,19 @@ class SearchIndex:
         made = self._opened.manifest
         if vectors is None:
             return writing.write_records(
-                self._opened, records, self._embed, replacing=replacing, batch_size=batch_size, shown=shown
+                self.handle, records, self._embed, replacing=replacing, batch_size=batch_size, shown=shown
             )  # fmt: skip
         if made.chunking is not None:
             raise ConfigError("vectors are given for texts that are one passage, this index divides them: leave it out")
-        given = _checked(vectors, made.dimensions)
+        given = made.check_vectors(vectors)
 
         def look_up(documents: list[IndexRecord], places: list[int]) -> tuple[list[list[tuple[int, int]]], np.ndarray]:
             if places[-1] >= len(given):
                 raise DataError(f"{len(given)} vectors for more records: give one for each")
-            return [[(0, len(document.text))] for document in documents], _unit(given[places], made)
+            return [[(0, len(document.text))] for document in documents], made.as_rows(given[places])
 
         return writing.write_records(
-            self._opened, records, look_up, replacing=replacing, batch_size=batch_size, shown=shown
+            self.handle, records, look_up, replacing=replacing, batch_size=batch_size, shown=shown
         )  # fmt: skip
 
     def _embed(self, documents: list[IndexRecord], places: list[int]) -> tuple[list[list[tuple[int, int]]], np.ndarray]:
@@ -328,18 +339,3 @@ class SearchIndex:
             **options,
         )  # fmt: skip
         return [passages.spans for passages in found], np.concatenate([passages.vectors for passages in found])
-
-
-def _checked(vectors: np.ndarray, width: int) -> np.ndarray:
-    if vectors.ndim != 2 or vectors.shape[1] != width:
-        raise ConfigError(f"vectors are {vectors.shape}: this index takes (n, {width})")
-    if not np.isfinite(vectors).all():
-        row = int(np.argwhere(~np.isfinite(vectors))[0, 0])
-        raise ConfigError(f"vector {row} holds NaN or infinite values: leave it out, or make it again")
-    return vectors
-
-
-def _unit(vectors: np.ndarray, made: IndexManifest) -> np.ndarray:
-    """Return vectors as fp32, scaled to unit length if the index compares cosines."""
-    rows = vectors.astype(np.float32)
-    return unit(rows) if made.similarity == "cosine" else rows

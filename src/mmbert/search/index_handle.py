@@ -12,6 +12,7 @@ import numpy as np
 from mmbert.search.bm25 import drop_bm25
 from mmbert.search.exact import ExactStore
 from mmbert.search.index_manifest import IndexManifest
+from mmbert.search.index_record import Id
 from mmbert.search.lance import LanceStore
 from mmbert.search.records import IndexState, Records
 from mmbert.search.vector_store import VectorStore, store_path
@@ -60,6 +61,31 @@ class IndexHandle:
                 self.records.matching(where, state.rows) if where else self.records.alive(state.rows)
             )  # fmt: skip
         return self._masks[name]
+
+    def count(self) -> int:
+        """Return the number of records."""
+        with self.records.reading():
+            return self.records.counts()[0]
+
+    def has(self, name: Id) -> bool:
+        """Return whether a record has this id."""
+        with self.records.reading():
+            return bool(self.records.known([name]))
+
+    def describe(self) -> dict[str, Any]:
+        """Return the counts of the index, and where its rows are, as JSON values."""
+        with self.records.reading() as state:
+            documents, passages, dead = self.records.counts()
+            keys = self.records.keys()
+        size = sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+        return {
+            "records": documents, "passages": passages, "removed": dead, "metadata": keys, "store": state.store,
+            "kind": self.manifest.kind if state.store == "lance" else None, "bytes": size,
+        }  # fmt: skip
+
+    def close(self) -> None:
+        """Close its files."""
+        self.records.close()
 
     def _turn_to(self, state: IndexState) -> None:
         if self._state != state:

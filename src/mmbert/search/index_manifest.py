@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import numpy as np
 
+from mmbert.arrays import unit
 from mmbert.errors import ConfigError, DataError
 from mmbert.files import read_checked_json, write_checked_json
 from mmbert.inference.embedder import Embedder
@@ -88,7 +89,7 @@ class IndexManifest:
     def save(self, folder: Path) -> None:
         write_checked_json(folder / NAME, {"version": VERSION, **asdict(self)})
 
-    def check_model(self, embedder: Embedder, folder: Path) -> None:
+    def check_model(self, embedder: Embedder, folder: Path | str) -> None:
         """Raises ConfigError, naming both, for a model that did not make the vectors."""
         here = embedder.loaded
         if here.model_hash != self.model_hash:
@@ -106,6 +107,20 @@ class IndexManifest:
             raise ConfigError(f"{folder} was made with pooling {self.pooling}, now it is {modes}")
         if (layers is None) != (self.layers is None) or not np.allclose(layers or [], self.layers or []):
             raise ConfigError(f"{folder} was made with layers {self.layers}, now it is {layers}")
+
+    def check_vectors(self, vectors: np.ndarray) -> np.ndarray:
+        """Return vectors (n, d). Raises ConfigError for another width, NaN or infinite values."""
+        if vectors.ndim != 2 or vectors.shape[1] != self.dimensions:
+            raise ConfigError(f"vectors are {vectors.shape}: this index takes (n, {self.dimensions})")
+        if not np.isfinite(vectors).all():
+            row = int(np.argwhere(~np.isfinite(vectors))[0, 0])
+            raise ConfigError(f"vector {row} holds NaN or infinite values: leave it out, or make it again")
+        return vectors
+
+    def as_rows(self, vectors: np.ndarray) -> np.ndarray:
+        """Return vectors as fp32, scaled to unit length if the index compares cosines."""
+        rows = vectors.astype(np.float32)
+        return unit(rows) if self.similarity == "cosine" else rows
 
     def check_same(self, other: IndexManifest, folder: Path) -> None:
         """Raises ConfigError if work begun as ``self`` would go on as ``other``."""
