@@ -66,13 +66,14 @@ class ElasticStore:
         self._client.close()
 
     def _connect(self) -> Any:
-        user, named = self.target.user, self.target.store.upper()
-        password = self.target.password or secret(f"{named}_PASSWORD")
-        key = secret("ELASTICSEARCH_API_KEY") if self.target.store == "elasticsearch" and not password else None
+        user, password = self.target.user, self.target.password
         options: dict[str, Any] = {"max_retries": 0}
         if self.target.store == "opensearch":
+            password = password or secret("OPENSEARCH_PASSWORD")
             options |= {"timeout": _SECONDS, "http_auth": (user, password) if user and password else None}
             return self._library.OpenSearch(self.target.place, **options)
+        password = password or secret("ELASTICSEARCH_PASSWORD")
+        key = None if password else secret("ELASTICSEARCH_API_KEY")
         place = self.target.place
         if ":" not in place.partition("://")[2]:  # this client takes no URL without a port
             place += ":443" if place.startswith("https") else ":80"
