@@ -120,7 +120,8 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path, embed: Embedder, other: P
 FILTERS: list[Any] = [
     {"lang": "fra"}, {"lang": ["fra", "swh"]}, {"lang": None}, {"lang": {"not": "eng"}}, {"lang": []},
     {"year": {">=": 2003, "<": 2006}}, {"year": 2004.0}, {"year": "2004"}, {"old": True}, {"old": 0},
-    {"year": {">": 2003.5}}, {"old": {"not": True}, "lang": "eng"}, {"lang": "o'clock"}, {"lang": {"not": {"in": ["eng", "fra"]}}},
+    {"year": {">": 2003.5}}, {"old": {"not": True}, "lang": "eng"}, {"lang": "o'clock"},
+    {"lang": {"not": {"in": ["eng", "fra"]}}},
 ]  # fmt: skip
 
 
