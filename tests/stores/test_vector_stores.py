@@ -12,7 +12,7 @@ import pytest
 from little_vectors import WIDTH, table_of, unit_rows, write_run
 
 from mmbert.errors import ConfigError, DataError, MMBertError
-from mmbert.stores import pgvector
+from mmbert.stores import lance, pgvector
 from mmbert.stores.push import Stored, store_vectors
 from mmbert.stores.qdrant import point_id
 
@@ -168,6 +168,24 @@ def test_lance(run: Path, tmp_path: Path) -> None:
     lancedb.connect(tmp_path).create_table("mine", [{"id": "a1", "vector": [1.0, 2.0]}])
     with pytest.raises(ConfigError, match=r"mine in .* is there and was not made by mmbert store"):
         store_vectors(run, f"{tmp_path}/mine.lance")
+
+
+def test_lance_builds_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import lancedb
+
+    monkeypatch.setattr(lance, "INDEXED_FROM", 300)
+    vectors = unit_rows(400)
+    store_vectors(write_run(tmp_path / "run", vectors), f"{tmp_path}/passages.lance", columns=[])
+    table = lancedb.connect(tmp_path).open_table("passages")
+    assert [index.index_type for index in table.list_indices()] == ["IvfSq"]
+    found = table.search(vectors[9]).distance_type("cosine").refine_factor(10).limit(3).to_list()
+    assert [row["id"] for row in found] == [f"a{row}" for row in np.argsort(-(vectors @ vectors[9]))[:3]]
+    bits = write_run(tmp_path / "bits", np.packbits(unit_rows(400, width=64) > 0, axis=1), output="ubinary")
+    store_vectors(bits, f"{tmp_path}/bits.lance", columns=[])
+    table = lancedb.connect(tmp_path).open_table("bits")
+    assert [index.index_type for index in table.list_indices()] == ["IvfFlat"]
+    query = np.packbits(unit_rows(400, width=64)[7] > 0)
+    assert table.search(query).distance_type("hamming").limit(1).to_list()[0]["id"] == "a7"
 
 
 @pytest.mark.slow

@@ -66,19 +66,21 @@ class ElasticStore:
         self._client.close()
 
     def _connect(self) -> Any:
-        user, password = self.target.user, self.target.password
+        opensearch = self.target.store == "opensearch"
+        stated = secret("OPENSEARCH_PASSWORD") if opensearch else secret("ELASTICSEARCH_PASSWORD")
+        user, password = self.target.user, self.target.password or stated
+        login = (user, password) if user and password else None
         options: dict[str, Any] = {"max_retries": 0}
-        if self.target.store == "opensearch":
-            password = password or secret("OPENSEARCH_PASSWORD")
-            options |= {"timeout": _SECONDS, "http_auth": (user, password) if user and password else None}
+        if opensearch:
+            options |= {"timeout": _SECONDS, "http_auth": login}
             return self._library.OpenSearch(self.target.place, **options)
         password = password or secret("ELASTICSEARCH_PASSWORD")
         key = None if password else secret("ELASTICSEARCH_API_KEY")
         place = self.target.place
         if ":" not in place.partition("://")[2]:  # this client takes no URL without a port
             place += ":443" if place.startswith("https") else ":80"
-        options |= {"request_timeout": _SECONDS, "basic_auth": (user, password) if user and password else None}
-        return self._library.Elasticsearch(place, api_key=key, **options)
+        key = secret("ELASTICSEARCH_API_KEY") if login is None else None
+        return self._library.Elasticsearch(place, api_key=key, basic_auth=login, request_timeout=_SECONDS, **options)
 
     def _open(self) -> None:
         indices, name = self._client.indices, self.target.table

@@ -1,7 +1,7 @@
 """LanceDB: a table ``NAME.lance`` in a folder or in an object store, with a column for each of the run.
 
-Rows are added to a new table, and merged by id into one that had rows. From 10,000 rows on it gets an index (IVF_SQ:
-recall as of comparing all rows, built in minutes). The mark is in the metadata of the table's schema. Keys of object
+Rows are added to a new table, and merged by id into one that had rows. From 10,000 rows on it gets an index (IVF_SQ,
+whose recall is in docs/guides/search.md). The mark is in the metadata of the table's schema. Keys of object
 stores: the variables of the environment that LanceDB reads, such as ``AWS_ACCESS_KEY_ID``.
 """
 
