@@ -16,17 +16,21 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import http_bodies
 import http_connections
 import http_framing
 import http_fuzz
 import http_models
+import http_search
 from outcome import Outcome, failures, keep, table
 from served import Answer, Served
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "serving"))  # its models of every kind
+TESTS = Path(__file__).parents[2] / "tests"
+sys.path[:0] = [str(TESTS / "serving"), str(TESTS)]  # models of every kind
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ GROUPS = (
     Group("slow clients", http_connections.SLOW, beside=True),
     Group("origins and hosts", http_framing.ORIGINS),
     Group("framing", http_framing.FRAMING),
+    Group(http_search.GROUP, http_search.ATTACKS),
 )
 
 
@@ -108,7 +113,11 @@ def run_all(model: Path, names: Iterable[str] = ()) -> Iterator[Outcome]:
                 if not wanted or any(part in f"{group.name}: {name}" for part in wanted)
             }  # fmt: skip
             if chosen:
-                yield from _told(run_group(replace(group, attacks=chosen), lambda **o: Served([model], home, **o)))
+                served: dict[str, Any] = {}
+                if group.name == http_search.GROUP:
+                    served["index"] = http_search.build(model, home)
+                start = partial(Served, [model], home, **served)
+                yield from _told(run_group(replace(group, attacks=chosen), start))
         if not wanted or "models" in wanted:
             yield from _told(http_models.hostile(model, home))
         if not wanted or "fuzz" in wanted:

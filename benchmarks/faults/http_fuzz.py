@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import http_search
 from outcome import Outcome
 from served import Answer, Json, Served, as_json
 
@@ -34,6 +35,8 @@ VALID: list[tuple[str, Json]] = [
     ("/fill_mask", {"inputs": "one <mask> two", "top_k": 3}),
     ("/answer", {"inputs": {"question": "who?", "context": "one two three"}, "top_k": 2}),
     ("/passages", {"inputs": "One two. Three four.", "by": "size", "size": 2, "normalize": True}),
+    ("/search", {"inputs": ["one", "two"], "index": "index", "top_k": 3, "where": {"year": {">=": 1950, "<": 1960}}}),
+    ("/search", {"inputs": "one", "where": {"year": [1900, 1901]}}),
     ("/", {"inputs": "one", "parameters": {"truncate": True, "normalize": True}, "model": "tuned"}),
     ("/", {"inputs": {"source_sentence": "one", "sentences": ["two"]}, "model": "tuned"}),
     ("/", {"inputs": {"query": "one", "texts": ["two", "three"]}, "model": "ranks"}),
@@ -138,7 +141,9 @@ def fuzz(home: Path, tries: int = TRIES, seed: int = 14) -> Iterator[Outcome]:
 
     folders = write_models(home / "models")
     names = ("tuned", "classes", "ranks", "tags", "masks", "spans")
-    served = Served([folders / name for name in names], home)
+    served = Served(
+        [folders / name for name in names], home, index=http_search.build(folders / "tuned", home / "models")
+    )
     draw, since, found = random.Random(seed), served.begin(), []
     bodies = [(name, path, as_json(value)) for name, (path, value) in KNOWN.items()]
     for number, (path, value) in enumerate(VALID):

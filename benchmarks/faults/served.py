@@ -133,9 +133,18 @@ def _send(made: socket.socket, raw: bytes, half_close: bool) -> None:
 class Served:
     """A server that is attacked: its port, its stderr, its memory, and how fast ``/health`` answers all the while."""
 
-    def __init__(self, models: list[Path], home: Path, *, stderr: str = "file", descriptors: int | None = None) -> None:
+    def __init__(
+        self,
+        models: list[Path],
+        home: Path,
+        *,
+        index: Path | None = None,
+        stderr: str = "file",
+        descriptors: int | None = None,
+    ) -> None:
         """Start ``mmbert serve`` with default options on a free port and wait until it is ready.
 
+        index        a search index that is served too
         stderr       file: it is kept; unread: a pipe that nobody reads; full: ``/dev/full``
         descriptors  the limit of open files
         Raises RuntimeError with its last words if it ends instead.
@@ -146,10 +155,11 @@ class Served:
         self._log = home / f"serve-{self.port}.txt"
         self._read = 0
         unread, write = os.pipe()
+        added = ["--index", str(index)] if index is not None else []
         target = {"file": str(self._log), "full": "/dev/full"}.get(stderr)
         with open(target or write, "w", closefd=True) as handle:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "mmbert", "serve", *map(str, models), "--port", str(self.port)],
+                [sys.executable, "-m", "mmbert", "serve", *map(str, models), "--port", str(self.port), *added],
                 stdout=subprocess.DEVNULL, stderr=handle, preexec_fn=_limit(descriptors),
                 env={**os.environ, "MMBERT_QUIET": "1"},
             )  # fmt: skip

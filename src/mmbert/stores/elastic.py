@@ -74,8 +74,6 @@ class ElasticStore:
         if opensearch:
             options |= {"timeout": _SECONDS, "http_auth": login}
             return self._library.OpenSearch(self.target.place, **options)
-        password = password or secret("ELASTICSEARCH_PASSWORD")
-        key = None if password else secret("ELASTICSEARCH_API_KEY")
         place = self.target.place
         if ":" not in place.partition("://")[2]:  # this client takes no URL without a port
             place += ":443" if place.startswith("https") else ":80"
