@@ -1,6 +1,6 @@
 """GGUF files of a model in llama.cpp itself: are ids and vectors those of the folder, and how fast are both?
 
-    python benchmarks/gguf.py MODEL TEXT [--languages 150] [--texts 6] [--rounds 3]
+    python benchmarks/gguf_files.py MODEL TEXT [--languages 150] [--texts 6] [--rounds 3]
 
 MODEL is an embedding model's folder, TEXT a folder with <language>.jsonl[.gz], of which some texts of each language are
 taken, cut to 400 characters. Exports MODEL as f32, f16 and q8_0, and computes every text by llama.cpp
@@ -32,6 +32,8 @@ from llama_file import LlamaFile
 
 DTYPES = ("f32", "f16", "q8_0")
 CHARACTERS = 400
+LONGEST = 1024
+"""Tokens that ``LlamaFile`` takes; longer texts are left out."""
 
 
 def main() -> None:
@@ -64,7 +66,8 @@ def compare(model: Path, files: Path, texts: list[str], rounds: int) -> None:
     """Print the table."""
     ours = {name: mmbert.Embedder.load(model, precision=name, device="cpu") for name in ("fp32", "int8")}
     tokenizer = ours["fp32"].loaded.tokenizer
-    ids = [tokenizer.encode(text, specials=True) for text in texts]
+    encoded = [(text, tokenizer.encode(text, specials=True)) for text in texts]
+    texts, ids = map(list, zip(*((text, ids) for text, ids in encoded if len(ids) <= LONGEST), strict=True))
     tokens = sum(map(len, ids))
     theirs = {dtype: LlamaFile(files / f"model-{dtype}.gguf") for dtype in DTYPES}
     same = sum(theirs["f32"].ids(text) == wanted for text, wanted in zip(texts, ids, strict=True))
