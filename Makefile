@@ -11,7 +11,7 @@ NEEDS := pyproject.toml constraints.txt
 
 PYTEST := $(CURDIR)/$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 # What depends on the processor and on compilers.
-ON_THE_MACHINE := tests/inference tests/exporting tests/training tests/doctor
+ON_THE_MACHINE := tests/inference tests/exporting tests/doctor
 
 .PHONY: install wheel demo guides docs test test-avx2 test-no-compiler test-oldest check bench clean
 
@@ -58,7 +58,7 @@ test: $(VENV)/.dev
 # loaded without it aborts the process (torch 2.13).
 test-avx2: $(VENV)/.dev
 	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MMBERT_NATIVE=avx2 \
-		TORCHINDUCTOR_CACHE_DIR=$(CURDIR)/build/avx2 $(PYTEST) $(ON_THE_MACHINE)
+		TORCHINDUCTOR_CACHE_DIR=$(CURDIR)/build/avx2 $(PYTEST) $(ON_THE_MACHINE) tests/training
 
 # As where no compiler is installed, and none ever was: what one built before is not found.
 test-no-compiler: $(VENV)/.dev
