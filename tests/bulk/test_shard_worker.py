@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,18 @@ WORDS = [
     "wote",
 ]
 TEXTS = [" ".join(WORDS[number % 5 : 3 + number % 13]) for number in range(60)]
+
+
+@pytest.fixture(autouse=True)
+def process() -> Iterator[None]:
+    """What a worker does to its process, which is this one here, is undone."""
+    logger, threads, environment = logging.getLogger("mmbert"), torch.get_num_threads(), dict(os.environ)
+    handlers, propagate = list(logger.handlers), logger.propagate
+    yield
+    logger.handlers, logger.propagate = handlers, propagate
+    torch.set_num_threads(threads)
+    os.environ.clear()
+    os.environ.update(environment)
 
 
 def options(folder: Path) -> dict[str, Any]:
