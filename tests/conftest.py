@@ -15,8 +15,12 @@ from hypothesis import settings
 from tokenizers.pre_tokenizers import Metaspace
 from tokenizers.processors import TemplateProcessing
 
+from little_s3 import s3, s3_server
+
 if TYPE_CHECKING:
     from mmbert import Tokenizer
+
+__all__ = ["s3", "s3_server"]  # fixtures
 
 # torch's compiler works in this process: its workers would outlive the tests, as unclosed pipes and processes.
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")

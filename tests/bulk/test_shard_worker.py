@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import logging
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,8 @@ from mmbert.bulk.places import ResultFolder, find_shards
 from mmbert.bulk.run_folder import RunFolder
 from mmbert.bulk.shard_worker import ShardWorker
 from mmbert.errors import ConfigError, DataError
+
+pytestmark = pytest.mark.usefixtures("process")
 
 WORDS = [
     "All",
@@ -43,18 +42,6 @@ WORDS = [
     "wote",
 ]
 TEXTS = [" ".join(WORDS[number % 5 : 3 + number % 13]) for number in range(60)]
-
-
-@pytest.fixture(autouse=True)
-def process() -> Iterator[None]:
-    """What a worker does to its process, which is this one here, is undone."""
-    logger, threads, environment = logging.getLogger("mmbert"), torch.get_num_threads(), dict(os.environ)
-    handlers, propagate = list(logger.handlers), logger.propagate
-    yield
-    logger.handlers, logger.propagate = handlers, propagate
-    torch.set_num_threads(threads)
-    os.environ.clear()
-    os.environ.update(environment)
 
 
 def options(folder: Path) -> dict[str, Any]:

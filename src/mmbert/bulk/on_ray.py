@@ -23,12 +23,13 @@ import numpy as np
 
 from mmbert.bulk.cluster import Cluster, Placement, connected, place
 from mmbert.bulk.jobs import Embed, Job
-from mmbert.bulk.places import ResultFolder, Shard, find_shards, is_remote
-from mmbert.bulk.run_folder import RunFolder, record_of
+from mmbert.bulk.places import ResultFolder, Shard, find_shards
+from mmbert.bulk.run_folder import RANGES, RunFolder, record_of
 from mmbert.bulk.shard_worker import ShardWorker, result_name
 from mmbert.errors import DataError, MMBertError
 from mmbert.formatting import count, duration
 from mmbert.inference.load import hash_folder
+from mmbert.io.remote import is_remote
 from mmbert.locks import lock_folder
 from mmbert.log import progress
 from mmbert.model.weights import model_folder
@@ -37,8 +38,6 @@ log = logging.getLogger(__name__)
 
 DEATHS = 3
 """Workers that may die at one shard, or one after the other while they load the model."""
-
-RANGES = "ranges.npy"
 
 
 @dataclass

@@ -15,11 +15,11 @@ from typing import Any, BinaryIO, cast
 
 import orjson
 
-from mmbert.errors import ConfigError, DataError, MMBertError, first_line, import_extra
+from mmbert.errors import ConfigError, DataError
 from mmbert.files import atomic_file
 from mmbert.io.find import bare_name, find_files, is_hidden
+from mmbert.io.remote import as_typed, file_system, is_remote, open_place, store_errors
 from mmbert.io.rows import TABLES, TEXTS
-from mmbert.io.stream import open_file
 
 _STAMPS = ("ETag", "etag", "blob_id", "md5Hash", "mtime", "LastModified", "updated")
 """What stores say of a file's content, the surest first."""
@@ -69,8 +69,9 @@ def _files(place: str) -> Iterator[Shard]:
             stat = local.stat()
             yield Shard(local.name, str(local.absolute()), stat.st_size, str(stat.st_mtime_ns))
         return
-    with _store_errors(place):
-        fs, path = _store(place)
+    with store_errors(place):
+        fs, path = file_system(place)
+        fs.invalidate_cache()  # others write there too
         if any(character in path for character in "*?["):
             listed = fs.glob(path, detail=True)
         else:
@@ -86,39 +87,6 @@ def _files(place: str) -> Iterator[Shard]:
         raise DataError(f"no file at {place} (INPUT)")
 
 
-def is_remote(place: str) -> bool:
-    """Return whether a place is a URL of fsspec. ``file://`` is one of this machine."""
-    return "://" in place
-
-
-def open_place(place: str) -> BinaryIO:
-    """Open a file to read. Raises DataError."""
-    if not is_remote(place):
-        return open_file(place)
-    with _store_errors(place):
-        fs, path = _store(place)
-        return cast(BinaryIO, fs.open(path, "rb"))
-
-
-def _store(place: str) -> tuple[Any, str]:
-    fsspec = import_extra("fsspec", "ray")
-    fs, path = fsspec.core.url_to_fs(place)
-    return fs, path
-
-
-@contextmanager
-def _store_errors(place: str) -> Iterator[None]:
-    """Raise DataError in one line for whatever a store raises: each has classes of its own."""
-    try:
-        yield
-    except MMBertError:
-        raise
-    except ImportError as error:
-        raise ConfigError(f"{place}: {first_line(error)} (pip install it here and on all machines)") from error
-    except Exception as error:
-        raise DataError(f"cannot reach {place}: {type(error).__name__}: {first_line(error)}") from error
-
-
 @dataclass(frozen=True)
 class ResultFolder:
     """The folder that a run writes, here or on an object store."""
@@ -128,7 +96,7 @@ class ResultFolder:
     @classmethod
     def at(cls, place: str) -> ResultFolder:
         """Return the folder at a path or URL, a path as an absolute one."""
-        return cls(place.rstrip("/") if is_remote(place) else str(Path(place).absolute()))
+        return cls(as_typed(place) if is_remote(place) else str(Path(place).absolute()))
 
     @contextmanager
     def writing(self, name: str) -> Iterator[BinaryIO]:
@@ -140,8 +108,8 @@ class ResultFolder:
         with tempfile.NamedTemporaryFile(prefix="mmbert-") as file:
             yield cast(BinaryIO, file)
             file.flush()
-            with _store_errors(self.place):
-                fs, path = _store(f"{self.place}/{name}")
+            with store_errors(self.place):
+                fs, path = file_system(f"{self.place}/{name}")
                 fs.makedirs(str(PurePosixPath(path).parent), exist_ok=True)
                 fs.put_file(file.name, path)
 
@@ -150,8 +118,8 @@ class ResultFolder:
         if not is_remote(self.place):
             root = Path(self.place)
             return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
-        with _store_errors(self.place):
-            fs, path = _store(self.place)
+        with store_errors(self.place):
+            fs, path = file_system(self.place)
             fs.invalidate_cache()
             return {name.removeprefix(path).lstrip("/") for name in fs.find(path)}
 
@@ -164,8 +132,8 @@ class ResultFolder:
         if not is_remote(self.place):
             (Path(self.place) / name).unlink(missing_ok=True)
             return
-        with _store_errors(self.place):
-            fs, path = _store(f"{self.place}/{name}")
+        with store_errors(self.place):
+            fs, path = file_system(f"{self.place}/{name}")
             if fs.exists(path):
                 fs.rm_file(path)
 

@@ -22,6 +22,9 @@ from mmbert.io.rows import import_pyarrow
 
 MANIFEST = "run.json"
 
+RANGES = "ranges.npy"
+"""Value ranges of int8 and uint8, which are written before the manifest."""
+
 _FREE = ("model", "mmbert", "complete", "files", "rows", "rejected", "tokens")
 """Keys of the manifest that may differ: the model is told by its hash."""
 
@@ -48,7 +51,8 @@ class RunFolder:
                 f"{self.folder.place} was begun with {key} {found[key]!r}, now it is {stated[key]!r}: finish it as it "
                 "was begun, or choose another folder"
             )
-        if not found and (there := [name for name in self.folder.names() if not name.startswith(".")]):
+        there = [name for name in self.folder.names() if not name.startswith(".") and name != RANGES]
+        if there and not found:
             raise ConfigError(
                 f"{self.folder.place} has no {MANIFEST} but other files ({sorted(there)[0]}): choose another folder"
             )

@@ -26,6 +26,7 @@ from mmbert.bulk.shard_writer import Row, ShardWriter
 from mmbert.errors import DataError, MMBertError, NotFiniteOutput
 from mmbert.files import set_environment
 from mmbert.io.lines import Line, lines_of
+from mmbert.io.remote import is_store_error, not_reached
 from mmbert.io.row_errors import RowFaults, as_name
 from mmbert.version import __version__
 
@@ -157,6 +158,11 @@ class ShardWorker:
                 writer.finish(done)
         except MMBertError as error:
             yield {"error": str(error), "notes": self._notes.take()}
+            return
+        except Exception as error:
+            if not is_store_error(error):
+                raise
+            yield {"error": str(not_reached(shard.place, error)), "notes": self._notes.take()}
             return
         yield {"rows": rows - reported, "tokens": self._tokens - told, "notes": self._notes.take(), "done": done}
 

@@ -103,13 +103,14 @@ class OnRay:
         """Run a job over all files, and print a summary. Raises ConfigError for options that do not go together."""
         from mmbert.bulk.cluster import Cluster
         from mmbert.bulk.on_ray import run_on_ray
+        from mmbert.io.remote import as_typed
 
         if texts or not sources or STDIN in sources:
             raise ConfigError("--on ray reads files: give files, folders or URLs as INPUT")
         if out is None:
             raise ConfigError("--on ray writes a folder: give it with --out")
         cluster = Cluster(self.address, self.workers, self.cpus_per_worker)
-        place = _url(str(out))
+        place = as_typed(out)
         done = run_on_ray(job, sources, place, cluster=cluster, id_field=id_field, keep=self.keep, ranges=ranges)
         sys.stderr.write("".join(f"{line}\n" for line in done.lines(self.price)))
 
@@ -141,9 +142,3 @@ def one_source(sources: list[str] | None) -> str:
     if sources and len(sources) > 1:
         raise ConfigError(f"{sources[0]} and {sources[1]} are two inputs: give one of them, or all with --on ray")
     return sources[0] if sources else STDIN
-
-
-def _url(place: str) -> str:
-    """Return a URL as it was typed: a Path has one slash of its two."""
-    scheme, colon, rest = place.partition(":/")
-    return f"{scheme}://{rest.lstrip('/')}" if colon and scheme.isalnum() and len(scheme) > 1 else place

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,7 +10,11 @@ import typer
 from mmbert.cli.options import IdField, SkipBadRows, TextField
 
 Vectors = Annotated[
-    Path, typer.Argument(help="Folder of a bulk run, or a .parquet, .npy or .jsonl file of mmbert embed.")
+    str,
+    typer.Argument(
+        help="Folder of a bulk run, here or at a URL (s3://BUCKET/RUN), or a .parquet, .npy or .jsonl file of mmbert "
+        "embed."
+    ),
 ]
 TextFiles = Annotated[
     list[str] | None,

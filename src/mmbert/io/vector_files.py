@@ -5,13 +5,15 @@
     .jsonl      objects of the same fields, their numbers read as float32
     .npy        vectors alone; their ids are the numbers of the rows, from 1
 
-``run.json``, or the metadata ``mmbert.run`` of a Parquet file, says which model made them and how.
+``run.json``, or the metadata ``mmbert.run`` of a Parquet file, says which model made them and how. Parquet is also read
+from an object store (``s3://bucket/run``); nothing but what is needed of it is fetched.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -20,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from mmbert.errors import ConfigError, DataError, first_line
-from mmbert.files import read_json
 from mmbert.io.find import walk
+from mmbert.io.remote import as_typed, is_remote, names_below, open_place
 from mmbert.io.row_errors import RowFaults
 from mmbert.io.rows import import_pyarrow, read_rows
 
@@ -57,8 +59,8 @@ class VectorFiles:
     columns  name of a further column -> text, integer, number, boolean or json
     """
 
-    path: Path
-    files: tuple[Path, ...]
+    path: str
+    files: tuple[str, ...]
     made: dict[str, Any]
     width: int
     output: str
@@ -67,23 +69,34 @@ class VectorFiles:
 
     @classmethod
     def open(cls, path: str | Path) -> VectorFiles:
-        """Return the vectors at ``path``. Raises DataError for what holds none, or is not complete."""
-        path = Path(path)
-        if path.is_dir():
-            return _open_folder(path)
-        if not path.is_file():
-            raise DataError(f"no such file or folder: {path}")
-        if path.suffix == ".parquet":
-            return _open_parquet(path, (path,), {})
-        if path.suffix == ".npy":
-            return _of_array(path, _load(path))
-        if path.suffix == ".jsonl":
-            first = next(_json_batches(path, 1), None)
+        """Return the vectors at a path or URL. Raises DataError for what holds none, or is not complete."""
+        place = as_typed(path)
+        if is_remote(place):
+            names = names_below(place)
+            if not names:
+                raise DataError(f"no file at {place}: {_FIX}")
+        elif not Path(place).exists():
+            raise DataError(f"no such file or folder: {place}")
+        elif Path(place).is_dir():
+            place = str(Path(place))
+            names = [file.relative_to(place).as_posix() for file in walk(Path(place), (".parquet", MANIFEST))]
+        else:
+            names = [""]
+        if names != [""]:
+            return _open_folder(place, names)
+        if place.endswith(".parquet"):
+            return _open_parquet(place, (place,), {})
+        if is_remote(place):
+            raise DataError(f"{place} is no Parquet: of other forms give a file of this machine")
+        if place.endswith(".npy"):
+            return _of_array(place, _load(place))
+        if place.endswith(".jsonl"):
+            first = next(_json_batches(place, 1), None)
             if first is None:
-                raise DataError(f"{path} holds no vectors: {_FIX}")
+                raise DataError(f"{place} holds no vectors: {_FIX}")
             columns = {name: _kind_of(values[0]) for name, values in first.columns.items()}
-            return cls(path, (path,), {}, first.vectors.shape[1], "float32", type(first.ids[0]) is int, columns)
-        raise DataError(f"{path} holds no vectors: {_FIX} (.parquet, .npy, .jsonl)")
+            return cls(place, (place,), {}, first.vectors.shape[1], "float32", type(first.ids[0]) is int, columns)
+        raise DataError(f"{place} holds no vectors: {_FIX} (.parquet, .npy, .jsonl)")
 
     @property
     def dimensions(self) -> int:
@@ -99,12 +112,12 @@ class VectorFiles:
             yield batch
 
     def _batches(self, size: int) -> Iterator[VectorBatch]:
-        if self.path.suffix == ".npy" and self.path.is_file():
+        if self.files[0].endswith(".npy"):
             array = _load(self.path)
             for start in range(0, len(array), size):
                 rows = np.array(array[start : start + size])
                 yield VectorBatch(list(range(start + 1, start + len(rows) + 1)), rows)
-        elif self.path.suffix == ".jsonl":
+        elif self.files[0].endswith(".jsonl"):
             yield from _json_batches(self.path, size)
         else:
             for file in self.files:
@@ -158,21 +171,30 @@ def _line(name: Any) -> int:
     return int(last) if last.isascii() and last.isdigit() else 0
 
 
-def _open_folder(path: Path) -> VectorFiles:
-    made = read_json(path / MANIFEST) if (path / MANIFEST).is_file() else {}
-    if not isinstance(made, dict):
-        raise DataError(f"{path / MANIFEST} is no JSON object: delete it or restore it")
+def _open_folder(place: str, names: list[str]) -> VectorFiles:
+    made = _read_manifest(f"{place}/{MANIFEST}") if MANIFEST in names else {}
     if made.get("command", "embed") != "embed":
-        raise DataError(f"{path} is a run of mmbert {made['command']}, which makes no vectors: {_FIX}")
+        raise DataError(f"{place} is a run of mmbert {made['command']}, which makes no vectors: {_FIX}")
     if made.get("complete") is False:
-        raise DataError(f"{path} is not complete: run the command that began it again")
-    files = tuple(file for file in walk(path, (".parquet",)) if REJECTED not in file.relative_to(path).parts)
-    if not files:
-        raise DataError(f"{path} holds no Parquet files: {_FIX}")
-    return _open_parquet(path, files, made)
+        raise DataError(f"{place} is not complete: run the command that began it again")
+    parquet = [name for name in names if name.lower().endswith(".parquet") and REJECTED not in name.split("/")]
+    if not parquet:
+        raise DataError(f"{place} holds no Parquet files: {_FIX}")
+    return _open_parquet(place, tuple(f"{place}/{name}" for name in parquet), made)
 
 
-def _open_parquet(path: Path, files: tuple[Path, ...], made: dict[str, Any]) -> VectorFiles:
+def _read_manifest(place: str) -> dict[str, Any]:
+    try:
+        with open_place(place) as file:
+            made = json.loads(file.read())
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{place} is damaged ({first_line(error)}): delete it or restore it") from error
+    if not isinstance(made, dict):
+        raise DataError(f"{place} is no JSON object: delete it or restore it")
+    return made
+
+
+def _open_parquet(path: str, files: tuple[str, ...], made: dict[str, Any]) -> VectorFiles:
     opened = [_of_schema(path, files, file, made) for file in files]
     for file, found in zip(files[1:], opened[1:], strict=True):
         for name in ("width", "output", "integers", "columns"):
@@ -184,10 +206,16 @@ def _open_parquet(path: Path, files: tuple[Path, ...], made: dict[str, Any]) -> 
     return opened[0]
 
 
-def _of_schema(path: Path, files: tuple[Path, ...], file: Path, made: dict[str, Any]) -> VectorFiles:
+def _source(file: str) -> AbstractContextManager[Any]:
+    """Return what Arrow opens: the path of a file of this machine, which it reads by itself, or an open one."""
+    return open_place(file) if is_remote(file) else nullcontext(file)
+
+
+def _of_schema(path: str, files: tuple[str, ...], file: str, made: dict[str, Any]) -> VectorFiles:
     arrow = import_pyarrow()
     try:
-        schema = arrow.parquet.read_schema(file)
+        with _source(file) as source:
+            schema = arrow.parquet.read_schema(source)
         made = made or json.loads((schema.metadata or {}).get(METADATA, b"{}"))
     except (arrow.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{file} is corrupt or no Parquet ({first_line(error)}): {_FIX}") from error
@@ -209,7 +237,7 @@ def _vector_column(names: Iterable[str]) -> str | None:
     return next((name for name in _VECTOR if name in names), None)
 
 
-def _output(number: str, made: dict[str, Any], file: Path) -> str:
+def _output(number: str, made: dict[str, Any], file: str) -> str:
     """Return the form of the numbers: bytes may be levels or bits."""
     stated = made.get("output")
     stored = {"binary": "int8", "ubinary": "uint8"}.get(str(stated), stated)
@@ -220,13 +248,13 @@ def _output(number: str, made: dict[str, Any], file: Path) -> str:
     return str(stated or number)
 
 
-def _of_array(path: Path, array: np.ndarray) -> VectorFiles:
+def _of_array(path: str, array: np.ndarray) -> VectorFiles:
     if array.ndim != 2 or not array.size:
         raise DataError(f"{path} is {array.shape}, not rows of vectors: {_FIX}")
     return VectorFiles(path, (path,), {}, array.shape[1], _output(array.dtype.name, {}, path), True, {})
 
 
-def _load(path: Path) -> np.ndarray:
+def _load(path: str) -> np.ndarray:
     try:
         found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -234,8 +262,8 @@ def _load(path: Path) -> np.ndarray:
     return found
 
 
-def _json_batches(path: Path, size: int) -> Iterator[VectorBatch]:
-    rows = read_rows(path, RowFaults(str(path)))
+def _json_batches(path: str, size: int) -> Iterator[VectorBatch]:
+    rows = read_rows(path, RowFaults(path))
     while group := list(islice(rows, size)):
         vectors, ids, others = [], [], []
         for number, row in group:
@@ -257,10 +285,13 @@ def _json_batches(path: Path, size: int) -> Iterator[VectorBatch]:
         yield VectorBatch(ids, array, {name: [other.get(name) for other in others] for name in names})
 
 
-def _parquet_batches(file: Path, size: int, found: VectorFiles) -> Iterator[VectorBatch]:
+def _parquet_batches(file: str, size: int, found: VectorFiles) -> Iterator[VectorBatch]:
     arrow = import_pyarrow()
     try:
-        with arrow.parquet.ParquetFile(file, page_checksum_verification=True) as opened:
+        with (
+            _source(file) as source,
+            arrow.parquet.ParquetFile(source, page_checksum_verification=True) as opened,
+        ):
             name = _vector_column(opened.schema_arrow.names)
             for batch in opened.iter_batches(size, columns=["id", name, *found.columns]):
                 column = batch.column(name)

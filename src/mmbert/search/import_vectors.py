@@ -13,6 +13,7 @@ from mmbert.inference.embedder import Embedder
 from mmbert.io.vector_files import VectorBatch, VectorFiles, join_texts
 from mmbert.search import writing
 from mmbert.search.index import SearchIndex
+from mmbert.search.index_manifest import folder_of
 from mmbert.search.index_record import IndexRecord
 from mmbert.search.writing import BATCH_SIZE, Changed
 
@@ -31,13 +32,14 @@ def import_vectors(
 ) -> tuple[SearchIndex, Changed]:
     """Build an index of vectors that are there, in a new folder; the same call goes on where it was stopped.
 
-    vectors  the folder of a bulk run, or a file of ``mmbert embed``
+    vectors  the folder of a bulk run, here or at a URL, or a file of ``mmbert embed``
     model    the model that made them, which embeds the queries; default: the one that the run names
     texts    records with ``id``, ``text`` and perhaps ``metadata``, in the order of the vectors; default: the run's own
              columns, of which ``text_column`` is the text and all others are metadata
     options  output, store, kind and query_prompt of ``SearchIndex.create``
     Raises DataError and ConfigError for vectors of another model, of another width, or without texts.
     """
+    folder_of(folder)  # before anything is fetched or loaded
     found = VectorFiles.open(vectors)
     if found.output not in ("float32", "float16"):
         raise ConfigError(

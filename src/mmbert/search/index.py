@@ -12,10 +12,11 @@ from mmbert.errors import ConfigError, DataError, MMBertError, NotFiniteOutput
 from mmbert.files import atomic_folder
 from mmbert.inference.checks import check_texts, many_texts, one_text
 from mmbert.inference.embedder import Embedder
+from mmbert.io.remote import as_typed
 from mmbert.search import writing
 from mmbert.search.bm25 import Bm25
 from mmbert.search.index_handle import IndexHandle
-from mmbert.search.index_manifest import NAME, IndexManifest, describe_model
+from mmbert.search.index_manifest import NAME, IndexManifest, describe_model, folder_of
 from mmbert.search.index_record import Id, IndexRecord, check_id
 from mmbert.search.lance import libraries
 from mmbert.search.query import Query, SearchOptions, rank
@@ -77,7 +78,7 @@ class SearchIndex:
         device, precision  of the model, see ``Embedder.load``
         Raises ConfigError, and what loading a model raises.
         """
-        folder = Path(folder)
+        folder = folder_of(folder)
         there = (folder / NAME).is_file()
         if folder.exists() and not (there and resume):
             raise ConfigError(f"{folder} exists already: load it, or choose another name")
@@ -126,7 +127,7 @@ class SearchIndex:
         Raises DataError for a folder that is no index, is damaged, or of another version; ConfigError, then or with the
         first text, for another model.
         """
-        handle = TableHandle(str(folder)) if is_table(folder) else IndexHandle(Path(folder))
+        handle = TableHandle(as_typed(folder)) if is_table(folder) else IndexHandle(folder_of(folder))
         index = cls(handle, model, device, precision)
         if isinstance(model, Embedder):
             index.embedder  # noqa: B018  (checks it)

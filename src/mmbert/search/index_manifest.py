@@ -13,6 +13,7 @@ from mmbert.arrays import unit
 from mmbert.errors import ConfigError, DataError
 from mmbert.files import read_checked_json, write_checked_json
 from mmbert.inference.embedder import Embedder
+from mmbert.io.remote import as_typed, is_remote
 from mmbert.search.vector_store import KINDS, StoreName
 
 VERSION = 5
@@ -25,6 +26,16 @@ OUTPUTS = ("float32", "float16", "int8")
 """Forms of a row's numbers."""
 
 _HASH = re.compile(r"[0-9a-f]{16}")
+
+
+def folder_of(place: str | Path) -> Path:
+    """Return the folder of an index. Raises ConfigError for a URL: SQLite, which holds the records, needs a disk."""
+    if is_remote(as_typed(place)):
+        raise ConfigError(
+            f"{as_typed(place)}: an index lies on a disk: build it there. On an object store write a table: "
+            "mmbert store RUN s3://BUCKET/TABLE.lance"
+        )
+    return Path(place)
 
 
 @dataclass(frozen=True)
