@@ -64,7 +64,7 @@ def _running(weed: str, folder: Path) -> Iterator[str]:
     config.write_text(json.dumps({"identities": [{"name": "tests", "credentials": keys, "actions": may}]}))
     command = [
         weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false", "-s3",
-        f"-s3.config={config}", "-filer",
+        f"-s3.config={config}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-filer",  # else at fixed ports
         *(f"-{name}port={port}" for name, port in zip(("master.", "volume.", "filer.", "s3."), ports, strict=True)),
         "-master.volumeSizeLimitMB=64", "-volume.max=8",
     ]  # fmt: skip
@@ -77,6 +77,11 @@ def _running(weed: str, folder: Path) -> Iterator[str]:
     finally:
         server.kill()  # it would wait for its own clients; nothing of it is needed again
         server.wait()
+        for port in ports:
+            for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                left.unlink(missing_ok=True)
+            for left in Path("/tmp").glob(f"seaweedfs-*-{port + 10_000}.sock"):
+                left.unlink(missing_ok=True)
 
 
 def _make_bucket(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
@@ -87,7 +92,7 @@ def _make_bucket(address: str, server: subprocess.Popen[bytes], log: Path) -> No
         try:
             s3fs.S3FileSystem(**options).mkdir(BUCKET)
             return
-        except OSError:
+        except Exception:  # of a client that is not answered yet: several libraries' classes
             time.sleep(0.25)
     raise AssertionError(log.read_text(errors="replace")[-2000:])
 

@@ -10,6 +10,7 @@ import base64
 import json
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,10 @@ def test_bytes(run: Path, to: str, recorder: Recorder) -> None:
         b'{"index":{"_id":"a2","_index":"passages"}}\n{"id":"a2","vector":[0.0,2.0],"lang":null,"year":2002}\n',
     ]
     headers = next(headers for _, path, headers, _ in recorder.requests if "_bulk" in path)
-    kind = "application/json" if opensearch else "application/vnd.elasticsearch+x-ndjson; compatible-with=9"
+    kind = "application/json"
+    if not opensearch:
+        major = version("elasticsearch").partition(".")[0]
+        kind = f"application/vnd.elasticsearch+x-ndjson; compatible-with={major}"
     assert headers["content-type"] == kind
     properties = {"id": {"type": "keyword"}, "lang": {"type": "text"}, "year": {"type": "long"}}
     method = {"name": "hnsw", "engine": "lucene", "space_type": "cosinesimil"}

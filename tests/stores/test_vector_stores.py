@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ import pytest
 from little_vectors import WIDTH, table_of, unit_rows, write_run
 
 from mmbert.errors import ConfigError, DataError, MMBertError
+from mmbert.io.vector_files import VectorBatch, VectorFiles
 from mmbert.stores import lance, pgvector
 from mmbert.stores.push import Stored, store_vectors
 from mmbert.stores.qdrant import point_id
+from mmbert.stores.store import layout_of
+from mmbert.stores.target import read_target
 
 ROWS = 50
 
@@ -190,6 +194,56 @@ def test_lance_builds_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_lance_on_s3(run: Path, s3: str) -> None:
     check_lance(run, f"{s3}/deep/passages.lance", f"{s3}/deep", storage_options={"allow_http": "true"})
+
+
+def opened(run: Path, to: str) -> tuple[lance.LanceTable, list[VectorBatch]]:
+    """A table that a command has begun to write, and the batches of its run."""
+    found = VectorFiles.open(run)
+    table = lance.LanceTable(read_target(to), layout_of(found, None, found.columns))
+    table.open()
+    return table, list(found.batches(10))
+
+
+def test_a_folder_has_one_writer(run: Path, tmp_path: Path) -> None:
+    to = f"{tmp_path}/passages.lance"
+    table, _ = opened(run, to)
+    # A lock is passed by calls of the same thread.
+    with (
+        ThreadPoolExecutor(1) as pool,
+        pytest.raises(MMBertError, match=r"passages\.lance is being written by process \d+ .*: wait until it is done"),
+    ):
+        pool.submit(store_vectors, run, to).result()
+    table.close()
+    assert store_vectors(run, to).rows == ROWS
+
+
+def test_two_writers_on_s3(run: Path, s3: str, tmp_path: Path) -> None:
+    """What the second has stored is replaced by the first, which found an empty table, not stored twice."""
+    to = f"{s3}/passages.lance"
+    table, batches = opened(run, to)
+    table.write(batches[0])
+    assert store_vectors(write_run(tmp_path / "more", unit_rows(ROWS + 9)), to).rows == ROWS + 9
+    for batch in batches[1:]:
+        table.write(batch)
+    table.finish()
+    assert table.count() == ROWS + 9
+    ids = lance.connect(s3).open_table("passages").to_arrow()["id"].to_pylist()
+    assert len(set(ids)) == ROWS + 9
+
+
+def test_a_table_that_appears_in_the_same_moment(run: Path, s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def has_table(database: Any, name: str) -> bool:
+        asked.append(name)
+        if len(asked) > 1:
+            return there(database, name)
+        store_vectors(run, f"{s3}/passages.lance")
+        return False
+
+    there = lance.has_table
+    monkeypatch.setattr(lance, "has_table", has_table)
+    assert store_vectors(run, f"{s3}/passages.lance").rows == ROWS
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ import numpy as np
 from mmbert.errors import MMBertError, import_extra
 from mmbert.files import secret
 from mmbert.io.vector_files import VectorBatch
+from mmbert.locks import lock_file
 from mmbert.stores.store import Layout, metric_name, retrying
 from mmbert.stores.target import Target
 
@@ -33,7 +36,10 @@ KEY = b"mmbert"
 _JOINED = 64
 """Batches after which the small files of a table are joined, and the index of its ids takes them up."""
 
-_BUSY = ("conflict", "timeout", "timed out", "connection", "503", "slow down", "too many requests", "retryable")
+_BUSY = (
+    "conflict", "timeout", "timed out", "connection", "503", "slow down", "too many requests", "retryable",
+    "was not found",  # a table that another command is making
+)  # fmt: skip
 
 
 def connect(place: str) -> Any:
@@ -59,22 +65,24 @@ class LanceTable:
         self._metric = metric_name(layout.metric, METRICS, "LanceDB")
         self._schema = self._make_schema()
         self._merges = False
-        self._written = 0
+        self._written = self._version = 0
         self._table: Any = None
+        self._lock = ExitStack()
 
     def open(self) -> None:
+        """Raises MMBertError while another command writes to a table in a folder; object stores have no locks."""
+        if self.target.local:
+            folder, table = Path(self.target.place), self.target.table
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock.enter_context(lock_file(folder / f".{table}.lock", what=folder / f"{table}.lance"))
         self._table = self._try(self._open)
 
     def write(self, batch: VectorBatch) -> None:
         rows = self._rows(batch)
-        if self._merges:
-            merge = self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-            self._try(lambda: merge.execute(rows))
-        else:
-            self._try(lambda: self._table.add(rows))
+        self._try(lambda: self._write(rows))
         self._written += 1
         if self._written % _JOINED == 0:
-            self._try(self._table.optimize)
+            self._try(self._join)
 
     def finish(self) -> None:
         self._try(self._finish)
@@ -83,27 +91,65 @@ class LanceTable:
         return int(self._try(self._table.count_rows))
 
     def close(self) -> None:
-        """Do nothing: a table keeps no connection."""
+        """Let others write to the table, which keeps no connection."""
+        self._lock.close()
 
     def _open(self) -> Any:
         database, name = connect(self.target.place), self.target.table
-        if not has_table(database, name):
-            return database.create_table(name, schema=self._schema)
-        table = database.open_table(name)
-        self.layout.check_mark((table.schema.metadata or {}).get(KEY), str(self.target))
-        self._merges = table.count_rows() > 0
-        if self._merges and "id_idx" not in {index.name for index in table.list_indices()}:
-            table.create_index("id", config=import_extra("lancedb.index", "search").BTree())  # merges look ids up
+        table = None if has_table(database, name) else self._create(database)
+        if table is None:
+            table = database.open_table(name)
+            self.layout.check_mark((table.schema.metadata or {}).get(KEY), str(self.target))
+            if table.count_rows():
+                self._merge_from_now(table)
+        self._version = table.version
         return table
+
+    def _create(self, database: Any) -> Any:
+        """Return the new table; None if another command made it in this moment."""
+        try:
+            return database.create_table(self.target.table, schema=self._schema)
+        except (OSError, RuntimeError, ValueError):
+            if has_table(database, self.target.table):
+                return None
+            raise
+
+    def _write(self, rows: Any) -> None:
+        table = self._table
+        table.checkout_latest()
+        # Another command stores there too, or an answer was lost and the batch is there: it may have the same ids.
+        if not self._merges and table.version != self._version:
+            self._merge_from_now(table)
+        if self._merges:
+            table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(rows)
+        else:
+            table.add(rows)
+        self._version += 1
+
+    def _merge_from_now(self, table: Any) -> None:
+        self._merges = True
+        if "id_idx" not in {index.name for index in table.list_indices()}:
+            table.create_index("id", config=import_extra("lancedb.index", "search").BTree())  # merges look ids up
+
+    def _join(self, **options: Any) -> None:
+        self._table.checkout_latest()
+        try:
+            self._table.optimize(**options)
+        except (OSError, RuntimeError) as error:
+            if "conflict" not in str(error).lower():
+                raise
+            log.info("%s: another command writes there: its files are joined by the next one", self.target)
+        self._version = self._table.version
 
     def _finish(self) -> None:
         index = import_extra("lancedb.index", "search")
+        self._table.checkout_latest()
         there = {found.name for found in self._table.list_indices()}
         if "vector_idx" not in there and self._table.count_rows() >= INDEXED_FROM:
             log.info("%s: building the index", self.target)
             kind = index.IvfFlat if self.layout.output == "ubinary" else index.IvfSq
             self._table.create_index("vector", config=kind(distance_type=self._metric))
-        self._table.optimize(cleanup_older_than=timedelta(days=1))  # readers may be at an older version
+        self._join(cleanup_older_than=timedelta(days=1))  # readers may be at an older version
 
     def _make_schema(self) -> Any:
         arrow, layout = self._arrow, self.layout
