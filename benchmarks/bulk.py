@@ -2,9 +2,9 @@
 
     python benchmarks/bulk.py --model FOLDER --texts FILE.jsonl [--count 400] [--files 4] [--cores 0]
 
-The first ``--count`` texts are cut to 600 characters and divided into ``--files`` files. Every system embeds them in fp32
-with one thread for each worker, in processes of its own. Figures are seconds of processor (user and system), read from
-/proc while they run; they hold on a machine that others use too.
+The first ``--count`` texts are cut to 600 characters and divided into ``--files`` files. Each system embeds them in
+fp32 with one thread for each worker, in processes of its own. Figures are seconds of processor (user and system), read
+from /proc while they run; they hold on a machine that others use too.
 
 workers  of this the workers: import of torch, the model, and the texts
 Ray      its own processes, without workers
@@ -91,13 +91,10 @@ def measure(command: list[str], kill_in: Path | None = None) -> dict[str, float]
     kill_in  kill the first worker of which a finished file and the beginning of another lie in this folder
     """
     seen: dict[int, tuple[str, float]] = {}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert process.stderr
+    said = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the process)
+    process = subprocess.Popen(command, stdout=said, stderr=said)
     family, killed = {process.pid}, kill_in is None
-    os.set_blocking(process.stderr.fileno(), False)
-    said = ""
     while process.poll() is None:
-        said += process.stderr.read() or ""
         processes = table()
         while more := {number for number, (parent, _, _) in processes.items() if parent in family} - family:
             family |= more
@@ -112,7 +109,8 @@ def measure(command: list[str], kill_in: Path | None = None) -> dict[str, float]
                 killed = True
         time.sleep(0.05)
     if process.returncode or not killed:
-        raise SystemExit(f"{' '.join(command)} failed, or no worker was killed:\n{said}")
+        said.seek(0)
+        raise SystemExit(f"{' '.join(command)} failed, or no worker was killed:\n{said.read().decode()}")
     found = dict.fromkeys(("workers", "ray", "command"), 0.0)
     for kind, seconds in seen.values():
         found[kind] += seconds
