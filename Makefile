@@ -9,6 +9,10 @@ BIN := $(VENV)/bin
 # What a stamp depends on: a changed list of packages installs again, a changed source does not (the install is editable).
 NEEDS := pyproject.toml constraints.txt
 
+# Bytecode is kept, also where the environment forbids it (images for containers do): tests and the demo start hundreds of
+# processes, and compiling what one imports takes longer than the rest of its start.
+unexport PYTHONDONTWRITEBYTECODE
+
 PYTEST := $(CURDIR)/$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 # What depends on the processor and on compilers.
 ON_THE_MACHINE := tests/inference tests/exporting tests/doctor
