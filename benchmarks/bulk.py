@@ -107,7 +107,7 @@ def measure(command: list[str], kill_in: Path | None = None) -> dict[str, float]
             if not killed and begun and title.startswith(_WORKER + b".run"):
                 os.kill(number, signal.SIGKILL)
                 killed = True
-        time.sleep(0.05)
+        time.sleep(0.2)
     if process.returncode or not killed:
         said.seek(0)
         raise SystemExit(f"{' '.join(command)} failed, or no worker was killed:\n{said.read().decode()}")
