@@ -27,14 +27,15 @@ Command = Callable[..., tuple[int, str, list[str]]]
 @pytest.fixture
 def mmbert(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
     def call(*arguments: str | Path, stdin: bytes = b"") -> tuple[int, str, list[str]]:
-        """Exit code, standard output, and the lines of stderr that are errors."""
+        """Exit code, standard output, and the lines of stderr that are errors, or name an empty file."""
         monkeypatch.setattr(sys, "argv", ["mmbert", *map(str, arguments)])
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
         with pytest.raises(SystemExit) as end:
             main()
         said = capfd.readouterr()
         assert "Traceback" not in said.err
-        return int(end.value.code or 0), said.out, [line for line in said.err.splitlines() if "mmbert: " in line]
+        lines = said.err.splitlines()
+        return int(end.value.code or 0), said.out, [line for line in lines if "mmbert: " in line or line.endswith(" is empty")]
 
     return call
 
@@ -89,7 +90,11 @@ def test_bad_files(heads: Path, tmp_path: Path, mmbert: Command, command: str, b
 @pytest.mark.parametrize("command", list(COMMANDS))
 def test_odd_files_that_can_be_read(heads: Path, tmp_path: Path, mmbert: Command, command: str) -> None:
     folder, *options = COMMANDS[command]
-    assert mmbert(command, heads / folder, _file("empty.txt", b"")(tmp_path), *options)[:2] == (0, "")
+    for name in ("empty.txt", "empty.jsonl"):  # it may have been cut, so it is told
+        path = _file(name, b"")(tmp_path)
+        code, answers, said = mmbert(command, heads / folder, path, *options)
+        assert (code, answers) == (0, "")
+        assert said[0].endswith(f" {path} is empty")
     assert mmbert(command, heads / folder, *options)[:2] == (0, "")
     nul = _file("nul.txt", b"a\0b <mask>\r\n\x01\x7f\xef\xbf\xbf <mask>")(tmp_path)
     code, answers, _ = mmbert(command, heads / folder, nul, *options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -16,6 +17,8 @@ from mmbert.io.find import bare_name, packed, walk
 from mmbert.io.lines import Line, lines_of
 from mmbert.io.row_errors import RowFaults
 from mmbert.io.stream import open_file, read_text
+
+log = logging.getLogger(__name__)
 
 STDIN = "-"
 
@@ -35,8 +38,20 @@ def open_lines(
     if path != STDIN and not _is_file(path):
         hint = f" (a text itself is given as {text_option} TEXT)" if text_option else ""
         raise DataError(f"{path} is a folder, not a file" if os.path.isdir(path) else f"no such file: {path}{hint}")
-    name = "stdin" if path == STDIN else path
-    return lines_of(partial(_open, path), name, faults or RowFaults(path), objects=objects)
+    faults = faults or RowFaults(path)
+    if path == STDIN:
+        return lines_of(partial(_open, path), "stdin", faults, objects=objects)
+    return _told_if_empty(lines_of(partial(_open, path), path, faults, objects=objects), path, faults)
+
+
+def _told_if_empty(lines: Iterator[Line], path: str, faults: RowFaults) -> Iterator[Line]:
+    """Yield the lines; of a file that has none it is said, since it may have been cut."""
+    empty = True
+    for line in lines:
+        empty = False
+        yield line
+    if empty and not faults.count:
+        log.warning("%s is empty", path)
 
 
 def text_lines(source: str, texts: Iterable[str], option: str = "--text") -> Iterator[Line]:
