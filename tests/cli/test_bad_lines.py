@@ -35,7 +35,11 @@ def mmbert(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -
         said = capfd.readouterr()
         assert "Traceback" not in said.err
         lines = said.err.splitlines()
-        return int(end.value.code or 0), said.out, [line for line in lines if "mmbert: " in line or line.endswith(" is empty")]
+        return (
+            int(end.value.code or 0),
+            said.out,
+            [line for line in lines if "mmbert: " in line or line.endswith(" is empty")],
+        )
 
     return call
 
