@@ -110,7 +110,7 @@ def of_command(code: int | None, stderr: str, same: bool) -> tuple[str, str]:
     if "Traceback (most recent call last)" in stderr or "panicked at" in stderr or code < 0:
         return "traceback", f"exit status {code}: {last}"
     if code == 0:
-        return ("harmless" if same else "silent"), last
+        return "harmless" if same else "named" if last.endswith(" is empty") else "silent", last
     ours = [line for line in lines if line.startswith("mmbert: ")]
     return ("named" if ours and code == 2 else "traceback"), (ours or [f"exit status {code}: {last}"])[-1][:300]
 

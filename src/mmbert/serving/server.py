@@ -7,6 +7,7 @@ refused, and threads that still work are abandoned: all of them are daemons.
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import os
@@ -141,6 +142,7 @@ class Server:
                 self.service.models.add(served)
         for name, folder in self._indexes.items():
             self.service.indexes.open(name, folder, self.service.models)
+        gc.freeze()  # looking for garbage among torch's million objects stops all threads for 0.15 s, again and again
         self.service.state = "ready"
 
     def _run_http(self) -> None:
