@@ -107,8 +107,8 @@ def weight(answer: Any) -> int:
 def to_json(answer: Any) -> bytes:
     """Return an answer as JSON: NumPy arrays as lists, dataclasses as objects.
 
-    A large one is written item by item: orjson holds the interpreter's lock, and 100 MB at once would stop the event loop
-    for a second.
+    A large one is written item by item: orjson holds the interpreter's lock, and 100 MB at once would stop the event
+    loop for a second.
     """
     if weight(answer) > LARGE:
         if isinstance(answer, dict):
