@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from outcome import processor
 from replica_model import BALANCERS, Request, Service, Summary, poisson, simulate
 
-from mmbert.files import read_json, write_json, write_text
+from mmbert.files import read_json, write_text
 from mmbert.serving.engine import Limits
 from serving import Server, load, make_requests, ours
 
@@ -92,19 +92,17 @@ def measure(options: argparse.Namespace) -> Iterator[str]:
     (batch, row, token), ratios = fit(rows, tokens, inference)
     request = float(np.median(took - inference))
     mix = [one["lengths"] for one in make_requests(options.model, COUNT)]
-    write_json(
-        MEASURED,
-        {
-            "processor": f"{processor()}; {options.threads} thread(s)",
-            "model": options.model.name,
-            "batches": len(found),
-            "service": {
-                "batch": batch, "row": row, "token": token, "request": request, "beside": False,
-                "factors": np.quantile(ratios, np.linspace(0.01, 0.99, 50)).round(4).tolist(),
-            },
-            "requests": mix,
+    measured = {
+        "processor": f"{processor()}; {options.threads} thread(s)",
+        "model": options.model.name,
+        "batches": len(found),
+        "service": {
+            "batch": batch, "row": row, "token": token, "request": request, "beside": False,
+            "factors": np.quantile(ratios, np.linspace(0.01, 0.99, 50)).round(4).tolist(),
         },
-    )  # fmt: skip
+        "requests": mix,
+    }  # fmt: skip
+    write_text(MEASURED, json.dumps(measured, separators=(",", ":")) + "\n")
     low, high = np.quantile(ratios, [0.05, 0.95])
     yield f"{len(found)} batches of 1 to {int(rows.max())} texts, {int(tokens.min())} to {int(tokens.max())} tokens:"
     yield f"{1e3 * batch:.2f} ms + {1e3 * row:.3f} ms a text + {1e3 * token:.4f} ms a token; nine of ten batches take "
