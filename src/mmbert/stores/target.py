@@ -53,7 +53,8 @@ class Target:
 
     def __str__(self) -> str:
         """Return the table and its place, without user and password."""
-        return f"{self.table} in {self.place.partition('?')[0]}"
+        place = self.place.partition("?")[0]
+        return f"{self.table} in {'this folder' if place == '.' else place}"
 
     def failed(self, error: BaseException, what: str = "cannot write to") -> MMBertError:
         """Return the error of a client in one line, without the password."""
