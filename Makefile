@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 NEEDS := pyproject.toml constraints.txt
 
 # Bytecode is kept, also where the environment forbids it (images for containers do): tests and the demo start hundreds of
-# processes, and compiling what one imports takes longer than the rest of its start.
+# processes, and compiling what one imports takes as long as the rest of its start.
 unexport PYTHONDONTWRITEBYTECODE
 
 PYTEST := $(CURDIR)/$(BIN)/python -m pytest --numprocesses 2 --dist worksteal

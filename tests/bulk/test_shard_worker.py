@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,24 @@ def test_files_that_fail(heads: Path, shards: Path, tmp_path: Path) -> None:
     _, reports = made(Embed(**options(heads / "masks")), whole, tmp_path / "out3", keep=("url",))
     assert reports[0]["error"].endswith("no row has a field 'url' (--keep): there are text")
     assert not list(tmp_path.glob("out*/*.parquet"))
+
+
+def test_an_empty_file_is_told(heads: Path, tmp_path: Path) -> None:
+    (tmp_path / "none.jsonl").write_bytes(b"")
+    _, [report] = made(Embed(**options(heads / "masks")), tmp_path / "none.jsonl", tmp_path / "out")
+    assert report["done"]["rows"] == 0
+    assert f"{tmp_path}/none.jsonl is empty" in report["notes"]
+
+
+def test_a_result_that_cannot_be_written_costs_its_file_alone(heads: Path, shards: Path, tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))  # as on a full disk
+    try:
+        _, [report] = made(Embed(**options(heads / "masks")), shards / "c.txt", tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert report["error"].startswith(f"cannot reach {tmp_path}/out: OSError: ")
+    assert not list((tmp_path / "out").glob("*.parquet"))
 
 
 def test_finished_files_are_skipped_and_checked(heads: Path, shards: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Large answers are written item by item, in the bytes that orjson writes at once."""
+"""Large answers are written in pieces, in the bytes that orjson writes at once."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ ANSWERS: dict[str, Any] = {
     "an array": VECTORS,
     "a list of arrays": list(VECTORS),
     "lists of objects": HITS,
+    "a list of numbers": VECTORS.ravel().tolist(),
+    "an array of one dimension": VECTORS.ravel(),
     "keys that are numbers, one long text": {1: "x" * LARGE, "hits": HITS, "vectors": VECTORS, "none": None},
     "OpenAI's": {"object": "list", "data": [{"index": n, "embedding": row} for n, row in enumerate(VECTORS)]},
 }

@@ -26,9 +26,11 @@ from mmbert.bulk.shard_writer import Row, ShardWriter
 from mmbert.errors import DataError, MMBertError, NotFiniteOutput
 from mmbert.files import set_environment
 from mmbert.io.lines import Line, lines_of
-from mmbert.io.remote import is_store_error, not_reached
+from mmbert.io.remote import is_remote, is_store_error, not_reached
 from mmbert.io.row_errors import RowFaults, as_name
 from mmbert.version import __version__
+
+log = logging.getLogger(__name__)
 
 SAMPLE = 4096
 """Texts from which the ranges of int8 and uint8 are measured."""
@@ -149,6 +151,7 @@ class ShardWorker:
                 rejects.good = rows
                 if rows == 0:
                     rejects.report()
+                    log.warning("%s is empty", shard.place)
                 self._write_rejects(shard, rejects)
                 done = {
                     "job": job_id, "input": shard.place, "size": shard.size, "stamp": shard.stamp, "rows": rows,
@@ -162,7 +165,9 @@ class ShardWorker:
         except Exception as error:
             if not is_store_error(error):
                 raise
-            yield {"error": str(not_reached(shard.place, error)), "notes": self._notes.take()}
+            # Of a file of this machine the reader has told what is wrong, so this is about the result.
+            place = shard.place if is_remote(shard.place) else self._folder.place
+            yield {"error": str(not_reached(place, error)), "notes": self._notes.take()}
             return
         yield {"rows": rows - reported, "tokens": self._tokens - told, "notes": self._notes.take(), "done": done}
 

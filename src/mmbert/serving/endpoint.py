@@ -107,14 +107,19 @@ def weight(answer: Any) -> int:
 def to_json(answer: Any) -> bytes:
     """Return an answer as JSON: NumPy arrays as lists, dataclasses as objects.
 
-    A large one is written item by item: orjson holds the interpreter's lock, and 100 MB at once would stop the event
-    loop for a second.
+    A large one is written in pieces of about ``LARGE`` bytes: orjson holds the interpreter's lock, and 100 MB at once
+    would stop the event loop for a second.
     """
-    if weight(answer) > LARGE:
-        if isinstance(answer, dict):
-            return b"{" + b",".join([to_json(str(key)) + b":" + to_json(value) for key, value in answer.items()]) + b"}"
-        if isinstance(answer, list | np.ndarray):  # a comprehension: `map` would not give the lock away either
-            return b"[" + b",".join([to_json(item) for item in answer]) + b"]"
+    size = weight(answer)
+    if size > LARGE and isinstance(answer, dict):
+        return b"{" + b",".join([to_json(str(key)) + b":" + to_json(value) for key, value in answer.items()]) + b"}"
+    if size > LARGE and isinstance(answer, list | np.ndarray):
+        step = len(answer) * LARGE // size
+        if step > 1:
+            parts = [to_json(answer[begin : begin + step])[1:-1] for begin in range(0, len(answer), step)]
+        else:
+            parts = [to_json(item) for item in answer]
+        return b"[" + b",".join(parts) + b"]"
     return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
 
 

@@ -142,6 +142,7 @@ class Server:
                 self.service.models.add(served)
         for name, folder in self._indexes.items():
             self.service.indexes.open(name, folder, self.service.models)
+        gc.collect()
         gc.freeze()  # looking for garbage among torch's million objects stops all threads for 0.15 s, again and again
         self.service.state = "ready"
 
