@@ -27,6 +27,7 @@ from mmbert.errors import ConfigError, DataError, MMBertError, TrainingError, We
 from mmbert.files import read_json
 from mmbert.finetuning.distil_losses import DistilLoss, join_texts, make_targets, relational
 from mmbert.finetuning.distil_texts import ChosenTexts, passages, prepare_texts
+from mmbert.finetuning.distil_words import LEAST, MOST, word_texts
 from mmbert.finetuning.dry_run import dry_run
 from mmbert.finetuning.finetune import finetune
 from mmbert.finetuning.recipe import FinetuneRecipe
@@ -275,7 +276,7 @@ def test_texts_are_balanced_and_without_evaluation_data(corpus: Path, tmp_path: 
     exclude = tmp_path / "test.jsonl"
     exclude.write_text("".join(json.dumps({"nested": {"sentence": line}}) + "\n" for line in lines[:100]))
     options = Distil(text=(str(corpus),), texts=100, heldout=10, temperature=0.5, exclude=(str(exclude),))
-    found = prepare_texts(options, 1, tmp_path)
+    found = prepare_texts(options, 1, tmp_path, list)
     counts = Counter(found.languages[: found.training])
     # shares like the square roots of about 200 and 30 texts, but no more than 27 of the 30
     assert counts["swh_Latn"] in range(24, 29)
@@ -283,21 +284,57 @@ def test_texts_are_balanced_and_without_evaluation_data(corpus: Path, tmp_path: 
     assert not {*found.texts} & {*lines[:100]}
     assert len({*found.texts}) == len(found.texts)
     assert read_json(tmp_path / "texts.json")["dropped"]["evaluation data"] == 100
-    assert prepare_texts(options, 1, tmp_path).texts == found.texts
+    assert prepare_texts(options, 1, tmp_path, list).texts == found.texts
     with pytest.raises(ConfigError, match=r"another distil\.texts"):
-        prepare_texts(options.model_copy(update={"texts": 99}), 1, tmp_path)
+        prepare_texts(options.model_copy(update={"texts": 99}), 1, tmp_path, list)
     (tmp_path / "texts.jsonl").write_text('{"language": "eng_Latn", "text": "changed"}\n')
     with pytest.raises(DataError, match="was changed"):
-        prepare_texts(options, 1, tmp_path)
+        prepare_texts(options, 1, tmp_path, list)
     with pytest.raises(DataError, match="no text of deu_Latn"):
-        prepare_texts(options.model_copy(update={"languages": ("deu_Latn",)}), 1, tmp_path / "other")
+        prepare_texts(options.model_copy(update={"languages": ("deu_Latn",)}), 1, tmp_path / "other", list)
+
+
+def test_a_trained_student_is_trained_gently() -> None:
+    values: dict[str, Any] = {"task": "distil", "model": "m", "distil": {"teacher": "t", "text": ["x"]}}
+    for student, optimizer, rate in ((None, "adamw", 1e-4), ({"keep": 2}, "adamw", 1e-4), ({}, "muon", 2e-3)):
+        training = FinetuneRecipe.model_validate({**values, "name": "n", "student": student}).training
+        assert (training.optimizer, training.learning_rate) == (optimizer, rate)
+
+
+def test_lists_of_words_come_on_top(corpus: Path, tmp_path: Path) -> None:
+    tokens = [
+        "",
+        " the",
+        "ing",
+        " of",
+        " casa",
+        " дом",
+        " вода",
+        "\u4e2d\u56fd",
+        "\u4eba",
+        " \u0939\u093f\u0928\u094d\u0926\u0940",
+        " a1b",
+        " don't",
+    ]
+    options = Distil(text=(str(corpus),), texts=100, heldout=10, vocabulary=0.5)
+    found = prepare_texts(options, 1, tmp_path, lambda: tokens)
+    assert (found.training, found.heldout) == (150, 10)
+    lists = [text for text, language in zip(found.texts, found.languages, strict=True) if language == "und"]
+    assert len(lists) == 50
+    scripts = [{"the", "casa"}, {"дом", "вода"}, {"\u4e2d\u56fd"}, {"\u0939\u093f\u0928\u094d\u0926\u0940"}]
+    for text in lists:
+        assert LEAST <= len(text.split()) <= MOST
+        assert any({*text.split()} <= script for script in scripts), text
+    assert {word for text in lists for word in text.split()} == set.union(*scripts)
+    assert "und" not in found.languages[found.training :]  # the student is compared on texts that somebody wrote
+    assert word_texts(["", "##ing"], 5, 0) == []
 
 
 def test_a_field_names_the_language(tmp_path: Path) -> None:
     rows = [{"text": f"{one} and {other} are free", "lang": "swh_Latn"} for one in WORDS["eng_Latn"] for other in "ab"]
     (tmp_path / "mixed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = Distil(text=(str(tmp_path / "mixed.jsonl"),), language_field="lang", texts=8)
-    assert {*prepare_texts(options, 0, tmp_path / "run").languages} == {"swh_Latn"}
+    assert {*prepare_texts(options, 0, tmp_path / "run", list).languages} == {"swh_Latn"}
 
 
 def test_passages_are_whole_sentences() -> None:

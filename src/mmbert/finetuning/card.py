@@ -23,6 +23,7 @@ _USES = {
 }
 """Task -> its name on the hub, our predictor, and an example of its arguments."""
 
+_OPTIMIZERS = {"adamw": "AdamW", "muon": "Muon (AdamW beside the layers' matrices)"}
 _CLASSES = {"answer": "AutoModelForQuestionAnswering", "choose": "AutoModelForMultipleChoice"}
 """Where transformers has no pipeline."""
 
@@ -193,8 +194,8 @@ One base with this adapter and others: `mmbert serve {base} --adapter NAME=FOLDE
 def _training(recipe: FinetuneRecipe) -> str:
     own = recipe.training
     said = (
-        f"{own.epochs:g} epochs, batches of {own.batch}, AdamW with a peak learning rate of {own.learning_rate:g} "
-        f"({own.warmup:.0%} warm-up, then {own.schedule}), at most {own.max_tokens} tokens, seed {own.seed}"
+        f"{own.epochs:g} epochs, batches of {own.batch}, {_OPTIMIZERS[own.optimizer]} with a peak learning "
+        f"rate of {own.learning_rate:g} ({own.warmup:.0%} warm-up, then {own.schedule}), at most {own.max_tokens} tokens, seed {own.seed}"
         + _lora(own.lora)
     )
     return f"## Training\n\n{textwrap.fill(said + '.', 120)}"

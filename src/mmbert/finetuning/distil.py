@@ -47,6 +47,7 @@ from mmbert.finetuning.student import is_made, student_folder
 from mmbert.finetuning.teacher import open_teacher, stated_licence
 from mmbert.finetuning.teacher_vectors import import_vectors, is_complete, teacher_vectors
 from mmbert.model.weights import load_config
+from mmbert.tokenizer.tokenizer import Tokenizer
 from mmbert.training.distributed import pick_device
 
 log = logging.getLogger(__name__)
@@ -68,9 +69,11 @@ def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[TrainerCallb
     with quiet():
         if options.vectors is not None:
             import_vectors(options, recipe.training.seed, folder)
-        texts = prepare_texts(options, recipe.training.seed, folder)
-        vectors = teacher_vectors(texts, folder, lambda: open_teacher(options, device))
         start = student_folder(recipe, folder)
+        texts = prepare_texts(
+            options, recipe.training.seed, folder, lambda: Tokenizer.load(encoder_folder(start)).token_texts()
+        )
+        vectors = teacher_vectors(texts, folder, lambda: open_teacher(options, device))
         config = load_config(encoder_folder(start))
         warn_small_model(recipe.training, config)
         targets = make_targets(vectors, texts.training, options, config.hidden_size)

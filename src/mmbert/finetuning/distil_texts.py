@@ -13,18 +13,19 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from mmbert.data.corpus_texts import chosen_texts
+from mmbert.data.corpus_texts import UNKNOWN, chosen_texts
 from mmbert.data.dedup import Seen, text_hash
 from mmbert.data.mixture import annealed, fill
 from mmbert.data.permute import key_of
 from mmbert.errors import ConfigError, DataError
 from mmbert.files import atomic_file, read_json, write_json
+from mmbert.finetuning.distil_words import word_texts
 from mmbert.finetuning.recipe_distil import Distil
 from mmbert.inference.chunking import split_text
 from mmbert.io.find import find_files
@@ -54,9 +55,10 @@ class ChosenTexts:
         return len(self.texts) - self.heldout
 
 
-def prepare_texts(options: Distil, seed: int, folder: Path) -> ChosenTexts:
+def prepare_texts(options: Distil, seed: int, folder: Path, tokens: Callable[[], Sequence[str]]) -> ChosenTexts:
     """Return the texts of a run, chosen once and kept in ``folder``.
 
+    tokens  gives the texts of the tokens of the student's vocabulary (``distil.vocabulary``)
     Raises ConfigError or DataError: nothing to read, a language without text, or a folder with other choices.
     """
     stated = _stated(options, seed)
@@ -71,7 +73,7 @@ def prepare_texts(options: Distil, seed: int, folder: Path) -> ChosenTexts:
     else:
         if not options.text:
             raise ConfigError("distil.text names no text to learn from: give distil.text=[FOLDER]")
-        _choose(options, seed, folder)
+        _choose(options, seed, folder, tokens)
         kept = read_json(folder / CHOSEN)
     rows = [row for _, row in read_rows(folder / TEXTS)]
     found = ChosenTexts(
@@ -83,12 +85,12 @@ def prepare_texts(options: Distil, seed: int, folder: Path) -> ChosenTexts:
 
 
 _CHOICES = {
-    "vectors", "text", "language_field", "languages", "texts", "temperature", "shortest", "longest", "exclude",
-    "heldout",
+    "vectors", "text", "language_field", "languages", "texts", "vocabulary", "temperature", "shortest", "longest",
+    "exclude", "heldout",
 }  # fmt: skip
 
 
-def _choose(options: Distil, seed: int, folder: Path) -> None:
+def _choose(options: Distil, seed: int, folder: Path, tokens: Callable[[], Sequence[str]]) -> None:
     excluded = sentences_of(options.exclude)
     dropped = {"evaluation data": 0, "exact copies": 0}
     found: dict[str, list[tuple[int, str]]] = {}
@@ -121,13 +123,16 @@ def _choose(options: Distil, seed: int, folder: Path) -> None:
         for language, (count, rest) in chosen.items()
         for text in ordered[language][count : count + rest]
     ]
+    lists = round(options.vocabulary * len(training))
+    words = word_texts(tokens(), lists, seed) if lists else []
+    training += [(UNKNOWN, text) for text in words]
     # In the order of their keys every beginning of the file is a sample of all languages.
     training.sort(key=lambda pair: key_of(seed, "order", pair[1]))
     keep_texts(folder, options, seed, [*training, *heldout], len(heldout), dropped)
     log.info(
-        "%s texts in %d languages, %s held out; left out: %s exact copies, %s sentences of evaluation data",
-        f"{len(training):,}", len(chosen), f"{len(heldout):,}", f"{dropped['exact copies']:,}",
-        f"{dropped['evaluation data']:,}",
+        "%s texts in %d languages and %s lists of words, %s texts held out; left out: %s exact copies, %s sentences of "
+        "evaluation data", f"{len(training) - len(words):,}", len(chosen), f"{len(words):,}", f"{len(heldout):,}",
+        f"{dropped['exact copies']:,}", f"{dropped['evaluation data']:,}",
     )  # fmt: skip
 
 

@@ -97,7 +97,10 @@ def _distillation(recipe: FinetuneRecipe, folder: Path) -> Lines:
         if not options.text:
             raise ConfigError("distil.text names no text to learn from: give distil.text=[FOLDER]")
         files = sum(text_files(path) for path in options.text)
-        lines.append(("text", f"at most {count:,} texts of {files:,} file{'s' if files > 1 else ''}"))
+        lists = round(count * options.vocabulary)
+        said = f", and {lists:,} lists of words" if lists else ""
+        lines.append(("text", f"at most {count:,} texts of {files:,} file{'s' if files > 1 else ''}{said}"))
+        count += lists
     judged = bool(options.heldout) or recipe.data.split("dev") is not None
     return [*lines, ("steps", _steps(recipe, count, judged=judged)), ("run", str(folder))]
 

@@ -41,10 +41,14 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "rerank": {"learning_rate": 2e-5, "epochs": 1, "batch": 64, "warmup": 0.1, "max_tokens": 512},
     "sparse": {"learning_rate": 2e-5, "epochs": 1, "batch": 16, "warmup": 0.1, "max_tokens": 512},
     "late_interaction": {"learning_rate": 8e-5, "epochs": 1, "batch": 16, "warmup": 0.05, "max_tokens": 512},
-    "distil": {"learning_rate": 1e-3, "epochs": 3, "batch": 64, "warmup": 0.05, "max_tokens": 512, "eval_every": 0.5},
-}
+    "distil": {"optimizer": "muon", "learning_rate": 2e-3, "epochs": 3, "batch": 64, "warmup": 0.05, "eval_every": 0.5,
+               "max_tokens": 512},
+}  # fmt: skip
 """Defaults of ``training`` by task. GLUE and XTREME: the paper's protocol and nlu-evals (its GLUE lengths and epochs,
 XTREME's for tags, answers and choices); the sentence tasks: Ettin's ``train_st.py`` and the mmBERT blog's scripts."""
+
+_TRAINED_STUDENT = {"optimizer": "adamw", "learning_rate": 1e-4}
+"""Defaults of ``distil`` where the student is an mmBERT, or layers of one, and not fresh."""
 
 ADAPTED = ("classify", "tag", "answer", "choose", "embed", "rerank")
 """Tasks whose ``final`` may be an adapter of peft (``training.lora.merge: false``)."""
@@ -82,6 +86,9 @@ class Training(Spec):
     """Examples per step, over all processes (the paper: 32)."""
     micro_batch: int | None = Field(None, ge=1)
     """Examples per forward pass of one process; null: all of its share. A batch is made of several."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: matrices of the layers by Muon and the rest by AdamW (``mmbert.finetuning.muon``), with one learning rate.
+    For layers that are learned from nothing: a fresh student needs far fewer tokens with it."""
     learning_rate: float = Field(2e-5, gt=0)
     """Peak. Swept over 2e-5 to 8e-5 in the paper; most models are best at 2e-5 to 3e-5."""
     head_learning_rate: float | None = Field(None, gt=0)
@@ -228,6 +235,9 @@ class FinetuneRecipe(SpecFile):
             if task in tasks and isinstance(inner, dict) and inner.get(option) is not None:
                 raise ValueError(f"{block}.{option} has no effect on {task} ({why}): remove it")
         stated, defaults = values.get("training") or {}, PUBLISHED[task]
+        student = values.get("student")
+        if task == "distil" and (student is None or (isinstance(student, dict) and student.get("keep") is not None)):
+            defaults = {**defaults, **_TRAINED_STUDENT}
         if not isinstance(stated, dict):
             return values
         stated = {key: value for key, value in stated.items() if value is not None or key not in defaults}

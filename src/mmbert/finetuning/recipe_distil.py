@@ -76,6 +76,9 @@ class Distil(Spec):
     """The field of each text that names its language; null: the file's name does."""
     texts: int = Field(200_000, ge=8)
     """Number of texts to learn from, fewer if there are not so many. Whole sentences; some are several sentences."""
+    vocabulary: Share = 0.2
+    """So many more texts, as a part of ``texts``, that are lists of words drawn from the student's vocabulary: words
+    that no text says are learned too. Not with ``vectors``, which come with their texts."""
     temperature: Share = 0.5
     """Share of a language = its number of texts ** temperature, as in the phases of pretraining (mmBERT section 3)."""
     shortest: int = Field(16, ge=1)

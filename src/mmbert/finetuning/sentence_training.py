@@ -28,6 +28,7 @@ from mmbert.finetuning.figures import summarise
 from mmbert.finetuning.finetune import CHECKPOINTS, FINAL, FinetuneResult
 from mmbert.finetuning.language_batches import LanguageBatches
 from mmbert.finetuning.mining import mine
+from mmbert.finetuning.muon import MuonAdamW, matrices_of_layers
 from mmbert.finetuning.ranking_examples import Group, Texts, fields_of, group_splits, training_columns
 from mmbert.finetuning.recipe import FinetuneRecipe, Lora
 from mmbert.finetuning.sampling import LanguageSampler
@@ -179,6 +180,19 @@ class _TrainedCheckpoints:
         load_trained(self.model, Path(checkpoint_path))
 
 
+class _ByMuon:
+    """Put before such a class: matrices of the layers are moved by Muon."""
+
+    model: Any
+    optimizer: Any
+
+    def create_optimizer(self, *model: Any) -> Any:
+        if self.optimizer is None:
+            adamw = super().create_optimizer(*model)  # type: ignore[misc]
+            self.optimizer = MuonAdamW(adamw, matrices_of_layers(self.model))
+        return self.optimizer
+
+
 def make_trainer(
     recipe: FinetuneRecipe,
     folder: Path,
@@ -198,6 +212,8 @@ def make_trainer(
     kind = SPECS[recipe.task].trainer
     if not all(parameter.requires_grad for parameter in model.parameters()):
         kind = type(kind.__name__, (_TrainedCheckpoints, kind), {})
+    if recipe.training.optimizer == "muon":
+        kind = type(kind.__name__, (_ByMuon, kind), {})
     trainer = kind(
         model=model, args=args, train_dataset=rows, loss=loss, evaluator=dev,
         callbacks=run_callbacks(recipe, folder, callbacks, dev=dev is not None),

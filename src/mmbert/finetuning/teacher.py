@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from huggingface_hub import ModelCard
 from sentence_transformers import SentenceTransformer
+from transformers import PreTrainedTokenizerBase
 from yaml import YAMLError
 
 from mmbert.errors import ConfigError, DataError, WeightsError, first_line
@@ -71,11 +72,24 @@ class LocalTeacher:
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Return the vectors of texts (n, d), fp32."""
+        # The library sorts by characters; scripts differ so much in characters a token that a third would be padding.
+        order = np.argsort(self._lengths(texts), kind="stable")
+        found: list[np.ndarray] = []
         with quiet(), torch.inference_mode():
-            found = self.model.encode(
-                list(texts), prompt=self.prompt, batch_size=self._batch, convert_to_tensor=True, show_progress_bar=False
-            )
-        return np.asarray(found.float().cpu().numpy())
+            for start in range(0, len(order), self._batch):
+                rows = order[start : start + self._batch]
+                vectors = self.model.encode(
+                    [texts[row] for row in rows], prompt=self.prompt, batch_size=self._batch, convert_to_tensor=True,
+                    show_progress_bar=False,
+                )  # fmt: skip
+                found.append(vectors.float().cpu().numpy())
+        return np.concatenate(found)[np.argsort(order)]
+
+    def _lengths(self, texts: Sequence[str]) -> list[int]:
+        """Return the number of tokens of each text; of characters where the tokenizer is none of transformers."""
+        if isinstance(self.model.tokenizer, PreTrainedTokenizerBase):
+            return [len(ids) for ids in self.model.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+        return [len(text) for text in texts]
 
 
 def choose_prompt(asked: str | None, prompts: dict[str, Any], default: str | None, name: str) -> str:

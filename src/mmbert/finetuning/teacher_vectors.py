@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 FOLDER, VECTORS, MANIFEST = "teacher", "vectors.npy", "manifest.json"
 
-_CHUNK = 1024
+_CHUNK = 4096
 """Texts between two entries of the manifest. The teacher sorts them by length, so that its batches pad little."""
 
 

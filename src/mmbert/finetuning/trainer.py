@@ -27,6 +27,7 @@ from mmbert.finetuning.card import tuned_card
 from mmbert.finetuning.collate import Feature, collate
 from mmbert.finetuning.figures import summarise
 from mmbert.finetuning.finetune import CHECKPOINTS, FINAL, FinetuneResult
+from mmbert.finetuning.muon import MuonAdamW, matrices_of_layers
 from mmbert.finetuning.packed_model import PackedModel
 from mmbert.finetuning.recipe import FinetuneRecipe, Training
 from mmbert.finetuning.sampling import LanguageSampler
@@ -61,6 +62,8 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
         if self.optimizer is None:
             kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             self.optimizer = kind(parameter_groups(self.model, self._wanted, len(self.model.model.layers)), **options)
+            if self._wanted.optimizer == "muon":
+                self.optimizer = MuonAdamW(self.optimizer, matrices_of_layers(self.model))
         return self.optimizer
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:

@@ -1,0 +1,94 @@
+"""Muon for the matrices of the layers, and AdamW for everything else, as one optimizer.
+
+The step of a matrix is its averaged gradient made orthogonal: U Vᵀ of its singular value decomposition U S Vᵀ, near to
+which five Newton-Schulz iterations come (Jordan et al. 2024, kellerjordan.github.io/posts/muon; queries, keys and
+values are one matrix). It is scaled to the size of AdamW's steps (Liu et al., arXiv 2502.16982), so that learning rates
+of AdamW are a good beginning. Weights that are learned from nothing, such as a fresh student of ``distil``, need fewer
+tokens with it (docs/results/distil); little is known of it for weights that are tuned.
+
+The numbers are those of ``torch.optim.Muon``, which always iterates in bf16: where a processor emulates that, it takes
+fifty times as long as fp32, which is taken there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmbert.training.run_folder import choose_precision
+
+MOMENTUM = 0.95
+_A, _B, _C = 3.4445, -4.7750, 2.0315
+"""Coefficients of x ↦ a x + b x³ + c x⁵, which brings singular values between 0 and 1 near to 1 in few turns."""
+_TURNS = 5
+
+
+class MuonAdamW(torch.optim.Optimizer):
+    """Takes over an AdamW and its groups; ``matrices``, parameters of two dimensions, are moved by Muon.
+
+    Learning rates and weight decays stay those of the groups, and a scheduler sees all groups.
+    """
+
+    def __init__(self, adamw: torch.optim.Optimizer, matrices: Iterable[nn.Parameter]) -> None:
+        moved = {id(matrix) for matrix in matrices}
+        groups: list[dict[str, Any]] = []
+        for group in adamw.param_groups:
+            parts = {muon: [each for each in group["params"] if (id(each) in moved) == muon] for muon in (True, False)}
+            groups += [{**group, "params": own, "muon": muon} for muon, own in parts.items() if own]
+        super().__init__(groups, dict(adamw.defaults))
+        self._adamw = adamw
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            if group["muon"]:
+                for weight in group["params"]:
+                    if weight.grad is not None:
+                        self._move(weight, group["lr"], group["weight_decay"])
+        # The library's step on the other groups; the state of all is kept here, where checkpoints look for it.
+        self._adamw.param_groups = [group for group in self.param_groups if not group["muon"]]
+        self._adamw.state = self.state
+        self._adamw.step()
+        return loss
+
+    def _move(self, weight: Tensor, lr: float, decay: float) -> None:
+        state, gradient = self.state[weight], weight.grad
+        assert gradient is not None, "the caller looked"
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(gradient)
+        average = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
+        update = orthogonal(gradient.lerp(average, MOMENTUM))
+        weight.mul_(1 - lr * decay)
+        # 0.2 is the root mean square of AdamW's steps; that of an orthogonal (m, n) is 1 / sqrt(max(m, n)).
+        weight.add_(update, alpha=-lr * 0.2 * max(weight.shape) ** 0.5)
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """Return a matrix near to U Vᵀ of the singular value decomposition of ``matrix``, in its dtype."""
+    fast = choose_precision(matrix.device, max(matrix.shape)) == "bf16"
+    x = matrix.to(torch.bfloat16 if fast else torch.float32)
+    tall = x.shape[0] > x.shape[1]
+    x = x.T if tall else x
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(_TURNS):
+        square = x @ x.T
+        polynomial = torch.addmm(square, square, square, beta=_B, alpha=_C)
+        x = torch.addmm(x, polynomial, x, beta=_A)
+    return (x.T if tall else x).to(matrix.dtype)
+
+
+def matrices_of_layers(model: nn.Module) -> list[nn.Parameter]:
+    """Return the matrices of a model's layers that are trained: without embeddings, norms and heads."""
+    return [
+        weight
+        for name, weight in model.named_parameters()
+        if weight.requires_grad and weight.ndim == 2 and "layers." in name
+    ]
