@@ -193,9 +193,10 @@ One base with this adapter and others: `mmbert serve {base} --adapter NAME=FOLDE
 
 def _training(recipe: FinetuneRecipe) -> str:
     own = recipe.training
+    how = _OPTIMIZERS[own.optimizer]
     said = (
-        f"{own.epochs:g} epochs, batches of {own.batch}, {_OPTIMIZERS[own.optimizer]} with a peak learning "
-        f"rate of {own.learning_rate:g} ({own.warmup:.0%} warm-up, then {own.schedule}), at most {own.max_tokens} tokens, seed {own.seed}"
+        f"{own.epochs:g} epochs, batches of {own.batch}, {how} with a peak learning rate of {own.learning_rate:g} "
+        f"({own.warmup:.0%} warm-up, then {own.schedule}), at most {own.max_tokens} tokens, seed {own.seed}"
         + _lora(own.lora)
     )
     return f"## Training\n\n{textwrap.fill(said + '.', 120)}"
