@@ -68,7 +68,7 @@ def _recipe(teacher: Path, corpus: Path, *, training: dict[str, Any] | None = No
 
 def test_a_fresh_student_learns_the_teacher(teacher: Path, corpus: Path, tmp_path: Path) -> None:
     recipe = _recipe(
-        teacher, corpus, student={"num_layers": 1, "hidden_size": 32}, training={"epochs": 6, "learning_rate": 5e-3}
+        teacher, corpus, student={"num_layers": 1, "hidden_size": 32}, training={"epochs": 6, "learning_rate": 2e-2}
     )
     result = finetune(recipe, out=tmp_path / "run")
     before, after = result.metrics["dev_before"]["cosine"], result.metrics["dev"]["cosine"]
@@ -514,8 +514,8 @@ def test_the_recipe_and_its_plan(teacher: Path, corpus: Path, tmp_path: Path) ->
     ]  # fmt: skip
     recipe = FinetuneRecipe.load(recipes / "distil.yaml", changes)
     plan = dict(dry_run(recipe, tmp_path / "run"))
-    assert plan["text"] == "at most 64 texts of 2 files"
-    assert plan["steps"].startswith("1 (1 epoch of 1, batches of 64)")
+    assert plan["text"] == "at most 64 texts of 2 files, and 13 lists of words"
+    assert plan["steps"].startswith("2 (1 epoch of 2, batches of 64)")
     assert "tokenizer and token embeddings" in plan["student"]
     with pytest.raises(DataError, match="gone"):
         dry_run(recipe.changed({"distil.text": ["gone"]}), tmp_path / "run")

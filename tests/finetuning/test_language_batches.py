@@ -7,6 +7,7 @@ from collections import Counter
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import pytest
 from accelerate.data_loader import BatchSamplerShard
 from datasets import Dataset
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmbert.finetuning import language_batches
-from mmbert.finetuning.language_batches import LanguageBatches
+from mmbert.finetuning.language_batches import WINDOW, LanguageBatches
 from mmbert.finetuning.recipe_data import Sampling
 from mmbert.finetuning.sampling import LanguageSampler
 
@@ -106,3 +107,35 @@ def test_length_and_order(drop_last: bool) -> None:
     assert first == list(batches)
     batches.set_epoch(1)
     assert first != list(batches)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_rows_of_a_step_are_of_similar_length(processes: int) -> None:
+    count, size = 1_003, 4
+    lengths = [(number * 7919) % 101 for number in range(count)]
+    data = Dataset.from_dict({"text": [f"t{number}" for number in range(count)]})
+    order = LanguageSampler(["eng_Latn"] * count, Sampling(), 0, 2)
+    made = LanguageBatches(
+        data,
+        size,
+        False,
+        order=order,
+        no_duplicates=False,
+        lengths=lengths,
+        processes=processes,
+        generator=None,
+        seed=0,
+    )
+    epochs = []
+    for epoch in range(2):
+        made.set_epoch(epoch)
+        batches = list(made)
+        assert sorted(row for batch in batches for row in batch) == list(range(count))
+        assert len(batches) == len(made)
+        steps = [batches[number : number + processes] for number in range(0, len(batches), processes)]
+        spans = [np.ptp([lengths[row] for batch in step for row in batch]) for step in steps]
+        assert np.median(spans) <= 8, "at random it is 60 and more"
+        means = [np.mean([lengths[row] for batch in step for row in batch]) for step in steps[:WINDOW]]
+        assert abs(np.corrcoef(means, range(len(means)))[0, 1]) < 0.5, "short texts first would be a curriculum"
+        epochs.append(batches)
+    assert epochs[0] != epochs[1]

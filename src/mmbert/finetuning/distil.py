@@ -70,9 +70,8 @@ def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[TrainerCallb
         if options.vectors is not None:
             import_vectors(options, recipe.training.seed, folder)
         start = student_folder(recipe, folder)
-        texts = prepare_texts(
-            options, recipe.training.seed, folder, lambda: Tokenizer.load(encoder_folder(start)).token_texts()
-        )
+        tokenizer = Tokenizer.load(encoder_folder(start))
+        texts = prepare_texts(options, recipe.training.seed, folder, tokenizer.token_texts)
         vectors = teacher_vectors(texts, folder, lambda: open_teacher(options, device))
         config = load_config(encoder_folder(start))
         warn_small_model(recipe.training, config)
@@ -86,7 +85,8 @@ def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[TrainerCallb
         )
         args = sentence_arguments(recipe, folder, config, dev=dev is not None)
         rows = Dataset.from_dict({"text": texts.texts[: texts.training], "label": list(range(texts.training))})
-        plan_batches(recipe, args, rows, texts.languages[: texts.training])
+        lengths = [len(ids) for ids in tokenizer.encode_batch(texts.texts[: texts.training])]
+        plan_batches(recipe, args, rows, texts.languages[: texts.training], lengths)
         before = {} if dev is None else measure("dev before training", dev, model)
         loss: torch.nn.Module = DistilLoss(model, targets, options)
         if options.layers:

@@ -6,6 +6,9 @@ batches than rows / batch size, and smaller ones: a text of k rows needs k batch
 epoch (the trainer plans its steps by it) and a multiple of the number of processes: an epoch that needs fewer batches
 splits its largest ones. (Single rows are left out if there are no more rows than batches and the processes cannot share
 them evenly.)
+
+Where the texts of a batch do not meet in the loss, they may as well be of one length (``lengths``): attention then
+takes a batch in one call instead of one for each length, and processes wait less for each other.
 """
 
 from __future__ import annotations
@@ -18,9 +21,13 @@ from typing import Any
 import numpy as np
 from sentence_transformers import DefaultBatchSampler
 
+from mmbert.data.permute import key_of
 from mmbert.finetuning.sampling import LanguageSampler
 
 Batches = list[list[int]]
+
+WINDOW = 32
+"""Steps whose rows are sorted by length: what a row is learned beside is chosen among so many."""
 
 
 class LanguageBatches(DefaultBatchSampler):  # type: ignore[misc, unused-ignore]
@@ -28,6 +35,7 @@ class LanguageBatches(DefaultBatchSampler):  # type: ignore[misc, unused-ignore]
 
     order          of the rows of an epoch
     no_duplicates  no text twice in a batch; labels are no texts
+    lengths        of each row: rows of a batch are of similar length; not with ``no_duplicates``
     processes      that share the batches, each the same number of them
     A function of the seed and the epoch; ``set_epoch`` moves on.
     """
@@ -40,6 +48,7 @@ class LanguageBatches(DefaultBatchSampler):  # type: ignore[misc, unused-ignore]
         *,
         order: LanguageSampler,
         no_duplicates: bool,
+        lengths: Sequence[int] | None = None,
         processes: int = 1,
         **_: Any,
     ) -> None:
@@ -49,6 +58,7 @@ class LanguageBatches(DefaultBatchSampler):  # type: ignore[misc, unused-ignore]
         if processes > 1:
             self.batch_size = None  # else accelerate leaves out smaller batches that are not the last
         self._texts = _repeated_texts(dataset) if no_duplicates else None
+        self._lengths = None if lengths is None else np.asarray(lengths)
         self._kept: tuple[int, Batches] | None = None
         self._count: int | None = None
 
@@ -70,7 +80,10 @@ class LanguageBatches(DefaultBatchSampler):  # type: ignore[misc, unused-ignore]
 
     def _plan(self, epoch: int) -> Batches:
         if self._kept is None or self._kept[0] != epoch:
-            rows = self.order.draw(epoch).tolist()
+            drawn = self.order.draw(epoch)
+            if self._lengths is not None:
+                drawn = _by_length(drawn, self._lengths, self._size * self._processes, epoch)
+            rows = drawn.tolist()
             if self._texts is None:
                 batches = [rows[start : start + self._size] for start in range(0, len(rows), self._size)]
             else:
@@ -87,6 +100,19 @@ def _repeated_texts(dataset: Any) -> list[list[int]]:
     hashes = np.stack([np.fromiter(map(hash, dataset[name]), np.int64, len(dataset)) for name in names], axis=1)
     numbers = np.unique(hashes, return_inverse=True)[1].reshape(hashes.shape)
     return [list(map(int, row)) for row in numbers]
+
+
+def _by_length(rows: np.ndarray, lengths: np.ndarray, step: int, epoch: int) -> np.ndarray:
+    """Return the rows of an epoch with those of a step, ``step`` of them, of similar length; steps in random order."""
+    found = []
+    for start in range(0, len(rows), WINDOW * step):
+        window = rows[start : start + WINDOW * step]
+        window = window[np.argsort(lengths[window], kind="stable")]
+        whole = len(window) // step
+        order = np.random.default_rng(key_of("lengths", epoch, start)).permutation(whole)
+        # What fills no step stays behind all others, so that the number of batches does not change.
+        found += [window[: whole * step].reshape(whole, step)[order].ravel(), window[whole * step :]]
+    return np.concatenate(found)
 
 
 def _first_fit(rows: Sequence[int], texts: Sequence[Sequence[int]], size: int) -> Batches:

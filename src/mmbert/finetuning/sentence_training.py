@@ -131,13 +131,19 @@ def _column_prompts(columns: dict[str, list[Any]], options: Any) -> dict[str, st
     return {name: text for number, name in enumerate(texts) if (text := prompts[min(number, 1)])}
 
 
-def plan_batches(recipe: FinetuneRecipe, args: Any, rows: Dataset, languages: Sequence[str]) -> None:
-    """Give the trainer our batches, and its evaluations their steps, which depend on the number of batches."""
+def plan_batches(
+    recipe: FinetuneRecipe, args: Any, rows: Dataset, languages: Sequence[str], lengths: Sequence[int] | None = None
+) -> None:
+    """Give the trainer our batches, and its evaluations their steps, which depend on the number of batches.
+
+    lengths  of each row, where a batch shall have rows of similar length
+    """
     processes = world_size()
     make = partial(
         LanguageBatches,
         order=LanguageSampler(languages, recipe.sampling, recipe.training.seed, recipe.training.epochs),
         no_duplicates=getattr(recipe.options, "no_duplicates", False),
+        lengths=lengths,
         processes=processes,
     )
     args.batch_sampler = make
