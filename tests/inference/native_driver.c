@@ -1,7 +1,7 @@
 /* Runs a kernel on buffers that it reads from a file, and writes the result to another: for builds that Python cannot
  * load, with sanitizers or for another processor. Each buffer is an allocation of exactly its size. Usage:
  *
- *   driver              prints the traits of attention.c and layer.c
+ *   driver              prints the traits of attention.c and layer.c, and whether there are tiles
  *   driver INPUT OUTPUT
  */
 #include <stdio.h>
@@ -45,9 +45,11 @@ static Matrix matrix(FILE *file) {
 }
 
 int main(int count, char **given) {
+    const int32_t tiles = allow_tiles();
     if (count != 3) {
         printf("%d %d", attention_traits[0], attention_traits[1]);
         for (size_t i = 0; i < sizeof layer_traits / sizeof *layer_traits; i++) printf(" %d", layer_traits[i]);
+        printf(" %d", tiles);
         return 0;
     }
     FILE *in = fopen(given[1], "rb"), *out = fopen(given[2], "wb");

@@ -33,8 +33,8 @@ class DrivenKernels(Kernels):
 
     def __init__(self, target: Target, command: Sequence[str], folder: Path, *, sanitized: bool) -> None:
         self.target, self.command, self.folder, self.sanitized = target, command, folder, sanitized
-        self.lanes, bf16_dot, self.columns, self.int8_zero, *self.int8_largest = map(int, self._run().split())  # type: ignore[assignment]
-        self.bf16_dot, self.int8_largest = bool(bf16_dot), tuple(self.int8_largest)
+        self.lanes, bf16_dot, self.columns, self.int8_zero, *largest, tiles = map(int, self._run().split())
+        self.bf16_dot, self.int8_largest, self.tiles = bool(bf16_dot), tuple(largest), bool(tiles)
         self.run_attention, self.run_layer = self._attention, self._layer
 
     def _run(self, *files: Path) -> str:

@@ -231,7 +231,7 @@ def test_a_target_that_is_forced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MMBERT_NATIVE", "avx512")
     assert kernel.find() == "the processor has no avx512_bw"
     monkeypatch.setenv("MMBERT_NATIVE", "sse")
-    with pytest.raises(ConfigError, match="MMBERT_NATIVE is 'sse': it is one of neon, avx512, avx2"):
+    with pytest.raises(ConfigError, match="MMBERT_NATIVE is 'sse': it is one of neon, amx, avx512, avx2"):
         kernel.find()
 
 

@@ -92,7 +92,7 @@ def _int8(device: torch.device) -> str:
     if kernels and min(kernels.int8_largest) < 127:
         return "ready on request: 7 bits, as the processor has no VNNI; some twice as fast as fp32"
     if kernels:
-        return "ready on request: 8 bits, by VNNI; three to four times as fast as fp32"
+        return f"ready on request: 8 bits, by {'AMX' if kernels.tiles else 'VNNI'}; three to four times as fast as fp32"
     if found := cpu.int8_instructions():
         able = any(shutil.which(name) for name in ("g++", "clang++", "c++"))
         return f"ready on request: the processor has {found}" if able else "slower than bf16: it needs g++"

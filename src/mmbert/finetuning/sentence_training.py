@@ -169,8 +169,9 @@ def sentence_arguments(recipe: FinetuneRecipe, folder: Path, config: ModelConfig
         rates["layer_weights"] = recipe.embed.mix_learning_rate
     metric = "eval_score" if dev else None
     return training_arguments(
-        spec.arguments, recipe.training, folder, config.hidden_size, metric=metric, learning_rate_mapping=rates
-    )
+        spec.arguments, recipe.training, folder, config.hidden_size, metric=metric, learning_rate_mapping=rates,
+        ddp_find_unused_parameters=recipe.task != "distil",  # a student uses all of its weights
+    )  # fmt: skip
 
 
 class _TrainedCheckpoints:

@@ -1,6 +1,6 @@
 """Layers in int8: weights quantized by output channel, activations by token at run time (W8A8), sums in int32.
 
-For CPUs with VNNI where ``native.layer`` cannot be used, or AMX is faster. ``torch._int_mm`` multiplies; the steps
+For CPUs with VNNI where ``native.layer`` cannot be used. ``torch._int_mm`` multiplies; the steps
 between two products (scale, norm, GELU and gate, quantization) are one compiled loop. Without a C++ compiler they run
 one by one, and bf16 is faster.
 The residual stream, the norms and RoPE are fp32, and so is attention unless ``native.kernel`` computes it.

@@ -52,6 +52,7 @@ class Kernels:
     columns       of a matrix, that are multiplied together
     int8_zero     what is added to inputs of int8, where instructions take unsigned ones
     int8_largest  numbers that int8 rounds the largest input and the largest weight to
+    tiles         it multiplies bf16 and int8 by AMX
     """
 
     def __init__(self, target: Target, library: ctypes.CDLL) -> None:
@@ -59,6 +60,7 @@ class Kernels:
         self.lanes, bf16_dot = (ctypes.c_int32 * 2).in_dll(library, "attention_traits")
         self.columns, self.int8_zero, *int8_largest = (ctypes.c_int32 * 4).in_dll(library, "layer_traits")
         self.bf16_dot, self.int8_largest = bool(bf16_dot), tuple(int8_largest)
+        self.tiles = bool(library.allow_tiles())
         self.run_attention, self.run_layer = library.attend, library.run_layer
         self.run_attention.restype = self.run_layer.restype = None
 

@@ -3,7 +3,7 @@
  *
  * Matrices are fp32, bf16 or int8. What they are multiplied with is of the same kind: rounded to int8, row by row; to
  * bf16, where the processor has dot products of bf16, else fp32, to which the weights are widened in registers. What
- * comes next is done to the sums in registers. lanes.h has the instruction sets.
+ * comes next is done to the sums in registers. lanes.h has the instruction sets, tiles.h that of AMX.
  *
  * Widths are multiples of COLUMNS, the MLP's of half of it. All memory is the caller's.
  */
@@ -11,8 +11,9 @@
 
 #include "lanes.h"
 #include "threads.h"
+#include "tiles.h"
 
-enum { BLOCK = 48 /* the most rows at a time */, COLUMNS = WIDE * LANES };
+enum { BLOCK = 144 /* the most rows at a time */, COLUMNS = WIDE * LANES };
 
 typedef enum { INT8, BF16, FP32 } Kind;
 
@@ -50,9 +51,11 @@ typedef enum { STORE, GATE, ADD } Then;
 /* Bytes of a weight, and of what it is multiplied with. */
 #define WEIGHT(kind) ((kind) == INT8 ? 1 : (kind) == BF16 ? 2 : 4)
 #define INPUT(kind) ((kind) == INT8 ? 1 : HALF(kind) ? 2 : 4)
-/* Rows that are multiplied together, and when fewer are left. */
+/* Rows that are multiplied together in registers, and when fewer are left; or as tiles. */
 #define TOGETHER(kind) ((kind) == INT8 ? INT8_ROWS : ROWS)
 #define FEW(kind) (TOGETHER(kind) - 2)
+#define BY_TILES(kind) (tiles_allowed && (kind) != FP32)
+#define AT_ONCE(kind) (BY_TILES(kind) ? TILE_ROWS * TILE_BLOCKS : TOGETHER(kind))
 
 /* GELU, exact: erf by Abramowitz and Stegun 7.1.26, within 1.5e-7. */
 INLINE floats gelu(floats x, int exact) {
@@ -182,27 +185,37 @@ INLINE void finish(const Matrix *m, int64_t column, const words sums[WIDE], floa
         store((float *)to + column / 2 + v * LANES, gelu(out[v], kind == FP32) * out[WIDE / 2 + v]);
 }
 
+/* Rows up to a whole number of those that are multiplied together. */
+INLINE int64_t filled(int64_t count, Kind kind) {
+    const int64_t whole = BY_TILES(kind) ? TILE_ROWS : TOGETHER(kind);
+    return (count + whole - 1) / whole * whole;
+}
+
 /* rows (count, K) -> to (count, N): as attention takes it (STORE), x + fp32 (ADD), or (count, N / 2) fp32 (GATE). */
 INLINE void product(const Matrix *m, const char *rows, const float *scales, int64_t count, Then then, const float *x,
                     void *to, Kind kind) {
     const int64_t in = m->in * INPUT(kind); /* bytes of a row */
     const int64_t out = m->out * (then == ADD ? 4 : then == GATE ? 2 : HALF(kind) ? 2 : 4);
     const int64_t depth = then == ADD && DEPTH / WEIGHT(kind) < m->in ? DEPTH / WEIGHT(kind) : m->in;
-    words sums[ROWS][WIDE];
+    words sums[TILE_ROWS * TILE_BLOCKS][WIDE];
+    if (BY_TILES(kind)) begin_tiles(in);
     for (int64_t from = 0; from < m->in; from += depth, x = to)
         for (int64_t column = 0; column < m->out; column += COLUMNS) /* its weights stay near for all rows */
-            for (int64_t begin = 0; begin < count; begin += TOGETHER(kind)) {
+            for (int64_t begin = 0; begin < count; begin += AT_ONCE(kind)) {
                 const int64_t end = from + depth < m->in ? from + depth : m->in;
+                const int64_t behind = begin + AT_ONCE(kind) < count ? begin + AT_ONCE(kind) : count;
                 Multiply *all_rows = kind == INT8 ? multiply_int8 : kind == BF16 ? multiply_bf16 : multiply_fp32;
                 Multiply *few = kind == INT8 ? multiply_few_int8 : kind == BF16 ? multiply_few_bf16 : multiply_few_fp32;
-                (count - begin > FEW(kind) ? all_rows : few)(m, column, from, end, rows + begin * in, sums);
-                for (int64_t r = begin; r < begin + TOGETHER(kind) && r < count; r++)
+                if (BY_TILES(kind))
+                    multiply_tiles(rows + begin * in, filled(behind - begin, kind) / TILE_ROWS, in,
+                                   m->weight + column * m->in * WEIGHT(kind), kind == INT8 ? m->first + column : NULL,
+                                   (int32_t *)sums, kind == BF16);
+                else
+                    (count - begin > FEW(kind) ? all_rows : few)(m, column, from, end, rows + begin * in, sums);
+                for (int64_t r = begin; r < behind; r++)
                     finish(m, column, sums[r - begin], scales[r], then, x + r * m->out, (char *)to + r * out, kind);
             }
 }
-
-/* Rows up to a whole number of those that are multiplied together. */
-INLINE int64_t filled(int64_t count, Kind kind) { return (count + TOGETHER(kind) - 1) / TOGETHER(kind) * TOGETHER(kind); }
 
 /* Norm and Wqkv of ``count`` rows. ``room``: the MLP of filled rows in fp32, and behind it rows to be multiplied. */
 INLINE void project_rows(const Layer *l, const float *x, void *qkv, int64_t count, float *room, Kind kind) {
@@ -263,6 +276,7 @@ static void run_block(const void *context, int64_t index, int64_t thread) {
     float *room = (float *)(b->scratch + thread * b->room);
     const Kind kind = (Kind)b->layer->kind;
     (kind == INT8 ? layer_int8 : kind == BF16 ? layer_bf16 : layer_fp32)(b, b->x + begin * h, attended, to, count, room);
+    if (BY_TILES(kind)) end_tiles();
 }
 
 /* What comes after attention, if there is something ``attended``, else what comes before it. */

@@ -1,8 +1,8 @@
 """Layers by ``layer.c``: norms, matrices and GeGLU of a few rows at a time, which stay in the cache.
 
-Used if ``native.kernel`` finds kernels; in bf16 and int8 not where the processor has AMX, whose products are faster and
-used by torch. Results equal those of ``OneDnnLayer`` and ``Int8Layer``, or are nearer to fp32: what is added to the
-residual stream and the input of norms is not rounded. The result of a token outside attention depends on it alone.
+Used if ``native.kernel`` finds kernels. Results equal those of ``OneDnnLayer`` and ``Int8Layer``, or are nearer to
+fp32: what is added to the residual stream and the input of norms is not rounded. The result of a token outside
+attention depends on it alone.
 
 bf16 without dot products of bf16 rounds the weights alone: they are widened in registers and multiplied in fp32. int8
 without VNNI on x86 has 7 bits for weights and inputs, with which nothing can saturate (``lanes_avx2.h``).
@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmbert.files import environment
 from mmbert.inference.int8 import by_channel
 from mmbert.inference.native import kernel
 from mmbert.inference.native.kernel import Kernels
@@ -39,7 +38,10 @@ KINDS = ("int8", "bf16", "fp32")
 """Precisions, in the order of ``Kind`` of layer.c."""
 
 ROWS, BLOCK = 12, 48
-"""Rows that are multiplied together by any target, and of layer.c: rows that go through all matrices together."""
+"""Rows that any target but AMX multiplies together, and rows that layer.c takes through all matrices together."""
+
+TILE_ROWS, TILE_BLOCK = 16, 144
+"""The same by AMX, which multiplies so fast that reading the weights again for every 48 rows takes longer."""
 
 
 class _Matrix(ctypes.Structure):
@@ -141,7 +143,9 @@ class NativeLayer(SplitLayer):
         """Compute the part of the layer before attention into ``to``, or the part after it, given ``attended``."""
         tokens, threads = x.shape[0], torch.get_num_threads()
         share = -(-tokens // threads)
-        block = min(BLOCK, -(-share // ROWS) * ROWS)  # few rows: one block for each thread
+        tiled = self.kernels.tiles and self.precision != "fp32"
+        together, most = (TILE_ROWS, TILE_BLOCK) if tiled else (ROWS, BLOCK)
+        block = min(most, -(-share // together) * together)  # few rows: one block for each thread
         threads = min(threads, -(-tokens // block))
         room = 4 * block * (self.narrow.width + max(self.narrow.width, x.shape[1]))  # the MLP, and rows to multiply
         scratch = x.new_empty(threads * room, dtype=torch.uint8)
@@ -182,14 +186,7 @@ def ready(layer: Layer, precision: str) -> Kernels | None:
 def usable(precision: str, head_dim: int = kernel.HEAD_DIMS[0]) -> Kernels | None:
     """Return the kernels if layers of fitting widths run by layer.c here."""
     kernels = kernel.ready(head_dim)
-    if kernels is None or (precision != "fp32" and _has_amx()):
-        return None
-    return kernels if _right(kernels, precision) else None
-
-
-def _has_amx() -> bool:
-    """Return whether torch multiplies bf16 and int8 faster, by AMX; a target that is forced is used all the same."""
-    return bool(torch.cpu.get_capabilities().get("amx_bf16")) and not environment("MMBERT_NATIVE")
+    return kernels if kernels and _right(kernels, precision) else None
 
 
 @cache

@@ -49,6 +49,8 @@ class Target:
         return ("-std=gnu11", "-O3", *self.flags, *(dict(self.more)[name] for name in self.extensions()))
 
 
+_AVX512 = ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl")
+
 TARGETS = (
     Target(
         "neon",
@@ -59,8 +61,14 @@ TARGETS = (
         measured=False,
     ),
     Target(
+        "amx",
+        (*_AVX512, "avx512_bf16", "avx512_vnni", "amx_tile", "amx_int8", "amx_bf16"),
+        ("-march=x86-64-v4", "-mavx512bf16", "-mavx512vnni", "-mamx-tile", "-mamx-int8", "-mamx-bf16"),
+        (),
+    ),
+    Target(
         "avx512",
-        ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl"),
+        _AVX512,
         ("-march=x86-64-v4",),
         (("avx512_bf16", "-mavx512bf16"), ("avx512_vnni", "-mavx512vnni")),
     ),
