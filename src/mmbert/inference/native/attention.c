@@ -10,12 +10,15 @@
  *   soften   softmax online: largest score and sum go on from chunk to chunk (windows and most documents are one)
  *   weigh    ROWS x (a panel of up to WIDE vectors of D) in registers; a lane holds one key's number, or two keys' in bf16
  *
+ * Where there are tiles (AMX), bf16 takes TILE_ROWS queries at a time, and reads what was packed as tiles.
+ *
  * A document's numbers depend on that document alone. All memory is the caller's.
  */
 #include "lanes.h"
 #include "threads.h"
+#include "tiles.h"
 
-enum { CHUNK = 512 };
+enum { CHUNK = 512, MOST = TILES ? TILE_ROWS : ROWS /* queries at a time */ };
 
 static const float HIDDEN = -1e30f; /* finite: a chunk in which a query sees nothing must not make NaN */
 
@@ -50,6 +53,9 @@ const int32_t attention_traits[2] = {LANES, BF16_DOT};
 /* Numbers of a lane, and vectors of a panel of values. */
 #define PAIR(bf16) ((bf16) ? 2 : 1)
 #define PANEL(D) ((D) / LANES < WIDE ? (D) / LANES : WIDE)
+/* Keys come in groups of so many. */
+#define GROUP(tiles) ((tiles) ? 2 * LANES : LANES)
+#define WHOLE(n, tiles) (((n) + GROUP(tiles) - 1) / GROUP(tiles) * GROUP(tiles))
 
 /* Where a token begins: part 0 queries, 1 keys, 2 values; head h. */
 INLINE int64_t place(const Batch *b, int64_t token, int part, int64_t h, int D) {
@@ -86,12 +92,12 @@ INLINE words value(const Batch *b, int64_t token, int64_t last, int64_t h, int g
     return load_words((const float *)b->qkv + at);
 }
 
-/* Keys and values of a unit and head, zeros up to a multiple of LANES:
+/* Keys and values of a unit and head, zeros up to a whole number of groups:
  * keys (n / LANES, D / PAIR, LANES keys, PAIR dimensions),
  * values (D / (PANEL LANES) panels, n / PAIR, PANEL LANES numbers, PAIR keys). */
-INLINE void pack(const Batch *b, const Unit *p, int64_t h, words *keys, words *values, int D, int bf16) {
+INLINE void pack(const Batch *b, const Unit *p, int64_t h, words *keys, words *values, int D, int bf16, int tiles) {
     const int vectors = 2 / PAIR(bf16); /* of LANES pairs */
-    const int64_t n = (p->last - p->first + LANES - 1) / LANES * LANES;
+    const int64_t n = WHOLE(p->last - p->first, tiles);
     for (int64_t at = p->first; at < p->first + n; at += LANES) {
         EACH(g, D / 2 / LANES) {
             words columns[2][LANES];
@@ -180,17 +186,18 @@ INLINE void weigh(const int32_t weights[], const words *values, floats out[ROWS]
 }
 
 /* Queries q, q + 1, ... of a unit and head: reads its packed keys and values, writes their rows of ``out``. */
-INLINE void tile(const Batch *b, const Unit *p, int64_t h, int64_t q, const words *keys, const words *values, int D,
-                 int bf16) {
-    _Alignas(64) int32_t query[ROWS * 64];
-    _Alignas(64) float scores[ROWS * CHUNK];
-    _Alignas(64) int32_t weights[ROWS * CHUNK];
+INLINE void answer(const Batch *b, const Unit *p, int64_t h, int64_t q, const words *keys, const words *values, int D,
+                   int bf16, int tiles) {
+    const int rows = tiles ? TILE_ROWS : ROWS;
+    _Alignas(64) int32_t query[MOST * 64];
+    _Alignas(64) float scores[MOST * CHUNK];
+    _Alignas(64) int32_t weights[MOST * CHUNK];
     const int inner = D / PAIR(bf16), row = CHUNK / PAIR(bf16); /* words of a query, and of its weights */
     const int vectors = 2 / PAIR(bf16); /* of LANES pairs */
-    floats out[ROWS][64 / LANES], sum[ROWS];
-    float largest[ROWS];
+    floats out[MOST][64 / LANES], sum[MOST];
+    float largest[MOST];
     const float scale = 1.44269504f / (D == 64 ? 8 : 5.65685425f); /* log2(e) / sqrt(D) */
-    EACH(r, ROWS) {
+    for (int r = 0; r < rows; r++) {
         const int64_t token = q + r < p->end ? q + r : p->end - 1; /* rows to spare repeat the last query */
         EACH(g, D / 2 / LANES) {
             words pairs[2];
@@ -200,41 +207,51 @@ INLINE void tile(const Batch *b, const Unit *p, int64_t h, int64_t q, const word
         EACH(g, D / LANES) out[r][g] = all(0);
         sum[r] = all(0), largest[r] = HIDDEN;
     }
-    /* what these queries see, counted from the first key of the unit, from a whole group of LANES on */
-    int64_t from = q - b->half > p->first ? (q - b->half - p->first) / LANES * LANES : 0;
-    const int64_t to = (q + ROWS + b->half < p->last ? q + ROWS + b->half : p->last) - p->first;
-    const int64_t panel = (p->last - p->first + LANES - 1) / LANES * LANES / PAIR(bf16) * PANEL(D);
+    /* what these queries see, counted from the first key of the unit, from a whole group on */
+    int64_t from = q - b->half > p->first ? (q - b->half - p->first) / GROUP(tiles) * GROUP(tiles) : 0;
+    const int64_t to = (q + rows + b->half < p->last ? q + rows + b->half : p->last) - p->first;
+    const int64_t panel = WHOLE(p->last - p->first, tiles) / PAIR(bf16) * PANEL(D);
     for (; from < to; from += CHUNK) {
-        const int n = to - from < CHUNK ? (int)((to - from + LANES - 1) / LANES * LANES) : CHUNK;
-        const words *at = values + from / PAIR(bf16) * PANEL(D);
-        score_all(query, keys + from / LANES * inner, scores, D, n, bf16);
-        EACH(r, ROWS) {
+        const int n = to - from < CHUNK ? (int)WHOLE(to - from, tiles) : CHUNK;
+        const words *at = values + from / PAIR(bf16) * PANEL(D), *of = keys + from / LANES * inner;
+        if (tiles) score_tiles(query, (const char *)of, scores, CHUNK * sizeof *scores, D, n);
+        else score_all(query, of, scores, D, n, bf16);
+        for (int r = 0; r < rows; r++) {
             const int64_t own = q + r - p->first - from, stop = p->last - p->first - from;
             hide(scores + r * CHUNK, 0, own - b->half, n);
             hide(scores + r * CHUNK, own + b->half + 1 < stop ? own + b->half + 1 : stop, n, n);
             const floats fade = soften(scores + r * CHUNK, weights + r * row, n, largest + r, sum + r, bf16);
             EACH(g, D / LANES) out[r][g] *= fade;
         }
-        for (int g = 0; g < D / LANES; g += PANEL(D), at += panel) weigh(weights, at, out, g, D, n, bf16);
+        if (tiles) weigh_tiles(weights, row * sizeof *weights, (const char *)at, (float *)out, D, n);
+        else for (int g = 0; g < D / LANES; g += PANEL(D), at += panel) weigh(weights, at, out, g, D, n, bf16);
     }
-    for (int r = 0; r < ROWS && q + r < p->end; r++)
+    for (int r = 0; r < rows && q + r < p->end; r++)
         EACH(g, D / LANES) {
             const floats mean = out[r][g] / all(sum_of(sum[r]));
             store_numbers(b->out, ((q + r) * b->heads + h) * D + g * LANES, mean, bf16);
         }
 }
 
-INLINE void work(const Batch *b, const Unit *p, int64_t h, words *scratch, int D, int bf16) {
-    words *keys = scratch, *values = keys + (p->last - p->first + LANES - 1) / LANES * (D / PAIR(bf16));
-    pack(b, p, h, keys, values, D, bf16);
-    for (int64_t q = p->begin; q < p->end; q += ROWS) tile(b, p, h, q, keys, values, D, bf16);
+INLINE void work(const Batch *b, const Unit *p, int64_t h, words *scratch, int D, int bf16, int tiles) {
+    words *keys = scratch, *values = keys + WHOLE(p->last - p->first, tiles) * (D / PAIR(bf16)) / LANES;
+    pack(b, p, h, keys, values, D, bf16, tiles);
+    for (int64_t q = p->begin; q < p->end; q += tiles ? TILE_ROWS : ROWS) answer(b, p, h, q, keys, values, D, bf16, tiles);
 }
 
-static void work_32(const Batch *b, const Unit *p, int64_t h, words *scratch) { work(b, p, h, scratch, 32, 0); }
-static void work_64(const Batch *b, const Unit *p, int64_t h, words *scratch) { work(b, p, h, scratch, 64, 0); }
+#define WORK(name, D, bf16, tiles)                                                                                   \
+    static void name(const Batch *b, const Unit *p, int64_t h, words *scratch) {                                     \
+        work(b, p, h, scratch, D, bf16, tiles);                                                                      \
+    }
+WORK(work_32, 32, 0, 0)
+WORK(work_64, 64, 0, 0)
 #if BF16_DOT
-static void work_32_bf16(const Batch *b, const Unit *p, int64_t h, words *scratch) { work(b, p, h, scratch, 32, 1); }
-static void work_64_bf16(const Batch *b, const Unit *p, int64_t h, words *scratch) { work(b, p, h, scratch, 64, 1); }
+WORK(work_32_bf16, 32, 1, 0)
+WORK(work_64_bf16, 64, 1, 0)
+#endif
+#if TILES
+WORK(work_32_tiles, 32, 1, 1)
+WORK(work_64_tiles, 64, 1, 1)
 #endif
 
 static void attend_piece(const void *context, int64_t index, int64_t thread) {
@@ -242,6 +259,14 @@ static void attend_piece(const void *context, int64_t index, int64_t thread) {
     const int64_t i = b->count * b->heads - 1 - index; /* long documents are last, and begun first */
     words *scratch = (words *)(b->scratch + thread * b->room);
     const Unit *unit = b->units + i / b->heads;
+#if TILES
+    if (b->bf16 && tiles_allowed) {
+        begin_tiles(TILE);
+        (b->head_dim == 32 ? work_32_tiles : work_64_tiles)(b, unit, i % b->heads, scratch);
+        end_tiles();
+        return;
+    }
+#endif
 #if BF16_DOT
     if (b->bf16) {
         (b->head_dim == 32 ? work_32_bf16 : work_64_bf16)(b, unit, i % b->heads, scratch);

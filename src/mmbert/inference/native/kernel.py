@@ -85,7 +85,8 @@ class Kernels:
         units, widest = _units(groups, half)
         tokens, _, heads, head_dim = qkv.shape
         threads = torch.get_num_threads()
-        room = -(-widest // self.lanes) * self.lanes * head_dim * 2 * qkv.itemsize  # keys and values
+        group = self.lanes * (2 if self.tiles else 1)
+        room = -(-widest // group) * group * head_dim * 2 * qkv.itemsize  # keys and values
         scratch = qkv.new_empty(threads * room, dtype=torch.uint8)  # torch aligns to 64 bytes
         out = qkv.new_empty(tokens, heads, head_dim)
         cos, sin = (part.contiguous() for part in cos_sin)

@@ -15,6 +15,20 @@
 
 enum { BLOCK = 144 /* the most rows at a time */, COLUMNS = WIDE * LANES };
 
+/* Linux gives a process the registers of tiles when it asks for them, if it has them and signals have room for them. */
+#if TILES
+#include <sys/syscall.h>
+#include <unistd.h>
+
+int32_t tiles_allowed;
+int32_t allow_tiles(void) {
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
+    return tiles_allowed = syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+}
+#else
+int32_t allow_tiles(void) { return 0; }
+#endif
+
 typedef enum { INT8, BF16, FP32 } Kind;
 
 /* What the caller must know to pack matrices. */

@@ -1,22 +1,14 @@
-/* Matrices of int8 and bf16 by AMX: products of tiles, 16 rows of 64 bytes, which the processor keeps in eight registers.
- * A panel of weights is read as tiles as it is, 16 columns of 16 words (of 4 int8 or 2 bf16) at a time. */
+/* Products of int8 and bf16 by AMX: of tiles, 16 rows of 64 bytes, which the processor keeps in eight registers. What is
+ * packed for vectors is read as tiles as it is: 16 columns of weights, keys or values in 16 words (of 4 int8 or 2 bf16). */
 #ifndef MMBERT_TILES_H
 #define MMBERT_TILES_H
 
 enum { TILE_ROWS = 16, TILE = 64 /* bytes of a row */, TILE_BLOCKS = 3 /* of rows that are multiplied together */ };
 
 #if defined(__AMX_TILE__) && defined(__AMX_INT8__) && defined(__AMX_BF16__) && defined(__linux__)
-#include <sys/syscall.h>
-#include <unistd.h>
+#define TILES 1
 
-static int tiles_allowed;
-
-/* Linux gives a process these registers when it asks for them, if it has them and signals have room for them. */
-int32_t allow_tiles(void) {
-    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
-    tiles_allowed = syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
-    return tiles_allowed;
-}
+extern int32_t tiles_allowed; /* by Linux; layer.c asks */
 
 /* Registers for rows of so many bytes, a multiple of 32. If they end within a tile, 6 and 7 are for that end. */
 INLINE void begin_tiles(int64_t bytes) {
@@ -131,18 +123,75 @@ INLINE void multiply_tiles(const char *rows, int64_t blocks, int64_t bytes, cons
         }
 }
 
+/* Scores of 16 queries and n keys, a multiple of 32, as attention.c packs them; ``stride``: bytes of a row of scores. */
+INLINE void score_tiles(const int32_t *query, const char *keys, float *scores, int64_t stride, int D, int n) {
+    const int bf16 = 1, group = 32 * D; /* bytes of the keys of a vector */
+    _tile_loadd(6, query, 2 * D);
+    if (D == 64) _tile_loadd(7, query + 16, 2 * D);
+#define SCORE(tile, keys_of_tile, keys, to)                                                                          \
+    _tile_zero(tile);                                                                                                \
+    _tile_loadd(keys_of_tile, keys, TILE);                                                                           \
+    MULTIPLY_TILE(tile, 6, keys_of_tile);                                                                            \
+    if (D == 64) {                                                                                                   \
+        _tile_loadd(keys_of_tile, (keys) + TILE_ROWS * TILE, TILE);                                                  \
+        MULTIPLY_TILE(tile, 7, keys_of_tile);                                                                        \
+    }                                                                                                                \
+    _tile_stored(tile, to, stride)
+    for (int i = 0; i < n; i += 32, keys += 2 * group) {
+        SCORE(0, 4, keys, scores + i);
+        SCORE(1, 5, keys + group, scores + i + 16);
+    }
+#undef SCORE
+}
+
+/* Adds n values, a multiple of 32, by 16 rows of weights; ``stride``: bytes of a row of weights. Of out: ROW. */
+INLINE void weigh_tiles(const int32_t *weights, int64_t stride, const char *values, float *out, int D, int n) {
+    const int bf16 = 1;
+    _tile_loadd(0, out, ROW);
+    _tile_loadd(1, out + 16, ROW);
+    if (D == 64) {
+        _tile_loadd(2, out + 32, ROW);
+        _tile_loadd(3, out + 48, ROW);
+    }
+    for (int k = 0; k < n; k += 32, weights += 16, values += 64 * D) {
+        _tile_loadd(4, weights, stride);
+        _tile_loadd(5, values, 4 * D);
+        MULTIPLY_TILE(0, 4, 5);
+        _tile_loadd(6, values + TILE, 4 * D);
+        MULTIPLY_TILE(1, 4, 6);
+        if (D == 64) {
+            _tile_loadd(5, values + 2 * TILE, 4 * D);
+            MULTIPLY_TILE(2, 4, 5);
+            _tile_loadd(6, values + 3 * TILE, 4 * D);
+            MULTIPLY_TILE(3, 4, 6);
+        }
+    }
+    _tile_stored(0, out, ROW);
+    _tile_stored(1, out + 16, ROW);
+    if (D == 64) {
+        _tile_stored(2, out + 32, ROW);
+        _tile_stored(3, out + 48, ROW);
+    }
+}
+
 #undef BEGIN
 #undef MULTIPLY_TILE
 #undef KEEP
 
 #else
+#define TILES 0
 enum { tiles_allowed = 0 };
-int32_t allow_tiles(void) { return 0; }
 INLINE void begin_tiles(int64_t bytes) { (void)bytes; }
 INLINE void end_tiles(void) {}
 INLINE void multiply_tiles(const char *rows, int64_t blocks, int64_t bytes, const char *weight, const int32_t *first,
                            int32_t *sums, int bf16) {
     (void)rows, (void)blocks, (void)bytes, (void)weight, (void)first, (void)sums, (void)bf16;
+}
+INLINE void score_tiles(const int32_t *query, const char *keys, float *scores, int64_t stride, int D, int n) {
+    (void)query, (void)keys, (void)scores, (void)stride, (void)D, (void)n;
+}
+INLINE void weigh_tiles(const int32_t *weights, int64_t stride, const char *values, float *out, int D, int n) {
+    (void)weights, (void)stride, (void)values, (void)out, (void)D, (void)n;
 }
 #endif
 
