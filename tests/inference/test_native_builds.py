@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 import shutil
 import subprocess
@@ -78,6 +79,20 @@ def test_processors_with_less(name: str, tmp_path: Path, monkeypatch: pytest.Mon
     assert not kernels.bf16_dot
     assert kernels.int8_largest == ((63, 63) if name == "avx512 without bf16 and VNNI" else (127, 127))
     assert all(layer._right(kernels, used) for used in layer.KINDS)
+
+
+def test_tiles_that_linux_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library of AMX then computes as that of AVX-512 does."""
+    needs("gcc")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # a library of its own, with its own answer of Linux
+    needs_target(X86["amx"])
+    library = build.load_library(SOURCES, X86["amx"].all_flags())
+    monkeypatch.setattr(library, "allow_tiles", lambda: 0)
+    kernels = Kernels(X86["amx"], library)
+    assert not kernels.tiles
+    assert not ctypes.c_int32.in_dll(library, "tiles_allowed").value
+    assert all(layer._right(kernels, used) for used in layer.KINDS)
+    assert all(kernel._agrees(kernels, dim, 8, torch.bfloat16) for dim in kernel.HEAD_DIMS)
 
 
 @pytest.mark.parametrize("threads", build.THREADS)
