@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmbert.model.config import ModelConfig
-from mmbert.model.encoder import Encoder, compile_model
+from mmbert.model.encoder import EVEN, Encoder, compile_model
 from mmbert.model.heads import MaskedLM
 from mmbert.packed import Packed
 
@@ -172,3 +172,25 @@ def test_a_document_of_8192_tokens_runs_forward_and_backward() -> None:
     packed = Packed.from_lists(documents(8192)).to()
     model(packed).square().mean().backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_training_in_bf16_rounds_up_the_number_of_tokens() -> None:
+    """Where each number would be compiled for: the text that is added is seen by nothing and gets no gradient."""
+    model = build().model
+    seen: list[int] = []
+    model.layers[0].register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    packed = Packed.from_lists(documents(9, 70, 31)).to()
+    with torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad():
+            wanted = model(packed)
+            wanted_first = model.forward_layers(packed, [2])[0]
+        found, (found_first,) = model(packed), model.forward_layers(packed, [2])
+    plain = model(packed)
+    assert seen == [110, 110, EVEN, EVEN, 110]
+    assert found.shape == plain.shape
+    torch.testing.assert_close(found, wanted, atol=0.03, rtol=0.03)
+    torch.testing.assert_close(found_first, wanted_first, atol=0.03, rtol=0.03)
+    found.square().sum().backward()
+    table = model.embeddings.tok_embeddings.weight.grad
+    assert table is not None
+    assert torch.equal(table.abs().sum(1).nonzero()[:, 0], packed.ids.unique())

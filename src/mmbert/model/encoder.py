@@ -29,6 +29,9 @@ from mmbert.model.weights import (
 )
 from mmbert.packed import Packed
 
+EVEN = 128
+"""Tokens of a batch come in multiples of so many where each number would be compiled for (``_evened``)."""
+
 
 class Encoder(nn.Module):
     """ModernBERT without a head. Fresh weights are drawn from torch's global generator.
@@ -76,14 +79,14 @@ class Encoder(nn.Module):
 
     def forward(self, packed: Packed, mix: Sequence[float] | Tensor | None = None) -> Tensor:
         """Return the final hidden states (T, h) of a batch, in the order of ``packed.ids``; ``mix`` as in run."""
-        return _restored(*self.run(packed, mix))
+        return _restored(*self.run(_evened(packed), mix))[: packed.tokens]
 
     def forward_layers(self, packed: Packed, layers: Sequence[int]) -> list[Tensor]:
         """Return for each number of layers what a model of the first so many returns, (T, h), all from one pass."""
         exits = dict.fromkeys(layers, torch.empty(0))
-        x, plan = self.run(packed, exits=exits)
+        x, plan = self.run(_evened(packed), exits=exits)
         exits[self.config.num_layers] = x
-        return [_restored(exits[count], plan) for count in layers]
+        return [_restored(exits[count], plan)[: packed.tokens] for count in layers]
 
     def run(
         self, packed: Packed, mix: Sequence[float] | Tensor | None = None, exits: dict[int, Tensor] | None = None
@@ -138,6 +141,23 @@ class Encoder(nn.Module):
         if self.linear_dtype is not None:
             return self.linear_dtype
         return self.final_norm.weight.dtype  # not the embedding's, which may be stored in 16 bits
+
+
+def _evened(packed: Packed) -> Packed:
+    """Return a batch with a text at its end that makes a multiple of ``EVEN`` tokens, where products are compiled anew.
+
+    oneDNN compiles bf16 products for every number of rows, which in training is another one at every step.
+    """
+    more = -packed.tokens % EVEN
+    if not more or not (torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")) or packed.adapters is not None:
+        return packed
+    given = packed.tensors(torch.device("cpu"))
+    end = given.offsets.new_tensor([given.tokens + more])
+    made = Packed(
+        torch.cat([given.ids, given.ids.new_zeros(more)]), torch.cat([given.offsets, end]), max(given.longest, more)
+    )
+    made.__dict__["lengths"] = [*packed.lengths, more]  # fills the cached property
+    return made
 
 
 def _restored(x: Tensor, plan: AttentionPlan) -> Tensor:
