@@ -3,8 +3,8 @@
 The step of a matrix is its averaged gradient made orthogonal: U Vᵀ of its singular value decomposition U S Vᵀ, near to
 which five Newton-Schulz iterations come (Jordan et al. 2024, kellerjordan.github.io/posts/muon; queries, keys and
 values are one matrix). It is scaled to the size of AdamW's steps (Liu et al., arXiv 2502.16982), so that learning rates
-of AdamW are a good beginning. Weights that are learned from nothing, such as a fresh student of ``distil``, need fewer
-tokens with it (docs/results/distil); little is known of it for weights that are tuned.
+of AdamW are a good beginning. It is for weights that are learned from nothing, such as a fresh student of ``distil``;
+little is known of it for weights that are tuned.
 
 The numbers are those of ``torch.optim.Muon``, which always iterates in bf16: where a processor emulates that, it takes
 fifty times as long as fp32, which is taken there.
