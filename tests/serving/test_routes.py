@@ -198,7 +198,9 @@ def test_token_classify(ask: Ask, folders: Path) -> None:
             (entity.label, entity.start, entity.end) for entity in expected
         ]
         assert all(text[item["start"] : item["end"]] == item["text"] for item in own)
-    assert ask("/token_classify", inputs=texts[0]) == found[0]
+    for alone, beside in zip(ask("/token_classify", inputs=texts[0]), found[0], strict=True):
+        # the head's product of few rows may round otherwise than that of many
+        assert alone == {**beside, "score": pytest.approx(beside["score"], abs=1e-6)}
     simple = ask("/token_classify", inputs=texts[0], strategy="simple")
     assert len(simple) == len(tagger(texts[0], strategy="simple"))
 
