@@ -44,19 +44,15 @@ class MuonAdamW(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Update every parameter that has a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        # The library's step on the other groups; the state of all is kept here, where checkpoints look for it.
+        self._adamw.param_groups = [group for group in self.param_groups if not group["muon"]]
+        self._adamw.state = self.state
+        loss: float | None = self._adamw.step(closure)
         for group in self.param_groups:
             if group["muon"]:
                 for weight in group["params"]:
                     if weight.grad is not None:
                         self._move(weight, group["lr"], group["weight_decay"])
-        # The library's step on the other groups; the state of all is kept here, where checkpoints look for it.
-        self._adamw.param_groups = [group for group in self.param_groups if not group["muon"]]
-        self._adamw.state = self.state
-        self._adamw.step()
         return loss
 
     def _move(self, weight: Tensor, lr: float, decay: float) -> None:

@@ -211,7 +211,7 @@ INLINE void product(const Matrix *m, const char *rows, const float *scales, int6
     const int64_t in = m->in * INPUT(kind); /* bytes of a row */
     const int64_t out = m->out * (then == ADD ? 4 : then == GATE ? 2 : HALF(kind) ? 2 : 4);
     const int64_t depth = then == ADD && DEPTH / WEIGHT(kind) < m->in ? DEPTH / WEIGHT(kind) : m->in;
-    words sums[TILE_ROWS * TILE_BLOCKS][WIDE];
+    words sums[TILES ? TILE_ROWS * TILE_BLOCKS : ROWS][WIDE];
     if (BY_TILES(kind)) begin_tiles(in);
     for (int64_t from = 0; from < m->in; from += depth, x = to)
         for (int64_t column = 0; column < m->out; column += COLUMNS) /* its weights stay near for all rows */
