@@ -34,6 +34,8 @@ from mmbert.model.attention import AttentionPlan, attend, plan_attention
 from mmbert.model.config import ModelConfig
 from mmbert.model.encoder import Encoder
 from mmbert.model.rope import Angles, angles
+from mmbert.native import library
+from mmbert.native.attention import HEAD_DIMS
 from mmbert.packed import Packed
 
 WINDOW = 128
@@ -111,7 +113,7 @@ def compare_models(options: argparse.Namespace) -> None:
     models = {}
     for precision in ("bf16", "int8"):
         for on in (True, False):
-            kernel.use(on)
+            library.use(on)
             models[precision, on] = copy.deepcopy(plain)
             apply_precision(models[precision, on], torch.device("cpu"), precision)
     print("\n| small | bf16 tokens/s | without the kernel | | int8 | without | |")
@@ -132,7 +134,7 @@ def compare_models(options: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--heads", type=int, default=6)
-    parser.add_argument("--head-dim", type=int, default=64, choices=kernel.HEAD_DIMS)
+    parser.add_argument("--head-dim", type=int, default=64, choices=HEAD_DIMS)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall")

@@ -22,8 +22,8 @@ from texts import Work
 
 from mmbert.inference.batching import run
 from mmbert.inference.embedder import Embedder
-from mmbert.inference.native import kernel
 from mmbert.inference.pooling import pool
+from mmbert.native import library
 from mmbert.packed import Packed
 
 transformers.utils.logging.disable_progress_bar()
@@ -53,9 +53,9 @@ class Ours:
     batch = "2,048 tokens"
 
     def __init__(self, setting: Setting, precision: str, *, from_text: bool = False, native: bool = True) -> None:
-        kernel.use(native)
+        library.use(native)
         self.embed = Embedder.load(setting.folder, device="cpu", precision=precision)
-        kernel.use(True)
+        library.use(True)
         self.from_text = from_text
 
     def __call__(self, work: Work) -> np.ndarray:

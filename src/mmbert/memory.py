@@ -1,10 +1,14 @@
-"""Memory that is free in this process, given back to the system."""
+"""Memory that is free in this process: given back to the system, or kept for the next step."""
 
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Callable
 from functools import cache
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+"""Numbers of malloc.h."""
 
 
 def give_back() -> None:
@@ -16,6 +20,18 @@ def give_back() -> None:
     trim = _trim()
     if trim is not None:
         trim(0)
+
+
+def keep_memory() -> None:
+    """Let the process keep what it frees, for the next step. On Linux with glibc; elsewhere nothing happens.
+
+    glibc maps every block of more than 32 MB anew and hands it back when it is freed: each step then waits for the
+    system to fill the same pages with zeros again, a tenth of its time on a CPU. The peak of memory is the same.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 @cache

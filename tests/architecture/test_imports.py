@@ -21,7 +21,7 @@ LAYERS = {
     "formatting": 0, "memory": 0, "trackers": 0, "version": 0,
     "recipe_file": 1, "recipe_errors": 1, "recipe_names": 1, "recipe_phases": 1, "recipe_schema": 1, "recipe_text": 1,
     "recipe": 1, "rope_scaling": 1,
-    "languages": 1, "hub_names": 1, "packed": 1, "metrics": 1, "words": 1, "cpu": 1, "device": 1,
+    "native": 1, "languages": 1, "hub_names": 1, "packed": 1, "metrics": 1, "words": 1, "cpu": 1, "device": 1,
     "model": 2, "tokenizer": 2, "data": 2, "start_model": 2,
     "training": 3, "surgery": 3, "inference": 3, "estimate": 3, "stores": 3,
     "finetuning": 4, "search": 4, "exporting": 4, "bulk": 4,

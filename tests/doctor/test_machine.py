@@ -7,7 +7,8 @@ import torch
 
 from mmbert import cpu
 from mmbert.doctor import machine
-from mmbert.inference.native import kernel, targets
+from mmbert.inference.native import kernel
+from mmbert.native import targets
 
 CPU = torch.device("cpu")
 

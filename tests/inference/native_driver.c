@@ -8,6 +8,8 @@
 #include <stdlib.h>
 
 #include "attention.c"
+#include "attention_grad.c"
+#include "fused.c"
 #include "layer.c"
 
 static void fail(const char *what) {
@@ -44,6 +46,27 @@ static Matrix matrix(FILE *file) {
     return m;
 }
 
+/* A function of training by its number, on a struct of pointers and what follows them; all buffers are written. */
+static void run_training(FILE *in, FILE *out) {
+    void *made[16];
+    int64_t sizes[16];
+    _Alignas(8) char given[512];
+    const int64_t function = number(in), pointers = number(in);
+    for (int64_t i = 0; i < pointers; i++) made[i] = buffer(in, sizes + i);
+    memcpy(given, made, (size_t)pointers * sizeof *made);
+    fetch(in, given + pointers * (int64_t)sizeof *made, (size_t)number(in));
+    switch (function) {
+        case 0: norm_forward((const Norm *)given, 1); break;
+        case 1: norm_backward((const Norm *)given, 1); break;
+        case 2: geglu_forward((const GeGLU *)given, 1); break;
+        case 3: geglu_backward((const GeGLU *)given, 1); break;
+        case 4: attend((const Batch *)given); break;
+        default: attend_backward((const Grad *)given);
+    }
+    for (int64_t i = 0; i < pointers; i++)
+        if (made[i] && fwrite(made[i], (size_t)sizes[i], 1, out) != 1) fail("output");
+}
+
 int main(int count, char **given) {
     const int32_t tiles = allow_tiles();
     if (count != 3) {
@@ -56,9 +79,15 @@ int main(int count, char **given) {
     if (!in || !out) fail("file");
     void *result;
     int64_t size, other;
-    if (number(in) == 0) {
+    const int64_t kernel = number(in);
+    if (kernel == 2) {
+        run_training(in, out);
+        if (fclose(out)) fail("output");
+        return 0;
+    }
+    if (kernel == 0) {
         Batch b;
-        b.qkv = buffer(in, &other), b.out = result = buffer(in, &size);
+        b.qkv = buffer(in, &other), b.out = result = buffer(in, &size), b.softmax = NULL;
         b.cos = buffer(in, &other), b.sin = buffer(in, &other), b.units = buffer(in, &other);
         b.scratch = buffer(in, &other);
         b.room = number(in), b.count = number(in), b.heads = number(in), b.threads = number(in);

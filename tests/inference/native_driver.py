@@ -6,15 +6,18 @@ import ctypes
 import os
 import struct
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mmbert.inference.native.kernel import Kernels, _Batch
+from mmbert.inference.native.kernel import Kernels
 from mmbert.inference.native.layer import KINDS, _Layer, _Matrix, _Rows
-from mmbert.inference.native.targets import SOURCES, Target
+from mmbert.native import fused
+from mmbert.native.attention import Batch, Grad
+from mmbert.native.targets import SOURCES, Target
 
 DRIVER = Path(__file__).with_name("native_driver.c")
 
@@ -33,7 +36,8 @@ class DrivenKernels(Kernels):
 
     def __init__(self, target: Target, command: Sequence[str], folder: Path, *, sanitized: bool) -> None:
         self.target, self.command, self.folder, self.sanitized = target, command, folder, sanitized
-        self.lanes, bf16_dot, self.columns, self.int8_zero, *largest, tiles = map(int, self._run().split())
+        lanes, bf16_dot, self.columns, self.int8_zero, *largest, tiles = map(int, self._run().split())
+        self.group = lanes * (2 if tiles else 1)
         self.bf16_dot, self.int8_largest, self.tiles = bool(bf16_dot), tuple(largest), bool(tiles)
         self.run_attention, self.run_layer = self._attention, self._layer
 
@@ -53,7 +57,7 @@ class DrivenKernels(Kernels):
         ctypes.memmove(to, result, size)
 
     def _attention(self, reference: Any) -> None:
-        b: _Batch = reference._obj
+        b: Batch = reference._obj
         units = torch.frombuffer(bytearray(ctypes.string_at(b.units, 32 * b.count)), dtype=torch.int64).view(-1, 4)
         tokens = int(units[:, 1].max())
         numbers, angles = tokens * b.heads * b.head_dim * (2 if b.bf16 else 4), 2 * tokens * b.head_dim
@@ -79,6 +83,62 @@ class DrivenKernels(Kernels):
             struct.pack("4q", r.room, r.tokens, r.block, r.threads),
         )  # fmt: skip
         self._call(struct.pack("q", 1) + b"".join(parts), r.to, size)
+
+
+FUNCTIONS = ("norm_forward", "norm_backward", "geglu_forward", "geglu_backward", "attend", "attend_backward")
+
+
+class DrivenFunctions:
+    """The functions that training calls, each call of which is a run of the driver."""
+
+    def __init__(self, kernels: DrivenKernels) -> None:
+        self.kernels = kernels
+
+    def __getattr__(self, name: str) -> Callable[[Any, Any], None]:
+        return partial(self._call, FUNCTIONS.index(name))
+
+    def _call(self, function: int, reference: Any, _threads: Any = None) -> None:
+        given = reference._obj
+        names = [name for name, kind in given._fields_ if kind is ctypes.c_void_p]
+        sizes = {name: _size(given, name) for name in names if getattr(given, name)}
+        last = bytes(given)[8 * len(names) :]
+        parts = [_buffer(getattr(given, name), sizes[name]) if name in sizes else _NULL for name in names]
+        head, tail = struct.pack("3q", 2, function, len(names)), struct.pack("q", len(last)) + last
+        files = self.kernels.folder / "given", self.kernels.folder / "written"
+        files[0].write_bytes(head + b"".join(parts) + tail)
+        self.kernels._run(*files)
+        written = files[1].read_bytes()
+        assert len(written) == sum(sizes.values())
+        for name, size in sizes.items():
+            ctypes.memmove(getattr(given, name), written[:size], size)
+            written = written[size:]
+
+
+def _size(given: Any, name: str) -> int:
+    """Return the bytes of a buffer of fused.c, attention.c or attention_grad.c."""
+    number = 2 if given.bf16 else 4
+    if isinstance(given, Batch | Grad):
+        return _attention_size(given, name, number)
+    if isinstance(given, fused._GeGLU):
+        return int(given.rows * given.width * number * (2 if name in ("x", "x_grad") else 1))
+    rows = {"weight": 1, "weight_grad": -(-given.rows // given.piece)}.get(name, given.rows)
+    if name == "moments":
+        return int(8 * rows)
+    return int(rows * given.width * (number if name in ("added", "normed", "normed_grad", "added_grad") else 4))
+
+
+def _attention_size(given: Batch | Grad, name: str, number: int) -> int:
+    row, last = given.heads * given.head_dim, 4 if isinstance(given, Batch) else 2
+    listed = 8 * last * given.count
+    borders = given.units if isinstance(given, Batch) else given.documents
+    tokens = max(struct.unpack(f"{listed // 8}q", ctypes.string_at(borders, listed))[1::last])
+    sizes = {
+        "softmax": 8 * tokens * given.heads, "scratch": given.threads * given.room,
+        **dict.fromkeys(("units", "documents"), listed),
+        **dict.fromkeys(("cos", "sin"), 2 * tokens * given.head_dim),
+        **dict.fromkeys(("qkv", "qkv_grad"), 3 * tokens * row * number),
+    }  # fmt: skip
+    return int(sizes.get(name, tokens * row * number))
 
 
 _NULL = struct.pack("2q", -1, 0)

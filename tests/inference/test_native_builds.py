@@ -14,11 +14,13 @@ import pytest
 import torch
 from native_targets import built
 
-from mmbert.inference.native import build, kernel, layer, targets
+from mmbert.inference.native import kernel, layer
 from mmbert.inference.native.kernel import Kernels
-from mmbert.inference.native.targets import SOURCES, TARGETS, Target
 from mmbert.model.attention import Group
 from mmbert.model.rope import angles
+from mmbert.native import attention, build, fused, library
+from mmbert.native.library import Library
+from mmbert.native.targets import SOURCES, TARGETS, Target
 
 X86 = {target.name: target for target in TARGETS if target.name != "neon"}
 
@@ -74,8 +76,12 @@ def test_processors_with_less(name: str, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     target, more = LESS[name]
     needs_target(target, *more)
-    kernels = kernel._kernels(target)
+    found = library.load(target)
+    assert isinstance(found, Library)
+    kernels = kernel._kernels(found)
     assert isinstance(kernels, Kernels)
+    assert fused._right(found)
+    assert attention._right(found)
     assert not kernels.bf16_dot
     assert kernels.int8_largest == ((63, 63) if name == "avx512 without bf16 and VNNI" else (127, 127))
     assert all(layer._right(kernels, used) for used in layer.KINDS)
@@ -86,13 +92,13 @@ def test_tiles_that_linux_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     needs("gcc")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # a library of its own, with its own answer of Linux
     needs_target(X86["amx"])
-    library = build.load_library(SOURCES, X86["amx"].all_flags())
-    monkeypatch.setattr(library, "allow_tiles", lambda: 0)
-    kernels = Kernels(X86["amx"], library)
+    functions = build.load_library(SOURCES, X86["amx"].all_flags())
+    monkeypatch.setattr(functions, "allow_tiles", lambda: 0)
+    kernels = Kernels(Library(X86["amx"], functions, lanes=16, bf16=True, tiles=False))
     assert not kernels.tiles
-    assert not ctypes.c_int32.in_dll(library, "tiles_allowed").value
+    assert not ctypes.c_int32.in_dll(functions, "tiles_allowed").value
     assert all(layer._right(kernels, used) for used in layer.KINDS)
-    assert all(kernel._agrees(kernels, dim, 8, torch.bfloat16) for dim in kernel.HEAD_DIMS)
+    assert all(kernel._agrees(kernels, dim, 8, torch.bfloat16) for dim in attention.HEAD_DIMS)
 
 
 @pytest.mark.parametrize("threads", build.THREADS)
@@ -107,11 +113,13 @@ def test_the_same_numbers_by_any_compiler(
     for target in X86.values():
         if target.missing():
             continue
-        try:
-            kernels = Kernels(target, build.load_library(targets.SOURCES, target.all_flags()))
-        except build.NoLibrary:
+        found = library.load.__wrapped__(target)
+        if isinstance(found, str):
             assert threads == "-fopenmp"
             pytest.skip(f"{compiler} has no OpenMP")
+        kernels = Kernels(found)
+        assert fused._right(found)
+        assert attention._right(found)
         assert kernel._agrees(kernels, 64, 8, torch.float32)
         assert all(layer._right(kernels, used) for used in layer.KINDS)
         x = torch.randn(500, 3, 2, 64)

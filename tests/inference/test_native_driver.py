@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from native_driver import DrivenKernels, compile_driver
+from native_driver import DrivenFunctions, DrivenKernels, compile_driver
 from native_oracles import (
     attend,
     bound,
@@ -30,7 +30,9 @@ from native_oracles import (
 )
 
 from mmbert.inference.native.layer import KINDS, NativeLayer
-from mmbert.inference.native.targets import TARGETS, Target
+from mmbert.native import attention, fused, library
+from mmbert.native.library import Library
+from mmbert.native.targets import TARGETS, Target
 
 LENGTHS = (1, 2, 63, 64, 65, 66, 127, 128, 129, 130, 600)
 
@@ -116,3 +118,28 @@ def test_layers(kernels: DrivenKernels, used: str, index: int) -> None:
 
 def test_int8_cannot_saturate(kernels: DrivenKernels) -> None:
     assert largest_products_are_whole(kernels)
+
+
+@pytest.fixture
+def in_training(kernels: DrivenKernels, monkeypatch: pytest.MonkeyPatch) -> Library:
+    lanes, functions = kernels.group // (2 if kernels.tiles else 1), DrivenFunctions(kernels)
+    found = Library(kernels.target, functions, lanes, kernels.bf16_dot, kernels.tiles)  # type: ignore[arg-type]
+    monkeypatch.setattr(library, "find", lambda: found)
+    return found
+
+
+def test_between_products(in_training: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LayerNorm and GeGLU, forward and backward, of fewer rows than a piece and of more."""
+    assert fused._right.__wrapped__(in_training)
+    monkeypatch.setattr(fused, "PIECE", 2)
+    assert fused._right.__wrapped__(in_training)
+
+
+@pytest.mark.parametrize("head_dim", [32, 64])
+def test_gradients_of_attention(kernels: DrivenKernels, in_training: Library, head_dim: int) -> None:
+    together = LENGTHS if kernels.sanitized else EMULATED[:4]
+    alone = [(length,) for length in together if kernels.sanitized]
+    for dtype in {torch.float32, kernels.dtype(torch.bfloat16)}:
+        for lengths in [*alone, together]:
+            for half in (0, 64, max(lengths)):
+                assert attention._agrees(dtype, head_dim, half, lengths)

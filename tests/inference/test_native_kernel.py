@@ -24,12 +24,13 @@ from sentence_folders import TEXTS, write_model
 from mmbert.errors import ConfigError
 from mmbert.inference.embedder import Embedder
 from mmbert.inference.int8 import Int8Layer
-from mmbert.inference.native import build, kernel, targets
+from mmbert.inference.native import kernel
 from mmbert.inference.native.kernel import Kernels
 from mmbert.inference.onednn_layers import OneDnnLayer
 from mmbert.inference.precision import apply_precision
 from mmbert.model.config import ModelConfig
 from mmbert.model.encoder import Encoder
+from mmbert.native import build, library, targets
 from mmbert.packed import Packed
 from mmbert.tokenizer.tokenizer import Tokenizer
 
@@ -55,7 +56,7 @@ FLAGS = next(iter(BUILT.values())).target.all_flags() if BUILT else ()
 @pytest.fixture(autouse=True)
 def switched_on() -> Iterator[None]:
     yield
-    kernel.use(True)
+    library.use(True)
 
 
 LENGTHS = st.lists(st.sampled_from([1, 2, 5, 6, 7, 15, 16, 17, 63, 64, 65, 128, 129, 130, 500]), min_size=1, max_size=5)
@@ -169,7 +170,7 @@ def packed() -> Packed:
 
 
 def settled(plain: Encoder, used: str, *, on: bool) -> Encoder:
-    kernel.use(on)
+    library.use(on)
     made = copy.deepcopy(plain)
     apply_precision(made, CPU, used)
     assert all(bool(layer.native) is on for layer in made.layers)  # type: ignore[union-attr]
@@ -194,7 +195,7 @@ def test_a_whole_encoder_in_int8(packed: Packed) -> None:
     plain = encoder(2)
     states = []
     for on in (True, False):
-        kernel.use(on)
+        library.use(on)
         made = copy.deepcopy(plain)
         made.layers = torch.nn.ModuleList(Int8Layer(layer, compiled=False) for layer in plain.layers)  # type: ignore[arg-type]
         with torch.inference_mode():
@@ -212,10 +213,10 @@ def test_other_heads_stay_with_torch() -> None:
 
 
 def test_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    kernel.use(False)
+    library.use(False)
     assert kernel.describe() == "torch: the native kernels are switched off"
     assert not kernel.ready(64)
-    kernel.use(True)
+    library.use(True)
     monkeypatch.setenv("MMBERT_NATIVE", "0")
     assert not kernel.ready(64)
 

@@ -21,6 +21,7 @@ from mmbert.inference.native.kernel import Kernels
 from mmbert.inference.native.layer import NativeLayer
 from mmbert.inference.onednn_layers import OneDnnLayer
 from mmbert.model.layers import Layer
+from mmbert.native import library
 from mmbert.packed import Packed
 
 CPU = torch.device("cpu")
@@ -38,7 +39,7 @@ NEAR = {"fp32": (0, 3e-6), "bf16": (1e-4, 0.03), "int8": (1e-3, 0.06)}
 @pytest.fixture(autouse=True)
 def switched_on() -> Iterator[None]:
     yield
-    kernel.use(True)
+    library.use(True)
 
 
 @by_all
@@ -52,7 +53,7 @@ def test_nearer_than_torchs_layers(kernels: Kernels, index: int, inner: int, use
     lengths = [3, 40, 200]
     x = rows(sum(lengths)) * 3
     dtype = torch.float32 if used == "fp32" else torch.bfloat16
-    kernel.use(False)
+    library.use(False)
     theirs = Int8Layer(layer, compiled=False) if used == "int8" else OneDnnLayer(layer, dtype)
     wanted = run(layer, x, lengths)
     mine, torchs = (
@@ -183,7 +184,7 @@ def test_all_precisions_are_native_until_switched_off() -> None:
     layer = encoder(shape()).layers[0]
     assert isinstance(layer, Layer)
     assert all(native.ready(layer, name) for name in native.KINDS)
-    kernel.use(False)
+    library.use(False)
     assert not native.ready(layer, "fp32")
 
 

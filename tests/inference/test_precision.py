@@ -28,6 +28,7 @@ from mmbert.inference.precision import HalfLinear, apply_precision, choose
 from mmbert.model.config import ModelConfig
 from mmbert.model.encoder import Encoder
 from mmbert.model.rope import angles, rotate
+from mmbert.native import library
 from mmbert.packed import Packed
 
 CPU = torch.device("cpu")
@@ -36,16 +37,16 @@ CPU = torch.device("cpu")
 @pytest.fixture(params=["native", "torch"])
 def who(request: pytest.FixtureRequest) -> Iterator[str]:
     """Who computes in bf16 and int8 (torch in both, where nothing native can be built)."""
-    kernel.use(request.param == "native")
+    library.use(request.param == "native")
     yield request.param
-    kernel.use(True)
+    library.use(True)
 
 
 @pytest.fixture
 def torch_alone() -> Iterator[None]:
-    kernel.use(False)
+    library.use(False)
     yield
-    kernel.use(True)
+    library.use(True)
 
 
 @pytest.fixture(scope="module")

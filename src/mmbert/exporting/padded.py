@@ -61,8 +61,7 @@ class PaddedEncoder(nn.Module):
             assert isinstance(layer, Layer), "an encoder in precision plain"
             if self.mix is not None:
                 mixed = x * self.mix[index] if mixed is None else mixed + x * self.mix[index]
-            x = x + _attend(layer, x, local if layer.local else whole, cos_sin[layer.local])
-            x = x + layer.feed_forward(x)
+            x = layer.feed_forward(x, _attend(layer, x, local if layer.local else whole, cos_sin[layer.local]))
         x = encoder.final_norm(x)
         return x if self.mix is None or mixed is None else mixed + x * self.mix[-1]
 

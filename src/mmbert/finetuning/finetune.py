@@ -43,6 +43,7 @@ from mmbert.files import is_main_process, publish_folder, read_json, write_json
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.hub import check_upload, upload
 from mmbert.locks import lock_folder
+from mmbert.memory import keep_memory
 from mmbert.recipe_file import refuse_changes
 
 log = logging.getLogger(__name__)
@@ -126,6 +127,7 @@ def _train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[Any]) -> Fi
         if error.name is not None and extra_of(error.name):
             raise MissingExtra(error.name, "finetune") from error
         raise
+    keep_memory()
     result: FinetuneResult = module.train(recipe, folder, callbacks)
     return result
 

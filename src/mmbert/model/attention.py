@@ -50,6 +50,11 @@ class Group:
         return self.documents * self.length
 
 
+def lengths(groups: tuple[Group, ...]) -> tuple[int, ...]:
+    """Return the length of each document."""
+    return tuple(group.length for group in groups for _ in range(group.documents))
+
+
 @dataclass(frozen=True)
 class Band:
     """The long documents of a local layer, last in the batch; ``mask`` is (blocks, 1, BLOCK, BLOCK + 2 w)."""

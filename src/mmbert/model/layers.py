@@ -12,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmbert.model.attention import AttentionPlan, attend
+from mmbert.model.attention import AttentionPlan, attend, lengths
 from mmbert.model.config import ModelConfig
 from mmbert.model.rope import Angles, rotate
+from mmbert.native import attention as native
+from mmbert.native import fused
 
 
 class Linear(nn.Linear):
@@ -34,6 +36,16 @@ class Embedding(nn.Embedding):
 def layer_norm(config: ModelConfig) -> nn.LayerNorm:
     """Return a LayerNorm without bias."""
     return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=False)
+
+
+def add_norm(norm: nn.Module, x: Tensor, added: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return x + ``added``, and its norm as the next product takes it: in autocast's type where that is the same."""
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    fits = x.dtype == torch.float32 and x.dim() == 2 and (added is None or added.dtype == dtype)
+    if fits and isinstance(norm, nn.LayerNorm) and fused.ready(x, x.shape[1], dtype):
+        return fused.add_norm(x, added, norm.weight, norm.eps, dtype)
+    total = x if added is None else x + added
+    return total, norm(total)
 
 
 class Embeddings(nn.Module):
@@ -68,9 +80,14 @@ class Attention(nn.Module):
         """(T, h) -> (T, h)."""
         # Rows of Wqkv: all queries, all keys, all values, each by head.
         qkv = self.Wqkv(x).view(x.shape[0], 3, -1, self.head_dim)
-        q, k, v = rotate(qkv, cos_sin, plan.dtype)
-        # Attention may have run in another type (fp32 on a CPU); Wo takes the type of the other products.
-        out: Tensor = self.Wo(attend(q, k, v, plan, local=self.local).flatten(1).to(qkv.dtype))
+        if plan.offsets is None and native.ready(qkv):
+            half = plan.half if self.local else plan.longest
+            attended = native.attend(qkv, cos_sin.cos, cos_sin.sin, lengths(plan.whole), half)
+        else:
+            q, k, v = rotate(qkv, cos_sin, plan.dtype)
+            attended = attend(q, k, v, plan, local=self.local)
+        # torch's attention may run in another type (fp32 on a CPU); Wo takes the type of the other products.
+        out: Tensor = self.Wo(attended.flatten(1).to(qkv.dtype))
         return F.dropout(out, self.dropout, self.training) if self.dropout else out
 
 
@@ -86,8 +103,12 @@ class GeGLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(T, h) -> (T, h)."""
         # The first half is activated, as in Hugging Face: swapped halves load without an error and compute nonsense.
-        activated, gate = self.Wi(x).chunk(2, dim=-1)
-        inner = F.gelu(activated) * gate
+        wide = self.Wi(x)
+        activated, gate = wide.chunk(2, dim=-1)
+        if wide.dim() == 2 and fused.ready(wide, activated.shape[1], wide.dtype):
+            inner = fused.geglu(wide)
+        else:
+            inner = F.gelu(activated) * gate
         if self.dropout:
             inner = F.dropout(inner, self.dropout, self.training)
         out: Tensor = self.Wo(inner)
@@ -108,13 +129,14 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, plan: AttentionPlan, cos_sin: Angles) -> Tensor:
         """(T, h) -> (T, h), fp32."""
-        # fp32 + bf16 is fp32: the stream never leaves fp32.
-        x = x + self.attn(self.attn_norm(x), plan, cos_sin)
-        return x + self.feed_forward(x)
+        x, normed = add_norm(self.attn_norm, x)
+        return self.feed_forward(x, self.attn(normed, plan, cos_sin))
 
-    def feed_forward(self, x: Tensor) -> Tensor:
-        """Return mlp(norm(x)), the part that ``compile_model`` compiles."""
-        out: Tensor = self.mlp(self.mlp_norm(x))
+    def feed_forward(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Return y + mlp(norm(y)) of y = x + ``attended``, the part that ``compile_model`` compiles."""
+        # fp32 + bf16 is fp32: the stream never leaves fp32. Sums of two types are slow on a CPU.
+        x, normed = add_norm(self.mlp_norm, x, attended)
+        out: Tensor = x + self.mlp(normed).to(x.dtype)
         return out
 
     def compile_feed_forward(self, backend: str) -> None:

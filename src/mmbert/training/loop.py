@@ -17,6 +17,7 @@ from mmbert.data.permute import key_of
 from mmbert.data.steps import Step
 from mmbert.device import autocast
 from mmbert.errors import Spike
+from mmbert.memory import keep_memory
 from mmbert.model.heads import MaskedLM
 from mmbert.packed import Packed
 from mmbert.training import spike
@@ -26,7 +27,7 @@ from mmbert.training.loss_scale import loss_scaler, move, overflowed, scaler_sta
 from mmbert.training.metrics_log import Meters
 from mmbert.training.optim import StableAdamW, gradient_norm
 from mmbert.training.phase_context import PhaseContext
-from mmbert.training.process_state import garbage_by_hand, keep_memory, own_random_numbers, sigterm
+from mmbert.training.process_state import garbage_by_hand, own_random_numbers, sigterm
 from mmbert.training.saver import Saver
 from mmbert.training.schedule import learning_rate
 

@@ -1,22 +1,14 @@
-"""State of the process that the loop changes and restores: SIGTERM, torch's random numbers, the garbage collector.
-
-One change stays: when the C library returns memory to the system.
-"""
+"""State of the process that the loop changes and restores: SIGTERM, torch's random numbers, the garbage collector."""
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-"""Numbers of malloc.h."""
 
 
 @contextmanager
@@ -56,15 +48,3 @@ def garbage_by_hand() -> Iterator[None]:
         gc.unfreeze()
         if was_on:
             gc.enable()
-
-
-def keep_memory() -> None:
-    """Let the process keep what it frees, for the next step. On Linux with glibc; elsewhere nothing happens.
-
-    glibc maps every block of more than 32 MB anew and hands it back when it is freed: each step then waits for the
-    system to fill the same pages with zeros again, a tenth of its time on a CPU. The peak of memory is the same.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

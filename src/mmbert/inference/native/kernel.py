@@ -3,7 +3,7 @@
 They are used if the processor has the instructions of a target (``targets.py``), a C compiler is installed (or was at
 the first use), heads have 32 or 64 dimensions, and a first small case agrees with torch. If anything is missing, torch
 computes and :func:`describe` says why. ``MMBERT_NATIVE`` in the environment names a target, or 0 for none;
-:func:`use` switches the kernels off.
+:func:`mmbert.native.library.use` switches the kernels off.
 
 Shapes: ``T`` tokens, ``H`` heads, ``D`` head dimension.
 """
@@ -12,42 +12,26 @@ from __future__ import annotations
 
 import ctypes
 import logging
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmbert.inference.native import targets
-from mmbert.inference.native.build import NoLibrary, load_library
-from mmbert.inference.native.targets import SOURCES, Target
-from mmbert.model.attention import AttentionPlan, Group
+from mmbert.model.attention import AttentionPlan, Group, lengths
 from mmbert.model.rope import Angles, angles, rotate
+from mmbert.native import attention, library
+from mmbert.native.attention import HEAD_DIMS
+from mmbert.native.library import Library
 
 log = logging.getLogger(__name__)
-
-HEAD_DIMS = (32, 64)
-
-QUERIES = 768
-"""Queries of a work item at most: enough to make packing its keys cheap, few enough to keep all cores busy."""
-
-_used = True
-
-
-class _Batch(ctypes.Structure):
-    """``Batch`` of attention.c."""
-
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("qkv", "out", "cos", "sin", "units", "scratch")),
-        *((name, ctypes.c_int64) for name in ("room", "count", "heads", "threads", "half", "head_dim", "bf16")),
-    )
 
 
 class Kernels:
     """A target's compiled functions.
 
-    lanes         numbers of 32 bits in a register: keys come in groups of so many
+    group         keys that attention takes together
     bf16_dot      it multiplies bf16; without, bf16 is only how weights are kept, and attention is fp32
     columns       of a matrix, that are multiplied together
     int8_zero     what is added to inputs of int8, where instructions take unsigned ones
@@ -55,14 +39,13 @@ class Kernels:
     tiles         it multiplies bf16 and int8 by AMX
     """
 
-    def __init__(self, target: Target, library: ctypes.CDLL) -> None:
-        self.target, self.library = target, library
-        self.lanes, bf16_dot = (ctypes.c_int32 * 2).in_dll(library, "attention_traits")
-        self.columns, self.int8_zero, *int8_largest = (ctypes.c_int32 * 4).in_dll(library, "layer_traits")
-        self.bf16_dot, self.int8_largest = bool(bf16_dot), tuple(int8_largest)
-        self.tiles = bool(library.allow_tiles())
-        self.run_attention, self.run_layer = library.attend, library.run_layer
-        self.run_attention.restype = self.run_layer.restype = None
+    def __init__(self, found: Library) -> None:
+        functions = found.functions
+        self.target, self.library, self.bf16_dot, self.tiles = found.target, functions, found.bf16, found.tiles
+        self.group = found.group
+        self.columns, self.int8_zero, *int8_largest = (ctypes.c_int32 * 4).in_dll(functions, "layer_traits")
+        self.int8_largest = tuple(int8_largest)
+        self.run_attention, self.run_layer = functions.attend, functions.run_layer
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Kernels:
         return self  # of layers that are copied: there is one library in a process
@@ -78,34 +61,17 @@ class Kernels:
         cos_sin  cosines and sines (T, 1, D / 2) fp32
         Returns (T, H, D) in the type of ``qkv``.
         """
-        return self._attend(qkv.contiguous(), cos_sin, plan.whole, half=plan.half if local else plan.longest)
+        return self._attend(qkv, cos_sin, plan.whole, half=plan.half if local else plan.longest)
 
     def _attend(self, qkv: Tensor, cos_sin: Angles, groups: tuple[Group, ...], *, half: int) -> Tensor:
         assert qkv.dtype in (torch.float32, self.dtype(torch.bfloat16))
-        units, widest = _units(groups, half)
-        tokens, _, heads, head_dim = qkv.shape
-        threads = torch.get_num_threads()
-        group = self.lanes * (2 if self.tiles else 1)
-        room = -(-widest // group) * group * head_dim * 2 * qkv.itemsize  # keys and values
-        scratch = qkv.new_empty(threads * room, dtype=torch.uint8)  # torch aligns to 64 bytes
-        out = qkv.new_empty(tokens, heads, head_dim)
-        cos, sin = (part.contiguous() for part in cos_sin)
-        pointers = (tensor.data_ptr() for tensor in (qkv, out, cos, sin, units, scratch))
-        bf16 = qkv.dtype == torch.bfloat16
-        self.run_attention(ctypes.byref(_Batch(*pointers, room, len(units), heads, threads, half, head_dim, bf16)))
-        return out
-
-
-def use(on: bool) -> None:
-    """Switch the kernels on or off for models that are loaded afterwards."""
-    global _used
-    _used = on
+        return attention.forward(self.run_attention, self.group, qkv, (*cos_sin,), lengths(groups), half)
 
 
 def find() -> Kernels | str:
     """Return the kernels of this processor, or why there are none. The first call builds them."""
-    target = targets.choose() if _used else "the native kernels are switched off"
-    return target if isinstance(target, str) else _kernels(target)
+    found = library.find()
+    return found if isinstance(found, str) else _kernels(found)
 
 
 def ready(head_dim: int) -> Kernels | None:
@@ -125,28 +91,10 @@ def describe() -> str:
     return f"native kernels ({names}), built by {built_by.decode()}{speed}"
 
 
-@lru_cache(maxsize=4)
-def _units(groups: tuple[Group, ...], half: int) -> tuple[Tensor, int]:
-    """Return (N, 4) borders of the queries of each work item and of the keys they see, and the most keys of one."""
-    units, start = [], 0
-    for group in groups:
-        for _ in range(group.documents):
-            end = start + group.length
-            for begin in range(start, end, QUERIES):
-                stop = min(begin + QUERIES, end)
-                # a query sees half a window on either side, and nothing beyond its own document
-                units.append((begin, stop, max(begin - half, start), min(stop + half, end)))
-            start = end
-    return torch.tensor(units, device="cpu"), max(last - first for _, _, first, last in units)
-
-
 @cache
-def _kernels(target: Target) -> Kernels | str:
-    """Return a target's kernels, or why there are none."""
-    try:
-        kernels = Kernels(target, load_library(SOURCES, target.all_flags()))
-    except NoLibrary as error:
-        return str(error)
+def _kernels(found: Library) -> Kernels | str:
+    """Return the kernels of a library, or why there are none."""
+    kernels = Kernels(found)
     dtypes = {torch.float32, kernels.dtype(torch.bfloat16)}
     if not all(_agrees(kernels, dim, half, dtype) for dim in HEAD_DIMS for half in (8, 100) for dtype in dtypes):
         log.warning("the native attention kernel gives wrong numbers here and is left out: please report it")

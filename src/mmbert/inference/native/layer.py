@@ -30,6 +30,7 @@ from mmbert.model.config import ModelConfig
 from mmbert.model.init import init_weights
 from mmbert.model.layers import Layer
 from mmbert.model.rope import Angles, angles
+from mmbert.native.attention import HEAD_DIMS
 from mmbert.packed import Packed
 
 log = logging.getLogger(__name__)
@@ -183,7 +184,7 @@ def ready(layer: Layer, precision: str) -> Kernels | None:
     return kernels if fits else None
 
 
-def usable(precision: str, head_dim: int = kernel.HEAD_DIMS[0]) -> Kernels | None:
+def usable(precision: str, head_dim: int = HEAD_DIMS[0]) -> Kernels | None:
     """Return the kernels if layers of fitting widths run by layer.c here."""
     kernels = kernel.ready(head_dim)
     return kernels if kernels and _right(kernels, precision) else None

@@ -30,6 +30,7 @@ typedef struct {
 typedef struct {
     const void *qkv;         /* (T, 3, H, D) bf16 or fp32 */
     void *out;               /* (T, H, D) the same */
+    float *softmax;          /* (T, H, 2) largest score, for powers of 2, and sum of each query; NULL: not wanted */
     const float *cos, *sin;  /* (T, D / 2) */
     const Unit *units;       /* (count,) */
     char *scratch;           /* (threads, room) bytes, aligned to 64: keys and values of a unit */
@@ -226,11 +227,12 @@ INLINE void answer(const Batch *b, const Unit *p, int64_t h, int64_t q, const wo
         if (tiles) weigh_tiles(weights, row * sizeof *weights, (const char *)at, (float *)out, D, n);
         else for (int g = 0; g < D / LANES; g += PANEL(D), at += panel) weigh(weights, at, out, g, D, n, bf16);
     }
-    for (int r = 0; r < rows && q + r < p->end; r++)
-        EACH(g, D / LANES) {
-            const floats mean = out[r][g] / all(sum_of(sum[r]));
-            store_numbers(b->out, ((q + r) * b->heads + h) * D + g * LANES, mean, bf16);
-        }
+    for (int r = 0; r < rows && q + r < p->end; r++) {
+        const int64_t at = (q + r) * b->heads + h;
+        const float total = sum_of(sum[r]);
+        if (b->softmax) b->softmax[2 * at] = largest[r], b->softmax[2 * at + 1] = total;
+        EACH(g, D / LANES) store_numbers(b->out, at * D + g * LANES, out[r][g] / all(total), bf16);
+    }
 }
 
 INLINE void work(const Batch *b, const Unit *p, int64_t h, words *scratch, int D, int bf16, int tiles) {

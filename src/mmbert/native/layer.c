@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "lanes.h"
+#include "rows.h"
 #include "threads.h"
 #include "tiles.h"
 
@@ -71,30 +72,10 @@ typedef enum { STORE, GATE, ADD } Then;
 #define BY_TILES(kind) (tiles_allowed && (kind) != FP32)
 #define AT_ONCE(kind) (BY_TILES(kind) ? TILE_ROWS * TILE_BLOCKS : TOGETHER(kind))
 
-/* GELU, exact: erf by Abramowitz and Stegun 7.1.26, within 1.5e-7. */
-INLINE floats gelu(floats x, int exact) {
-    const floats size = magnitude(x);
-    const floats t = reciprocal(multiply_add(size, all(0.3275911f * 0.70710678f), all(1)));
-    floats p = all(1.061405429f / 2);
-    p = multiply_add(p, t, all(-1.453152027f / 2));
-    p = multiply_add(p, t, all(1.421413741f / 2));
-    p = multiply_add(p, t, all(-0.284496736f / 2));
-    p = multiply_add(p, t, all(0.254829592f / 2));
-    const floats tail = p * t * power(x * x * all(-0.5f * 1.44269504f), exact); /* (1 - erf(|x| / sqrt 2)) / 2 */
-    return larger(x, all(0)) - size * tail;
-}
-
 /* LayerNorm of a row. */
 INLINE void norm(const float *x, const float *weight, float eps, float *to, int64_t n) {
-    floats sum = all(0), squares = sum;
-    for (int64_t i = 0; i < n; i += LANES) sum += load(x + i);
-    const floats mean = all(sum_of(sum) / (float)n);
-    for (int64_t i = 0; i < n; i += LANES) {
-        const floats centred = load(x + i) - mean;
-        squares = multiply_add(centred, centred, squares);
-    }
-    const floats factor = all(1) / root(all(sum_of(squares) / (float)n + eps));
-    for (int64_t i = 0; i < n; i += LANES) store(to + i, (load(x + i) - mean) * factor * load(weight + i));
+    const Moments m = moments(x, eps, n);
+    for (int64_t i = 0; i < n; i += LANES) store(to + i, (load(x + i) - m.mean) * m.factor * load(weight + i));
 }
 
 /* A row as matrices take it; int8 is at most INT8_LARGEST, and INT8_ZERO is added. Returns what that counts in. */

@@ -1,4 +1,4 @@
-"""What the loop changes around itself, seen from outside, in a process of its own."""
+"""Memory that a process keeps, seen from outside, in a process of its own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 FAULTS = """
 import resource, torch
-from mmbert.training.process_state import keep_memory
+from mmbert.memory import keep_memory
 if {keep}:
     keep_memory()
 torch.ones(2**24)
