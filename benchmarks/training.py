@@ -31,6 +31,7 @@ import torch
 from transformers import ModernBertConfig, ModernBertForMaskedLM
 
 from mmbert import cpu
+from mmbert.memory import keep_memory
 from mmbert.model.config import ModelConfig
 from mmbert.model.count import flops_per_token
 from mmbert.model.heads import MaskedLM
@@ -38,7 +39,6 @@ from mmbert.model.weights import config_to_hf
 from mmbert.packed import Packed
 from mmbert.training.loss import loss_sum
 from mmbert.training.optim import StableAdamW, parameter_groups
-from mmbert.training.process_state import keep_memory
 from mmbert.training.run_folder import choose_precision
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}

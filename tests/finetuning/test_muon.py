@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,7 +72,7 @@ def test_it_is_torchs_muon_and_adamw(bf16: bool, monkeypatch: pytest.MonkeyPatch
 
 def test_a_step_is_nearly_orthogonal() -> None:
     matrix = torch.randn(40, 12, generator=torch.Generator().manual_seed(0))
-    found = torch.linalg.svdvals(orthogonal(matrix))
+    found = torch.linalg.svdvals(orthogonal(matrix).float())
     assert found.min() > 0.6
     assert found.max() < 1.3
     assert torch.isfinite(orthogonal(torch.zeros(4, 4))).all()
@@ -89,6 +90,27 @@ def test_it_goes_on_from_its_state() -> None:
     _steps(stopped, [again], 3, first=3)
     for (name, own), other in zip(whole.named_parameters(), stopped.parameters(), strict=True):
         assert torch.equal(own, other), name
+
+
+def _train_as(rank: int, world: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    if world > 1:
+        torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=world)
+    torch.manual_seed(0)
+    model = _Model()
+    _steps(model, [MuonAdamW(_adamw(model), matrices_of_layers(model))], 3)
+    torch.save(model.state_dict(), folder / f"{rank}-of-{world}")
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_share_the_work_and_find_the_same(world: int, tmp_path: Path) -> None:
+    """Also more processes than there are matrices."""
+    for ranks in (1, world):
+        torch.multiprocessing.spawn(_train_as, (ranks, tmp_path), ranks)  # type: ignore[no-untyped-call]
+    alone, *others = (torch.load(path, weights_only=True) for path in sorted(tmp_path.glob("*-of-*")))
+    assert len(others) == world
+    for name, weight in alone.items():
+        assert all(torch.equal(weight, other[name]) for other in others), name
 
 
 def test_a_scheduler_sees_every_group() -> None:
