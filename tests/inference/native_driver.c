@@ -11,6 +11,7 @@
 #include "attention_grad.c"
 #include "fused.c"
 #include "layer.c"
+#include "softmax.c"
 
 static void fail(const char *what) {
     perror(what);
@@ -61,7 +62,8 @@ static void run_training(FILE *in, FILE *out) {
         case 2: geglu_forward((const GeGLU *)given, 1); break;
         case 3: geglu_backward((const GeGLU *)given, 1); break;
         case 4: attend((const Batch *)given); break;
-        default: attend_backward((const Grad *)given);
+        case 5: attend_backward((const Grad *)given); break;
+        default: softmax_gradient((const Scores *)given);
     }
     for (int64_t i = 0; i < pointers; i++)
         if (made[i] && fwrite(made[i], (size_t)sizes[i], 1, out) != 1) fail("output");

@@ -17,6 +17,7 @@ from mmbert.inference.native.kernel import Kernels
 from mmbert.inference.native.layer import KINDS, _Layer, _Matrix, _Rows
 from mmbert.native import fused
 from mmbert.native.attention import Batch, Grad
+from mmbert.native.softmax import Scores
 from mmbert.native.targets import SOURCES, Target
 
 DRIVER = Path(__file__).with_name("native_driver.c")
@@ -85,7 +86,9 @@ class DrivenKernels(Kernels):
         self._call(struct.pack("q", 1) + b"".join(parts), r.to, size)
 
 
-FUNCTIONS = ("norm_forward", "norm_backward", "geglu_forward", "geglu_backward", "attend", "attend_backward")
+FUNCTIONS = (
+    "norm_forward", "norm_backward", "geglu_forward", "geglu_backward", "attend", "attend_backward", "softmax_gradient",
+)  # fmt: skip
 
 
 class DrivenFunctions:
@@ -115,12 +118,15 @@ class DrivenFunctions:
 
 
 def _size(given: Any, name: str) -> int:
-    """Return the bytes of a buffer of fused.c, attention.c or attention_grad.c."""
+    """Return the bytes of a buffer of what training calls."""
     number = 2 if given.bf16 else 4
     if isinstance(given, Batch | Grad):
         return _attention_size(given, name, number)
     if isinstance(given, fused._GeGLU):
         return int(given.rows * given.width * number * (2 if name in ("x", "x_grad") else 1))
+    if isinstance(given, Scores):
+        sizes = {"found": 12 * given.rows, "labels": 8 * given.rows, "scratch": given.threads * given.room}
+        return int(sizes.get(name, given.rows * given.width * number if name == "scores" else 4 * given.width))
     rows = {"weight": 1, "weight_grad": -(-given.rows // given.piece)}.get(name, given.rows)
     if name == "moments":
         return int(8 * rows)

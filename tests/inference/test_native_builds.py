@@ -18,7 +18,7 @@ from mmbert.inference.native import kernel, layer
 from mmbert.inference.native.kernel import Kernels
 from mmbert.model.attention import Group
 from mmbert.model.rope import angles
-from mmbert.native import attention, build, fused, library
+from mmbert.native import attention, build, fused, library, softmax
 from mmbert.native.library import Library
 from mmbert.native.targets import SOURCES, TARGETS, Target
 
@@ -82,6 +82,7 @@ def test_processors_with_less(name: str, tmp_path: Path, monkeypatch: pytest.Mon
     assert isinstance(kernels, Kernels)
     assert fused._right(found)
     assert attention._right(found)
+    assert softmax._right(found)
     assert not kernels.bf16_dot
     assert kernels.int8_largest == ((63, 63) if name == "avx512 without bf16 and VNNI" else (127, 127))
     assert all(layer._right(kernels, used) for used in layer.KINDS)
@@ -120,6 +121,7 @@ def test_the_same_numbers_by_any_compiler(
         kernels = Kernels(found)
         assert fused._right(found)
         assert attention._right(found)
+        assert softmax._right(found)
         assert kernel._agrees(kernels, 64, 8, torch.float32)
         assert all(layer._right(kernels, used) for used in layer.KINDS)
         x = torch.randn(500, 3, 2, 64)

@@ -30,7 +30,7 @@ from native_oracles import (
 )
 
 from mmbert.inference.native.layer import KINDS, NativeLayer
-from mmbert.native import attention, fused, library
+from mmbert.native import attention, fused, library, softmax
 from mmbert.native.library import Library
 from mmbert.native.targets import TARGETS, Target
 
@@ -143,3 +143,9 @@ def test_gradients_of_attention(kernels: DrivenKernels, in_training: Library, he
         for lengths in [*alone, together]:
             for half in (0, 64, max(lengths)):
                 assert attention._agrees(dtype, head_dim, half, lengths)
+
+
+@pytest.mark.parametrize("width", [1, 15, 16, 100, 4100])
+def test_softmax(in_training: Library, width: int) -> None:
+    for dtype in (torch.float32, *[torch.bfloat16] * in_training.bf16):
+        assert softmax._agrees(dtype, width)

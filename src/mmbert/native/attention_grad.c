@@ -168,7 +168,7 @@ INLINE void turn_back(const Grad *b, int64_t token, int part, int64_t h, float s
 }
 
 INLINE void document(const Grad *b, int64_t begin, int64_t n, int64_t h, float *scratch, int D, int bf16) {
-    const int64_t filled = up_to(n, SQUARE), size = filled * D;
+    const int64_t filled = up_to(n + ROWS, SQUARE), size = filled * D; /* ROWS that begin at the last key fit in */
     const float root = D == 64 ? 8 : 5.65685425f;
     Parts p = {scratch, scratch + size, scratch + 2 * size, scratch + 3 * size, scratch + 4 * size, scratch + 5 * size,
                scratch + 6 * size, scratch + 7 * size, scratch + 8 * size, scratch + 8 * size + filled,
@@ -181,12 +181,16 @@ INLINE void document(const Grad *b, int64_t begin, int64_t n, int64_t h, float *
     gather(b, p, begin, n, h, 1.44269504f / root, D, bf16);
     for (int64_t q = 0; q < n; q += SQUARE) {
         const int rows = (int)up_to(least(SQUARE, n - q), ROWS);
-        const int64_t end = least(q + SQUARE + b->half, n);
-        for (int64_t k = most(q - b->half, 0) / SQUARE * SQUARE; k < end; k += SQUARE) {
-            const int keys = (int)least(SQUARE, n - k), columns = (int)up_to(keys, LANES), more = (int)up_to(keys, ROWS);
-            scores(p.q + q * D, p.turned_k + k * D, weights, rows, columns, D);
-            scores(p.g + q * D, p.turned_v + k * D, changes, rows, columns, D);
+        const int64_t seen = most(q - b->half, 0) / LANES * LANES, end = least(q + SQUARE + b->half, n); /* of the keys */
+        for (int64_t k = seen; k < end; k = (k / SQUARE + 1) * SQUARE) {
+            const int keys = (int)(least((k / SQUARE + 1) * SQUARE, end) - k);
+            const int columns = (int)up_to(keys, LANES), more = (int)up_to(keys, ROWS);
+            const int64_t turned = k / SQUARE * SQUARE * D + k % SQUARE;
+            scores(p.q + q * D, p.turned_k + turned, weights, rows, columns, D);
+            scores(p.g + q * D, p.turned_v + turned, changes, rows, columns, D);
             soften_back(b, p, q, rows, k, columns, n, weights, changes, bf16);
+            for (int r = 0; r < rows; r++)
+                for (int i = columns; i < more; i++) weights[r * SQUARE + i] = changes[r * SQUARE + i] = 0;
             (D == 64 ? add_product_64 : add_product_32)(changes, 0, p.k + k * D, p.q_grad + q * D, rows, keys);
             (D == 64 ? add_product_64 : add_product_32)(changes, 1, p.q + q * D, p.k_grad + k * D, more, rows);
             (D == 64 ? add_product_64 : add_product_32)(weights, 1, p.g + q * D, p.v_grad + k * D, more, rows);

@@ -53,7 +53,7 @@ def load(target: Target) -> Library | str:
         functions = load_library(SOURCES, target.all_flags())
     except NoLibrary as error:
         return str(error)
-    for function in (functions.attend, functions.attend_backward, functions.run_layer):
+    for function in (functions.attend, functions.attend_backward, functions.run_layer, functions.softmax_gradient):
         function.restype = None
     lanes, bf16 = (ctypes.c_int32 * 2).in_dll(functions, "attention_traits")
     return Library(target, functions, lanes, bool(bf16), bool(functions.allow_tiles()))

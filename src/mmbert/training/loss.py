@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mmbert.model.heads import MaskedLM
+from mmbert.native import softmax
 from mmbert.packed import Packed
 
 _CACHED = 2**18
@@ -90,6 +91,11 @@ def _softmax_gradient(scores: Tensor, bias: Tensor, labels: Tensor, grad_bias: T
     On a CPU a few rows at a time, so that what happens between two products stays in the cache. ``grad_bias`` (V,) is
     added to; None: only the loss is wanted.
     """
+    if softmax.ready(scores):
+        loss, sums = softmax.gradient(scores, bias, labels, wanted=grad_bias is not None)
+        if grad_bias is not None:
+            grad_bias += sums
+        return loss
     rows = max(1, _CACHED // len(bias)) if scores.device.type == "cpu" else len(labels)
     total = torch.zeros((), dtype=torch.float64, device=scores.device)
     for part, of_part in zip(torch.split(scores, rows), torch.split(labels[:, None], rows), strict=True):
