@@ -12,8 +12,8 @@ compute capability 8.0, where torch takes its memory-efficient kernel in fp16. T
   sees its own keys and half a window on either side: time and memory are O(tokens x window), forward and backward.
   A mask separates documents. Shorter documents stay in groups, with a mask of the window if they are longer than it.
 
-Masks and index tensors are made once per batch and shared by all layers. Attention runs in fp32 on a CPU even under
-bf16 autocast, because torch's CPU kernel is slower in bf16.
+Masks and index tensors are made at most once per batch and shared by all layers. Torch's attention runs in fp32 on a CPU
+even under bf16 autocast, because its kernel is slower in bf16; ``mmbert.native.attention`` takes its place where it can.
 
 Shapes: ``T`` tokens, ``H`` heads, ``D`` head dimension, ``w`` half a window (token i sees j iff |i - j| <= w).
 """
@@ -21,7 +21,8 @@ Shapes: ``T`` tokens, ``H`` heads, ``D`` head dimension, ``w`` half a window (to
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import groupby
 from typing import Any
 
@@ -73,8 +74,7 @@ class AttentionPlan:
     positions  (T,) position of each token in its document, in the plan's order
     dtype      of queries, keys and values
     offsets    (S + 1,) int32, borders of documents for the CUDA kernel; None elsewhere, where there are
-    whole      the groups of a global layer, and
-    short      the groups of a local layer, with its ``band`` behind them
+    whole      the groups of a global layer; ``short`` are those of a local layer, with its ``band`` behind them
     adapters   (number, first token, end) of the adapter of neighbouring documents, in the plan's order
     """
 
@@ -86,9 +86,27 @@ class AttentionPlan:
     longest: int
     offsets: Tensor | None = None
     whole: tuple[Group, ...] = ()
-    short: tuple[Group, ...] = ()
-    band: Band | None = None
     adapters: tuple[tuple[int, int, int], ...] = ()
+
+    # Masks are made when they are asked for: kernels that know the window need none.
+
+    @cached_property
+    def short(self) -> tuple[Group, ...]:
+        """The documents of a local layer that are no longer than a block and its window."""
+        like = self.positions.new_empty(0, dtype=self.dtype)
+        short = [group for group in self.whole if group.length <= _widest(self.half)]
+        return tuple(replace(group, mask=_window(group.length, self.half, like)) for group in short)
+
+    @cached_property
+    def band(self) -> Band | None:
+        """The other documents of a local layer."""
+        long = [length for length in lengths(self.whole) if length > _widest(self.half)]
+        return _band(long, self.half, self.positions.new_empty(0, dtype=self.dtype)) if long else None
+
+
+def _widest(half: int) -> int:
+    """Return the length of the longest document that the band leaves out: a band has no fewer keys."""
+    return BLOCK + 2 * half
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, *, local: bool) -> Tensor:
@@ -175,23 +193,17 @@ def plan_attention(packed: Packed, window: int, dtype: torch.dtype) -> Attention
         offsets = packed.offsets.to(torch.int32)
         adapters = _adapters(packed, range(packed.sequences))
         return AttentionPlan(None, None, positions, dtype, half, packed.longest, offsets, adapters=adapters)
-    most = BLOCK + 2 * half  # a band has no fewer keys
-    documents = _documents(packed, most)
+    documents = _documents(packed, _widest(half))
     order, inverse = _order(packed, documents)
-    like = torch.empty(0, dtype=torch.float32 if device.type == "cpu" else dtype, device=device)
     lengths = [lengths[document] for document in documents]
-    short = [length for length in lengths if length <= most]
-    long = lengths[len(short) :]
     return AttentionPlan(
         order=order,
         inverse=inverse,
         positions=_positions(lengths).to(device),
-        dtype=like.dtype,
+        dtype=torch.float32 if device.type == "cpu" else dtype,
         half=half,
         longest=packed.longest,
         whole=tuple(Group(len(list(equal)), length, None) for length, equal in groupby(lengths)),
-        short=tuple(Group(len(list(equal)), length, _window(length, half, like)) for length, equal in groupby(short)),
-        band=_band(long, half, like) if long else None,
         adapters=_adapters(packed, documents),
     )
 
