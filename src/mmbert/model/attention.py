@@ -12,8 +12,9 @@ compute capability 8.0, where torch takes its memory-efficient kernel in fp16. T
   sees its own keys and half a window on either side: time and memory are O(tokens x window), forward and backward.
   A mask separates documents. Shorter documents stay in groups, with a mask of the window if they are longer than it.
 
-Masks and index tensors are made at most once per batch and shared by all layers. Torch's attention runs in fp32 on a CPU
-even under bf16 autocast, because its kernel is slower in bf16; ``mmbert.native.attention`` takes its place where it can.
+Masks and index tensors are made at most once per batch and shared by all layers. Torch's attention runs in fp32 on a
+CPU even under bf16 autocast, because its kernel is slower in bf16; ``mmbert.native.attention`` takes its place where it
+can.
 
 Shapes: ``T`` tokens, ``H`` heads, ``D`` head dimension, ``w`` half a window (token i sees j iff |i - j| <= w).
 """
