@@ -14,6 +14,7 @@ from mmbert.extras import extras, missing
 from mmbert.inference import precision
 from mmbert.inference.native import kernel, layer
 from mmbert.model.config import PRESETS
+from mmbert.native import library
 from mmbert.training.run_folder import choose_precision, versions
 
 
@@ -77,9 +78,10 @@ def _training(device: torch.device) -> str:
         return f"{min(chosen)}: matrix products run on the tensor cores in it; weights stay fp32{scaled}"
     if device.type == "mps":
         return "on the CPU: pretraining and fine-tuning do not use MPS"
+    between = "" if isinstance(library.find(), str) else "; native kernels between the products"
     if "bf16" in chosen:
-        return "bf16: this processor multiplies it in hardware (narrow models: fp32); weights stay fp32"
-    return "fp32: this processor has no bf16 instructions (AVX-512 BF16 or AMX)"
+        return f"bf16: this processor multiplies it in hardware (narrow models: fp32); weights stay fp32{between}"
+    return f"fp32: this processor has no bf16 instructions (AVX-512 BF16 or AMX){between}"
 
 
 def _int8(device: torch.device) -> str:
