@@ -30,8 +30,8 @@ HEAD_DIMS = (32, 64)
 QUERIES = 768
 """Queries of a work item at most: enough to make packing its keys cheap, few enough to keep all cores busy."""
 
-SQUARE, ROWS = 48, 6
-"""Of attention_grad.c; all targets have the same."""
+SQUARE, ROWS, TILES = 48, 6, 32
+"""``SQUARE`` and ``ROWS`` of attention_grad.c, the same on all targets, and ``SIDE`` of attention_grad_tiles.h."""
 
 
 class Batch(ctypes.Structure):
@@ -134,7 +134,8 @@ class _Attend(torch.autograd.Function):
         qkv, out, softmax, cos, sin = (tensor.contiguous() for tensor in ctx.saved_tensors)
         _, _, heads, head_dim = qkv.shape
         documents, grad = torch.tensor([*pairwise(accumulate(ctx.lengths, initial=0))]), grad.contiguous()
-        threads, filled = torch.get_num_threads(), -(-(max(ctx.lengths) + ROWS) // SQUARE) * SQUARE
+        # rows are filled up to whole blocks of either kind
+        threads, filled = torch.get_num_threads(), -(-(max(ctx.lengths) + ROWS) // SQUARE) * SQUARE + TILES
         room = 4 * filled * (8 * head_dim + 3)
         scratch, qkv_grad = qkv.new_empty(threads * room, dtype=torch.uint8), torch.empty_like(qkv)
         tensors = (qkv, out, grad, softmax, cos, sin, documents, qkv_grad, scratch)

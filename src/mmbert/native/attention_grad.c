@@ -7,12 +7,14 @@
  *
  * A document and head is the work of one thread, which adds in a fixed order. It takes SQUARE queries and SQUARE keys at a
  * time, as far as the window reaches. All five products are ``multiply_block``: sums of ROWS by a panel of vectors in
- * registers, of broadcast numbers of the first factor and vectors of the second. All memory is the caller's.
+ * registers, of broadcast numbers of the first factor and vectors of the second. Where there are tiles (AMX), bf16 goes by
+ * attention_grad_tiles.h. All memory is the caller's.
  */
 #include <string.h>
 
 #include "lanes.h"
 #include "threads.h"
+#include "tiles.h"
 
 enum {
     SQUARE = 48,                                              /* a multiple of ROWS and of all LANES */
@@ -156,7 +158,8 @@ INLINE void soften_back(const Grad *b, Parts p, int64_t q, int rows, int64_t k, 
 }
 
 /* A row of a gradient back by its angle. */
-INLINE void turn_back(const Grad *b, int64_t token, int part, int64_t h, float scale, const float *from, int D, int bf16) {
+INLINE void turn_back(const Grad *b, int64_t token, int part, int64_t h, float scale, const float *from, int D,
+                      int bf16) {
     const int64_t at = ((token * 3 + part) * b->heads + h) * D;
     EACH(g, D / 2 / LANES) {
         const int64_t i = g * LANES;
@@ -204,11 +207,24 @@ INLINE void document(const Grad *b, int64_t begin, int64_t n, int64_t h, float *
     }
 }
 
+#if TILES
+#include "attention_grad_tiles.h"
+#endif
+
 static void grad_piece(const void *context, int64_t index, int64_t thread) {
     const Grad *b = context;
     const int64_t i = b->count * b->heads - 1 - index, *own = b->documents + i / b->heads * 2; /* long ones are last */
     float *scratch = (float *)(b->scratch + thread * b->room);
     const int64_t begin = own[0], n = own[1] - own[0], h = i % b->heads;
+#if TILES
+    if (b->bf16 && tiles_allowed) {
+        begin_tiles(TILE);
+        b->head_dim == 32 ? document_of_tiles(b, begin, n, h, (char *)scratch, 32)
+                          : document_of_tiles(b, begin, n, h, (char *)scratch, 64);
+        end_tiles();
+        return;
+    }
+#endif
     if (BF16_DOT && b->bf16)
         b->head_dim == 32 ? document(b, begin, n, h, scratch, 32, 1) : document(b, begin, n, h, scratch, 64, 1);
     else
