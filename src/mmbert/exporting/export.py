@@ -15,6 +15,7 @@ from mmbert.exporting.gguf_file import check_gguf, file_name, metadata, with_wei
 from mmbert.exporting.gguf_vocab import has_mask, read_ids
 from mmbert.exporting.plain import DTYPES, write_card, write_config, write_plain, write_tokenizer
 from mmbert.exporting.sentence import write_modules
+from mmbert.exporting.smooth import smooth
 from mmbert.exporting.source import Output, Source
 from mmbert.exporting.texts import TEXTS
 from mmbert.files import atomic_folder, write_json
@@ -200,6 +201,8 @@ def _write_onnx(
     joint = output == "logits" and source.kind == "sequence"
     expected = model_run(source, output)
 
+    if INT8 in narrow:
+        smooth(source.encoder, lambda: [expected([row]) for row in rows])
     log.info("tracing %s", source.folder)
     graph.write_graph(module, names, folder / FP32)
     checks = {FP32: compare(expected, graph_run(folder / FP32, source, output), rows, joint=joint)}
