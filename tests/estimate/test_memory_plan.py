@@ -17,6 +17,13 @@ from mmbert.model.config import ModelConfig
 from mmbert.model.heads import MaskedLM
 from mmbert.packed import Packed
 
+
+@pytest.fixture(autouse=True)
+def by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The estimate counts what torch keeps, as on a GPU; native kernels of a CPU keep less. Also in processes."""
+    monkeypatch.setenv("MMBERT_NATIVE", "0")
+
+
 NANO = ModelConfig.preset("nano", vocab_size=500, attention_out_dropout=0.1, num_layers=7)
 
 SHAPE = {"hidden_size": 128, "intermediate_size": 256, "num_layers": 6, "num_heads": 4, "attention_out_dropout": 0.1}

@@ -100,6 +100,8 @@ def _train_as(rank: int, world: int, folder: Path) -> None:
     model = _Model()
     _steps(model, [MuonAdamW(_adamw(model), matrices_of_layers(model))], 3)
     torch.save(model.state_dict(), folder / f"{rank}-of-{world}")
+    if world > 1:
+        torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("world", [2, 3])

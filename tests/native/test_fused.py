@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmbert.model.config import ModelConfig
 from mmbert.model.encoder import Encoder
-from mmbert.native import fused, library
+from mmbert.native import attention, fused, library
 from mmbert.native.library import Library
 from mmbert.packed import Packed
 
@@ -142,6 +142,22 @@ def test_an_encoder_has_the_same_gradients_by_torch(dtype: torch.dtype, checkpoi
     for ours, theirs, true in zip(found, wanted, exact, strict=True):
         # in bf16 both are off by rounding, by about as much
         assert error(ours, true.double()) < (2e-5 if dtype == torch.float32 else 1.5 * error(theirs, true.double()))
+
+
+@needs_kernels
+def test_the_first_use_is_within_what_is_computed_again() -> None:
+    """Comparing the kernels with torch must not be taken for a part of the layer."""
+    encoder, packed = model_and_batch()
+    wanted = gradients(encoder, packed, torch.float32)
+    encoder.gradient_checkpointing = True
+    for check in (fused._right, attention._right):
+        check.cache_clear()
+    with torch.inference_mode():
+        encoder(packed)
+    for check in (fused._right, attention._right):
+        check.cache_clear()
+    found = gradients(encoder, packed, torch.float32)
+    assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
 
 
 @needs_kernels

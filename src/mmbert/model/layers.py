@@ -134,10 +134,11 @@ class Layer(nn.Module):
 
     def feed_forward(self, x: Tensor, attended: Tensor) -> Tensor:
         """Return y + mlp(norm(y)) of y = x + ``attended``, the part that ``compile_model`` compiles."""
-        # fp32 + bf16 is fp32: the stream never leaves fp32. Sums of two types are slow on a CPU.
+        # fp32 + bf16 is fp32: the stream never leaves fp32.
         x, normed = add_norm(self.mlp_norm, x, attended)
-        out: Tensor = x + self.mlp(normed).to(x.dtype)
-        return out
+        more: Tensor = self.mlp(normed)
+        # a sum of two types is slow on a CPU; a GPU converts on the way
+        return x + (more.to(x.dtype) if x.device.type == "cpu" else more)
 
     def compile_feed_forward(self, backend: str) -> None:
         """Replace ``feed_forward`` of this layer by its compiled form."""

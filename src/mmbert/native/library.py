@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 
@@ -57,3 +59,13 @@ def load(target: Target) -> Library | str:
         function.restype = None
     lanes, bf16 = (ctypes.c_int32 * 2).in_dll(functions, "attention_traits")
     return Library(target, functions, lanes, bool(bf16), bool(functions.allow_tiles()))
+
+
+def apart(check: Callable[[], bool]) -> bool:
+    """Return what ``check`` says in a thread of its own, away from what the caller has set in its own thread.
+
+    Kernels are compared with torch at their first use: within autocast, without gradients, or in a part of a model
+    whose activations are computed again, where every tensor that is saved for backward counts.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(check).result()
