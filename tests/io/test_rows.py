@@ -380,3 +380,18 @@ def test_lines_of_text_are_rows(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(b"one\n\xff\n"))
     with pytest.raises(DataError, match=r"a\.txt\.gz:2: not UTF-8 at byte 1"):
         list(read_rows(path))
+
+
+def test_a_file_is_closed_before_its_last_rows_are_used(tmp_path: Path) -> None:
+    """Whoever stops in the middle of them leaves no open file behind."""
+    path, opened = tmp_path / "a.jsonl", []
+    path.write_text('{"text": "a"}\n{"text": "b"}\n')
+
+    def open_it() -> Any:
+        opened.append(path.open("rb"))
+        return opened[-1]
+
+    rows = read_rows(path, opened=open_it)
+    assert next(rows)[1] == {"text": "a"}
+    assert opened[0].closed
+    assert next(rows)[1] == {"text": "b"}

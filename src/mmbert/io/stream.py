@@ -9,6 +9,8 @@ from __future__ import annotations
 import bz2
 import codecs
 import lzma
+import os
+import stat
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -81,15 +83,33 @@ def open_file(path: str | Path) -> BinaryIO:
 
 
 def read_chunks(open: Open, path: str) -> Iterator[bytes]:
-    """Yield what a file holds, as it comes: a line that is typed is not waited with. Raises DataError."""
+    """Yield what a file holds, as it comes: a line that is typed is not waited with. Raises DataError.
+
+    A file on disk is read a chunk ahead, so that it is closed before its last chunk is used, whoever stops in there.
+    """
+    held = b""
     try:
         with open() as file:
             # read1 returns what has come; read would wait for a whole chunk of a pipe.
-            read = getattr(file, "read1", file.read)
+            read, ahead = getattr(file, "read1", file.read), _on_disk(file)
             while chunk := read(_CHUNK):
-                yield chunk
+                if not ahead:
+                    yield chunk
+                    continue
+                if held:
+                    yield held
+                held = chunk
+        if held:
+            yield held
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _on_disk(file: BinaryIO) -> bool:
+    try:
+        return stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+    except (AttributeError, OSError):  # what has no number: a file in an object store, or in memory
+        return False
 
 
 def decompress(chunks: Iterable[bytes], path: str, advance: Advance = lambda size: None) -> Iterator[bytes]:
