@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import struct
 import sys
 from pathlib import Path
@@ -123,6 +124,9 @@ def test_packages_must_be_known_and_installed(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(ConfigError, match="no catalogs are known in the package gettext: choose from django"):
         load_catalogs(("gettext",))
     monkeypatch.setitem(sys.modules, "pycountry", None)
+    importlib.import_module(
+        "packaging.requirements"
+    )  # which is imported when it is needed, and then could not be found
     monkeypatch.setattr(sys, "path", [])
     with pytest.raises(MissingExtra, match=r"pycountry is not installed: pip install 'mmbert\[catalogs\]'"):
         load_catalogs(("pycountry",))
