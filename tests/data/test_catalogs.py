@@ -124,7 +124,7 @@ def test_packages_must_be_known_and_installed(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(ConfigError, match="no catalogs are known in the package gettext: choose from django"):
         load_catalogs(("gettext",))
     monkeypatch.setitem(sys.modules, "pycountry", None)
-    importlib.import_module(
+    importlib.import_module("packaging.requirements")  # is imported late, and could then not be found
         "packaging.requirements"
     )  # which is imported when it is needed, and then could not be found
     monkeypatch.setattr(sys, "path", [])
