@@ -125,8 +125,6 @@ def test_packages_must_be_known_and_installed(monkeypatch: pytest.MonkeyPatch) -
         load_catalogs(("gettext",))
     monkeypatch.setitem(sys.modules, "pycountry", None)
     importlib.import_module("packaging.requirements")  # is imported late, and could then not be found
-        "packaging.requirements"
-    )  # which is imported when it is needed, and then could not be found
     monkeypatch.setattr(sys, "path", [])
     with pytest.raises(MissingExtra, match=r"pycountry is not installed: pip install 'mmbert\[catalogs\]'"):
         load_catalogs(("pycountry",))
