@@ -25,8 +25,8 @@ def give_back() -> None:
 def keep_memory() -> None:
     """Let the process keep what it frees, for the next step. On Linux with glibc; elsewhere nothing happens.
 
-    glibc maps every block of more than 32 MB anew and hands it back when it is freed: each step then waits for the
-    system to fill the same pages with zeros again, a tenth of its time on a CPU. The peak of memory is the same.
+    glibc hands large blocks back when they are freed: each step then waits for the system to fill the same pages with
+    zeros again, a tenth to a third of its time on a CPU. The peak of memory is the same.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

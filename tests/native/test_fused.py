@@ -181,3 +181,12 @@ def test_wrong_numbers_of_training_are_noticed(
     with caplog.at_level("WARNING"):
         assert not fused._right.__wrapped__(FOUND)
     assert "please report" in caplog.text
+
+
+@needs_kernels
+def test_a_model_whose_weights_are_bf16_is_left_to_torch() -> None:
+    """Its norms and bias are no fp32, which the kernels read."""
+    encoder, packed = model_and_batch()
+    wanted = encoder(packed).detach()
+    found = encoder.bfloat16()(packed)
+    assert error(found, wanted.double()) < 0.05

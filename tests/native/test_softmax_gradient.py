@@ -76,12 +76,21 @@ def test_sums_do_not_depend_on_threads() -> None:
 
 
 def test_what_torch_computes_instead(monkeypatch: pytest.MonkeyPatch) -> None:
-    scores, _, _ = case(4, 32, torch.float32)
-    assert softmax.ready(scores)
-    assert not softmax.ready(scores.half())
-    assert not softmax.ready(scores.t())
+    scores, bias, _ = case(4, 32, torch.float32)
+    assert softmax.ready(scores, bias)
+    assert not softmax.ready(scores.half(), bias)
+    assert not softmax.ready(scores, bias.bfloat16())
+    assert not softmax.ready(scores.t(), bias)
     monkeypatch.setenv("MMBERT_NATIVE", "0")
-    assert not softmax.ready(scores)
+    assert not softmax.ready(scores, bias)
+
+
+@pytest.mark.parametrize("label", [-1, 32])
+def test_a_label_outside_the_vocabulary(label: int) -> None:
+    scores, bias, labels = case(4, 32, torch.float32)
+    labels[2] = label
+    with pytest.raises(IndexError, match="of a vocabulary of 32"):
+        softmax.gradient(scores, bias, labels)
 
 
 def test_a_wrong_loss_is_noticed(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

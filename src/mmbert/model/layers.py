@@ -42,7 +42,9 @@ def add_norm(norm: nn.Module, x: Tensor, added: Tensor | None = None) -> tuple[T
     """Return x + ``added``, and its norm as the next product takes it: in autocast's type where that is the same."""
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     fits = x.dtype == torch.float32 and x.dim() == 2 and (added is None or added.dtype == dtype)
-    if fits and isinstance(norm, nn.LayerNorm) and fused.ready(x, x.shape[1], dtype):
+    fits = fits and isinstance(norm, nn.LayerNorm) and norm.weight.dtype == torch.float32
+    if fits and fused.ready(x, x.shape[1], dtype):
+        assert isinstance(norm, nn.LayerNorm)
         return fused.add_norm(x, added, norm.weight, norm.eps, dtype)
     total = x if added is None else x + added
     return total, norm(total)

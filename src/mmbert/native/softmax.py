@@ -28,9 +28,9 @@ class Scores(ctypes.Structure):
     )
 
 
-def ready(scores: Tensor) -> bool:
-    """Return whether :func:`gradient` computes with scores of this type here."""
-    if scores.device.type != "cpu" or not scores.is_contiguous():
+def ready(scores: Tensor, bias: Tensor) -> bool:
+    """Return whether :func:`gradient` computes with scores and a bias of these types here."""
+    if scores.device.type != "cpu" or not scores.is_contiguous() or bias.dtype != torch.float32:
         return False
     found = library.find()
     if isinstance(found, str) or not _right(found):
@@ -44,9 +44,11 @@ def gradient(scores: Tensor, bias: Tensor, labels: Tensor, *, wanted: bool = Tru
     scores  (n, V), contiguous, written in place if the gradient is ``wanted``
     bias    (V,) fp32
     labels  (n,) int64
-    Returns the sum of the losses, fp64, and (V,) fp32.
+    Returns the sum of the losses, fp64, and (V,) fp32. Raises IndexError for a label that is none of V.
     """
     rows, width = scores.shape
+    if rows and not 0 <= int(labels.min()) <= int(labels.max()) < width:
+        raise IndexError(f"labels from {int(labels.min())} to {int(labels.max())}, of a vocabulary of {width}")
     threads = torch.get_num_threads()
     room = -(-width // 16) * 16 * 4
     found, sums = bias.new_empty(rows, 3), bias.new_zeros(width)

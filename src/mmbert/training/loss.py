@@ -91,7 +91,7 @@ def _softmax_gradient(scores: Tensor, bias: Tensor, labels: Tensor, grad_bias: T
     On a CPU a few rows at a time, so that what happens between two products stays in the cache. ``grad_bias`` (V,) is
     added to; None: only the loss is wanted.
     """
-    if softmax.ready(scores):
+    if softmax.ready(scores, bias):
         loss, sums = softmax.gradient(scores, bias, labels, wanted=grad_bias is not None)
         if grad_bias is not None:
             grad_bias += sums
