@@ -58,10 +58,7 @@ def ready(qkv: Tensor) -> bool:
     plain = type(qkv) is Tensor and qkv.device.type == "cpu" and qkv.shape[-1] in HEAD_DIMS
     if not plain or torch.compiler.is_compiling():
         return False
-    found = library.find()
-    if isinstance(found, str) or not _right(found):
-        return False
-    return qkv.dtype == torch.float32 or (qkv.dtype == torch.bfloat16 and found.bf16)
+    return library.computes(qkv.dtype, _right)
 
 
 def attend(qkv: Tensor, cos: Tensor, sin: Tensor, lengths: tuple[int, ...], half: int) -> Tensor:

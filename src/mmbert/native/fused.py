@@ -60,10 +60,7 @@ def ready(x: Tensor, width: int, dtype: torch.dtype) -> bool:
     plain = type(x) is Tensor and x.device.type == "cpu" and width % WIDTH == 0
     if not plain or torch.compiler.is_compiling():
         return False
-    found = library.find()
-    if isinstance(found, str) or not _right(found):
-        return False
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and found.bf16)
+    return library.computes(dtype, _right)
 
 
 def add_norm(x: Tensor, added: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 
+import torch
+
 from mmbert.native import targets
 from mmbert.native.build import NoLibrary, load_library
 from mmbert.native.targets import SOURCES, Target
@@ -59,6 +61,14 @@ def load(target: Target) -> Library | str:
         function.restype = None
     lanes, bf16 = (ctypes.c_int32 * 2).in_dll(functions, "attention_traits")
     return Library(target, functions, lanes, bool(bf16), bool(functions.allow_tiles()))
+
+
+def computes(dtype: torch.dtype, right: Callable[[Library], bool]) -> bool:
+    """Return whether there is a library for numbers of this type, which ``right`` has found to agree with torch."""
+    found = find()
+    if isinstance(found, str) or not right(found):
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and found.bf16)
 
 
 def apart(check: Callable[[], bool]) -> bool:

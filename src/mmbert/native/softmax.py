@@ -32,10 +32,7 @@ def ready(scores: Tensor, bias: Tensor) -> bool:
     """Return whether :func:`gradient` computes with scores and a bias of these types here."""
     if scores.device.type != "cpu" or not scores.is_contiguous() or bias.dtype != torch.float32:
         return False
-    found = library.find()
-    if isinstance(found, str) or not _right(found):
-        return False
-    return scores.dtype == torch.float32 or (scores.dtype == torch.bfloat16 and found.bf16)
+    return library.computes(scores.dtype, _right)
 
 
 def gradient(scores: Tensor, bias: Tensor, labels: Tensor, *, wanted: bool = True) -> tuple[Tensor, Tensor]:
