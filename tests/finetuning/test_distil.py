@@ -25,7 +25,7 @@ from mmbert import Embedder, recipe_names
 from mmbert.cli.main import app
 from mmbert.errors import ConfigError, DataError, MMBertError, TrainingError, WeightsError
 from mmbert.files import read_json
-from mmbert.finetuning.distil_losses import DistilLoss, join_texts, make_targets, relational
+from mmbert.finetuning.distil_losses import DistilLoss, TokenTargets, join_texts, make_targets, relational
 from mmbert.finetuning.distil_texts import ChosenTexts, passages, prepare_texts
 from mmbert.finetuning.distil_words import LEAST, MOST, word_texts
 from mmbert.finetuning.dry_run import dry_run
@@ -35,9 +35,9 @@ from mmbert.finetuning.recipe_distil import Distil
 from mmbert.finetuning.recipe_sentence import Embed
 from mmbert.finetuning.sentence_model import dense_model, quiet
 from mmbert.finetuning.student import reduce_width, spread
-from mmbert.finetuning.teacher import choose_prompt, stated_licence
+from mmbert.finetuning.teacher import LocalTeacher, choose_prompt, stated_licence
 from mmbert.finetuning.teacher_config import task_of
-from mmbert.finetuning.teacher_vectors import _CHUNK, import_vectors, teacher_vectors
+from mmbert.finetuning.teacher_vectors import _CHUNK, import_vectors, remove_tokens, teacher_vectors
 from mmbert.model.config import ModelConfig
 from mmbert.tokenizer.tokenizer import Tokenizer
 
@@ -102,19 +102,31 @@ def test_it_goes_on_where_it_was_stopped(teacher: Path, corpus: Path, tmp_path: 
     assert finetune(recipe, out=tmp_path / "parted").metrics == whole.metrics
 
 
-@pytest.mark.distributed
-def test_two_processes_make_one_student(teacher: Path, corpus: Path, tmp_path: Path) -> None:
-    recipe = _recipe(teacher, corpus, student={"num_layers": 1, "hidden_size": 32})
-    recipe.save(tmp_path / "recipe.yaml")
+def _by_two_processes(recipe: FinetuneRecipe, folder: Path) -> tuple[float, str]:
+    """Return what the best student scores on the held-out texts, and what the run said."""
+    recipe.save(folder / "recipe.yaml")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29623"]
-    command += ["-m", "mmbert", "finetune", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "run")]
+    command += ["-m", "mmbert", "finetune", str(folder / "recipe.yaml"), "--out", str(folder / "run")]
     found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert found.returncode == 0, found.stderr[-3000:]
-    assert found.stderr.count("student: 1 layers") == 1
-    assert found.stderr.count("texts in 2 languages") == 1
-    alone = finetune(recipe, out=tmp_path / "alone")
-    both = read_json(tmp_path / "run" / "result.json")
-    assert both["chosen"] == pytest.approx(alone.chosen, abs=1e-3)
+    return read_json(folder / "run" / "result.json")["chosen"], found.stderr
+
+
+@pytest.mark.distributed
+def test_two_processes_make_one_student(teacher: Path, corpus: Path, tmp_path: Path) -> None:
+    student = {"num_layers": 1, "hidden_size": 32}
+    recipe = _recipe(teacher, corpus, student=student, distil={"projection": True})
+    both, said = _by_two_processes(recipe, tmp_path)
+    assert said.count("student: 1 layers") == 1
+    assert said.count("texts in 2 languages") == 1
+    assert both == pytest.approx(finetune(recipe, out=tmp_path / "alone").chosen, abs=1e-3)
+
+
+@pytest.mark.distributed
+def test_two_processes_read_documents(teacher: Path, corpus: Path, tmp_path: Path) -> None:
+    distil = {"projection": True, "documents": 2, "tokens": 1}
+    both, _ = _by_two_processes(_recipe(teacher, corpus, student={"keep": 1}, distil=distil), tmp_path)
+    assert both > read_json(tmp_path / "run" / "result.json")["metrics"]["dev_before"]["cosine"]
 
 
 @pytest.mark.parametrize(
@@ -125,6 +137,8 @@ def test_two_processes_make_one_student(teacher: Path, corpus: Path, tmp_path: P
         ({"loss": "mse", "projection": True}, {"keep": 1}, 32),
         ({"layers": [1], "train_embeddings": True}, None, 32),
         ({"documents": 4}, None, 32),
+        ({"tokens": 0.5, "matryoshka": [8], "layers": [1]}, None, 32),
+        ({"tokens": 2, "projection": True, "dimensions": 6}, {"keep": 1}, 6),
     ],
 )
 def test_options(
@@ -245,11 +259,54 @@ def test_vectors_are_computed_once(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         teacher_vectors(texts, tmp_path, lambda: _Counting(stop=_CHUNK))
     again = _Counting()
-    assert teacher_vectors(texts, tmp_path, lambda: again).shape == (count, 4)
+    assert teacher_vectors(texts, tmp_path, lambda: again).texts.shape == (count, 4)
     assert again.asked == count - _CHUNK
     third = _Counting()
     teacher_vectors(texts, tmp_path, lambda: third)
     assert third.asked == 0
+    ids = [np.array([1, 2])] * count
+    assert teacher_vectors(texts, tmp_path, _Counting, ids).tokens is None  # as a run of an earlier version has it
+    with pytest.raises(TrainingError, match=r"holds no vectors of tokens: .* distil\.tokens=0"):
+        teacher_vectors(texts, tmp_path, _Counting, ids, required=True)
+    with pytest.raises(ConfigError, match="does not give a text the mean"):
+        teacher_vectors(texts, tmp_path / "other", _Counting, ids, required=True)
+
+
+class _Tokens(_Counting):
+    """A teacher whose tokens all have the number of their text, and which reads every tenth text in its own way."""
+
+    pools_tokens = True
+
+    def encode_tokens(
+        self, texts: Sequence[str], ids: Sequence[Sequence[int]], /
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        numbers = [float(text.split()[1]) for text in texts]
+        parts = [np.full((len(own), 4), np.nan if n % 10 == 3 else n) for n, own in zip(numbers, ids, strict=True)]
+        return self.encode(texts), parts
+
+
+def test_vectors_of_tokens_stand_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = _CHUNK + 10
+    texts = ChosenTexts([f"text {n % 100}" for n in range(count)], ["eng_Latn"] * count, 0, "digest")
+    ids = [np.arange(2 + n % 5) for n in range(count)]
+    with pytest.raises(KeyboardInterrupt):
+        teacher_vectors(texts, tmp_path, lambda: _Tokens(stop=_CHUNK), ids)
+    found = teacher_vectors(texts, tmp_path, _Tokens, ids).tokens
+    assert found is not None
+    ends = np.cumsum([0, *map(len, ids)])
+    assert found.shape == (ends[-1], 4)
+    for n in (0, 3, _CHUNK - 1, _CHUNK, count - 1):
+        own, number = found[ends[n] : ends[n + 1]], n % 100
+        assert np.isnan(own).all() if number % 10 == 3 else (own == number).all()
+    remove_tokens(tmp_path)
+    again = _Tokens()
+    teacher_vectors(texts, tmp_path, lambda: again)
+    assert again.asked == 0
+    assert teacher_vectors(texts, tmp_path, lambda: again, ids).tokens is not None
+    assert again.asked == count, "a run that is made again needs them again"
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10})())
+    with pytest.raises(ConfigError, match=r"take 0\.0 GB, .* distil\.tokens=0"):
+        teacher_vectors(texts, tmp_path / "full", _Tokens, ids)
 
 
 def test_what_is_wrong_with_a_cache(tmp_path: Path) -> None:
@@ -379,6 +436,58 @@ def test_texts_of_a_document_have_the_vectors_of_late_chunking(teacher: Path) ->
     parts = [index for text in texts for index in Tokenizer.load(teacher).encode(text)[1:-1]]
     assert whole[1:-1] == parts, "else the two read other tokens"
     np.testing.assert_allclose(vectors.detach().numpy(), late.vectors, atol=2e-5)
+
+
+def test_tokens_are_parts_of_a_text(teacher: Path) -> None:
+    """The mean of a teacher's tokens is the vector of the text; a prompt's tokens are left out of what is learned."""
+    texts, tokenizer = ["water fire house", "maji"], Tokenizer.load(teacher)
+    ids = [[tokenizer.bos_id, *tokenizer.encode_batch([text])[0].tolist(), tokenizer.eos_id] for text in texts]
+    plain = LocalTeacher(Distil(teacher=str(teacher), prompt=""), "cpu")
+    assert plain.pools_tokens
+    vectors, tokens = plain.encode_tokens(texts, ids)
+    np.testing.assert_allclose(vectors, plain.encode(texts), atol=1e-6)
+    for vector, own, part in zip(vectors, ids, tokens, strict=True):
+        assert part.shape == (len(own), 32)
+        np.testing.assert_allclose(part.mean(0), vector, atol=1e-5)
+    # Behind a prompt this tokenizer's first word has a space before it and is another token.
+    prompted = LocalTeacher(Distil(teacher=str(teacher), prompt="fire "), "cpu").encode_tokens(texts, ids)[1]
+    for own, part in zip(ids, prompted, strict=True):
+        missing = np.isnan(part).any(1)
+        assert missing.tolist() == [False, True, *[False] * (len(own) - 2)]
+    other = plain.encode_tokens(texts, [[99, *ids[0][:-1], 98], ids[1]])[1]
+    assert np.isnan(other[0]).all()
+    np.testing.assert_array_equal(other[1], tokens[1])
+
+
+def test_the_loss_of_tokens_compares_each_with_its_own(teacher: Path) -> None:
+    """A student that is the teacher has none of it; texts that the two read differently are left out."""
+    texts, tokenizer = ["water fire house", "maji", "fire"], Tokenizer.load(teacher)
+    ids = [[tokenizer.bos_id, *tokenizer.encode_batch([text])[0].tolist(), tokenizer.eos_id] for text in texts]
+    options = Distil(teacher=str(teacher), prompt="", center=False)
+    vectors, parts = LocalTeacher(options, "cpu").encode_tokens(texts, ids)
+    rows = np.concatenate(parts).astype(np.float16)
+    targets = make_targets(vectors.astype(np.float16), 3, options, 32)
+    ends = np.cumsum([0, *map(len, ids)])
+    with quiet():
+        model = dense_model("a", teacher, Embed(normalize=True), 64)
+
+    def loss_of(rows: np.ndarray, texts: list[str], labels: list[int]) -> float:
+        whole = DistilLoss(model, targets, options, TokenTargets(rows, ends, targets))
+        none = DistilLoss(model, targets, options)
+        features = model.preprocess(texts)
+        index = torch.tensor(labels)
+        with torch.inference_mode():
+            return float(whole([dict(features)], index) - none([dict(features)], index))
+
+    assert loss_of(rows, texts, [0, 1, 2]) == pytest.approx(0, abs=1e-4)
+    assert loss_of(rows, texts[::-1], [2, 1, 0]) == pytest.approx(0, abs=1e-4)
+    turned = np.concatenate([rows[: ends[1]], -rows[ends[1] :]])
+    share = (ends[3] - ends[1]) / ends[3]
+    assert loss_of(turned, texts, [0, 1, 2]) == pytest.approx(2 * share, abs=1e-3)
+    turned[ends[1] :] = np.nan
+    assert loss_of(turned, texts, [0, 1, 2]) == pytest.approx(0, abs=1e-4)
+    turned[:] = np.nan
+    assert loss_of(turned, texts, [0, 1, 2]) == 0
 
 
 def test_texts_are_joined() -> None:

@@ -41,7 +41,7 @@ HEAD = """# Ablations of the phases
 What the phases of the recipe `corpus` are worth at this size: languages that are added phase by phase, the
 temperature, the mask rate, and merged decays. Every configuration trains the same model (4 layers of 128, 4,096 tokens)
 on the same text, with one tokenizer and the same learning rates, contexts and number of training tokens ({tokens}, all
-decays included), in fp32. `CORPUS` and `HELDOUT` are the folders described in [results](../README.md).
+decays included), in bf16. `CORPUS` and `HELDOUT` are the folders described in [results](../README.md).
 
 ```bash
 python docs/results/ablations/run.py CORPUS HELDOUT --work WORK --out docs/results/ablations/runs

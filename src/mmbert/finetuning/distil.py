@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer
@@ -30,7 +31,7 @@ from mmbert.errors import ConfigError
 from mmbert.files import is_main_process, wait_for_main
 from mmbert.finetuning.callbacks import last_checkpoint, log_kept
 from mmbert.finetuning.card import distilled_card
-from mmbert.finetuning.distil_losses import DistilLoss, Targets, make_targets
+from mmbert.finetuning.distil_losses import DistilLoss, Targets, TokenTargets, make_targets
 from mmbert.finetuning.distil_texts import ChosenTexts, prepare_texts
 from mmbert.finetuning.dry_run import warn_small_model
 from mmbert.finetuning.evaluators import DENSE, CombinedEvaluator, make_evaluators
@@ -45,7 +46,7 @@ from mmbert.finetuning.sentence_tasks import LayersLoss
 from mmbert.finetuning.sentence_training import check_best, make_trainer, measure, plan_batches, sentence_arguments
 from mmbert.finetuning.student import is_made, student_folder
 from mmbert.finetuning.teacher import open_teacher, stated_licence
-from mmbert.finetuning.teacher_vectors import import_vectors, is_complete, teacher_vectors
+from mmbert.finetuning.teacher_vectors import import_vectors, is_complete, remove_tokens, teacher_vectors
 from mmbert.model.weights import load_config
 from mmbert.tokenizer.tokenizer import Tokenizer
 from mmbert.training.distributed import pick_device
@@ -72,10 +73,13 @@ def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[TrainerCallb
         start = student_folder(recipe, folder)
         tokenizer = Tokenizer.load(encoder_folder(start))
         texts = prepare_texts(options, recipe.training.seed, folder, tokenizer.token_texts)
-        vectors = teacher_vectors(texts, folder, lambda: open_teacher(options, device))
+        ids = _token_ids(recipe, texts, tokenizer)
+        vectors = teacher_vectors(
+            texts, folder, lambda: open_teacher(options, device), ids, required=bool(options.tokens)
+        )
         config = load_config(encoder_folder(start))
         warn_small_model(recipe.training, config)
-        targets = make_targets(vectors, texts.training, options, config.hidden_size)
+        targets = make_targets(vectors.texts, texts.training, options, config.hidden_size)
         model = _student(recipe, start, targets.width).to(device)
         evaluators = _evaluators(recipe, texts, targets)
         dev = (
@@ -88,7 +92,10 @@ def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[TrainerCallb
         lengths = [len(ids) for ids in tokenizer.encode_batch(texts.texts[: texts.training])]
         plan_batches(recipe, args, rows, texts.languages[: texts.training], lengths)
         before = {} if dev is None else measure("dev before training", dev, model)
-        loss: torch.nn.Module = DistilLoss(model, targets, options)
+        parts = None
+        if ids is not None and vectors.tokens is not None:
+            parts = TokenTargets(vectors.tokens, np.cumsum([0, *map(len, ids)]), targets)
+        loss: torch.nn.Module = DistilLoss(model, targets, options, parts)
         if options.layers:
             loss = LayersLoss(loss, body_of(model))
         trainer = make_trainer(recipe, folder, model, loss, args, rows, dev, callbacks)
@@ -101,8 +108,19 @@ def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[TrainerCallb
         if is_main_process():
             card = distilled_card(recipe, metrics, texts.languages[: texts.training], licence)
             save_folder(model, "embed", folder / FINAL, card)
+            remove_tokens(folder)
         trainer.accelerator.wait_for_everyone()
     return FinetuneResult(folder / FINAL, metrics, chosen, [dict(line) for line in trainer.state.log_history])
+
+
+def _token_ids(recipe: FinetuneRecipe, texts: ChosenTexts, tokenizer: Tokenizer) -> list[np.ndarray] | None:
+    """Return the student's tokens of each text, with special ones around them; None without a loss on tokens."""
+    options = recipe.distil
+    fresh = recipe.student is not None and recipe.student.keep is None and recipe.model == options.teacher
+    if options.tokens == 0 or (options.tokens is None and not fresh) or not options.teacher or options.endpoint:
+        return None
+    ends = np.array([tokenizer.bos_id], np.uint32), np.array([tokenizer.eos_id], np.uint32)
+    return [np.concatenate([ends[0], ids, ends[1]]) for ids in tokenizer.encode_batch(texts.texts)]
 
 
 def _student(recipe: FinetuneRecipe, start: Path, width: int) -> SentenceTransformer:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from sentence_transformers.base.modules import Dense
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor, nn
 
@@ -17,6 +18,9 @@ from mmbert.finetuning.recipe_distil import Distil
 
 DOCUMENTS_EVERY = 4
 """One batch in so many is read as documents, with the option of that name."""
+
+TOKEN_WEIGHT = 1.0
+"""``distil.tokens`` where the recipe does not say."""
 
 _ROWS = 65_536
 """Vectors read from disk at a time."""
@@ -48,6 +52,26 @@ class Targets:
         if self.axes is not None:
             found = found @ self.axes
         return F.normalize(found, dim=-1) if self.unit else found
+
+
+@dataclass(frozen=True)
+class TokenTargets:
+    """The vectors that a student's tokens learn: parts of the teacher's vector of the text, centred and turned as that.
+
+    rows     (tokens, D) float16, of all texts end to end, NaN where the teacher reads other tokens
+    ends     (n + 1,) where each text begins and ends
+    targets  of whole texts
+    """
+
+    rows: np.ndarray
+    ends: np.ndarray
+    targets: Targets
+
+    def __call__(self, index: int) -> Tensor:
+        """Return the targets of the tokens of a text (t, d), float32."""
+        found = torch.from_numpy(self.rows[self.ends[index] : self.ends[index + 1]].astype(np.float32))
+        found = found - self.targets.mean
+        return found if self.targets.axes is None else found @ self.targets.axes
 
 
 def make_targets(rows: np.ndarray, training: int, options: Distil, hidden: int) -> Targets:
@@ -84,11 +108,15 @@ class DistilLoss(nn.Module):
 
     With several texts a row, such as a text and its translation, all of them learn the vector of the first
     (2004.09813).
+    tokens  the targets of tokens, for ``distil.tokens``
     """
 
-    def __init__(self, model: Any, targets: Targets, options: Distil) -> None:
+    def __init__(self, model: Any, targets: Targets, options: Distil, tokens: TokenTargets | None = None) -> None:
         super().__init__()
-        self.model, self._targets, self._options = model, targets, options
+        self.model, self._targets, self._options, self._tokens = model, targets, options, tokens
+        # Kept here, for the trainer puts a wrapper of several processes around the model, which has no modules to list.
+        self._after = [module for module in list(model)[1:] if not isinstance(module, Pooling)]
+        self._token_weight = TOKEN_WEIGHT if options.tokens is None else options.tokens
         self._widths = sorted({*options.matryoshka, targets.width}, reverse=True)
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor:
@@ -97,23 +125,46 @@ class DistilLoss(nn.Module):
         # A choice by the batch's first row, not by a count of steps: a run that goes on makes the same one.
         joined = self._options.documents > 1 and int(labels[0]) % DOCUMENTS_EVERY == 0
         for features in sentence_features:
-            vectors = self._late(features) if joined else self.model(features)["sentence_embedding"]
-            vectors = vectors.float()
+            found = {"sentence_embedding": self._late(features)} if joined else self.model(features)
+            vectors = found["sentence_embedding"].float()
             targets = self._targets(labels).to(vectors.device)
             losses += [self._compare(vectors[:, :width], targets[:, :width]) for width in self._widths]
+            if self._tokens is not None and not joined:
+                losses[-1] = losses[-1] + self._token_weight * self._compare_tokens(found, labels)
         return torch.stack(losses).mean()
+
+    def _compare_tokens(self, found: dict[str, Tensor], labels: Tensor) -> Tensor:
+        """Return 1 - cosine of tokens to their targets, the mean over tokens; 0 where no text has targets.
+
+        Lengths of vectors do not count: a student may weight the tokens of a text in its own way.
+        """
+        assert self._tokens is not None, "the caller looked"
+        vectors, mask = found["token_embeddings"], found["attention_mask"].bool()
+        rows, targets = [], []
+        for row, index in enumerate(labels.tolist()):
+            wanted = self._tokens(index)
+            own = vectors[row][mask[row]]
+            if len(own) == len(wanted):  # a text may be cut at another length than the teacher's
+                there = wanted[:, 0].isfinite()
+                rows.append(own[there.to(own.device)])
+                targets.append(wanted[there])
+        if not sum(map(len, rows)):
+            return vectors.sum() * 0
+        own, goal = torch.cat(rows), torch.cat(targets).to(vectors.device)
+        for module in self._after:
+            own = module.linear(own) if isinstance(module, Dense) else own
+        return 1 - F.cosine_similarity(own.float(), goal).mean()
 
     def _late(self, features: dict[str, Tensor]) -> Tensor:
         """Return the vectors of texts (S, d) that are read together, ``documents`` of them at a time."""
         ids, spans = join_texts(features["input_ids"], features["attention_mask"], self._options.documents)
         mask = ids >= 0
         inputs = {"input_ids": ids.clamp(min=0), "attention_mask": mask.long()}
-        tokens = self.model[0](inputs)["token_embeddings"]
+        tokens = self.model(inputs)["token_embeddings"]
         rows = [tokens[row, start:end].mean(0) for row, start, end in spans]
         found = {"sentence_embedding": torch.stack(rows)}
-        for module in list(self.model)[1:]:
-            if not isinstance(module, Pooling):
-                found = module(found)
+        for module in self._after:
+            found = module(found)
         return found["sentence_embedding"]
 
     def _compare(self, vectors: Tensor, targets: Tensor) -> Tensor:

@@ -100,6 +100,11 @@ class Distil(Spec):
     (1904.05068 compares them likewise)."""
     relational_temperature: float = Field(0.05, gt=0)
     """Temperature of both softmaxes."""
+    tokens: float | None = Field(None, ge=0)
+    """Weight of a loss on the vectors of single tokens, whose mean is the vector of a text: many targets a text in
+    place of one (TinyBERT, 1909.10351, learns the states of tokens). For a teacher that takes the mean and a student
+    with its tokenizer. The teacher's vectors of all tokens are kept on disk meanwhile: 2 bytes a token and dimension.
+    null: 1 where it is possible and the student is a fresh one; 0: without."""
     matryoshka: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Widths at which truncated vectors are trained too (2205.13147). The teacher's vectors are then turned onto their
     principal axes, which changes no similarity and puts most of it into the first dimensions."""
@@ -128,6 +133,8 @@ class Distil(Spec):
                 raise ValueError("distil: vectors come with their texts: remove text and exclude")
             if array and len(self.text) != 1:
                 raise ValueError("distil: vectors is an array: name the one file of its texts in text")
+        if self.tokens and (self.endpoint is not None or self.vectors is not None):
+            raise ValueError("distil: tokens needs a teacher that runs here: remove endpoint and vectors, or tokens")
         if self.longest < self.shortest:
             raise ValueError(f"distil: longest {self.longest} is less than shortest {self.shortest}")
         return self

@@ -9,12 +9,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from huggingface_hub import ModelCard
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Normalize, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import PreTrainedTokenizerBase
 from yaml import YAMLError
 
@@ -41,6 +43,27 @@ class SentenceTeacher(Protocol):
 
     def encode(self, texts: Sequence[str], /) -> np.ndarray:
         """Return the vectors of texts (n, d), fp32."""
+        ...
+
+
+@runtime_checkable
+class TokenTeacher(SentenceTeacher, Protocol):
+    """What may give vectors of tokens too."""
+
+    @property
+    def pools_tokens(self) -> bool:
+        """Whether a text's vector is the mean of its tokens' vectors, perhaps made to unit length."""
+        ...
+
+    def encode_tokens(
+        self, texts: Sequence[str], ids: Sequence[Sequence[int]], /
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Return the vectors of texts (n, d), and for each text those of its tokens (t, d), fp32.
+
+        ids  the student's tokens of each text, with the special ones around them
+        The mean of a text's token vectors, those of a prompt included, is the text's vector. NaN for the first tokens
+        of a text where the teacher, behind its prompt, reads others.
+        """
         ...
 
 
@@ -72,24 +95,63 @@ class LocalTeacher:
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Return the vectors of texts (n, d), fp32."""
+        return np.stack([vector.float().cpu().numpy() for vector in self._encode(texts, "sentence_embedding")])
+
+    def encode_tokens(self, texts: Sequence[str], ids: Sequence[Sequence[int]]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Return the vectors of texts and of their tokens (``TokenTeacher``)."""
+        found: list[np.ndarray] = []
+        tokens: list[np.ndarray] = []
+        for features, own in zip(self._encode(texts, None), ids, strict=True):
+            there = features["attention_mask"].bool()
+            read, vectors = features["input_ids"][there].tolist(), features["token_embeddings"][there].float()
+            whole, mean = features["sentence_embedding"].float(), vectors.mean(0)
+            # The text's vector is the mean made as long as the modules behind pooling made it.
+            vectors = vectors * (whole.norm() / mean.norm().clamp(min=1e-12))
+            same = _common_end(read, own)
+            part = vectors.new_full((len(own), vectors.shape[1]), torch.nan)
+            if same:
+                part[-same:] = vectors[-same:]
+            if read[0] == own[0]:
+                part[0] = vectors[0]
+            found.append(whole.cpu().numpy())
+            tokens.append(part.cpu().numpy())
+        return np.stack(found), tokens
+
+    @property
+    def pools_tokens(self) -> bool:
+        """Whether pooling takes the mean, and nothing but normalising is behind it."""
+        first, *rest = self.model.children()
+        means = [isinstance(module, Pooling) and module.pooling_mode == "mean" for module in rest]
+        ends = [isinstance(module, Normalize) for module in rest[1:]]
+        return isinstance(first, Transformer) and means[:1] == [True] and all(ends)
+
+    def _encode(self, texts: Sequence[str], value: Any) -> list[Any]:
+        """Return what the library gives as ``output_value`` for each text, in their order."""
         # The library sorts by characters; scripts differ so much in characters a token that a third would be padding.
         order = np.argsort(self._lengths(texts), kind="stable")
-        found: list[np.ndarray] = []
+        found: list[Any] = [None] * len(texts)
         with quiet(), torch.inference_mode():
             for start in range(0, len(order), self._batch):
                 rows = order[start : start + self._batch]
-                vectors = self.model.encode(
+                some = self.model.encode(
                     [texts[row] for row in rows], prompt=self.prompt, batch_size=self._batch, convert_to_tensor=True,
-                    show_progress_bar=False,
+                    show_progress_bar=False, output_value=value,
                 )  # fmt: skip
-                found.append(vectors.float().cpu().numpy())
-        return np.concatenate(found)[np.argsort(order)]
+                for row, each in zip(rows, some, strict=True):
+                    found[row] = each
+        return found
 
     def _lengths(self, texts: Sequence[str]) -> list[int]:
         """Return the number of tokens of each text; of characters where the tokenizer is none of transformers."""
         if isinstance(self.model.tokenizer, PreTrainedTokenizerBase):
             return [len(ids) for ids in self.model.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
         return [len(text) for text in texts]
+
+
+def _common_end(first: Sequence[int], second: Sequence[int]) -> int:
+    """Return how many numbers at the end of both are the same."""
+    pairs = zip(reversed(first), reversed(second), strict=False)
+    return next((count for count, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
 
 
 def choose_prompt(asked: str | None, prompts: dict[str, Any], default: str | None, name: str) -> str:

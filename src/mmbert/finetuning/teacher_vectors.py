@@ -1,6 +1,8 @@
 """A teacher's vectors of all texts of a run: computed once, kept in float16, continued where a run was stopped.
 
     teacher/vectors.npy      (n, d) float16, one row for each text in the run's order
+    teacher/tokens.npy       with ``distil.tokens``, until the run is complete: (tokens, d) float16, those of all texts
+                             end to end, NaN where the teacher reads other tokens than the student
     teacher/manifest.json    the teacher and its digest, the digest of the texts, and the rows that are done
 
 Rows are written first and counted afterwards: whatever the manifest counts is on the disk.
@@ -9,40 +11,66 @@ Rows are written first and counted afterwards: whatever the manifest counts is o
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mmbert.data.corpus_texts import UNKNOWN
 from mmbert.data.permute import key_of
-from mmbert.errors import DataError, TrainingError, first_line
+from mmbert.errors import ConfigError, DataError, TrainingError, first_line
 from mmbert.files import atomic_file, read_json, write_json
 from mmbert.finetuning.distil_texts import ChosenTexts, digest_of, keep_texts
 from mmbert.finetuning.recipe_distil import Distil
-from mmbert.finetuning.teacher import SentenceTeacher
+from mmbert.finetuning.teacher import SentenceTeacher, TokenTeacher
 from mmbert.io.rows import read_rows
 from mmbert.log import progress
 
 log = logging.getLogger(__name__)
 
-FOLDER, VECTORS, MANIFEST = "teacher", "vectors.npy", "manifest.json"
+FOLDER, VECTORS, TOKENS, MANIFEST = "teacher", "vectors.npy", "tokens.npy", "manifest.json"
 
 _CHUNK = 4096
 """Texts between two entries of the manifest. The teacher sorts them by length, so that its batches pad little."""
 
 
-def teacher_vectors(texts: ChosenTexts, folder: Path, open_teacher: Callable[[], SentenceTeacher]) -> np.ndarray:
-    """Return the vectors of all texts (n, d), float16, mapped from disk, computing those that are missing.
+class TeacherVectors(NamedTuple):
+    """What a teacher gave, mapped from disk."""
+
+    texts: np.ndarray
+    """(n, d) float16."""
+    tokens: np.ndarray | None
+    """(tokens, d) float16, of all texts end to end."""
+
+
+def teacher_vectors(
+    texts: ChosenTexts,
+    folder: Path,
+    open_teacher: Callable[[], SentenceTeacher],
+    ids: Sequence[np.ndarray] | None = None,
+    *,
+    required: bool = False,
+) -> TeacherVectors:
+    """Return the vectors of all texts, computing those that are missing.
 
     open_teacher  loads the teacher; not called if nothing is missing
-    Raises TrainingError for vectors of another teacher or of other texts, DataError for a vector that is not finite.
+    ids           the student's tokens of each text, if the vectors of tokens are wanted too
+    required      they must be there; otherwise they are left out where the teacher has none, or what is kept has none
+    Raises TrainingError for vectors of another teacher or of other texts, or without those of tokens; DataError for a
+    vector that is not finite; ConfigError where the disk is too small, or a teacher has no such vectors of tokens.
     """
     place = folder / FOLDER
     kept = read_json(place / MANIFEST) if (place / MANIFEST).is_file() else None
+    if kept is not None and ids is not None and kept.get("tokens") and not (place / TOKENS).is_file():
+        kept = None  # a run that was complete; it is made again
     if kept is not None and kept["texts"] != texts.digest:
         raise TrainingError(f"{place} holds vectors of other texts: give another --out, or remove {place}")
+    if kept is not None and not kept.get("tokens"):  # folders of earlier versions do not say
+        if required:
+            raise TrainingError(f"{place} holds no vectors of tokens: remove {place}, or set distil.tokens=0")
+        ids = None
     if kept is not None and kept["done"] == len(texts.texts):
         return _open(place, kept)
     teacher = open_teacher()
@@ -51,28 +79,50 @@ def teacher_vectors(texts: ChosenTexts, folder: Path, open_teacher: Callable[[],
             f"{place} holds vectors of another teacher, {kept['teacher']} ({kept['digest'][:8]}), not of "
             f"{teacher.name} ({teacher.digest[:8]}) with this prompt: give another --out, or remove {place}"
         )
+    if ids is not None and not (isinstance(teacher, TokenTeacher) and teacher.pools_tokens):
+        what = f"teacher {teacher.name} does not give a text the mean of its tokens' vectors"
+        if required:
+            raise ConfigError(f"{what}: set distil.tokens=0")
+        log.info("%s: the student learns from whole texts alone", what)
+        ids = None
+    total = sum(map(len, ids)) if ids is not None else 0
     place.mkdir(parents=True, exist_ok=True)
     done = kept["done"] if kept is not None else 0
     manifest: dict[str, Any] = {"teacher": teacher.name, "digest": teacher.digest, "texts": texts.digest}
     bar: progress[None]
     with progress(total=len(texts.texts), initial=done, desc="teacher", unit=" texts") as bar:
         while done < len(texts.texts):
-            found = _encode(teacher, texts.texts[done : done + _CHUNK], done)
-            rows = _mapped(place, len(texts.texts), found.shape[1], new=done == 0)
+            some = slice(done, done + _CHUNK)
+            found, tokens = _encode(teacher, texts.texts[some], None if ids is None else ids[some], done)
+            width = found.shape[1]
+            rows = _mapped(place / VECTORS, (len(texts.texts), width), new=done == 0)
             rows[done : done + len(found)] = found
             rows.flush()
+            if ids is not None:
+                if not done:
+                    _check_room(place, total * width * found.itemsize)
+                rows, first = _mapped(place / TOKENS, (total, width), new=done == 0), sum(map(len, ids[:done]))
+                rows[first : first + len(tokens)] = tokens
+                rows.flush()
             done += len(found)
-            manifest |= {"width": int(found.shape[1]), "rows": len(texts.texts), "done": done}
+            manifest |= {"width": int(width), "rows": len(texts.texts), "tokens": total, "done": done}
             write_json(place / MANIFEST, manifest)
             bar.update(len(found))
     return _open(place, manifest)
+
+
+def remove_tokens(folder: Path) -> None:
+    """Remove the vectors of tokens, the largest file by far, when a run needs them no more."""
+    (folder / FOLDER / TOKENS).unlink(missing_ok=True)
 
 
 def is_complete(folder: Path) -> bool:
     """Return whether a run's folder has the vectors of all its texts."""
     path = folder / FOLDER / MANIFEST
     kept = read_json(path) if path.is_file() else None
-    return kept is not None and bool(kept["done"] == kept["rows"])
+    if kept is None or kept["done"] != kept["rows"]:
+        return False
+    return not kept.get("tokens") or (folder / FOLDER / TOKENS).is_file()
 
 
 def import_vectors(options: Distil, seed: int, folder: Path) -> None:
@@ -142,10 +192,19 @@ def _load(path: Path, cure: str = "make it again") -> np.ndarray:
     return found
 
 
-def _encode(teacher: SentenceTeacher, texts: list[str], first: int) -> np.ndarray:
-    # The cast may overflow: what is then infinite is found below.
+def _encode(
+    teacher: SentenceTeacher, texts: list[str], ids: Sequence[np.ndarray] | None, first: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the vectors of texts, and of their tokens end to end (none without ``ids``), float16."""
+    # The casts may overflow: what is then infinite is found below.
     with np.errstate(over="ignore"):
-        found = teacher.encode(texts).astype(np.float16)
+        if ids is None:
+            found, tokens = teacher.encode(texts).astype(np.float16), np.zeros((0, 0), dtype=np.float16)
+        else:
+            assert isinstance(teacher, TokenTeacher), "the caller looked"
+            vectors, parts = teacher.encode_tokens(texts, [each.tolist() for each in ids])
+            found = vectors.astype(np.float16)
+            tokens = np.concatenate(parts).astype(np.float16)
     if found.ndim != 2 or len(found) != len(texts):
         raise DataError(f"teacher {teacher.name}: {found.shape} for {len(texts)} texts, expected one vector for each")
     wrong = np.flatnonzero(~np.isfinite(found).all(axis=1))
@@ -154,24 +213,40 @@ def _encode(teacher: SentenceTeacher, texts: list[str], first: int) -> np.ndarra
         raise DataError(
             f"teacher {teacher.name}: the vector of text {first + int(wrong[0])} ({said!r}) is not finite in float16"
         )
-    return found
+    return found, tokens
 
 
-def _mapped(place: Path, rows: int, width: int, *, new: bool) -> Any:
-    path = place / VECTORS
+def _check_room(place: Path, size: int) -> None:
+    """Raise ConfigError where a file of ``size`` bytes would not fit."""
+    free = shutil.disk_usage(place).free
+    if size > free:
+        raise ConfigError(
+            f"the teacher's vectors of tokens take {size / 1e9:.1f} GB, and {place} has {free / 1e9:.1f} GB free: name "
+            "a larger disk with --out, fewer distil.texts, or distil.tokens=0"
+        )
+    log.info("the teacher's vectors of tokens take %.1f GB in %s", size / 1e9, place / TOKENS)
+
+
+def _mapped(path: Path, shape: tuple[int, int], *, new: bool) -> Any:
     if new:
-        return np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=(rows, width))
+        return np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
     found = np.lib.format.open_memmap(path, mode="r+")
-    if found.shape != (rows, width):
+    if found.shape != shape:
         raise DataError(
-            f"{path} holds vectors of {found.shape[1]} dimensions, and the teacher gives {width}: remove {place}"
+            f"{path} holds vectors of {found.shape[1]} dimensions, and the teacher gives {shape[1]}: remove "
+            f"{path.parent}"
         )
     return found
 
 
-def _open(place: Path, manifest: dict[str, Any]) -> np.ndarray:
-    path, wanted = place / VECTORS, (manifest["rows"], manifest["width"])
-    rows = _load(path, f"remove {place}")
+def _open(place: Path, manifest: dict[str, Any]) -> TeacherVectors:
+    texts = _checked(place / VECTORS, (manifest["rows"], manifest["width"]))
+    tokens = manifest.get("tokens", 0) if (place / TOKENS).is_file() else 0
+    return TeacherVectors(texts, _checked(place / TOKENS, (tokens, manifest["width"])) if tokens else None)
+
+
+def _checked(path: Path, wanted: tuple[int, int]) -> np.ndarray:
+    rows = _load(path, f"remove {path.parent}")
     if rows.shape != wanted or rows.dtype != np.float16:
-        raise DataError(f"{path} is {rows.shape} of {rows.dtype}, expected {wanted} of float16: remove {place}")
+        raise DataError(f"{path} is {rows.shape} of {rows.dtype}, expected {wanted} of float16: remove {path.parent}")
     return rows
