@@ -12,8 +12,9 @@ enum { LANES = 8, ROWS = 6, WIDE = 2 /* ROWS x WIDE registers of sums leave four
 
 /* Bytes of a column of weights that are multiplied before the next: with ROWS inputs they fit into 32 KB of cache. */
 enum { DEPTH = 1536 };
-/* Bytes of weights to fetch ahead: with few rows they come from memory, and hardware looks ahead too little. */
-enum { AHEAD = 2048 };
+/* Bytes of weights to fetch ahead, into the first cache: with few rows they come from memory, and hardware looks ahead too
+ * little. Not of int8, which waits for products. */
+enum { AHEAD = 2048, AHEAD_TO = 3, AHEAD_INT8 = 0 };
 
 #define BF16_DOT 0
 

@@ -11,7 +11,7 @@ enum { LANES = 4, ROWS = 6, WIDE = 4 /* ROWS x WIDE registers of sums leave eigh
 /* Bytes of a column of weights that are multiplied before the next, as in lanes_avx2.h; not measured. */
 enum { DEPTH = 1536 };
 /* Bytes of weights to fetch ahead: none; not measured. */
-enum { AHEAD = 0 };
+enum { AHEAD = 0, AHEAD_TO = 3, AHEAD_INT8 = 0 };
 
 typedef float floats __attribute__((vector_size(16)));
 typedef int32_t words __attribute__((vector_size(16)));

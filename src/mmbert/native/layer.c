@@ -14,7 +14,7 @@
 #include "threads.h"
 #include "tiles.h"
 
-enum { BLOCK = 144 /* the most rows at a time */, COLUMNS = WIDE * LANES };
+enum { BLOCK = 144 /* the most rows at a time */, COLUMNS = WIDE * LANES, LINE = 64 /* bytes of a line of caches */ };
 
 /* Linux gives a process the registers of tiles when it asks for them, if it has them and signals have room for them. */
 #if TILES
@@ -143,7 +143,8 @@ INLINE void multiply(const Matrix *m, int64_t column, int64_t from, int64_t to, 
         sum[r][v] = kind == INT8 && !from ? load_words(m->first + column + v * LANES) : all_words(0);
     rows += from * INPUT(kind);
     for (int64_t k = 0; k < end; k += step, rows += read, weight += step * COLUMNS * 4) {
-        if (AHEAD > 0 && kind != INT8) __builtin_prefetch(weight + AHEAD);
+        if (AHEAD > 0 && (kind != INT8 || AHEAD_INT8))
+            EACH(i, step * COLUMNS * 4 / LINE) __builtin_prefetch(weight + AHEAD + i * LINE, 0, AHEAD_TO);
         if (kind == INT8) add_int8(sum, rows, stride, weight, together);
         else add_floats(sum, rows, stride, weight, together, kind);
     }
