@@ -139,18 +139,18 @@ class DistilLoss(nn.Module):
         Lengths of vectors do not count: a student may weight the tokens of a text in its own way.
         """
         assert self._tokens is not None, "the caller looked"
-        vectors, mask = found["token_embeddings"], found["attention_mask"].bool()
-        rows, targets = [], []
+        vectors, mask = found["token_embeddings"], found["attention_mask"].cpu().bool()
+        kept, targets = torch.zeros_like(mask), []
         for row, index in enumerate(labels.tolist()):
             wanted = self._tokens(index)
-            own = vectors[row][mask[row]]
-            if len(own) == len(wanted):  # a text may be cut at another length than the teacher's
+            if len(wanted) == int(mask[row].sum()):  # else the text is cut at another length than the teacher's
                 there = wanted[:, 0].isfinite()
-                rows.append(own[there.to(own.device)])
+                kept[row, mask[row]] = there
                 targets.append(wanted[there])
-        if not sum(map(len, rows)):
+        if not kept.any():
             return vectors.sum() * 0
-        own, goal = torch.cat(rows), torch.cat(targets).to(vectors.device)
+        # All at once: the gradient of each row alone would be a table of all rows.
+        own, goal = vectors[kept.to(vectors.device)], torch.cat(targets).to(vectors.device)
         for module in self._after:
             own = module.linear(own) if isinstance(module, Dense) else own
         return 1 - F.cosine_similarity(own.float(), goal).mean()
