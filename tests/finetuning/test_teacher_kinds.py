@@ -25,6 +25,7 @@ from mmbert.errors import ConfigError, DataError
 from mmbert.finetuning.ranking_examples import Group
 from mmbert.finetuning.recipe import FinetuneRecipe
 from mmbert.finetuning.teacher_pairs import TaughtPairLoss, taught_columns
+from mmbert.finetuning.teacher_transformers import TransformersTeacher
 
 Make = Callable[..., FinetuneRecipe]
 
@@ -165,6 +166,21 @@ def test_transformers_runs_a_tagger(recipe: Make, tmp_path: Path) -> None:
         start = int(kept["counts"][0])
         theirs = model(**encoded).logits[0, first].numpy()
         np.testing.assert_allclose(kept["logits"][start : start + len(sentence)], theirs, atol=2e-3)
+
+
+def test_a_tagger_reads_long_texts_in_windows(tmp_path: Path) -> None:
+    model, words = bert(tmp_path / "bert", "TokenClassification")
+    short, long = "ab cd", " ".join("abcdefg"[n % 7] for n in range(150))
+    teacher = TransformersTeacher(tmp_path / "bert", "cpu", "fp32")
+    (spans, logits), (long_spans, long_logits) = teacher.stream_logits([short, long])
+    assert spans.tolist() == [[0, 1], [1, 2], [3, 4], [4, 5]]
+    assert long_spans.tolist() == [[2 * n, 2 * n + 1] for n in range(150)]
+    with torch.inference_mode():
+        whole = model(**words(short, return_tensors="pt")).logits[0, 1:-1].numpy()
+        # windows of 62 tokens, of which 16 are shared: half of these are taken from each
+        second = model(**words(long[2 * 46 :], truncation=True, return_tensors="pt")).logits[0, 1:-1].numpy()
+    np.testing.assert_allclose(logits, whole, atol=1e-5)
+    np.testing.assert_allclose(long_logits[54:100], second[8:54], atol=1e-5)
 
 
 def test_a_student_of_fewer_layers_and_tokens(recipe: Make, heads: Path, tmp_path: Path) -> None:

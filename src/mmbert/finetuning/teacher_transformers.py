@@ -57,7 +57,8 @@ class TransformersTeacher:
     ) -> Iterator[Any]:
         """Yield (labels,) fp32 of each text or pair; of a tagger (spans (n, 2), logits (n, labels)) of each text.
 
-        Texts longer than the model reads are truncated. Raises NotFiniteOutput, which names the text.
+        Texts longer than the model reads are truncated; a tagger reads them in windows that overlap. Raises
+        NotFiniteOutput, which names the text.
         """
         stream, first = iter(items), 0
         bar: progress_bar[Any] | None = progress_bar(total=len(items), desc=what, unit="text") if progress else None
@@ -73,12 +74,17 @@ class TransformersTeacher:
     def _window(self, texts: list[Any], first: int, bar: progress_bar[Any] | None) -> list[Any]:
         pairs = isinstance(texts[0], tuple | list)
         given = [[text[side] for text in texts] for side in (0, 1)] if pairs else [texts]
-        options = {"truncation": True, "max_length": self._longest} if self._longest else {}
+        options: dict[str, Any] = {}
+        if self._longest:
+            options = {"truncation": True, "max_length": self._longest}
+            if self._of_tokens:
+                options |= {"return_overflowing_tokens": True, "stride": self._longest // 4}
         encoded = self._tokenizer(
             *given, **options, return_offsets_mapping=self._of_tokens, return_special_tokens_mask=True
         )
+        owners = encoded.get("overflow_to_sample_mapping", list(range(len(texts))))  # of windows: the text
         lengths = [len(ids) for ids in encoded["input_ids"]]
-        found: list[Any] = [None] * len(texts)
+        found: list[Any] = [None] * len(owners)
         for numbers in _batches(lengths, token_budget(self._device)):
             names = [name for name in self._tokenizer.model_input_names if name in encoded]
             batch = self._tokenizer.pad(
@@ -92,11 +98,34 @@ class TransformersTeacher:
                     # the tokenizer may pad on the left
                     own = row[batch["attention_mask"][numbers.index(at)].cpu().numpy() == 1][kept]
                 if not np.isfinite(own).all():
-                    raise NotFiniteOutput(text_name(first + at, texts[at]), first + at)
+                    raise NotFiniteOutput(text_name(first + owners[at], texts[owners[at]]), first + owners[at])
                 found[at] = (np.array(encoded["offset_mapping"][at])[kept], own) if self._of_tokens else own
             if bar is not None:
-                bar.update(len(numbers))
-        return found
+                bar.update(
+                    sum(owners[at : at + 2] != [owners[at]] * 2 for at in numbers)
+                )  # last windows of their texts
+        if not self._of_tokens:
+            return found
+        windows: list[list[Any]] = [[] for _ in texts]
+        for owner, window in zip(owners, found, strict=True):
+            windows[owner].append(window)
+        return [join_windows(own) for own in windows]
+
+
+def join_windows(windows: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the tokens of a text that was read in windows, each once: from the window where it is farther from an end.
+
+    windows  of each its tokens' characters (n, 2) and logits (n, labels), in the order of the text
+    """
+    parts = [windows[0]]
+    for spans, logits in windows[1:]:
+        before, there = parts[-1]
+        shared = int((before[:, 0] >= spans[0, 0]).sum()) if len(spans) else 0
+        half = shared // 2
+        parts[-1] = (before[: len(before) - half], there[: len(there) - half])
+        parts.append((spans[shared - half :], logits[shared - half :]))
+    spans, logits = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return spans, logits
 
 
 def _batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
