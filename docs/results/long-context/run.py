@@ -8,7 +8,7 @@ WORK             text that is made, and the folders of the runs; the same comman
 A needle is a passage of real text that stands twice in a text of 1,000 tokens. Tokens of the second copy are masked;
 the clue is the first copy, some distance before. The control has other text in place of the clue. Four models:
 
-base        trained on texts of at most 256 tokens, half of which quote a passage twice
+base        trained on texts of at most 64, 128, then 256 tokens, most of which quote a passage twice
 unscaled    the base trained on, on texts of up to 1,024 tokens, with the angles of RoPE as they were
 scaled      the base with YaRN's angles (factor 4), not trained further
 extended    the same, trained further by the recipe extend-32k: as many tokens as ``unscaled``
@@ -49,6 +49,11 @@ PASSAGE, SHORT, LONG = 160, 380, 2000
 """Characters of a quoted passage, and of the text around the quotations of a short text and of a long one: about 3.2
 characters are a token, so that texts are within 256 and 1,024 tokens."""
 
+NEAR, MIDDLE = ((30, 80), (0, 40)), ((60, 160), (0, 160))
+"""Characters of a passage, and of the text between its two copies, in texts of one passage alone. A small model finds
+out what copying is where there is little to choose from: trained on quotations within 256 tokens from the start, it
+did not copy after 6M tokens."""
+
 NEEDLE, WHOLE = 32, 1000
 """Tokens of a needle, and of the text that it is in."""
 
@@ -68,7 +73,9 @@ def main() -> None:
     parser.add_argument("corpus", type=Path)
     parser.add_argument("heldout", type=Path)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--tokens", type=int, nargs=2, help="of the base and of its extension, to try the script")
+    parser.add_argument(
+        "--tokens", type=int, nargs=2, help="of each phase of the base, and of its extension, to try the script"
+    )
     options = parser.parse_args()
     log.setup()
     torch.set_num_threads(1)
@@ -102,6 +109,8 @@ def write_texts(corpus: Path, out: Path) -> None:
         words = " ".join(texts).split()
         made = {
             "short": texts,
+            "near": [echo(words, *NEAR, rng) for _ in range(len(words) // 16)],
+            "middle": [echo(words, *MIDDLE, rng) for _ in range(len(words) // 40)],
             "quoted": [quoting(words, SHORT, 1, rng) for _ in range(len(words) // 80)],
             "long": [quoting(words, LONG, 3, rng) for _ in range(len(words) // 400)],
         }
@@ -109,6 +118,12 @@ def write_texts(corpus: Path, out: Path) -> None:
             with atomic_file(out / kind / f"{language}.jsonl") as file:
                 for row in rows:
                     file.write((json.dumps({"text": row}, ensure_ascii=False) + "\n").encode())
+
+
+def echo(words: Sequence[str], passage: tuple[int, int], between: tuple[int, int], rng: np.random.Generator) -> str:
+    """Return a passage twice, with some text between."""
+    copy, filler = cut(words, int(rng.integers(*passage)), rng), cut(words, int(rng.integers(*between)), rng)
+    return "\n".join(" ".join(part) for part in (copy, filler, copy) if part)
 
 
 def quoting(words: Sequence[str], size: int, passages: int, rng: np.random.Generator) -> str:
@@ -139,15 +154,15 @@ def cut(words: Sequence[str], size: int, rng: np.random.Generator) -> list[str]:
 
 def train(text: Path, heldout: Path, work: Path, tokens: Sequence[int] | None) -> dict[str, Path]:
     """Train the base and its two extensions. Returns model -> folder."""
-    paths = [f"sources.{kind}.path={text / kind}" for kind in ("short", "quoted", "long")]
+    paths = [f"sources.{kind}.path={text / kind}" for kind in ("short", "near", "middle", "quoted", "long")]
     kept = f"sources.short.heldout={chosen(heldout, work / 'heldout')}"
     little: list[list[str]] = [[], []]
     if tokens is not None:
-        decay = f"phases.pretrain.decay.tokens={tokens[0] // 3}"
-        little = [[f"phases.pretrain.tokens={tokens[0]}", decay, "phases.pretrain.warmup=0"]]
+        last = [f"phases.decay_all.decay.tokens={tokens[0] // 3}", "phases.pretrain.warmup=0"]
+        little = [[f"phases.{name}.tokens={tokens[0]}" for name in ("pretrain", "extend", "decay_all")] + last]
         little += [[f"phases.extend.tokens={tokens[1]}", "phases.extend.warmup=0"]]
-    base = run(Recipe.load(HERE / "base.yaml", [*paths[:2], kept, *little[0]]), out=work / "base").model
-    longer = [f"start={base}", paths[0], paths[2], kept, *little[1]]
+    base = run(Recipe.load(HERE / "base.yaml", [*paths[:-1], kept, *little[0]]), out=work / "base").model
+    longer = [f"start={base}", paths[0], paths[-1], kept, *little[1]]
     extended = run(Recipe.load(HERE / "extended.yaml", longer), out=work / "extended").model
     unscaled = run(
         Recipe.load(HERE / "extended.yaml", [*longer, "name=unscaled", "phases.extend.rope=null"]),
