@@ -37,7 +37,7 @@ from mmbert.finetuning.sentence_model import dense_model, quiet
 from mmbert.finetuning.student import reduce_width, spread
 from mmbert.finetuning.teacher import LocalTeacher, choose_prompt, stated_licence
 from mmbert.finetuning.teacher_config import task_of
-from mmbert.finetuning.teacher_vectors import _CHUNK, import_vectors, remove_tokens, teacher_vectors
+from mmbert.finetuning.teacher_vectors import _CHUNK, _PROBE, import_vectors, remove_tokens, teacher_vectors
 from mmbert.model.config import ModelConfig
 from mmbert.tokenizer.tokenizer import Tokenizer
 
@@ -277,11 +277,18 @@ class _Tokens(_Counting):
 
     pools_tokens = True
 
+    def __init__(self, stop: int | None = None, *, foreign: bool = False) -> None:
+        super().__init__(stop)
+        self._foreign = foreign
+
     def encode_tokens(
         self, texts: Sequence[str], ids: Sequence[Sequence[int]], /
     ) -> tuple[np.ndarray, list[np.ndarray]]:
         numbers = [float(text.split()[1]) for text in texts]
-        parts = [np.full((len(own), 4), np.nan if n % 10 == 3 else n) for n, own in zip(numbers, ids, strict=True)]
+        parts = [
+            np.full((len(own), 4), np.nan if self._foreign or n % 10 == 3 else n)
+            for n, own in zip(numbers, ids, strict=True)
+        ]
         return self.encode(texts), parts
 
 
@@ -303,7 +310,13 @@ def test_vectors_of_tokens_stand_end_to_end(tmp_path: Path, monkeypatch: pytest.
     teacher_vectors(texts, tmp_path, lambda: again)
     assert again.asked == 0
     assert teacher_vectors(texts, tmp_path, lambda: again, ids).tokens is not None
-    assert again.asked == count, "a run that is made again needs them again"
+    assert again.asked == _PROBE + count, "a run that is made again needs them again"
+    other = [np.arange(2)] * count  # a teacher that reads none of them
+    with pytest.raises(
+        ConfigError, match=r"teacher counting reads other tokens than the student: set distil\.tokens=0"
+    ):
+        teacher_vectors(texts, tmp_path / "foreign", lambda: _Tokens(foreign=True), other, required=True)
+    assert teacher_vectors(texts, tmp_path / "foreign", lambda: _Tokens(foreign=True), other).tokens is None
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10})())
     with pytest.raises(ConfigError, match=r"take 0\.0 GB, .* distil\.tokens=0"):
         teacher_vectors(texts, tmp_path / "full", _Tokens, ids)

@@ -73,9 +73,10 @@ def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[TrainerCallb
         start = student_folder(recipe, folder)
         tokenizer = Tokenizer.load(encoder_folder(start))
         texts = prepare_texts(options, recipe.training.seed, folder, tokenizer.token_texts)
-        ids = _token_ids(recipe, texts, tokenizer)
+        ids = [_with_ends(tokenizer, bare) for bare in tokenizer.encode_batch(texts.texts)]
+        taught = ids if _learns_tokens(recipe) else None
         vectors = teacher_vectors(
-            texts, folder, lambda: open_teacher(options, device), ids, required=bool(options.tokens)
+            texts, folder, lambda: open_teacher(options, device), taught, required=bool(options.tokens)
         )
         config = load_config(encoder_folder(start))
         warn_small_model(recipe.training, config)
@@ -89,12 +90,12 @@ def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[TrainerCallb
         )
         args = sentence_arguments(recipe, folder, config, dev=dev is not None)
         rows = Dataset.from_dict({"text": texts.texts[: texts.training], "label": list(range(texts.training))})
-        lengths = [len(ids) for ids in tokenizer.encode_batch(texts.texts[: texts.training])]
-        plan_batches(recipe, args, rows, texts.languages[: texts.training], lengths)
+        lengths = [len(own) for own in ids]
+        plan_batches(recipe, args, rows, texts.languages[: texts.training], lengths[: texts.training])
         before = {} if dev is None else measure("dev before training", dev, model)
         parts = None
-        if ids is not None and vectors.tokens is not None:
-            parts = TokenTargets(vectors.tokens, np.cumsum([0, *map(len, ids)]), targets)
+        if vectors.tokens is not None:
+            parts = TokenTargets(vectors.tokens, np.cumsum([0, *lengths]), targets)
         loss: torch.nn.Module = DistilLoss(model, targets, options, parts)
         if options.layers:
             loss = LayersLoss(loss, body_of(model))
@@ -113,14 +114,17 @@ def train(recipe: FinetuneRecipe, folder: Path, callbacks: Sequence[TrainerCallb
     return FinetuneResult(folder / FINAL, metrics, chosen, [dict(line) for line in trainer.state.log_history])
 
 
-def _token_ids(recipe: FinetuneRecipe, texts: ChosenTexts, tokenizer: Tokenizer) -> list[np.ndarray] | None:
-    """Return the student's tokens of each text, with special ones around them; None without a loss on tokens."""
-    options = recipe.distil
-    fresh = recipe.student is not None and recipe.student.keep is None and recipe.model == options.teacher
-    if options.tokens == 0 or (options.tokens is None and not fresh) or not options.teacher or options.endpoint:
-        return None
-    ends = np.array([tokenizer.bos_id], np.uint32), np.array([tokenizer.eos_id], np.uint32)
-    return [np.concatenate([ends[0], ids, ends[1]]) for ids in tokenizer.encode_batch(texts.texts)]
+def _learns_tokens(recipe: FinetuneRecipe) -> bool:
+    """Return whether the teacher is asked for vectors of tokens."""
+    options, student = recipe.distil, recipe.student
+    if options.tokens is not None:
+        return options.tokens > 0
+    fresh = student is not None and student.keep is None and recipe.model == options.teacher
+    return fresh and options.endpoint is None and options.vectors is None
+
+
+def _with_ends(tokenizer: Tokenizer, bare: np.ndarray) -> np.ndarray:
+    return np.concatenate([[tokenizer.bos_id], bare, [tokenizer.eos_id]]).astype(np.uint32)
 
 
 def _student(recipe: FinetuneRecipe, start: Path, width: int) -> SentenceTransformer:

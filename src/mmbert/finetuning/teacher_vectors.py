@@ -45,6 +45,10 @@ class TeacherVectors(NamedTuple):
     """(tokens, d) float16, of all texts end to end."""
 
 
+_PROBE = 32
+"""Texts by which a teacher's tokens are compared with the student's."""
+
+
 def teacher_vectors(
     texts: ChosenTexts,
     folder: Path,
@@ -63,10 +67,10 @@ def teacher_vectors(
     """
     place = folder / FOLDER
     kept = read_json(place / MANIFEST) if (place / MANIFEST).is_file() else None
-    if kept is not None and ids is not None and kept.get("tokens") and not (place / TOKENS).is_file():
-        kept = None  # a run that was complete; it is made again
     if kept is not None and kept["texts"] != texts.digest:
         raise TrainingError(f"{place} holds vectors of other texts: give another --out, or remove {place}")
+    if kept is not None and ids is not None and kept.get("tokens") and not (place / TOKENS).is_file():
+        kept = None  # a run that was complete; it is made again
     if kept is not None and not kept.get("tokens"):  # folders of earlier versions do not say
         if required:
             raise TrainingError(f"{place} holds no vectors of tokens: remove {place}, or set distil.tokens=0")
@@ -79,11 +83,10 @@ def teacher_vectors(
             f"{place} holds vectors of another teacher, {kept['teacher']} ({kept['digest'][:8]}), not of "
             f"{teacher.name} ({teacher.digest[:8]}) with this prompt: give another --out, or remove {place}"
         )
-    if ids is not None and not (isinstance(teacher, TokenTeacher) and teacher.pools_tokens):
-        what = f"teacher {teacher.name} does not give a text the mean of its tokens' vectors"
+    if ids is not None and kept is None and (why := _why_no_tokens(teacher, texts.texts, ids)):
         if required:
-            raise ConfigError(f"{what}: set distil.tokens=0")
-        log.info("%s: the student learns from whole texts alone", what)
+            raise ConfigError(f"teacher {teacher.name} {why}: set distil.tokens=0")
+        log.info("teacher %s %s: the student learns from whole texts alone", teacher.name, why)
         ids = None
     total = sum(map(len, ids)) if ids is not None else 0
     place.mkdir(parents=True, exist_ok=True)
@@ -214,6 +217,15 @@ def _encode(
             f"teacher {teacher.name}: the vector of text {first + int(wrong[0])} ({said!r}) is not finite in float16"
         )
     return found, tokens
+
+
+def _why_no_tokens(teacher: SentenceTeacher, texts: list[str], ids: Sequence[np.ndarray]) -> str:
+    """Return why a teacher has no vectors for the tokens of a student, in words; nothing if it has."""
+    if not (isinstance(teacher, TokenTeacher) and teacher.pools_tokens):
+        return "does not give a text the mean of its tokens' vectors"
+    parts = teacher.encode_tokens(texts[:_PROBE], [each.tolist() for each in ids[:_PROBE]])[1]
+    read = np.isfinite(np.concatenate(parts)[:, 0]).mean()
+    return "" if read > 0.5 else "reads other tokens than the student"
 
 
 def _check_room(place: Path, size: int) -> None:
