@@ -18,6 +18,7 @@ import pytest
 import torch
 from little_sentences import WORDS, pretrained  # noqa: F401  (a fixture)
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Normalize
 from typer.testing import CliRunner
 
 from loopback import address, listen
@@ -451,7 +452,7 @@ def test_texts_of_a_document_have_the_vectors_of_late_chunking(teacher: Path) ->
     np.testing.assert_allclose(vectors.detach().numpy(), late.vectors, atol=2e-5)
 
 
-def test_tokens_are_parts_of_a_text(teacher: Path) -> None:
+def test_tokens_are_parts_of_a_text(teacher: Path, tmp_path: Path) -> None:
     """The mean of a teacher's tokens is the vector of the text; a prompt's tokens are left out of what is learned."""
     texts, tokenizer = ["water fire house", "maji"], Tokenizer.load(teacher)
     ids = [[tokenizer.bos_id, *tokenizer.encode_batch([text])[0].tolist(), tokenizer.eos_id] for text in texts]
@@ -461,6 +462,15 @@ def test_tokens_are_parts_of_a_text(teacher: Path) -> None:
     np.testing.assert_allclose(vectors, plain.encode(texts), atol=1e-6)
     for vector, own, part in zip(vectors, ids, tokens, strict=True):
         assert part.shape == (len(own), 32)
+        np.testing.assert_allclose(part.mean(0), vector, atol=1e-5)
+    with quiet():
+        unit = SentenceTransformer(str(teacher), device="cpu")
+        unit.append(Normalize())
+        unit.save(str(tmp_path))
+    ended = LocalTeacher(Distil(teacher=str(tmp_path), prompt=""), "cpu")
+    assert ended.pools_tokens
+    for vector, part in zip(*ended.encode_tokens(texts, ids), strict=True):
+        assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
         np.testing.assert_allclose(part.mean(0), vector, atol=1e-5)
     # Behind a prompt this tokenizer's first word has a space before it and is another token.
     prompted = LocalTeacher(Distil(teacher=str(teacher), prompt="fire "), "cpu").encode_tokens(texts, ids)[1]
@@ -499,6 +509,9 @@ def test_the_loss_of_tokens_compares_each_with_its_own(teacher: Path) -> None:
     assert loss_of(turned, texts, [0, 1, 2]) == pytest.approx(2 * share, abs=1e-3)
     turned[ends[1] :] = np.nan
     assert loss_of(turned, texts, [0, 1, 2]) == pytest.approx(0, abs=1e-4)
+    model.max_seq_length = 4  # the first text is cut, and left out
+    assert loss_of(-rows[: ends[3]], texts, [0, 1, 2]) == pytest.approx(2, abs=1e-3)
+    model.max_seq_length = 64
     turned[:] = np.nan
     assert loss_of(turned, texts, [0, 1, 2]) == 0
 
